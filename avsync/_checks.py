@@ -1,0 +1,88 @@
+"""Argument checks that look at ranks, sizes and dtypes only, never at values.
+
+They cost no device synchronisation and add no data-dependent branch, so every function that uses them still compiles with
+``fullgraph=True``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from avsync.errors import ArgumentError, MissingExtraError, ShapeError
+
+REDUCTIONS = ("none", "mean", "sum")
+
+
+def describe_shape(x: Any) -> str:
+    """The shape of a tensor as a tuple, or the type of anything that is not a tensor."""
+    return str(tuple(x.shape)) if isinstance(x, Tensor) else type(x).__name__
+
+
+def check_shape(name: str, x: Tensor, pattern: str, **sizes: int) -> None:
+    """Raise unless ``x`` is a tensor with one axis for each word of ``pattern``.
+
+    Args:
+        name: The argument's name as the caller of the public function knows it.
+        x: The tensor to check.
+        pattern: Axis names separated by spaces, as in ``"batch frames points dims"``.
+        **sizes: Sizes that some of the named axes must have.
+
+    Raises:
+        ShapeError: With the name, the expected axes and the actual shape.
+    """
+    axes = pattern.split()
+    fits = isinstance(x, Tensor) and x.ndim == len(axes)
+    if fits:
+        fits = all(x.shape[axes.index(axis)] == size for axis, size in sizes.items())
+    if not fits:
+        expected = ", ".join(f"{axis}={sizes[axis]}" if axis in sizes else axis for axis in axes)
+        raise ShapeError(f"`{name}`: expected ({expected}), got {describe_shape(x)}")
+
+
+def check_floating(name: str, x: Tensor) -> None:
+    """Raise :class:`ShapeError` unless ``x`` holds floating-point numbers."""
+    if not torch.is_floating_point(x):
+        raise ShapeError(f"`{name}`: expected a floating-point tensor, got {x.dtype}")
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise :class:`ArgumentError` unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        expected = ", ".join(repr(choice) for choice in choices)
+        raise ArgumentError(f"`{name}`: expected one of {expected}, got {value!r}")
+
+
+def check_positive(name: str, value: float, *, allow_zero: bool = False) -> None:
+    """Raise :class:`ArgumentError` unless ``value`` is above zero (or at least zero)."""
+    if value < 0 or (value == 0 and not allow_zero):
+        bound = "at least 0" if allow_zero else "above 0"
+        raise ArgumentError(f"`{name}`: expected a number {bound}, got {value!r}")
+
+
+def reduce(values: Tensor, reduction: str) -> Tensor:
+    """Apply ``reduction`` ("none", "mean" or "sum") to ``values``; anything else raises."""
+    check_choice("reduction", reduction, REDUCTIONS)
+    if reduction == "mean":
+        return values.mean()
+    if reduction == "sum":
+        return values.sum()
+    return values
+
+
+def import_extra(module: str, extra: str) -> ModuleType:
+    """Import an optional dependency, or say which extra of avsync brings it.
+
+    Raises:
+        MissingExtraError: ``module`` is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"`{module}` is needed here and could not be imported ({error}); install it with: pip install 'avsync[{extra}]'"
+        ) from error
