@@ -1,0 +1,170 @@
+"""Temporal pyramids: equation (5), and the arithmetic of levels, lengths and durations.
+
+A level blurs its input in time and keeps every second frame. Frame ``t`` of level ``i + 1`` sits at frame ``2 t`` of level ``i``, so
+frame ``t`` of level ``i`` is the instant of frame ``t * 2**i`` of the input, and a window of 5 frames spans 200, 400, 800 and
+1600 ms at levels 0 to 3 of a 25-fps clip. Landmarks and audio features go through the same operator, which keeps 4 audio frames
+for each motion frame at every level.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from avsync._checks import check_floating, check_positive, describe_shape
+from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
+
+DEFAULT_RADIUS = 3
+"""Half-width K of the averaging kernel: 7 taps (the authors' code; the paper's value is lost in its text)."""
+
+
+def level_length(length: int, level: int) -> int:
+    """Frames that a clip of ``length`` frames has at ``level``: the ceiling of ``length / 2**level`` (ours, as the authors' code).
+
+    Args:
+        length: Frames at level 0.
+        level: Pyramid level, 0 the finest.
+
+    Returns:
+        Frames at ``level``.
+
+    Example:
+        >>> [level_length(80, level) for level in range(4)]
+        [80, 40, 20, 10]
+    """
+    return -(-length // 2**level)
+
+
+def shortest_clip(window: int, level: int) -> int:
+    """The fewest frames at level 0 that leave ``window`` frames at ``level``.
+
+    Args:
+        window: Frames of a window at every level.
+        level: Pyramid level, 0 the finest.
+
+    Returns:
+        Frames at level 0.
+
+    Example:
+        >>> [shortest_clip(5, level) for level in range(4)]
+        [5, 9, 17, 33]
+    """
+    return (window - 1) * 2**level + 1
+
+
+def level_fps(fps: float, level: int) -> float:
+    """Frames a second at ``level``, in the unit of ``fps`` (25 -> 25, 12.5, 6.25, 3.125 at levels 0 to 3)."""
+    return fps / 2**level
+
+
+def window_seconds(level: int, *, window: int = 5, fps: float = 25.0) -> float:
+    """Seconds that a window of ``window`` frames spans at ``level`` (0.2, 0.4, 0.8, 1.6 for the paper's four levels)."""
+    return window * 2**level / fps
+
+
+def _reflect_tail(x: Tensor, lengths: Tensor, radius: int) -> Tensor:
+    """Overwrite the ``radius`` frames behind each clip's end with its mirror image, so that padding never enters the average."""
+    positions = torch.arange(x.shape[1], device=x.device)
+    last = lengths.to(x.device)[:, None] - 1
+    overshoot = (positions[None] - last).clamp(min=0, max=radius)
+    index = torch.where(overshoot > 0, last - overshoot, positions[None]).clamp(min=0)
+    return x.gather(1, index.reshape(*index.shape, *[1] * (x.ndim - 2)).expand_as(x))
+
+
+def blur_downsample(x: Tensor, *, radius: int = DEFAULT_RADIUS, lengths: Tensor | None = None) -> Tensor:
+    """One pyramid step, equation (5): average ``2 K + 1`` frames around every second frame.
+
+    ``y[t] = 1 / (2 K + 1) * sum over k = -K..K of x[2 t + k]``, with the clip mirrored at both ends.
+
+    Args:
+        x: Frames of anything, (batch, frames, ...), floating point.
+        radius: K, half-width of the average, in frames of ``x``.
+        lengths: True frames of each clip in a padded batch, (batch,), each at least ``radius + 1``. What lies behind a clip's
+            end does not change its result; the result's tail behind ``ceil(lengths / 2)`` is padding again.
+
+    Returns:
+        (batch, ceil(frames / 2), ...).
+
+    Raises:
+        ShapeError: ``x`` has fewer than two axes or is not floating point, or ``lengths`` is not (batch,).
+        ClipTooShortError: ``x`` has fewer than ``radius + 1`` frames, so that it cannot be mirrored.
+
+    Example:
+        >>> blur_downsample(torch.ones(1, 80, 68, 2)).shape
+        torch.Size([1, 40, 68, 2])
+
+    Source: paper section 3.1; K, mirroring and length as in the authors' code.
+    """
+    if not isinstance(x, Tensor) or x.ndim < 2:
+        raise ShapeError(f"`x`: expected (batch, frames, ...), got {describe_shape(x)}")
+    check_floating("x", x)
+    check_positive("radius", radius, allow_zero=True)
+    if x.shape[1] < radius + 1:
+        raise ClipTooShortError(f"`x`: expected at least {radius + 1} frames to blur over {2 * radius + 1}, got {x.shape[1]}")
+    if lengths is not None:
+        if lengths.shape != x.shape[:1]:
+            raise ShapeError(f"`lengths`: expected (batch={x.shape[0]}), got {describe_shape(lengths)}")
+        x = _reflect_tail(x, lengths, radius)
+    flat = x.reshape(x.shape[0], 1, x.shape[1], -1)
+    # Averaging along the height of an "image" (frames x values) needs no transposition, which costs more than the average itself.
+    padded = F.pad(flat, (0, 0, radius, radius), mode="reflect") if radius else flat
+    pooled = F.avg_pool2d(padded, (2 * radius + 1, 1), stride=(2, 1))
+    return pooled.reshape(x.shape[0], pooled.shape[2], *x.shape[2:])
+
+
+def level_lengths(lengths: Tensor, level: int) -> Tensor:
+    """The tensor form of :func:`level_length`: true frames of each clip at ``level``, (batch,)."""
+    return torch.div(lengths + 2**level - 1, 2**level, rounding_mode="floor")
+
+
+def temporal_pyramid(
+    x: Tensor, num_levels: int, *, radius: int = DEFAULT_RADIUS, lengths: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    """All levels of a clip: the input itself and ``num_levels - 1`` successive :func:`blur_downsample` of it.
+
+    Args:
+        x: (batch, frames, ...), floating point.
+        num_levels: How many levels, at least 1.
+        radius: K of equation (5).
+        lengths: True frames of each clip in a padded batch, (batch,).
+
+    Returns:
+        ``num_levels`` tensors, finest first; level ``i`` has ``ceil(frames / 2**i)`` frames.
+
+    Raises:
+        ArgumentError: ``num_levels`` is below 1.
+        ShapeError: ``x`` or ``lengths`` has a wrong shape.
+        ClipTooShortError: A level has too few frames for the next.
+
+    Example:
+        >>> [tuple(level.shape) for level in temporal_pyramid(torch.zeros(2, 80, 26), 4)]
+        [(2, 80, 26), (2, 40, 26), (2, 20, 26), (2, 10, 26)]
+
+    Source: paper section 3.1, equation (5).
+    """
+    if num_levels < 1:
+        raise ArgumentError(f"`num_levels`: expected at least 1, got {num_levels}")
+    levels = [x]
+    for level in range(num_levels - 1):
+        level_frames = None if lengths is None else level_lengths(lengths, level)
+        levels.append(blur_downsample(levels[-1], radius=radius, lengths=level_frames))
+    return tuple(levels)
+
+
+class TemporalPyramid(nn.Module):
+    """:func:`temporal_pyramid` as a module; see there.
+
+    Args:
+        num_levels: How many levels.
+        radius: K of equation (5).
+    """
+
+    def __init__(self, *, num_levels: int = 4, radius: int = DEFAULT_RADIUS) -> None:
+        super().__init__()
+        self.num_levels = num_levels
+        self.radius = radius
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
+        """(batch, frames, ...) -> ``num_levels`` tensors, finest first."""
+        return temporal_pyramid(x, self.num_levels, radius=self.radius, lengths=lengths)
