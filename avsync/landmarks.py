@@ -1,0 +1,395 @@
+"""Landmarks as tensors: the 68-point layout, normalisation, displacement, velocity, mirror images and random views.
+
+Every function takes landmarks of shape (..., frames, points, dims) with any number of leading axes, none included; ``dims`` is 2
+or 3 in the order x (right), y (down), z. All of them are differentiable, and all but :func:`flip`, :func:`mouth_opening` and
+:func:`augment` work on any set of points.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from avsync._checks import check_positive, describe_shape
+from avsync._faces import (
+    BROWS,
+    EYES,
+    FLIP_INDEX,
+    INNER_LIP,
+    JAW,
+    LOWER_INNER_LIP,
+    MOUTH,
+    NOSE,
+    NUM_POINTS,
+    OUTER_LIP,
+    UPPER_INNER_LIP,
+    check_landmarks,
+    extent,
+    face_height,
+    reference_face,
+    safe_height,
+)
+from avsync.errors import ArgumentError, ShapeError
+
+__all__ = [
+    "BROWS",
+    "EYES",
+    "FLIP_INDEX",
+    "INNER_LIP",
+    "JAW",
+    "MOUTH",
+    "NOSE",
+    "NUM_POINTS",
+    "OUTER_LIP",
+    "LandmarkAugment",
+    "NormalisedLandmarks",
+    "accumulate",
+    "augment",
+    "denormalise",
+    "displacement",
+    "face_height",
+    "flip",
+    "mouth_opening",
+    "normalise",
+    "reference_face",
+    "velocity",
+]
+
+
+class NormalisedLandmarks(NamedTuple):
+    """What :func:`normalise` returns, and all that :func:`denormalise` needs.
+
+    Attributes:
+        landmarks: (..., frames, points, dims), in heights of the reference face.
+        centre: (..., dims), centroid of the reference face, in the units of the input.
+        height: (...), height of the reference face, in the units of the input.
+    """
+
+    landmarks: Tensor
+    centre: Tensor
+    height: Tensor
+
+
+def displacement(
+    landmarks: Tensor,
+    *,
+    reference: str | Tensor = "first",
+    scale: float = 8.0,
+    lengths: Tensor | None = None,
+    eps: float = 1e-6,
+) -> Tensor:
+    """Displacement of every point from a reference face: the input of the motion encoder.
+
+    ``scale * (x_t - x_ref) / height(x_ref)``. Identity, position and framing drop out, so the encoder sees motion from the first
+    step on; the scale brings a talking mouth to about unit variance.
+
+    Args:
+        landmarks: (..., frames, points, dims), any unit.
+        reference: "first", "mean", or a face (..., points, dims); see :func:`reference_face`.
+        scale: Factor on the displacement, which is measured in face heights.
+        lengths: (...), number of valid frames; only "mean" needs it.
+        eps: The height is kept above ``eps`` times the largest coordinate of the reference face.
+
+    Returns:
+        (..., frames, points, dims), without unit.
+
+    Raises:
+        ShapeError: Wrong rank, or a reference of other points or dims.
+
+    Example:
+        >>> face = torch.tensor([[0.0, 0.0], [0.0, 10.0]])
+        >>> displacement(torch.stack([face, face + 1.0]), scale=10.0)[1, 0].tolist()
+        [1.0, 1.0]
+
+    Source: ours.
+    """
+    face = reference_face(landmarks, reference, lengths=lengths)
+    height = safe_height(face, eps)
+    return (landmarks - face[..., None, :, :]) * (scale / height)[..., None, None, None]
+
+
+def velocity(landmarks: Tensor) -> Tensor:
+    """Motion from each frame to the next, ``v_t = x_{t+1} - x_t``.
+
+    Args:
+        landmarks: (..., frames, points, dims), at least 2 frames.
+
+    Returns:
+        (..., frames - 1, points, dims), in the unit of ``landmarks`` a frame.
+
+    Raises:
+        ClipTooShortError: Fewer than 2 frames.
+
+    Example:
+        >>> velocity(torch.tensor([1.0, 4.0, 9.0]).reshape(3, 1, 1)).flatten().tolist()
+        [3.0, 5.0]
+
+    Source: paper, equation (7).
+    """
+    check_landmarks(landmarks, min_frames=2)
+    return landmarks[..., 1:, :, :] - landmarks[..., :-1, :, :]
+
+
+def accumulate(first: Tensor, velocity: Tensor) -> Tensor:
+    """Add up velocities from a first frame, ``x_t = x_{t-1} + v_t``: equation (7), the inverse of :func:`velocity`.
+
+    Args:
+        first: (..., points, dims).
+        velocity: (..., frames - 1, points, dims).
+
+    Returns:
+        (..., frames, points, dims), with ``first`` as its first frame.
+
+    Raises:
+        ShapeError: The two differ in points, dims or leading axes.
+
+    Example:
+        >>> accumulate(torch.ones(1, 1), torch.tensor([3.0, 5.0]).reshape(2, 1, 1)).flatten().tolist()
+        [1.0, 4.0, 9.0]
+
+    Source: paper, equation (7).
+    """
+    if velocity.ndim < 3 or first.shape != velocity.shape[:-3] + velocity.shape[-2:]:
+        raise ShapeError(
+            f"`first` and `velocity`: expected (..., points, dims) and (..., frames - 1, points, dims), "
+            f"got {describe_shape(first)} and {describe_shape(velocity)}"
+        )
+    return torch.cat([first[..., None, :, :], first[..., None, :, :] + velocity.cumsum(dim=-3)], dim=-3)
+
+
+def normalise(
+    landmarks: Tensor, *, reference: str | Tensor = "first", lengths: Tensor | None = None, eps: float = 1e-6
+) -> NormalisedLandmarks:
+    """Move the reference face's centroid to the origin and measure in its heights.
+
+    Args:
+        landmarks: (..., frames, points, dims), any unit.
+        reference: "first", "mean", or a face (..., points, dims); see :func:`reference_face`.
+        lengths: (...), number of valid frames; only "mean" needs it.
+        eps: The height is kept above ``eps`` times the largest coordinate of the reference face.
+
+    Returns:
+        The landmarks, and the centre and height that :func:`denormalise` takes to undo it.
+
+    Raises:
+        ShapeError: Wrong rank, or a reference of other points or dims.
+
+    Example:
+        >>> face = torch.tensor([[3.0, 0.0], [3.0, 10.0]])
+        >>> normalise(face[None]).landmarks.tolist()
+        [[[0.0, -0.5], [0.0, 0.5]]]
+
+    Source: ours.
+    """
+    face = reference_face(landmarks, reference, lengths=lengths)
+    centre, height = face.mean(dim=-2), safe_height(face, eps)
+    normalised = (landmarks - centre[..., None, None, :]) / height[..., None, None, None]
+    return NormalisedLandmarks(normalised, centre, height)
+
+
+def denormalise(landmarks: Tensor, centre: Tensor, height: Tensor) -> Tensor:
+    """Undo :func:`normalise`.
+
+    Args:
+        landmarks: (..., frames, points, dims), in face heights.
+        centre: (..., dims).
+        height: (...).
+
+    Returns:
+        (..., frames, points, dims), in the unit of ``centre`` and ``height``.
+
+    Raises:
+        ShapeError: Wrong rank.
+
+    Example:
+        >>> x = torch.tensor([[[3.0, 0.0], [3.0, 10.0]]])
+        >>> torch.equal(denormalise(*normalise(x)), x)
+        True
+
+    Source: ours.
+    """
+    check_landmarks(landmarks)
+    return landmarks * height[..., None, None, None] + centre[..., None, None, :]
+
+
+def flip(landmarks: Tensor, *, width: float = 0.0, index: Sequence[int] | Tensor = FLIP_INDEX) -> Tensor:
+    """Mirror faces in x, ``x -> width - x``, and swap the names of left and right points; twice is the identity.
+
+    Args:
+        landmarks: (..., frames, points, dims), at least 2 dims.
+        width: Width of the image in the unit of ``landmarks``; 0 mirrors about x = 0.
+        index: The permutation that renames the points; the default is for the 68-point layout.
+
+    Returns:
+        (..., frames, points, dims).
+
+    Raises:
+        ShapeError: Not as many points as ``index`` has entries, or one dim only.
+
+    Example:
+        >>> face = torch.zeros(1, 68, 2)
+        >>> face[0, 0, 0] = 1.0
+        >>> flip(face, width=10.0)[0, [0, 16], 0].tolist()
+        [10.0, 9.0]
+
+    Source: the mirror image is the paper's code's, the swap of indices ours (the code forgets it).
+    """
+    check_landmarks(landmarks, min_dims=2, points=len(index))
+    order = index if isinstance(index, Tensor) else torch.tensor(index, device=landmarks.device)
+    named = landmarks.index_select(-2, order)
+    return torch.cat([width - named[..., :1], named[..., 1:]], dim=-1)
+
+
+def mouth_opening(landmarks: Tensor, *, reference: str | Tensor = "first", eps: float = 1e-6) -> Tensor:
+    """Distance of the middles of the inner lips, ``|p62 - p66|``, in heights of the reference face.
+
+    Args:
+        landmarks: (..., frames, 68, dims).
+        reference: "first", "mean", or a face (..., points, dims); see :func:`reference_face`.
+        eps: The height is kept above ``eps`` times the largest coordinate of the reference face.
+
+    Returns:
+        (..., frames), without unit.
+
+    Raises:
+        ShapeError: Not 68 points.
+
+    Example:
+        >>> face = torch.zeros(1, 68, 2)
+        >>> face[0, 8, 1], face[0, 66, 1] = 10.0, 2.0
+        >>> round(mouth_opening(face).item(), 4)
+        0.2
+
+    Source: ours.
+    """
+    check_landmarks(landmarks, points=NUM_POINTS)
+    opening: Tensor = torch.linalg.vector_norm(landmarks[..., UPPER_INNER_LIP, :] - landmarks[..., LOWER_INNER_LIP, :], dim=-1)
+    return opening / safe_height(reference_face(landmarks, reference), eps)[..., None]
+
+
+def augment(
+    landmarks: Tensor,
+    *,
+    scale: tuple[float, float] = (0.9, 1.1),
+    translation: float = 0.05,
+    rotation: float = math.radians(5.0),
+    flip_probability: float = 0.5,
+    flip_index: Sequence[int] | Tensor = FLIP_INDEX,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Another view of each clip: one random similarity a clip, the same for all its frames, about its first centroid.
+
+    Mirror, rotate in the image plane and scale about the centroid of the clip's first frame, then move in x and y. All draws are
+    uniform, and as many are made whatever the settings, so that switching one part off leaves the others as they were.
+
+    Args:
+        landmarks: (..., frames, points, dims), at least 2 dims; each element of the leading axes is a clip.
+        scale: Smallest and largest factor.
+        translation: Largest shift in x and in y, in heights of the clip's first face.
+        rotation: Largest angle in either direction, in radians.
+        flip_probability: Share of the clips that are mirrored.
+        flip_index: The permutation that renames mirrored points; the default is for the 68-point layout.
+        generator: Source of chance, on any device; torch's own if None.
+
+    Returns:
+        (..., frames, points, dims).
+
+    Raises:
+        ShapeError: One dim only, or other points than ``flip_index`` names while ``flip_probability`` is above 0.
+        ArgumentError: A range that is empty or out of bounds.
+
+    Example:
+        >>> x = torch.rand(2, 5, 68, 2)
+        >>> y = augment(x, flip_probability=0.0, generator=torch.Generator().manual_seed(0))
+        >>> ratio = velocity(y).norm(dim=-1) / velocity(x).norm(dim=-1)  # one factor a clip
+        >>> bool(ratio.flatten(1).std(dim=1).max() < 1e-4)
+        True
+
+    Source: ranges of scale and flips from the paper's code; the rotation is ours.
+    """
+    check_landmarks(landmarks, min_dims=2)
+    check_positive("scale", scale[0])
+    if scale[1] < scale[0]:
+        raise ArgumentError(f"`scale`: expected (smallest, largest), got {scale!r}")
+    check_positive("translation", translation, allow_zero=True)
+    check_positive("rotation", rotation, allow_zero=True)
+    if not 0 <= flip_probability <= 1:
+        raise ArgumentError(f"`flip_probability`: expected a number from 0 to 1, got {flip_probability!r}")
+    device = landmarks.device if generator is None else generator.device
+    draws = torch.rand((*landmarks.shape[:-3], 5), generator=generator, device=device).to(landmarks)
+    chance, grow, turn, shift = draws[..., 0], draws[..., 1], draws[..., 2], draws[..., 3:]
+
+    first = landmarks[..., 0, :, :]
+    centre = first.mean(dim=-2)[..., None, None, :]
+    moved = landmarks - centre
+    if flip_probability > 0:
+        moved = torch.where((chance < flip_probability)[..., None, None, None], flip(moved, index=flip_index), moved)
+    factor = scale[0] + (scale[1] - scale[0]) * grow
+    angle = rotation * (2 * turn - 1)
+    cos, sin = (angle.cos()[..., None, None], angle.sin()[..., None, None])
+    x, y = moved[..., 0], moved[..., 1]
+    moved = torch.cat([torch.stack([cos * x - sin * y, sin * x + cos * y], dim=-1), moved[..., 2:]], dim=-1)
+    offset = nn.functional.pad(translation * extent(first)[..., None] * (2 * shift - 1), (0, landmarks.shape[-1] - 2))
+    return moved * factor[..., None, None, None] + centre + offset[..., None, None, :]
+
+
+class LandmarkAugment(nn.Module):
+    """:func:`augment` as a module: a random view in training mode, the landmarks as they are in evaluation mode.
+
+    Args:
+        scale: Smallest and largest factor.
+        translation: Largest shift in x and in y, in heights of the clip's first face.
+        rotation: Largest angle in either direction, in radians.
+        flip_probability: Share of the clips that are mirrored.
+        flip_index: The permutation that renames mirrored points; the default is for the 68-point layout.
+
+    Example:
+        >>> x = torch.rand(2, 5, 68, 2)
+        >>> torch.equal(LandmarkAugment().eval()(x), x)
+        True
+
+    Source: as :func:`augment`.
+    """
+
+    flip_index: Tensor
+
+    def __init__(
+        self,
+        *,
+        scale: tuple[float, float] = (0.9, 1.1),
+        translation: float = 0.05,
+        rotation: float = math.radians(5.0),
+        flip_probability: float = 0.5,
+        flip_index: Sequence[int] = FLIP_INDEX,
+    ) -> None:
+        super().__init__()
+        self.scale = scale
+        self.translation = translation
+        self.rotation = rotation
+        self.flip_probability = flip_probability
+        self.register_buffer("flip_index", torch.tensor(flip_index), persistent=False)
+
+    def forward(self, landmarks: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """Landmarks (..., frames, points, dims) in, the same shape out."""
+        if not self.training:
+            return landmarks
+        return augment(
+            landmarks,
+            scale=self.scale,
+            translation=self.translation,
+            rotation=self.rotation,
+            flip_probability=self.flip_probability,
+            flip_index=self.flip_index,
+            generator=generator,
+        )
+
+    def extra_repr(self) -> str:
+        """The settings, for printing."""
+        return (
+            f"scale={self.scale}, translation={self.translation}, rotation={self.rotation:.4f}, "
+            f"flip_probability={self.flip_probability}"
+        )
