@@ -1,0 +1,106 @@
+"""Sessions: ``python -m nox`` runs every check in fresh environments; ``python -m nox -s tests -- -k pyramid`` one of them.
+
+The sessions ask for torch 2.13.0 by its exact number, so that all of them, and everybody who runs them, check against the same
+release. ``oracle`` alone has another: torchaudio is compiled against particular releases of torch, and imports beside that one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.reuse_existing_virtualenvs = True
+# In this order; the tests come last, so that their closing line is the first thing that one sees.
+nox.options.sessions = ["lint", "typecheck", "build", "docs", "oracle", "tests"]
+
+ROOT = Path(__file__).parent
+PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+TORCH = "torch==2.13.0"
+# pytest runs as two processes: more threads in each than its share of the cores would only make them wait for one another.
+WORKERS = 2
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+def group(name: str) -> list[str]:
+    """The requirements of one of pyproject.toml's dependency groups."""
+    return list(nox.project.dependency_groups(PROJECT, name))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff's checks and format, and the order of the rooms (import-linter)."""
+    session.install(*group("lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    # import-linter reads the sources and needs none of the dependencies.
+    session.run("lint-imports", "--no-cache", env={"PYTHONPATH": str(ROOT)})
+
+
+@nox.session
+def typecheck(session: nox.Session) -> None:
+    """Mypy over the package, the benchmarks and the examples."""
+    session.install(TORCH, "-e", ".", *group("typecheck"))
+    session.run("mypy", *session.posargs)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build wheel and sdist; use the losses where nothing but the wheel and its core dependencies is installed."""
+    shutil.rmtree(ROOT / "dist", ignore_errors=True)
+    session.install("build")
+    session.run("python", "-m", "build", "--outdir", "dist")
+    (wheel,) = (ROOT / "dist").glob("*.whl")
+    bare = Path(session.create_tmp()) / "bare"
+    shutil.rmtree(bare, ignore_errors=True)
+    session.run("python", "-m", "venv", str(bare))
+    python = bare / ("Scripts" if os.name == "nt" else "bin") / "python"
+    session.run(str(python), "-m", "pip", "install", "--quiet", TORCH, str(wheel), external=True)
+    # Run away from the repository (-I leaves out the working directory and the script's), so that only the wheel can be imported.
+    session.run(str(python), "-I", str(ROOT / "tests" / "bare_install.py"), str(wheel), external=True, env=ONE_THREAD)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the API reference with Sphinx, run its examples, and build the site around it; every warning is an error."""
+    session.install(TORCH, "-e", ".", *group("docs"))
+    source, api = "docs/sphinx", "docs/api"
+    shutil.rmtree(ROOT / api, ignore_errors=True)
+    doctrees = Path(session.create_tmp()) / "doctrees"
+    shutil.rmtree(doctrees, ignore_errors=True)
+    options = ["-W", "-n", "--keep-going", "-d", str(doctrees)]
+    session.run("sphinx-build", "-b", "html", *options, source, api, env=ONE_THREAD)
+    session.run("sphinx-build", "-b", "doctest", *options, source, str(doctrees / "doctest"), env=ONE_THREAD)
+    session.run("mkdocs", "build", "--strict", "--clean")
+
+
+@nox.session
+def oracle(session: nox.Session) -> None:
+    """Compare the audio features with the real torchaudio and librosa."""
+    session.install(*group("oracle"), "-e", ".")
+    session.run(
+        "python",
+        "-m",
+        "pytest",
+        *(session.posargs or [str(path) for path in sorted(Path("tests").glob("test_oracle_*.py"))]),
+        env={**ONE_THREAD, "AVSYNC_REQUIRE_ORACLES": "1"},
+    )
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The whole test suite and the examples in the docstrings."""
+    session.install(TORCH, "-e", ".", *group("test"))
+    session.run("python", "-m", "pytest", "-n", str(WORKERS), *session.posargs, env=ONE_THREAD)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Run every benchmark in turn; arguments after ``--`` reach each of them."""
+    session.install(TORCH, "-e", ".", *group("test"))
+    for path in sorted((ROOT / "benchmarks").glob("bench_*.py")):
+        session.run("python", "-m", f"benchmarks.{path.stem}", *session.posargs)
