@@ -1,7 +1,7 @@
 """Landmarks as tensors: the 68-point layout, normalisation, displacement, velocity, mirror images and random views.
 
-Every function takes landmarks of shape (..., frames, points, dims) with any number of leading axes, none included; ``dims`` is 2
-or 3 in the order x (right), y (down), z. All of them are differentiable, and all but :func:`flip`, :func:`mouth_opening` and
+Every function takes landmarks of shape (..., frames, points, dims) with any number of leading axes, none included; ``dims``
+is 2 or 3 in the order x (right), y (down), z. All of them are differentiable, and all but :func:`flip`, :func:`mouth_opening` and
 :func:`augment` work on any set of points.
 """
 
@@ -84,8 +84,8 @@ def displacement(
 ) -> Tensor:
     """Displacement of every point from a reference face: the input of the motion encoder.
 
-    ``scale * (x_t - x_ref) / height(x_ref)``. Identity, position and framing drop out, so the encoder sees motion from the first
-    step on; the scale brings a talking mouth to about unit variance.
+    ``scale * (x_t - x_ref) / height(x_ref)``. Identity, position and framing drop out, so the encoder sees motion from the
+    first step on; the scale brings a talking mouth to about unit variance.
 
     Args:
         landmarks: (..., frames, points, dims), any unit.
@@ -283,8 +283,8 @@ def augment(
 ) -> Tensor:
     """Another view of each clip: one random similarity a clip, the same for all its frames, about its first centroid.
 
-    Mirror, rotate in the image plane and scale about the centroid of the clip's first frame, then move in x and y. All draws are
-    uniform, and as many are made whatever the settings, so that switching one part off leaves the others as they were.
+    Mirror, rotate in the image plane and scale about the centroid of the clip's first frame, then move in x and y. All draws
+    are uniform, and as many are made whatever the settings, so that switching one part off leaves the others as they were.
 
     Args:
         landmarks: (..., frames, points, dims), at least 2 dims; each element of the leading axes is a clip.
