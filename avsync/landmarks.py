@@ -1,7 +1,7 @@
 """Landmarks as tensors: the 68-point layout, normalisation, displacement, velocity, mirror images and random views.
 
-Every function takes landmarks of shape (..., frames, points, dims) with any number of leading axes, none included; ``dims``
-is 2 or 3 in the order x (right), y (down), z. All of them are differentiable, and all but :func:`flip`, :func:`mouth_opening` and
+Every function takes landmarks of shape (..., frames, points, dims) with any number of leading axes, none included; ``dims`` is 2 or
+3 in the order x (right), y (down), z. All of them are differentiable, and all but :func:`flip`, :func:`mouth_opening` and
 :func:`augment` work on any set of points.
 """
 
