@@ -1,0 +1,160 @@
+"""Audio-visual offset and confidence by SyncNet's protocol, for the embeddings of any model.
+
+Signs: **a positive offset says that the audio is early** and has to be delayed by so many frames of the level to be in sync; a
+negative one says that it is late. At level ``i`` of a 25-fps pyramid a frame is ``40 * 2**i`` ms.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from avsync._checks import check_choice, check_positive, check_shape
+from avsync.errors import ClipTooShortError, ShapeError
+
+EDGES = ("masked", "legacy")
+_BLOCK = 512  # motion windows handled at once: bounds the memory of hour-long recordings to a few megabytes
+
+
+class SyncOffset(NamedTuple):
+    """What SyncNet's protocol says of each clip. All tensors are (batch,) except the last."""
+
+    offset_frames: Tensor
+    """Frames of the level by which the audio is early (int64)."""
+    confidence: Tensor
+    """Median less minimum of the mean distances over offsets; 0 where all offsets look alike. Higher is better."""
+    distance: Tensor
+    """Smallest mean distance, at the best offset. Lower is better."""
+    distance_at_zero: Tensor
+    """Mean distance at offset 0. Lower is better."""
+    distances: Tensor
+    """Mean distance at each offset from ``+max_offset`` down to ``-max_offset``, (batch, 2 * max_offset + 1)."""
+
+
+def _pair_distances(motion: Tensor, audio: Tensor, max_offset: int) -> Tensor:
+    """Distances of each motion window to the ``2 V + 1`` audio windows around it: (batch, windows, 2 V + 1).
+
+    ``audio`` holds ``V`` windows more than ``motion`` on both sides.
+    """
+    blocks = []
+    for start in range(0, motion.shape[1], _BLOCK):
+        visual = motion[:, start : start + _BLOCK]
+        sound = audio[:, start : start + visual.shape[1] + 2 * max_offset]
+        # One matrix product gives all pairs; the wanted ones are its diagonals, which a strided view reads without a copy.
+        product = torch.einsum("bie,bje->bij", visual, sound).contiguous()
+        batch_stride, row_stride, column_stride = product.stride()
+        shape = (*visual.shape[:2], 2 * max_offset + 1)
+        band = product.as_strided(shape, (batch_stride, row_stride + column_stride, column_stride))
+        sound_norm = sound.square().sum(-1).unfold(1, visual.shape[1], 1).transpose(1, 2)
+        squared = visual.square().sum(-1, keepdim=True) + sound_norm - 2 * band
+        blocks.append(squared.clamp_min(0).sqrt())
+    return torch.cat(blocks, dim=1)
+
+
+def offset_distances(
+    motion: Tensor,
+    audio: Tensor,
+    *,
+    max_offset: int = 15,
+    lead: int = 0,
+    edges: str = "masked",
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Mean distance between motion and audio windows at every offset.
+
+    ``m[j] = mean over i of || v[i] - a[i + j - V] ||`` for ``j = 0..2 V``; entry ``j`` belongs to the offset ``V - j``.
+
+    Args:
+        motion: Embeddings of motion windows, (batch, windows, embed).
+        audio: Embeddings of audio windows, (batch, audio_windows, embed), at the same rate. May reach further than the motion on
+            both sides, so that no offset runs out of sound.
+        max_offset: V, the largest offset searched, in windows (frames of the level).
+        lead: Audio windows that lie before the first motion window: ``audio[:, lead]`` belongs to ``motion[:, 0]``.
+        edges: What an offset does that reaches beyond the audio. "masked" leaves those pairs out; "legacy" compares with zero
+            embeddings as the published SyncNet script does, which biases short clips.
+        mask: True for the motion windows that count, (batch, windows); padding and silence can be left out with it.
+
+    Returns:
+        (batch, 2 * max_offset + 1); NaN at offsets at which no pair is left.
+
+    Raises:
+        ShapeError: Shapes do not fit together.
+        ArgumentError: ``edges`` is neither "masked" nor "legacy", or ``max_offset`` or ``lead`` is negative.
+        ClipTooShortError: There is no motion window.
+
+    Example:
+        >>> sound = torch.eye(9)[None]
+        >>> offset_distances(sound[:, 2:7], sound, max_offset=2, lead=2).argmin()
+        tensor(2)
+
+    Source: SyncNet's published protocol (paper section 4.3); masked edges and lead ours.
+    """
+    check_shape("motion", motion, "batch windows embed")
+    check_shape("audio", audio, "batch audio_windows embed", batch=motion.shape[0], embed=motion.shape[2])
+    check_choice("edges", edges, EDGES)
+    check_positive("max_offset", max_offset, allow_zero=True)
+    check_positive("lead", lead, allow_zero=True)
+    windows = motion.shape[1]
+    if windows == 0:
+        raise ClipTooShortError("`motion`: expected at least 1 window, got 0")
+    if mask is not None and mask.shape != motion.shape[:2]:
+        raise ShapeError(f"`mask`: expected (batch={motion.shape[0]}, windows={windows}), got {tuple(mask.shape)}")
+    before, after = max_offset - lead, windows + max_offset - (audio.shape[1] - lead)
+    # Negative padding crops: sound beyond the farthest offset is never looked at.
+    around = F.pad(audio, (0, 0, before, after))
+    distances = _pair_distances(motion, around, max_offset)
+    weight = torch.ones_like(distances)
+    if edges == "masked":
+        inside = F.pad(audio.new_ones(1, audio.shape[1]), (before, after))
+        weight = weight * inside.unfold(1, windows, 1).transpose(1, 2)
+    if mask is not None:
+        weight = weight * mask[..., None].to(weight.dtype)
+    return (distances * weight).sum(1) / weight.sum(1)
+
+
+def sync_offset(
+    motion: Tensor,
+    audio: Tensor,
+    *,
+    max_offset: int = 15,
+    lead: int = 0,
+    edges: str = "masked",
+    mask: Tensor | None = None,
+) -> SyncOffset:
+    """Offset and confidence of clips by SyncNet's protocol.
+
+    ``offset = V - argmin_j m[j]`` (positive: the audio is early) and ``confidence = median_j m[j] - min_j m[j]``, with ``m`` from
+    :func:`offset_distances`. Multiply the offset by ``2**level / fps`` for seconds.
+
+    Args:
+        motion: Embeddings of motion windows, (batch, windows, embed).
+        audio: Embeddings of audio windows, (batch, audio_windows, embed).
+        max_offset: V, the largest offset searched, in frames of the level.
+        lead: Audio windows before the first motion window.
+        edges: "masked" or "legacy"; see :func:`offset_distances`.
+        mask: True for the motion windows that count, (batch, windows).
+
+    Returns:
+        :class:`SyncOffset`.
+
+    Raises:
+        ShapeError: Shapes do not fit together.
+        ArgumentError: An option has an impossible value.
+        ClipTooShortError: There is no motion window.
+
+    Example:
+        >>> sound = torch.eye(9)[None]
+        >>> early = sync_offset(sound[:, 1:6], sound, max_offset=2, lead=2)  # what is heard at window i is seen one window later
+        >>> early.offset_frames
+        tensor([1])
+
+    Source: SyncNet's published protocol (paper section 4.3).
+    """
+    distances = offset_distances(motion, audio, max_offset=max_offset, lead=lead, edges=edges, mask=mask)
+    reachable = distances.nan_to_num(nan=torch.inf)
+    smallest, best = reachable.min(dim=1)
+    median = distances.nanmedian(dim=1).values
+    return SyncOffset(max_offset - best, median - smallest, smallest, distances[:, max_offset], distances)

@@ -1,0 +1,358 @@
+"""Dense syncers: one pass over a clip gives the embeddings of all its windows.
+
+An encoder works on single frames first, then joins the frames of a window with one valid convolution whose taps are exactly the
+window, then works on whole windows. Each output therefore sees one window and nothing else, so a pass over a clip equals encoding
+every window by itself, at a fraction of the cost: the work on frames, which windows share, is done once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from avsync._checks import check_positive, check_shape
+from avsync.errors import ArgumentError, ClipTooShortError, ConfigError, ShapeError
+from avsync.landmarks import displacement
+from avsync.layers import ConvNeXtBlock1d
+from avsync.pyramid import level_lengths, shortest_clip, temporal_pyramid
+
+
+@dataclass(frozen=True)
+class SyncerConfig:
+    """Sizes of one syncer (all "ours" except where the paper fixes them: 26 audio features, windows of 5 and 20 frames).
+
+    Attributes:
+        audio_features: Coefficients of an audio frame.
+        points: Points of a face.
+        dims: Coordinates of a point.
+        window: Motion frames of a window.
+        audio_stride: Audio frames for each motion frame.
+        width: Channels inside the encoders.
+        embed: Size of the embeddings.
+        frame_blocks: ConvNeXt blocks that see one frame (40 ms of sound) at a time.
+        window_blocks: ConvNeXt blocks that see whole windows.
+        dropout: Dropout of the blocks while training.
+    """
+
+    audio_features: int = 26
+    points: int = 68
+    dims: int = 2
+    window: int = 5
+    audio_stride: int = 4
+    width: int = 128
+    embed: int = 128
+    frame_blocks: int = 2
+    window_blocks: int = 1
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("audio_features", "points", "dims", "window", "audio_stride", "width", "embed"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"`{name}`: expected at least 1, got {getattr(self, name)}")
+        for name in ("frame_blocks", "window_blocks"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"`{name}`: expected at least 0, got {getattr(self, name)}")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"`dropout`: expected a probability below 1, got {self.dropout}")
+
+
+class _WindowEncoder(nn.Module):
+    """The trunk both modalities share: frames (batch, frames, features) -> embeddings (batch, frames - window + 1, embed)."""
+
+    def __init__(self, *, features: int, config: SyncerConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.window = config.window
+        self.stem = nn.Linear(features, width)
+        self.frame_blocks = nn.Sequential(
+            *(ConvNeXtBlock1d(channels=width, dropout=config.dropout) for _ in range(config.frame_blocks))
+        )
+        self.join = nn.Conv1d(width, width, config.window)
+        self.window_blocks = nn.Sequential(
+            *(ConvNeXtBlock1d(channels=width, dropout=config.dropout) for _ in range(config.window_blocks))
+        )
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, config.embed)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        hidden = self.frame_blocks(self.stem(frames))
+        hidden = nn.functional.gelu(self.join(hidden.transpose(1, 2)).transpose(1, 2))
+        return self.head(self.norm(self.window_blocks(hidden)))
+
+
+class MotionEncoder(nn.Module):
+    """Embeds every window of a motion signal: e_x of equation (3).
+
+    Args:
+        config: Sizes; see :class:`SyncerConfig`.
+
+    Example:
+        >>> MotionEncoder(config=SyncerConfig(width=8, embed=4))(torch.zeros(2, 80, 68, 2)).shape
+        torch.Size([2, 76, 4])
+
+    Source: ours; the paper names the blocks (section 4.1) and the window (section 3.1).
+    """
+
+    def __init__(self, *, config: SyncerConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or SyncerConfig()
+        self.encoder = _WindowEncoder(features=config.points * config.dims, config=config)
+
+    def forward(self, motion: Tensor) -> Tensor:
+        """Embed all windows.
+
+        Args:
+            motion: (batch, frames, points, dims) at the level's rate, as :func:`avsync.landmarks.displacement` gives it.
+
+        Returns:
+            Unnormalised embeddings (batch, frames - window + 1, embed); output ``t`` sees frames ``t..t + window - 1``.
+
+        Raises:
+            ShapeError: Another number of points or dims than configured.
+            ClipTooShortError: Fewer frames than a window.
+        """
+        check_shape("motion", motion, "batch frames points dims", points=self.config.points, dims=self.config.dims)
+        if motion.shape[1] < self.config.window:
+            raise ClipTooShortError(f"`motion`: expected at least {self.config.window} frames of the level, got {motion.shape[1]}")
+        return self.encoder(motion.flatten(2))
+
+
+class AudioEncoder(nn.Module):
+    """Embeds every window of audio features: e_a of equation (3).
+
+    Features are standardised with the buffers ``mean`` and ``std`` (0 and 1 until :meth:`set_statistics`), which are saved with the
+    weights.
+
+    Args:
+        config: Sizes; see :class:`SyncerConfig`.
+
+    Example:
+        >>> AudioEncoder(config=SyncerConfig(width=8, embed=4))(torch.zeros(2, 320, 26)).shape
+        torch.Size([2, 76, 4])
+
+    Source: ours; the paper names the blocks (section 4.1) and the window (section 3.1).
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, *, config: SyncerConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or SyncerConfig()
+        self.encoder = _WindowEncoder(features=config.audio_features * config.audio_stride, config=config)
+        self.register_buffer("mean", torch.zeros(config.audio_features))
+        self.register_buffer("std", torch.ones(config.audio_features))
+
+    def set_statistics(self, mean: Tensor, std: Tensor) -> None:
+        """Set what features are standardised with, in the features' own unit: both (audio_features,)."""
+        check_shape("mean", mean, "audio_features", audio_features=self.config.audio_features)
+        check_shape("std", std, "audio_features", audio_features=self.config.audio_features)
+        self.mean.copy_(mean)
+        self.std.copy_(std)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """Embed all windows.
+
+        Args:
+            audio: Features at the level's rate, (batch, audio_stride * frames, audio_features).
+
+        Returns:
+            Unnormalised embeddings (batch, frames - window + 1, embed), one for each motion window.
+
+        Raises:
+            ShapeError: Another number of features than configured, or frames that do not fill whole motion frames.
+            ClipTooShortError: Fewer frames than a window.
+        """
+        check_shape("audio", audio, "batch audio_frames audio_features", audio_features=self.config.audio_features)
+        frames, rest = divmod(audio.shape[1], self.config.audio_stride)
+        if rest:
+            raise ShapeError(
+                f"`audio`: expected a multiple of {self.config.audio_stride} audio frames ({self.config.audio_stride} a motion"
+                f" frame), got {audio.shape[1]}"
+            )
+        if frames < self.config.window:
+            shortest = self.config.window * self.config.audio_stride
+            raise ClipTooShortError(f"`audio`: expected at least {shortest} audio frames of the level, got {audio.shape[1]}")
+        standardised = (audio - self.mean) / self.std
+        return self.encoder(standardised.reshape(audio.shape[0], frames, -1))
+
+
+class Embeddings(NamedTuple):
+    """Unnormalised embeddings of the windows of one level, and which of them are real."""
+
+    audio: Tensor
+    """(batch, windows, embed)."""
+    motion: Tensor
+    """(batch, windows, embed)."""
+    mask: Tensor | None = None
+    """(batch, windows), True for windows that lie inside their clip; None when no lengths were given."""
+
+
+class Syncer(nn.Module):
+    """One level's pair of encoders, s(a, x) = cos(e_a(a), e_x(x)) of equation (3) being the cosine of what it returns.
+
+    Args:
+        config: Sizes; see :class:`SyncerConfig`.
+
+    Example:
+        >>> syncer = Syncer(config=SyncerConfig(width=8, embed=4))
+        >>> audio, motion, _ = syncer(torch.zeros(2, 80, 68, 2), torch.zeros(2, 320, 26))
+        >>> audio.shape == motion.shape == (2, 76, 4)
+        True
+
+    Source: paper section 3.1.
+    """
+
+    def __init__(self, *, config: SyncerConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or SyncerConfig()
+        self.audio_encoder = AudioEncoder(config=self.config)
+        self.motion_encoder = MotionEncoder(config=self.config)
+
+    def forward(self, motion: Tensor, audio: Tensor) -> Embeddings:
+        """Embed all windows of both modalities.
+
+        Args:
+            motion: (batch, frames, points, dims) at the level's rate.
+            audio: (batch, audio_stride * frames, audio_features) at the level's rate.
+
+        Returns:
+            :class:`Embeddings` of ``frames - window + 1`` windows.
+
+        Raises:
+            ShapeError: The two do not last equally long, or have a wrong shape.
+        """
+        check_same_duration(motion, audio, self.config.audio_stride)
+        return Embeddings(self.audio_encoder(audio), self.motion_encoder(motion))
+
+
+def check_same_duration(landmarks: Tensor, audio: Tensor, audio_stride: int = 4) -> None:
+    """Raise :class:`ShapeError` unless ``audio`` has ``audio_stride`` frames for each frame of ``landmarks``."""
+    if audio.shape[:2] != (landmarks.shape[0], audio_stride * landmarks.shape[1]):
+        raise ShapeError(
+            f"`audio`: expected (batch={landmarks.shape[0]}, audio_frames={audio_stride * landmarks.shape[1]}, features)"
+            f" beside {landmarks.shape[1]} motion frames ({audio_stride} audio frames a motion frame), got {tuple(audio.shape)}"
+        )
+
+
+@dataclass(frozen=True)
+class SyncerPyramidConfig:
+    """A stack of equal syncers.
+
+    Attributes:
+        syncer: Sizes of every level's syncer.
+        num_levels: Levels of the pyramid (the paper: 4).
+        reference: The face that motion is measured from, "first" frame or "mean" face of the clip.
+        motion_scale: Factor on the displacement in face heights, which brings it to the order of 1.
+    """
+
+    syncer: SyncerConfig = SyncerConfig()
+    num_levels: int = 4
+    reference: str = "first"
+    motion_scale: float = 8.0
+
+    def __post_init__(self) -> None:
+        if self.num_levels < 1:
+            raise ConfigError(f"`num_levels`: expected at least 1, got {self.num_levels}")
+        if self.reference not in ("first", "mean"):
+            raise ConfigError(f"`reference`: expected 'first' or 'mean', got {self.reference!r}")
+
+
+class SyncerPyramid(nn.Module):
+    """One syncer a level, over pyramids of motion and sound (Figure 1 of the paper).
+
+    Args:
+        config: Sizes; see :class:`SyncerPyramidConfig`.
+
+    Example:
+        >>> pyramid = SyncerPyramid(config=SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=4)))
+        >>> [level.motion.shape[1] for level in pyramid(torch.rand(2, 80, 68, 2), torch.zeros(2, 320, 26))]
+        [76, 36, 16, 6]
+
+    Source: paper section 3.1; motion as displacement from a reference face ours.
+    """
+
+    config_class = SyncerPyramidConfig
+
+    def __init__(self, *, config: SyncerPyramidConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or SyncerPyramidConfig()
+        self.syncers = nn.ModuleList(Syncer(config=self.config.syncer) for _ in range(self.config.num_levels))
+
+    @property
+    def num_levels(self) -> int:
+        """Levels of the pyramid."""
+        return self.config.num_levels
+
+    def shortest_clip(self, levels: Sequence[int] | None = None) -> int:
+        """Fewest frames at level 0 that fill one window at each of ``levels`` (default: all)."""
+        return shortest_clip(self.config.syncer.window, max(self._chosen(levels), default=0))
+
+    def set_audio_statistics(self, mean: Tensor, std: Tensor) -> None:
+        """Standardise the features of every level with these statistics, both (audio_features,), in the features' unit."""
+        check_positive("std", float(std.min()))
+        for syncer in self.syncers:
+            syncer.audio_encoder.set_statistics(mean, std)
+
+    def forward(
+        self,
+        landmarks: Tensor,
+        audio: Tensor,
+        *,
+        reference: str | Tensor | None = None,
+        lengths: Tensor | None = None,
+        levels: Sequence[int] | None = None,
+    ) -> list[Embeddings]:
+        """Embed all windows of all levels.
+
+        Args:
+            landmarks: (batch, frames, points, dims) at the full rate, in any unit.
+            audio: Features (batch, audio_stride * frames, audio_features) at the full rate.
+            reference: "first", "mean", or the reference face itself, (batch, points, dims); default as configured.
+            lengths: True motion frames of each clip in a padded batch, (batch,).
+            levels: Which levels to embed (default: all).
+
+        Returns:
+            :class:`Embeddings` of each of ``levels``.
+
+        Raises:
+            ShapeError: Wrong shapes, or audio and landmarks that do not last equally long.
+            ClipTooShortError: A level has less than one window; the message names the shortest possible clip.
+        """
+        stride, chosen = self.config.syncer.audio_stride, self._chosen(levels)
+        check_shape("landmarks", landmarks, "batch frames points dims")
+        check_shape("audio", audio, "batch audio_frames audio_features")
+        check_same_duration(landmarks, audio, stride)
+        shortest = self.shortest_clip(levels)
+        if landmarks.shape[1] < shortest:
+            raise ClipTooShortError(
+                f"`landmarks`: expected at least {shortest} frames for level {max(chosen)}, got {landmarks.shape[1]}"
+            )
+        top = max(chosen) + 1
+        reference = self.config.reference if reference is None else reference
+        motion = displacement(landmarks, reference=reference, scale=self.config.motion_scale, lengths=lengths)
+        motions = temporal_pyramid(motion, top, lengths=lengths)
+        sounds = temporal_pyramid(audio, top, lengths=None if lengths is None else stride * lengths)
+        embedded = []
+        for level in chosen:
+            pair = self.syncers[level](motions[level], sounds[level])
+            embedded.append(pair._replace(mask=window_mask(lengths, level, pair.motion.shape[1], self.config.syncer.window)))
+        return embedded
+
+    def _chosen(self, levels: Sequence[int] | None) -> list[int]:
+        chosen = list(range(self.num_levels)) if levels is None else list(levels)
+        if not chosen or not all(0 <= level < self.num_levels for level in chosen):
+            raise ArgumentError(f"`levels`: expected levels from 0 to {self.num_levels - 1}, got {levels}")
+        return chosen
+
+
+def window_mask(lengths: Tensor | None, level: int, windows: int, window: int = 5) -> Tensor | None:
+    """Which windows of a level lie inside their clip: (batch, windows) bool, or None without ``lengths`` (batch,)."""
+    if lengths is None:
+        return None
+    full = level_lengths(lengths, level) - window + 1
+    return torch.arange(windows, device=lengths.device)[None] < full[:, None]
