@@ -69,10 +69,10 @@ def check_imports() -> None:
 def use_losses() -> None:
     """Pool, contrast, and push the multi-scale loss back to the landmarks, from a waveform."""
     import torch
+    from avsync.contrastive import info_nce
 
     from avsync import MultiScaleSyncLoss, SyncerPyramid, SyncerPyramidConfig
     from avsync.audio import LogMel
-    from avsync.contrastive import info_nce
     from avsync.pyramid import blur_downsample
     from avsync.syncer import SyncerConfig
 

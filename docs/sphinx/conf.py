@@ -20,9 +20,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from sphinx.util.nodes import make_refnode  # noqa: E402
+from sphinx.util.nodes import make_refnode
 
-import avsync  # noqa: E402
+import avsync
 
 project = "avsync"
 author = "avsync contributors"
