@@ -42,7 +42,7 @@ FLIP_INDEX: tuple[int, ...] = tuple(point for run in _MIRRORED_RUNS for point in
 UPPER_INNER_LIP, LOWER_INNER_LIP = 62, 66
 
 
-def check_landmarks(landmarks: Tensor, *, min_frames: int = 1, min_dims: int = 1, points: int | None = None) -> None:
+def check_landmarks(landmarks: object, *, min_frames: int = 1, min_dims: int = 1, points: int | None = None) -> None:
     axes = f"(..., frames, points{'' if points is None else f'={points}'}, dims{'' if min_dims == 1 else f'>={min_dims}'})"
     if (
         not isinstance(landmarks, Tensor)

@@ -147,8 +147,9 @@ def test_without_pyav_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_replacing_and_json(tmp_path: Path) -> None:
     write_json(tmp_path / "new" / "a.json", {"a": 1})
-    with pytest.raises(ValueError, match="JSON"):
-        write_json(tmp_path / "new" / "a.json", {"a": float("nan")})
+    content = (tmp_path / "new" / "a.json").read_bytes()
+    with pytest.raises(TypeError, match="JSON"):
+        write_json(tmp_path / "new" / "a.json", {"a": object()})
 
     def interrupted() -> None:
         with replacing(tmp_path / "new" / "a.json") as part:
@@ -157,5 +158,5 @@ def test_replacing_and_json(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    assert (tmp_path / "new" / "a.json").read_text() == '{\n "a": 1\n}\n'
+    assert (tmp_path / "new" / "a.json").read_bytes() == content
     assert len(list((tmp_path / "new").iterdir())) == 1
