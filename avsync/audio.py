@@ -227,12 +227,10 @@ def mfcc(
 
     Source: paper section 4 (26 coefficients, window 400, hop 160, 16 kHz); 40 bands are ours, the paper names none.
     """
+    framing = {"sample_rate": sample_rate, "n_fft": n_fft, "win_length": win_length, "hop_length": hop_length}
     bands = log_mel(
         waveform,
-        sample_rate=sample_rate,
-        n_fft=n_fft,
-        win_length=win_length,
-        hop_length=hop_length,
+        **framing,
         n_mels=n_mels,
         f_min=f_min,
         f_max=f_max,
@@ -402,17 +400,8 @@ class MFCC(LogMel):
         amin: float = 1e-10,
         top_db: float | None = None,
     ) -> None:
-        super().__init__(
-            sample_rate=sample_rate,
-            n_fft=n_fft,
-            win_length=win_length,
-            hop_length=hop_length,
-            n_mels=n_mels,
-            f_min=f_min,
-            f_max=f_max,
-            amin=amin,
-            top_db=top_db,
-        )
+        framing = {"sample_rate": sample_rate, "n_fft": n_fft, "win_length": win_length, "hop_length": hop_length}
+        super().__init__(**framing, n_mels=n_mels, f_min=f_min, f_max=f_max, amin=amin, top_db=top_db)
         self.num_features = n_mfcc
         self.register_buffer("dct", dct_matrix(n_mfcc=n_mfcc, n_mels=n_mels), persistent=False)
 
