@@ -1,0 +1,124 @@
+"""Adversarial losses of the paper (equations 9-12): the hinge of geometric GANs, on logits.
+
+Nothing here holds a network: the discriminators of any model give their logits, of any shape, and get a loss back.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from avsync._checks import REDUCTIONS, check_choice, check_floating, describe_shape, reduce
+from avsync.errors import ShapeError
+
+
+def hinge_discriminator_loss(real_logits: Tensor, fake_logits: Tensor, *, reduction: str = "mean") -> Tensor:
+    """Equation (12): E max(0, 1 + D(generated)) + E max(0, 1 - D(real)).
+
+    Args:
+        real_logits: (...), the scores of real samples, float32 or converted to it.
+        fake_logits: (...), the scores of generated samples (detached from the generator by the caller). Its shape may differ from
+            that of ``real_logits`` unless ``reduction`` is "none".
+        reduction: Applied to the two parts separately: "mean", "sum" or "none".
+
+    Returns:
+        A scalar, or (...) for "none".
+
+    Raises:
+        ShapeError: Not floating point, empty, or shapes that differ with "none".
+        ArgumentError: An unknown reduction.
+
+    Example:
+        >>> hinge_discriminator_loss(torch.tensor([2.0, 0.0]), torch.tensor([-1.0, 1.0]))
+        tensor(1.5000)
+
+    Source: paper section 3.3, after geometric GAN (Lim and Ye 2017).
+    """
+    real, fake = _check_logits("real_logits", real_logits), _check_logits("fake_logits", fake_logits)
+    if reduction == "none" and real.shape != fake.shape:
+        raise ShapeError(f"`fake_logits`: expected {tuple(real.shape)} as `real_logits`, got {describe_shape(fake)}")
+    return reduce(F.relu(1.0 + fake), reduction) + reduce(F.relu(1.0 - real), reduction)
+
+
+def hinge_generator_loss(fake_logits: Tensor, *, reduction: str = "mean") -> Tensor:
+    """Equations (9)-(11): -E D(generated), for frames, sequences and pairs of sequences alike.
+
+    Args:
+        fake_logits: (...), the scores of generated samples.
+        reduction: "mean", "sum" or "none".
+
+    Returns:
+        A scalar, or (...) for "none".
+
+    Raises:
+        ShapeError: Not floating point, or empty.
+        ArgumentError: An unknown reduction.
+
+    Example:
+        >>> hinge_generator_loss(torch.tensor([2.0, -1.0]))
+        tensor(-0.5000)
+
+    Source: paper section 3.3.
+    """
+    return reduce(-_check_logits("fake_logits", fake_logits), reduction)
+
+
+class HingeDiscriminatorLoss(nn.Module):
+    """:func:`hinge_discriminator_loss` as a module.
+
+    Args:
+        reduction: "mean", "sum" or "none".
+
+    Raises:
+        ArgumentError: An unknown reduction.
+
+    Example:
+        >>> HingeDiscriminatorLoss()(torch.tensor([2.0, 0.0]), torch.tensor([-1.0, 1.0]))
+        tensor(1.5000)
+
+    Source: paper section 3.3.
+    """
+
+    def __init__(self, *, reduction: str = "mean") -> None:
+        super().__init__()
+        check_choice("reduction", reduction, REDUCTIONS)
+        self.reduction = reduction
+
+    def forward(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """Equation (12) of the two sets of logits."""
+        return hinge_discriminator_loss(real_logits, fake_logits, reduction=self.reduction)
+
+
+class HingeGeneratorLoss(nn.Module):
+    """:func:`hinge_generator_loss` as a module.
+
+    Args:
+        reduction: "mean", "sum" or "none".
+
+    Raises:
+        ArgumentError: An unknown reduction.
+
+    Example:
+        >>> HingeGeneratorLoss()(torch.tensor([2.0, -1.0]))
+        tensor(-0.5000)
+
+    Source: paper section 3.3.
+    """
+
+    def __init__(self, *, reduction: str = "mean") -> None:
+        super().__init__()
+        check_choice("reduction", reduction, REDUCTIONS)
+        self.reduction = reduction
+
+    def forward(self, fake_logits: Tensor) -> Tensor:
+        """Equations (9)-(11) of the logits."""
+        return hinge_generator_loss(fake_logits, reduction=self.reduction)
+
+
+def _check_logits(name: str, logits: Tensor) -> Tensor:
+    """The logits in float32 at least; half precision would round a mean over many windows."""
+    if logits.numel() == 0:
+        raise ShapeError(f"`{name}`: expected a tensor with at least one logit, got {describe_shape(logits)}")
+    check_floating(name, logits)
+    return logits if logits.dtype == torch.float64 else logits.float()
