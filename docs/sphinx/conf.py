@@ -5,6 +5,7 @@ The pages are written from the package each time, into ``generated/`` beside thi
 
 from __future__ import annotations
 
+import doctest
 import importlib
 import inspect
 import os
@@ -13,7 +14,7 @@ import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -37,6 +38,8 @@ nitpicky = True
 # Objects of other projects, written as types in our signatures. Their inventories are downloads, and this page must build without a
 # network; a reference to a name of our own that does not exist stays an error.
 nitpick_ignore_regex = [
+    # Private base classes, which stand in a page as "Bases: ..." and have no entry.
+    (r"py:class", r"avsync\.(\w+\.)*_\w+"),
     (
         r"py:.*",
         r"(torch|numpy|np|nn|einops|safetensors|matplotlib|lightning_fabric|lightning|torchmetrics|av|scipy|PIL)(\..*)?",
@@ -69,7 +72,7 @@ python_maximum_signature_line_length = 100
 # Examples run as they stand, with torch at hand as in the modules that they come from.
 doctest_global_setup = "import torch"
 doctest_test_doctest_blocks = "default"
-trim_doctest_flags = True
+doctest_default_flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 html_theme = "furo"
 html_title = f"avsync {release}"
@@ -154,17 +157,30 @@ def _skip(_app: Any, _what: str, _name: str, value: Any, skip: bool, _options: A
 
 
 def _shield(_app: Any, what: str, _name: str, _value: Any, _options: Any, lines: list[str]) -> None:
-    # Napoleon would take "Half-width of the kernel: 7 taps" under an attribute for a type and its description; not after a blank line.
+    # Napoleon would take "Half-width of the kernel: 7 taps" under an attribute for a type and its description; an empty comment in
+    # front of it prevents that.
     if what in ("attribute", "data", "property"):
-        lines.insert(0, "")
+        lines[:0] = ["..", ""]
+
+
+def _set_scene(_app: Any, _what: str, _name: str, value: Any, _options: Any, lines: list[str]) -> None:
+    # Examples see the names of the module that they stand in, as they do in pytest, whatever earlier examples of the page assigned.
+    module = value.__name__ if inspect.ismodule(value) else getattr(inspect.unwrap(value), "__module__", None)
+    if module and module.startswith("avsync") and any(line.lstrip().startswith(">>>") for line in lines):
+        scene = f"import {module}; globals().update({{k: v for k, v in vars({module}).items() if not k.startswith('__')}})"
+        lines[:0] = [".. testcode::", "   :hide:", "", f"   {scene}", ""]
 
 
 def _resolve(app: Any, _env: Any, node: Any, child: Any) -> Any:
     # Docstrings name our own classes as the code does, without the module: `ShapeError`. One that is defined once is meant.
     domain = app.env.get_domain("py")
     target = node.get("reftarget", "")
-    if node.get("refdomain") != "py" or "." in target:
+    if node.get("refdomain") != "py":
         return None
+    if "." in target:
+        module, _, name = target.rpartition(".")
+        # A type variable of ours in a signature is no object that could be linked to.
+        return child if isinstance(getattr(sys.modules.get(module), name, None), TypeVar) else None
     found = [name for name in domain.objects if name.rpartition(".")[2] == target and name.count(".") > 1]
     classes = [name for name in found if domain.objects[name].objtype in ("class", "exception", "function")]
     if len(classes) != 1:
@@ -178,4 +194,5 @@ def setup(app: Any) -> None:
     write_pages(HERE / "generated")
     app.connect("autodoc-skip-member", _skip)
     app.connect("autodoc-process-docstring", _shield, priority=400)
+    app.connect("autodoc-process-docstring", _set_scene, priority=600)
     app.connect("missing-reference", _resolve)
