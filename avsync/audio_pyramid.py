@@ -1,0 +1,273 @@
+"""The audio side of the generator: feature maps of the sound at 25, 12.5, 6.25 and 3.125 Hz, one for each branch.
+
+Section 3.2 of the paper: the bottom-up path of a feature pyramid network. Frame j of map i sits at motion frame 2^i j; the coarse
+maps are brought back to the motion rate by linear interpolation, or held in a causal pyramid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from avsync._checks import check_floating, check_positive, check_shape, describe_shape
+from avsync.errors import ArgumentError, ShapeError
+
+AUDIO_FRAMES_PER_FRAME = 4
+"""Audio frames (100 Hz) a motion frame (25 Hz)."""
+
+
+class StridedConvNeXtBlock(nn.Module):
+    """A ConvNeXt-1D block that halves the rate: depthwise convolution, LayerNorm, pointwise x4, GELU, pointwise, plus a shortcut.
+
+    The block itself pads nothing (:meth:`valid`); its padding is a property, so that a whole clip and a stream of pieces go through
+    the same code. Output j of a padded clip is centred on input 2j, or looks back from it if the block is causal; causal blocks of
+    the stem look back from input 2j + 1, which is the later half of the same motion frame.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Taps of the depthwise convolution, odd.
+        expansion: Hidden channels over ``in_channels``.
+        causal: Look at nothing after the frame itself.
+        both_halves: A causal block may look at both inputs of the pair 2j, 2j + 1; the input must then have even length.
+
+    Raises:
+        ArgumentError: An even kernel, or a size that is not positive.
+
+    Example:
+        >>> block = StridedConvNeXtBlock(in_channels=3, out_channels=8, kernel_size=7)
+        >>> block(torch.zeros(2, 9, 3)).shape
+        torch.Size([2, 5, 8])
+
+    Source: paper, section 3.2; the block from the paper's code.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 7,
+        expansion: int = 4,
+        causal: bool = False,
+        both_halves: bool = False,
+    ) -> None:
+        super().__init__()
+        for name, size in (("in_channels", in_channels), ("out_channels", out_channels), ("expansion", expansion)):
+            check_positive(name, size)
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ArgumentError(f"`kernel_size`: expected an odd number above 0, got {kernel_size}")
+        self.kernel_size = kernel_size
+        # The shortcut takes input 2j, so at least that one lies in the padded window: a kernel of 1 looks at input 2j alone.
+        reach = kernel_size // 2
+        ahead = min(1, reach) if both_halves else 0
+        self.padding = (kernel_size - 1 - ahead, 0) if causal else (reach, reach)
+        self.depthwise = nn.Conv1d(in_channels, in_channels, kernel_size, stride=2, groups=in_channels)
+        self.norm = nn.LayerNorm(in_channels)
+        self.expand = nn.Linear(in_channels, expansion * in_channels)
+        self.project = nn.Linear(expansion * in_channels, out_channels)
+        self.shortcut = nn.Linear(in_channels, out_channels, bias=False)
+
+    def valid(self, x: Tensor) -> Tensor:
+        """The block on an input that already carries its padding.
+
+        Args:
+            x: (batch, frames, in_channels), at least ``kernel_size`` frames.
+
+        Returns:
+            (batch, (frames - kernel_size) // 2 + 1, out_channels).
+        """
+        convolved = self.depthwise(x.transpose(1, 2)).transpose(1, 2)
+        left = self.padding[0]
+        kept = x[:, left : left + 2 * convolved.shape[1] - 1 : 2]
+        return self.shortcut(kept) + self.project(F.gelu(self.expand(self.norm(convolved))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, frames, in_channels) -> (batch, ceil(frames / 2), out_channels)."""
+        return self.valid(F.pad(x, (0, 0, *self.padding)))
+
+
+def upsample_maps(maps: Sequence[Tensor], *, hold: bool = False) -> Tensor:
+    """Bring maps at halving rates back to the length of the first: frame j of map i sits at frame 2^i j.
+
+    Args:
+        maps: One (batch, ceil(frames / 2^i), channels) for each i = 0, 1, ...
+        hold: Repeat each frame until the next one instead of interpolating linearly. Frames after a map's last one hold it always.
+
+    Returns:
+        (levels, batch, frames, channels).
+
+    Raises:
+        ShapeError: A map whose length is not that of its level.
+
+    Example:
+        >>> fine, coarse = torch.zeros(1, 4, 1), torch.tensor([0.0, 2.0]).reshape(1, 2, 1)
+        >>> upsample_maps([fine, coarse])[1].flatten().tolist()
+        [0.0, 1.0, 2.0, 2.0]
+
+    Source: paper, section 3.2 (maps 2-4 are interpolated back to the length of the finest).
+    """
+    frames = maps[0].shape[1]
+    time = torch.arange(frames, device=maps[0].device)
+    result = [maps[0]]
+    for level, coarse in enumerate(maps[1:], start=1):
+        length = -(-frames // 2**level)
+        if coarse.shape[1] != length:
+            raise ShapeError(f"`maps[{level}]`: expected {length} frames for {frames} at level 0, got {describe_shape(coarse)}")
+        left = time >> level
+        if hold:
+            result.append(coarse.index_select(1, left))
+            continue
+        right = (left + 1).clamp_max(length - 1)
+        weight = ((time - (left << level)).to(coarse.dtype) / 2**level)[:, None]
+        result.append(torch.lerp(coarse.index_select(1, left), coarse.index_select(1, right), weight.expand(frames, 1)))
+    return torch.stack(result)
+
+
+class AudioPyramid(nn.Module):
+    """Audio features to one feature map a branch, all at the motion rate.
+
+    A pointwise layer widens the standardised features, two stride-2 blocks lead from 100 Hz to the motion rate (map 0), and each
+    further block halves the rate once more (maps 1, 2, ...). Vector t of every map belongs to motion frame t.
+
+    Args:
+        audio_features: Coefficients of an audio frame.
+        channels: Channels of every map; the stem climbs to it from a quarter.
+        levels: Number of maps.
+        stem_kernel: Taps of the two blocks of the stem, odd.
+        kernel_size: Taps of the further blocks, odd.
+        causal: Pad at the left alone and hold the coarse maps, so that vector t depends on no audio feature after 4t + 3.
+
+    Raises:
+        ArgumentError: An even kernel, or a size that is not positive.
+
+    Example:
+        >>> pyramid = AudioPyramid(audio_features=26, channels=8, levels=4)
+        >>> pyramid(torch.zeros(2, 4 * 10, 26)).shape, pyramid.look_ahead
+        (torch.Size([4, 2, 10, 8]), 29)
+
+    Source: paper, section 3.2; kernels and rates from the paper's code; widths and the causal form ours.
+    """
+
+    audio_mean: Tensor
+    audio_std: Tensor
+
+    def __init__(
+        self,
+        *,
+        audio_features: int = 26,
+        channels: int = 256,
+        levels: int = 4,
+        stem_kernel: int = 5,
+        kernel_size: int = 7,
+        causal: bool = False,
+    ) -> None:
+        super().__init__()
+        check_positive("audio_features", audio_features)
+        check_positive("channels", channels)
+        check_positive("levels", levels)
+        self.causal = causal
+        self.register_buffer("audio_mean", torch.zeros(audio_features))
+        self.register_buffer("audio_std", torch.ones(audio_features))
+        widths = (max(channels // 4, 1), max(channels // 2, 1), channels)
+        self.embed = nn.Linear(audio_features, widths[0])
+        self.stem = nn.ModuleList(
+            StridedConvNeXtBlock(
+                in_channels=narrow, out_channels=wide, kernel_size=stem_kernel, causal=causal, both_halves=True
+            )
+            for narrow, wide in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.coarser = nn.ModuleList(
+            StridedConvNeXtBlock(in_channels=channels, out_channels=channels, kernel_size=kernel_size, causal=causal)
+            for _ in range(levels - 1)
+        )
+
+    @property
+    def levels(self) -> int:
+        """Number of maps."""
+        return len(self.coarser) + 1
+
+    @property
+    def blocks(self) -> list[StridedConvNeXtBlock]:
+        """All blocks in the order in which the sound passes them: two of the stem, then one for each coarser map."""
+        return [*self.stem, *self.coarser]  # type: ignore[list-item]
+
+    @property
+    def look_ahead(self) -> int:
+        """How many motion frames of sound after frame t the vector of frame t depends on.
+
+        Block n (from 0) runs on inputs 2^n audio frames apart and sees r of them ahead of its centre. The vector of frame t of map
+        i interpolates between the map's frames around t, the later of which is up to 2^i - 1 motion frames ahead, and no map of
+        coarser level sees less far than a finer one. With the paper's kernels and four maps: 29 frames, 1.16 s.
+        """
+        if self.causal:
+            return 0
+        reach = sum(2**n * (block.kernel_size // 2) for n, block in enumerate(self.blocks))
+        reach += AUDIO_FRAMES_PER_FRAME * (2 ** (self.levels - 1) - 1)
+        return reach // AUDIO_FRAMES_PER_FRAME
+
+    def set_audio_statistics(self, mean: Tensor, std: Tensor) -> None:
+        """Set the mean and standard deviation of each coefficient, by which the input is standardised; saved with the weights.
+
+        Args:
+            mean: (coeffs,).
+            std: (coeffs,), above 0.
+
+        Raises:
+            ShapeError: Not one number a coefficient.
+            ArgumentError: A deviation that is not positive and finite.
+        """
+        coeffs = self.audio_mean.shape[0]
+        check_shape("mean", mean, "coeffs", coeffs=coeffs)
+        check_shape("std", std, "coeffs", coeffs=coeffs)
+        if not bool(torch.all((std > 0) & torch.isfinite(std))) or not bool(torch.all(torch.isfinite(mean))):
+            raise ArgumentError("`mean`, `std`: expected finite numbers, and deviations above 0")
+        self.audio_mean.copy_(mean)
+        self.audio_std.copy_(std)
+
+    def embed_audio(self, audio: Tensor) -> Tensor:
+        """Standardise and widen audio frames: (batch, audio_frames, coeffs) -> (batch, audio_frames, channels / 4)."""
+        check_shape("audio", audio, "batch audio_frames coeffs", coeffs=self.audio_mean.shape[0])
+        check_floating("audio", audio)
+        return self.embed((audio - self.audio_mean) / self.audio_std)
+
+    def maps(self, audio: Tensor) -> list[Tensor]:
+        """The maps at their own rates.
+
+        Args:
+            audio: (batch, 4 * frames, coeffs), 100 Hz.
+
+        Returns:
+            For each level i a tensor (batch, ceil(frames / 2^i), channels).
+
+        Raises:
+            ShapeError: Wrong rank or number of coefficients, no frame, or a number of audio frames that 4 does not divide.
+        """
+        x = self.embed_audio(audio)
+        if audio.shape[1] == 0 or audio.shape[1] % AUDIO_FRAMES_PER_FRAME:
+            raise ShapeError(
+                f"`audio`: expected (batch, 4 * frames, coeffs) with at least one frame, got {describe_shape(audio)}"
+            )
+        for block in self.stem:
+            x = block(x)
+        maps = [x]
+        for block in self.coarser:
+            maps.append(block(maps[-1]))
+        return maps
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """All maps at the motion rate.
+
+        Args:
+            audio: (batch, 4 * frames, coeffs), 100 Hz; audio frame 4t is the instant of motion frame t.
+
+        Returns:
+            (levels, batch, frames, channels).
+
+        Raises:
+            ShapeError: See :meth:`maps`.
+        """
+        return upsample_maps(self.maps(audio), hold=self.causal)
