@@ -96,6 +96,8 @@ def test_corpus_is_a_sequence(tmp_path: Path) -> None:
 CLIP_DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no track": (lambda d: (d / "c.npz").unlink(), r"c\.npz: expected a file, got none"),
     "truncated track": (lambda d: truncate(d / "c.npz", 0.5), r"c\.npz: expected a whole npz"),
+    "track of one array": (lambda d: _npy(d / "c.npz"), r"c\.npz: expected an npz archive, got a single array"),
+    "flipped byte in track": (lambda d: _flip_byte(d / "c.npz"), r"c\.npz: expected a whole npz"),
     "empty track": (lambda d: truncate(d / "c.npz", 0.0), r"c\.npz: expected a whole npz"),
     "no sound": (lambda d: (d / "c.flac").unlink(), r"c\.flac: expected.*found none"),
     "truncated sound": (lambda d: truncate(d / "c.flac", 0.6), r"c\.flac: expected"),
@@ -132,13 +134,24 @@ CLIP_DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "empty in index": (
         lambda d: edit_index(d, lambda i: i["clips"][2].update(frames=0)),
-        r"expected at least one frame, got 0",
+        r"index\.json: expected at least one frame, got 0",
     ),
     "speaker in two splits": (
         lambda d: edit_index(d, lambda i: i["clips"][2].update(speaker="s0", split="val")),
         r"index\.json: expected speaker 's0' in one split, 'train', got split 'val'",
     ),
 }
+
+
+def _npy(path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, np.zeros(3))
+
+
+def _flip_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    path.write_bytes(content)
 
 
 def _flac(samples: int, *, sample_rate: int = 16000) -> bytes:
@@ -165,7 +178,7 @@ def test_damage_is_named_and_can_be_skipped(tmp_path: Path, damage: str) -> None
 def test_duplicated_ids_and_entries_that_are_no_clips(tmp_path: Path) -> None:
     write_corpus(tmp_path)
     edit_index(tmp_path, lambda index: index["clips"].extend([index["clips"][1], 5]))
-    with pytest.raises(CorpusError, match="clip 'b', index.json: expected every id once"):
+    with pytest.raises(CorpusError, match=r"clip 'b', index\.json: expected every id once"):
         Corpus(tmp_path)
     corpus = Corpus(tmp_path, skip_bad=True)
     assert len(corpus) == 6 and [name for name, _ in corpus.bad] == ["b", "None"]
@@ -184,7 +197,7 @@ def test_ids_do_not_lead_out_of_the_folder(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda d: (d / "index.json").unlink(), "found no file"),
+        (lambda d: (d / "index.json").unlink(), "expected the index of a corpus, found no file"),
         (lambda d: truncate(d / "index.json", 0.7), "expected an index in JSON, got JSONDecodeError"),
         (lambda d: (d / "index.json").write_bytes(b"\xff\xfe{}"), "expected an index in JSON, got UnicodeDecodeError"),
         (lambda d: (d / "index.json").write_text("[]"), "expected an object with a list 'clips', got list"),

@@ -178,9 +178,11 @@ def read_clip(folder: str | os.PathLike[str], entry: Entry) -> Clip:
     track = Path(folder, f"{name}.npz")
     _expect(track.is_file(), name, track.name, "a file", "none")
     try:
-        with np.load(track, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise CorpusError(f"clip {name!r}, {track.name}: expected an npz archive, got a single array")
+        # The file is opened here, because numpy leaves it open when the archive is damaged.
+        with track.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            fits = isinstance(archive, np.lib.npyio.NpzFile)
+            _expect(fits, name, track.name, "an npz archive", "a single array")
             missing = {"landmarks", "fps", "frame_size"} - set(archive.files)
             _expect(not missing, name, track.name, "arrays landmarks, fps and frame_size", sorted(archive.files))
             landmarks, fps, size = archive["landmarks"], archive["fps"], archive["frame_size"]
