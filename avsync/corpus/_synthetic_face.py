@@ -1,0 +1,169 @@
+"""The synthetic talker's face: 68 points in three dimensions, a few gestures, a head that turns, a camera.
+
+Lengths are in face heights (chin to brows); x points right and y down in the image, z towards the camera. The projection is
+orthographic. Source: ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+
+POINTS = 68
+_NECK = np.array([0.0, 0.45, -0.55], np.float32)
+"""The head turns about this point."""
+
+
+def _mirrored(left: list[tuple[float, float, float]]) -> list[tuple[float, float, float]]:
+    return [(-x, y, z) for x, y, z in reversed(left)]
+
+
+def _neutral() -> Array:
+    angles = np.linspace(0, np.pi, 17)
+    across, down = -np.cos(angles), np.sin(angles)
+    x = 0.43 * np.sign(across) * np.abs(across) ** 0.85
+    jaw = list(zip(x, -0.19 + 0.81 * down**1.05, 0.10 - 0.62 * np.abs(x / 0.43) ** 2.2, strict=True))
+    brow = [(-0.37, -0.305, -0.06), (-0.305, -0.355, 0.03), (-0.23, -0.37, 0.08), (-0.155, -0.355, 0.11), (-0.085, -0.33, 0.12)]
+    bridge = [(0.0, -0.215, 0.12), (0.0, -0.13, 0.17), (0.0, -0.045, 0.22), (0.0, 0.035, 0.27)]
+    nostril = [(-0.09, 0.09, 0.12), (-0.047, 0.105, 0.16)]
+    # Outer corner, upper lid, inner corner, lower lid; the right eye starts at its inner corner.
+    eye = [(-0.285, -0.2, -0.02), (-0.24, -0.233, 0.03), (-0.18, -0.232, 0.045), (-0.13, -0.193, 0.03), (-0.18, -0.178, 0.04)]
+    eye.append((-0.24, -0.178, 0.03))
+    right = [(-x, y, z) for x, y, z in (eye[3], eye[2], eye[1], eye[0], eye[5], eye[4])]
+    upper = [(-0.17, 0.285, 0.05), (-0.11, 0.25, 0.10), (-0.042, 0.231, 0.135)]
+    lower = [(-0.05, 0.348, 0.125), (-0.115, 0.328, 0.095)]
+    inner_upper, inner_lower = [(-0.14, 0.284, 0.06), (-0.052, 0.280, 0.115)], [(-0.052, 0.290, 0.11)]
+    points = jaw + brow + _mirrored(brow) + bridge + nostril + [(0.0, 0.115, 0.18)] + _mirrored(nostril) + eye + right
+    points += [*upper, (0.0, 0.24, 0.14), *_mirrored(upper), *_mirrored(lower), (0.0, 0.354, 0.13), *lower]
+    points += [
+        *inner_upper,
+        (0.0, 0.282, 0.12),
+        *_mirrored(inner_upper),
+        *_mirrored(inner_lower),
+        (0.0, 0.292, 0.115),
+        *inner_lower,
+    ]
+    return np.array(points, np.float32)
+
+
+NEUTRAL = _neutral()
+"""(68, 3): a face at rest, lips closed, seen from the front."""
+
+_JAW, _BROWS, _UPPER_LIDS, _LOWER_LIDS = slice(0, 17), slice(17, 27), [37, 38, 43, 44], [41, 40, 47, 46]
+_MOUTH = slice(48, 68)
+
+
+def _gesture_basis() -> Array:
+    """(3, 68, 3): displacement of every point for one unit of opening, spreading and brow raising."""
+    basis = np.zeros((3, POINTS, 3), np.float32)
+    x, y, _ = NEUTRAL.T
+    opening, spreading, raising = basis
+    middle = np.sqrt(np.clip(1 - (x / 0.175) ** 2, 0, 1))
+    for point in (55, 56, 57, 58, 59, 65, 66, 67):
+        opening[point, 1] = 0.115 * middle[point]
+    for point in (49, 50, 51, 52, 53, 61, 62, 63):
+        opening[point, 1] = -0.018 * middle[point]
+    opening[[48, 60, 54, 64], 1] = 0.03
+    opening[_MOUTH, 0] = -0.06 * x[_MOUTH]
+    chin = np.exp(-((x[_JAW] / 0.25) ** 2)) * np.clip((y[_JAW] - 0.1) / 0.5, 0, 1)
+    opening[_JAW, 1] = 0.10 * chin
+    opening[_JAW, 2] = -0.03 * chin
+    spreading[_MOUTH, 0] = 0.20 * x[_MOUTH]
+    spreading[_MOUTH, 2] = -0.03
+    spreading[[48, 60, 54, 64], 1] = -0.012
+    for point in (49, 50, 51, 52, 53):
+        spreading[point, 1] = 0.008
+    for point in (55, 56, 57, 58, 59):
+        spreading[point, 1] = -0.010
+    raising[_BROWS, 1] = -0.055
+    raising[[17, 26], 1] = -0.03
+    raising[[37, 38, 43, 44], 1] = -0.008
+    return basis
+
+
+_BASIS = _gesture_basis()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Face:
+    """What is constant in a speaker's face: the shape, the reach of the gestures, the habitual pose, blinks a second."""
+
+    shape: Array
+    """(68, 3)."""
+    lips: float
+    brows: float
+    posture: float
+    pose: Array
+    """(3,): habitual pitch, yaw and roll in radians."""
+    blink_rate: float
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> Face:
+        """A random speaker: proportions of the whole, of eyes, nose, mouth, brows and jaw."""
+        shape = NEUTRAL.copy()
+        wide, long_nose, wide_mouth, thick_lips, high_brows, wide_eyes, square_jaw = np.clip(rng.standard_normal(7), -2, 2)
+        mouth = shape[_MOUTH]
+        mouth[:, 0] *= 1 + 0.09 * wide_mouth
+        mouth[:12, 1] += 0.12 * thick_lips * (mouth[:12, 1] - 0.287)
+        mouth[:, 1] += 0.012 * long_nose
+        shape[27:36, 1] += 0.10 * long_nose * (shape[27:36, 1] + 0.215)
+        shape[_BROWS, 1] -= 0.015 * high_brows
+        for centre, eye in ((-0.207, slice(36, 42)), (0.207, slice(42, 48))):
+            shape[eye, :2] = (shape[eye, :2] - (centre, -0.203)) * (1 + 0.07 * wide_eyes) + (centre, -0.203)
+        low = np.clip((shape[_JAW, 1] - 0.1) / 0.5, 0, 1)
+        shape[_JAW, 0] *= 1 + 0.07 * square_jaw * low * (1 - low) * 4
+        shape[:, 0] *= 1 + 0.06 * wide
+        shape[:, 2] *= 1 + 0.1 * float(np.clip(rng.standard_normal(), -2, 2))
+        shape += 0.004 * rng.standard_normal(shape.shape, dtype=np.float32)
+        return cls(
+            shape=shape,
+            lips=float(rng.uniform(0.75, 1.25)),
+            brows=float(rng.uniform(0.75, 1.25)),
+            posture=float(rng.uniform(0.75, 1.25)),
+            pose=(np.array([0.05, 0.10, 0.03]) * rng.standard_normal(3)).astype(np.float32),
+            blink_rate=float(rng.uniform(0.15, 0.4)),
+        )
+
+
+def deform(face: Face, gestures: Array, blink: Array) -> Array:
+    """Points (frames, 68, 3) of a face for gesture tracks (frames, 8) and eyelids ``blink`` (frames,), 1 when closed."""
+    amounts = gestures[:, :3] * np.array([face.lips, face.lips, face.brows], np.float32)
+    points = face.shape + np.tensordot(amounts, _BASIS, axes=1)
+    gap = points[:, _LOWER_LIDS, 1] - points[:, _UPPER_LIDS, 1]
+    points[:, _UPPER_LIDS, 1] += 0.9 * gap * blink[:, None]
+    points[:, _LOWER_LIDS, 1] -= 0.1 * gap * blink[:, None]
+    return points
+
+
+def project(points: Array, angles: Array, shift: Array, zoom: Array) -> Array:
+    """Turn the head about the neck and look at it from the front.
+
+    Args:
+        points: (frames, 68, 3).
+        angles: (frames, 3): pitch (positive: chin down), yaw (positive: nose to the right of the image) and roll (positive:
+            clockwise in the image), in radians.
+        shift: (frames, 2): translation in the image, face heights.
+        zoom: (frames,): magnification, 1 at rest.
+
+    Returns:
+        (frames, 68, 2) in face heights.
+    """
+    pitch, yaw, roll = angles.T
+    zero, one = np.zeros_like(pitch), np.ones_like(pitch)
+
+    def matrix(*rows: list[Array]) -> Array:
+        return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+
+    c, s = np.cos(pitch), np.sin(pitch)
+    nod = matrix([one, zero, zero], [zero, c, s], [zero, -s, c])
+    c, s = np.cos(yaw), np.sin(yaw)
+    turn = matrix([c, zero, s], [zero, one, zero], [-s, zero, c])
+    c, s = np.cos(roll), np.sin(roll)
+    tilt = matrix([c, -s, zero], [s, c, zero], [zero, zero, one])
+    rotation = tilt @ turn @ nod
+    turned = (points - _NECK) @ np.swapaxes(rotation, 1, 2) + _NECK
+    return (turned[..., :2] * zoom[:, None, None] + shift[:, None, :]).astype(np.float32)
