@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from avsync._checks import check_shape, describe_shape
 from avsync.contrastive import cosine_similarity
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
-from avsync.pyramid import temporal_pyramid
-from avsync.syncer import SyncerPyramid, check_same_duration, window_mask
+from avsync.pyramid import level_lengths, temporal_pyramid
+from avsync.syncer import SyncerPyramid, check_same_duration, fill_motion_frames, window_mask
 
 
 class SyncLoss(NamedTuple):
@@ -117,7 +117,9 @@ class _EncoderPairs(nn.Module):
         sounds = temporal_pyramid(audio, max(levels) + 1, lengths=None if lengths is None else stride * lengths)
         embedded = []
         for level in levels:
-            sound = self.audio_encoders[level](sounds[level])
+            true = None if lengths is None else level_lengths(stride * lengths, level)
+            sound = fill_motion_frames(sounds[level], stride * motions[level].shape[1], lengths=true)
+            sound = self.audio_encoders[level](sound)
             motion = self.motion_encoders[level](motions[level])
             if sound.shape != motion.shape:
                 raise ShapeError(

@@ -18,7 +18,7 @@ from avsync._checks import check_positive, check_shape
 from avsync.errors import ArgumentError, ClipTooShortError, ConfigError, ShapeError
 from avsync.landmarks import displacement
 from avsync.layers import ConvNeXtBlock1d
-from avsync.pyramid import level_lengths, shortest_clip, temporal_pyramid
+from avsync.pyramid import level_length, level_lengths, shortest_clip, temporal_pyramid
 
 
 @dataclass(frozen=True)
@@ -298,6 +298,47 @@ class SyncerPyramid(nn.Module):
         for syncer in self.syncers:
             syncer.audio_encoder.set_statistics(mean, std)
 
+    def embed_motion(
+        self,
+        landmarks: Tensor,
+        *,
+        reference: str | Tensor | None = None,
+        lengths: Tensor | None = None,
+        levels: Sequence[int] | None = None,
+    ) -> list[Tensor]:
+        """Embed all windows of motion; the arguments are those of :meth:`forward`.
+
+        Returns:
+            Unnormalised embeddings of each of ``levels``, (batch, ceil(frames / 2**level) - window + 1, embed).
+        """
+        chosen = self._chosen(levels)
+        check_shape("landmarks", landmarks, "batch frames points dims")
+        self._check_frames("landmarks", landmarks.shape[1], 1, chosen)
+        reference = self.config.reference if reference is None else reference
+        motion = displacement(landmarks, reference=reference, scale=self.config.motion_scale, lengths=lengths)
+        motions = temporal_pyramid(motion, max(chosen) + 1, lengths=lengths)
+        return [self.syncers[level].motion_encoder(motions[level]) for level in chosen]
+
+    def embed_audio(
+        self, audio: Tensor, *, lengths: Tensor | None = None, levels: Sequence[int] | None = None
+    ) -> list[Tensor]:
+        """Embed all windows of sound; the arguments are those of :meth:`forward`.
+
+        Returns:
+            Unnormalised embeddings of each of ``levels``, (batch, ceil(frames / 2**level) - window + 1, embed).
+        """
+        chosen, stride = self._chosen(levels), self.config.syncer.audio_stride
+        check_shape("audio", audio, "batch audio_frames audio_features")
+        self._check_frames("audio", audio.shape[1], stride, chosen)
+        frames = audio.shape[1] // stride
+        sounds = temporal_pyramid(audio, max(chosen) + 1, lengths=None if lengths is None else stride * lengths)
+        embedded = []
+        for level in chosen:
+            true = None if lengths is None else level_lengths(stride * lengths, level)
+            sound = fill_motion_frames(sounds[level], stride * level_length(frames, level), lengths=true)
+            embedded.append(self.syncers[level].audio_encoder(sound))
+        return embedded
+
     def forward(
         self,
         landmarks: Tensor,
@@ -323,31 +364,48 @@ class SyncerPyramid(nn.Module):
             ShapeError: Wrong shapes, or audio and landmarks that do not last equally long.
             ClipTooShortError: A level has less than one window; the message names the shortest possible clip.
         """
-        stride, chosen = self.config.syncer.audio_stride, self._chosen(levels)
         check_shape("landmarks", landmarks, "batch frames points dims")
         check_shape("audio", audio, "batch audio_frames audio_features")
-        check_same_duration(landmarks, audio, stride)
-        shortest = self.shortest_clip(levels)
-        if landmarks.shape[1] < shortest:
-            raise ClipTooShortError(
-                f"`landmarks`: expected at least {shortest} frames for level {max(chosen)}, got {landmarks.shape[1]}"
-            )
-        top = max(chosen) + 1
-        reference = self.config.reference if reference is None else reference
-        motion = displacement(landmarks, reference=reference, scale=self.config.motion_scale, lengths=lengths)
-        motions = temporal_pyramid(motion, top, lengths=lengths)
-        sounds = temporal_pyramid(audio, top, lengths=None if lengths is None else stride * lengths)
-        embedded = []
-        for level in chosen:
-            pair = self.syncers[level](motions[level], sounds[level])
-            embedded.append(pair._replace(mask=window_mask(lengths, level, pair.motion.shape[1], self.config.syncer.window)))
-        return embedded
+        check_same_duration(landmarks, audio, self.config.syncer.audio_stride)
+        motions = self.embed_motion(landmarks, reference=reference, lengths=lengths, levels=levels)
+        sounds = self.embed_audio(audio, lengths=lengths, levels=levels)
+        window = self.config.syncer.window
+        return [
+            Embeddings(sound, motion, window_mask(lengths, level, motion.shape[1], window))
+            for level, sound, motion in zip(self._chosen(levels), sounds, motions, strict=True)
+        ]
+
+    def _check_frames(self, name: str, frames: int, stride: int, chosen: Sequence[int]) -> None:
+        shortest = stride * shortest_clip(self.config.syncer.window, max(chosen))
+        if frames < shortest:
+            raise ClipTooShortError(f"`{name}`: expected at least {shortest} frames for level {max(chosen)}, got {frames}")
 
     def _chosen(self, levels: Sequence[int] | None) -> list[int]:
         chosen = list(range(self.num_levels)) if levels is None else list(levels)
         if not chosen or not all(0 <= level < self.num_levels for level in chosen):
             raise ArgumentError(f"`levels`: expected levels from 0 to {self.num_levels - 1}, got {levels}")
         return chosen
+
+
+def fill_motion_frames(audio: Tensor, frames: int, *, lengths: Tensor | None = None) -> Tensor:
+    """Repeat the last audio frame until there are ``frames`` of them.
+
+    Halving rounds up, so a level of an odd number of motion frames has up to ``stride - 1`` audio frames too few: 81 motion
+    frames halve to 41, their 324 audio frames to 162 instead of 164.
+
+    Args:
+        audio: (batch, audio_frames, coeffs).
+        frames: How many audio frames are wanted, at least as many as there are.
+        lengths: True audio frames of each clip, (batch,); what lies behind them is overwritten too.
+
+    Returns:
+        (batch, frames, coeffs).
+    """
+    if lengths is None and frames == audio.shape[1]:
+        return audio
+    last = torch.full_like(audio[:, 0, :1], audio.shape[1], dtype=torch.int64) if lengths is None else lengths[:, None]
+    index = torch.minimum(torch.arange(frames, device=audio.device)[None], last - 1)
+    return audio.gather(1, index[..., None].expand(-1, -1, audio.shape[2]))
 
 
 def window_mask(lengths: Tensor | None, level: int, windows: int, window: int = 5) -> Tensor | None:

@@ -1,0 +1,1 @@
+"""Training of syncers and generators on Lightning Fabric (extra "train")."""

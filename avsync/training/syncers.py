@@ -1,0 +1,257 @@
+"""Training and judging of syncer pyramids."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from avsync.contrastive import AllPairsInfoNCE, InfoNCE, MarginLoss, chance_level, info_nce_within_clips
+from avsync.corpus.dataset import AugmentConfig, Batch, ClipBank
+from avsync.errors import ConfigError
+from avsync.metrics.multi_scale import MAX_OFFSETS, multi_scale_offset
+from avsync.syncer import Embeddings, SyncerPyramid
+from avsync.training.checkpoint import RandomState
+from avsync.training.engine import History, cosine_schedule, set_learning_rate, train_loop
+
+OBJECTIVES = ("all_pairs", "info_nce", "margin")
+
+
+@dataclass(frozen=True)
+class SyncerTrainingConfig:
+    """How a pyramid of syncers is trained (ours; ``objective="info_nce"`` with 48 negatives is the paper's loss).
+
+    Attributes:
+        steps: Optimisation steps.
+        batch_size: Clips in a batch.
+        frames: Frames of a crop; longer crops hold more misaligned windows of the same clip, the negatives that teach most.
+        learning_rate: Peak rate of AdamW.
+        weight_decay: Decay of AdamW.
+        warm_up: Steps of linear warm-up before the cosine.
+        objective: "all_pairs" (InfoNCE over the whole batch plus InfoNCE within clips), "info_nce" (sampled negatives, the
+            paper's) or "margin" (SyncNet's, for metric syncers).
+        within_clip_weight: Weight of the part within clips in "all_pairs".
+        temperature: Start of the learnable temperature of the InfoNCE objectives.
+        num_negatives: Sampled negatives of "info_nce" and "margin".
+        margin: Margin of "margin", a distance between unit vectors.
+        grad_clip: Largest gradient norm; 0 for none.
+        seed: Seed of crops, augmentation and negatives.
+    """
+
+    steps: int = 600
+    batch_size: int = 16
+    frames: int = 160
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warm_up: int = 50
+    objective: str = "all_pairs"
+    within_clip_weight: float = 3.0
+    temperature: float = 0.07
+    num_negatives: int = 48
+    margin: float = 1.0
+    grad_clip: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "frames", "num_negatives"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"`{name}`: expected at least 1, got {getattr(self, name)}")
+        if self.objective not in OBJECTIVES:
+            raise ConfigError(f"`objective`: expected one of {OBJECTIVES}, got {self.objective!r}")
+
+
+class LevelObjective(nn.Module):
+    """The training loss of one level, and what it would be at chance.
+
+    Args:
+        config: Which loss, and its settings.
+    """
+
+    def __init__(self, *, config: SyncerTrainingConfig) -> None:
+        super().__init__()
+        self.config = config
+        if config.objective == "margin":
+            self.loss: nn.Module = MarginLoss(margin=config.margin, num_negatives=config.num_negatives, source="in_clip")
+        elif config.objective == "info_nce":
+            self.loss = InfoNCE(num_negatives=config.num_negatives, temperature=config.temperature, learnable=True)
+        else:
+            # 60 is below the scale from which the loss needs a maximum, a third of its time; the temperature never gets there.
+            self.loss = AllPairsInfoNCE(temperature=config.temperature, learnable=True, max_scale=60.0)
+
+    def chance(self, clips: int, windows: int) -> float:
+        """The loss of embeddings that say nothing."""
+        if self.config.objective == "margin":
+            # The best single distance d for aligned and misaligned pairs alike minimises (d^2 + (margin - d)^2) / 4.
+            return self.config.margin**2 / 8
+        if self.config.objective == "info_nce":
+            return chance_level(self.config.num_negatives)
+        return math.log(clips * windows) + self.config.within_clip_weight * math.log(windows)
+
+    def forward(self, embedded: Embeddings, generator: torch.Generator) -> Tensor:
+        """The loss of one level's embeddings; negatives are drawn from ``generator`` where they are drawn."""
+        if not isinstance(self.loss, AllPairsInfoNCE):
+            return self.loss(embedded.audio, embedded.motion, generator=generator, mask=embedded.mask)
+        across = self.loss(embedded.audio, embedded.motion, mask=embedded.mask)
+        if not self.config.within_clip_weight:
+            return across
+        temperature = 1.0 / self.loss.logit_scale()
+        within = info_nce_within_clips(embedded.audio, embedded.motion, temperature=temperature, mask=embedded.mask)
+        return across + self.config.within_clip_weight * within
+
+
+class LevelReport(NamedTuple):
+    """How well one level finds offsets."""
+
+    clips: int
+    """Clips judged."""
+    within_one: float
+    """Share of clips whose offset is within one frame of the level."""
+    exact: float
+    """Share of clips whose offset is exactly 0."""
+    confidence: float
+    """Mean confidence."""
+    distance: float
+    """Mean distance at the best offset (LSE-D)."""
+
+
+@torch.no_grad()
+def judge_offsets(
+    pyramid: SyncerPyramid, crops: Batch, *, margin: int, max_offsets: tuple[int, ...] = MAX_OFFSETS, chunk: int = 128
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Offset, confidence and distance of every crop at every level.
+
+    Args:
+        pyramid: Syncers.
+        crops: Crops with ``margin`` frames of sound around them, as :meth:`avsync.corpus.dataset.ClipBank.windows` cuts them.
+        margin: That margin, in motion frames.
+        max_offsets: Frames of the level searched to both sides, one a level.
+        chunk: Crops handled at once.
+
+    Returns:
+        Offsets in frames of the level (int64), confidences and distances, each (levels, crops).
+    """
+    parts = []
+    for start in range(0, crops.landmarks.shape[0], chunk):
+        landmarks, audio = crops.landmarks[start : start + chunk], crops.audio[start : start + chunk]
+        levels = multi_scale_offset(pyramid, landmarks, audio, margin=margin, max_offsets=max_offsets)
+        parts.append([torch.stack([getattr(level, name) for level in levels]) for name in ("offset_frames", "confidence", "distance")])
+    offsets, confidences, distances = (torch.cat(column, dim=1) for column in zip(*parts, strict=True))
+    return offsets, confidences, distances
+
+
+def evaluate_syncers(
+    pyramid: SyncerPyramid, crops: Batch, *, margin: int, max_offsets: tuple[int, ...] = MAX_OFFSETS
+) -> list[LevelReport]:
+    """Offset accuracy and confidence on crops that are in sync.
+
+    Args:
+        pyramid: Syncers; judged in eval mode, then put back.
+        crops: Crops with ``margin`` frames of sound around them.
+        margin: That margin, in motion frames.
+        max_offsets: Frames of the level searched to both sides, one a level.
+
+    Returns:
+        One :class:`LevelReport` a level.
+    """
+    training = pyramid.training
+    pyramid.eval()
+    offsets, confidences, distances = judge_offsets(pyramid, crops, margin=margin, max_offsets=max_offsets)
+    pyramid.train(training)
+    return [
+        LevelReport(
+            clips=offset.numel(),
+            within_one=float((offset.abs() <= 1).float().mean()),
+            exact=float((offset == 0).float().mean()),
+            confidence=float(confidence.mean()),
+            distance=float(distance.mean()),
+        )
+        for offset, confidence, distance in zip(offsets, confidences, distances, strict=True)
+    ]
+
+
+def train_syncers(
+    pyramid: SyncerPyramid,
+    bank: ClipBank,
+    config: SyncerTrainingConfig,
+    *,
+    fabric: Any,
+    augment: AugmentConfig | None = None,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    checkpoint_every: int = 200,
+    evaluate: Callable[[int], Mapping[str, float]] | None = None,
+    evaluate_every: int = 0,
+    progress: bool = True,
+    name: str = "syncers",
+) -> History:
+    """Train all levels of a pyramid together; they share nothing but the batch.
+
+    Args:
+        pyramid: Trained in place; its audio statistics are set from ``bank``.
+        bank: Clips to train on.
+        config: How.
+        fabric: A launched Lightning Fabric (:func:`avsync.training.engine.make_fabric`).
+        augment: How clips are varied; None for not at all.
+        checkpoint: Where the state is kept; None keeps nothing.
+        resume: Go on from ``checkpoint`` if it is there.
+        checkpoint_every: Steps between checkpoints.
+        evaluate: Called with the step number; what it returns is logged.
+        evaluate_every: Steps between evaluations.
+        progress: Show a progress bar.
+        name: What the bar is called.
+
+    Returns:
+        The history: loss, chance level, and each level's loss over its chance level.
+
+    Source: paper section 3.1, Figure 1.
+    """
+    pyramid.set_audio_statistics(*bank.audio_statistics())
+    objectives = nn.ModuleList(LevelObjective(config=config) for _ in range(pyramid.num_levels))
+    scales = list(objectives.parameters())
+    # Decaying a temperature would pull it towards scale 1, which is no neutral value.
+    groups = [{"params": list(pyramid.parameters())}]
+    groups += [{"params": scales, "weight_decay": 0.0}] if scales else []
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98))
+    encoder, optimizer = fabric.setup(pyramid, optimizer)
+    objectives.to(fabric.device)
+    chance = torch.Generator().manual_seed(config.seed)
+
+    def step(now: int) -> dict[str, Tensor]:
+        set_learning_rate(optimizer, cosine_schedule(now, config.steps, warm_up=config.warm_up))
+        batch = bank.sample(config.batch_size, config.frames, generator=chance, augment=augment).to(fabric.device)
+        # Half the batches measure motion from the first face, half from the mean face: the syncers then serve both.
+        reference = "first" if float(torch.rand((), generator=chance)) < 0.5 else "mean"
+        embedded = encoder(batch.landmarks, batch.audio, reference=reference)
+        losses = torch.stack([objective(level, chance) for objective, level in zip(objectives, embedded, strict=True)])
+        optimizer.zero_grad()
+        fabric.backward(losses.sum())
+        if config.grad_clip:
+            for syncer in pyramid.syncers:  # one norm a level: a coarse level's gradients must not shrink a fine one's
+                nn.utils.clip_grad_norm_(syncer.parameters(), config.grad_clip)
+        optimizer.step()
+        levels = [
+            objective.chance(*level.motion.shape[:2]) for objective, level in zip(objectives, embedded, strict=True)
+        ]
+        scalars = {"loss": losses.mean(), "chance": torch.tensor(sum(levels) / len(levels))}
+        return scalars | {f"loss{i}": losses[i] / levels[i] for i in range(len(levels))}
+
+    pyramid.train()
+    history = train_loop(
+        name,
+        steps=config.steps,
+        step=step,
+        state={"pyramid": pyramid, "objectives": objectives, "optimizer": optimizer, "random": RandomState(chance)},
+        checkpoint=checkpoint,
+        resume=resume,
+        checkpoint_every=checkpoint_every,
+        evaluate=evaluate,
+        evaluate_every=evaluate_every,
+        progress=progress,
+    )
+    pyramid.eval()
+    return history
