@@ -58,7 +58,7 @@ class GeneratorConfig:
     kernel_size: int = 7
     num_branches: int = 4
     branch_width: int = 272
-    branch_depth: int = 2
+    branch_depth: int = 1
     expansion: int = 4
     causal: bool = False
     initial_state: str = "random"
