@@ -151,16 +151,13 @@ def write_pages(folder: Path) -> None:
     (folder / "contents.inc").write_text("\n".join(contents) + "\n", encoding="utf-8")
 
 
-def _skip(_app: Any, _what: str, _name: str, value: Any, skip: bool, _options: Any) -> bool | None:
-    # The fields of a NamedTuple are described in its docstring; Python's own "Alias for field number 0" adds nothing.
-    return True if (getattr(value, "__doc__", None) or "").startswith("Alias for field number") else skip or None
-
-
 def _shield(_app: Any, what: str, _name: str, _value: Any, _options: Any, lines: list[str]) -> None:
     # Napoleon would take "Half-width of the kernel: 7 taps" under an attribute for a type and its description; an empty comment in
     # front of it prevents that.
     if what in ("attribute", "data", "property"):
         lines[:0] = ["..", ""]
+        # What Python says of the fields of a NamedTuple by itself tells a reader nothing; their class describes them.
+        lines[:] = [line for line in lines if not line.startswith("Alias for field number")]
 
 
 def _set_scene(_app: Any, _what: str, _name: str, value: Any, _options: Any, lines: list[str]) -> None:
@@ -192,7 +189,6 @@ def _resolve(app: Any, _env: Any, node: Any, child: Any) -> Any:
 def setup(app: Any) -> None:
     """Called by Sphinx."""
     write_pages(HERE / "generated")
-    app.connect("autodoc-skip-member", _skip)
     app.connect("autodoc-process-docstring", _shield, priority=400)
     app.connect("autodoc-process-docstring", _set_scene, priority=600)
     app.connect("missing-reference", _resolve)
