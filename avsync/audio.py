@@ -63,7 +63,7 @@ def mel_filterbank(
     top = sample_rate / 2 if f_max is None else float(f_max)
     if not 0 <= f_min < top <= sample_rate / 2:
         raise ArgumentError(f"`f_min`, `f_max`: expected 0 <= f_min < f_max <= {sample_rate / 2}, got {f_min!r} and {f_max!r}")
-    bins = torch.linspace(0.0, sample_rate // 2, n_fft // 2 + 1, dtype=torch.float64, device="cpu")
+    bins = torch.arange(n_fft // 2 + 1, dtype=torch.float64, device="cpu") * sample_rate / n_fft
     mels = torch.linspace(_hertz_to_mel(f_min), _hertz_to_mel(top), n_mels + 2, dtype=torch.float64, device="cpu")
     edges = 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
     low, centre, high = edges[:-2], edges[1:-1], edges[2:]
@@ -102,8 +102,8 @@ def dct_matrix(
     band = torch.arange(n_mels, dtype=torch.float64, device="cpu")[:, None]
     order = torch.arange(n_mfcc, dtype=torch.float64, device="cpu")
     basis = torch.cos(math.pi / n_mels * (band + 0.5) * order) * math.sqrt(2.0 / n_mels)
-    scale = torch.where(order == 0, math.sqrt(0.5), 1.0)
-    return (basis * scale).to(dtype=dtype, device=device)
+    basis[:, 0] *= math.sqrt(0.5)
+    return basis.to(dtype=dtype, device=device)
 
 
 def log_mel(
@@ -167,19 +167,10 @@ def log_mel(
         if window is None:
             window = torch.hann_window(win_length, dtype=x.dtype, device=x.device)
         if filterbank is None:
-            filterbank = mel_filterbank(
-                n_mels=n_mels, n_fft=n_fft, sample_rate=sample_rate, f_min=f_min, f_max=f_max, dtype=x.dtype, device=x.device
-            )
-        spectrum = torch.stft(
-            x,
-            n_fft,
-            hop_length=hop_length,
-            win_length=win_length,
-            window=window.to(x.dtype),
-            center=True,
-            pad_mode="reflect",
-            return_complex=True,
-        )
+            bands = mel_filterbank(n_mels=n_mels, n_fft=n_fft, sample_rate=sample_rate, f_min=f_min, f_max=f_max, dtype=x.dtype)
+            filterbank = bands.to(x.device)
+        # center=True, pad_mode="reflect" are the defaults
+        spectrum = torch.stft(x, n_fft, hop_length, win_length, window.to(x.dtype), return_complex=True)
         power = torch.view_as_real(spectrum[..., : x.shape[1] // hop_length]).square().sum(dim=-1)
         mel = power.transpose(1, 2) @ filterbank.to(x.dtype)
         decibels = 10.0 * torch.log10(mel.clamp(min=amin))
