@@ -69,10 +69,10 @@ def check_imports() -> None:
 def use_losses() -> None:
     """Pool, contrast, and push the multi-scale loss back to the landmarks, from a waveform."""
     import torch
-    from avsync.contrastive import info_nce
 
     from avsync import MultiScaleSyncLoss, SyncerPyramid, SyncerPyramidConfig
     from avsync.audio import LogMel
+    from avsync.contrastive import info_nce
     from avsync.pyramid import blur_downsample
     from avsync.syncer import SyncerConfig
 
@@ -81,7 +81,7 @@ def use_losses() -> None:
     require(tuple(coarse.shape) == (2, 20, 68, 2) and bool((coarse - 1).abs().max() < 1e-6), "blur_downsample lost a constant")
 
     audio = torch.randn(4, 12, 8, requires_grad=True)
-    contrast = info_nce(audio, torch.randn(4, 12, 8))
+    contrast = info_nce(audio, torch.randn(4, 12, 8), torch.randn(4, 12, 48, 8))
     contrast.backward()
     require(bool(torch.isfinite(contrast)) and audio.grad is not None, "info_nce has no finite loss or no gradient")
 

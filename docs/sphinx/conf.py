@@ -106,7 +106,7 @@ def public_names(module: ModuleType) -> list[str]:
 
 
 def _home(value: Any) -> str | None:
-    return getattr(value, "__module__", None) if inspect.isclass(value) or inspect.isroutine(value) else None
+    return str(value.__module__) if inspect.isclass(value) or inspect.isroutine(value) else None
 
 
 def first_line(module: ModuleType) -> str:
@@ -131,8 +131,16 @@ def write_pages(folder: Path) -> None:
             lines += [".. toctree::", "   :maxdepth: 1", ""]
             lines += [f"   {child}" for child in modules if child.rpartition(".")[0] == name]
         else:
-            lines += [f".. automodule:: {name}", ""]
-            places.update({id(getattr(module, n)): f"{name}.{n}" for n in public_names(module) if hasattr(module, n)})
+            # The same goes for a module that passes on what another public module defines: links instead of a second entry.
+            names = public_names(module)
+            foreign = {n: _home(getattr(module, n)) for n in names}
+            foreign = {n: home for n, home in foreign.items() if home in modules and home != name}
+            lines += [f".. automodule:: {name}"]
+            lines += [f"   :exclude-members: {', '.join(foreign)}"] if foreign else []
+            lines += [""]
+            lines += ["Also given out here:", ""] if foreign else []
+            lines += [f"* :py:obj:`~{home}.{n}`" for n, home in foreign.items()]
+            places.update({id(getattr(module, n)): f"{name}.{n}" for n in names if n not in foreign})
         (folder / f"{name}.rst").write_text("\n".join(lines) + "\n", encoding="utf-8")
     table = [".. list-table::", "   :widths: 30 70", ""]
     for name, module in modules.items():
