@@ -1,0 +1,537 @@
+"""Contrastive losses: values against the reference, properties, gradients, precision, compilation, negatives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from avsync.contrastive import (
+    AllPairsInfoNCE,
+    CosineBCE,
+    InfoNCE,
+    LogitScale,
+    MarginLoss,
+    SigmoidPairLoss,
+    chance_level,
+    cosine_bce,
+    cosine_similarity,
+    excluded_pairs,
+    gather_negatives,
+    half_squared_distance,
+    info_nce,
+    info_nce_all_pairs,
+    info_nce_sampled,
+    margin_loss,
+    sample_negatives,
+    sampled_similarity,
+    sigmoid_pairs,
+    unit_norm,
+)
+from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
+from tests.reference import contrastive as reference
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+SEEDS = st.integers(min_value=0, max_value=10_000)
+BATCH_LOSSES: list[Callable[..., nn.Module]] = [InfoNCE, AllPairsInfoNCE, MarginLoss, CosineBCE, SigmoidPairLoss]
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def pair(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    audio, motion = torch.randn(2, *shape, generator=seeded(seed), dtype=dtype)
+    return audio, motion
+
+
+def some_mask(clips: int, windows: int, seed: int) -> Tensor:
+    lengths = torch.randint(1, windows + 1, (clips,), generator=seeded(seed))
+    return torch.arange(windows) < lengths[:, None]
+
+
+# --- similarity -------------------------------------------------------------------------------------------------------------------
+
+
+@given(seed=SEEDS, factor=st.floats(min_value=1e-4, max_value=1e4))
+def test_cosine(seed: int, factor: float) -> None:
+    audio, motion = pair(3, 5, seed=seed)
+    scores = cosine_similarity(audio, motion)
+    expected = [reference.cosine(a, m) for a, m in zip(audio.numpy(), motion.numpy(), strict=True)]
+    np.testing.assert_allclose(scores.numpy(), expected, atol=1e-12)
+    torch.testing.assert_close(cosine_similarity(factor * audio, motion), scores)
+    torch.testing.assert_close(half_squared_distance(audio, motion), 1 - scores)
+
+
+def test_embeddings_of_zeros_have_no_gradient_and_no_nan() -> None:
+    zeros = torch.zeros(2, 4, requires_grad=True)
+    cosine_similarity(zeros, torch.ones(2, 4)).sum().backward()
+    assert zeros.grad is not None and (zeros.grad == 0).all()
+    assert (unit_norm(torch.zeros(3)) == 0).all()
+
+
+@pytest.mark.parametrize("embed", [1, 64])  # either side of the choice between the matrix of scores and copies
+def test_sampled_similarity(embed: int) -> None:
+    audio, motion = pair(3, 6, embed)
+    indices = sample_negatives(3, 6, 4, generator=seeded())
+    expected = cosine_similarity(audio[:, :, None].expand(-1, -1, 4, -1), gather_negatives(motion, indices))
+    torch.testing.assert_close(sampled_similarity(audio, motion, indices), expected)
+
+
+# --- InfoNCE ----------------------------------------------------------------------------------------------------------------------
+
+
+@given(seed=SEEDS, temperature=st.floats(min_value=0.02, max_value=2.0))
+def test_info_nce_against_the_reference(seed: int, temperature: float) -> None:
+    audio, motion = pair(4, 6, seed=seed)
+    negatives = torch.randn(4, 5, 6, generator=seeded(seed + 1), dtype=torch.float64)
+    losses = info_nce(audio, motion, negatives, temperature=temperature, reduction="none")
+    rows = zip(audio.numpy(), motion.numpy(), negatives.numpy(), strict=True)
+    np.testing.assert_allclose(losses.numpy(), [reference.info_nce(*row, temperature) for row in rows], rtol=1e-7, atol=1e-9)
+    assert (losses >= 0).all()
+    assert (losses <= chance_level(5) + 2 / temperature).all()
+    assert info_nce(audio, motion, negatives, temperature=temperature) == losses.mean()
+
+
+@given(seed=SEEDS, factor=st.floats(min_value=1e-3, max_value=1e3))
+def test_info_nce_ignores_order_and_scale(seed: int, factor: float) -> None:
+    audio, motion = pair(3, 6, seed=seed)
+    negatives = torch.randn(3, 8, 6, generator=seeded(seed + 1), dtype=torch.float64)
+    loss = info_nce(audio, motion, negatives)
+    order = torch.randperm(8, generator=seeded(seed))
+    torch.testing.assert_close(info_nce(audio, motion, negatives[:, order]), loss)
+    torch.testing.assert_close(info_nce(factor * audio, motion / factor, factor * negatives), loss)
+
+
+@given(number=st.integers(min_value=1, max_value=60), temperature=st.floats(min_value=0.01, max_value=10.0))
+def test_info_nce_at_chance_is_log_n_plus_one(number: int, temperature: float) -> None:
+    audio, motion = pair(2, 6)
+    negatives = motion[:, None].expand(-1, number, -1)
+    loss = info_nce(audio, motion, negatives, temperature=temperature)
+    assert loss.item() == pytest.approx(math.log(number + 1)) == chance_level(number)
+
+
+@given(seed=SEEDS)
+def test_info_nce_gradient_pulls_the_positive_and_pushes_the_negatives(seed: int) -> None:
+    audio, motion = pair(4, 6, seed=seed)
+    motion.requires_grad_()
+    negatives = torch.randn(4, 5, 6, generator=seeded(seed + 1), dtype=torch.float64, requires_grad=True)
+    info_nce(audio, motion, negatives).backward()
+    with torch.no_grad():
+        nearer = motion - 1e-3 * motion.grad / (motion.grad.norm() + 1e-30)
+        farther = negatives - 1e-3 * negatives.grad / (negatives.grad.norm() + 1e-30)
+        before = cosine_similarity(audio, motion)
+        assert (cosine_similarity(audio, nearer) >= before - 1e-9).all()
+        wide = audio[:, None].expand(-1, 5, -1)
+        assert (cosine_similarity(wide, farther) <= cosine_similarity(wide, negatives) + 1e-9).all()
+
+
+def test_a_lower_temperature_sharpens() -> None:
+    audio = torch.eye(4, dtype=torch.float64)
+    right, wrong = audio, audio.roll(1, dims=0)
+    for good, bad, sign in ((right, wrong, 1), (wrong, right, -1)):
+        warm, cold = (info_nce(audio, good, bad[:, None], temperature=t) for t in (0.5, 0.1))
+        assert sign * (warm - cold) > 0
+
+
+def test_the_temperature_may_be_a_tensor_and_learns() -> None:
+    audio, motion = pair(2, 6, 8)
+    temperature = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
+    loss = info_nce_all_pairs(audio, motion, temperature=temperature)
+    torch.testing.assert_close(loss, info_nce_all_pairs(audio, motion, temperature=0.2))
+    loss.backward()
+    assert temperature.grad is not None and temperature.grad.abs() > 0
+
+
+@pytest.mark.parametrize("temperature", [0.07, 0.01])  # either side of the short cut without a maximum
+@given(
+    seed=SEEDS,
+    clips=st.integers(1, 3),
+    windows=st.integers(1, 5),
+    exclusion=st.integers(0, 2),
+    masked=st.booleans(),
+    symmetric=st.booleans(),
+)
+def test_all_pairs_against_the_reference(
+    temperature: float, seed: int, clips: int, windows: int, exclusion: int, masked: bool, symmetric: bool
+) -> None:
+    audio, motion = pair(clips, windows, 6, seed=seed)
+    mask = some_mask(clips, windows, seed) if masked else None
+    losses = info_nce_all_pairs(
+        audio, motion, temperature=temperature, exclusion=exclusion, mask=mask, symmetric=symmetric, reduction="none"
+    )
+    valid = np.ones((clips, windows), dtype=bool) if mask is None else mask.numpy()
+    expected = reference.info_nce_all_pairs(audio.numpy(), motion.numpy(), temperature, exclusion, valid, symmetric=symmetric)
+    np.testing.assert_allclose(losses.numpy(), expected, rtol=1e-7, atol=1e-9)
+    mean = info_nce_all_pairs(audio, motion, temperature=temperature, exclusion=exclusion, mask=mask, symmetric=symmetric)
+    assert mean.item() == pytest.approx(expected[valid].mean(), abs=1e-9)
+
+
+def test_all_pairs_short_cut_and_floor_of_the_temperature() -> None:
+    audio, motion = pair(4, 9, 8, dtype=torch.float32)
+    cold = torch.tensor(0.001)
+    floored = info_nce_all_pairs(audio, motion, temperature=cold, min_temperature=0.02)
+    torch.testing.assert_close(floored, info_nce_all_pairs(audio, motion, temperature=0.02), rtol=1e-5, atol=1e-5)
+    extreme = info_nce_all_pairs(audio, -audio, temperature=0.001)
+    assert extreme.isfinite() and extreme > 1000
+
+
+@given(seed=SEEDS)
+def test_padding_is_inert(seed: int) -> None:
+    audio, motion = pair(3, 5, 6, seed=seed)
+    mask = some_mask(3, 5, seed)
+    junk = torch.where(mask[..., None], audio, 1e3), torch.where(mask[..., None], motion, -7.0)
+    for loss in (
+        lambda a, m: info_nce_all_pairs(a, m, mask=mask, exclusion=1),
+        lambda a, m: sigmoid_pairs(a, m, mask=mask, exclusion=1),
+    ):
+        torch.testing.assert_close(loss(audio, motion), loss(*junk))
+
+
+def test_sampled_equals_gathered() -> None:
+    audio, motion = pair(4, 12, 8)
+    indices = sample_negatives(4, 12, 7, generator=seeded())
+    losses = info_nce_sampled(audio, motion, indices, reduction="none")
+    expected = info_nce(audio, motion, gather_negatives(motion, indices), reduction="none")
+    torch.testing.assert_close(losses, expected)
+    mask = some_mask(4, 12, 0)
+    torch.testing.assert_close(info_nce_sampled(audio, motion, indices, mask=mask), expected[mask].mean())
+
+
+# --- negatives --------------------------------------------------------------------------------------------------------------------
+
+
+@given(
+    seed=SEEDS,
+    clips=st.integers(1, 4),
+    windows=st.integers(1, 9),
+    number=st.integers(1, 20),
+    exclusion=st.integers(0, 3),
+    source=st.sampled_from(["both", "in_clip", "cross_clip"]),
+    masked=st.booleans(),
+)
+def test_negatives_are_where_they_may_be(
+    seed: int, clips: int, windows: int, number: int, exclusion: int, source: str, masked: bool
+) -> None:
+    mask = some_mask(clips, windows, seed) if masked else None
+    can_in_clip, can_cross = windows >= 2 * exclusion + 2, clips > 1
+    possible = {"in_clip": can_in_clip, "cross_clip": can_cross, "both": can_in_clip or can_cross}[source]
+
+    def draw() -> Tensor:
+        return sample_negatives(clips, windows, number, source=source, exclusion=exclusion, mask=mask, generator=seeded(seed))
+
+    if not possible:
+        with pytest.raises(ShapeError):
+            draw()
+        return
+    indices = draw()
+    assert indices.shape == (clips, windows, number) and indices.dtype == torch.int64
+    assert (indices >= 0).all() and (indices < clips * windows).all()
+    clip, window = indices // windows, indices % windows
+    same = clip == torch.arange(clips)[:, None, None]
+    distance = (window - torch.arange(windows)[None, :, None]).abs()
+    assert not (same & (distance <= exclusion)).any()
+    if source != "both":
+        assert (same == (source == "in_clip")).all()
+    elif can_in_clip and can_cross and mask is None:
+        assert (same.sum(dim=-1) == number // 2).all()
+    if mask is not None:
+        allowed = candidates(clips, windows, exclusion, source, mask)
+        drawn_padding = ~mask.reshape(-1)[indices]
+        assert not (drawn_padding.any(dim=-1) & allowed.any(dim=-1).reshape(clips, windows)).any()
+
+
+def candidates(clips: int, windows: int, exclusion: int, source: str, mask: Tensor) -> Tensor:
+    """All pairs (anchors, windows) that may be drawn, by the definition."""
+    clip = torch.arange(clips).repeat_interleave(windows)
+    window = torch.arange(windows).repeat(clips)
+    same = clip[:, None] == clip
+    outside = ~same | ((window[:, None] - window).abs() > exclusion)
+    kind = {"both": torch.ones_like(same), "in_clip": same, "cross_clip": ~same}[source]
+    return outside & kind & mask.reshape(-1)
+
+
+@pytest.mark.parametrize("source", ["in_clip", "cross_clip"])
+def test_negatives_are_even_and_distinct(source: str) -> None:
+    counts = torch.zeros(20, 20)
+    generator = seeded()
+    for _ in range(1000):
+        row = sample_negatives(2, 10, 3, source=source, exclusion=1, generator=generator).reshape(20, 3)
+        assert (row.sort(dim=-1).values.diff(dim=-1) > 0).all()
+        counts.scatter_add_(1, row, torch.ones(20, 3))
+    allowed = candidates(2, 10, 1, source, torch.ones(2, 10, dtype=torch.bool))
+    share = counts / counts.sum(dim=1, keepdim=True) * allowed.sum(dim=1, keepdim=True)
+    assert (counts[~allowed] == 0).all()
+    torch.testing.assert_close(share[allowed], torch.ones_like(share[allowed]), rtol=0, atol=0.25)
+
+
+def test_negatives_repeat_for_a_seed_and_differ_between_draws() -> None:
+    generator = seeded(3)
+    first, second = (sample_negatives(3, 20, 8, generator=generator) for _ in range(2))
+    torch.testing.assert_close(first, sample_negatives(3, 20, 8, generator=seeded(3)))
+    assert (first != second).any()
+
+
+def test_negatives_when_one_source_is_empty() -> None:
+    one_clip = sample_negatives(1, 10, 5, generator=seeded())
+    assert one_clip.shape == (1, 10, 5)
+    short = sample_negatives(3, 2, 5, exclusion=1, generator=seeded())
+    assert (short // 2 != torch.arange(3)[:, None, None]).all()
+
+
+def test_excluded_pairs() -> None:
+    assert excluded_pairs(2, 3) is None
+    mask = torch.tensor([[True, True, False]])
+    table = excluded_pairs(1, 3, mask=mask)
+    assert table is not None
+    assert table.int().tolist() == [[0, 0, 1], [0, 0, 1], [1, 1, 0]]
+
+
+# --- losses on single pairs -------------------------------------------------------------------------------------------------------
+
+
+@given(seed=SEEDS, margin=st.floats(min_value=0.1, max_value=2.0))
+def test_margin_against_the_reference(seed: int, margin: float) -> None:
+    audio, motion = pair(6, 5, seed=seed)
+    target = torch.rand(6, generator=seeded(seed), dtype=torch.float64).round()
+    losses = margin_loss(audio, motion, target, margin=margin, reduction="none")
+    rows = zip(audio.numpy(), motion.numpy(), target.numpy(), strict=True)
+    np.testing.assert_allclose(losses.numpy(), [reference.margin(*row, margin) for row in rows], atol=1e-10)
+    torch.testing.assert_close(margin_loss(audio, motion, target.bool(), margin=margin, reduction="none"), losses)
+
+
+def test_margin_gradient_is_finite_at_distance_zero() -> None:
+    for dtype in (torch.float32, torch.float64):
+        audio = torch.randn(4, 8, generator=seeded(), dtype=dtype, requires_grad=True)
+        for other in (audio.detach().clone(), audio.detach() * (1 + 1e-6)):
+            (gradient,) = torch.autograd.grad(margin_loss(audio, other, torch.zeros(4)), audio)
+            assert gradient.isfinite().all() and gradient.abs().max() < 10
+
+
+@pytest.mark.parametrize("mapping", ["cosine", "affine"])
+@given(seed=SEEDS)
+def test_cosine_bce_against_the_reference(mapping: str, seed: int) -> None:
+    audio, motion = (x.abs() + 0.01 for x in pair(6, 5, seed=seed))
+    target = torch.rand(6, generator=seeded(seed), dtype=torch.float64).round()
+    losses = cosine_bce(audio, motion, target, mapping=mapping, reduction="none")
+    rows = zip(audio.numpy(), motion.numpy(), target.numpy(), strict=True)
+    np.testing.assert_allclose(losses.numpy(), [reference.cosine_bce(*row, mapping) for row in rows], rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("mapping", ["cosine", "affine"])
+def test_cosine_bce_is_finite_at_both_ends_and_exact_near_one(mapping: str) -> None:
+    audio = torch.randn(3, 8, generator=seeded(), requires_grad=True)
+    for other in (audio.detach().clone(), -audio.detach()):
+        for target in (torch.zeros(3), torch.ones(3)):
+            loss = cosine_bce(audio, other, target, mapping=mapping)
+            (gradient,) = torch.autograd.grad(loss, audio)
+            assert loss.isfinite() and loss < 20 and gradient.isfinite().all()
+    # 1 - cos = 5e-7 here: a cosine rounded to float32 would be wrong by a tenth of that
+    a, m = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 1e-3]])
+    half = 0.5e-6 if mapping == "cosine" else 0.25e-6
+    assert cosine_bce(a, m, torch.zeros(1), mapping=mapping).item() == pytest.approx(-math.log(half), rel=1e-5)
+
+
+@given(seed=SEEDS, exclusion=st.integers(0, 2), masked=st.booleans())
+def test_sigmoid_pairs_against_the_reference(seed: int, exclusion: int, masked: bool) -> None:
+    audio, motion = pair(2, 4, 5, seed=seed)
+    mask = some_mask(2, 4, seed) if masked else None
+    valid = np.ones((2, 4), dtype=bool) if mask is None else mask.numpy()
+    rows = sigmoid_pairs(audio, motion, scale=5.0, bias=-2.0, exclusion=exclusion, mask=mask, reduction="none")
+    expected = reference.sigmoid_pairs(audio.numpy(), motion.numpy(), 5.0, -2.0, exclusion, valid)
+    np.testing.assert_allclose(rows.numpy(), expected, rtol=1e-7, atol=1e-9)
+
+
+def test_modules_of_sampled_pairs_equal_the_functions() -> None:
+    audio, motion = (x.abs() for x in pair(3, 8, 6))
+    wide = (x[:, :, None].expand(-1, -1, 4, -1) for x in (audio, audio))
+    indices = sample_negatives(3, 8, 4, source="in_clip", generator=seeded(5))
+    others, ones, zeros = gather_negatives(motion, indices), torch.ones(3, 8), torch.zeros(3, 8, 4)
+    anchors = next(wide)
+    settings: dict[str, Any] = {"num_negatives": 4, "source": "in_clip"}
+    margin = MarginLoss(margin=0.8, **settings)(audio, motion, generator=seeded(5))
+    expected = margin_loss(audio, motion, ones, margin=0.8) + margin_loss(anchors, others, zeros, margin=0.8)
+    torch.testing.assert_close(margin, 0.5 * expected)
+    entropy = CosineBCE(**settings)(audio, motion, generator=seeded(5))
+    torch.testing.assert_close(entropy, 0.5 * (cosine_bce(audio, motion, ones) + cosine_bce(anchors, others, zeros)))
+    nce = InfoNCE(**settings)(audio, motion, generator=seeded(5))
+    torch.testing.assert_close(nce, info_nce(audio, motion, others))
+
+
+# --- every loss -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("make", BATCH_LOSSES)
+def test_smoke_on_every_device(make: Callable[..., nn.Module], device: str) -> None:
+    audio, motion = (x.to(device).requires_grad_() for x in pair(3, 9, 16, dtype=torch.float32))
+    mask = torch.ones(3, 9, dtype=torch.bool, device=device)
+    mask[1, 6:] = False
+    loss = make().to(device)
+    value = loss(audio, motion, mask=mask)
+    value.backward()
+    assert value.ndim == 0 and value.dtype == torch.float32 and value.device.type == device
+    assert audio.grad is not None and audio.grad.isfinite().all() and (audio.grad[1, 6:] == 0).all()
+
+
+@pytest.mark.parametrize("make", BATCH_LOSSES)
+def test_training_on_the_embeddings_finds_the_pairs(make: Callable[..., nn.Module]) -> None:
+    audio, motion = (x.abs().requires_grad_() for x in pair(3, 6, 16, dtype=torch.float32))
+    loss = make()
+    optimiser = torch.optim.Adam([audio, motion], lr=0.1)
+    generator = seeded()
+    sampled = {"generator": generator} if make in {InfoNCE, MarginLoss, CosineBCE} else {}
+    for _ in range(50):
+        optimiser.zero_grad()
+        loss(audio, motion, **sampled).backward()
+        optimiser.step()
+    scores = unit_norm(audio).flatten(0, 1) @ unit_norm(motion).flatten(0, 1).T
+    assert (scores.argmax(dim=1) == torch.arange(18)).float().mean() > 0.85
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("make", BATCH_LOSSES)
+def test_autocast_and_half_embeddings(make: Callable[..., nn.Module], dtype: torch.dtype, device: str) -> None:
+    layer = nn.Linear(16, 16).to(device)
+    x = 30 * torch.randn(3, 9, 16, generator=seeded()).to(device)
+    loss = make().to(device)
+    with torch.autocast(device_type=device, dtype=dtype):
+        embeddings = layer(x)
+        assert embeddings.dtype == dtype
+        value = loss(embeddings, embeddings.roll(1, dims=-1))
+    value.backward()
+    assert value.dtype == torch.float32 and value.isfinite()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in layer.parameters())
+
+
+def scalar_losses() -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+    indices = sample_negatives(2, 5, 3, generator=seeded())
+    mask = some_mask(2, 5, 1)
+    target = torch.tensor([[1.0, 0.0, 1.0, 0.0, 0.0]]).repeat(2, 1)
+    return {
+        "info_nce": lambda a, m: info_nce(a, m, gather_negatives(m, indices)),
+        "info_nce_sampled": lambda a, m: info_nce_sampled(a, m, indices),
+        "all_pairs": lambda a, m: info_nce_all_pairs(a, m, exclusion=1, mask=mask),
+        "all_pairs_cold": lambda a, m: info_nce_all_pairs(a, m, temperature=0.01),
+        "margin": lambda a, m: margin_loss(a, m, target, margin=1.3),
+        "cosine_bce": lambda a, m: cosine_bce(a, m, target, mapping="affine"),
+        "cosine_bce_published": lambda a, m: cosine_bce(a.abs(), m.abs(), target),
+        "sigmoid_pairs": lambda a, m: sigmoid_pairs(a, m, scale=3.0, bias=-1.0, exclusion=1, mask=mask),
+    }
+
+
+@pytest.mark.parametrize("name", list(scalar_losses()))
+def test_gradcheck(name: str) -> None:
+    audio, motion = (x.requires_grad_() for x in pair(2, 5, 3))
+    assert torch.autograd.gradcheck(scalar_losses()[name], (audio, motion))
+
+
+@pytest.mark.parametrize("name", ["info_nce", "all_pairs_cold", "margin", "cosine_bce"])  # the modules below cover the others
+def test_functions_compile_whole(name: str) -> None:
+    audio, motion = pair(2, 5, 8, dtype=torch.float32)
+    loss = scalar_losses()[name]
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(audio, motion), loss(audio, motion))
+
+
+@pytest.mark.parametrize("make", BATCH_LOSSES)
+def test_modules_compile_whole(make: Callable[..., nn.Module]) -> None:
+    audio, motion = (x.requires_grad_() for x in pair(3, 9, 8, dtype=torch.float32))
+    mask = some_mask(3, 9, 0)
+    value = torch.compile(make(), fullgraph=True, backend="aot_eager")(audio, motion, mask=mask)
+    value.backward()
+    assert value.isfinite() and audio.grad is not None and audio.grad.isfinite().all()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own, as inductor is imported
+def test_all_pairs_compiles_with_inductor() -> None:
+    audio, motion = (x.requires_grad_() for x in pair(2, 5, 8, dtype=torch.float32))
+    compiled = torch.compile(info_nce_all_pairs, fullgraph=True)
+    (expected,) = torch.autograd.grad(info_nce_all_pairs(audio, motion, exclusion=1), audio)
+    (gradient,) = torch.autograd.grad(compiled(audio, motion, exclusion=1), audio)
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", BATCH_LOSSES)
+def test_reductions(make: Callable[..., nn.Module]) -> None:
+    audio, motion = pair(3, 9, 8)
+    mask = some_mask(3, 9, 2)
+    sampled = make in {InfoNCE, MarginLoss, CosineBCE}
+    values = {
+        reduction: make(reduction=reduction)(audio, motion, mask=mask, **({"generator": seeded()} if sampled else {}))
+        for reduction in ("none", "mean", "sum")
+    }
+    assert values["none"].shape == (3, 9) and (values["none"][~mask] == 0).all()
+    torch.testing.assert_close(values["sum"], values["none"].sum())
+    torch.testing.assert_close(values["mean"], values["none"][mask].mean())
+
+
+def test_logit_scale() -> None:
+    scale = LogitScale()
+    assert scale().item() == pytest.approx(1 / 0.07)
+    assert [name for name, _ in scale.named_parameters()] == ["log_scale"]
+    with torch.no_grad():
+        scale.log_scale.fill_(10.0)
+    value = scale()
+    value.backward()
+    assert value.item() == pytest.approx(100.0) and scale.log_scale.grad == pytest.approx(100.0)
+    assert LogitScale().half()().dtype == torch.float32
+
+
+@pytest.mark.parametrize("make", [InfoNCE, AllPairsInfoNCE])
+def test_learnable_temperature(make: Callable[..., nn.Module]) -> None:
+    audio, motion = pair(3, 9, 8, dtype=torch.float32)
+    loss = make(learnable=True)
+    loss(audio, motion).backward()
+    (parameter,) = loss.parameters()
+    assert parameter.grad is not None and parameter.grad.isfinite()
+    assert not list(make().parameters())
+
+
+def test_bad_arguments() -> None:
+    audio, motion = pair(2, 6, 4)
+    with pytest.raises(
+        ShapeError, match=r"`audio`, `motion`: expected the same shape \(..., embed\), got \(2, 6, 4\) and \(6, 4\)"
+    ):
+        cosine_similarity(audio, motion[0])
+    with pytest.raises(ShapeError, match=r"expected \(clips, windows, embed\), got \(6, 4\)"):
+        info_nce_all_pairs(audio[0], motion[0])
+    with pytest.raises(ShapeError, match="floating-point"):
+        cosine_similarity(audio.long(), motion.long())
+    with pytest.raises(ShapeError, match="`negatives`"):
+        info_nce(audio, motion, motion)
+    with pytest.raises(ShapeError, match="at least one negative"):
+        info_nce(audio, motion, motion[:, :, None][:, :, :0])
+    with pytest.raises(ShapeError, match="`indices`"):
+        gather_negatives(audio, torch.zeros(2, 5, 1, dtype=torch.int64))
+    with pytest.raises(ShapeError, match="`mask`"):
+        info_nce_all_pairs(audio, motion, mask=torch.ones(2, 6))
+    with pytest.raises(ShapeError, match="`target`"):
+        margin_loss(audio, motion, torch.ones(2))
+    with pytest.raises(ArgumentError, match="`reduction`"):
+        info_nce_all_pairs(audio, motion, reduction="avg")
+    with pytest.raises(ArgumentError, match="`temperature`"):
+        info_nce_all_pairs(audio, motion, temperature=0.0)
+    with pytest.raises(ArgumentError, match="`mapping`"):
+        cosine_bce(audio, motion, torch.ones(2, 6), mapping="linear")
+    with pytest.raises(ArgumentError, match="`source`"):
+        InfoNCE(source="everywhere")
+    with pytest.raises(ArgumentError, match="`exclusion`"):
+        sigmoid_pairs(audio, motion, exclusion=-1)
+    with pytest.raises(ArgumentError, match="`initial`"):
+        LogitScale(initial=200.0)
+    with pytest.raises(ArgumentError, match="`num_negatives`"):
+        chance_level(0)
+    with pytest.raises(ClipTooShortError, match="at least 4 windows"):
+        sample_negatives(1, 3, source="in_clip")
+    with pytest.raises(ShapeError, match="at least 2 clips"):
+        sample_negatives(1, 9, source="cross_clip")
