@@ -16,6 +16,9 @@ Array = NDArray[np.float32]
 POINTS = 68
 _NECK = np.array([0.0, 0.45, -0.55], np.float32)
 """The head turns about this point."""
+# One unit of the gestures pitch, yaw, roll (radians), lean (magnification) and rise (face heights, up).
+_PITCH, _YAW, _ROLL, _LEAN, _RISE = 0.055, 0.045, 0.030, 0.035, 0.035
+_DRIFT = np.array([0.020, 0.030, 0.015, 0.012, 0.008, 0.006], np.float32)  # pitch, yaw, roll, x, y, zoom
 
 
 def _mirrored(left: list[tuple[float, float, float]]) -> list[tuple[float, float, float]]:
@@ -167,3 +170,51 @@ def project(points: Array, angles: Array, shift: Array, zoom: Array) -> Array:
     rotation = tilt @ turn @ nod
     turned = (points - _NECK) @ np.swapaxes(rotation, 1, 2) + _NECK
     return (turned[..., :2] * zoom[:, None, None] + shift[:, None, :]).astype(np.float32)
+
+
+def film(
+    face: Face, gestures: Array, rng: np.random.Generator, *, fps: float, drift: float, blinks: float, jitter: float
+) -> Array:
+    """What a detector sees of a face that makes these gestures, blinks and drifts.
+
+    Args:
+        face: The speaker.
+        gestures: (frames, 8), see ``GESTURES`` of the voice.
+        rng: Of drift, blinks and jitter.
+        fps: Frames a second.
+        drift: Strength of slow head motion of its own.
+        blinks: Factor on the speaker's rate of blinks.
+        jitter: Standard deviation of the detector's error, face heights.
+
+    Returns:
+        (frames, 68, 2) in face heights, the neutral face about (0, 0).
+    """
+    frames = len(gestures)
+    slow = drift * _DRIFT * _slow_noise(rng, frames, len(_DRIFT), fps)
+    pitch, yaw, roll, lean, rise = face.posture * gestures[:, 3:].T
+    angles = np.stack([_PITCH * pitch, _YAW * yaw, _ROLL * roll], axis=1) + slow[:, :3] + face.pose
+    shift = np.stack([0.25 * _RISE * lean, -_RISE * rise], axis=1) + slow[:, 3:5]
+    zoom = 1 + _LEAN * lean + slow[:, 5]
+    points = deform(face, gestures, _eyelids(rng, frames, face.blink_rate * blinks, fps))
+    flat = project(points, angles.astype(np.float32), shift.astype(np.float32), zoom.astype(np.float32))
+    return flat + np.float32(jitter) * rng.standard_normal(flat.shape, dtype=np.float32)
+
+
+def _slow_noise(rng: np.random.Generator, frames: int, channels: int, fps: float) -> Array:
+    """(frames, channels) of about unit variance, most of it below 0.3 Hz."""
+    length = frames + round(8 * fps)  # a clip is a part of something longer: its ends need not meet
+    frequency = np.fft.rfftfreq(length, 1 / fps)
+    gain = 1 / (1 + (frequency / 0.25) ** 2)
+    gain[0] = 0.0
+    white = rng.standard_normal((len(gain), channels)) + 1j * rng.standard_normal((len(gain), channels))
+    track = np.fft.irfft(gain[:, None] * white, length, axis=0)
+    return (track / track.std(axis=0))[:frames].astype(np.float32)
+
+
+def _eyelids(rng: np.random.Generator, frames: int, rate: float, fps: float) -> Array:
+    """(frames,): 0 open, 1 shut; ``rate`` blinks a second, each of about a fifth of a second."""
+    times = np.arange(frames) / fps
+    shut = np.zeros(frames)
+    for instant in rng.uniform(-0.2, frames / fps + 0.2, rng.poisson(rate * (frames / fps + 0.4))):
+        shut = np.maximum(shut, np.clip(1.3 - np.abs(times - instant) / 0.1, 0, 1))
+    return shut.astype(np.float32)

@@ -50,9 +50,6 @@ _MARGIN = 4.0  # seconds of script on both sides of a clip, so that filters and 
 _MAX_LAG = 2.0
 _BAND_EDGES = ((0.8, 1.25), (3.3, 4.8))  # Hz: each crossover's beginning and end
 _BANDS = ("posture", "brows", "lips")
-# One unit of the gestures pitch, yaw, roll (radians), lean (magnification) and rise (face heights, up).
-_PITCH, _YAW, _ROLL, _LEAN, _RISE = 0.055, 0.045, 0.030, 0.035, 0.035
-_DRIFT = np.array([0.020, 0.030, 0.015, 0.012, 0.008, 0.006], np.float32)  # pitch, yaw, roll, x, y, zoom
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +100,9 @@ class SyntheticConfig:
                 low, high = -math.inf, math.inf
             else:
                 low, high = 0.0, math.inf
-            if not (value is None and field.name == "snr_db") and not low <= value <= high:
+            if value is None and field.name == "snr_db":
+                continue
+            if not isinstance(value, int | float) or not low <= value <= high:
                 raise ConfigError(f"`{field.name}`: expected a number from {low:g} to {high:g}, got {value!r}")
 
 
@@ -146,7 +145,11 @@ def synthetic_clip(config: SyntheticConfig | None = None, speaker: int = 0, clip
     hidden = _perform(_generator("hidden", config.seed, speaker, clip), voice, frames)
     gestures = _linked(config, performance.gestures[::_STEP], hidden.gestures[::_STEP])
     gestures = gestures[round(_MARGIN * FPS) :][:frames]
-    landmarks = _filmed(config, face, gestures, _generator("camera", config.seed, speaker, clip))
+    camera = _generator("camera", config.seed, speaker, clip)
+    height = float(camera.uniform(110, 190))
+    centre = np.array(FRAME_SIZE) * (0.5 + camera.uniform(-0.12, 0.12, 2))
+    motion = face_model.film(face, gestures, camera, fps=FPS, drift=config.drift, blinks=config.blinks, jitter=config.jitter)
+    landmarks = (centre + height * motion).astype(np.float32)
     return Clip(
         id=_clip_name(speaker, clip),
         speaker=_speaker_name(speaker),
@@ -205,6 +208,7 @@ class SyntheticCorpus(Sequence[Clip]):
         self.config = SyntheticConfig() if config is None else config
         self.split = split
         self.seconds = seconds
+        check_positive("seconds", round(seconds * FPS) / FPS)
         numbers = [
             (_FIRST_SPEAKER[part] + speaker, clip)
             for part in (SPLITS if split is None else (split,))
@@ -304,39 +308,3 @@ def _recorded(waveform: Array, snr_db: float | None, rng: np.random.Generator) -
         level = float(np.sqrt(np.mean(waveform**2))) + 1e-4
         waveform = waveform + np.float32(level * 10 ** (-snr_db / 20)) * noise.astype(np.float32)
     return np.tanh(waveform)
-
-
-def _filmed(config: SyntheticConfig, face: face_model.Face, gestures: Array, rng: np.random.Generator) -> Array:
-    """Landmarks (frames, 68, 2) in pixels of a face that makes these gestures, blinks, drifts and is seen by a detector."""
-    frames = len(gestures)
-    height = rng.uniform(110, 190)
-    centre = np.array(FRAME_SIZE) * (0.5 + rng.uniform(-0.12, 0.12, 2))
-    drift = config.drift * _DRIFT * _slow_noise(rng, frames, len(_DRIFT))
-    pitch, yaw, roll, lean, rise = face.posture * gestures[:, 3:].T
-    angles = np.stack([_PITCH * pitch, _YAW * yaw, _ROLL * roll], axis=1) + drift[:, :3] + face.pose
-    shift = np.stack([0.25 * _RISE * lean, -_RISE * rise], axis=1) + drift[:, 3:5]
-    zoom = 1 + _LEAN * lean + drift[:, 5]
-    points = face_model.deform(face, gestures, _eyelids(rng, frames, face.blink_rate * config.blinks))
-    flat = face_model.project(points, angles.astype(np.float32), shift.astype(np.float32), zoom.astype(np.float32))
-    flat = flat + config.jitter * rng.standard_normal(flat.shape, dtype=np.float32)
-    return (centre + height * flat).astype(np.float32)
-
-
-def _slow_noise(rng: np.random.Generator, frames: int, channels: int) -> Array:
-    """(frames, channels) of unit variance, most of it below 0.3 Hz."""
-    length = frames + round(8 * FPS)  # a clip is a part of something longer: its ends need not meet
-    frequency = np.fft.rfftfreq(length, 1 / FPS)
-    gain = 1 / (1 + (frequency / 0.25) ** 2)
-    gain[0] = 0.0
-    white = rng.standard_normal((len(gain), channels)) + 1j * rng.standard_normal((len(gain), channels))
-    track = np.fft.irfft(gain[:, None] * white, length, axis=0)
-    return (track / track.std(axis=0))[:frames].astype(np.float32)
-
-
-def _eyelids(rng: np.random.Generator, frames: int, rate: float) -> Array:
-    """(frames,): 0 open, 1 shut; ``rate`` blinks a second, each of about a fifth of a second."""
-    times = np.arange(frames) / FPS
-    shut = np.zeros(frames)
-    for instant in rng.uniform(-0.2, frames / FPS + 0.2, rng.poisson(rate * (frames / FPS + 0.4))):
-        shut = np.maximum(shut, np.clip(1.3 - np.abs(times - instant) / 0.1, 0, 1))
-    return shut.astype(np.float32)

@@ -1,0 +1,26 @@
+"""Pictures of faces, trainings and synchrony (extra ``plot``), and landmark videos with sound (extra ``media``).
+
+Every plot comes back as a :class:`matplotlib.figure.Figure` of its own, without pyplot and its global state; :func:`save_figure`
+writes one. Colours are those of Okabe and Ito, told apart by colour-blind readers too, and lines also differ by marker.
+Landmarks are tensors or arrays (frames, points, dims) in any unit, x right and y down; 68 points are joined by lines, any other
+number is drawn as dots. Source: ours.
+"""
+
+from __future__ import annotations
+
+from avsync.figures._style import PALETTE, save_figure
+from avsync.figures.faces import FACE_LINES, draw_face, face_strip, landmark_video, mask_figure
+from avsync.figures.plots import confidence_by_level, offset_histogram, training_curves
+
+__all__ = [
+    "FACE_LINES",
+    "PALETTE",
+    "confidence_by_level",
+    "draw_face",
+    "face_strip",
+    "landmark_video",
+    "mask_figure",
+    "offset_histogram",
+    "save_figure",
+    "training_curves",
+]

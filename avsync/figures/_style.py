@@ -1,0 +1,52 @@
+"""What all figures share: colours, canvases, files."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from avsync._checks import import_extra
+from avsync._files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Colours of Okabe and Ito, the most legible first."""
+MARKERS = "osD^vPX"
+GREY = "#8a8a8a"
+
+
+def new_figure(width: float, height: float, *, dpi: float = 120, layout: str = "constrained") -> Figure:
+    """A figure of its own, in inches."""
+    figure: Figure = import_extra("matplotlib.figure", "plot").Figure(figsize=(width, height), dpi=dpi, layout=layout)
+    return figure
+
+
+def plain_axes(axes: Axes) -> None:
+    """No frame, a faint grid."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 150) -> None:
+    """Write a figure, whole or not at all; the suffix of ``path`` (``.png``, ``.svg``, ``.pdf``) says how.
+
+    Args:
+        figure: From any function here.
+        path: The file to write.
+        dpi: Pixels an inch, for ``.png``.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from avsync.figures import training_curves
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_figure(training_curves({"loss": [(0, 1.0), (10, 0.5)]}), Path(folder, "loss.png"))
+
+    Source: ours.
+    """
+    with replacing(path) as part:
+        figure.savefig(part, dpi=dpi)

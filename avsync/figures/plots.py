@@ -1,0 +1,195 @@
+"""Plots of trainings and of synchrony."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from avsync.errors import ArgumentError
+from avsync.figures._style import GREY, MARKERS, PALETTE, new_figure, plain_axes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def training_curves(
+    history: Mapping[str, Sequence[tuple[int, float]]],
+    *,
+    chance: float | None = None,
+    ylabel: str = "loss",
+    title: str = "",
+    log: bool = False,
+) -> Figure:
+    """Curves over the steps of a training, with the level of guessing as a dashed line.
+
+    Args:
+        history: (step, value) pairs by name, one curve each.
+        chance: Value that guessing reaches, such as log(49) for 48 negatives.
+        ylabel: What the values are, with their unit.
+        title: Above the plot.
+        log: Logarithmic value axis.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ArgumentError: No curve.
+        MissingExtraError: Matplotlib is not installed.
+
+    Example:
+        >>> figure = training_curves({"level 0": [(0, 3.9), (100, 1.2)], "level 1": [(0, 3.9), (100, 2.0)]}, chance=3.89)
+        >>> len(figure.axes[0].lines)
+        3
+
+    Source: ours.
+    """
+    if not history:
+        raise ArgumentError("`history`: expected at least one curve, got none")
+    figure = new_figure(7.2, 3.8)
+    axes = figure.subplots()
+    for index, (name, pairs) in enumerate(history.items()):
+        steps, values = [step for step, _ in pairs], [value for _, value in pairs]
+        axes.plot(
+            steps,
+            values,
+            color=PALETTE[index % len(PALETTE)],
+            marker=MARKERS[index % len(MARKERS)],
+            markersize=4,
+            markevery=max(1, len(steps) // 12),
+            linewidth=1.4,
+            label=name,
+        )
+    if chance is not None:
+        axes.axhline(chance, color=GREY, linestyle="--", linewidth=1.2, label=f"chance ({chance:.3g})")
+    if log:
+        axes.set_yscale("log")
+    plain_axes(axes)
+    axes.set(xlabel="training step", ylabel=ylabel, title=title)
+    axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))  # beside the axes, where no curve runs
+    return figure
+
+
+def offset_histogram(
+    offsets: Sequence[Tensor | npt.NDArray[Any]], *, search: Sequence[int] | None = None, fps: float = 25.0, tolerance: int = 1
+) -> Figure:
+    """How often each offset was found, one panel a level; what counts as right is coloured.
+
+    Args:
+        offsets: For every level, (clips,) offsets in frames of that level; 0 is right.
+        search: For every level, the largest offset that was searched; by default the largest found.
+        fps: Of level 0; a frame of level i lasts 2^i / fps seconds.
+        tolerance: Frames of the level within which an offset is right.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ArgumentError: No level, or as many searches as levels were not given.
+        MissingExtraError: Matplotlib is not installed.
+
+    Example:
+        >>> import torch
+        >>> figure = offset_histogram([torch.tensor([0, 0, 1, -7]), torch.tensor([0, 2, 0, 0])], search=[15, 15])
+        >>> figure.axes[0].get_title()
+        'level 0: 75 % within 1 frame'
+
+    Source: ours.
+    """
+    if not offsets or (search is not None and len(search) != len(offsets)):
+        raise ArgumentError(f"`offsets`, `search`: expected one entry a level each, got {len(offsets)} and {search}")
+    figure = new_figure(3.1 * len(offsets), 3.0)
+    panels = figure.subplots(1, len(offsets), squeeze=False)[0]
+    for level, (axes, found) in enumerate(zip(panels, offsets, strict=True)):
+        values = np.asarray(found.detach().cpu() if isinstance(found, Tensor) else found, dtype=np.float64).reshape(-1)
+        reach = int(np.abs(values).max(initial=tolerance + 1)) if search is None else search[level]
+        positions = np.arange(-reach, reach + 1)
+        shares = (
+            np.array([(np.round(values) == position).mean() for position in positions]) * 100
+            if values.size
+            else positions * 0.0
+        )
+        colors = [PALETTE[0] if abs(position) <= tolerance else PALETTE[1] for position in positions]
+        axes.bar(positions, shares, color=colors, width=0.85)
+        right = 100 * (np.abs(values) <= tolerance).mean() if values.size else float("nan")
+        axes.set_title(f"level {level}: {right:.0f} % within {tolerance} frame{'s' if tolerance > 1 else ''}", fontsize=10)
+        axes.set(xlabel=f"offset (frames of {1000 * 2**level / fps:g} ms)", ylim=(0, 100), xlim=(-reach - 0.7, reach + 0.7))
+        plain_axes(axes)
+    panels[0].set_ylabel("clips (%)")
+    return figure
+
+
+def confidence_by_level(
+    rows: Mapping[str, Sequence[tuple[float, float, float]]],
+    *,
+    ylabel: str = "AV confidence",
+    bounds: Sequence[str] = (),
+    window_frames: int = 5,
+    fps: float = 25.0,
+) -> Figure:
+    """Synchrony of several methods at every level, with intervals (the paper's figure 5).
+
+    Args:
+        rows: For every method, one (mean, low, high) a level.
+        ylabel: What the values are, with their unit.
+        bounds: Names of the rows that are yardsticks (ground truth, static, shuffled): drawn grey and dashed.
+        window_frames: Motion frames of a window; with ``fps`` it gives the durations under the axis.
+        fps: Of level 0.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ArgumentError: No row, or rows of different lengths.
+        MissingExtraError: Matplotlib is not installed.
+
+    Example:
+        >>> figure = confidence_by_level({"ours": [(0.2, 0.1, 0.3), (0.1, 0.0, 0.2)], "static": [(0.0, 0.0, 0.0)] * 2}, bounds=["static"])
+        >>> [label.get_text() for label in figure.axes[0].get_xticklabels()]
+        ['level 0\\n200 ms', 'level 1\\n400 ms']
+
+    Source: ours.
+    """
+    lengths = {name: len(row) for name, row in rows.items()}
+    if len(set(lengths.values())) != 1 or 0 in lengths.values():
+        raise ArgumentError(f"`rows`: expected at least one row and one length of all, got {lengths}")
+    unknown = set(bounds) - set(rows)
+    if unknown:
+        raise ArgumentError(f"`bounds`: expected names of `rows`, got {sorted(unknown)}")
+    levels = next(iter(lengths.values()))
+    figure = new_figure(7.2, 4.0)
+    axes = figure.subplots()
+    places = np.arange(levels)
+    drawn = shade = 0
+    for index, (name, row) in enumerate(rows.items()):
+        mean, low, high = np.array(row, dtype=np.float64).T
+        spread = (index - (len(rows) - 1) / 2) * min(0.08, 0.5 / len(rows))  # side by side, so that no interval hides another
+        if name in bounds:
+            color, line, marker = ("#555555", "#999999", "#bbbbbb")[shade % 3], ("--", ":", "-.")[shade % 3], "_"
+            shade += 1
+        else:
+            color, line, marker = PALETTE[drawn % len(PALETTE)], "-", MARKERS[drawn % len(MARKERS)]
+            drawn += 1
+        error = np.maximum(np.stack([mean - low, high - mean]), 0)
+        axes.errorbar(
+            places + spread,
+            mean,
+            error,
+            color=color,
+            linestyle=line,
+            marker=marker,
+            markersize=6,
+            capsize=3,
+            linewidth=1.4,
+            label=name,
+        )
+    labels = [f"level {level}\n{1000 * window_frames * 2**level / fps:g} ms" for level in range(levels)]
+    axes.set_xticks(places, labels)
+    axes.set(ylabel=ylabel, xlim=(-0.45, levels - 0.55))
+    plain_axes(axes)
+    axes.axhline(0, color="#444444", linewidth=0.8)
+    axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return figure
