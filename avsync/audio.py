@@ -43,8 +43,7 @@ def mel_filterbank(
         sample_rate: Samples a second.
         f_min: Lowest frequency, in hertz.
         f_max: Highest frequency, in hertz; half the sample rate by default.
-        dtype: Of the result. The filters are always computed in float64.
-        device: Of the result.
+        dtype, device: Of the result, which is always computed in float64 on the CPU.
 
     Returns:
         (n_fft // 2 + 1, n_mels): the weight of each frequency bin in each filter.
@@ -80,8 +79,7 @@ def dct_matrix(
     Args:
         n_mfcc: Number of coefficients kept.
         n_mels: Number of mel bands.
-        dtype: Of the result. The matrix is always computed in float64.
-        device: Of the result.
+        dtype, device: Of the result, which is always computed in float64 on the CPU.
 
     Returns:
         (n_mels, n_mfcc), columns orthonormal.
@@ -328,12 +326,17 @@ class LogMel(nn.Module):
         """Frames a second."""
         return self.sample_rate / self.hop_length
 
-    def gain_offset(self, db: Tensor) -> Tensor:
-        """What a gain of ``db`` decibels on the waveform adds to the features: (...) to (..., num_features).
+    def filter_offset(self, db: Tensor) -> Tensor:
+        """What a filter with a gain of ``db`` decibels in each mel band adds: (..., n_mels) to (..., num_features).
 
-        It allows gain augmentation on features that were computed beforehand. Exact wherever ``amin`` does not cut.
+        It allows augmentation of features that were computed beforehand. Exact for filters that are flat within a band, wherever
+        ``amin`` does not cut.
         """
-        return db[..., None].expand(*db.shape, self.num_features)
+        return db
+
+    def gain_offset(self, db: Tensor) -> Tensor:
+        """What a gain of ``db`` decibels on the waveform adds to the features: (...) to (..., num_features)."""
+        return self.filter_offset(db[..., None].expand(*db.shape, self.n_mels))
 
     def forward(self, waveform: Tensor) -> Tensor:
         """(batch, samples) to (batch, samples // hop_length, num_features)."""
@@ -347,11 +350,6 @@ class LogMel(nn.Module):
             window=self.window,
             filterbank=self.filterbank,
         )
-
-    def extra_repr(self) -> str:
-        """The numbers that decide the features' shape."""
-        sizes = ("sample_rate", "n_fft", "hop_length", "num_features")
-        return ", ".join(f"{name}={getattr(self, name)}" for name in sizes)
 
 
 class MFCC(LogMel):
@@ -396,10 +394,9 @@ class MFCC(LogMel):
         self.num_features = n_mfcc
         self.register_buffer("dct", dct_matrix(n_mfcc=n_mfcc, n_mels=n_mels), persistent=False)
 
-    def gain_offset(self, db: Tensor) -> Tensor:
-        """What a gain of ``db`` decibels adds to the features: sqrt(n_mels) times as much to c0, nothing to the others."""
-        first = torch.arange(self.num_features, device=db.device) == 0
-        return db[..., None] * (first * math.sqrt(self.n_mels)).to(db.dtype)
+    def filter_offset(self, db: Tensor) -> Tensor:
+        """The cosine transform of the band gains: (..., n_mels) to (..., n_mfcc)."""
+        return db @ self.dct.to(db)
 
     def forward(self, waveform: Tensor) -> Tensor:
         """(batch, samples) to (batch, samples // hop_length, n_mfcc)."""

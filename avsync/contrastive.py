@@ -272,20 +272,29 @@ class InfoNCE(nn.Module):
         self.logit_scale = LogitScale(initial=1.0 / temperature) if learnable else None
 
     def forward(
-        self, audio: Tensor, motion: Tensor, generator: torch.Generator | None = None, mask: Tensor | None = None
+        self,
+        audio: Tensor,
+        motion: Tensor,
+        generator: torch.Generator | None = None,
+        mask: Tensor | None = None,
+        indices: Tensor | None = None,
     ) -> Tensor:
-        """(clips, windows, embed) twice to the loss; ``mask`` (clips, windows) is False for padding."""
+        """(clips, windows, embed) twice to the loss; ``mask`` (clips, windows) is False for padding.
+
+        ``indices`` are negatives drawn beforehand (:func:`sample_negatives`): torch.compile cannot trace a ``generator``.
+        """
         check_windows(audio, motion)
-        indices = sample_negatives(
-            audio.shape[0],
-            audio.shape[1],
-            self.num_negatives,
-            source=self.source,
-            exclusion=self.exclusion,
-            mask=mask,
-            generator=generator,
-            device=audio.device,
-        )
+        if indices is None:
+            indices = sample_negatives(
+                audio.shape[0],
+                audio.shape[1],
+                self.num_negatives,
+                source=self.source,
+                exclusion=self.exclusion,
+                mask=mask,
+                generator=generator,
+                device=audio.device,
+            )
         temperature = self.temperature if self.logit_scale is None else 1.0 / self.logit_scale()
         return info_nce_sampled(audio, motion, indices, temperature=temperature, mask=mask, reduction=self.reduction)
 

@@ -32,7 +32,7 @@ def sample_negatives(
 ) -> Tensor:
     """Draw negative windows for every window of a batch, without loops and without a matrix of all pairs.
 
-    Every candidate is equally likely, and none is drawn twice for one anchor before all have been drawn once.
+    Every candidate of a source is equally likely, and none is drawn twice for one anchor before all have been drawn once.
 
     Args:
         num_clips: Clips in the batch.

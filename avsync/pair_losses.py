@@ -202,20 +202,29 @@ class _SampledPairLoss(nn.Module):
         raise NotImplementedError
 
     def forward(
-        self, audio: Tensor, motion: Tensor, generator: torch.Generator | None = None, mask: Tensor | None = None
+        self,
+        audio: Tensor,
+        motion: Tensor,
+        generator: torch.Generator | None = None,
+        mask: Tensor | None = None,
+        indices: Tensor | None = None,
     ) -> Tensor:
-        """(clips, windows, embed) twice to the loss; ``mask`` (clips, windows) is False for padding."""
+        """(clips, windows, embed) twice to the loss; ``mask`` (clips, windows) is False for padding.
+
+        ``indices`` are negatives drawn beforehand (:func:`sample_negatives`): torch.compile cannot trace a ``generator``.
+        """
         check_windows(audio, motion)
-        indices = sample_negatives(
-            audio.shape[0],
-            audio.shape[1],
-            self.num_negatives,
-            source=self.source,
-            exclusion=self.exclusion,
-            mask=mask,
-            generator=generator,
-            device=audio.device,
-        )
+        if indices is None:
+            indices = sample_negatives(
+                audio.shape[0],
+                audio.shape[1],
+                self.num_negatives,
+                source=self.source,
+                exclusion=self.exclusion,
+                mask=mask,
+                generator=generator,
+                device=audio.device,
+            )
         with torch.autocast(device_type=audio.device.type, enabled=False):
             aligned = self.aligned_cost(half_squared_distance(audio, motion))
             mismatched = self.mismatched_cost((1.0 - sampled_similarity(audio, motion, indices)).clamp(min=0.0))

@@ -182,7 +182,6 @@ def test_compiles_whole(make: Callable[[], LogMel]) -> None:
 
 def test_constants_stay_out_of_the_state() -> None:
     assert not MFCC().state_dict() and not list(MFCC().parameters())
-    assert "num_features=26" in repr(LogMel())
 
 
 @given(gain=st.floats(min_value=1e-3, max_value=1.0), shift=st.floats(min_value=-0.5, max_value=0.5), seed=st.integers(0, 1000))

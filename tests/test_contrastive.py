@@ -475,6 +475,14 @@ def test_reductions(make: Callable[..., nn.Module]) -> None:
     torch.testing.assert_close(values["mean"], values["none"][mask].mean())
 
 
+@pytest.mark.parametrize("make", [InfoNCE, MarginLoss, CosineBCE])
+def test_negatives_drawn_beforehand(make: Callable[..., nn.Module]) -> None:
+    audio, motion = pair(3, 9, 8)
+    loss = make(num_negatives=5)
+    indices = sample_negatives(3, 9, 5, generator=seeded(4))
+    assert loss(audio, motion, indices=indices) == loss(audio, motion, generator=seeded(4))
+
+
 def test_logit_scale() -> None:
     scale = LogitScale()
     assert scale().item() == pytest.approx(1 / 0.07)
