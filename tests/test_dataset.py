@@ -221,7 +221,7 @@ def test_other_features() -> None:
     with pytest.raises(ShapeError, match=r"`features`: expected \(1, 160, coeffs\) for 40 frames, got \(1, 80, 320\)"):
         ClipBank(make_clips(), features=Strided())
     bank = ClipBank(make_clips(), features=Plain())
-    with pytest.raises(ArgumentError, match="no gain_offset"):
+    with pytest.raises(ArgumentError, match="no filter_offset"):
         bank.sample(2, 10, augment=AugmentConfig())
     assert bank.sample(2, 10, augment=AugmentConfig(gain_db=(0.0, 0.0))).audio.shape == (2, 40, 160)
 

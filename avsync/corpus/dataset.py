@@ -7,9 +7,8 @@ offset, so that nothing has to be computed anew.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 
@@ -20,58 +19,12 @@ from torch import Tensor, nn
 
 from avsync._checks import check_positive
 from avsync.audio import normalise_waveform
+from avsync.corpus.augment import AugmentConfig, interpolate_rows, random_tempo, vary_audio, vary_landmarks
 from avsync.corpus.clip import SAMPLES_PER_FRAME, Clip, Corpus, check_clip
-from avsync.errors import ArgumentError, ClipTooShortError, ConfigError, CorpusError, ShapeError
-from avsync.landmarks import augment as augment_landmarks
+from avsync.errors import ArgumentError, ClipTooShortError, CorpusError, ShapeError
 
 AUDIO_FRAMES_PER_FRAME = 4
 """Audio feature frames a landmark frame."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AugmentConfig:
-    """How training crops are varied; see :func:`avsync.landmarks.augment`.
-
-    The displacement that the syncer sees knows neither position nor size, so of these the flip, the rotation and the gain are what
-    changes its input; scale and translation matter to models that see positions, as the generator does.
-
-    Attributes:
-        scale: Smallest and largest factor on the face.
-        translation: Largest shift in x and in y, in face heights.
-        rotation: Largest angle in either direction, in radians.
-        flip_probability: Share of the crops that are mirrored; needs the 68-point layout when above 0.
-        gain_db: Smallest and largest gain of the sound, in decibels.
-        enabled: False leaves crops as they are.
-
-    Raises:
-        ConfigError: A range is empty or out of bounds.
-
-    Example:
-        >>> AugmentConfig(flip_probability=0.0).gain_db
-        (-6.0, 6.0)
-
-    Source: the kinds from the paper's code, the rotation and the range of the gain ours.
-    """
-
-    scale: tuple[float, float] = (0.9, 1.1)
-    translation: float = 0.05
-    rotation: float = math.radians(5.0)
-    flip_probability: float = 0.5
-    gain_db: tuple[float, float] = (-6.0, 6.0)
-    enabled: bool = True
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        for name, (low, high), bound in (("scale", self.scale, 0.0), ("gain_db", self.gain_db, -math.inf)):
-            if not bound < low <= high < math.inf:
-                raise ConfigError(f"`{name}`: expected (smallest, largest), got {(low, high)!r}")
-        for name, value, limit in (
-            ("translation", self.translation, math.inf),
-            ("rotation", self.rotation, math.inf),
-            ("flip_probability", self.flip_probability, 1.0),
-        ):
-            if not 0 <= value <= limit:
-                raise ConfigError(f"`{name}`: expected a number from 0 to {limit:g}, got {value!r}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +119,7 @@ class ClipBank:
     Args:
         clips: A :class:`~avsync.corpus.clip.Corpus` or any other clips. All must have the same points and dims.
         features: Waveform (batch, 640 * frames) to features (batch, 4 * frames, coeffs), with
-            ``gain_offset(db: (batch,)) -> (batch, coeffs)`` for the gain augmentation; :class:`avsync.audio.LogMel` or
+            ``filter_offset(db: (batch, n_mels)) -> (batch, coeffs)`` for augmentation; :class:`avsync.audio.LogMel` or
             :class:`avsync.audio.MFCC`. Called once a clip, on the whole clip, after :func:`avsync.audio.normalise_waveform`.
         skip_bad: Leave out clips that cannot be read or break the format, and list them in ``bad``, instead of raising.
 
@@ -286,7 +239,8 @@ class ClipBank:
             batch_size: Number of crops.
             frames: Landmark frames of a crop; shorter clips are left out.
             generator: Source of chance, on any device; torch's own if None.
-            augment: How to vary the crops; None leaves them as they are.
+            augment: How to vary the crops; None leaves them as they are. A faster tempo needs longer clips: where a clip is too
+                short for it, it is played as fast as it allows.
             margin: Landmark frames of further audio on both sides.
             speakers_distinct: No speaker comes again before all others have come; with a batch as large as the number of speakers,
                 each comes once. False draws every crop by itself.
@@ -298,7 +252,7 @@ class ClipBank:
 
         Raises:
             ClipTooShortError: No clip is long enough.
-            ArgumentError: ``batch_size`` or ``frames`` is not positive.
+            ArgumentError: ``batch_size`` or ``frames`` is not positive, or a margin is asked for with a tempo that varies.
         """
         check_positive("batch_size", batch_size)
         counts = self._crops(frames, margin)
@@ -320,8 +274,16 @@ class ClipBank:
         row = torch.searchsorted(last, crop, right=True)
         clip = self._by_speaker[row]
         start = crop - (last[row] - counts[clip]) + margin
-        batch = self._gather(clip, start, frames, margin)
-        return batch if augment is None or not augment.enabled else self._vary(batch, augment, generator)
+        if augment is None or not augment.enabled:
+            return self._gather(clip, start, frames, margin)
+        if augment.tempo == (1.0, 1.0):
+            batch = self._gather(clip, start, frames, margin)
+        elif margin:
+            raise ArgumentError(f"`margin`: expected 0 with a tempo that varies, got {margin}")
+        else:
+            batch = self._gather_stretched(clip, start, frames, random_tempo(batch_size, augment, generator))
+        landmarks = vary_landmarks(batch.landmarks, augment, generator)
+        return replace(batch, landmarks=landmarks, audio=vary_audio(batch.audio, self.features, augment, generator))
 
     def windows(self, frames: int, *, stride: int, margin: int = 0) -> Batch:
         """All crops at multiples of a stride whose surroundings lie inside the recording, in the order of the clips.
@@ -353,25 +315,26 @@ class ClipBank:
         audio_frame = (AUDIO_FRAMES_PER_FRAME * (begin - margin)[:, None] + torch.arange(length)).to(device)
         return Batch(self.landmarks[frame], self.audio[audio_frame], clip.to(device), start.to(device), speech.to(device))
 
-    def _vary(self, batch: Batch, config: AugmentConfig, generator: torch.Generator | None) -> Batch:
-        landmarks = augment_landmarks(
-            batch.landmarks,
-            scale=config.scale,
-            translation=config.translation,
-            rotation=config.rotation,
-            flip_probability=config.flip_probability,
-            generator=generator,
+    def _gather_stretched(self, clip: Tensor, start: Tensor, frames: int, tempo: Tensor) -> Batch:
+        """Crops played ``tempo`` (batch,) times as fast, between whose frames values are interpolated."""
+        length = self.lengths[clip]
+        tempo = torch.minimum(tempo, (length - 1) / (frames - 1)) if frames > 1 else tempo
+        span = (frames - 1) * tempo
+        start = torch.minimum(start, (length - 1 - span.ceil()).long().clamp_min(0))
+        begin = self.offsets[clip] + start
+        last = (begin + span.long() + 1).clamp(max=self._speech_before.shape[0] - 1)
+        speech = (self._speech_before[last] - self._speech_before[begin]) / (last - begin)
+        device = self.landmarks.device
+        landmarks = interpolate_rows(self.landmarks, begin, tempo, frames, self.offsets[clip] + length - 1)
+        audio_end = AUDIO_FRAMES_PER_FRAME * (self.offsets[clip] + length) - 1
+        audio = interpolate_rows(
+            self.audio, AUDIO_FRAMES_PER_FRAME * begin, tempo, AUDIO_FRAMES_PER_FRAME * frames, audio_end
         )
-        low, high = config.gain_db
-        device = batch.audio.device if generator is None else generator.device
-        gain = low + (high - low) * torch.rand(len(batch), generator=generator, device=device).to(batch.audio)
-        offset_of = getattr(self.features, "gain_offset", None)
-        if offset_of is None and (low, high) != (0, 0):
-            raise ArgumentError(
-                f"`augment`: expected gain_db = (0, 0), as the features have no gain_offset, got {(low, high)!r}"
-            )
-        audio = batch.audio if offset_of is None else batch.audio + offset_of(gain)[:, None, :]
-        return Batch(landmarks, audio, batch.clip_index, batch.start, batch.speech_fraction)
+        return Batch(landmarks, audio, clip.to(device), start.to(device), speech.to(device))
+
+    def audio_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of every coefficient over all frames, both (coeffs,), in the features' unit."""
+        return self.audio.mean(dim=0), self.audio.std(dim=0)
 
 
 def _readers(clips: Iterable[Clip]) -> Iterator[tuple[str, Callable[[], Clip]]]:
