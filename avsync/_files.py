@@ -24,13 +24,13 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        with open(temporary, "rb") as file:
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         # mkstemp makes files private; a finished file gets the permissions that any new file would.
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, target)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -48,7 +48,9 @@ def config_from_dict(config_class: type[Config], values: Mapping[str, Any]) -> C
     names = [field.name for field in dataclasses.fields(typing.cast(Any, config_class))]
     unknown, missing = sorted(set(values) - set(names)), sorted(set(names) - set(values))
     if unknown or missing:
-        raise ConfigError(f"`{config_class.__name__}`: expected exactly the fields {names}, got unknown {unknown}, missing {missing}")
+        raise ConfigError(
+            f"`{config_class.__name__}`: expected exactly the fields {names}, got unknown {unknown}, missing {missing}"
+        )
     return config_class(**{name: _typed(f"{config_class.__name__}.{name}", hints[name], values[name]) for name in names})
 
 
@@ -68,13 +70,31 @@ def _typed(name: str, hint: Any, value: Any) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        return _typed(name, next(argument for argument in arguments if argument is not type(None)), value)
+        return _any_of(name, [argument for argument in arguments if argument is not type(None)], value)
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
             raise ConfigError(f"`{name}`: expected a list, got {value!r}")
-        return tuple(_typed(name, arguments[0], item) for item in value)
+        if Ellipsis in arguments:
+            return tuple(_typed(name, arguments[0], item) for item in value)
+        if len(value) != len(arguments):
+            raise ConfigError(f"`{name}`: expected {len(arguments)} values, got {value!r}")
+        return tuple(_typed(name, argument, item) for argument, item in zip(arguments, value, strict=True))
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise ConfigError(f"`{name}`: expected one of {arguments}, got {value!r}")
+        return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(hint, type) and (not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool)):
         raise ConfigError(f"`{name}`: expected {hint.__name__}, got {value!r}")
     return value
+
+
+def _any_of(name: str, hints: list[Any], value: Any) -> Any:
+    """``value`` as the first of ``hints`` that it fits."""
+    for hint in hints[:-1]:
+        try:
+            return _typed(name, hint, value)
+        except ConfigError:
+            continue
+    return _typed(name, hints[-1], value)

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from avsync._checks import check_positive
-from avsync.errors import ArgumentError
+from avsync._checks import check_positive, check_shape
+from avsync.errors import ArgumentError, ClipTooShortError
 
 
 def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -25,13 +25,20 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Returns:
         (batch, frames - taps + 1, channels).
 
+    Raises:
+        ShapeError: ``x`` is not (batch, frames, channels) with the channels of ``weight``.
+        ClipTooShortError: Fewer frames than taps.
+
     Example:
         >>> depthwise_conv(torch.ones(1, 5, 2), torch.ones(3, 2), torch.zeros(2))[0, :, 0]
         tensor([3., 3., 3.])
 
     Source: ours.
     """
+    check_shape("x", x, "batch frames channels", channels=weight.shape[1])
     frames = x.shape[1] - weight.shape[0] + 1
+    if frames < 1:
+        raise ClipTooShortError(f"`x`: expected at least {weight.shape[0]} frames, one for each tap, got {x.shape[1]}")
     total = torch.addcmul(bias, x[:, :frames], weight[0])
     for tap in range(1, weight.shape[0]):
         total = torch.addcmul(total, x[:, tap : tap + frames], weight[tap])
@@ -51,7 +58,7 @@ class ConvNeXtBlock1d(nn.Module):
         dropout: Probability of dropping a value of the block's branch while training.
 
     Raises:
-        ArgumentError: ``kernel_size`` is even, or a size is not positive.
+        ArgumentError: ``kernel_size`` is even, a size is not positive, or ``dropout`` is not a probability below 1.
 
     Example:
         >>> ConvNeXtBlock1d(channels=8, kernel_size=3)(torch.zeros(2, 7, 8)).shape
@@ -66,6 +73,8 @@ class ConvNeXtBlock1d(nn.Module):
         check_positive("expansion", expansion)
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ArgumentError(f"`kernel_size`: expected an odd number of taps, got {kernel_size}")
+        if not 0 <= dropout < 1:
+            raise ArgumentError(f"`dropout`: expected a probability below 1, got {dropout}")
         self.kernel_size = kernel_size
         if kernel_size > 1:
             bound = kernel_size**-0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from avsync._files import replacing, write_json
 from avsync.config import config_from_dict, config_to_dict
-from avsync.errors import CheckpointError, ConfigError
+from avsync.errors import ArgumentError, CheckpointError
 
 FORMAT = 1
 """Version of the folder's layout; a reader refuses newer ones."""
@@ -29,6 +30,9 @@ def save_pretrained(model: torch.nn.Module, folder: str | os.PathLike[str]) -> N
         model: A module with ``config_class`` and ``config``, such as :class:`avsync.syncer.SyncerPyramid`.
         folder: Where to write; made if it is not there. Files already there are replaced, each whole or not at all.
 
+    Raises:
+        ArgumentError: ``model`` has no config.
+
     Example:
         >>> import tempfile
         >>> from avsync.syncer import SyncerConfig, SyncerPyramid, SyncerPyramidConfig
@@ -41,6 +45,8 @@ def save_pretrained(model: torch.nn.Module, folder: str | os.PathLike[str]) -> N
     Source: ours.
     """
     target = Path(folder)
+    if not dataclasses.is_dataclass(getattr(model, "config", None)):
+        raise ArgumentError(f"`model`: expected a module with a dataclass `config`, got {type(model).__name__}")
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     with replacing(target / "model.safetensors") as temporary:
         save_file(weights, temporary)
@@ -68,16 +74,22 @@ def from_pretrained(model_class: type[Model], folder: str | os.PathLike[str]) ->
         description = json.loads((source / "config.json").read_text(encoding="utf-8"))
         weights = load_file(source / "model.safetensors")
     except FileNotFoundError as error:
-        raise CheckpointError(f"`folder`: expected config.json and model.safetensors in {source}, got none ({error})") from error
+        raise CheckpointError(
+            f"`folder`: expected config.json and model.safetensors in {source}, got none ({error})"
+        ) from error
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"`folder`: {source} cannot be read: {error}") from error
+    if isinstance(description, dict) and isinstance(description.get("format"), int) and description["format"] > FORMAT:
+        raise CheckpointError(
+            f"`folder`: {source} has format {description['format']}, made by a newer avsync; this one reads up to {FORMAT}"
+        )
     expected = {"format": FORMAT, "class": model_class.__name__}
     found = {key: description.get(key) for key in expected} if isinstance(description, dict) else description
     if found != expected:
         raise CheckpointError(f"`folder`: expected {expected} in {source / 'config.json'}, got {found}")
     try:
-        model = model_class(config=config_from_dict(model_class.config_class, description.get("config")))  # type: ignore[attr-defined,call-arg]
+        model = model_class(config=config_from_dict(model_class.config_class, description.get("config")))  # type: ignore[attr-defined]
         model.load_state_dict(weights)
-    except (ConfigError, RuntimeError) as error:
+    except (ArgumentError, RuntimeError) as error:
         raise CheckpointError(f"`folder`: the weights and the config in {source} do not fit together: {error}") from error
     return model.eval()

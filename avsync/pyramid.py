@@ -63,13 +63,51 @@ def window_seconds(level: int, *, window: int = 5, fps: float = 25.0) -> float:
     return window * 2**level / fps
 
 
-def _reflect_tail(x: Tensor, lengths: Tensor, radius: int) -> Tensor:
-    """Overwrite the ``radius`` frames behind each clip's end with its mirror image, so that padding never enters the average."""
-    positions = torch.arange(x.shape[1], device=x.device)
-    last = lengths.to(x.device)[:, None] - 1
-    overshoot = (positions[None] - last).clamp(min=0, max=radius)
-    index = torch.where(overshoot > 0, last - overshoot, positions[None]).clamp(min=0)
-    return x.gather(1, index.reshape(*index.shape, *[1] * (x.ndim - 2)).expand_as(x))
+def check_lengths(lengths: Tensor, x: Tensor) -> Tensor:
+    """``lengths`` on the device of ``x``, or an error unless it is whole numbers, one for each clip of ``x``.
+
+    A length beyond the end of ``x`` counts as the end: values cannot be checked without waiting for the device.
+
+    Raises:
+        ShapeError: ``lengths`` is not (batch,), or not of an integer type.
+    """
+    if lengths.shape != x.shape[:1]:
+        raise ShapeError(f"`lengths`: expected (batch={x.shape[0]}), got {describe_shape(lengths)}")
+    if lengths.dtype not in (torch.int16, torch.int32, torch.int64):
+        raise ShapeError(f"`lengths`: expected int64, got {lengths.dtype}")
+    return lengths.to(x.device, torch.int64).clamp(max=x.shape[1])
+
+
+def hold_last_frame(x: Tensor, frames: int, lengths: Tensor) -> Tensor:
+    """Repeat the last true frame of each clip up to ``frames`` frames; padding is neither kept nor looked at.
+
+    Args:
+        x: (batch, any frames, ...).
+        frames: How many frames are wanted.
+        lengths: True frames of each clip, (batch,).
+
+    Returns:
+        (batch, frames, ...).
+
+    Example:
+        >>> hold_last_frame(torch.tensor([[1.0, 2.0, -1.0]]), 4, torch.tensor([2]))
+        tensor([[1., 2., 2., 2.]])
+    """
+    last = check_lengths(lengths, x)[:, None] - 1
+    return _take(x, torch.minimum(torch.arange(frames, device=x.device)[None], last.clamp(min=0)))
+
+
+def _take(x: Tensor, index: Tensor) -> Tensor:
+    """The frames (batch, frames) of ``x``."""
+    return x.gather(1, index.reshape(*index.shape, *[1] * (x.ndim - 2)).expand(-1, -1, *x.shape[2:]))
+
+
+def _mirrored(x: Tensor, lengths: Tensor, radius: int) -> Tensor:
+    """``x`` with ``radius`` mirrored frames more at both ends of each clip's true part, so that padding never enters the average."""
+    positions = torch.arange(-radius, x.shape[1] + radius, device=x.device)[None].abs()
+    last = check_lengths(lengths, x)[:, None] - 1
+    overshoot = (positions - last).clamp(min=0, max=radius)
+    return _take(x, torch.where(overshoot > 0, last - overshoot, positions).clamp(min=0))
 
 
 def blur_downsample(x: Tensor, *, radius: int = DEFAULT_RADIUS, lengths: Tensor | None = None) -> Tensor:
@@ -102,13 +140,12 @@ def blur_downsample(x: Tensor, *, radius: int = DEFAULT_RADIUS, lengths: Tensor 
     check_positive("radius", radius, allow_zero=True)
     if x.shape[1] < radius + 1:
         raise ClipTooShortError(f"`x`: expected at least {radius + 1} frames to blur over {2 * radius + 1}, got {x.shape[1]}")
-    if lengths is not None:
-        if lengths.shape != x.shape[:1]:
-            raise ShapeError(f"`lengths`: expected (batch={x.shape[0]}), got {describe_shape(lengths)}")
-        x = _reflect_tail(x, lengths, radius)
-    flat = x.reshape(x.shape[0], 1, x.shape[1], -1)
     # Averaging along the height of an "image" (frames x values) needs no transposition, which costs more than the average itself.
-    padded = F.pad(flat, (0, 0, radius, radius), mode="reflect") if radius else flat
+    if lengths is not None:
+        padded = _mirrored(x.flatten(2) if x.ndim > 2 else x[..., None], lengths, radius)[:, None]
+    else:
+        flat = x.reshape(x.shape[0], 1, x.shape[1], -1)
+        padded = F.pad(flat, (0, 0, radius, radius), mode="reflect") if radius else flat
     pooled = F.avg_pool2d(padded, (2 * radius + 1, 1), stride=(2, 1))
     return pooled.reshape(x.shape[0], pooled.shape[2], *x.shape[2:])
 

@@ -6,6 +6,7 @@ generator's output; ``L_sync`` is the mean over the levels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 from avsync._checks import check_shape, describe_shape
 from avsync.contrastive import cosine_similarity
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
-from avsync.pyramid import level_lengths, temporal_pyramid
+from avsync.pyramid import check_lengths, hold_last_frame, level_lengths, temporal_pyramid
+from avsync.similarity import check_mask
 from avsync.syncer import SyncerPyramid, check_same_duration, fill_motion_frames, window_mask
 
 
@@ -34,13 +36,14 @@ def level_sync_loss(audio: Tensor, motion: Tensor, *, mask: Tensor | None = None
     Args:
         audio: Embeddings of audio windows, (batch, windows, embed), of any model.
         motion: Embeddings of motion windows, (batch, windows, embed).
-        mask: True for the windows that count, (batch, windows).
+        mask: True for the windows that count, (batch, windows), bool.
 
     Returns:
-        A scalar in [-1, 1].
+        A scalar in [-1, 1]; 0 if no window counts.
 
     Raises:
         ShapeError: The shapes do not fit together.
+        ClipTooShortError: There is no window.
 
     Example:
         >>> level_sync_loss(torch.ones(2, 7, 4), torch.ones(2, 7, 4)).round(decimals=4)
@@ -50,13 +53,15 @@ def level_sync_loss(audio: Tensor, motion: Tensor, *, mask: Tensor | None = None
     """
     check_shape("audio", audio, "batch windows embed")
     check_shape("motion", motion, "batch windows embed", batch=audio.shape[0], windows=audio.shape[1], embed=audio.shape[2])
-    score = cosine_similarity(audio, motion)
+    if audio.shape[1] == 0:
+        raise ClipTooShortError("`audio`, `motion`: expected at least 1 window, got 0")
+    with torch.autocast(device_type=audio.device.type, enabled=False):
+        score = cosine_similarity(audio, motion)
     if mask is None:
         return -score.mean()
-    check_shape("mask", mask, "batch windows", batch=audio.shape[0], windows=audio.shape[1])
-    weight = mask.to(score.dtype)
+    check_mask(mask, audio.shape[0], audio.shape[1])
     # A batch of clips all too short for this level has no window; clamping gives it a loss of 0 instead of 0 / 0.
-    return -(score * weight).sum() / weight.sum().clamp_min(1.0)
+    return -torch.where(mask, score, 0.0).sum() / mask.sum().clamp_min(1)
 
 
 def multi_scale_sync_loss(
@@ -72,7 +77,7 @@ def multi_scale_sync_loss(
         audio: Embeddings of audio windows, one (batch, windows, embed) a level.
         motion: Embeddings of motion windows, likewise.
         level_weights: Weight of each level in the total, (levels,); normalised to sum to one. Default: equal, the paper's mean.
-        masks: Windows that count at each level, (batch, windows) or None.
+        masks: Windows that count at each level, (batch, windows) or None. A level without any is left out of the total.
 
     Returns:
         :class:`SyncLoss`.
@@ -89,15 +94,27 @@ def multi_scale_sync_loss(
     Source: paper section 3.1.
     """
     if not len(audio) == len(motion) > 0:
-        raise ArgumentError(f"`motion`: expected as many levels as `audio` and at least one, got {len(motion)} and {len(audio)}")
+        raise ArgumentError(
+            f"`motion`: expected as many levels as `audio` and at least one, got {len(motion)} and {len(audio)}"
+        )
     masks = [None] * len(audio) if masks is None else masks
+    if len(masks) != len(audio):
+        raise ArgumentError(f"`masks`: expected one for each of {len(audio)} levels, got {len(masks)}")
     parts = [level_sync_loss(a, x, mask=mask) for a, x, mask in zip(audio, motion, masks, strict=True)]
     per_level = torch.stack(parts)
     if level_weights is None:
-        return SyncLoss(per_level.mean(), per_level)
-    weights = torch.as_tensor(level_weights, dtype=per_level.dtype, device=per_level.device)
-    check_shape("level_weights", weights, "levels", levels=len(parts))
-    return SyncLoss((weights * per_level).sum() / weights.sum(), per_level)
+        weights = torch.ones_like(per_level)
+    else:
+        weights = torch.as_tensor(level_weights, dtype=per_level.dtype, device=per_level.device)
+        check_shape("level_weights", weights, "levels", levels=len(parts))
+    if any(mask is not None for mask in masks):
+        filled = [
+            torch.ones_like(part, dtype=torch.bool) if mask is None else mask.any()
+            for part, mask in zip(parts, masks, strict=True)
+        ]
+        weights = weights * torch.stack(filled)
+    # The floor matters only if no level has a window that counts: the total is then 0.
+    return SyncLoss((weights * per_level).sum() / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny), per_level)
 
 
 class _EncoderPairs(nn.Module):
@@ -113,6 +130,9 @@ class _EncoderPairs(nn.Module):
     ) -> list[tuple[Tensor, Tensor, Tensor | None]]:
         stride = audio.shape[1] // max(landmarks.shape[1], 1)
         check_same_duration(landmarks, audio, stride)
+        if lengths is not None:
+            lengths = check_lengths(lengths, landmarks)
+            landmarks = hold_last_frame(landmarks, landmarks.shape[1], lengths)
         motions = temporal_pyramid(landmarks, max(levels) + 1, lengths=lengths)
         sounds = temporal_pyramid(audio, max(levels) + 1, lengths=None if lengths is None else stride * lengths)
         embedded = []
@@ -146,9 +166,10 @@ class MultiScaleSyncLoss(nn.Module):
             :class:`avsync.audio.LogMel`; needed only if ``forward`` is to take waveforms. It must be what the syncers were
             trained on.
         skip_short: What to do with clips too short for the coarse levels: False raises, True leaves those levels out of the total.
+            Only for a SyncerPyramid: how many frames encoders of your own need is theirs to say.
 
     Raises:
-        ArgumentError: ``syncers`` is empty, or ``level_weights`` does not fit it.
+        ArgumentError: ``syncers`` is empty, or ``level_weights`` or ``skip_short`` does not fit it.
 
     Example:
         >>> from avsync.syncer import SyncerConfig, SyncerPyramidConfig
@@ -183,13 +204,16 @@ class MultiScaleSyncLoss(nn.Module):
                     "`syncers`: expected a SyncerPyramid or a non-empty list of (audio_encoder, motion_encoder) pairs, got"
                     f" {type(syncers).__name__}"
                 )
+            if skip_short:
+                raise ArgumentError("`skip_short`: expected False with encoder pairs of your own, got True")
             self.syncers = _EncoderPairs(syncers)
             self.num_levels = len(syncers)
         weights = [1.0] * self.num_levels if level_weights is None else [float(weight) for weight in level_weights]
-        if len(weights) != self.num_levels or min(weights) < 0 or sum(weights) == 0:
+        if len(weights) != self.num_levels or not all(0 <= weight < math.inf for weight in weights) or not any(weights):
             raise ArgumentError(
-                f"`level_weights`: expected {self.num_levels} weights, not negative and not all zero, got {level_weights}"
+                f"`level_weights`: expected {self.num_levels} weights, finite, not negative and not all zero, got {level_weights}"
             )
+        self._first_weighted = next(level for level, weight in enumerate(weights) if weight)
         self.register_buffer("level_weights", torch.tensor(weights), persistent=False)
         self.audio_transform = audio_transform
         self.skip_short = skip_short
@@ -217,7 +241,9 @@ class MultiScaleSyncLoss(nn.Module):
             reference: The face that motion is measured from: "first" frame, "mean" face, or, better, the observed face itself,
                 (batch, points, dims), which the generator cannot move. Default: as the syncers are configured. Encoder pairs of
                 your own take landmarks as they are, so for them it must be None.
-            lengths: True motion frames of each clip in a padded batch, (batch,).
+            lengths: True motion frames of each clip in a padded batch, (batch,). What lies behind them changes nothing (behind the
+                end of a waveform it should be silence: the last audio frames see half a window of it). Clips too short for a
+                level have no window there; a level without any window is left out of the total.
 
         Returns:
             :class:`SyncLoss` (total, per_level).
@@ -234,7 +260,9 @@ class MultiScaleSyncLoss(nn.Module):
             embedded = self.syncers(landmarks, features, reference=reference, lengths=lengths, levels=levels)
         else:
             if reference is not None:
-                raise ArgumentError("`reference`: expected None with encoder pairs of your own, which take landmarks as they are")
+                raise ArgumentError(
+                    "`reference`: expected None with encoder pairs of your own, which take landmarks as they are"
+                )
             levels = list(range(self.num_levels))
             embedded = self.syncers(landmarks, features, lengths, levels)
         sounds, motions, masks = zip(*embedded, strict=True)
@@ -251,9 +279,11 @@ class MultiScaleSyncLoss(nn.Module):
                 f" {describe_shape(audio)}"
             )
         if self.audio_transform is None:
-            raise ArgumentError("`audio`: expected features, because the loss has no `audio_transform` for waveforms, got a waveform")
+            raise ArgumentError(
+                "`audio`: expected features, because the loss has no `audio_transform` for waveforms, got a waveform"
+            )
         features = self.audio_transform(audio)
-        if features.shape[1] % landmarks.shape[1]:
+        if features.shape[1] % max(landmarks.shape[1], 1):
             raise ShapeError(
                 f"`audio`: expected 640 samples a frame at 16 kHz and 25 frames a second, that is {640 * landmarks.shape[1]} for"
                 f" {landmarks.shape[1]} frames, got {audio.shape[1]}"
@@ -272,6 +302,9 @@ class MultiScaleSyncLoss(nn.Module):
                 )
             return levels
         fitting = [level for level in levels if frames >= syncers.shortest_clip([level])]
-        if not fitting:
-            raise ClipTooShortError(f"`landmarks`: expected at least {syncers.shortest_clip([0])} frames, got {frames}")
+        if self._first_weighted not in fitting:
+            shortest = syncers.shortest_clip([self._first_weighted])
+            raise ClipTooShortError(
+                f"`landmarks`: expected at least {shortest} frames to fill level {self._first_weighted}, got {frames}"
+            )
         return fitting

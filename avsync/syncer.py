@@ -7,18 +7,19 @@ every window by itself, at a fraction of the cost: the work on frames, which win
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from avsync._checks import check_positive, check_shape
+from avsync._checks import check_floating, check_positive, check_shape
 from avsync.errors import ArgumentError, ClipTooShortError, ConfigError, ShapeError
 from avsync.landmarks import displacement
 from avsync.layers import ConvNeXtBlock1d
-from avsync.pyramid import level_length, level_lengths, shortest_clip, temporal_pyramid
+from avsync.pyramid import check_lengths, hold_last_frame, level_length, level_lengths, shortest_clip, temporal_pyramid
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,11 @@ class MotionEncoder(nn.Module):
             ClipTooShortError: Fewer frames than a window.
         """
         check_shape("motion", motion, "batch frames points dims", points=self.config.points, dims=self.config.dims)
+        check_floating("motion", motion)
         if motion.shape[1] < self.config.window:
-            raise ClipTooShortError(f"`motion`: expected at least {self.config.window} frames of the level, got {motion.shape[1]}")
+            raise ClipTooShortError(
+                f"`motion`: expected at least {self.config.window} frames of the level, got {motion.shape[1]}"
+            )
         return self.encoder(motion.flatten(2))
 
 
@@ -168,6 +172,7 @@ class AudioEncoder(nn.Module):
             ClipTooShortError: Fewer frames than a window.
         """
         check_shape("audio", audio, "batch audio_frames audio_features", audio_features=self.config.audio_features)
+        check_floating("audio", audio)
         frames, rest = divmod(audio.shape[1], self.config.audio_stride)
         if rest:
             raise ShapeError(
@@ -260,6 +265,8 @@ class SyncerPyramidConfig:
             raise ConfigError(f"`num_levels`: expected at least 1, got {self.num_levels}")
         if self.reference not in ("first", "mean"):
             raise ConfigError(f"`reference`: expected 'first' or 'mean', got {self.reference!r}")
+        if not 0 < self.motion_scale < math.inf:
+            raise ConfigError(f"`motion_scale`: expected a finite number above 0, got {self.motion_scale}")
 
 
 class SyncerPyramid(nn.Module):
@@ -295,8 +302,8 @@ class SyncerPyramid(nn.Module):
     def set_audio_statistics(self, mean: Tensor, std: Tensor) -> None:
         """Standardise the features of every level with these statistics, both (audio_features,), in the features' unit."""
         check_positive("std", float(std.min()))
-        for syncer in self.syncers:
-            syncer.audio_encoder.set_statistics(mean, std)
+        for level in range(self.num_levels):
+            self._syncer(level).audio_encoder.set_statistics(mean, std)
 
     def embed_motion(
         self,
@@ -315,13 +322,13 @@ class SyncerPyramid(nn.Module):
         check_shape("landmarks", landmarks, "batch frames points dims")
         self._check_frames("landmarks", landmarks.shape[1], 1, chosen)
         reference = self.config.reference if reference is None else reference
+        if lengths is not None:  # what padding holds, NaN perhaps, must not reach even the windows that do not count
+            landmarks = hold_last_frame(landmarks, landmarks.shape[1], lengths)
         motion = displacement(landmarks, reference=reference, scale=self.config.motion_scale, lengths=lengths)
         motions = temporal_pyramid(motion, max(chosen) + 1, lengths=lengths)
-        return [self.syncers[level].motion_encoder(motions[level]) for level in chosen]
+        return [self._syncer(level).motion_encoder(motions[level]) for level in chosen]
 
-    def embed_audio(
-        self, audio: Tensor, *, lengths: Tensor | None = None, levels: Sequence[int] | None = None
-    ) -> list[Tensor]:
+    def embed_audio(self, audio: Tensor, *, lengths: Tensor | None = None, levels: Sequence[int] | None = None) -> list[Tensor]:
         """Embed all windows of sound; the arguments are those of :meth:`forward`.
 
         Returns:
@@ -330,13 +337,15 @@ class SyncerPyramid(nn.Module):
         chosen, stride = self._chosen(levels), self.config.syncer.audio_stride
         check_shape("audio", audio, "batch audio_frames audio_features")
         self._check_frames("audio", audio.shape[1], stride, chosen)
-        frames = audio.shape[1] // stride
+        frames, rest = divmod(audio.shape[1], stride)
+        if rest:
+            raise ShapeError(f"`audio`: expected a multiple of {stride} audio frames, got {audio.shape[1]}")
         sounds = temporal_pyramid(audio, max(chosen) + 1, lengths=None if lengths is None else stride * lengths)
         embedded = []
         for level in chosen:
             true = None if lengths is None else level_lengths(stride * lengths, level)
             sound = fill_motion_frames(sounds[level], stride * level_length(frames, level), lengths=true)
-            embedded.append(self.syncers[level].audio_encoder(sound))
+            embedded.append(self._syncer(level).audio_encoder(sound))
         return embedded
 
     def forward(
@@ -354,7 +363,7 @@ class SyncerPyramid(nn.Module):
             landmarks: (batch, frames, points, dims) at the full rate, in any unit.
             audio: Features (batch, audio_stride * frames, audio_features) at the full rate.
             reference: "first", "mean", or the reference face itself, (batch, points, dims); default as configured.
-            lengths: True motion frames of each clip in a padded batch, (batch,).
+            lengths: True motion frames of each clip in a padded batch, (batch,). What lies behind them changes nothing.
             levels: Which levels to embed (default: all).
 
         Returns:
@@ -370,10 +379,14 @@ class SyncerPyramid(nn.Module):
         motions = self.embed_motion(landmarks, reference=reference, lengths=lengths, levels=levels)
         sounds = self.embed_audio(audio, lengths=lengths, levels=levels)
         window = self.config.syncer.window
+        lengths = None if lengths is None else check_lengths(lengths, landmarks)
         return [
             Embeddings(sound, motion, window_mask(lengths, level, motion.shape[1], window))
             for level, sound, motion in zip(self._chosen(levels), sounds, motions, strict=True)
         ]
+
+    def _syncer(self, level: int) -> Syncer:
+        return cast(Syncer, self.syncers[level])
 
     def _check_frames(self, name: str, frames: int, stride: int, chosen: Sequence[int]) -> None:
         shortest = stride * shortest_clip(self.config.syncer.window, max(chosen))
@@ -403,9 +416,9 @@ def fill_motion_frames(audio: Tensor, frames: int, *, lengths: Tensor | None = N
     """
     if lengths is None and frames == audio.shape[1]:
         return audio
-    last = torch.full_like(audio[:, 0, :1], audio.shape[1], dtype=torch.int64) if lengths is None else lengths[:, None]
-    index = torch.minimum(torch.arange(frames, device=audio.device)[None], last - 1)
-    return audio.gather(1, index[..., None].expand(-1, -1, audio.shape[2]))
+    if lengths is None:
+        lengths = torch.full_like(audio[:, 0, 0], audio.shape[1], dtype=torch.int64)
+    return hold_last_frame(audio, frames, lengths)
 
 
 def window_mask(lengths: Tensor | None, level: int, windows: int, window: int = 5) -> Tensor | None:

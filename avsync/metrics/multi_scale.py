@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from avsync._checks import check_shape
+from avsync._checks import check_positive, check_shape
 from avsync.errors import ArgumentError, ShapeError
 from avsync.metrics.offset import SyncOffset, sync_offset
 from avsync.syncer import SyncerPyramid
@@ -44,7 +44,7 @@ def multi_scale_offset(
         One :class:`avsync.metrics.offset.SyncOffset` a level, offsets in frames of the level (positive: the audio is early).
 
     Raises:
-        ArgumentError: ``margin`` does not divide, or ``max_offsets`` has not one value a level.
+        ArgumentError: ``margin`` is negative or does not divide, or ``max_offsets`` has not one value a level.
         ShapeError: Audio that does not last as long as the clip and its margins.
 
     Source: paper section 4.3; sound around the clip ours.
@@ -54,6 +54,7 @@ def multi_scale_offset(
     check_shape("audio", audio, "batch audio_frames coeffs", batch=landmarks.shape[0])
     if len(max_offsets) < levels:
         raise ArgumentError(f"`max_offsets`: expected {levels} values, one a level, got {len(max_offsets)}")
+    check_positive("margin", margin, allow_zero=True)
     if margin % 2 ** (levels - 1):
         raise ArgumentError(f"`margin`: expected a multiple of {2 ** (levels - 1)} frames, got {margin}")
     if audio.shape[1] != stride * (landmarks.shape[1] + 2 * margin):

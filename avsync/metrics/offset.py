@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from avsync._checks import check_choice, check_positive, check_shape
-from avsync.errors import ClipTooShortError, ShapeError
+from avsync.errors import ClipTooShortError
+from avsync.similarity import check_mask
 
 EDGES = ("masked", "legacy")
 _BLOCK = 512  # motion windows handled at once: bounds the memory of hour-long recordings to a few megabytes
@@ -23,7 +24,7 @@ class SyncOffset(NamedTuple):
     """What SyncNet's protocol says of each clip. All tensors are (batch,) except the last."""
 
     offset_frames: Tensor
-    """Frames of the level by which the audio is early (int64)."""
+    """Frames of the level by which the audio is early (int64); 0, with NaN in all else, for a clip without a window that counts."""
     confidence: Tensor
     """Median less minimum of the mean distances over offsets; 0 where all offsets look alike. Higher is better."""
     distance: Tensor
@@ -39,6 +40,10 @@ def _pair_distances(motion: Tensor, audio: Tensor, max_offset: int) -> Tensor:
 
     ``audio`` holds ``V`` windows more than ``motion`` on both sides.
     """
+    # |v|^2 + |a|^2 - 2 v.a cancels where the two are alike: in float64 the distance keeps the digits of a direct difference. Where
+    # there is no float64 (MPS) it has to do without.
+    precise = torch.float32 if motion.device.type == "mps" else torch.float64
+    motion, audio = motion.to(precise), audio.to(precise)
     blocks = []
     for start in range(0, motion.shape[1], _BLOCK):
         visual = motion[:, start : start + _BLOCK]
@@ -75,15 +80,15 @@ def offset_distances(
         lead: Audio windows that lie before the first motion window: ``audio[:, lead]`` belongs to ``motion[:, 0]``.
         edges: What an offset does that reaches beyond the audio. "masked" leaves those pairs out; "legacy" compares with zero
             embeddings as the published SyncNet script does, which biases short clips.
-        mask: True for the motion windows that count, (batch, windows); padding and silence can be left out with it.
+        mask: True for the motion windows that count, (batch, windows), bool; padding and silence can be left out with it.
 
     Returns:
-        (batch, 2 * max_offset + 1); NaN at offsets at which no pair is left.
+        (batch, 2 * max_offset + 1), float32 or float64; NaN at offsets at which no pair is left.
 
     Raises:
         ShapeError: Shapes do not fit together.
         ArgumentError: ``edges`` is neither "masked" nor "legacy", or ``max_offset`` or ``lead`` is negative.
-        ClipTooShortError: There is no motion window.
+        ClipTooShortError: There is no motion window, or no audio window beside the first of them.
 
     Example:
         >>> sound = torch.eye(9)[None]
@@ -100,19 +105,23 @@ def offset_distances(
     windows = motion.shape[1]
     if windows == 0:
         raise ClipTooShortError("`motion`: expected at least 1 window, got 0")
-    if mask is not None and mask.shape != motion.shape[:2]:
-        raise ShapeError(f"`mask`: expected (batch={motion.shape[0]}, windows={windows}), got {tuple(mask.shape)}")
+    if audio.shape[1] <= lead:
+        raise ClipTooShortError(f"`audio`: expected more than the {lead} windows that `lead` counts, got {audio.shape[1]}")
+    check_mask(mask, motion.shape[0], windows)
     before, after = max_offset - lead, windows + max_offset - (audio.shape[1] - lead)
     # Negative padding crops: sound beyond the farthest offset is never looked at.
     around = F.pad(audio, (0, 0, before, after))
-    distances = _pair_distances(motion, around, max_offset)
-    weight = torch.ones_like(distances)
+    with torch.autocast(device_type=motion.device.type, enabled=False):
+        distances = _pair_distances(motion, around, max_offset)
+    counts = torch.ones_like(distances, dtype=torch.bool)
     if edges == "masked":
-        inside = F.pad(audio.new_ones(1, audio.shape[1]), (before, after))
-        weight = weight * inside.unfold(1, windows, 1).transpose(1, 2)
+        position = torch.arange(-before, audio.shape[1] + after, device=audio.device)
+        inside = (position >= 0) & (position < audio.shape[1])
+        counts = counts & inside.unfold(0, windows, 1).transpose(0, 1)
     if mask is not None:
-        weight = weight * mask[..., None].to(weight.dtype)
-    return (distances * weight).sum(1) / weight.sum(1)
+        counts = counts & mask[..., None]
+    mean = torch.where(counts, distances, 0.0).sum(1) / counts.sum(1)
+    return mean.to(torch.promote_types(motion.dtype, torch.float32))
 
 
 def sync_offset(
@@ -154,7 +163,9 @@ def sync_offset(
     Source: SyncNet's published protocol (paper section 4.3).
     """
     distances = offset_distances(motion, audio, max_offset=max_offset, lead=lead, edges=edges, mask=mask)
-    reachable = distances.nan_to_num(nan=torch.inf)
-    smallest, best = reachable.min(dim=1)
-    median = distances.nanmedian(dim=1).values
-    return SyncOffset(max_offset - best, median - smallest, smallest, distances[:, max_offset], distances)
+    smallest, best = torch.where(distances.isnan(), torch.inf, distances).min(dim=1)
+    nothing = smallest.isinf()
+    smallest = torch.where(nothing, torch.nan, smallest)
+    median = distances.nanquantile(0.5, dim=1)
+    offset = torch.where(nothing, 0, max_offset - best)
+    return SyncOffset(offset, median - smallest, smallest, distances[:, max_offset], distances)

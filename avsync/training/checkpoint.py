@@ -36,13 +36,17 @@ class RandomState:
         self.generator = generator
 
     def state_dict(self) -> dict[str, Any]:
-        """The generator's state and that of torch's global generator, which dropout draws from."""
-        return {"generator": self.generator.get_state(), "torch": torch.get_rng_state()}
+        """The generator's state and those of torch's global generators, which dropout draws from."""
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        return {"generator": self.generator.get_state(), "torch": torch.get_rng_state(), "cuda": cuda}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Put both states back."""
+        """Put the states back; those of GPUs only where there are as many as there were."""
         self.generator.set_state(state_dict["generator"])
         torch.set_rng_state(state_dict["torch"])
+        cuda = state_dict.get("cuda", [])
+        if cuda and torch.cuda.device_count() == len(cuda):
+            torch.cuda.set_rng_state_all(cuda)
 
 
 def save_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Stateful], **values: Any) -> None:
@@ -78,12 +82,12 @@ def load_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Stateful])
     except Exception as error:  # torch raises a dozen kinds for damaged files; all mean the same here, and none is swallowed
         raise CheckpointError(f"`path`: {os.fspath(path)} is damaged and cannot be read: {error}") from error
     saved = content.get("state") if isinstance(content, dict) else None
-    if not isinstance(saved, dict) or set(saved) != set(state):
-        found = sorted(saved) if isinstance(saved, dict) else type(content).__name__
+    if not isinstance(saved, dict) or not isinstance(content.get("values"), dict) or set(saved) != set(state):
+        found = sorted(map(str, saved)) if isinstance(saved, dict) else type(content).__name__
         raise CheckpointError(f"`path`: expected the state of {sorted(state)} in {os.fspath(path)}, got {found}")
     try:
         for name, item in state.items():
             item.load_state_dict(saved[name])
-    except (RuntimeError, ValueError, KeyError) as error:
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"`path`: {os.fspath(path)} does not fit the models: {error}") from error
     return dict(content["values"])

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from avsync._checks import import_extra
-from avsync.errors import ArgumentError
+from avsync._checks import check_positive, import_extra
+from avsync.errors import ArgumentError, CheckpointError
 from avsync.training.checkpoint import Stateful, load_checkpoint, save_checkpoint
 
 History = dict[str, list[tuple[int, float]]]
@@ -100,29 +100,36 @@ def train_loop(
         The history of all values, that of the steps before a resume included.
 
     Raises:
-        ArgumentError: ``steps`` is below 1.
+        ArgumentError: ``steps`` or an interval is below 1.
         CheckpointError: The checkpoint to resume from is damaged or belongs to something else.
         MissingExtraError: tqdm is not installed (extra "train").
     """
     if steps < 1:
         raise ArgumentError(f"`steps`: expected at least 1, got {steps}")
+    check_positive("checkpoint_every", checkpoint_every)
+    check_positive("log_every", log_every)
     history: History = {}
+    recent: dict[str, list[Tensor]] = {}
     first = 1
     if resume and checkpoint is not None and checkpoint.is_file():
         values = load_checkpoint(checkpoint, state)
+        if not {"step", "history"} <= set(values):
+            raise CheckpointError(f"`checkpoint`: {checkpoint} was not written by a training loop; it holds {sorted(values)}")
         first = int(values["step"]) + 1
         history = {key: [(int(at), float(value)) for at, value in points] for key, points in values["history"].items()}
-    bar = import_extra("tqdm", "train").tqdm(total=steps, initial=first - 1, desc=name, disable=not progress, dynamic_ncols=True)
+        recent = {key: [torch.tensor(value) for value in collected] for key, collected in values.get("recent", {}).items()}
+    bar = import_extra("tqdm", "train").tqdm(
+        total=steps, initial=first - 1, desc=name, disable=not progress, dynamic_ncols=True
+    )
     shown: dict[str, str] = {}
-    recent: dict[str, list[Tensor]] = {}
     with bar:
         for now in range(first, steps + 1):
             for key, value in step(now).items():
-                recent.setdefault(key, []).append(value.detach())
+                recent.setdefault(key, []).append(value.detach().float())
             if now % log_every == 0 or now == steps:
                 # One synchronisation for a whole interval: reading a scalar every step would stall a GPU.
                 for key, collected in recent.items():
-                    mean = float(torch.stack(collected).float().mean())
+                    mean = float(torch.stack([value.to(collected[-1].device) for value in collected]).mean())
                     history.setdefault(key, []).append((now, mean))
                     shown[key] = f"{mean:.3f}"
                 recent.clear()
@@ -135,5 +142,6 @@ def train_loop(
             bar.update(1)
             if checkpoint is not None and (now % checkpoint_every == 0 or now == steps):
                 points = {key: [list(point) for point in values] for key, values in history.items()}
-                save_checkpoint(checkpoint, state, step=now, history=points)
+                pending = {key: [float(value) for value in collected] for key, collected in recent.items()}
+                save_checkpoint(checkpoint, state, step=now, history=points, recent=pending)
     return history
