@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -15,6 +16,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     inventory = Path(config.docs_dir) / "api" / "objects.inv"
     if not inventory.is_file():
         raise PluginError(f"{inventory} is missing; build the API reference first: python -m nox -s docs")
+    # mkdocstrings keeps what it has read for a day, by its address; a fragment made of the contents has it read what is there now.
+    address = f"{inventory.as_uri()}#{hashlib.sha256(inventory.read_bytes()).hexdigest()}"
     handlers = config.plugins["mkdocstrings"].config.handlers
-    handlers.setdefault("python", {})["inventories"] = [{"url": inventory.as_uri(), "base_url": "api"}]
+    handlers.setdefault("python", {})["inventories"] = [{"url": address, "base_url": "api"}]
     return config

@@ -4,13 +4,13 @@ A hidden process (phones in syllables in words in phrases) drives both the voice
 brows and nods follow stress and pitch accents, head and shoulders follow the loudness and the tension of phrases. The gestures
 are split into three bands of frequency, and each band has a knob:
 
-========== ============ ==================================================================================
-knob       band         what mostly lives there
-========== ============ ==================================================================================
-``lips``   above 4 Hz   lips: phones, closures
-``brows``  1 to 4 Hz    brows and nods: stress, pitch accents; the opening of the mouth syllable by syllable
-``posture`` below 1 Hz  pitch, yaw, roll, lean and height of the head: phrases; the mouth's rest in pauses
-========== ============ ==================================================================================
+=========== ============ ==================================================================================
+knob        band         what mostly lives there
+=========== ============ ==================================================================================
+``lips``    above 4 Hz   lips: phones, closures
+``brows``   1 to 4 Hz    brows and nods: stress, pitch accents; the opening of the mouth syllable by syllable
+``posture`` below 1 Hz   pitch, yaw, roll, lean and height of the head: phrases; the mouth's rest in pauses
+=========== ============ ==================================================================================
 
 A knob at 1 links its band with the sound. A knob at 0 feeds the band from a second, **independent** hidden process of the same
 speaker: the same kind of motion with the same statistics goes on, but it tells nothing about the sound. In between the two are

@@ -5,7 +5,9 @@ The pages are written from the package each time, into ``generated/`` beside thi
 
 from __future__ import annotations
 
+import ast
 import doctest
+import functools
 import importlib
 import inspect
 import os
@@ -42,7 +44,7 @@ nitpick_ignore_regex = [
     (r"py:class", r"avsync\.(\w+\.)*_\w+"),
     (
         r"py:.*",
-        r"(torch|numpy|np|nn|einops|safetensors|matplotlib|lightning_fabric|lightning|torchmetrics|av|scipy|PIL)(\..*)?",
+        r"(torch|numpy|np|npt|nn|einops|safetensors|matplotlib|lightning_fabric|lightning|torchmetrics|av|scipy|PIL)(\..*)?",
     ),
     (
         r"py:.*",
@@ -50,7 +52,7 @@ nitpick_ignore_regex = [
     ),
     (
         r"py:.*",
-        r"(Tensor|Module|Generator|Path|PathLike|Any|Callable|Iterable|Iterator|Mapping|Sequence|Literal|Self|NDArray|optional)",
+        r"(Tensor|Module|Generator|Path|PathLike|Any|Callable|Iterable|Iterator|Mapping|Sequence|Literal|Self|NDArray|Figure|optional)",
     ),
     (r"py:.*", r"(int|float|str|bool|bytes|dict|list|tuple|set|object|type|None|callable|ndarray)"),
     (
@@ -109,6 +111,12 @@ def _home(value: Any) -> str | None:
     return str(value.__module__) if inspect.isclass(value) or inspect.isroutine(value) else None
 
 
+def _directive(value: Any) -> str:
+    if inspect.isclass(value):
+        return "autoexception" if issubclass(value, BaseException) else "autoclass"
+    return "autofunction" if inspect.isroutine(value) else "autodata"
+
+
 def first_line(module: ModuleType) -> str:
     """The first line of a module's docstring."""
     if not module.__doc__:
@@ -127,7 +135,11 @@ def write_pages(folder: Path) -> None:
         lines = [title, "=" * len(title), ""]
         if hasattr(module, "__path__"):
             # A package only passes on what its modules define; each object has one entry, in the module that it comes from.
+            # What comes from a private module, that is from nowhere else, has its entry here.
+            own = [n for n in getattr(module, "__all__", []) if not any(hasattr(modules[m], n) for m in modules if m != name)]
             lines += [f".. automodule:: {name}", "   :no-members:", ""]
+            lines += [line for n in own for line in (f".. {_directive(getattr(module, n))}:: {name}.{n}", "")]
+            places.update({id(getattr(module, n)): f"{name}.{n}" for n in own})
             lines += [".. toctree::", "   :maxdepth: 1", ""]
             lines += [f"   {child}" for child in modules if child.rpartition(".")[0] == name]
         else:
@@ -148,12 +160,8 @@ def write_pages(folder: Path) -> None:
     (folder / "modules.inc").write_text("\n".join(table) + "\n", encoding="utf-8")
     exported = [name for name in getattr(avsync, "__all__", []) if id(getattr(avsync, name)) in places]
     entries = [f"* :py:obj:`{name} <{places[id(getattr(avsync, name))]}>`" for name in sorted(exported, key=str.lower)]
-    text = (
-        ["From ``avsync`` itself:", "", ".. hlist::", "   :columns: 3", "", *(f"   {entry}" for entry in entries)]
-        if entries
-        else []
-    )
-    (folder / "exported.inc").write_text("\n".join(text) + "\n", encoding="utf-8")
+    text = ["From ``avsync`` itself:", "", ".. hlist::", "   :columns: 3", "", *(f"   {entry}" for entry in entries)]
+    (folder / "exported.inc").write_text("\n".join(text if entries else []) + "\n", encoding="utf-8")
     top = [name for name in modules if name.count(".") == 1]
     contents = [".. toctree::", "   :hidden:", "", *(f"   generated/{name}" for name in top)]
     (folder / "contents.inc").write_text("\n".join(contents) + "\n", encoding="utf-8")
@@ -176,6 +184,20 @@ def _set_scene(_app: Any, _what: str, _name: str, value: Any, _options: Any, lin
         lines[:0] = [".. testcode::", "   :hide:", "", f"   {scene}", ""]
 
 
+@functools.cache
+def _private_types(module: str | None) -> frozenset[str]:
+    """Names that a module gives to types by assignment or imports for type checking only; signatures show them as they stand."""
+    names: set[str] = set()
+    if module is None or module not in sys.modules:
+        return frozenset()
+    for statement in ast.walk(ast.parse(inspect.getsource(sys.modules[module]))):
+        if isinstance(statement, ast.Assign):
+            names.update(target.id for target in statement.targets if isinstance(target, ast.Name))
+        elif isinstance(statement, ast.If) and ast.unparse(statement.test).endswith("TYPE_CHECKING"):
+            names.update(a.asname or a.name for s in statement.body if isinstance(s, ast.ImportFrom) for a in s.names)
+    return frozenset(names)
+
+
 def _resolve(app: Any, _env: Any, node: Any, child: Any) -> Any:
     # Docstrings name our own classes as the code does, without the module: `ShapeError`. One that is defined once is meant.
     domain = app.env.get_domain("py")
@@ -189,7 +211,7 @@ def _resolve(app: Any, _env: Any, node: Any, child: Any) -> Any:
     found = [name for name in domain.objects if name.rpartition(".")[2] == target and name.count(".") > 1]
     classes = [name for name in found if domain.objects[name].objtype in ("class", "exception", "function")]
     if len(classes) != 1:
-        return None
+        return child if target in _private_types(node.get("py:module")) else None
     entry = domain.objects[classes[0]]
     return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, child, classes[0])
 
