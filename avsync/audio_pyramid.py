@@ -7,6 +7,7 @@ maps are brought back to the motion rate by linear interpolation, or held in a c
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -172,13 +173,14 @@ class AudioPyramid(nn.Module):
         self.causal = causal
         self.register_buffer("audio_mean", torch.zeros(audio_features))
         self.register_buffer("audio_std", torch.ones(audio_features))
-        widths = (max(channels // 4, 1), max(channels // 2, 1), channels)
+        # Not below a few channels: a LayerNorm over one channel would pass nothing on.
+        widths = (max(channels // 4, min(channels, 8)), max(channels // 2, min(channels, 8)), channels)
         self.embed = nn.Linear(audio_features, widths[0])
         self.stem = nn.ModuleList(
             StridedConvNeXtBlock(
                 in_channels=narrow, out_channels=wide, kernel_size=stem_kernel, causal=causal, both_halves=True
             )
-            for narrow, wide in zip(widths[:-1], widths[1:], strict=True)
+            for narrow, wide in pairwise(widths)
         )
         self.coarser = nn.ModuleList(
             StridedConvNeXtBlock(in_channels=channels, out_channels=channels, kernel_size=kernel_size, causal=causal)
@@ -193,7 +195,7 @@ class AudioPyramid(nn.Module):
     @property
     def blocks(self) -> list[StridedConvNeXtBlock]:
         """All blocks in the order in which the sound passes them: two of the stem, then one for each coarser map."""
-        return [*self.stem, *self.coarser]  # type: ignore[list-item]
+        return [*self.stem, *self.coarser]
 
     @property
     def look_ahead(self) -> int:

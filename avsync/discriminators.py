@@ -167,7 +167,9 @@ class FrameDiscriminator(nn.Module):
 def window_starts(observed: int, frames: int, window: int) -> range:
     """Where the windows of one length start, counted from the first frame after the observed ones.
 
-    Windows overlap by half; the first ones reach back into the observed frames by up to half a window.
+    Windows overlap by half; the first ones reach back into the observed frames by up to half a window. At the end of a clip fewer
+    frames than a stride may be left over, outside all windows of this length; 40 and 80 frames after 3 observed ones leave none to
+    the shortest windows.
 
     Args:
         observed: Observed frames.

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from avsync._checks import check_floating, check_positive, check_shape, describe_shape
 from avsync.audio_pyramid import AUDIO_FRAMES_PER_FRAME, AudioPyramid
-from avsync.errors import ClipTooShortError, ConfigError, ShapeError
+from avsync.errors import ArgumentError, ClipTooShortError, ConfigError
 from avsync.landmarks import normalise
 from avsync.stacked import StackedLinear, StackedPointwiseBlock, deferred, layer_norm
 from avsync.streaming import GeneratorStream
@@ -180,7 +180,9 @@ def mirror_audio(audio: Tensor, warm_up: int) -> Tensor:
     """
     check_shape("audio", audio, "batch audio_frames coeffs")
     if audio.shape[1] == 0:
-        raise ClipTooShortError(f"`audio`: expected at least {AUDIO_FRAMES_PER_FRAME} audio frames, got {describe_shape(audio)}")
+        raise ClipTooShortError(
+            f"`audio`: expected at least {AUDIO_FRAMES_PER_FRAME} audio frames, got {describe_shape(audio)}"
+        )
     index = torch.arange(-AUDIO_FRAMES_PER_FRAME * warm_up, audio.shape[1], device=audio.device)
     return audio.index_select(1, index.abs().clamp_max(audio.shape[1] - 1))
 
@@ -255,11 +257,12 @@ class Rollout:
         """
         step = self._steps
         shared = self._observe(self._displacement)[None]
-        if term is not None or self._enter is None:
-            weight = self._enter_weight
-            x = torch.baddbmm(term, shared.expand(weight.shape[0], -1, -1), weight.transpose(1, 2))
-        else:
+        if term is None:
+            if self._enter is None:
+                raise ArgumentError("`term`: expected the audio's part of this step, since the rollout was started without any")
             x = self._enter(shared, step)
+        else:
+            x = deferred(self._enter_weight, term[None], defer=False)(shared, 0)
         for expand, project in self._blocks:
             x = x + project(F.gelu(expand(layer_norm(x), step)), step)
         outputs = self._head(layer_norm(x), step)
@@ -318,7 +321,8 @@ class MultiScaleGenerator(nn.Module):
         self.audio_entry = StackedLinear(in_features=config.audio_channels, out_features=width, branches=branches)
         self.enter_weight = nn.Parameter(torch.empty(branches, width, config.hidden + config.position_embed))
         self.blocks = nn.ModuleList(
-            StackedPointwiseBlock(width=width, branches=branches, expansion=config.expansion) for _ in range(config.branch_depth)
+            StackedPointwiseBlock(width=width, branches=branches, expansion=config.expansion)
+            for _ in range(config.branch_depth)
         )
         self.head = StackedLinear(in_features=width, out_features=coordinates + config.points, branches=branches, gain=0.05)
         self._reset_parameters()
@@ -357,9 +361,7 @@ class MultiScaleGenerator(nn.Module):
         branches, batch, frames, _ = maps.shape
         return self.audio_entry(maps.flatten(1, 2)).view(branches, batch, frames, -1).permute(2, 0, 1, 3)
 
-    def start(
-        self, observed: Tensor, terms: Tensor | None = None, *, generator: torch.Generator | None = None
-    ) -> Rollout:
+    def start(self, observed: Tensor, terms: Tensor | None = None, *, generator: torch.Generator | None = None) -> Rollout:
         """Begin a rollout by reading the observed frames.
 
         Args:
@@ -404,9 +406,7 @@ class MultiScaleGenerator(nn.Module):
             ClipTooShortError: The sound ends with the observed frames or before.
         """
         check_shape("observed", observed, "batch frames points dims", points=self.config.points, dims=self.config.dims)
-        check_shape(
-            "audio", audio, "batch audio_frames coeffs", batch=observed.shape[0], coeffs=self.config.audio_features
-        )
+        check_shape("audio", audio, "batch audio_frames coeffs", batch=observed.shape[0], coeffs=self.config.audio_features)
         seen = observed.shape[1]
         if audio.shape[1] < AUDIO_FRAMES_PER_FRAME * (seen + 1):
             raise ClipTooShortError(
@@ -456,9 +456,7 @@ class MultiScaleGenerator(nn.Module):
         observed = face[:, None].expand(-1, warm_up, -1, -1)
         return self(observed, mirror_audio(audio, warm_up), generator=generator, return_masks=return_masks)
 
-    def stream(
-        self, observed: Tensor, *, warm_up: int = 3, generator: torch.Generator | None = None
-    ) -> GeneratorStream:
+    def stream(self, observed: Tensor, *, warm_up: int = 3, generator: torch.Generator | None = None) -> GeneratorStream:
         """Begin a rollout whose sound arrives one motion frame at a time; what comes out equals :meth:`forward`.
 
         Args:

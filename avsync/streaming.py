@@ -96,7 +96,7 @@ class AudioPyramidStream:
             x = block.push(x, last=last)
             if index >= stem - 1:
                 self._frames[index - stem + 1].extend(x.unbind(1))
-        result = []
+        result: list[Tensor] = []
         while True:
             vectors = [self._vector(level, ended=last) for level in range(self.pyramid.levels)]
             complete = [vector for vector in vectors if vector is not None]
@@ -124,9 +124,7 @@ class GeneratorStream:
     Source: ours.
     """
 
-    def __init__(
-        self, network: MultiScaleGenerator, observed: Tensor, *, generator: torch.Generator | None = None
-    ) -> None:
+    def __init__(self, network: MultiScaleGenerator, observed: Tensor, *, generator: torch.Generator | None = None) -> None:
         self.network = network
         self._observed = observed.shape[1]
         self._audio = AudioPyramidStream(network.audio_pyramid)
@@ -166,9 +164,7 @@ class GeneratorStream:
             ArgumentError: The stream was flushed before.
         """
         self._check_open()
-        check_shape(
-            "audio", audio, "batch audio_frames coeffs", batch=self._rollout.batch, audio_frames=AUDIO_FRAMES_PER_FRAME
-        )
+        check_shape("audio", audio, "batch audio_frames coeffs", batch=self._rollout.batch, audio_frames=AUDIO_FRAMES_PER_FRAME)
         self._pushed += 1
         # The coarse maps complete several vectors at once; they leave one a step, each exactly `look_ahead` steps after its sound.
         self._pending.extend(self._audio.push(audio))

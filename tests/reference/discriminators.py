@@ -1,0 +1,63 @@
+"""Slow, obvious window scores: window by window, with torch's own LSTM."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from avsync.discriminators import PairDiscriminator, WindowDiscriminator
+
+
+def torch_lstm(network: WindowDiscriminator | PairDiscriminator) -> nn.LSTM:
+    """The discriminator's LSTM as an ``nn.LSTM`` (whose gates stand in the order input, forget, cell, output)."""
+    hidden = network.config.hidden
+    order = torch.cat([torch.arange(hidden) + gate * hidden for gate in (0, 1, 3, 2)])
+    lstm = nn.LSTM(network.config.embed, hidden, batch_first=True, dtype=network.recurrent.dtype)
+    lstm.weight_ih_l0.data.copy_(network.gates.weight.detach()[order])
+    lstm.weight_hh_l0.data.copy_(network.recurrent.detach()[order])
+    lstm.bias_ih_l0.data.copy_(network.gates.bias.detach()[order])
+    lstm.bias_hh_l0.data.zero_()
+    return lstm
+
+
+def window_logits(
+    network: WindowDiscriminator | PairDiscriminator, observed: Tensor, landmarks: Tensor, *, pairs: bool
+) -> Tensor:
+    """Logits of ``network`` in eval mode, one window of one sample at a time."""
+    lstm, head = torch_lstm(network), network.head
+    batch, seen, frames = observed.shape[0], observed.shape[1], landmarks.shape[1]
+    states, conditions = {}, []
+    for sample in range(batch):
+        clip = torch.cat([observed[sample], landmarks[sample]])
+        centre = clip[0].mean(dim=0)
+        height = clip[0, :, 1].max() - clip[0, :, 1].min()
+        inputs = []
+        for face in clip:
+            x = (face - centre) / height
+            first = (clip[0] - centre) / height
+            inputs.append(torch.cat([x.flatten(), network.config.displacement_scale * (x - first).flatten()]))
+        embedded = network.embedding(torch.stack(inputs))
+        conditions.append(lstm(embedded[None, :seen])[1][0][0, 0])
+        for window in network.config.windows:
+            stride = window // 2
+            start = max(-seen, stride - window)
+            while start + window <= frames:
+                states[sample, window, start] = lstm(embedded[None, seen + start : seen + start + window])[1][0][0, 0]
+                start += stride
+    logits = []
+    for sample in range(batch // 2 if pairs else batch):
+        partner = sample + batch // 2 if pairs else sample
+        y = torch.maximum(conditions[sample], conditions[partner])
+        means = []
+        for window in network.config.windows:
+            scores = []
+            for (who, length, start), state in states.items():
+                if who != sample or length != window:
+                    continue
+                phi = head.phi(torch.maximum(state, states[partner, length, start])).relu()
+                projection = max(start, 1) ** (-1 / head.beta) * (y @ head.value(phi))
+                scores.append(head.score(projection + head.psi(phi).relu()))
+            if scores:
+                means.append(torch.stack(scores).mean())
+        logits.append(torch.stack(means).mean())
+    return torch.stack(logits)
