@@ -51,3 +51,22 @@ def test_files_named_in_the_readme_exist() -> None:
     named = re.findall(r"`((?:avsync|examples|docs|benchmarks)/[\w/.]*)`", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert named
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_paper_in_code_has_every_equation_in_the_file_it_names() -> None:
+    page = (ROOT / "docs" / "paper-in-code.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\|([^|]*)\|[^|]*\| `(avsync/[\w/]+\.py)` \|([^|]*)\|$", page, flags=re.MULTILINE)
+    equations: set[int] = set()
+    for equation, file, names in rows:
+        bounds = [int(number) for number in re.findall(r"\((\d+)\)", equation)]
+        equations.update(range(bounds[0], bounds[-1] + 1) if " to " in equation else bounds)
+        module = file.removesuffix(".py").replace("/", ".")
+        targets = re.findall(r"\]\[([\w.]+)\]", names)
+        assert targets, file
+        for target in targets:
+            assert target.startswith(f"{module}."), (file, target)
+            name = target.removeprefix(f"{module}.").split(".")[-1]
+            assert re.search(rf"^\s*(?:def|class) {name}\b", (ROOT / file).read_text(encoding="utf-8"), flags=re.MULTILINE), (
+                target
+            )
+    assert equations == set(range(1, 15))
