@@ -14,10 +14,41 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from avsync._checks import check_floating, check_positive, check_shape, describe_shape
-from avsync.errors import ArgumentError, ShapeError
+from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
 
 AUDIO_FRAMES_PER_FRAME = 4
 """Audio frames (100 Hz) a motion frame (25 Hz)."""
+
+
+def mirror_audio(audio: Tensor, warm_up: int) -> Tensor:
+    """Audio with its beginning mirrored in front of it, as warm-up for ``warm_up`` repetitions of one face.
+
+    Audio frame -k is frame k. A clip shorter than the warm-up holds its last frame beyond the mirror.
+
+    Args:
+        audio: (batch, 4 * frames, coeffs).
+        warm_up: Motion frames to put in front.
+
+    Returns:
+        (batch, 4 * (warm_up + frames), coeffs).
+
+    Raises:
+        ShapeError: Wrong rank.
+        ClipTooShortError: No audio frame.
+
+    Example:
+        >>> mirror_audio(torch.arange(8.0).reshape(1, 8, 1), 1).flatten().tolist()
+        [4.0, 3.0, 2.0, 1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+
+    Source: the paper's code.
+    """
+    check_shape("audio", audio, "batch audio_frames coeffs")
+    if audio.shape[1] == 0:
+        raise ClipTooShortError(
+            f"`audio`: expected at least {AUDIO_FRAMES_PER_FRAME} audio frames, got {describe_shape(audio)}"
+        )
+    index = torch.arange(-AUDIO_FRAMES_PER_FRAME * warm_up, audio.shape[1], device=audio.device)
+    return audio.index_select(1, index.abs().clamp_max(audio.shape[1] - 1))
 
 
 class StridedConvNeXtBlock(nn.Module):

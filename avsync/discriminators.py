@@ -17,10 +17,9 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from avsync._checks import check_floating, check_shape, describe_shape
 from avsync.errors import ClipTooShortError, ConfigError, ShapeError
-from avsync.generator import lstm_update
 from avsync.landmarks import normalise
 from avsync.layers import ConvNeXtBlock1d
-from avsync.stacked import deferred
+from avsync.stacked import deferred, lstm_update
 
 
 def _check_sizes(config: object, *names: str) -> None:
@@ -193,7 +192,7 @@ def lstm_states(terms: Tensor, weight: Tensor) -> Tensor:
     """Last hidden state of an LSTM that starts from zeros, given its inputs' part of the gates.
 
     Args:
-        terms: (steps, rows, 4 * hidden), input times weight plus bias; gates in the order of :func:`~avsync.generator.lstm_update`.
+        terms: (steps, rows, 4 * hidden), input times weight plus bias; gates in the order of :func:`~avsync.stacked.lstm_update`.
         weight: (4 * hidden, hidden), the recurrent weight.
 
     Returns:

@@ -8,14 +8,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from avsync._checks import check_floating, check_positive, check_shape, describe_shape
-from avsync.audio_pyramid import AUDIO_FRAMES_PER_FRAME, AudioPyramid
-from avsync.errors import ArgumentError, ClipTooShortError, ConfigError
+from avsync.audio_pyramid import AUDIO_FRAMES_PER_FRAME, AudioPyramid, mirror_audio
+from avsync.errors import ClipTooShortError, ConfigError
 from avsync.landmarks import normalise
-from avsync.stacked import StackedLinear, StackedPointwiseBlock, deferred, layer_norm
-from avsync.streaming import GeneratorStream
+from avsync.stacked import StackedLinear, StackedPointwiseBlock
+from avsync.streaming import GeneratorStream, Rollout
 
 
 @dataclass(frozen=True)
@@ -93,187 +92,6 @@ class GeneratorOutput(NamedTuple):
     masks: Tensor | None
 
 
-class StepOutput(NamedTuple):
-    """One step of a rollout.
-
-    Attributes:
-        face: (batch, points, dims), in the unit of the observed frames.
-        velocity: (batch, points, dims), in face heights a frame over ``velocity_scale``.
-        mask: (branches, batch, points).
-    """
-
-    face: Tensor
-    velocity: Tensor
-    mask: Tensor
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
-
-
-def merge_branches(velocities: Tensor, mask_logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Equation (8): ``v = sum_b m_b v_b`` with the softmax over the branches as mask.
-
-    Args:
-        velocities: (branches, batch, points, dims).
-        mask_logits: (branches, batch, points); a landmark's mask is shared by its coordinates.
-
-    Returns:
-        The velocity (batch, points, dims) and the mask (branches, batch, points), which sums to 1 over the branches.
-
-    Raises:
-        ShapeError: The two do not agree.
-
-    Example:
-        >>> velocities = torch.tensor([2.0, 4.0]).reshape(2, 1, 1, 1)
-        >>> merge_branches(velocities, torch.zeros(2, 1, 1))[0].item()
-        3.0
-
-    Source: paper, equation (8).
-    """
-    check_shape("velocities", velocities, "branches batch points dims")
-    branches, batch, points, _ = velocities.shape
-    check_shape("mask_logits", mask_logits, "branches batch points", branches=branches, batch=batch, points=points)
-    mask = _at_least_float32(mask_logits).softmax(dim=0)
-    return (mask[..., None] * velocities).sum(dim=0), mask
-
-
-def lstm_update(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-    """The LSTM's new hidden and cell state from its four gates before their activations, in the order input, forget, output, cell.
-
-    Args:
-        gates: (batch, 4 * hidden).
-        cell: (batch, hidden).
-
-    Returns:
-        Hidden and cell state, (batch, hidden) each, at least float32.
-
-    Example:
-        >>> hidden, cell = lstm_update(torch.zeros(1, 4), torch.ones(1, 1))
-        >>> cell.item()
-        0.5
-    """
-    gates = _at_least_float32(gates)
-    size = cell.shape[-1]
-    enter, forget, leave = gates[:, : 3 * size].sigmoid().chunk(3, dim=1)
-    cell = torch.addcmul(forget * cell, enter, gates[:, 3 * size :].tanh())
-    return leave * cell.tanh(), cell
-
-
-def mirror_audio(audio: Tensor, warm_up: int) -> Tensor:
-    """Audio with its beginning mirrored in front of it, as warm-up for ``warm_up`` repetitions of one face.
-
-    Audio frame -k is frame k. A clip shorter than the warm-up holds its last frame beyond the mirror.
-
-    Args:
-        audio: (batch, 4 * frames, coeffs).
-        warm_up: Motion frames to put in front.
-
-    Returns:
-        (batch, 4 * (warm_up + frames), coeffs).
-
-    Example:
-        >>> mirror_audio(torch.arange(8.0).reshape(1, 8, 1), 1).flatten().tolist()
-        [4.0, 3.0, 2.0, 1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
-
-    Source: the paper's code.
-    """
-    check_shape("audio", audio, "batch audio_frames coeffs")
-    if audio.shape[1] == 0:
-        raise ClipTooShortError(
-            f"`audio`: expected at least {AUDIO_FRAMES_PER_FRAME} audio frames, got {describe_shape(audio)}"
-        )
-    index = torch.arange(-AUDIO_FRAMES_PER_FRAME * warm_up, audio.shape[1], device=audio.device)
-    return audio.index_select(1, index.abs().clamp_max(audio.shape[1] - 1))
-
-
-class Rollout:
-    """The state of a rollout: the LSTM and the displacement of the face from the first observed one.
-
-    Made by :meth:`MultiScaleGenerator.start`. The displacement is kept in face heights times ``displacement_scale``, which is what
-    the position embedding reads; the first observed face itself enters as a constant term.
-    """
-
-    def __init__(
-        self,
-        network: MultiScaleGenerator,
-        observed: Tensor,
-        terms: Tensor | None,
-        generator: torch.Generator | None,
-    ) -> None:
-        config = network.config
-        batch, frames = observed.shape[:2]
-        generated = 1 if terms is None else terms.shape[0]
-        # Without gradients one term serves every step; with them each step needs its own, see `deferred`.
-        updates = frames + generated - 1 if torch.is_grad_enabled() and terms is not None else 1
-        steps = generated if updates > 1 else 1
-        observed = observed.to(network.displacement_weight.dtype)
-        normalised = normalise(observed)
-        self.batch = batch
-        self._scale = config.displacement_scale * config.velocity_scale
-        self._first = observed[:, 0]
-        self._unit = (normalised.height / config.displacement_scale)[:, None, None]
-        self.face = observed[:, -1]
-        identity = network.identity(normalised.landmarks[:, 0].flatten(1))
-        self._embed = deferred(network.displacement_weight, identity.expand(updates, -1, -1))
-        self._gates = deferred(network.lstm_weight, network.lstm_bias.expand(updates, batch, -1))
-        self._enter_weight = network.enter_weight
-        self._enter = None if terms is None else deferred(network.enter_weight, terms)
-        self._blocks = [
-            (block.expand.unroll(steps, batch), block.project.unroll(steps, batch)) for block in network.branch_blocks()
-        ]
-        self._head = network.head.unroll(steps, batch)
-        self._velocities = (config.num_branches, batch, config.points, config.dims)
-        self._updates = 0
-        self._steps = 0
-
-        if config.initial_state == "random":
-            source = observed.device if generator is None else generator.device
-            state = torch.randn(2, batch, config.hidden, generator=generator, device=source, dtype=observed.dtype)
-            self._hidden, self._cell = state.to(observed.device).unbind(0)
-        else:
-            self._hidden = self._cell = observed.new_zeros(batch, config.hidden)
-        displacements = ((observed - observed[:, :1]) / self._unit[:, None]).flatten(2)
-        for displacement in displacements[:, :-1].unbind(1):
-            self._observe(displacement)
-        self._displacement = displacements[:, -1]
-
-    def _observe(self, displacement: Tensor) -> Tensor:
-        position = F.gelu(self._embed(displacement, self._updates))
-        gates = self._gates(torch.cat([position, self._hidden], dim=1), self._updates)
-        self._hidden, self._cell = lstm_update(gates, self._cell)
-        self._updates += 1
-        return torch.cat([self._hidden, position], dim=1)
-
-    def step(self, term: Tensor | None = None) -> StepOutput:
-        """Generate the next frame, equations (6)-(8).
-
-        Args:
-            term: (branches, batch, branch_width), the audio's part of the branches' first layer; None if the rollout was
-                started with the terms of all frames.
-
-        Returns:
-            The new face, its velocity and the mask.
-        """
-        step = self._steps
-        shared = self._observe(self._displacement)[None]
-        if term is None:
-            if self._enter is None:
-                raise ArgumentError("`term`: expected the audio's part of this step, since the rollout was started without any")
-            x = self._enter(shared, step)
-        else:
-            x = deferred(self._enter_weight, term[None], defer=False)(shared, 0)
-        for expand, project in self._blocks:
-            x = x + project(F.gelu(expand(layer_norm(x), step)), step)
-        outputs = self._head(layer_norm(x), step)
-        split = outputs.shape[-1] - self._velocities[2]
-        velocity, mask = merge_branches(outputs[..., :split].reshape(self._velocities), outputs[..., split:])
-        self._displacement = torch.add(self._displacement, velocity.flatten(1), alpha=self._scale)
-        self._steps += 1
-        self.face = self._first + self._unit * self._displacement.view_as(self._first)
-        return StepOutput(self.face, velocity, mask)
-
-
 class MultiScaleGenerator(nn.Module):
     """Landmark motion from sound, at several rates at once: equations (6)-(8).
 
@@ -284,8 +102,8 @@ class MultiScaleGenerator(nn.Module):
     The network sees displacements from the first observed face in heights of that face (and, once, that face itself), so any unit
     comes in and the same unit comes out; the observed frames are never moved.
 
-    Parameters at the default sizes: 9.0 million with four branches, 2.5 million with one, of which the audio pyramid 1.8 and 0.2. An
-    ablation that is to compare equal sizes can set ``branch_width=668, num_branches=1``: 9.0 million as well.
+    Parameters at the default sizes: 6.1 million with four branches (2.1 of them in the audio pyramid), 1.7 million with one (0.3). An
+    ablation that is to compare equal sizes can set ``num_branches=1, branch_width=749``, which has 6.1 million too.
 
     Args:
         config: Sizes and choices; the paper's if None.
@@ -461,7 +279,7 @@ class MultiScaleGenerator(nn.Module):
 
         Args:
             observed: (batch, n, points, dims), or one face (batch, points, dims), which is repeated ``warm_up`` times. Either way
-                the sound of these frames has to be stepped through first (:func:`mirror_audio` makes it for a single face).
+                the sound of these frames has to be stepped through first (:func:`~avsync.audio_pyramid.mirror_audio` makes it for a single face).
             warm_up: Repetitions of a single face.
             generator: Source of the random initial state; torch's default if None.
 

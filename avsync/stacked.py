@@ -99,14 +99,16 @@ class DeferredLinear:
 
         Args:
             x: (rows, in_features), or for a stacked weight (branches, rows, in_features); (1, rows, in_features) is shared by all.
-            step: Index into the terms; a single term serves every step.
+            step: Index into the terms; where gradients are not deferred, a single term serves every step.
 
         Returns:
             (rows, out_features) or (branches, rows, out_features).
         """
         if self._collected is not None:
             self._collected.append(x.detach())
-        term = self._terms[step] if len(self._terms) > 1 else self._terms[0]
+            term = self._terms[step]  # a shared term would lose the gradients of the single steps
+        else:
+            term = self._terms[step if len(self._terms) > 1 else 0]
         if x.ndim == 2:
             return torch.addmm(term, x, self._transposed)
         return torch.baddbmm(term, x.expand(self._transposed.shape[0], -1, -1), self._transposed)
@@ -185,10 +187,10 @@ class StackedLinear(nn.Module):
         """(branches, rows, in_features) -> (branches, rows, out_features)."""
         return stacked_linear(x, self.weight, self.bias)
 
-    def unroll(self, steps: int, rows: int) -> DeferredLinear:
+    def unroll(self, steps: int, rows: int, *, defer: bool = True) -> DeferredLinear:
         """This layer, prepared for ``steps`` applications to ``rows`` rows; see :func:`deferred`."""
         branches, out_features = self.bias.shape
-        return deferred(self.weight, self.bias[None, :, None].expand(steps, branches, rows, out_features))
+        return deferred(self.weight, self.bias[None, :, None].expand(steps, branches, rows, out_features), defer=defer)
 
     def extra_repr(self) -> str:
         branches, out_features, in_features = self.weight.shape
@@ -229,3 +231,63 @@ class StackedPointwiseBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(branches, rows, width) -> (branches, rows, width)."""
         return x + self.project(F.gelu(self.expand(layer_norm(x))))
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def merge_branches(velocities: Tensor, mask_logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Equation (8): ``v = sum_b m_b v_b`` with the softmax over the branches as mask.
+
+    Args:
+        velocities: (branches, batch, points, dims).
+        mask_logits: (branches, batch, points); a landmark's mask is shared by its coordinates.
+
+    Returns:
+        The velocity (batch, points, dims) and the mask (branches, batch, points), which sums to 1 over the branches.
+
+    Raises:
+        ShapeError: The two do not agree.
+
+    Example:
+        >>> velocities = torch.tensor([2.0, 4.0]).reshape(2, 1, 1, 1)
+        >>> merge_branches(velocities, torch.zeros(2, 1, 1))[0].item()
+        3.0
+
+    Source: paper, equation (8).
+    """
+    check_shape("velocities", velocities, "branches batch points dims")
+    branches, batch, points, _ = velocities.shape
+    check_shape("mask_logits", mask_logits, "branches batch points", branches=branches, batch=batch, points=points)
+    mask = _at_least_float32(mask_logits).softmax(dim=0)
+    return (mask[..., None] * velocities).sum(dim=0), mask
+
+
+def lstm_update(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    """The LSTM's new hidden and cell state from its four gates before their activations, in the order input, forget, output, cell.
+
+    Args:
+        gates: (batch, 4 * hidden).
+        cell: (batch, hidden).
+
+    Returns:
+        Hidden and cell state, (batch, hidden) each, at least float32.
+
+    Raises:
+        ShapeError: Sizes that do not match.
+
+    Example:
+        >>> hidden, cell = lstm_update(torch.zeros(1, 4), torch.ones(1, 1))
+        >>> cell.item()
+        0.5
+
+    Source: the usual LSTM; the order ours (one sigmoid for three gates).
+    """
+    check_shape("cell", cell, "batch hidden")
+    check_shape("gates", gates, "batch gates", batch=cell.shape[0], gates=4 * cell.shape[1])
+    gates = _at_least_float32(gates)
+    size = cell.shape[-1]
+    enter, forget, leave = gates[:, : 3 * size].sigmoid().chunk(3, dim=1)
+    cell = torch.addcmul(forget * cell, enter, gates[:, 3 * size :].tanh())
+    return leave * cell.tanh(), cell

@@ -1,4 +1,6 @@
-"""The generator one frame at a time: sound goes in by pieces of one motion frame, faces come out as soon as the look-ahead allows.
+"""The generator one frame at a time: the rollout that every use of it shares, and its streaming face.
+
+In a stream sound goes in by pieces of one motion frame, faces come out as soon as the look-ahead allows.
 
 Every convolution keeps the few inputs that its next output needs, and every map the few frames that are still to be used, so that
 a step costs the same work and memory after an hour as after a second. What comes out equals the generator's ``forward``.
@@ -7,17 +9,122 @@ a step costs the same work and memory after an hour as after a second. What come
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from avsync._checks import check_shape
 from avsync.audio_pyramid import AUDIO_FRAMES_PER_FRAME, AudioPyramid, StridedConvNeXtBlock
 from avsync.errors import ArgumentError
+from avsync.landmarks import normalise
+from avsync.stacked import deferred, layer_norm, lstm_update, merge_branches
 
 if TYPE_CHECKING:
     from avsync.generator import MultiScaleGenerator
+
+
+class StepOutput(NamedTuple):
+    """One step of a rollout.
+
+    Attributes:
+        face: (batch, points, dims), in the unit of the observed frames.
+        velocity: (batch, points, dims), in face heights a frame over ``velocity_scale``.
+        mask: (branches, batch, points).
+    """
+
+    face: Tensor
+    velocity: Tensor
+    mask: Tensor
+
+
+class Rollout:
+    """The state of a rollout: the LSTM and the displacement of the face from the first observed one.
+
+    Made by :meth:`MultiScaleGenerator.start`. The displacement is kept in face heights times ``displacement_scale``, which is what
+    the position embedding reads; the first observed face itself enters as a constant term.
+    """
+
+    def __init__(
+        self,
+        network: MultiScaleGenerator,
+        observed: Tensor,
+        terms: Tensor | None,
+        generator: torch.Generator | None,
+    ) -> None:
+        config = network.config
+        batch, frames = observed.shape[:2]
+        generated = 1 if terms is None else terms.shape[0]
+        # Deferred gradients need to know the number of steps, and a term for each; else one term serves every step.
+        defer = torch.is_grad_enabled() and terms is not None
+        updates, steps = (frames + generated - 1, generated) if defer else (1, 1)
+        observed = observed.to(network.displacement_weight.dtype)
+        normalised = normalise(observed)
+        self.batch = batch
+        self._scale = config.displacement_scale * config.velocity_scale
+        self._first = observed[:, 0]
+        self._unit = (normalised.height / config.displacement_scale)[:, None, None]
+        self.face = observed[:, -1]
+        identity = network.identity(normalised.landmarks[:, 0].flatten(1))
+        self._embed = deferred(network.displacement_weight, identity.expand(updates, -1, -1), defer=defer)
+        self._gates = deferred(network.lstm_weight, network.lstm_bias.expand(updates, batch, -1), defer=defer)
+        self._enter_weight = network.enter_weight
+        self._enter = None if terms is None else deferred(network.enter_weight, terms)
+        self._blocks = [
+            (block.expand.unroll(steps, batch, defer=defer), block.project.unroll(steps, batch, defer=defer))
+            for block in network.branch_blocks()
+        ]
+        self._head = network.head.unroll(steps, batch, defer=defer)
+        self._velocities = (config.num_branches, batch, config.points, config.dims)
+        self._updates = 0
+        self._steps = 0
+
+        if config.initial_state == "random":
+            source = observed.device if generator is None else generator.device
+            state = torch.randn(2, batch, config.hidden, generator=generator, device=source, dtype=observed.dtype)
+            self._hidden, self._cell = state.to(observed.device).unbind(0)
+        else:
+            self._hidden = self._cell = observed.new_zeros(batch, config.hidden)
+        displacements = ((observed - observed[:, :1]) / self._unit[:, None]).flatten(2)
+        for displacement in displacements[:, :-1].unbind(1):
+            self._observe(displacement)
+        self._displacement = displacements[:, -1]
+
+    def _observe(self, displacement: Tensor) -> Tensor:
+        position = F.gelu(self._embed(displacement, self._updates))
+        gates = self._gates(torch.cat([position, self._hidden], dim=1), self._updates)
+        self._hidden, self._cell = lstm_update(gates, self._cell)
+        self._updates += 1
+        return torch.cat([self._hidden, position], dim=1)
+
+    def step(self, term: Tensor | None = None) -> StepOutput:
+        """Generate the next frame, equations (6)-(8).
+
+        Args:
+            term: (branches, batch, branch_width), the audio's part of the branches' first layer; None if the rollout was
+                started with the terms of all frames.
+
+        Returns:
+            The new face, its velocity and the mask.
+        """
+        step = self._steps
+        shared = self._observe(self._displacement)[None]
+        if term is None:
+            if self._enter is None:
+                raise ArgumentError("`term`: expected the audio's part of this step, since the rollout was started without any")
+            x = self._enter(shared, step)
+        else:
+            x = deferred(self._enter_weight, term[None], defer=False)(shared, 0)
+        for expand, project in self._blocks:
+            x = x + project(F.gelu(expand(layer_norm(x), step)), step)
+        outputs = self._head(layer_norm(x), step)
+        split = outputs.shape[-1] - self._velocities[2]
+        velocity, mask = merge_branches(outputs[..., :split].reshape(self._velocities), outputs[..., split:])
+        self._displacement = torch.add(self._displacement, velocity.flatten(1), alpha=self._scale)
+        self._steps += 1
+        self.face = self._first + self._unit * self._displacement.view_as(self._first)
+        return StepOutput(self.face, velocity, mask)
 
 
 class _BlockStream:

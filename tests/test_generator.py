@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from avsync.audio_pyramid import mirror_audio
 from avsync.config import config_from_dict, config_to_dict
 from avsync.errors import ArgumentError, ClipTooShortError, ConfigError, ShapeError
-from avsync.generator import GeneratorConfig, MultiScaleGenerator, lstm_update, merge_branches, mirror_audio
+from avsync.generator import GeneratorConfig, MultiScaleGenerator
+from avsync.stacked import lstm_update, merge_branches
 from tests.reference.generator import SeparateGenerator
 
 SMALL = GeneratorConfig(
@@ -73,6 +75,21 @@ def test_gradients_equal_those_of_the_obvious_network() -> None:
     torch.testing.assert_close(network.lstm_weight.grad[order][:, 10:], separate.cell.weight_hh.grad)
     torch.testing.assert_close(network.lstm_weight.grad[order][:, :10], separate.cell.weight_ih.grad)
     torch.testing.assert_close(network.lstm_bias.grad[order], separate.cell.bias_ih.grad)
+
+
+def test_steps_by_hand_have_the_same_gradients() -> None:
+    """A rollout that does not know its length beforehand cannot defer the weights' gradients, and must still have them."""
+    network = make()
+    faces, audio = batch(9)
+    terms = network.audio_terms(network.audio_pyramid(audio)[:, :, 3:])
+    rollout = network.start(faces)
+    by_hand = torch.stack([rollout.step(term).face for term in terms], dim=1)
+    expected = network(faces, audio).landmarks
+    torch.testing.assert_close(by_hand, expected)
+    gradients = [torch.autograd.grad(out.square().sum(), list(network.parameters())) for out in (by_hand, expected)]
+    torch.testing.assert_close(*gradients)
+    with pytest.raises(ArgumentError, match="`term`"):
+        network.start(faces).step()
 
 
 def test_gradcheck(rng: torch.Generator) -> None:
