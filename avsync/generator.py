@@ -237,7 +237,7 @@ class MultiScaleGenerator(nn.Module):
         velocities = torch.stack([step.velocity for step in steps], dim=1)
         height = normalise(observed).height[:, None, None, None]
         return GeneratorOutput(
-            torch.stack([step.face for step in steps], dim=1),
+            rollout.faces(torch.stack([step.displacement for step in steps], dim=1)),
             velocities * (height * self.config.velocity_scale).to(velocities.dtype),
             torch.stack([step.mask for step in steps], dim=1).permute(2, 1, 0, 3) if return_masks else None,
         )

@@ -29,12 +29,12 @@ class StepOutput(NamedTuple):
     """One step of a rollout.
 
     Attributes:
-        face: (batch, points, dims), in the unit of the observed frames.
+        displacement: (batch, points * dims), as the rollout keeps it; :meth:`Rollout.faces` makes a face of it.
         velocity: (batch, points, dims), in face heights a frame over ``velocity_scale``.
         mask: (branches, batch, points).
     """
 
-    face: Tensor
+    displacement: Tensor
     velocity: Tensor
     mask: Tensor
 
@@ -63,9 +63,8 @@ class Rollout:
         normalised = normalise(observed)
         self.batch = batch
         self._scale = config.displacement_scale * config.velocity_scale
-        self._first = observed[:, 0]
-        self._unit = (normalised.height / config.displacement_scale)[:, None, None]
-        self.face = observed[:, -1]
+        self._first = observed[:, :1]
+        self._unit = (normalised.height / config.displacement_scale)[:, None, None, None]
         identity = network.identity(normalised.landmarks[:, 0].flatten(1))
         self._embed = deferred(network.displacement_weight, identity.expand(updates, -1, -1), defer=defer)
         self._gates = deferred(network.lstm_weight, network.lstm_bias.expand(updates, batch, -1), defer=defer)
@@ -86,7 +85,7 @@ class Rollout:
             self._hidden, self._cell = state.to(observed.device).unbind(0)
         else:
             self._hidden = self._cell = observed.new_zeros(batch, config.hidden)
-        displacements = ((observed - observed[:, :1]) / self._unit[:, None]).flatten(2)
+        displacements = ((observed - self._first) / self._unit).flatten(2)
         for displacement in displacements[:, :-1].unbind(1):
             self._observe(displacement)
         self._displacement = displacements[:, -1]
@@ -106,7 +105,10 @@ class Rollout:
                 started with the terms of all frames.
 
         Returns:
-            The new face, its velocity and the mask.
+            The new displacement, its velocity and the mask.
+
+        Raises:
+            ArgumentError: No term, neither here nor at the start.
         """
         step = self._steps
         shared = self._observe(self._displacement)[None]
@@ -123,8 +125,11 @@ class Rollout:
         velocity, mask = merge_branches(outputs[..., :split].reshape(self._velocities), outputs[..., split:])
         self._displacement = torch.add(self._displacement, velocity.flatten(1), alpha=self._scale)
         self._steps += 1
-        self.face = self._first + self._unit * self._displacement.view_as(self._first)
-        return StepOutput(self.face, velocity, mask)
+        return StepOutput(self._displacement, velocity, mask)
+
+    def faces(self, displacements: Tensor) -> Tensor:
+        """Displacements (batch, frames, points * dims) as faces (batch, frames, points, dims) in the unit of the observed frames."""
+        return torch.addcmul(self._first, self._unit, displacements.unflatten(2, self._first.shape[2:]))
 
 
 class _BlockStream:
@@ -252,7 +257,8 @@ class GeneratorStream:
         while self._pending and self._next < until:
             vector = self._pending.popleft()
             if self._next >= self._observed:
-                faces.append(self._rollout.step(self.network.audio_terms(vector[:, :, None])[0]).face)
+                step = self._rollout.step(self.network.audio_terms(vector[:, :, None])[0])
+                faces.append(self._rollout.faces(step.displacement[:, None]))
             self._next += 1
         return faces
 
@@ -276,7 +282,7 @@ class GeneratorStream:
         # The coarse maps complete several vectors at once; they leave one a step, each exactly `look_ahead` steps after its sound.
         self._pending.extend(self._audio.push(audio))
         faces = self._advance(self._pushed - self.look_ahead)
-        return faces[0] if faces else None
+        return faces[0][:, 0] if faces else None
 
     @torch.no_grad()
     def flush(self) -> Tensor:
@@ -290,12 +296,14 @@ class GeneratorStream:
         """
         self._check_open()
         self._ended = True
-        empty = self._rollout.face.new_zeros(self._rollout.batch, 0, self.network.config.audio_features)
+        config = self.network.config
+        weight = self.network.displacement_weight
+        empty = weight.new_zeros(self._rollout.batch, 0, config.audio_features)
         self._pending.extend(self._audio.push(empty, last=True))
         faces = self._advance(self._pushed)
         if not faces:
-            return self._rollout.face[:, None][:, :0]
-        return torch.stack(faces, dim=1)
+            return weight.new_zeros(self._rollout.batch, 0, config.points, config.dims)
+        return torch.cat(faces, dim=1)
 
     def _check_open(self) -> None:
         if self._ended:
