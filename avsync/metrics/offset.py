@@ -17,7 +17,7 @@ from avsync.errors import ClipTooShortError
 from avsync.similarity import check_mask
 
 EDGES = ("masked", "legacy")
-_BLOCK = 512  # motion windows handled at once: bounds the memory of hour-long recordings to a few megabytes
+_CHUNK = 512  # motion windows handled at once: bounds the memory of hour-long recordings to a few megabytes
 
 
 class SyncOffset(NamedTuple):
@@ -44,19 +44,22 @@ def _pair_distances(motion: Tensor, audio: Tensor, max_offset: int) -> Tensor:
     # there is no float64 (MPS) it has to do without.
     precise = torch.float32 if motion.device.type == "mps" else torch.float64
     motion, audio = motion.to(precise), audio.to(precise)
-    blocks = []
-    for start in range(0, motion.shape[1], _BLOCK):
-        visual = motion[:, start : start + _BLOCK]
-        sound = audio[:, start : start + visual.shape[1] + 2 * max_offset]
-        # One matrix product gives all pairs; the wanted ones are its diagonals, which a strided view reads without a copy.
-        product = torch.einsum("bie,bje->bij", visual, sound).contiguous()
-        batch_stride, row_stride, column_stride = product.stride()
-        shape = (*visual.shape[:2], 2 * max_offset + 1)
-        band = product.as_strided(shape, (batch_stride, row_stride + column_stride, column_stride))
-        sound_norm = sound.square().sum(-1).unfold(1, visual.shape[1], 1).transpose(1, 2)
-        squared = visual.square().sum(-1, keepdim=True) + sound_norm - 2 * band
-        blocks.append(squared.clamp_min(0).sqrt())
-    return torch.cat(blocks, dim=1)
+    parts = [
+        _band_distances(motion[:, start : start + _CHUNK], audio[:, start : start + _CHUNK + 2 * max_offset], max_offset)
+        for start in range(0, motion.shape[1], _CHUNK)
+    ]
+    return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+
+
+def _band_distances(motion: Tensor, audio: Tensor, max_offset: int) -> Tensor:
+    # One matrix product gives all pairs; the wanted ones are its diagonals, which a strided view reads without a copy.
+    product = torch.bmm(motion, audio.transpose(1, 2)).contiguous()
+    batch_stride, row_stride, column_stride = product.stride()
+    shape = (*motion.shape[:2], 2 * max_offset + 1)
+    band = product.as_strided(shape, (batch_stride, row_stride + column_stride, column_stride))
+    motion_norm, audio_norm = torch.linalg.vecdot(motion, motion), torch.linalg.vecdot(audio, audio)
+    squared = motion_norm[..., None] + audio_norm.unfold(1, motion.shape[1], 1).transpose(1, 2) - 2 * band
+    return squared.clamp_min(0).sqrt()
 
 
 def offset_distances(
@@ -166,6 +169,9 @@ def sync_offset(
     smallest, best = torch.where(distances.isnan(), torch.inf, distances).min(dim=1)
     nothing = smallest.isinf()
     smallest = torch.where(nothing, torch.nan, smallest)
-    median = distances.nanquantile(0.5, dim=1)
+    # The median of those offsets that have a distance, as NumPy has it; sorting puts NaN last.
+    ordered, count = distances.sort(dim=1).values, (~distances.isnan()).sum(dim=1, keepdim=True)
+    middle = torch.cat([(count - 1).clamp_min(0) // 2, count // 2], dim=1).clamp_max(distances.shape[1] - 1)
+    median = ordered.gather(1, middle).mean(dim=1)
     offset = torch.where(nothing, 0, max_offset - best)
     return SyncOffset(offset, median - smallest, smallest, distances[:, max_offset], distances)
