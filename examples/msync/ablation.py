@@ -1,0 +1,177 @@
+"""The paper's Figure 5: what the levels of the loss and the branches of the generator each bring.
+
+    python examples/msync/ablation.py --corpus PATH --seeds 3
+
+trains one pyramid of syncers and one independent judge, then four kinds of generator (1 or 4 levels of the loss, 1 or 4
+branches) from several seeds, two at a time on two cores, and prints the judge's confidence on speakers nobody has seen. Runs that
+are finished are not trained again, so the command can be stopped and called anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import multiprocessing
+import statistics
+import sys
+import time
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import torch
+from judging import Row, bounds, generate, judge, table
+from pipeline import Material, generator_stage, load_material, syncer_stage
+from presets import PRESETS, Preset
+
+from avsync._files import write_json
+from avsync.errors import AvsyncError
+from avsync.figures import confidence_by_level, landmark_video, save_figure
+from avsync.pretrained import from_pretrained
+from avsync.syncer import SyncerPyramid
+from avsync.training.engine import make_fabric
+
+ARMS = {
+    "4 levels, 4 branches": (4, 4),
+    "4 levels, 1 branch": (4, 1),
+    "1 level, 4 branches": (1, 4),
+    "1 level, 1 branch": (1, 1),
+}
+_T95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
+"""Student's t for two-sided 95 %, by degrees of freedom."""
+
+_material: Material | None = None
+"""Each worker process reads the corpus once."""
+
+
+def _start_worker(corpus: str, preset: Preset, threads: int) -> None:
+    global _material
+    torch.set_num_threads(threads)
+    _material = load_material(corpus, preset)
+
+
+def _train_pyramid(name: str, preset: Preset, run: Path) -> str:
+    assert _material is not None
+    training = preset.syncer_training if name == "syncers" else preset.metric_training
+    fabric = make_fabric(accelerator="cpu")
+    syncer_stage(name, _material, preset, training, run, fabric, resume=True, progress=False)
+    return name
+
+
+def _train_arm(arm: str, seed: int, preset: Preset, run: Path) -> str:
+    assert _material is not None
+    levels, branches = ARMS[arm]
+    preset = dataclasses.replace(preset, levels=levels, generator=dataclasses.replace(preset.generator, num_branches=branches))
+    preset = dataclasses.replace(preset, gan=dataclasses.replace(preset.gan, seed=seed))
+    folder = run / f"levels{levels}-branches{branches}-seed{seed}"
+    fabric = make_fabric(accelerator="cpu")
+    syncers = from_pretrained(SyncerPyramid, run / "syncers")
+    generator, _ = generator_stage(_material, preset, syncers, folder, fabric, resume=True, progress=False)
+    margin = preset.judged_margin
+    made = generate(generator, _material.crops, margin=margin)
+    row = judge(arm, from_pretrained(SyncerPyramid, run / "judge"), made, _material.crops, margin=margin)
+    write_json(folder / "metrics.json", row.as_dict())
+    shown = int(_material.crops.speech_fraction.argmax())
+    faces = {"ground truth": _material.crops.landmarks[shown], "generated": made[shown]}
+    landmark_video(folder / "sample.mp4", faces)
+    return f"{arm}, seed {seed}"
+
+
+def mean_and_interval(values: list[float]) -> tuple[float, float]:
+    """Mean, and half-width of its 95 % interval by Student's t; infinite for a single value."""
+    if len(values) < 2:
+        return values[0], math.inf
+    t = _T95.get(len(values) - 1, 1.96)
+    return statistics.mean(values), t * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def pooled(arm: str, rows: list[dict[str, Any]]) -> Row:
+    """One row for the seeds of an arm; intervals are over seeds."""
+    levels = range(len(rows[0]["confidence"]))
+    intervals = [mean_and_interval([row["confidence"][level] for row in rows]) for level in levels]
+    return Row(
+        name=arm,
+        confidence=[mean for mean, _ in intervals],
+        confidence_error=[half for _, half in intervals],
+        absolute_offset=[statistics.mean(row["absolute_offset"][level] for row in rows) for level in levels],
+        within_one=[statistics.mean(row["within_one"][level] for row in rows) for level in levels],
+        speed=statistics.mean(row["speed"] for row in rows),
+    )
+
+
+def wait_for(jobs: list[Future[str]], began: float) -> None:
+    """Tell of every job that ends; the first error stops the rest."""
+    for number, job in enumerate(as_completed(jobs), start=1):
+        print(f"[{(time.monotonic() - began) / 60:5.1f} min] {number}/{len(jobs)} {job.result()}", flush=True)
+
+
+def paired_differences(rows: dict[str, list[dict[str, Any]]], first: str, second: str) -> str:
+    """Differences of confidence between two arms of equal seeds, with their 95 % interval, by level."""
+    cells = []
+    for level in range(len(rows[first][0]["confidence"])):
+        pairs = zip(rows[first], rows[second], strict=True)
+        mean, half = mean_and_interval([a["confidence"][level] - b["confidence"][level] for a, b in pairs])
+        cells.append(f"{mean:+.3f} ± {half:.3f}")
+    return f"{first} less {second}: " + ", ".join(cells)
+
+
+def run_ablation(arguments: argparse.Namespace) -> None:
+    """Train what is missing, then print and draw."""
+    began = time.monotonic()
+    preset, run = PRESETS[arguments.preset].seeded(0), arguments.out / arguments.name
+    workers = ProcessPoolExecutor(
+        arguments.workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(arguments.corpus, preset, arguments.threads),
+    )
+    with workers as pool:
+        wait_for([pool.submit(_train_pyramid, name, preset, run) for name in ("syncers", "judge")], began)
+        jobs = [(arm, seed) for seed in range(arguments.seeds) for arm in ARMS]
+        wait_for([pool.submit(_train_arm, arm, seed, preset, run) for arm, seed in jobs], began)
+    rows = {
+        arm: [
+            json.loads((run / f"levels{levels}-branches{branches}-seed{seed}" / "metrics.json").read_text())
+            for seed in range(arguments.seeds)
+        ]
+        for arm, (levels, branches) in ARMS.items()
+    }
+    material = load_material(arguments.corpus, preset)
+    lines = bounds(from_pretrained(SyncerPyramid, run / "judge"), material.crops, margin=preset.judged_margin)
+    lines += [pooled(arm, of_arm) for arm, of_arm in rows.items()]
+    print(f"\n{table(lines)}\n")
+    full, *others = ARMS
+    differences = [paired_differences(rows, full, other) for other in others]
+    print("\n".join(differences))
+    minutes = (time.monotonic() - began) / 60
+    result = {"minutes": minutes, "rows": [line.as_dict() for line in lines], "differences": differences, "seeds": rows}
+    write_json(run / "metrics.json", result)
+    intervals = {
+        line.name: [(c, c - e, c + e) for c, e in zip(line.confidence, line.confidence_error, strict=True)] for line in lines
+    }
+    save_figure(confidence_by_level(intervals, bounds=("static", "shuffled")), run / "confidence.png")
+    print(f"\n{run} in {minutes:.1f} min: metrics.json, confidence.png, a video in each folder")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", default="synthetic", help="'synthetic', or a folder of clips")
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="ablation", help="sizes and schedule (default: ablation)")
+    parser.add_argument("--seeds", type=int, default=3, help="generators of each kind (default: 3)")
+    parser.add_argument("--workers", type=int, default=2, help="trainings at a time (default: 2)")
+    parser.add_argument("--threads", type=int, default=1, help="processor threads of each (default: 1)")
+    parser.add_argument("--name", default="ablation", help="name of the folder")
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="where runs lie (default: runs)")
+    try:
+        run_ablation(parser.parse_args(arguments))
+    except AvsyncError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

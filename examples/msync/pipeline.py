@@ -1,0 +1,159 @@
+"""The stages of the paper's system, each a function: corpus, syncers, generator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from presets import Preset
+from torch import nn
+
+from avsync.audio import MFCC, LogMel
+from avsync.corpus.clip import Corpus
+from avsync.corpus.dataset import Batch, ClipBank
+from avsync.corpus.synthetic import SyntheticCorpus
+from avsync.discriminators import FrameDiscriminator, PairDiscriminator, WindowDiscriminator
+from avsync.errors import CorpusError
+from avsync.generator import MultiScaleGenerator
+from avsync.pretrained import from_pretrained, save_pretrained
+from avsync.sync_loss import MultiScaleSyncLoss
+from avsync.syncer import SyncerPyramid
+from avsync.training.engine import History
+from avsync.training.gan import Discriminators, train_generator
+from avsync.training.syncers import SyncerTrainingConfig, evaluate_syncers, train_syncers
+
+SPEECH_SHARE = 0.4
+"""Share of a judged clip's frames that must hold speech (:func:`avsync.corpus.dataset.speech_mask`) for it to count."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """The corpus of a run: clips to learn from and clips of other speakers to judge on."""
+
+    train: ClipBank
+    val: ClipBank
+    val_clips: Any
+    crops: Batch
+    """Judged clips with sound around them, those without speech left out."""
+    silent: int
+    """How many were left out for want of speech."""
+
+
+def load_material(corpus: str, preset: Preset, *, skip_bad: bool = False) -> Material:
+    """Read or make the corpus.
+
+    Args:
+        corpus: "synthetic", or a folder in the format of :class:`avsync.corpus.clip.Corpus`.
+        preset: Features, and sizes of the synthetic corpus.
+        skip_bad: Leave damaged clips out instead of stopping at the first.
+
+    Raises:
+        CorpusError: The corpus is damaged, or no clip is long enough to be judged.
+    """
+    features = {"log_mel": LogMel, "mfcc": MFCC}[preset.features]()
+    if corpus == "synthetic":
+        speakers, seconds = preset.synthetic_speakers, preset.synthetic_seconds
+        train: Any = SyntheticCorpus(split="train", speakers=speakers, clips_per_speaker=4, seconds=seconds)
+        val: Any = SyntheticCorpus(split="val", speakers=max(2, speakers // 4), clips_per_speaker=4, seconds=seconds)
+    else:
+        train = Corpus(corpus, split="train", skip_bad=skip_bad)
+        val = Corpus(corpus, split="val", skip_bad=skip_bad)
+    train_bank = ClipBank(train, features=features, skip_bad=skip_bad)
+    val_bank = ClipBank(val, features=features, skip_bad=skip_bad)
+    for bad in {**dict(train.bad), **dict(val.bad), **dict(train_bank.bad), **dict(val_bank.bad)}.items():
+        print(f"skipped clip {bad[0]}: {bad[1]}")
+    crops = val_bank.windows(preset.judged_frames, stride=preset.judged_frames // 2, margin=preset.judged_margin)
+    speaking = crops.speech_fraction >= SPEECH_SHARE
+    if not bool(speaking.any()):
+        raise CorpusError(f"expected clips with speech in at least {SPEECH_SHARE:.0%} of their frames in `val`, got none")
+    return Material(train_bank, val_bank, val, crops.select(speaking), int((~speaking).sum()))
+
+
+def stage(folder: Path, model: nn.Module, train: Callable[[], History], *, resume: bool) -> tuple[nn.Module, History]:
+    """Train a model, or load it if an earlier run of the same stage has ended.
+
+    Args:
+        folder: Where the finished model lies, or is to lie.
+        model: The model before training.
+        train: Trains it in place.
+        resume: Whether a finished model may be used.
+
+    Returns:
+        The model, and the history of its training (empty if it was loaded).
+    """
+    if resume and (folder / "config.json").is_file():
+        return from_pretrained(type(model), folder), {}
+    history = train()
+    save_pretrained(model, folder)
+    return model, history
+
+
+def syncer_stage(
+    name: str, material: Material, preset: Preset, training: SyncerTrainingConfig, run: Path, fabric: Any, *, resume: bool, progress: bool
+) -> tuple[SyncerPyramid, History]:
+    """Train one pyramid of syncers ("syncers" guides the generator, "judge" measures it)."""
+    with fabric.init_module():
+        torch.manual_seed(training.seed)
+        pyramid = SyncerPyramid(config=preset.syncers)
+
+    def evaluate(step: int) -> Mapping[str, float]:
+        del step
+        reports = evaluate_syncers(pyramid, material.crops.to(fabric.device), margin=preset.judged_margin)
+        return {f"acc{level}": report.within_one for level, report in enumerate(reports)}
+
+    def train() -> History:
+        return train_syncers(
+            pyramid,
+            material.train,
+            training,
+            fabric=fabric,
+            augment=preset.augment,
+            checkpoint=run / "checkpoints" / f"{name}.pt",
+            resume=resume,
+            evaluate=evaluate,
+            evaluate_every=max(1, training.steps // 4),
+            progress=progress,
+            name=name,
+        )
+
+    trained, history = stage(run / name, pyramid, train, resume=resume)
+    return trained.to(fabric.device), history  # type: ignore[return-value]
+
+
+def generator_stage(
+    material: Material, preset: Preset, syncers: SyncerPyramid, run: Path, fabric: Any, *, resume: bool, progress: bool
+) -> tuple[MultiScaleGenerator, History]:
+    """Train the generator against the discriminators and the frozen syncers of the first ``preset.levels`` levels."""
+    torch.manual_seed(preset.gan.seed)
+    with fabric.init_module():
+        generator = MultiScaleGenerator(preset.generator)
+        pair = PairDiscriminator(preset.window_discriminator) if preset.gan.pair_weight else None
+        judges = Discriminators(
+            frame=FrameDiscriminator(preset.frame_discriminator),
+            window=WindowDiscriminator(preset.window_discriminator),
+            pair=pair,
+        )
+    generator.set_audio_statistics(*material.train.audio_statistics())
+    weights = [float(level < preset.levels) for level in range(syncers.num_levels)]
+    # The loss freezes what it is given; the copy in the run's folder stays trainable.
+    sync_loss = MultiScaleSyncLoss(syncers=syncers, level_weights=weights)
+
+    def train() -> History:
+        return train_generator(
+            generator,
+            judges,
+            material.train,
+            preset.gan,
+            sync_loss=sync_loss,
+            fabric=fabric,
+            augment=preset.generator_augment,
+            checkpoint=run / "checkpoints" / "generator.pt",
+            resume=resume,
+            progress=progress,
+        )
+
+    trained, history = stage(run / "generator", generator, train, resume=resume)
+    return trained.to(fabric.device).eval(), history  # type: ignore[return-value]

@@ -1,0 +1,108 @@
+"""Sizes and schedules of the whole system, one frozen dataclass a preset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from avsync.corpus.dataset import AugmentConfig
+from avsync.discriminators import FrameDiscriminatorConfig, WindowDiscriminatorConfig
+from avsync.generator import GeneratorConfig
+from avsync.syncer import SyncerConfig, SyncerPyramidConfig
+from avsync.training.gan import GanTrainingConfig
+from avsync.training.syncers import SyncerTrainingConfig
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Everything that a run depends on, apart from its corpus.
+
+    Attributes:
+        features: "log_mel" or "mfcc", 26 coefficients each.
+        synthetic_speakers: Speakers of the embedded corpus to train on; a quarter as many more are made to judge on.
+        synthetic_seconds: Seconds of each synthetic clip; every speaker has four.
+        levels: Levels of the sync loss, finest first; the judge always has four.
+        syncers: Sizes of both pyramids.
+        syncer_training: Training of the pyramid that guides the generator.
+        metric_training: Training of the pyramid that judges it.
+        augment: How training clips of the syncers are varied.
+        generator: Sizes of the generator.
+        generator_augment: How training clips of the generator are varied; no stretching, which would teach slow motion.
+        frame_discriminator: Sizes of D_f.
+        window_discriminator: Sizes of D_s and D_j.
+        gan: Training of the generator.
+        judged_frames: Frames of the clips that are judged.
+        judged_margin: Frames of sound around them.
+    """
+
+    features: str = "log_mel"
+    synthetic_speakers: int = 32
+    synthetic_seconds: float = 16.0
+    levels: int = 4
+    syncers: SyncerPyramidConfig = SyncerPyramidConfig()
+    syncer_training: SyncerTrainingConfig = SyncerTrainingConfig()
+    metric_training: SyncerTrainingConfig = SyncerTrainingConfig(objective="margin")
+    augment: AugmentConfig = AugmentConfig()
+    generator: GeneratorConfig = GeneratorConfig()
+    generator_augment: AugmentConfig = AugmentConfig()
+    frame_discriminator: FrameDiscriminatorConfig = FrameDiscriminatorConfig()
+    window_discriminator: WindowDiscriminatorConfig = WindowDiscriminatorConfig()
+    gan: GanTrainingConfig = GanTrainingConfig()
+    judged_frames: int = 80
+    judged_margin: int = 40
+
+    def seeded(self, seed: int) -> Preset:
+        """The same preset with every stage's seed derived from one; the judge's differs from that of the syncers it judges."""
+        return replace(
+            self,
+            syncer_training=replace(self.syncer_training, seed=seed),
+            metric_training=replace(self.metric_training, seed=seed + 1000),
+            gan=replace(self.gan, seed=seed),
+        )
+
+
+_STRONG = AugmentConfig(scale=(0.85, 1.15), rotation=0.2, tempo=(1 / 1.5, 1.5), equaliser_db=5.0, noise_db=6.0)
+
+QUICK = Preset(
+    syncers=SyncerPyramidConfig(syncer=SyncerConfig(width=64, embed=64, frame_blocks=1)),
+    syncer_training=SyncerTrainingConfig(steps=250),
+    metric_training=SyncerTrainingConfig(steps=250, objective="margin"),
+    generator=GeneratorConfig(hidden=128, position_embed=128, audio_channels=96, branch_width=96),
+    frame_discriminator=FrameDiscriminatorConfig(embed=96, depth=2),
+    window_discriminator=WindowDiscriminatorConfig(embed=96, hidden=128),
+    gan=GanTrainingConfig(
+        steps=250, batch_size=16, generator_lr=2e-4, discriminator_lr=1e-4, schedule="cosine", sync_weight=4.0
+    ),
+)
+"""Minutes on two cores, on the synthetic talker."""
+
+SMALL = Preset(
+    syncer_training=SyncerTrainingConfig(steps=700),
+    metric_training=SyncerTrainingConfig(steps=700, objective="margin"),
+    augment=_STRONG,
+    generator=GeneratorConfig(hidden=160, position_embed=160, audio_channels=128, branch_width=160),
+    frame_discriminator=FrameDiscriminatorConfig(embed=128, depth=2),
+    window_discriminator=WindowDiscriminatorConfig(embed=128, hidden=160),
+    gan=GanTrainingConfig(
+        steps=600, batch_size=16, generator_lr=2e-4, discriminator_lr=1e-4, schedule="cosine", sync_weight=4.0
+    ),
+)
+"""Half an hour on two cores, on an hour of real speakers."""
+
+PAPER = Preset(
+    features="mfcc",
+    synthetic_speakers=200,
+    syncer_training=SyncerTrainingConfig(steps=20_000, objective="info_nce", batch_size=32, frames=80, within_clip_weight=0.0),
+    metric_training=SyncerTrainingConfig(steps=20_000, objective="margin", batch_size=32, frames=80),
+)
+"""The paper's losses, sizes and schedule where it states them; meant for a GPU and a large corpus."""
+
+ABLATION = replace(
+    SMALL,
+    syncer_training=replace(SMALL.syncer_training, steps=500),
+    metric_training=replace(SMALL.metric_training, steps=500),
+    gan=replace(SMALL.gan, steps=450, pair_weight=0.0),
+)
+"""Small enough for twelve generators and two pyramids within an hour on two cores; without the pair discriminator, a third of
+the time, which bears on diversity and not on synchrony."""
+
+PRESETS = {"quick": QUICK, "small": SMALL, "paper": PAPER, "ablation": ABLATION}

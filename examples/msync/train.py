@@ -1,0 +1,148 @@
+"""The paper's whole system: syncers, generator, judge; on the embedded synthetic talker or on a corpus of your own.
+
+    python examples/msync/train.py                          # a few minutes on two cores
+    python examples/msync/train.py --preset small --corpus PATH
+    python examples/msync/train.py --levels 1 --branches 1  # the paper's single-scale ablation
+
+Everything a run makes lies under ``runs/<name>/``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from judging import Row, bounds, generate, judge, table
+from pipeline import Material, generator_stage, load_material, syncer_stage
+from presets import PRESETS, Preset
+from report import write_figures, write_sample
+
+from avsync._files import write_json
+from avsync.config import config_to_dict
+from avsync.errors import AvsyncError, CheckpointError
+from avsync.generator import MultiScaleGenerator
+from avsync.syncer import SyncerPyramid
+from avsync.training.engine import History, make_fabric
+from avsync.training.syncers import LevelReport, evaluate_syncers
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="quick", help="sizes and schedule (default: quick)")
+    parser.add_argument("--corpus", default="synthetic", help="'synthetic', or a folder of clips (default: synthetic)")
+    parser.add_argument("--levels", type=int, choices=range(1, 5), help="levels of the sync loss (ablation)")
+    parser.add_argument("--branches", type=int, help="branches of the generator (ablation)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything")
+    parser.add_argument("--name", help="name of the run's folder (default: the preset and the corpus)")
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="where runs lie (default: runs)")
+    parser.add_argument("--resume", action="store_true", help="go on where an interrupted run of this name stopped")
+    parser.add_argument("--skip-bad", action="store_true", help="leave damaged clips out, and list them, instead of stopping")
+    parser.add_argument("--accelerator", default="auto", help="auto, cpu or cuda (Lightning Fabric)")
+    parser.add_argument("--precision", default="32-true", help="32-true, bf16-mixed or 16-mixed (Lightning Fabric)")
+    parser.add_argument("--threads", type=int, help="processor threads (default: torch's choice)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    return parser.parse_args(arguments)
+
+
+def choose_preset(arguments: argparse.Namespace) -> Preset:
+    """The preset with the command line's changes."""
+    preset = PRESETS[arguments.preset]
+    if arguments.levels is not None:
+        preset = dataclasses.replace(preset, levels=arguments.levels)
+    if arguments.branches is not None:
+        preset = dataclasses.replace(preset, generator=dataclasses.replace(preset.generator, num_branches=arguments.branches))
+    return preset.seeded(arguments.seed)
+
+
+def open_run(arguments: argparse.Namespace, preset: Preset) -> Path:
+    """Make the run's folder, or check that the one to resume was made by the same settings.
+
+    Raises:
+        CheckpointError: The folder holds another run, or holds one and ``--resume`` was not given.
+    """
+    corpus = "synthetic" if arguments.corpus == "synthetic" else Path(arguments.corpus).resolve().name
+    run: Path = arguments.out / (arguments.name or f"{arguments.preset}-{corpus}")
+    settings = {"preset": config_to_dict(preset), "corpus": arguments.corpus, "precision": arguments.precision}
+    settings = json.loads(json.dumps(settings))
+    if (run / "config.json").is_file():
+        if not arguments.resume:
+            raise CheckpointError(f"{run} holds a run already; go on with it (--resume), or choose another --name")
+        if json.loads((run / "config.json").read_text()) != settings:
+            raise CheckpointError(f"{run / 'config.json'} is of other settings than these; choose another --name")
+    write_json(run / "config.json", settings)
+    return run
+
+
+def evaluate(
+    material: Material, preset: Preset, judge_pyramid: SyncerPyramid, generator: MultiScaleGenerator
+) -> tuple[list[Row], torch.Tensor]:
+    """The rows of the table, and the motion that the generator made for the judged clips."""
+    margin = preset.judged_margin
+    made = generate(generator, material.crops, margin=margin)
+    rows = bounds(judge_pyramid, material.crops, margin=margin)
+    return [rows[0], judge("generated", judge_pyramid, made, material.crops, margin=margin), *rows[1:]], made
+
+
+def syncer_lines(name: str, reports: list[LevelReport]) -> str:
+    """One line a level: how often the syncers of unseen speakers' clips find the offset."""
+    return "\n".join(
+        f"{name} level {level}: {report.within_one:6.1%} of {report.clips} clips within one frame, {report.exact:6.1%} exact,"
+        f" confidence {report.confidence:.3f}"
+        for level, report in enumerate(reports)
+    )
+
+
+def run_all(arguments: argparse.Namespace) -> dict[str, Any]:
+    """All stages, from the corpus to the table; returns what metrics.json holds."""
+    began = time.monotonic()
+    preset = choose_preset(arguments)
+    run = open_run(arguments, preset)
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    fabric = make_fabric(accelerator=arguments.accelerator, precision=arguments.precision)
+    material = load_material(arguments.corpus, preset, skip_bad=arguments.skip_bad)
+    print(f"training on {material.train}\njudging on {len(material.crops)} clips of {material.val} ({material.silent} without speech)")
+    progress, histories = not arguments.quiet, dict[str, History]()
+    options: dict[str, Any] = {"resume": arguments.resume, "progress": progress}
+    syncers, histories["syncers"] = syncer_stage("syncers", material, preset, preset.syncer_training, run, fabric, **options)
+    judging, histories["judge"] = syncer_stage("judge", material, preset, preset.metric_training, run, fabric, **options)
+    generator, histories["generator"] = generator_stage(material, preset, syncers, run, fabric, **options)
+    crops = dataclasses.replace(material, crops=material.crops.to(fabric.device))
+    reports = {
+        name: evaluate_syncers(pyramid, crops.crops, margin=preset.judged_margin)
+        for name, pyramid in (("syncers", syncers), ("judge", judging))
+    }
+    rows, made = evaluate(crops, preset, judging, generator)
+    metrics = {
+        "minutes": (time.monotonic() - began) / 60,
+        "judged_clips": len(material.crops),
+        "syncers": {name: [report._asdict() for report in levels] for name, levels in reports.items()},
+        "rows": [row.as_dict() for row in rows],
+    }
+    write_json(run / "metrics.json", metrics)
+    write_figures(run / "figures", crops, preset, histories, rows, syncers, generator, made)
+    write_sample(run / "sample.mp4", crops, preset, made)
+    print("\n".join(syncer_lines(name, levels) for name, levels in reports.items()))
+    print(f"\n{table(rows)}\n\n{run} in {metrics['minutes']:.1f} min: metrics.json, figures/, sample.mp4")
+    return metrics
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run from the command line; errors of ours are one line, not a traceback."""
+    try:
+        run_all(parse_arguments(arguments))
+    except AvsyncError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
