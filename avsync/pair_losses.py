@@ -148,6 +148,14 @@ def sigmoid_pairs(
     return reduce_windows(losses, mask, reduction)
 
 
+def inverse_temperature(temperature: float | Tensor) -> float | Tensor:
+    """1 / temperature, in float32 at least; a plain number is checked to be above zero."""
+    if isinstance(temperature, Tensor):
+        return temperature.float().reciprocal() if temperature.dtype != torch.float64 else temperature.reciprocal()
+    check_positive("temperature", temperature)
+    return 1.0 / temperature
+
+
 class LogitScale(nn.Module):
     """A learnable, positive logit scale (1 / temperature), kept as its logarithm and capped.
 

@@ -119,9 +119,7 @@ def vary_landmarks(landmarks: Tensor, config: AugmentConfig, generator: torch.Ge
     )
 
 
-def vary_audio(
-    audio: Tensor, features: nn.Module, config: AugmentConfig, generator: torch.Generator | None = None
-) -> Tensor:
+def vary_audio(audio: Tensor, features: nn.Module, config: AugmentConfig, generator: torch.Generator | None = None) -> Tensor:
     """Gain, equaliser and noise on features in decibels.
 
     Args:

@@ -327,9 +327,7 @@ class ClipBank:
         device = self.landmarks.device
         landmarks = interpolate_rows(self.landmarks, begin, tempo, frames, self.offsets[clip] + length - 1)
         audio_end = AUDIO_FRAMES_PER_FRAME * (self.offsets[clip] + length) - 1
-        audio = interpolate_rows(
-            self.audio, AUDIO_FRAMES_PER_FRAME * begin, tempo, AUDIO_FRAMES_PER_FRAME * frames, audio_end
-        )
+        audio = interpolate_rows(self.audio, AUDIO_FRAMES_PER_FRAME * begin, tempo, AUDIO_FRAMES_PER_FRAME * frames, audio_end)
         return Batch(landmarks, audio, clip.to(device), start.to(device), speech.to(device))
 
     def audio_statistics(self) -> tuple[Tensor, Tensor]:

@@ -139,7 +139,9 @@ def judge_offsets(
     for start in range(0, crops.landmarks.shape[0], chunk):
         landmarks, audio = crops.landmarks[start : start + chunk], crops.audio[start : start + chunk]
         levels = multi_scale_offset(pyramid, landmarks, audio, margin=margin, max_offsets=max_offsets)
-        parts.append([torch.stack([getattr(level, name) for level in levels]) for name in ("offset_frames", "confidence", "distance")])
+        parts.append(
+            [torch.stack([getattr(level, name) for level in levels]) for name in ("offset_frames", "confidence", "distance")]
+        )
     offsets, confidences, distances = (torch.cat(column, dim=1) for column in zip(*parts, strict=True))
     return offsets, confidences, distances
 
@@ -234,9 +236,7 @@ def train_syncers(
             for syncer in pyramid.syncers:  # one norm a level: a coarse level's gradients must not shrink a fine one's
                 nn.utils.clip_grad_norm_(syncer.parameters(), config.grad_clip)
         optimizer.step()
-        levels = [
-            objective.chance(*level.motion.shape[:2]) for objective, level in zip(objectives, embedded, strict=True)
-        ]
+        levels = [objective.chance(*level.motion.shape[:2]) for objective, level in zip(objectives, embedded, strict=True)]
         scalars = {"loss": losses.mean(), "chance": torch.tensor(sum(levels) / len(levels))}
         return scalars | {f"loss{i}": losses[i] / levels[i] for i in range(len(levels))}
 

@@ -92,7 +92,15 @@ def stage(folder: Path, model: nn.Module, train: Callable[[], History], *, resum
 
 
 def syncer_stage(
-    name: str, material: Material, preset: Preset, training: SyncerTrainingConfig, run: Path, fabric: Any, *, resume: bool, progress: bool
+    name: str,
+    material: Material,
+    preset: Preset,
+    training: SyncerTrainingConfig,
+    run: Path,
+    fabric: Any,
+    *,
+    resume: bool,
+    progress: bool,
 ) -> tuple[SyncerPyramid, History]:
     """Train one pyramid of syncers ("syncers" guides the generator, "judge" measures it)."""
     with fabric.init_module():

@@ -108,7 +108,9 @@ def run_all(arguments: argparse.Namespace) -> dict[str, Any]:
         torch.set_num_threads(arguments.threads)
     fabric = make_fabric(accelerator=arguments.accelerator, precision=arguments.precision)
     material = load_material(arguments.corpus, preset, skip_bad=arguments.skip_bad)
-    print(f"training on {material.train}\njudging on {len(material.crops)} clips of {material.val} ({material.silent} without speech)")
+    print(
+        f"training on {material.train}\njudging on {len(material.crops)} clips of {material.val} ({material.silent} without speech)"
+    )
     progress, histories = not arguments.quiet, dict[str, History]()
     options: dict[str, Any] = {"resume": arguments.resume, "progress": progress}
     syncers, histories["syncers"] = syncer_stage("syncers", material, preset, preset.syncer_training, run, fabric, **options)
