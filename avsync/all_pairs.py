@@ -172,12 +172,16 @@ class AllPairsInfoNCE(nn.Module):
         self.exclusion, self.symmetric, self.reduction = exclusion, symmetric, reduction
         self.logit_scale = LogitScale(initial=1.0 / temperature, maximum=max_scale) if learnable else None
 
+    def current_temperature(self) -> float | Tensor:
+        """tau as it is now: the constant, or a scalar tensor with gradient if it is learnable."""
+        return self.temperature if self.logit_scale is None else 1.0 / self.logit_scale()
+
     def forward(self, audio: Tensor, motion: Tensor, mask: Tensor | None = None) -> Tensor:
         """(clips, windows, embed) twice to the loss; ``mask`` (clips, windows) is False for padding."""
         return info_nce_all_pairs(
             audio,
             motion,
-            temperature=self.temperature if self.logit_scale is None else 1.0 / self.logit_scale(),
+            temperature=self.current_temperature(),
             exclusion=self.exclusion,
             mask=mask,
             symmetric=self.symmetric,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +75,17 @@ class AugmentConfig:
                 raise ConfigError(f"`{name}`: expected a number from 0 to {limit:g}, got {value!r}")
 
 
+@runtime_checkable
+class DecibelFeatures(Protocol):
+    """Features in decibels, to which a filter on the sound is an offset: :class:`avsync.audio.LogMel` and its kin."""
+
+    n_mels: int
+
+    def filter_offset(self, db: Tensor) -> Tensor:
+        """What a filter with a gain of ``db`` decibels in each mel band adds: (..., n_mels) to (..., coeffs)."""
+        ...
+
+
 def random_tempo(batch_size: int, config: AugmentConfig, generator: torch.Generator | None = None) -> Tensor:
     """A speed for each crop, (batch,), drawn evenly in its logarithm from ``config.tempo``."""
     low, high = math.log(config.tempo[0]), math.log(config.tempo[1])
@@ -138,7 +150,7 @@ def vary_audio(audio: Tensor, features: nn.Module, config: AugmentConfig, genera
     device = audio.device if generator is None else generator.device
     low, high = config.gain_db
     if (low, high) != (0, 0) or config.equaliser_db:
-        if not hasattr(features, "filter_offset"):
+        if not isinstance(features, DecibelFeatures):
             raise ArgumentError(
                 "`augment`: expected gain_db = (0, 0) and equaliser_db = 0, as the features have no filter_offset, got"
                 f" {(low, high)!r} and {config.equaliser_db!r}"
@@ -146,7 +158,7 @@ def vary_audio(audio: Tensor, features: nn.Module, config: AugmentConfig, genera
         batch = audio.shape[0]
         gain = low + (high - low) * torch.rand(batch, 1, generator=generator, device=device)
         knots = config.equaliser_db * torch.randn(batch, 1, _EQUALISER_POINTS, generator=generator, device=device)
-        curve = F.interpolate(knots, size=int(features.n_mels), mode="linear", align_corners=True)[:, 0]
+        curve = F.interpolate(knots, size=features.n_mels, mode="linear", align_corners=True)[:, 0]
         audio = audio + features.filter_offset((gain + curve).to(audio))[:, None]
     if config.noise_db:
         audio = audio + config.noise_db * torch.randn(audio.shape, generator=generator, device=device).to(audio)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from avsync.adversarial import hinge_discriminator_loss, hinge_generator_loss
-from avsync.corpus.dataset import AugmentConfig, Batch, ClipBank
+from avsync.corpus.augment import AugmentConfig
+from avsync.corpus.dataset import Batch, ClipBank
 from avsync.discriminators import FrameDiscriminator, PairDiscriminator, WindowDiscriminator
 from avsync.errors import ConfigError
 from avsync.generator import GeneratorOutput, MultiScaleGenerator

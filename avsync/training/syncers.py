@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from avsync.contrastive import AllPairsInfoNCE, InfoNCE, MarginLoss, chance_level, info_nce_within_clips
-from avsync.corpus.dataset import AugmentConfig, Batch, ClipBank
+from avsync.corpus.augment import AugmentConfig
+from avsync.corpus.dataset import Batch, ClipBank
 from avsync.errors import ConfigError
 from avsync.metrics.multi_scale import MAX_OFFSETS, multi_scale_offset
 from avsync.syncer import Embeddings, SyncerPyramid
@@ -99,7 +100,7 @@ class LevelObjective(nn.Module):
         across = self.loss(embedded.audio, embedded.motion, mask=embedded.mask)
         if not self.config.within_clip_weight:
             return across
-        temperature = 1.0 / self.loss.logit_scale()
+        temperature = self.loss.current_temperature()
         within = info_nce_within_clips(embedded.audio, embedded.motion, temperature=temperature, mask=embedded.mask)
         return across + self.config.within_clip_weight * within
 
@@ -213,14 +214,15 @@ def train_syncers(
     Source: paper section 3.1, Figure 1.
     """
     pyramid.set_audio_statistics(*bank.audio_statistics())
-    objectives = nn.ModuleList(LevelObjective(config=config) for _ in range(pyramid.num_levels))
-    scales = list(objectives.parameters())
+    objectives = [LevelObjective(config=config) for _ in range(pyramid.num_levels)]
+    scales = list(nn.ModuleList(objectives).parameters())
     # Decaying a temperature would pull it towards scale 1, which is no neutral value.
-    groups = [{"params": list(pyramid.parameters())}]
+    groups: list[dict[str, Any]] = [{"params": list(pyramid.parameters())}]
     groups += [{"params": scales, "weight_decay": 0.0}] if scales else []
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98))
     encoder, optimizer = fabric.setup(pyramid, optimizer)
-    objectives.to(fabric.device)
+    for objective in objectives:
+        objective.to(fabric.device)
     chance = torch.Generator().manual_seed(config.seed)
 
     def step(now: int) -> dict[str, Tensor]:
@@ -236,16 +238,16 @@ def train_syncers(
             for syncer in pyramid.syncers:  # one norm a level: a coarse level's gradients must not shrink a fine one's
                 nn.utils.clip_grad_norm_(syncer.parameters(), config.grad_clip)
         optimizer.step()
-        levels = [objective.chance(*level.motion.shape[:2]) for objective, level in zip(objectives, embedded, strict=True)]
-        scalars = {"loss": losses.mean(), "chance": torch.tensor(sum(levels) / len(levels))}
-        return scalars | {f"loss{i}": losses[i] / levels[i] for i in range(len(levels))}
+        chances = [objective.chance(*level.motion.shape[:2]) for objective, level in zip(objectives, embedded, strict=True)]
+        scalars = {"loss": losses.mean(), "chance": torch.tensor(sum(chances) / len(chances))}
+        return scalars | {f"loss{level}": losses[level] / chances[level] for level in range(len(chances))}
 
     pyramid.train()
     history = train_loop(
         name,
         steps=config.steps,
         step=step,
-        state={"pyramid": pyramid, "objectives": objectives, "optimizer": optimizer, "random": RandomState(chance)},
+        state={"pyramid": pyramid, "objectives": nn.ModuleList(objectives), "optimizer": optimizer, "random": RandomState(chance)},
         checkpoint=checkpoint,
         resume=resume,
         checkpoint_every=checkpoint_every,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import math
 import multiprocessing
@@ -25,10 +26,11 @@ import torch
 from judging import Row, bounds, generate, judge, table
 from pipeline import Material, generator_stage, load_material, syncer_stage
 from presets import PRESETS, Preset
+from report import write_sample
 
 from avsync._files import write_json
 from avsync.errors import AvsyncError
-from avsync.figures import confidence_by_level, landmark_video, save_figure
+from avsync.figures import confidence_by_level, save_figure
 from avsync.pretrained import from_pretrained
 from avsync.syncer import SyncerPyramid
 from avsync.training.engine import make_fabric
@@ -42,40 +44,34 @@ ARMS = {
 _T95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
 """Student's t for two-sided 95 %, by degrees of freedom."""
 
-_material: Material | None = None
-"""Each worker process reads the corpus once."""
+
+@functools.cache
+def _material(corpus: str, preset: Preset) -> Material:
+    """The corpus, read once by each worker process."""
+    return load_material(corpus, preset)
 
 
-def _start_worker(corpus: str, preset: Preset, threads: int) -> None:
-    global _material
-    torch.set_num_threads(threads)
-    _material = load_material(corpus, preset)
-
-
-def _train_pyramid(name: str, preset: Preset, run: Path) -> str:
-    assert _material is not None
+def _train_pyramid(name: str, corpus: str, preset: Preset, run: Path) -> str:
     training = preset.syncer_training if name == "syncers" else preset.metric_training
     fabric = make_fabric(accelerator="cpu")
-    syncer_stage(name, _material, preset, training, run, fabric, resume=True, progress=False)
+    syncer_stage(name, _material(corpus, preset), preset, training, run, fabric, resume=True, progress=False)
     return name
 
 
-def _train_arm(arm: str, seed: int, preset: Preset, run: Path) -> str:
-    assert _material is not None
+def _train_arm(arm: str, seed: int, corpus: str, preset: Preset, run: Path) -> str:
+    material = _material(corpus, preset)
     levels, branches = ARMS[arm]
     preset = dataclasses.replace(preset, levels=levels, generator=dataclasses.replace(preset.generator, num_branches=branches))
     preset = dataclasses.replace(preset, gan=dataclasses.replace(preset.gan, seed=seed))
     folder = run / f"levels{levels}-branches{branches}-seed{seed}"
     fabric = make_fabric(accelerator="cpu")
     syncers = from_pretrained(SyncerPyramid, run / "syncers")
-    generator, _ = generator_stage(_material, preset, syncers, folder, fabric, resume=True, progress=False)
+    generator, _ = generator_stage(material, preset, syncers, folder, fabric, resume=True, progress=False)
     margin = preset.judged_margin
-    made = generate(generator, _material.crops, margin=margin)
-    row = judge(arm, from_pretrained(SyncerPyramid, run / "judge"), made, _material.crops, margin=margin)
+    made = generate(generator, material.crops, margin=margin)
+    row = judge(arm, from_pretrained(SyncerPyramid, run / "judge"), made, material.crops, margin=margin)
     write_json(folder / "metrics.json", row.as_dict())
-    shown = int(_material.crops.speech_fraction.argmax())
-    faces = {"ground truth": _material.crops.landmarks[shown], "generated": made[shown]}
-    landmark_video(folder / "sample.mp4", faces)
+    write_sample(folder / "sample.mp4", material, preset, made)
     return f"{arm}, seed {seed}"
 
 
@@ -120,17 +116,17 @@ def paired_differences(rows: dict[str, list[dict[str, Any]]], first: str, second
 def run_ablation(arguments: argparse.Namespace) -> None:
     """Train what is missing, then print and draw."""
     began = time.monotonic()
-    preset, run = PRESETS[arguments.preset].seeded(0), arguments.out / arguments.name
+    corpus, preset, run = arguments.corpus, PRESETS[arguments.preset].seeded(0), arguments.out / arguments.name
     workers = ProcessPoolExecutor(
         arguments.workers,
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(arguments.corpus, preset, arguments.threads),
+        initializer=torch.set_num_threads,
+        initargs=(arguments.threads,),
     )
     with workers as pool:
-        wait_for([pool.submit(_train_pyramid, name, preset, run) for name in ("syncers", "judge")], began)
+        wait_for([pool.submit(_train_pyramid, name, corpus, preset, run) for name in ("syncers", "judge")], began)
         jobs = [(arm, seed) for seed in range(arguments.seeds) for arm in ARMS]
-        wait_for([pool.submit(_train_arm, arm, seed, preset, run) for arm, seed in jobs], began)
+        wait_for([pool.submit(_train_arm, arm, seed, corpus, preset, run) for arm, seed in jobs], began)
     rows = {
         arm: [
             json.loads((run / f"levels{levels}-branches{branches}-seed{seed}" / "metrics.json").read_text())
@@ -138,7 +134,7 @@ def run_ablation(arguments: argparse.Namespace) -> None:
         ]
         for arm, (levels, branches) in ARMS.items()
     }
-    material = load_material(arguments.corpus, preset)
+    material = load_material(corpus, preset)
     lines = bounds(from_pretrained(SyncerPyramid, run / "judge"), material.crops, margin=preset.judged_margin)
     lines += [pooled(arm, of_arm) for arm, of_arm in rows.items()]
     print(f"\n{table(lines)}\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from avsync.corpus.dataset import AugmentConfig
+from avsync.corpus.augment import AugmentConfig
 from avsync.discriminators import FrameDiscriminatorConfig, WindowDiscriminatorConfig
 from avsync.generator import GeneratorConfig
 from avsync.syncer import SyncerConfig, SyncerPyramidConfig
