@@ -173,8 +173,8 @@ class AudioEncoder(nn.Module):
         """
         check_shape("audio", audio, "batch audio_frames audio_features", audio_features=self.config.audio_features)
         check_floating("audio", audio)
-        frames, rest = divmod(audio.shape[1], self.config.audio_stride)
-        if rest:
+        frames = audio.shape[1] // self.config.audio_stride  # not divmod, which does not compile for dynamic shapes
+        if audio.shape[1] % self.config.audio_stride:
             raise ShapeError(
                 f"`audio`: expected a multiple of {self.config.audio_stride} audio frames ({self.config.audio_stride} a motion"
                 f" frame), got {audio.shape[1]}"
@@ -337,8 +337,8 @@ class SyncerPyramid(nn.Module):
         chosen, stride = self._chosen(levels), self.config.syncer.audio_stride
         check_shape("audio", audio, "batch audio_frames audio_features")
         self._check_frames("audio", audio.shape[1], stride, chosen)
-        frames, rest = divmod(audio.shape[1], stride)
-        if rest:
+        frames = audio.shape[1] // stride
+        if audio.shape[1] % stride:
             raise ShapeError(f"`audio`: expected a multiple of {stride} audio frames, got {audio.shape[1]}")
         sounds = temporal_pyramid(audio, max(chosen) + 1, lengths=None if lengths is None else stride * lengths)
         embedded = []

@@ -103,11 +103,11 @@ def run_all(arguments: argparse.Namespace) -> dict[str, Any]:
     """All stages, from the corpus to the table; returns what metrics.json holds."""
     began = time.monotonic()
     preset = choose_preset(arguments)
-    run = open_run(arguments, preset)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    fabric = make_fabric(accelerator=arguments.accelerator, precision=arguments.precision)
     material = load_material(arguments.corpus, preset, skip_bad=arguments.skip_bad)
+    run = open_run(arguments, preset)
+    fabric = make_fabric(accelerator=arguments.accelerator, precision=arguments.precision)
     print(
         f"training on {material.train}\njudging on {len(material.crops)} clips of {material.val} ({material.silent} without speech)"
     )

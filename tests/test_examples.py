@@ -1,0 +1,95 @@
+"""examples/msync from the command line, at a size that takes seconds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import av
+import numpy as np
+import pytest
+
+from avsync.corpus.clip import write_clip, write_index
+from avsync.corpus.synthetic import SyntheticCorpus
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "msync"
+
+
+@pytest.fixture
+def train(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The example's main module, with a preset "tiny"."""
+    monkeypatch.syspath_prepend(str(EXAMPLE))
+    import presets
+    import train
+
+    quick = presets.QUICK
+    tiny = dataclasses.replace(
+        quick,
+        synthetic_speakers=4,
+        synthetic_seconds=8.0,
+        syncer_training=dataclasses.replace(quick.syncer_training, steps=3, batch_size=4),
+        metric_training=dataclasses.replace(quick.metric_training, steps=3, batch_size=4),
+        gan=dataclasses.replace(quick.gan, steps=3, batch_size=4),
+    )
+    monkeypatch.setitem(presets.PRESETS, "tiny", tiny)
+    yield train
+    for name in ("presets", "pipeline", "judging", "report", "train", "ablation"):
+        sys.modules.pop(name, None)
+
+
+def tiny(folder: Path, *more: str) -> list[str]:
+    return ["--preset", "tiny", "--out", str(folder), "--name", "run", "--accelerator", "cpu", "--quiet", *more]
+
+
+@pytest.mark.slow
+def test_a_run_leaves_everything_it_promises(
+    train: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main(tiny(tmp_path)) == 0
+    run = tmp_path / "run"
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert [row["name"] for row in metrics["rows"]] == ["ground truth", "generated", "static", "shuffled"]
+    assert all(np.isfinite(row["confidence"]).all() and len(row["confidence"]) == 4 for row in metrics["rows"])
+    assert metrics["rows"][2]["speed"] == 0
+    for name in ("offsets", "confidence", "faces", "masks", "syncers-loss", "judge-accuracy", "generator-loss"):
+        assert (run / "figures" / f"{name}.png").stat().st_size > 5000
+    with av.open(str(run / "sample.mp4")) as video:
+        assert sum(1 for _ in video.decode(video=0)) == 80
+        assert video.streams.audio
+    table = capsys.readouterr().out
+    assert "ground truth" in table and "conf. level 3" in table
+
+    assert train.main(tiny(tmp_path)) == 1, "a finished run is not overwritten unasked"
+    assert "--resume" in capsys.readouterr().err
+    assert train.main(tiny(tmp_path, "--resume", "--levels", "1")) == 1, "nor resumed under other settings"
+    (run / "generator" / "config.json").unlink()
+    assert train.main(tiny(tmp_path, "--resume")) == 0
+    again = json.loads((run / "metrics.json").read_text())
+    assert again["rows"] == metrics["rows"]
+
+
+@pytest.mark.slow
+def test_a_corpus_of_ones_own_with_a_damaged_clip(
+    train: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = tmp_path / "corpus"
+    clips = list(SyntheticCorpus(speakers=2, clips_per_speaker=2, seconds=8.0))
+    write_index(corpus, [write_clip(clip, corpus) for clip in clips])
+    damaged = corpus / f"{clips[0].id}.npz"
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+
+    assert train.main(tiny(tmp_path, "--corpus", str(corpus))) == 1
+    error = capsys.readouterr().err
+    assert clips[0].id in error and "Traceback" not in error
+    assert not (tmp_path / "run").exists(), "a run that could not begin leaves its name free"
+    assert train.main(tiny(tmp_path, "--corpus", str(corpus), "--skip-bad", "--branches", "1")) == 0
+    assert f"skipped clip {clips[0].id}" in capsys.readouterr().out
+
+
+def test_a_corpus_that_is_not_there(train: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(tiny(tmp_path, "--corpus", str(tmp_path / "nowhere"))) == 1
+    assert "nowhere" in capsys.readouterr().err
