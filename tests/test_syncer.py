@@ -1,0 +1,168 @@
+"""Syncers: dense equals window by window, padding stays out, clips of any length, and the errors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from avsync.errors import ArgumentError, ClipTooShortError, ConfigError, ShapeError
+from avsync.syncer import (
+    AudioEncoder,
+    MotionEncoder,
+    Syncer,
+    SyncerConfig,
+    SyncerPyramid,
+    SyncerPyramidConfig,
+    fill_motion_frames,
+)
+
+
+def small(**options: int) -> SyncerConfig:
+    return SyncerConfig(**{"audio_features": 5, "points": 7, "width": 8, "embed": 4, **options})
+
+
+def pyramid(**options: int) -> SyncerPyramid:
+    return SyncerPyramid(config=SyncerPyramidConfig(syncer=small(), **options)).double().eval()
+
+
+def clip(frames: int, batch: int = 2, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    landmarks = torch.randn(batch, frames, 7, 2, generator=generator, dtype=torch.float64) * 10 + 50
+    return landmarks, torch.randn(batch, 4 * frames, 5, generator=generator, dtype=torch.float64)
+
+
+@given(st.integers(1, 6), st.integers(1, 5), st.integers(0, 6), st.integers(0, 2), st.integers(0, 2), st.integers(1, 3))
+def test_dense_equals_windowed(window: int, stride: int, more: int, frame_blocks: int, window_blocks: int, dims: int) -> None:
+    config = small(window=window, audio_stride=stride, frame_blocks=frame_blocks, window_blocks=window_blocks, dims=dims)
+    motion_encoder, audio_encoder = MotionEncoder(config=config).double(), AudioEncoder(config=config).double()
+    audio_encoder.set_statistics(torch.arange(5.0), torch.arange(1.0, 6.0))
+    frames = window + more
+    motion = torch.randn(2, frames, 7, dims, dtype=torch.float64)
+    audio = torch.randn(2, stride * frames, 5, dtype=torch.float64)
+    dense_motion, dense_audio = motion_encoder(motion), audio_encoder(audio)
+    assert dense_motion.shape == dense_audio.shape == (2, more + 1, 4)
+    for t in range(more + 1):
+        torch.testing.assert_close(motion_encoder(motion[:, t : t + window]), dense_motion[:, t : t + 1])
+        alone = audio_encoder(audio[:, stride * t : stride * (t + window)])
+        torch.testing.assert_close(alone, dense_audio[:, t : t + 1])
+
+
+@given(st.integers(33, 90))
+def test_both_modalities_have_the_same_windows_at_every_level(frames: int) -> None:
+    levels = pyramid()(*clip(frames))
+    for i, level in enumerate(levels):
+        assert level.audio.shape == level.motion.shape == (2, -(-frames // 2**i) - 4, 4)
+        assert level.mask is None
+
+
+@given(st.lists(st.integers(33, 50), min_size=2, max_size=3), st.integers(0, 8), st.sampled_from(["first", "mean"]))
+def test_padding_changes_nothing(true: list[int], more: int, reference: str) -> None:
+    model = pyramid()
+    landmarks, audio = clip(max(true) + more, batch=len(true))
+    for i, frames in enumerate(true):
+        landmarks[i, frames:], audio[i, 4 * frames :] = torch.nan, torch.nan
+    padded = model(landmarks, audio, reference=reference, lengths=torch.tensor(true))
+    for i, frames in enumerate(true):
+        alone = model(landmarks[i : i + 1, :frames], audio[i : i + 1, : 4 * frames], reference=reference)
+        for got, expected in zip(padded, alone, strict=True):
+            windows = expected.motion.shape[1]
+            assert got.mask[i].tolist() == [True] * windows + [False] * (got.mask.shape[1] - windows)
+            torch.testing.assert_close(got.motion[i, :windows], expected.motion[0])
+            torch.testing.assert_close(got.audio[i, :windows], expected.audio[0])
+            assert got.motion.isfinite().all() and got.audio.isfinite().all()
+
+
+def test_identity_and_framing_drop_out() -> None:
+    model = pyramid(num_levels=2)
+    landmarks, _ = clip(20)
+    for got, expected in zip(model.embed_motion(3 * landmarks + 100), model.embed_motion(landmarks), strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+def test_levels_can_be_chosen() -> None:
+    model = pyramid()
+    landmarks, audio = clip(40)
+    everything, some = model(landmarks, audio), model(landmarks, audio, levels=[2, 0])
+    torch.testing.assert_close(some[0].motion, everything[2].motion)
+    torch.testing.assert_close(some[1].audio, everything[0].audio)
+    assert len(model(*clip(9), levels=[1])) == 1
+
+
+def test_fill_motion_frames_repeats_the_last() -> None:
+    audio = torch.arange(6.0).reshape(1, 6, 1)
+    assert fill_motion_frames(audio, 8).flatten().tolist() == [0, 1, 2, 3, 4, 5, 5, 5]
+    assert fill_motion_frames(audio, 8, lengths=torch.tensor([3])).flatten().tolist() == [0, 1, 2, 2, 2, 2, 2, 2]
+    assert fill_motion_frames(audio, 6) is audio
+
+
+def test_gradcheck() -> None:
+    model = SyncerPyramid(config=SyncerPyramidConfig(syncer=small(points=2, width=4), num_levels=2)).double().eval()
+    landmarks = torch.randn(1, 9, 2, 2, dtype=torch.float64, requires_grad=True)
+    audio = torch.randn(1, 36, 5, dtype=torch.float64, requires_grad=True)
+
+    def embed(landmarks: Tensor, audio: Tensor) -> tuple[Tensor, ...]:
+        return tuple(x for level in model(landmarks, audio) for x in level[:2])
+
+    assert torch.autograd.gradcheck(embed, (landmarks, audio))
+
+
+@pytest.mark.parametrize("frames", [32, 8, 1])
+def test_too_short_names_the_shortest(frames: int) -> None:
+    with pytest.raises(ClipTooShortError, match="expected at least 33 frames for level 3, got"):
+        pyramid()(*clip(frames))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model, x, a: model(x[..., 0], a),
+        lambda model, x, a: model(x, a[:, :-4]),
+        lambda model, x, a: model(x[:1], a),
+        lambda model, x, a: model(x[:, :, :6], a),
+        lambda model, x, a: model(x, a[..., :4]),
+        lambda model, x, a: model(x.long(), a),
+        lambda model, x, a: model(x, a.long()),
+        lambda model, x, a: model(x, a, lengths=torch.tensor([40])),
+        lambda model, x, a: model(x, a, reference=torch.zeros(2, 3, 2)),
+        lambda model, x, a: model.embed_audio(a[:, :-1]),
+        lambda model, x, a: model.set_audio_statistics(torch.zeros(4), torch.ones(4)),
+        lambda model, x, a: model.syncers[0](x, a[:, 1:]),
+        lambda model, x, a: model.syncers[0].audio_encoder(a[:, 1:]),
+    ],
+)
+def test_bad_input(call) -> None:
+    with pytest.raises(ShapeError, match=r"^`\w+`: expected .*got"):
+        call(pyramid(), *clip(40))
+
+
+def test_other_errors() -> None:
+    with pytest.raises(ArgumentError, match="`levels`"):
+        pyramid()(*clip(40), levels=[4])
+    with pytest.raises(ArgumentError, match="`levels`"):
+        pyramid()(*clip(40), levels=[])
+    with pytest.raises(ArgumentError, match="`reference`"):
+        pyramid()(*clip(40), reference="last")
+    with pytest.raises(ArgumentError, match="`std`"):
+        pyramid().set_audio_statistics(torch.zeros(5), torch.zeros(5))
+    with pytest.raises(ClipTooShortError, match="at least 20 audio frames"):
+        Syncer(config=small())(torch.zeros(1, 4, 7, 2), torch.zeros(1, 16, 5))
+
+
+@pytest.mark.parametrize(
+    ("config", "options"),
+    [
+        (SyncerConfig, {"width": 0}),
+        (SyncerConfig, {"frame_blocks": -1}),
+        (SyncerConfig, {"dropout": 1.0}),
+        (SyncerPyramidConfig, {"num_levels": 0}),
+        (SyncerPyramidConfig, {"reference": "last"}),
+        (SyncerPyramidConfig, {"motion_scale": 0.0}),
+        (SyncerPyramidConfig, {"motion_scale": float("nan")}),
+    ],
+)
+def test_impossible_configs(config: type, options: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=f"`{next(iter(options))}`: expected"):
+        config(**options)
