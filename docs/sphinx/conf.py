@@ -204,12 +204,13 @@ def _resolve(app: Any, _env: Any, node: Any, child: Any) -> Any:
     target = node.get("reftarget", "")
     if node.get("refdomain") != "py":
         return None
-    if "." in target:
-        module, _, name = target.rpartition(".")
-        # A type variable of ours in a signature is no object that could be linked to.
-        return child if isinstance(getattr(sys.modules.get(module), name, None), TypeVar) else None
-    found = [name for name in domain.objects if name.rpartition(".")[2] == target and name.count(".") > 1]
-    classes = [name for name in found if domain.objects[name].objtype in ("class", "exception", "function")]
+    module, _, name = target.rpartition(".")
+    if isinstance(getattr(sys.modules.get(module), name, None), TypeVar):
+        return child  # a type variable of ours in a signature is no object that could be linked to
+    found = [name for name in domain.objects if name.startswith("avsync.") and name.endswith(f".{target}")]
+    classes = [
+        name for name in found if domain.objects[name].objtype in ("class", "exception", "function", "method", "property")
+    ]
     if len(classes) != 1:
         return child if target in _private_types(node.get("py:module")) else None
     entry = domain.objects[classes[0]]
