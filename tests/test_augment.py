@@ -43,7 +43,7 @@ def test_tempo_moves_face_and_sound_together(rng: torch.Generator) -> None:
     speed = face.diff(dim=1)
     assert float(speed.max()) <= 1.4 + 1e-3 and float(speed.min()) >= 0.7 - 1e-3
     assert float(speed.std(dim=1).max()) < 1e-3, "one speed a crop"
-    assert 0.1 < float(speed[:, 0].std()), "different speeds in a batch"
+    assert float(speed[:, 0].std()) > 0.1, "different speeds in a batch"
     assert 0 <= float(batch.speech_fraction.min()) <= float(batch.speech_fraction.max()) <= 1
 
 

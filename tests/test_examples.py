@@ -46,9 +46,7 @@ def tiny(folder: Path, *more: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_run_leaves_everything_it_promises(
-    train: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_leaves_everything_it_promises(train: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main(tiny(tmp_path)) == 0
     run = tmp_path / "run"
     metrics = json.loads((run / "metrics.json").read_text())

@@ -90,7 +90,9 @@ def test_interrupted_syncers_end_with_the_same_weights(bank: ClipBank, fabric: o
 
         options = {"checkpoint": folder / "syncers.pt", "checkpoint_every": 2, "evaluate": stop, "evaluate_every": 1}
         try:
-            train_syncers(pyramid, bank, SYNCERS, fabric=fabric, augment=AugmentConfig(), resume=resume, progress=False, **options)
+            train_syncers(
+                pyramid, bank, SYNCERS, fabric=fabric, augment=AugmentConfig(), resume=resume, progress=False, **options
+            )
         except KeyboardInterrupt:
             return {}
         return pyramid.state_dict()

@@ -60,7 +60,7 @@ class Preset:
         )
 
 
-_STRONG = AugmentConfig(scale=(0.85, 1.15), rotation=0.2, tempo=(1 / 1.5, 1.5), equaliser_db=5.0, noise_db=6.0)
+_STRONG = AugmentConfig(scale=(0.85, 1.15), rotation=0.2, tempo=(1 / 1.5, 1.5), equaliser_db=3.0, noise_db=4.5)
 
 QUICK = Preset(
     syncers=SyncerPyramidConfig(syncer=SyncerConfig(width=64, embed=64, frame_blocks=1)),
@@ -76,8 +76,9 @@ QUICK = Preset(
 """Minutes on two cores, on the synthetic talker."""
 
 SMALL = Preset(
-    syncer_training=SyncerTrainingConfig(steps=700),
-    metric_training=SyncerTrainingConfig(steps=700, objective="margin"),
+    syncers=SyncerPyramidConfig(reference="mean"),
+    syncer_training=SyncerTrainingConfig(steps=1000),
+    metric_training=SyncerTrainingConfig(steps=1000, objective="margin"),
     augment=_STRONG,
     generator=GeneratorConfig(hidden=160, position_embed=160, audio_channels=128, branch_width=160),
     frame_discriminator=FrameDiscriminatorConfig(embed=128, depth=2),
@@ -98,8 +99,6 @@ PAPER = Preset(
 
 ABLATION = replace(
     SMALL,
-    syncer_training=replace(SMALL.syncer_training, steps=500),
-    metric_training=replace(SMALL.metric_training, steps=500),
     gan=replace(SMALL.gan, steps=450, pair_weight=0.0),
 )
 """Small enough for twelve generators and two pyramids within an hour on two cores; without the pair discriminator, a third of
