@@ -10,13 +10,14 @@ from avsync.adversarial import hinge_discriminator_loss, hinge_generator_loss
 from avsync.audio import MFCC, LogMel
 from avsync.contrastive import AllPairsInfoNCE, CosineBCE, InfoNCE, MarginLoss, SigmoidPairLoss, info_nce
 from avsync.discriminators import FrameDiscriminator, PairDiscriminator, WindowDiscriminator
+from avsync.encoders import SyncerConfig
 from avsync.errors import AvsyncError
 from avsync.generator import GeneratorConfig, MultiScaleGenerator
 from avsync.metrics import multi_scale_offset, sync_offset
 from avsync.pretrained import from_pretrained, save_pretrained
 from avsync.pyramid import blur_downsample, temporal_pyramid
 from avsync.sync_loss import MultiScaleSyncLoss, SyncLoss, multi_scale_sync_loss
-from avsync.syncer import Syncer, SyncerConfig, SyncerPyramid, SyncerPyramidConfig
+from avsync.syncer import Syncer, SyncerPyramid, SyncerPyramidConfig
 
 __version__ = "0.1.0"
 

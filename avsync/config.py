@@ -38,7 +38,7 @@ def config_from_dict(config_class: type[Config], values: Mapping[str, Any]) -> C
         ConfigError: A field is unknown or missing, has the wrong type, or an impossible value.
 
     Example:
-        >>> from avsync.syncer import SyncerConfig
+        >>> from avsync.encoders import SyncerConfig
         >>> config_from_dict(SyncerConfig, config_to_dict(SyncerConfig(width=8))).width
         8
     """

@@ -69,6 +69,8 @@ class WindowDiscriminatorConfig:
         windows: Lengths of the windows in frames; the stride is half a window.
         displacement_scale: Factor on the displacement from the first observed face, in face heights, that the embedding sees beside
             the coordinates (ours).
+        velocity_scale: Factor on the velocity, in face heights a frame, that the embedding sees beside both (ours): motion too slow or
+            too smooth shows there at once, and in positions hardly.
 
     Raises:
         ConfigError: An impossible value.
@@ -81,6 +83,7 @@ class WindowDiscriminatorConfig:
     hidden: int = 1024
     windows: tuple[int, ...] = (5, 10, 20, 40)
     displacement_scale: float = 8.0
+    velocity_scale: float = 40.0
 
     def __post_init__(self) -> None:
         _check_sizes(self, "points", "dims", "embed", "expansion", "hidden")
@@ -274,7 +277,7 @@ class _WindowNetwork(nn.Module):
         super().__init__()
         self.config = config = WindowDiscriminatorConfig() if config is None else config
         self.embedding = FrameEmbedding(
-            in_features=2 * config.points * config.dims, embed=config.embed, expansion=config.expansion
+            in_features=3 * config.points * config.dims, embed=config.embed, expansion=config.expansion
         )
         self.gates = nn.Linear(config.embed, 4 * config.hidden)
         self.recurrent = nn.Parameter(torch.empty(4 * config.hidden, config.hidden))
@@ -300,7 +303,8 @@ class _WindowNetwork(nn.Module):
                 f"for windows of {config.windows}, got {describe_shape(landmarks)}"
             )
         x = normalise(torch.cat([observed, landmarks], dim=1)).landmarks.flatten(2)
-        x = torch.cat([x, config.displacement_scale * (x - x[:, :1])], dim=2)
+        velocity = F.pad(x[:, 1:] - x[:, :-1], (0, 0, 1, 0))
+        x = torch.cat([x, config.displacement_scale * (x - x[:, :1]), config.velocity_scale * velocity], dim=2)
         # Each frame is embedded, and multiplied by the LSTM's input weight, once for all the windows that it lies in.
         gates = self.gates(self.embedding(x.transpose(0, 1).to(self.gates.weight.dtype)))
         states = []

@@ -35,7 +35,8 @@ def save_pretrained(model: torch.nn.Module, folder: str | os.PathLike[str]) -> N
 
     Example:
         >>> import tempfile
-        >>> from avsync.syncer import SyncerConfig, SyncerPyramid, SyncerPyramidConfig
+        >>> from avsync.encoders import SyncerConfig
+        >>> from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
         >>> pyramid = SyncerPyramid(config=SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=4), num_levels=2))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save_pretrained(pyramid, folder)

@@ -172,7 +172,8 @@ class MultiScaleSyncLoss(nn.Module):
         ArgumentError: ``syncers`` is empty, or ``level_weights`` or ``skip_short`` does not fit it.
 
     Example:
-        >>> from avsync.syncer import SyncerConfig, SyncerPyramidConfig
+        >>> from avsync.encoders import SyncerConfig
+        >>> from avsync.syncer import SyncerPyramidConfig
         >>> pyramid = SyncerPyramid(config=SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=4)))
         >>> loss = MultiScaleSyncLoss(syncers=pyramid)
         >>> landmarks = torch.rand(2, 40, 68, 2, requires_grad=True)

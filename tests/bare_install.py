@@ -73,8 +73,8 @@ def use_losses() -> None:
     from avsync import MultiScaleSyncLoss, SyncerPyramid, SyncerPyramidConfig
     from avsync.audio import LogMel
     from avsync.contrastive import info_nce
+    from avsync.encoders import SyncerConfig
     from avsync.pyramid import blur_downsample
-    from avsync.syncer import SyncerConfig
 
     torch.manual_seed(0)
     coarse = blur_downsample(torch.ones(2, 40, 68, 2))

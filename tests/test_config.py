@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avsync.config import config_from_dict, config_to_dict
+from avsync.encoders import SyncerConfig
 from avsync.errors import ConfigError
-from avsync.syncer import SyncerConfig, SyncerPyramidConfig
+from avsync.syncer import SyncerPyramidConfig
 
 sizes = st.integers(1, 500)
 syncers = st.builds(
@@ -40,7 +41,7 @@ class Everything:
     limit: int | None = None
     devices: int | str = 1
     mode: Literal["a", "b"] = "a"
-    inner: SyncerConfig = SyncerConfig()  # noqa: RUF009 - it is frozen
+    inner: SyncerConfig = SyncerConfig()
 
 
 @given(pyramids)

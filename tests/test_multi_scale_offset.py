@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from avsync.encoders import SyncerConfig
 from avsync.errors import ArgumentError, ShapeError
 from avsync.metrics import multi_scale_offset
 from avsync.metrics.multi_scale import MAX_OFFSETS
-from avsync.syncer import SyncerConfig, SyncerPyramid, SyncerPyramidConfig
+from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
 
 MARGIN = 64
 

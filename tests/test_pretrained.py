@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from avsync import _files
+from avsync.encoders import SyncerConfig
 from avsync.errors import ArgumentError, CheckpointError
 from avsync.pretrained import FORMAT, from_pretrained, save_pretrained
-from avsync.syncer import SyncerConfig, SyncerPyramid, SyncerPyramidConfig
+from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
 
 CONFIG = SyncerPyramidConfig(syncer=SyncerConfig(audio_features=3, points=4, width=4, embed=2), num_levels=2, reference="mean")
 

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from avsync.audio import LogMel
+from avsync.encoders import SyncerConfig
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
 from avsync.sync_loss import MultiScaleSyncLoss, SyncLoss, level_sync_loss, multi_scale_sync_loss
-from avsync.syncer import SyncerConfig, SyncerPyramid, SyncerPyramidConfig
+from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
 from tests.reference import sync_loss as reference
 
 seeds = st.integers(0, 2**31)

@@ -19,10 +19,11 @@ from avsync.discriminators import (
     WindowDiscriminator,
     WindowDiscriminatorConfig,
 )
+from avsync.encoders import SyncerConfig
 from avsync.errors import ConfigError
 from avsync.generator import GeneratorConfig, MultiScaleGenerator
 from avsync.sync_loss import MultiScaleSyncLoss
-from avsync.syncer import SyncerConfig, SyncerPyramid, SyncerPyramidConfig
+from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
 from avsync.training.engine import make_fabric
 from avsync.training.gan import Discriminators, GanTrainingConfig, train_generator
 from avsync.training.syncers import SyncerTrainingConfig, evaluate_syncers, train_syncers

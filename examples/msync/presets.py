@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 from avsync.corpus.augment import AugmentConfig
 from avsync.discriminators import FrameDiscriminatorConfig, WindowDiscriminatorConfig
+from avsync.encoders import SyncerConfig
 from avsync.generator import GeneratorConfig
-from avsync.syncer import SyncerConfig, SyncerPyramidConfig
+from avsync.syncer import SyncerPyramidConfig
 from avsync.training.gan import GanTrainingConfig
 from avsync.training.syncers import SyncerTrainingConfig
 

@@ -32,10 +32,13 @@ def window_logits(
         centre = clip[0].mean(dim=0)
         height = clip[0, :, 1].max() - clip[0, :, 1].min()
         inputs = []
+        first = before = (clip[0] - centre) / height
         for face in clip:
             x = (face - centre) / height
-            first = (clip[0] - centre) / height
-            inputs.append(torch.cat([x.flatten(), network.config.displacement_scale * (x - first).flatten()]))
+            displacement = network.config.displacement_scale * (x - first)
+            velocity = network.config.velocity_scale * (x - before)
+            inputs.append(torch.cat([x.flatten(), displacement.flatten(), velocity.flatten()]))
+            before = x
         embedded = network.embedding(torch.stack(inputs))
         conditions.append(lstm(embedded[None, :seen])[1][0][0, 0])
         for window in network.config.windows:
