@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from judging import Row, bounds, generate, judge, table
+from judging import Row, bounds, generate, judge, syncer_lines, table
 from pipeline import Material, generator_stage, load_material, syncer_stage
 from presets import PRESETS, Preset
 from report import write_sample
@@ -34,6 +34,7 @@ from avsync.figures import confidence_by_level, save_figure
 from avsync.pretrained import from_pretrained
 from avsync.syncer import SyncerPyramid
 from avsync.training.engine import make_fabric
+from avsync.training.syncers import evaluate_syncers
 
 ARMS = {
     "4 levels, 4 branches": (4, 4),
@@ -135,14 +136,23 @@ def run_ablation(arguments: argparse.Namespace) -> None:
         for arm, (levels, branches) in ARMS.items()
     }
     material = load_material(corpus, preset)
-    lines = bounds(from_pretrained(SyncerPyramid, run / "judge"), material.crops, margin=preset.judged_margin)
+    pyramids = {name: from_pretrained(SyncerPyramid, run / name) for name in ("syncers", "judge")}
+    reports = {name: evaluate_syncers(it, material.crops, margin=preset.judged_margin) for name, it in pyramids.items()}
+    print("\n".join(syncer_lines(name, levels) for name, levels in reports.items()))
+    lines = bounds(pyramids["judge"], material.crops, margin=preset.judged_margin)
     lines += [pooled(arm, of_arm) for arm, of_arm in rows.items()]
     print(f"\n{table(lines)}\n")
     full, *others = ARMS
     differences = [paired_differences(rows, full, other) for other in others]
     print("\n".join(differences))
     minutes = (time.monotonic() - began) / 60
-    result = {"minutes": minutes, "rows": [line.as_dict() for line in lines], "differences": differences, "seeds": rows}
+    result = {
+        "minutes": minutes,
+        "syncers": {name: [report._asdict() for report in levels] for name, levels in reports.items()},
+        "rows": [line.as_dict() for line in lines],
+        "differences": differences,
+        "seeds": rows,
+    }
     write_json(run / "metrics.json", result)
     intervals = {
         line.name: [(c, c - e, c + e) for c, e in zip(line.confidence, line.confidence_error, strict=True)] for line in lines

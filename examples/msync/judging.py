@@ -12,7 +12,7 @@ from avsync.corpus.dataset import Batch
 from avsync.generator import MultiScaleGenerator
 from avsync.landmarks import face_height
 from avsync.syncer import SyncerPyramid
-from avsync.training.syncers import judge_offsets
+from avsync.training.syncers import LevelReport, judge_offsets
 
 
 @dataclass(frozen=True)
@@ -89,3 +89,12 @@ def table(rows: list[Row]) -> str:
         offsets = " ".join(f"{offset:.1f}" for offset in row.absolute_offset)
         lines.append(f"{row.name:<22}{cells}{offsets:>26}{row.speed:>8.3f}")
     return "\n".join(lines)
+
+
+def syncer_lines(name: str, reports: list[LevelReport]) -> str:
+    """One line a level: how often the syncers of unseen speakers' clips find the offset."""
+    return "\n".join(
+        f"{name} level {level}: {report.within_one:6.1%} of {report.clips} clips within one frame, {report.exact:6.1%} exact,"
+        f" confidence {report.confidence:.3f}"
+        for level, report in enumerate(reports)
+    )

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from judging import Row, bounds, generate, judge, table
+from judging import Row, bounds, generate, judge, syncer_lines, table
 from pipeline import Material, generator_stage, load_material, syncer_stage
 from presets import PRESETS, Preset
 from report import write_figures, write_sample
@@ -29,7 +29,7 @@ from avsync.errors import AvsyncError, CheckpointError
 from avsync.generator import MultiScaleGenerator
 from avsync.syncer import SyncerPyramid
 from avsync.training.engine import History, make_fabric
-from avsync.training.syncers import LevelReport, evaluate_syncers
+from avsync.training.syncers import evaluate_syncers
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -88,15 +88,6 @@ def evaluate(
     made = generate(generator, material.crops, margin=margin)
     rows = bounds(judge_pyramid, material.crops, margin=margin)
     return [rows[0], judge("generated", judge_pyramid, made, material.crops, margin=margin), *rows[1:]], made
-
-
-def syncer_lines(name: str, reports: list[LevelReport]) -> str:
-    """One line a level: how often the syncers of unseen speakers' clips find the offset."""
-    return "\n".join(
-        f"{name} level {level}: {report.within_one:6.1%} of {report.clips} clips within one frame, {report.exact:6.1%} exact,"
-        f" confidence {report.confidence:.3f}"
-        for level, report in enumerate(reports)
-    )
 
 
 def run_all(arguments: argparse.Namespace) -> dict[str, Any]:
