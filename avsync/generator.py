@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from avsync._checks import check_floating, check_positive, check_shape, describe_shape
 from avsync.audio_pyramid import AUDIO_FRAMES_PER_FRAME, AudioPyramid, mirror_audio
-from avsync.errors import ClipTooShortError, ConfigError
+from avsync.errors import ArgumentError, ClipTooShortError, ConfigError
 from avsync.landmarks import normalise
 from avsync.stacked import StackedLinear, StackedPointwiseBlock
 from avsync.streaming import GeneratorStream, Rollout
@@ -42,6 +42,9 @@ class GeneratorConfig:
         initial_state: "random" (standard normal LSTM state) or "zeros".
         displacement_scale: Factor on the displacement from the first observed face, in face heights, that the network sees.
         velocity_scale: Velocity in face heights a frame of an output of 1.
+        motion_components: 0 lets the branches move every coordinate by itself, as the paper does. Above 0 they speak in so many
+            principal motions of real faces instead (:meth:`MultiScaleGenerator.set_motion_basis`), so that what they make is a
+            face from the first step on; without it, short trainings pull faces apart (ours).
 
     Raises:
         ConfigError: An impossible value.
@@ -63,12 +66,13 @@ class GeneratorConfig:
     initial_state: str = "random"
     displacement_scale: float = 8.0
     velocity_scale: float = 0.02
+    motion_components: int = 0
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, (int, float)) and not isinstance(value, bool):
-                smallest = 0 if field.name == "branch_depth" else 1e-12
+                smallest = 0 if field.name in ("branch_depth", "motion_components") else 1e-12
                 if not math.isfinite(value) or value < smallest:
                     raise ConfigError(f"`{field.name}`: expected a number above 0, got {value!r}")
         for name in ("stem_kernel", "kernel_size"):
@@ -142,7 +146,11 @@ class MultiScaleGenerator(nn.Module):
             StackedPointwiseBlock(width=width, branches=branches, expansion=config.expansion)
             for _ in range(config.branch_depth)
         )
-        self.head = StackedLinear(in_features=width, out_features=coordinates + config.points, branches=branches, gain=0.05)
+        spoken = config.motion_components or coordinates
+        self.head = StackedLinear(in_features=width, out_features=spoken + config.points, branches=branches, gain=0.05)
+        self.motion_basis: Tensor | None
+        basis = torch.empty(config.motion_components, coordinates)
+        self.register_buffer("motion_basis", nn.init.orthogonal_(basis) if config.motion_components else None)
         self._reset_parameters()
 
     def _reset_parameters(self) -> None:
@@ -166,6 +174,24 @@ class MultiScaleGenerator(nn.Module):
     def set_audio_statistics(self, mean: Tensor, std: Tensor) -> None:
         """Set the mean and deviation (coeffs,) by which audio features are standardised; they are saved with the weights."""
         self.audio_pyramid.set_audio_statistics(mean, std)
+
+    def set_motion_basis(self, motions: Tensor) -> None:
+        """Set the principal motions that the branches speak in.
+
+        Args:
+            motions: (motion_components, points, dims), in face heights a frame, as
+                :func:`avsync.motion_basis.principal_motions` finds them; saved with the weights.
+
+        Raises:
+            ArgumentError: The generator was built with ``motion_components=0``.
+            ShapeError: Another number of motions, points or dims than configured.
+        """
+        config = self.config
+        if self.motion_basis is None:
+            raise ArgumentError("`motions`: expected a generator with motion_components above 0, got one with 0")
+        sizes = {"components": config.motion_components, "points": config.points, "dims": config.dims}
+        check_shape("motions", motions, "components points dims", **sizes)
+        self.motion_basis.copy_(motions.flatten(1) / config.velocity_scale)
 
     def audio_terms(self, maps: Tensor) -> Tensor:
         """The audio's part of the branches' first layer, for all frames in one product.

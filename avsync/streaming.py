@@ -75,6 +75,7 @@ class Rollout:
             for block in network.branch_blocks()
         ]
         self._head = network.head.unroll(steps, batch, defer=defer)
+        self._basis = network.motion_basis
         self._velocities = (config.num_branches, batch, config.points, config.dims)
         self._updates = 0
         self._steps = 0
@@ -122,7 +123,8 @@ class Rollout:
             x = x + project(F.gelu(expand(layer_norm(x), step)), step)
         outputs = self._head(layer_norm(x), step)
         split = outputs.shape[-1] - self._velocities[2]
-        velocity, mask = merge_branches(outputs[..., :split].reshape(self._velocities), outputs[..., split:])
+        velocities = outputs[..., :split] if self._basis is None else outputs[..., :split] @ self._basis
+        velocity, mask = merge_branches(velocities.reshape(self._velocities), outputs[..., split:])
         self._displacement = torch.add(self._displacement, velocity.flatten(1), alpha=self._scale)
         self._steps += 1
         return StepOutput(self._displacement, velocity, mask)

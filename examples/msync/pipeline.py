@@ -18,6 +18,7 @@ from avsync.corpus.synthetic import SyntheticCorpus
 from avsync.discriminators import FrameDiscriminator, PairDiscriminator, WindowDiscriminator
 from avsync.errors import CorpusError
 from avsync.generator import MultiScaleGenerator
+from avsync.motion_basis import principal_motions
 from avsync.pretrained import from_pretrained, save_pretrained
 from avsync.sync_loss import MultiScaleSyncLoss
 from avsync.syncer import SyncerPyramid
@@ -27,6 +28,10 @@ from avsync.training.syncers import SyncerTrainingConfig, evaluate_syncers, trai
 
 SPEECH_SHARE = 0.4
 """Share of a judged clip's frames that must hold speech (:func:`avsync.corpus.dataset.speech_mask`) for it to count."""
+
+
+BASIS_CLIPS = 512
+"""Clips whose principal motions the generator speaks in."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +150,10 @@ def generator_stage(
             pair=pair,
         )
     generator.set_audio_statistics(*material.train.audio_statistics())
+    if preset.generator.motion_components:
+        chance = torch.Generator().manual_seed(0)
+        clips = material.train.sample(BASIS_CLIPS, preset.gan.frames, generator=chance, augment=preset.generator_augment)
+        generator.set_motion_basis(principal_motions(clips.landmarks, preset.generator.motion_components).to(fabric.device))
     weights = [float(level < preset.levels) for level in range(syncers.num_levels)]
     # The loss freezes what it is given; the copy in the run's folder stays trainable.
     sync_loss = MultiScaleSyncLoss(syncers=syncers, level_weights=weights)

@@ -65,13 +65,13 @@ _STRONG = AugmentConfig(scale=(0.85, 1.15), rotation=0.2, tempo=(1 / 1.5, 1.5), 
 
 QUICK = Preset(
     syncers=SyncerPyramidConfig(syncer=SyncerConfig(width=64, embed=64, frame_blocks=1)),
-    syncer_training=SyncerTrainingConfig(steps=250),
-    metric_training=SyncerTrainingConfig(steps=250, objective="margin", margin=1.4),
-    generator=GeneratorConfig(hidden=128, position_embed=128, audio_channels=96, branch_width=96),
+    syncer_training=SyncerTrainingConfig(steps=200),
+    metric_training=SyncerTrainingConfig(steps=200, objective="margin", margin=1.4),
+    generator=GeneratorConfig(hidden=128, position_embed=128, audio_channels=96, branch_width=96, motion_components=32),
     frame_discriminator=FrameDiscriminatorConfig(embed=96, depth=2),
     window_discriminator=WindowDiscriminatorConfig(embed=96, hidden=128),
     gan=GanTrainingConfig(
-        steps=250, batch_size=16, generator_lr=2e-4, discriminator_lr=1e-4, schedule="cosine", sync_weight=4.0
+        steps=800, batch_size=16, generator_lr=2e-4, discriminator_lr=1e-4, schedule="cosine", sync_weight=4.0
     ),
 )
 """Minutes on two cores, on the synthetic talker."""
@@ -81,7 +81,7 @@ SMALL = Preset(
     syncer_training=SyncerTrainingConfig(steps=1000),
     metric_training=SyncerTrainingConfig(steps=1000, objective="margin", margin=1.4),
     augment=_STRONG,
-    generator=GeneratorConfig(hidden=160, position_embed=160, audio_channels=128, branch_width=160),
+    generator=GeneratorConfig(hidden=160, position_embed=160, audio_channels=128, branch_width=160, motion_components=32),
     frame_discriminator=FrameDiscriminatorConfig(embed=128, depth=2),
     window_discriminator=WindowDiscriminatorConfig(embed=128, hidden=160),
     gan=GanTrainingConfig(
