@@ -76,6 +76,9 @@ class Rollout:
         ]
         self._head = network.head.unroll(steps, batch, defer=defer)
         self._basis = network.motion_basis
+        # A mask of its own for each landmark can still pull faces apart; only what is left of the merged velocity in the span of the
+        # principal motions moves the face.
+        self._analysis = None if self._basis is None else torch.linalg.pinv(self._basis)
         self._velocities = (config.num_branches, batch, config.points, config.dims)
         self._updates = 0
         self._steps = 0
@@ -125,6 +128,8 @@ class Rollout:
         split = outputs.shape[-1] - self._velocities[2]
         velocities = outputs[..., :split] if self._basis is None else outputs[..., :split] @ self._basis
         velocity, mask = merge_branches(velocities.reshape(self._velocities), outputs[..., split:])
+        if self._basis is not None and self._analysis is not None:
+            velocity = (velocity.flatten(1) @ self._analysis @ self._basis).view_as(velocity)
         self._displacement = torch.add(self._displacement, velocity.flatten(1), alpha=self._scale)
         self._steps += 1
         return StepOutput(self._displacement, velocity, mask)

@@ -38,9 +38,11 @@ def test_units_and_places_do_not_matter(rng: torch.Generator) -> None:
     )
 
 
-def test_one_branch_stays_in_the_span_of_its_motions(rng: torch.Generator) -> None:
+@pytest.mark.parametrize("branches", [1, 4])
+def test_faces_stay_in_the_span_of_their_motions(rng: torch.Generator, branches: int) -> None:
+    """Also with several branches, whose masks differ from landmark to landmark."""
     motions = torch.randn(5, 68, 2, generator=rng)
-    generator = MultiScaleGenerator(GeneratorConfig(num_branches=1, motion_components=5, **SMALL))
+    generator = MultiScaleGenerator(GeneratorConfig(num_branches=branches, motion_components=5, **SMALL))
     generator.set_motion_basis(motions)
     velocities = generator(torch.rand(2, 3, 68, 2), torch.randn(2, 4 * 13, 26)).velocities.flatten(0, 1).flatten(1)
     outside = velocities - velocities @ torch.linalg.pinv(motions.flatten(1)) @ motions.flatten(1)

@@ -67,11 +67,11 @@ QUICK = Preset(
     syncers=SyncerPyramidConfig(syncer=SyncerConfig(width=64, embed=64, frame_blocks=1)),
     syncer_training=SyncerTrainingConfig(steps=200),
     metric_training=SyncerTrainingConfig(steps=200, objective="margin", margin=1.4),
-    generator=GeneratorConfig(hidden=128, position_embed=128, audio_channels=96, branch_width=96, motion_components=32),
+    generator=GeneratorConfig(hidden=128, position_embed=128, audio_channels=96, branch_width=96, motion_components=16),
     frame_discriminator=FrameDiscriminatorConfig(embed=96, depth=2),
     window_discriminator=WindowDiscriminatorConfig(embed=96, hidden=128),
     gan=GanTrainingConfig(
-        steps=800, batch_size=16, generator_lr=2e-4, discriminator_lr=1e-4, schedule="cosine", sync_weight=4.0
+        steps=500, batch_size=16, generator_lr=2e-4, discriminator_lr=1e-4, schedule="cosine", sync_weight=4.0
     ),
 )
 """Minutes on two cores, on the synthetic talker."""
@@ -81,7 +81,7 @@ SMALL = Preset(
     syncer_training=SyncerTrainingConfig(steps=1000),
     metric_training=SyncerTrainingConfig(steps=1000, objective="margin", margin=1.4),
     augment=_STRONG,
-    generator=GeneratorConfig(hidden=160, position_embed=160, audio_channels=128, branch_width=160, motion_components=32),
+    generator=GeneratorConfig(hidden=160, position_embed=160, audio_channels=128, branch_width=160, motion_components=16),
     frame_discriminator=FrameDiscriminatorConfig(embed=128, depth=2),
     window_discriminator=WindowDiscriminatorConfig(embed=128, hidden=160),
     gan=GanTrainingConfig(
@@ -100,7 +100,7 @@ PAPER = Preset(
 
 ABLATION = replace(
     SMALL,
-    gan=replace(SMALL.gan, steps=450, pair_weight=0.0),
+    gan=replace(SMALL.gan, steps=350, pair_weight=0.0),
 )
 """Small enough for twelve generators and two pyramids within an hour on two cores; without the pair discriminator, a third of
 the time, which bears on diversity and not on synchrony."""
