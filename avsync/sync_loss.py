@@ -164,7 +164,8 @@ class MultiScaleSyncLoss(nn.Module):
         level_weights: Weight of each level, (levels,), not negative and not all zero; normalised to sum to one. Default: equal.
         audio_transform: Module from waveform (batch, samples) to features (batch, audio_frames, coeffs), such as
             :class:`avsync.audio.LogMel`; needed only if ``forward`` is to take waveforms. It must be what the syncers were
-            trained on.
+            trained on, and the waveforms must be prepared alike: our trainings pass them through
+            :func:`avsync.audio.normalise_waveform` first.
         skip_short: What to do with clips too short for the coarse levels: False raises, True leaves those levels out of the total.
             Only for a SyncerPyramid: how many frames encoders of your own need is theirs to say.
 

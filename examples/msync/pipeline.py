@@ -68,8 +68,11 @@ def load_material(corpus: str, preset: Preset, *, skip_bad: bool = False) -> Mat
         val = Corpus(corpus, split="val", skip_bad=skip_bad)
     train_bank = ClipBank(train, features=features, skip_bad=skip_bad)
     val_bank = ClipBank(val, features=features, skip_bad=skip_bad)
-    for bad in {**dict(train.bad), **dict(val.bad), **dict(train_bank.bad), **dict(val_bank.bad)}.items():
-        print(f"skipped clip {bad[0]}: {bad[1]}")
+    bad = {**dict(train.bad), **dict(val.bad), **dict(train_bank.bad), **dict(val_bank.bad)}
+    for clip, reason in bad.items():
+        print(f"skipped clip {clip}: {reason}")
+    if bad:
+        print(f"skipped {len(bad)} clips in all")
     crops = val_bank.windows(preset.judged_frames, stride=preset.judged_frames // 2, margin=preset.judged_margin)
     speaking = crops.speech_fraction >= SPEECH_SHARE
     if not bool(speaking.any()):
