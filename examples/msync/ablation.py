@@ -100,8 +100,13 @@ def pooled(arm: str, rows: list[dict[str, Any]]) -> Row:
 
 def wait_for(jobs: list[Future[str]], began: float) -> None:
     """Tell of every job that ends; the first error stops the rest."""
-    for number, job in enumerate(as_completed(jobs), start=1):
-        print(f"[{(time.monotonic() - began) / 60:5.1f} min] {number}/{len(jobs)} {job.result()}", flush=True)
+    try:
+        for number, job in enumerate(as_completed(jobs), start=1):
+            print(f"[{(time.monotonic() - began) / 60:5.1f} min] {number}/{len(jobs)} {job.result()}", flush=True)
+    except BaseException:
+        for job in jobs:
+            job.cancel()
+        raise
 
 
 def paired_differences(rows: dict[str, list[dict[str, Any]]], first: str, second: str) -> str:
