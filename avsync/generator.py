@@ -44,7 +44,8 @@ class GeneratorConfig:
         velocity_scale: Velocity in face heights a frame of an output of 1.
         motion_components: 0 lets the branches move every coordinate by itself, as the paper does. Above 0 they speak in so many
             principal motions of real faces instead (:meth:`MultiScaleGenerator.set_motion_basis`), so that what they make is a
-            face from the first step on; without it, short trainings pull faces apart (ours).
+            face from the first step on, and go no farther along them than real faces do; without it, short trainings pull faces
+            apart (ours).
 
     Raises:
         ConfigError: An impossible value.
@@ -149,8 +150,10 @@ class MultiScaleGenerator(nn.Module):
         spoken = config.motion_components or coordinates
         self.head = StackedLinear(in_features=width, out_features=spoken + config.points, branches=branches, gain=0.05)
         self.motion_basis: Tensor | None
-        basis = torch.empty(config.motion_components, coordinates)
+        self.motion_reach: Tensor | None
+        basis, reach = torch.empty(config.motion_components, coordinates), torch.full((config.motion_components,), math.inf)
         self.register_buffer("motion_basis", nn.init.orthogonal_(basis) if config.motion_components else None)
+        self.register_buffer("motion_reach", reach if config.motion_components else None)
         self._reset_parameters()
 
     def _reset_parameters(self) -> None:
@@ -175,23 +178,25 @@ class MultiScaleGenerator(nn.Module):
         """Set the mean and deviation (coeffs,) by which audio features are standardised; they are saved with the weights."""
         self.audio_pyramid.set_audio_statistics(mean, std)
 
-    def set_motion_basis(self, motions: Tensor) -> None:
-        """Set the principal motions that the branches speak in.
+    def set_motion_basis(self, motions: Tensor, reach: Tensor) -> None:
+        """Set the principal motions that the branches speak in, as :func:`avsync.motion_basis.principal_motions` finds them.
 
         Args:
-            motions: (motion_components, points, dims), in face heights a frame, as
-                :func:`avsync.motion_basis.principal_motions` finds them; saved with the weights.
+            motions: (motion_components, points, dims), in face heights a frame; saved with the weights.
+            reach: (motion_components,), how far the face may go along each from the first observed face, as a multiple of it.
 
         Raises:
             ArgumentError: The generator was built with ``motion_components=0``.
             ShapeError: Another number of motions, points or dims than configured.
         """
         config = self.config
-        if self.motion_basis is None:
+        if self.motion_basis is None or self.motion_reach is None:
             raise ArgumentError("`motions`: expected a generator with motion_components above 0, got one with 0")
         sizes = {"components": config.motion_components, "points": config.points, "dims": config.dims}
         check_shape("motions", motions, "components points dims", **sizes)
+        check_shape("reach", reach, "components", components=config.motion_components)
         self.motion_basis.copy_(motions.flatten(1) / config.velocity_scale)
+        self.motion_reach.copy_(reach)
 
     def audio_terms(self, maps: Tensor) -> Tensor:
         """The audio's part of the branches' first layer, for all frames in one product.

@@ -76,9 +76,6 @@ class Rollout:
         ]
         self._head = network.head.unroll(steps, batch, defer=defer)
         self._basis = network.motion_basis
-        # A mask of its own for each landmark can still pull faces apart; only what is left of the merged velocity in the span of the
-        # principal motions moves the face.
-        self._analysis = None if self._basis is None else torch.linalg.pinv(self._basis)
         self._velocities = (config.num_branches, batch, config.points, config.dims)
         self._updates = 0
         self._steps = 0
@@ -93,6 +90,12 @@ class Rollout:
         for displacement in displacements[:, :-1].unbind(1):
             self._observe(displacement)
         self._displacement = displacements[:, -1]
+        if network.motion_basis is not None and network.motion_reach is not None:
+            # The basis counts in typical velocities; so do `_place`, where the face is along each motion, and its bounds.
+            self._analysis = torch.linalg.pinv(network.motion_basis)
+            self._place = self._displacement @ self._analysis / self._scale
+            # A real face that is already beyond the usual reach stays where it is.
+            self._reach = torch.maximum(network.motion_reach.expand_as(self._place), self._place.detach().abs())
 
     def _observe(self, displacement: Tensor) -> Tensor:
         position = F.gelu(self._embed(displacement, self._updates))
@@ -128,11 +131,23 @@ class Rollout:
         split = outputs.shape[-1] - self._velocities[2]
         velocities = outputs[..., :split] if self._basis is None else outputs[..., :split] @ self._basis
         velocity, mask = merge_branches(velocities.reshape(self._velocities), outputs[..., split:])
-        if self._basis is not None and self._analysis is not None:
-            velocity = (velocity.flatten(1) @ self._analysis @ self._basis).view_as(velocity)
+        if self._basis is not None:
+            velocity = self._within_reach(velocity, self._basis)
         self._displacement = torch.add(self._displacement, velocity.flatten(1), alpha=self._scale)
         self._steps += 1
         return StepOutput(self._displacement, velocity, mask)
+
+    def _within_reach(self, velocity: Tensor, basis: Tensor) -> Tensor:
+        """The part of a velocity (batch, points, dims) that lies in the span of the principal motions and within their reach.
+
+        Masks differ from landmark to landmark, and so the merged velocity may pull a face apart although no branch does; and sums of
+        velocities may go farther than any real face.
+        """
+        place = self._place + velocity.flatten(1) @ self._analysis
+        place = torch.minimum(torch.maximum(place, -self._reach), self._reach)
+        velocity = ((place - self._place) @ basis).view_as(velocity)
+        self._place = place
+        return velocity
 
     def faces(self, displacements: Tensor) -> Tensor:
         """Displacements (batch, frames, points * dims) as faces (batch, frames, points, dims) in the unit of the observed frames."""

@@ -24,7 +24,7 @@ def moving_faces(rng: torch.Generator, directions: torch.Tensor, *, clips: int =
 def test_the_directions_and_lengths_of_a_known_motion_are_found(rng: torch.Generator) -> None:
     raw = torch.linalg.qr(torch.randn(136, 2, generator=rng)).Q.mT
     directions = torch.stack([0.02 * raw[0], 0.005 * raw[1]]).unflatten(1, (68, 2))
-    motions = principal_motions(moving_faces(rng, directions, clips=40), 3).flatten(1)
+    motions = principal_motions(moving_faces(rng, directions, clips=40), 3).motions.flatten(1)
     unit = motions[:2] / motions[:2].norm(dim=1, keepdim=True)
     assert (unit * raw).sum(1).abs().min() > 0.99
     torch.testing.assert_close(motions[:2].norm(dim=1), torch.tensor([0.02, 0.005]), rtol=0.15, atol=0)
@@ -33,9 +33,9 @@ def test_the_directions_and_lengths_of_a_known_motion_are_found(rng: torch.Gener
 
 def test_units_and_places_do_not_matter(rng: torch.Generator) -> None:
     faces = torch.rand(4, 12, 68, 2, generator=rng)
-    torch.testing.assert_close(
-        principal_motions(faces, 4).abs(), principal_motions(150 * faces + 300, 4).abs(), atol=1e-4, rtol=1e-3
-    )
+    here, there = principal_motions(faces, 4), principal_motions(150 * faces + 300, 4)
+    torch.testing.assert_close(here.motions.abs(), there.motions.abs(), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(here.reach, there.reach, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("branches", [1, 4])
@@ -43,11 +43,41 @@ def test_faces_stay_in_the_span_of_their_motions(rng: torch.Generator, branches:
     """Also with several branches, whose masks differ from landmark to landmark."""
     motions = torch.randn(5, 68, 2, generator=rng)
     generator = MultiScaleGenerator(GeneratorConfig(num_branches=branches, motion_components=5, **SMALL))
-    generator.set_motion_basis(motions)
+    generator.set_motion_basis(motions, torch.full((5,), 100.0))
     velocities = generator(torch.rand(2, 3, 68, 2), torch.randn(2, 4 * 13, 26)).velocities.flatten(0, 1).flatten(1)
     outside = velocities - velocities @ torch.linalg.pinv(motions.flatten(1)) @ motions.flatten(1)
     assert velocities.norm() > 0
     assert outside.norm() < 1e-4 * velocities.norm()
+
+
+def test_faces_go_no_farther_than_their_reach(rng: torch.Generator) -> None:
+    """A network of large weights runs away without a reach, and stops at it with one."""
+    motions = torch.linalg.qr(torch.randn(136, 3, generator=rng)).Q.mT.reshape(3, 68, 2) * 0.01
+    generator = MultiScaleGenerator(GeneratorConfig(num_branches=2, motion_components=3, **SMALL))
+    with torch.no_grad():
+        generator.head.bias.add_(5.0)
+    observed, audio = torch.rand(2, 1, 68, 2, generator=rng), torch.randn(2, 4 * 40, 26, generator=rng)
+    observed[..., 0, 1], observed[..., 1, 1] = 0.0, 1.0
+
+    def farthest() -> torch.Tensor:
+        made = (generator(observed, audio).landmarks - observed).flatten(2)
+        height = (observed[..., 1].amax(-1) - observed[..., 1].amin(-1))[..., None]
+        return (made / height @ torch.linalg.pinv(motions.flatten(1))).abs().amax(dim=(0, 1))
+
+    generator.set_motion_basis(motions, torch.full((3,), torch.inf))
+    assert farthest().max() > 20
+    generator.set_motion_basis(motions, torch.tensor([4.0, 2.0, 1.0]))
+    torch.testing.assert_close(farthest(), torch.tensor([4.0, 2.0, 1.0]), atol=1e-3, rtol=1e-3)
+
+
+def test_reach_is_the_quantile_of_the_distance(rng: torch.Generator) -> None:
+    raw = torch.linalg.qr(torch.randn(136, 1, generator=rng)).Q.mT
+    motion = (0.02 * raw).unflatten(1, (68, 2))
+    found = principal_motions(moving_faces(rng, motion, clips=4), 1, quantile=1.0)
+    faces = moving_faces(torch.Generator().manual_seed(0), motion, clips=4)
+    assert float(found.reach) > 3
+    halved = principal_motions(faces, 1, quantile=0.5).reach
+    assert float(halved) < float(principal_motions(faces, 1, quantile=1.0).reach)
 
 
 def test_the_stream_speaks_in_the_same_motions() -> None:
@@ -71,6 +101,6 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ShapeError, match="landmarks"):
         principal_motions(torch.rand(3, 68, 2), 2)
     with pytest.raises(ArgumentError, match="motion_components"):
-        MultiScaleGenerator(GeneratorConfig(**SMALL)).set_motion_basis(torch.rand(4, 68, 2))
+        MultiScaleGenerator(GeneratorConfig(**SMALL)).set_motion_basis(torch.rand(4, 68, 2), torch.ones(4))
     with pytest.raises(ShapeError, match="motions"):
-        MultiScaleGenerator(GeneratorConfig(motion_components=3, **SMALL)).set_motion_basis(torch.rand(4, 68, 2))
+        MultiScaleGenerator(GeneratorConfig(motion_components=3, **SMALL)).set_motion_basis(torch.rand(4, 68, 2), torch.ones(4))
