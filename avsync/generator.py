@@ -44,8 +44,8 @@ class GeneratorConfig:
         velocity_scale: Velocity in face heights a frame of an output of 1.
         motion_components: 0 lets the branches move every coordinate by itself, as the paper does. Above 0 they speak in so many
             principal motions of real faces instead (:meth:`MultiScaleGenerator.set_motion_basis`), so that what they make is a
-            face from the first step on, and go no farther along them than real faces do; without it, short trainings pull faces
-            apart (ours).
+            face from the first step on, and in eval mode go no farther along them than real faces do; without it, short trainings
+            pull faces apart (ours).
 
     Raises:
         ConfigError: An impossible value.
@@ -183,7 +183,8 @@ class MultiScaleGenerator(nn.Module):
 
         Args:
             motions: (motion_components, points, dims), in face heights a frame; saved with the weights.
-            reach: (motion_components,), how far the face may go along each from the first observed face, as a multiple of it.
+            reach: (motion_components,), how far the face may go along each from the first observed face, as a multiple of it. It
+                holds in eval mode; training has no bounds.
 
         Raises:
             ArgumentError: The generator was built with ``motion_components=0``.

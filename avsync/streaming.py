@@ -94,8 +94,10 @@ class Rollout:
             # The basis counts in typical velocities; so do `_place`, where the face is along each motion, and its bounds.
             self._analysis = torch.linalg.pinv(network.motion_basis)
             self._place = self._displacement @ self._analysis / self._scale
-            # A real face that is already beyond the usual reach stays where it is.
-            self._reach = torch.maximum(network.motion_reach.expand_as(self._place), self._place.detach().abs())
+            # No bounds in training: a face held at one gives no gradient that would bring it back, and the discriminators win. A real
+            # face that is already beyond the usual reach stays where it is.
+            reach = torch.full_like(network.motion_reach, torch.inf) if network.training else network.motion_reach
+            self._reach = torch.maximum(reach.expand_as(self._place), self._place.abs())
 
     def _observe(self, displacement: Tensor) -> Tensor:
         position = F.gelu(self._embed(displacement, self._updates))

@@ -155,7 +155,7 @@ def generator_stage(
     generator.set_audio_statistics(*material.train.audio_statistics())
     if preset.generator.motion_components:
         chance = torch.Generator().manual_seed(0)
-        clips = material.train.sample(BASIS_CLIPS, preset.judged_frames, generator=chance, augment=preset.generator_augment)
+        clips = material.train.sample(BASIS_CLIPS, preset.gan.frames, generator=chance, augment=preset.generator_augment)
         generator.set_motion_basis(*principal_motions(clips.landmarks, preset.generator.motion_components))
     weights = [float(level < preset.levels) for level in range(syncers.num_levels)]
     # The loss freezes what it is given; the copy in the run's folder stays trainable.
