@@ -1,0 +1,77 @@
+"""The command line: ``avsync COMMAND ...``, one module of this package a command.
+
+A command's module has three things: a docstring whose first line is its help, ``add_arguments(parser)`` and ``run(args)``, which
+returns the exit status (0: all went well, 1: some of the work failed). Errors that avsync raises on purpose end as one line on
+standard error, never as a traceback; wrong usage ends with status 2, Ctrl-C with 130, as users of a shell expect.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+import avsync
+from avsync.errors import AvsyncError
+
+COMMANDS: tuple[str, ...] = ()
+"""Names of the commands, each a module of this package, in the order of the help."""
+
+
+def _command(name: str) -> ModuleType:
+    return importlib.import_module(f"avsync.cli.{name}")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands.
+
+    Returns:
+        A parser whose result holds the chosen command's ``run``.
+    """
+    parser = argparse.ArgumentParser(prog="avsync", description="Audio-visual synchrony: extract, judge, mend.")
+    parser.add_argument("--version", action="version", version=f"avsync {avsync.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        module = _command(name)
+        text = module.__doc__ or ""
+        command = commands.add_parser(
+            name,
+            help=text.strip().splitlines()[0],
+            description=text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: The words after ``avsync``; those of the process if None.
+
+    Returns:
+        The exit status.
+    """
+    args = build_parser().parse_args(argv)
+    try:
+        status = int(args.run(args))
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # `avsync ... | head`: nobody listens any more; keep the interpreter's last flush from complaining
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except AvsyncError as error:
+        sys.stderr.write(f"avsync {args.command}: error: {error}\n")
+        return 1
+    except OSError as error:  # a full disk, a folder that may not be written: the user's business, not a bug
+        sys.stderr.write(f"avsync {args.command}: error: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write(f"avsync {args.command}: interrupted; what was finished is kept\n")
+        return 130
+
