@@ -16,7 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avsync.corpus.clip import Clip, Corpus, check_clip, read_clip, write_clip, write_index
+from avsync.audio import LogMel
+from avsync.corpus.clip import Clip, Corpus, check_clip, read_clip, sample_of_frame, write_clip, write_index
+from avsync.corpus.dataset import ClipBank
 from avsync.errors import ArgumentError, CorpusError
 
 pytest.importorskip("av")
@@ -217,7 +219,9 @@ def test_a_bad_index_always_raises(tmp_path: Path, spoil: Callable[[Path], Any],
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"fps": 30.0}, "fps: expected 25 frames a second, got 30"),
+        ({"fps": 30.0}, "waveform: expected 6400 samples for 12 frames, got 7680"),
+        ({"fps": 0.0}, "fps: expected a rate above 0, got 0"),
+        ({"fps": float("nan")}, "fps: expected a rate above 0, got nan"),
         ({"sample_rate": 44100}, "sample_rate: expected 16000"),
         ({"frame_size": (1, 2, 3)}, "frame_size"),
         ({"waveform": np.zeros(640, np.float32)}, "waveform: expected 7680 samples for 12 frames, got 640"),
@@ -244,6 +248,25 @@ def test_bad_entries_are_not_indexed(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="in one split"):
         write_index(tmp_path, [entry, {**entry, "id": "b", "split": "val"}])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("fps", [23.976, 30.0, 12.5, 30000 / 1001])
+def test_other_rates_keep_the_contract_and_are_refused_unless_asked_for(tmp_path: Path, fps: float) -> None:
+    frames = 37
+    samples = make_clip(frames=80).waveform[: sample_of_frame(frames, fps)]
+    assert abs(samples.size - frames * 16000 / fps) <= 0.5
+    clip = make_clip(frames=frames, waveform=samples, fps=fps)
+    entry = write_clip(clip, tmp_path)
+    assert entry["seconds"] == frames / fps
+    write_index(tmp_path, [entry], fps=fps)
+    with pytest.raises(CorpusError, match=r"index\.json: expected 'fps' = 25, got"):
+        Corpus(tmp_path)
+    with pytest.raises(CorpusError, match=r"a\.npz: expected fps = 25, got"):
+        read_clip(tmp_path, entry)
+    corpus = Corpus(tmp_path, fps=None)
+    assert corpus.fps == fps and corpus[0].fps == fps and corpus[0].waveform.size == samples.size
+    with pytest.raises(CorpusError, match="expected 25 frames a second"):
+        ClipBank(corpus, features=LogMel())
 
 
 @pytest.mark.skipif(not (REAL_CORPUS / "index.json").is_file(), reason="the real corpus is not on this machine")

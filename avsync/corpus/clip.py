@@ -2,17 +2,19 @@
 
 A corpus is a folder with ``index.json`` and two files a clip:
 
-* ``<id>.npz``: ``landmarks`` float32 (frames, points, dims), ``fps`` = 25, ``frame_size`` = [width, height];
-* ``<id>.flac``: 16 kHz, mono, 16 bits, exactly 640 samples a frame; frame ``k`` is the instant of sample ``640 k``.
+* ``<id>.npz``: ``landmarks`` float32 (frames, points, dims), ``fps``, ``frame_size`` = [width, height];
+* ``<id>.flac``: 16 kHz, mono, 16 bits; frame ``k`` is the instant of sample ``round(16000 k / fps)``, and the sound ends where the
+  frame after the last would be: at 25 frames a second exactly 640 samples a frame.
 
-``index.json`` holds ``fps``, ``sample_rate`` and ``clips``, each with at least ``id``, ``frames``, ``speaker`` and ``split``.
+``index.json`` holds ``fps``, ``sample_rate`` and ``clips``, each with at least ``id``, ``frames``, ``speaker`` and ``split``. All clips
+of a corpus have one rate. Syncers, trainings and metrics are made for 25 frames a second, so readers here refuse other rates unless
+they are told to take them.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,23 +26,38 @@ import numpy as np
 import numpy.typing as npt
 
 from avsync._files import replacing, write_json
+from avsync.corpus._clip_checks import (
+    FPS,
+    INDEX_NAME,
+    SAMPLE_RATE,
+    SAMPLES_PER_FRAME,
+    Entry,
+    check_entry,
+    check_landmarks,
+    check_waveform,
+    expect,
+    is_rate,
+    sample_of_frame,
+)
 from avsync.corpus.media import read_audio, write_audio
 from avsync.errors import ArgumentError, CorpusError
 
+__all__ = [
+    "FPS",
+    "INDEX_NAME",
+    "SAMPLES_PER_FRAME",
+    "SAMPLE_RATE",
+    "Clip",
+    "Corpus",
+    "Entry",
+    "check_clip",
+    "read_clip",
+    "sample_of_frame",
+    "write_clip",
+    "write_index",
+]
+
 FloatArray = npt.NDArray[np.float32]
-Entry = Mapping[str, Any]
-
-FPS = 25.0
-"""Landmark frames a second."""
-SAMPLE_RATE = 16000
-"""Audio samples a second."""
-SAMPLES_PER_FRAME = 640
-"""Audio samples a landmark frame."""
-INDEX_NAME = "index.json"
-"""Name of the index inside a corpus folder."""
-
-_ENTRY_TYPES: dict[str, type] = {"id": str, "frames": int, "speaker": str, "split": str}
-_PLAIN_NAME = re.compile(r"\w[\w.+-]*")
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +69,8 @@ class Clip:
         speaker: Label of the person; a person is in one split only.
         split: "train", "val" or any other name.
         landmarks: (frames, points, dims) float32, in any unit; pixels of the source in a real corpus.
-        waveform: (640 * frames,) float32 in [-1, 1].
-        fps: Frames a second, 25.
+        waveform: (samples,) float32 in [-1, 1]; ``sample_of_frame(frames, fps)`` of them, 640 a frame at 25 frames a second.
+        fps: Frames a second; 25 for everything that trains or judges.
         sample_rate: Samples a second, 16000.
         frame_size: Width and height of the source image, in the unit of ``landmarks``.
 
@@ -85,48 +102,6 @@ class Clip:
         return self.frames / self.fps
 
 
-def _expect(fits: bool, clip: str, source: str, expected: str, got: object) -> None:
-    if not fits:
-        raise CorpusError(f"clip {clip!r}, {source}: expected {expected}, got {got}")
-
-
-def _check_landmarks(clip: str, source: str, landmarks: Any) -> None:
-    fits = isinstance(landmarks, np.ndarray) and landmarks.ndim == 3 and landmarks.dtype == np.float32
-    shape = f"shape {landmarks.shape} of {landmarks.dtype}" if isinstance(landmarks, np.ndarray) else type(landmarks).__name__
-    _expect(fits, clip, source, "landmarks (frames, points, dims) of float32", shape)
-    _expect(0 not in landmarks.shape, clip, source, "at least one frame, point and dim", f"shape {landmarks.shape}")
-    _expect(landmarks.shape[2] <= 3, clip, source, "at most 3 dims", f"shape {landmarks.shape}")
-    bad = ~np.isfinite(landmarks).all(axis=(1, 2))
-    _expect(not bad.any(), clip, source, "finite landmarks", f"NaN or infinity in {bad.sum()} frames, first {bad.argmax()}")
-
-
-def _check_waveform(clip: str, source: str, waveform: Any, frames: int) -> None:
-    fits = isinstance(waveform, np.ndarray) and waveform.ndim == 1 and waveform.dtype == np.float32
-    shape = f"shape {waveform.shape} of {waveform.dtype}" if isinstance(waveform, np.ndarray) else type(waveform).__name__
-    _expect(fits, clip, source, "a waveform (samples,) of float32", shape)
-    expected = f"{SAMPLES_PER_FRAME * frames} samples for {frames} frames"
-    _expect(waveform.size == SAMPLES_PER_FRAME * frames, clip, source, expected, waveform.size)
-    bad = ~np.isfinite(waveform)
-    _expect(not bad.any(), clip, source, "a finite waveform", f"NaN or infinity in {bad.sum()} samples")
-
-
-def _check_entry(entry: object) -> Entry:
-    name = entry.get("id") if isinstance(entry, Mapping) else None
-    if not isinstance(entry, Mapping):
-        raise CorpusError(f"clip None, {INDEX_NAME}: expected an object, got {type(entry).__name__}")
-    for key, kind in _ENTRY_TYPES.items():
-        got = entry.get(key)
-        expected = f"a key {key!r} of type {kind.__name__}"
-        _expect(key in entry, str(name), INDEX_NAME, expected, f"keys {sorted(map(str, entry))}")
-        fits = isinstance(got, kind) and not isinstance(got, bool)
-        _expect(fits, str(name), INDEX_NAME, expected, repr(got))
-    # The name becomes a path, so it must not lead out of the folder.
-    plain = _PLAIN_NAME.fullmatch(entry["id"]) is not None
-    _expect(plain, str(name), INDEX_NAME, "an id of letters, digits and _ . + -", repr(name))
-    _expect(entry["frames"] > 0, str(name), INDEX_NAME, "at least one frame", entry["frames"])
-    return entry
-
-
 def check_clip(clip: Clip) -> None:
     """Raise unless a clip keeps every promise of the format.
 
@@ -142,20 +117,21 @@ def check_clip(clip: Clip) -> None:
 
     Source: ours.
     """
-    _check_landmarks(clip.id, "landmarks", clip.landmarks)
-    _check_entry({"id": clip.id, "frames": clip.frames, "speaker": clip.speaker, "split": clip.split})
-    _expect(clip.fps == FPS, clip.id, "fps", f"{FPS:g} frames a second", clip.fps)
-    _expect(clip.sample_rate == SAMPLE_RATE, clip.id, "sample_rate", f"{SAMPLE_RATE} samples a second", clip.sample_rate)
-    _expect(len(clip.frame_size) == 2, clip.id, "frame_size", "(width, height)", clip.frame_size)
-    _check_waveform(clip.id, "waveform", clip.waveform, clip.frames)
+    check_landmarks(clip.id, "landmarks", clip.landmarks)
+    check_entry({"id": clip.id, "frames": clip.frames, "speaker": clip.speaker, "split": clip.split})
+    expect(is_rate(clip.fps), clip.id, "fps", "a rate above 0", clip.fps)
+    expect(clip.sample_rate == SAMPLE_RATE, clip.id, "sample_rate", f"{SAMPLE_RATE} samples a second", clip.sample_rate)
+    expect(len(clip.frame_size) == 2, clip.id, "frame_size", "(width, height)", clip.frame_size)
+    check_waveform(clip.id, "waveform", clip.waveform, clip.frames, clip.fps)
 
 
-def read_clip(folder: str | os.PathLike[str], entry: Entry) -> Clip:
+def read_clip(folder: str | os.PathLike[str], entry: Entry, *, fps: float | None = FPS) -> Clip:
     """Read one clip and check it against its entry of the index.
 
     Args:
         folder: The corpus.
         entry: An element of the index' ``clips``: at least ``id``, ``frames``, ``speaker`` and ``split``.
+        fps: The rate that the clip must have; None takes any.
 
     Returns:
         The clip.
@@ -173,38 +149,41 @@ def read_clip(folder: str | os.PathLike[str], entry: Entry) -> Clip:
 
     Source: ours.
     """
-    entry = _check_entry(entry)
+    entry = check_entry(entry)
     name, frames = str(entry["id"]), int(entry["frames"])
     track = Path(folder, f"{name}.npz")
-    _expect(track.is_file(), name, track.name, "a file", "none")
+    expect(track.is_file(), name, track.name, "a file", "none")
     try:
         # The file is opened here, because numpy leaves it open when the archive is damaged.
         with track.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
             fits = isinstance(archive, np.lib.npyio.NpzFile)
-            _expect(fits, name, track.name, "an npz archive", "a single array")
+            expect(fits, name, track.name, "an npz archive", "a single array")
             missing = {"landmarks", "fps", "frame_size"} - set(archive.files)
-            _expect(not missing, name, track.name, "arrays landmarks, fps and frame_size", sorted(archive.files))
-            landmarks, fps, size = archive["landmarks"], archive["fps"], archive["frame_size"]
+            expect(not missing, name, track.name, "arrays landmarks, fps and frame_size", sorted(archive.files))
+            landmarks, stored, size = archive["landmarks"], archive["fps"], archive["frame_size"]
     except CorpusError:
         raise
     except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise CorpusError(
             f"clip {name!r}, {track.name}: expected a whole npz archive without pickles, got {type(error).__name__}: {error}"
         ) from error
-    _check_landmarks(name, track.name, landmarks)
-    _expect(landmarks.shape[0] == frames, name, track.name, f"{frames} frames as in the index", landmarks.shape[0])
-    _expect(fps.size == 1 and float(fps.item()) == FPS, name, track.name, f"fps = {FPS:g}", fps.tolist())
+    check_landmarks(name, track.name, landmarks)
+    expect(landmarks.shape[0] == frames, name, track.name, f"{frames} frames as in the index", landmarks.shape[0])
+    fits = stored.size == 1 and np.issubdtype(stored.dtype, np.number) and is_rate(rate := stored.item())
+    fits = fits and (fps is None or rate == fps)
+    expect(fits, name, track.name, "one rate as fps" if fps is None else f"fps = {fps:g}", stored.tolist())
     fits = size.shape == (2,) and np.issubdtype(size.dtype, np.integer)
-    _expect(fits, name, track.name, "frame_size as two integers", size.tolist())
+    expect(fits, name, track.name, "frame_size as two integers", size.tolist())
     sound = Path(folder, f"{name}.flac")
     try:
         waveform, sample_rate = read_audio(sound)
     except CorpusError as error:
         raise CorpusError(f"clip {name!r}, {sound.name}: expected whole audio, got {error}") from error
-    _expect(sample_rate == SAMPLE_RATE, name, sound.name, f"{SAMPLE_RATE} samples a second", sample_rate)
-    _check_waveform(name, sound.name, waveform, frames)
-    return Clip(name, entry["speaker"], entry["split"], landmarks, waveform, frame_size=(int(size[0]), int(size[1])))
+    expect(sample_rate == SAMPLE_RATE, name, sound.name, f"{SAMPLE_RATE} samples a second", sample_rate)
+    check_waveform(name, sound.name, waveform, frames, rate)
+    shape = (int(size[0]), int(size[1]))
+    return Clip(name, entry["speaker"], entry["split"], landmarks, waveform, fps=float(rate), frame_size=shape)
 
 
 def write_clip(clip: Clip, folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -240,12 +219,13 @@ def write_clip(clip: Clip, folder: str | os.PathLike[str]) -> dict[str, Any]:
     return {"id": clip.id, "seconds": clip.seconds, "frames": clip.frames, "speaker": clip.speaker, "split": clip.split}
 
 
-def write_index(folder: str | os.PathLike[str], entries: Iterable[Entry], **extra: Any) -> None:
+def write_index(folder: str | os.PathLike[str], entries: Iterable[Entry], *, fps: float = FPS, **extra: Any) -> None:
     """Write ``index.json``, whole or not at all; write it last, and a corpus never names clips that are not there.
 
     Args:
         folder: The corpus; created when missing.
         entries: What :func:`write_clip` returned, with any further keys.
+        fps: Frames a second of all clips.
         **extra: Further keys of the index.
 
     Raises:
@@ -260,7 +240,7 @@ def write_index(folder: str | os.PathLike[str], entries: Iterable[Entry], **extr
     """
     clips = [dict(entry) for entry in entries]
     _select(clips, skip_bad=False)
-    write_json(Path(folder, INDEX_NAME), {"fps": FPS, "sample_rate": SAMPLE_RATE, **extra, "clips": clips})
+    write_json(Path(folder, INDEX_NAME), {"fps": fps, "sample_rate": SAMPLE_RATE, **extra, "clips": clips})
 
 
 def _select(entries: Iterable[object], *, skip_bad: bool) -> tuple[list[Entry], list[tuple[str, str]]]:
@@ -271,11 +251,11 @@ def _select(entries: Iterable[object], *, skip_bad: bool) -> tuple[list[Entry], 
     splits: dict[str, str] = {}
     for entry in entries:
         try:
-            checked = _check_entry(entry)
+            checked = check_entry(entry)
             name, speaker, split = checked["id"], checked["speaker"], checked["split"]
-            _expect(name not in ids, name, INDEX_NAME, "every id once", "it a second time")
+            expect(name not in ids, name, INDEX_NAME, "every id once", "it a second time")
             first = splits.setdefault(speaker, split)
-            _expect(first == split, name, INDEX_NAME, f"speaker {speaker!r} in one split, {first!r}", f"split {split!r}")
+            expect(first == split, name, INDEX_NAME, f"speaker {speaker!r} in one split, {first!r}", f"split {split!r}")
         except CorpusError as error:
             if not skip_bad:
                 raise
@@ -297,8 +277,10 @@ class Corpus(Sequence[Clip]):
         folder: The corpus.
         split: Keep the clips of this split only; None keeps all.
         skip_bad: Leave bad clips out instead of raising.
+        fps: The rate that the corpus must have, 25 for trainings and metrics; None takes any.
 
     Attributes:
+        fps: Frames a second.
         entries: Entries of the index, one a clip.
         speakers: Labels of the speakers, sorted.
         bad: (id, reason) of every clip left out.
@@ -319,9 +301,12 @@ class Corpus(Sequence[Clip]):
     Source: ours.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, split: str | None = None, skip_bad: bool = False) -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str], *, split: str | None = None, skip_bad: bool = False, fps: float | None = FPS
+    ) -> None:
         self.folder = Path(folder)
-        index = self._read_index()
+        index = self._read_index(fps)
+        self.fps = float(index["fps"])
         good, bad = _select(index["clips"], skip_bad=skip_bad)
         splits = sorted({entry["split"] for entry in good})
         if split is not None and split not in splits:
@@ -333,7 +318,7 @@ class Corpus(Sequence[Clip]):
         self.bad: tuple[tuple[str, str], ...] = tuple(bad)
         self.speakers: tuple[str, ...] = tuple(sorted({entry["speaker"] for entry in chosen}))
 
-    def _read_index(self) -> Entry:
+    def _read_index(self, fps: float | None) -> Entry:
         path = self.folder / INDEX_NAME
         try:
             index = json.loads(path.read_text(encoding="utf-8"))
@@ -344,14 +329,15 @@ class Corpus(Sequence[Clip]):
         if not isinstance(index, dict) or not isinstance(index.get("clips"), list):
             keys = sorted(index) if isinstance(index, dict) else type(index).__name__
             raise CorpusError(f"{path}: expected an object with a list 'clips', got {keys}")
-        for key, value in (("fps", FPS), ("sample_rate", SAMPLE_RATE)):
-            if index.get(key) != value:
-                raise CorpusError(f"{path}: expected {key!r} = {value:g}, got {index.get(key)!r}")
+        for key, value in (("fps", fps), ("sample_rate", SAMPLE_RATE)):
+            if not is_rate(index.get(key)) or (value is not None and index[key] != value):
+                expected = "a rate above 0" if value is None else f"{value:g}"
+                raise CorpusError(f"{path}: expected {key!r} = {expected}, got {index.get(key)!r}")
         return index
 
     def _is_good(self, entry: Entry, bad: list[tuple[str, str]]) -> bool:
         try:
-            read_clip(self.folder, entry)
+            read_clip(self.folder, entry, fps=self.fps)
         except CorpusError as error:
             bad.append((entry["id"], str(error)))
             return False
@@ -370,8 +356,8 @@ class Corpus(Sequence[Clip]):
     def __getitem__(self, index: int | slice) -> Clip | list[Clip]:
         """Read one clip, or the list of those in a slice."""
         if isinstance(index, slice):
-            return [read_clip(self.folder, entry) for entry in self.entries[index]]
-        return read_clip(self.folder, self.entries[index])
+            return [read_clip(self.folder, entry, fps=self.fps) for entry in self.entries[index]]
+        return read_clip(self.folder, self.entries[index], fps=self.fps)
 
     def __repr__(self) -> str:
         """Folder and sizes."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from avsync._checks import check_positive
 from avsync.audio import normalise_waveform
 from avsync.corpus.augment import AugmentConfig, interpolate_rows, random_tempo, vary_audio, vary_landmarks
-from avsync.corpus.clip import SAMPLES_PER_FRAME, Clip, Corpus, check_clip
+from avsync.corpus.clip import FPS, SAMPLES_PER_FRAME, Clip, Corpus, check_clip
 from avsync.errors import ArgumentError, ClipTooShortError, CorpusError, ShapeError
 
 AUDIO_FRAMES_PER_FRAME = 4
@@ -157,6 +157,8 @@ class ClipBank:
             try:
                 clip = read()
                 check_clip(clip)
+                if clip.fps != FPS:
+                    raise CorpusError(f"clip {clip.id!r}: expected {FPS:g} frames a second, got {clip.fps:g}")
                 if shape is not None and clip.landmarks.shape[1:] != shape:
                     raise CorpusError(f"clip {clip.id!r}: expected (points, dims) = {shape}, got {clip.landmarks.shape[1:]}")
             except CorpusError as error:
