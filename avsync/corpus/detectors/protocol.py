@@ -1,0 +1,210 @@
+"""What a landmark detector is: a callable from a batch of images to the faces of each; everything it returns is checked.
+
+A detector of your own is a function::
+
+    def detect(images):            # a list of (height, width, 3) uint8 images, RGB, upright, all of one size
+        return [None, face, ...]   # for each: None, one face (points, dims), or several (faces, points, dims), in pixels
+
+and may have the attributes ``batch_size`` (images a call, 16 without it) and ``reset()`` (called before each video, for detectors
+that follow faces from image to image).
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from avsync.errors import ArgumentError, ShapeError
+
+Image: TypeAlias = npt.NDArray[np.uint8]
+Faces: TypeAlias = npt.NDArray[np.float32]
+Detections: TypeAlias = npt.ArrayLike | None
+"""The faces of one image: None or an empty array, one face (points, dims), or several (faces, points, dims)."""
+
+DEFAULT_BATCH_SIZE = 16
+"""Images a call, for detectors that do not say."""
+
+DETECTORS: dict[str, tuple[str, str]] = {
+    "face-alignment": ("avsync.corpus.detectors.fan", "FaceAlignmentDetector"),
+    "mediapipe": ("avsync.corpus.detectors.mesh", "MediapipeDetector"),
+}
+"""The detectors known by name: module and class."""
+
+
+class Detector(Protocol):
+    """Anything that finds the landmarks of faces in images.
+
+    Called with a batch of upright RGB images of one size, it returns one :data:`Detections` for each, in pixels: x from the left
+    edge of the image, y from its top. Every face has the same points and dims, in every image. The images of a video come in
+    order.
+
+    Source: ours.
+    """
+
+    def __call__(self, images: Sequence[Image], /) -> Sequence[Detections]:
+        """The faces of each image."""
+        ...
+
+
+class CheckedDetector:
+    """A detector whose results are checked and brought to one form.
+
+    Args:
+        detect: The detector.
+        name: What error messages call it.
+
+    Attributes:
+        name: As given.
+        batch_size: Images that the detector wants in a call; its own ``batch_size``, or 16.
+        points_and_dims: Points and dims of a face; None until the first face.
+
+    Raises:
+        ArgumentError: ``detect`` cannot be called, or its ``batch_size`` is no positive integer.
+
+    Example:
+        >>> def two_corners(images):
+        ...     return [np.array([[0, 0], image.shape[1::-1]]) for image in images]
+        >>> detector = CheckedDetector(two_corners, name="corners")
+        >>> faces = detector([np.zeros((4, 6, 3), np.uint8)])
+        >>> faces[0].shape, faces[0][0].tolist()
+        ((1, 2, 2), [[0.0, 0.0], [6.0, 4.0]])
+
+    Source: ours.
+    """
+
+    def __init__(self, detect: Detector, *, name: str) -> None:
+        if not callable(detect):
+            raise ArgumentError(f"`detector`: expected a callable, got {type(detect).__name__}")
+        size = getattr(detect, "batch_size", DEFAULT_BATCH_SIZE)
+        if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
+            raise ArgumentError(f"`detector`: expected {name!r} to have a positive integer as batch_size, got {size!r}")
+        self.name = name
+        self.batch_size = int(size)
+        self.points_and_dims: tuple[int, int] | None = None
+        self._detect = detect
+
+    def reset(self) -> None:
+        """Forget the images seen so far: the next one begins another video. Passed on to detectors that have a ``reset``."""
+        reset = getattr(self._detect, "reset", None)
+        if reset is not None:
+            reset()
+
+    def __call__(self, images: Sequence[Image], /) -> list[Faces]:
+        """The faces of each image.
+
+        Args:
+            images: (height, width, 3) uint8, RGB, all of one size.
+
+        Returns:
+            One array (faces, points, dims) of float32 for each image, in pixels; without any face its length is 0.
+
+        Raises:
+            ShapeError: An image, or something that the detector returned, has the wrong rank, size or type, is not finite, or has
+                other points or dims than the faces before it.
+        """
+        if not images:
+            return []
+        for image in images:
+            fits = isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8
+            if not fits or image.shape != images[0].shape:
+                got = f"{image.shape} of {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
+                raise ShapeError(f"`images`: expected (height, width, 3) uint8 images of one size, got {got}")
+        # None or a number has no length; a string has one, and is caught with the first element.
+        found = self._detect(images)
+        count = len(found) if hasattr(found, "__len__") else -1
+        if count != len(images):
+            got = f"{count} results" if count >= 0 else type(found).__name__
+            raise ShapeError(f"`detector`: expected {self.name!r} to return {len(images)} results, one an image, got {got}")
+        return [self._checked(faces) for faces in found]
+
+    def _checked(self, faces: Any) -> Faces:
+        form = "None, a face (points, dims) or faces (faces, points, dims), dims 2 or 3"
+        if faces is None:
+            return self._no_face()
+        try:
+            array = np.asarray(faces, dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise ShapeError(
+                f"`detector`: expected {self.name!r} to return {form}, got {type(faces).__name__}: {error}"
+            ) from error
+        if array.size == 0:
+            return self._no_face()
+        if array.ndim == 2:
+            array = array[None]
+        if array.ndim != 3 or array.shape[2] not in (2, 3):
+            raise ShapeError(f"`detector`: expected {self.name!r} to return {form}, got shape {np.shape(faces)}")
+        if not np.isfinite(array).all():
+            raise ShapeError(
+                f"`detector`: expected {self.name!r} to return finite points, got NaN or infinity; a face that is not found is None"
+            )
+        size = (int(array.shape[1]), int(array.shape[2]))
+        if self.points_and_dims not in (None, size):
+            raise ShapeError(f"`detector`: expected {self.name!r} to keep to {self.points_and_dims} (points, dims), got {size}")
+        self.points_and_dims = size
+        return array
+
+    def _no_face(self) -> Faces:
+        return np.zeros((0, *(self.points_and_dims or (0, 0))), np.float32)
+
+
+def as_detector(detector: str | Callable[..., Any], **options: Any) -> CheckedDetector:
+    """Make a checked detector of a name, a class or a callable.
+
+    Args:
+        detector: "face-alignment", "mediapipe", "module:name" (an importable callable or class), a class, or a callable that keeps to
+            :class:`Detector`. One that is checked already is returned as it is.
+        **options: Passed to the class that a name stands for, as in ``as_detector("face-alignment", landmarks="3D")``.
+
+    Returns:
+        The detector.
+
+    Raises:
+        ArgumentError: An unknown name, a module or callable that does not exist, or options for something that is no class.
+        MissingExtraError: The library behind a name is not installed.
+
+    Example:
+        >>> detector = as_detector(lambda images: [None] * len(images))
+        >>> detector.batch_size, [len(faces) for faces in detector([np.zeros((4, 6, 3), np.uint8)] * 2)]
+        (16, [0, 0])
+
+    Source: ours.
+    """
+    known = ", ".join(repr(key) for key in DETECTORS)
+    if isinstance(detector, str):
+        name = detector
+        if name not in DETECTORS and name.count(":") != 1:
+            raise ArgumentError(f"`detector`: expected {known}, 'module:name' or a callable, got {name!r}")
+        module, attribute = DETECTORS[name] if name in DETECTORS else name.split(":")
+        detector = _find(module, attribute, name)
+    elif isinstance(detector, CheckedDetector) and not options:
+        return detector
+    elif callable(detector):
+        name = getattr(detector, "__qualname__", type(detector).__qualname__)
+    else:
+        raise ArgumentError(f"`detector`: expected {known}, 'module:name' or a callable, got {type(detector).__name__}")
+    if inspect.isclass(detector):
+        try:
+            inspect.signature(detector).bind(**options)
+        except TypeError as error:
+            raise ArgumentError(f"`detector`: expected options that {name!r} has, got {sorted(options)}: {error}") from error
+        detector = cast(Callable[..., Any], detector(**options))
+    elif options:
+        raise ArgumentError(
+            f"`detector`: expected a name or a class where options are given, got {name!r} with {sorted(options)}"
+        )
+    return CheckedDetector(cast(Detector, detector), name=name)
+
+
+def _find(module: str, attribute: str, name: str) -> Callable[..., Any]:
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ArgumentError(f"`detector`: expected a callable to import, got {name!r}: {error}") from error
+    if not callable(found):
+        raise ArgumentError(f"`detector`: expected a callable, got {name!r}, a {type(found).__name__}")
+    return cast(Callable[..., Any], found)
