@@ -1,0 +1,1 @@
+"""Judging videos and predictions: the image domain, tables and figures of whole folders."""
