@@ -1,7 +1,8 @@
 """Audio-visual offset and confidence by SyncNet's protocol, for the embeddings of any model.
 
 Signs: **a positive offset says that the audio is early** and has to be delayed by so many frames of the level to be in sync; a
-negative one says that it is late. At level ``i`` of a 25-fps pyramid a frame is ``40 * 2**i`` ms.
+negative one says that it is late. At level ``i`` of a 25-fps pyramid a frame is ``40 * 2**i`` ms;
+:func:`offset_milliseconds` does that sum. Distances and confidences are in the unit of the embeddings, 0 to 2 for unit vectors.
 """
 
 from __future__ import annotations
@@ -9,57 +10,131 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from avsync._checks import check_choice, check_positive, check_shape
-from avsync.errors import ClipTooShortError
+from avsync._checks import check_choice, check_floating, check_positive, check_shape
+from avsync.errors import ClipTooShortError, ShapeError
+from avsync.metrics._band import band_distances
+from avsync.metrics._median import nan_median
 from avsync.similarity import check_mask
 
 EDGES = ("masked", "legacy")
-_CHUNK = 512  # motion windows handled at once: bounds the memory of hour-long recordings to a few megabytes
+_ROUNDING = 8  # units in the last place within which mean distances count as equal
 
 
 class SyncOffset(NamedTuple):
-    """What SyncNet's protocol says of each clip. All tensors are (batch,) except the last."""
+    """What SyncNet's protocol says of each clip. All tensors are (batch,) except the last.
+
+    A clip without a window that counts, or with NaN in one that does, has offset 0, rank 0, and NaN in all else. A clip whose offsets
+    all look alike (constant embeddings) has offset 0, confidence 0 and the last rank.
+    """
 
     offset_frames: Tensor
-    """Frames of the level by which the audio is early (int64); 0, with NaN in all else, for a clip without a window that counts."""
+    """Frames of the level by which the audio is early (int64)."""
     confidence: Tensor
-    """Median less minimum of the mean distances over offsets; 0 where all offsets look alike. Higher is better."""
+    """Median less minimum of the mean distances over offsets; 0 where all offsets look alike. Higher is better (LSE-C)."""
     distance: Tensor
-    """Smallest mean distance, at the best offset. Lower is better."""
+    """Smallest mean distance, at the best offset. Lower is better (LSE-D)."""
     distance_at_zero: Tensor
-    """Mean distance at offset 0. Lower is better."""
+    """Mean distance at offset 0, the strict reading: a constant delay costs. Lower is better."""
+    rank_at_zero: Tensor
+    """Place of offset 0 among all offsets by distance (int64): 1 is best, and ties count against it. Lower is better."""
     distances: Tensor
     """Mean distance at each offset from ``+max_offset`` down to ``-max_offset``, (batch, 2 * max_offset + 1)."""
 
 
-def _pair_distances(motion: Tensor, audio: Tensor, max_offset: int) -> Tensor:
-    """Distances of each motion window to the ``2 V + 1`` audio windows around it: (batch, windows, 2 V + 1).
+def offset_milliseconds(offset_frames: Tensor, *, level: int = 0, fps: float = 25.0) -> Tensor:
+    """Offsets in milliseconds; positive still says that the audio is early.
 
-    ``audio`` holds ``V`` windows more than ``motion`` on both sides.
+    Args:
+        offset_frames: Offsets in frames of ``level``, any shape, whole or not.
+        level: Pyramid level, 0 the finest.
+        fps: Frames a second at level 0.
+
+    Returns:
+        The same shape, floating point: ``offset_frames * 2**level * 1000 / fps``.
+
+    Raises:
+        ArgumentError: ``level`` is negative or ``fps`` not above 0.
+
+    Example:
+        >>> offset_milliseconds(torch.tensor([1, -3]), level=1)
+        tensor([  80., -240.])
+
+    Source: ours.
     """
-    # |v|^2 + |a|^2 - 2 v.a cancels where the two are alike: in float64 the distance keeps the digits of a direct difference. Where
-    # there is no float64 (MPS) it has to do without.
-    precise = torch.float32 if motion.device.type == "mps" else torch.float64
-    motion, audio = motion.to(precise), audio.to(precise)
-    parts = [
-        _band_distances(motion[:, start : start + _CHUNK], audio[:, start : start + _CHUNK + 2 * max_offset], max_offset)
-        for start in range(0, motion.shape[1], _CHUNK)
-    ]
-    return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+    check_positive("level", level, allow_zero=True)
+    check_positive("fps", fps)
+    return offset_frames * (2**level * 1000.0 / fps)
 
 
-def _band_distances(motion: Tensor, audio: Tensor, max_offset: int) -> Tensor:
-    # One matrix product gives all pairs; the wanted ones are its diagonals, which a strided view reads without a copy.
-    product = torch.bmm(motion, audio.transpose(1, 2)).contiguous()
-    batch_stride, row_stride, column_stride = product.stride()
-    shape = (*motion.shape[:2], 2 * max_offset + 1)
-    band = product.as_strided(shape, (batch_stride, row_stride + column_stride, column_stride))
-    motion_norm, audio_norm = torch.linalg.vecdot(motion, motion), torch.linalg.vecdot(audio, audio)
-    squared = motion_norm[..., None] + audio_norm.unfold(1, motion.shape[1], 1).transpose(1, 2) - 2 * band
-    return squared.clamp_min(0).sqrt()
+def window_distances(
+    motion: Tensor,
+    audio: Tensor,
+    *,
+    max_offset: int = 15,
+    lead: int = 0,
+    edges: str = "masked",
+    mask: Tensor | None = None,
+    audio_mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Distance of every motion window to the audio at every offset, before any mean is taken.
+
+    Args:
+        motion, audio, max_offset, lead, edges, mask, audio_mask: As in :func:`offset_distances`.
+
+    Returns:
+        Distances (batch, windows, 2 * max_offset + 1), entry ``j`` belonging to the offset ``V - j``; and which of them count, 1 or 0
+        in their dtype, in a shape that broadcasts to theirs, or None when all do. What does not count holds some finite number.
+
+    Raises:
+        ShapeError, ArgumentError, ClipTooShortError: As :func:`offset_distances`.
+
+    Example:
+        >>> sound = torch.eye(9)[None]
+        >>> window_distances(sound[:, 2:7], sound, max_offset=2, lead=2)[0].shape
+        torch.Size([1, 5, 5])
+
+    Source: SyncNet's published protocol (paper section 4.3); masked edges, masks and lead ours.
+    """
+    check_shape("motion", motion, "batch windows embed")
+    check_shape("audio", audio, "batch audio_windows embed", batch=motion.shape[0], embed=motion.shape[2])
+    check_floating("motion", motion)
+    check_floating("audio", audio)
+    check_choice("edges", edges, EDGES)
+    check_positive("max_offset", max_offset, allow_zero=True)
+    check_positive("lead", lead, allow_zero=True)
+    windows, sounds = motion.shape[1], audio.shape[1]
+    if windows == 0:
+        raise ClipTooShortError("`motion`: expected at least 1 window, got 0")
+    if sounds <= lead:
+        raise ClipTooShortError(f"`audio`: expected more than the {lead} windows that `lead` counts, got {sounds}")
+    check_mask(mask, motion.shape[0], windows)
+    if audio_mask is not None:
+        check_shape("audio_mask", audio_mask, "batch audio_windows", batch=motion.shape[0], audio_windows=sounds)
+        if audio_mask.dtype != torch.bool:
+            raise ShapeError(f"`audio_mask`: expected bool, got {audio_mask.dtype}")
+    dtype = torch.promote_types(torch.promote_types(motion.dtype, audio.dtype), torch.float32)
+    motion, audio = motion.to(dtype), audio.to(dtype)
+    # What does not count must not be looked at: it may be NaN.
+    if mask is not None:
+        motion = torch.where(mask[..., None], motion, 0.0)
+    if audio_mask is not None:
+        audio = torch.where(audio_mask[..., None], audio, 0.0)
+    before, after = max_offset - lead, windows + max_offset - (sounds - lead)
+    with torch.autocast(device_type=motion.device.type, enabled=False):
+        distances = band_distances(motion, audio, max_offset=max_offset, before=before, after=after)
+    counts: Tensor | None = None
+    if edges == "masked" and audio_mask is not None:
+        real = torch.nn.functional.pad(audio_mask.to(dtype), (before, after))
+        counts = real.unfold(1, windows, 1).transpose(1, 2)
+    elif edges == "masked" and max(before, after) > 0:
+        position = torch.arange(-before, sounds + after, device=audio.device)
+        real = ((position >= 0) & (position < sounds)).to(dtype)
+        counts = real.unfold(0, windows, 1).transpose(0, 1)[None]
+    if mask is not None:
+        counts = mask[..., None].to(dtype) if counts is None else counts * mask[..., None]
+    return distances, counts
 
 
 def offset_distances(
@@ -70,6 +145,7 @@ def offset_distances(
     lead: int = 0,
     edges: str = "masked",
     mask: Tensor | None = None,
+    audio_mask: Tensor | None = None,
 ) -> Tensor:
     """Mean distance between motion and audio windows at every offset.
 
@@ -84,12 +160,15 @@ def offset_distances(
         edges: What an offset does that reaches beyond the audio. "masked" leaves those pairs out; "legacy" compares with zero
             embeddings as the published SyncNet script does, which biases short clips.
         mask: True for the motion windows that count, (batch, windows), bool; padding and silence can be left out with it.
+        audio_mask: True for the audio windows that exist, (batch, audio_windows), bool; the others are beyond the sound. Needed where
+            clips of different lengths share a batch.
 
     Returns:
-        (batch, 2 * max_offset + 1), float32 or float64; NaN at offsets at which no pair is left.
+        (batch, 2 * max_offset + 1), float32 or float64; NaN at offsets at which no pair is left, and at all offsets of a clip with
+        NaN in a pair that counts.
 
     Raises:
-        ShapeError: Shapes do not fit together.
+        ShapeError: Shapes do not fit together, or embeddings are not floating point.
         ArgumentError: ``edges`` is neither "masked" nor "legacy", or ``max_offset`` or ``lead`` is negative.
         ClipTooShortError: There is no motion window, or no audio window beside the first of them.
 
@@ -98,33 +177,37 @@ def offset_distances(
         >>> offset_distances(sound[:, 2:7], sound, max_offset=2, lead=2).argmin()
         tensor(2)
 
-    Source: SyncNet's published protocol (paper section 4.3); masked edges and lead ours.
+    Source: SyncNet's published protocol (paper section 4.3); masked edges, masks and lead ours.
     """
-    check_shape("motion", motion, "batch windows embed")
-    check_shape("audio", audio, "batch audio_windows embed", batch=motion.shape[0], embed=motion.shape[2])
-    check_choice("edges", edges, EDGES)
-    check_positive("max_offset", max_offset, allow_zero=True)
-    check_positive("lead", lead, allow_zero=True)
-    windows = motion.shape[1]
-    if windows == 0:
-        raise ClipTooShortError("`motion`: expected at least 1 window, got 0")
-    if audio.shape[1] <= lead:
-        raise ClipTooShortError(f"`audio`: expected more than the {lead} windows that `lead` counts, got {audio.shape[1]}")
-    check_mask(mask, motion.shape[0], windows)
-    before, after = max_offset - lead, windows + max_offset - (audio.shape[1] - lead)
-    # Negative padding crops: sound beyond the farthest offset is never looked at.
-    around = F.pad(audio, (0, 0, before, after))
-    with torch.autocast(device_type=motion.device.type, enabled=False):
-        distances = _pair_distances(motion, around, max_offset)
-    counts = torch.ones_like(distances, dtype=torch.bool)
-    if edges == "masked":
-        position = torch.arange(-before, audio.shape[1] + after, device=audio.device)
-        inside = (position >= 0) & (position < audio.shape[1])
-        counts = counts & inside.unfold(0, windows, 1).transpose(0, 1)
-    if mask is not None:
-        counts = counts & mask[..., None]
-    mean = torch.where(counts, distances, 0.0).sum(1) / counts.sum(1)
-    return mean.to(torch.promote_types(motion.dtype, torch.float32))
+    distances, counts = window_distances(
+        motion, audio, max_offset=max_offset, lead=lead, edges=edges, mask=mask, audio_mask=audio_mask
+    )
+    return mean_over_windows(distances, counts)
+
+
+def mean_over_windows(distances: Tensor, counts: Tensor | None) -> Tensor:
+    """The mean distance at every offset, of what :func:`window_distances` returned.
+
+    Args:
+        distances: (batch, windows, offsets).
+        counts: 1 for what counts and 0 for the rest, in a shape that broadcasts to that of ``distances``; None if all does.
+
+    Returns:
+        (batch, offsets); NaN as :func:`offset_distances` says.
+
+    Example:
+        >>> mean_over_windows(torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]), torch.tensor([[[1.0, 1.0], [0.0, 1.0]]]))
+        tensor([[1., 3.]])
+
+    Source: SyncNet's published protocol.
+    """
+    if counts is None:
+        mean = distances.mean(1)
+        broken = mean
+    else:
+        broken = (distances * counts).sum(1)
+        mean = broken / counts.sum(1)
+    return mean.masked_fill(broken.isnan().any(1, keepdim=True), torch.nan)
 
 
 def sync_offset(
@@ -135,11 +218,12 @@ def sync_offset(
     lead: int = 0,
     edges: str = "masked",
     mask: Tensor | None = None,
+    audio_mask: Tensor | None = None,
 ) -> SyncOffset:
     """Offset and confidence of clips by SyncNet's protocol.
 
     ``offset = V - argmin_j m[j]`` (positive: the audio is early) and ``confidence = median_j m[j] - min_j m[j]``, with ``m`` from
-    :func:`offset_distances`. Multiply the offset by ``2**level / fps`` for seconds.
+    :func:`offset_distances`; of equal minima the first counts. :func:`offset_milliseconds` gives the offset in milliseconds.
 
     Args:
         motion: Embeddings of motion windows, (batch, windows, embed).
@@ -148,30 +232,61 @@ def sync_offset(
         lead: Audio windows before the first motion window.
         edges: "masked" or "legacy"; see :func:`offset_distances`.
         mask: True for the motion windows that count, (batch, windows).
+        audio_mask: True for the audio windows that exist, (batch, audio_windows).
 
     Returns:
         :class:`SyncOffset`.
 
     Raises:
-        ShapeError: Shapes do not fit together.
+        ShapeError: Shapes do not fit together, or embeddings are not floating point.
         ArgumentError: An option has an impossible value.
         ClipTooShortError: There is no motion window.
 
     Example:
         >>> sound = torch.eye(9)[None]
         >>> early = sync_offset(sound[:, 1:6], sound, max_offset=2, lead=2)  # what is heard at window i is seen one window later
-        >>> early.offset_frames
-        tensor([1])
+        >>> early.offset_frames, early.rank_at_zero
+        (tensor([1]), tensor([5]))
 
-    Source: SyncNet's published protocol (paper section 4.3).
+    Source: SyncNet's published protocol (paper section 4.3); rank at offset zero ours.
     """
-    distances = offset_distances(motion, audio, max_offset=max_offset, lead=lead, edges=edges, mask=mask)
-    smallest, best = torch.where(distances.isnan(), torch.inf, distances).min(dim=1)
-    nothing = smallest.isinf()
-    smallest = torch.where(nothing, torch.nan, smallest)
-    # The median of those offsets that have a distance, as NumPy has it; sorting puts NaN last.
-    ordered, count = distances.sort(dim=1).values, (~distances.isnan()).sum(dim=1, keepdim=True)
-    middle = torch.cat([(count - 1).clamp_min(0) // 2, count // 2], dim=1).clamp_max(distances.shape[1] - 1)
-    median = ordered.gather(1, middle).mean(dim=1)
-    offset = torch.where(nothing, 0, max_offset - best)
-    return SyncOffset(offset, median - smallest, smallest, distances[:, max_offset], distances)
+    return offset_from_distances(
+        offset_distances(motion, audio, max_offset=max_offset, lead=lead, edges=edges, mask=mask, audio_mask=audio_mask)
+    )
+
+
+def offset_from_distances(distances: Tensor) -> SyncOffset:
+    """What SyncNet's protocol reads from the mean distances of clips at all offsets.
+
+    Args:
+        distances: (batch, 2 V + 1) from ``+V`` down to ``-V``, as :func:`offset_distances` returns them; NaN where there is none.
+
+    Returns:
+        :class:`SyncOffset`.
+
+    Raises:
+        ShapeError: Not (batch, an odd number of offsets).
+
+    Example:
+        >>> offset_from_distances(torch.tensor([[3.0, 1.0, 2.5, 3.0, 3.0]])).confidence
+        tensor([2.])
+
+    Source: SyncNet's published protocol (paper section 4.3); rank at offset zero ours.
+    """
+    check_shape("distances", distances, "batch offsets")
+    if distances.shape[1] % 2 == 0:
+        raise ShapeError(f"`distances`: expected an odd number of offsets, got {distances.shape[1]}")
+    max_offset = distances.shape[1] // 2
+    known = ~distances.isnan()
+    nothing = ~known.any(dim=1)
+    smallest = distances.masked_fill(~known, torch.inf).amin(dim=1).masked_fill(nothing, torch.nan)
+    # Equal distances differ in their last digits once means over different windows are taken; that must not make an offset.
+    rounding = 1 + _ROUNDING * torch.finfo(distances.dtype).eps
+    lowest = distances <= (smallest * rounding)[:, None]
+    best = lowest.to(torch.uint8).argmax(dim=1)  # the first
+    flat = (lowest == known).all(dim=1) & (known.sum(dim=1) > 1)
+    at_zero = distances[:, max_offset]
+    confidence = (nan_median(distances) - smallest).masked_fill(flat, 0)
+    offset = (max_offset - best).masked_fill(flat | nothing, 0)
+    rank = (distances <= (at_zero * rounding)[:, None]).sum(dim=1)
+    return SyncOffset(offset, confidence, smallest, at_zero, rank, distances)
