@@ -323,18 +323,31 @@ def augment(
     draws = torch.rand((*landmarks.shape[:-3], 5), generator=generator, device=device).to(landmarks)
     chance, grow, turn, shift = draws[..., 0], draws[..., 1], draws[..., 2], draws[..., 3:]
 
-    first = landmarks[..., 0, :, :]
-    centre = first.mean(dim=-2)[..., None, None, :]
-    moved = landmarks - centre
+    named = landmarks
+    mirror = torch.ones_like(chance)
     if flip_probability > 0:
-        moved = torch.where((chance < flip_probability)[..., None, None, None], flip(moved, index=flip_index), moved)
+        check_landmarks(landmarks, min_dims=2, points=len(flip_index))
+        order = torch.as_tensor(flip_index, device=landmarks.device)
+        flipped = chance < flip_probability
+        which = torch.where(flipped[..., None], order, torch.arange(len(order), device=order.device))
+        named = landmarks.gather(-2, which[..., None, :, None].expand_as(landmarks))
+        mirror = torch.where(flipped, -1.0, 1.0).to(landmarks)
     factor = scale[0] + (scale[1] - scale[0]) * grow
     angle = rotation * (2 * turn - 1)
-    cos, sin = (angle.cos()[..., None, None], angle.sin()[..., None, None])
-    x, y = moved[..., 0], moved[..., 1]
-    moved = torch.cat([torch.stack([cos * x - sin * y, sin * x + cos * y], dim=-1), moved[..., 2:]], dim=-1)
-    offset = nn.functional.pad(translation * extent(first)[..., None] * (2 * shift - 1), (0, landmarks.shape[-1] - 2))
-    return moved * factor[..., None, None, None] + centre + offset[..., None, None, :]
+    # Mirror, rotation and scale are one matrix: the coordinates, by far the largest tensor here, are read and written once.
+    cos, sin = factor * angle.cos(), factor * angle.sin()
+    first = landmarks[..., 0, :, :]
+    centre = first.mean(dim=-2)
+    shifted = centre[..., :2] + translation * extent(first)[..., None] * (2 * shift - 1)
+    cos_x, sin_x, x0, y0 = cos * mirror, sin * mirror, centre[..., 0], centre[..., 1]
+    move_x, move_y = shifted[..., 0] - (cos_x * x0 - sin * y0), shifted[..., 1] - (sin_x * x0 + cos * y0)
+    a, b, c, d, e, f = (value[..., None, None] for value in (cos_x, sin, move_x, sin_x, cos, move_y))
+    x, y = named[..., 0], named[..., 1]
+    parts = [a * x - b * y + c, d * x + e * y + f]
+    if landmarks.shape[-1] > 2:
+        depth = centre[..., 2][..., None, None]
+        parts.append((named[..., 2] - depth) * factor[..., None, None] + depth)
+    return torch.stack(parts, dim=-1)
 
 
 class LandmarkAugment(nn.Module):
