@@ -6,8 +6,10 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 
 from avsync._checks import check_positive
+from avsync.distributed import gather, gather_mask, rank_and_size, reduce_windows_across
 from avsync.negatives import excluded_pairs
 from avsync.pair_losses import LogitScale, inverse_temperature
 from avsync.similarity import check_mask, check_windows, reduce_windows, unit_norm
@@ -26,6 +28,7 @@ def info_nce_all_pairs(
     symmetric: bool = True,
     min_temperature: float | None = None,
     reduction: str = "mean",
+    group: dist.ProcessGroup | None = None,
 ) -> Tensor:
     """InfoNCE of every window against all windows of all clips, from one matrix product.
 
@@ -40,9 +43,12 @@ def info_nce_all_pairs(
         min_temperature: If given, a temperature below it is raised to it. A learnable temperature held above 1/64 takes the same
             short cut as a constant one (about a third of the time saved).
         reduction: "none", "mean" (over the windows that count) or "sum".
+        group: Processes whose windows serve as negatives too, each with as many clips and windows as this one; for all of them
+            ``torch.distributed.group.WORLD``. Value, and gradients once they are averaged over processes, are those of one process
+            with all the clips (:mod:`avsync.distributed`).
 
     Returns:
-        A scalar, or (clips, windows) for "none", zero where masked.
+        A scalar, the same on every process, or this process's (clips, windows) for "none", zero where masked.
 
     Raises:
         ShapeError: Shapes that do not fit each other.
@@ -56,8 +62,8 @@ def info_nce_all_pairs(
     Source: ours, after equation (2): the same loss with all N = clips x windows - 1 negatives that the batch holds.
     """
     check_windows(audio, motion)
-    num_clips, num_windows, embed = audio.shape
-    excluded = excluded_pairs(num_clips, num_windows, exclusion=exclusion, mask=mask, device=audio.device)
+    check_mask(mask, *audio.shape[:2])
+    excluded = _excluded(audio, exclusion, mask, group)
     scale = inverse_temperature(temperature)
     largest = scale if isinstance(scale, float) else math.inf
     if min_temperature is not None:
@@ -65,21 +71,42 @@ def info_nce_all_pairs(
         largest = min(largest, 1.0 / min_temperature)
         scale = min(scale, largest) if isinstance(scale, float) else scale.clamp(max=largest)
     with torch.autocast(device_type=audio.device.type, enabled=False):
-        a = unit_norm(audio).reshape(-1, embed) * scale
-        m = unit_norm(motion).reshape(-1, embed)
+        a, m = unit_norm(audio) * scale, unit_norm(motion)
         positive = (a * m).sum(dim=-1)
-        logits = a @ m.transpose(0, 1)
-        if excluded is not None:
-            logits = logits.masked_fill(excluded, -torch.inf)
-        if largest <= _LARGEST_PLAIN_SCALE:
+        logits = _logits(a, gather(m, group), excluded)
+        plain = largest <= _LARGEST_PLAIN_SCALE
+        if group is not None:  # this process's rows of the two matrices; no process holds a whole one
+            partition = _log_sum(logits, plain)
+            other = _log_sum(_logits(m, gather(a, group), excluded), plain) if symmetric else partition
+        elif plain:
             weights = logits.exp()  # shared by rows and columns, which two calls of logsumexp would each compute anew
             partition = weights.sum(dim=1).log()
             other = weights.sum(dim=0).log() if symmetric else partition
         else:
             partition = logits.logsumexp(dim=1)
             other = logits.logsumexp(dim=0) if symmetric else partition
-        losses = (0.5 * (partition + other) - positive).reshape(num_clips, num_windows)
-    return reduce_windows(losses, mask, reduction)
+        losses = 0.5 * (partition + other).reshape(positive.shape) - positive
+        return reduce_windows_across(losses, mask, reduction, group)
+
+
+def _excluded(audio: Tensor, exclusion: int, mask: Tensor | None, group: dist.ProcessGroup | None) -> Tensor | None:
+    """The pairs of this process's windows with all windows that are neither positive nor negative."""
+    num_clips, num_windows, _ = audio.shape
+    rank, size = rank_and_size(group)
+    rows = None if group is None else (rank * num_clips, (rank + 1) * num_clips)
+    mask = gather_mask(mask, group)
+    return excluded_pairs(size * num_clips, num_windows, exclusion=exclusion, mask=mask, rows=rows, device=audio.device)
+
+
+def _logits(anchors: Tensor, candidates: Tensor, excluded: Tensor | None) -> Tensor:
+    """Scaled scores of this process's windows with all windows, minus infinity where excluded."""
+    logits = anchors.flatten(0, 1) @ candidates.flatten(0, 1).transpose(0, 1)
+    return logits if excluded is None else logits.masked_fill(excluded, -torch.inf)
+
+
+def _log_sum(logits: Tensor, plain: bool) -> Tensor:
+    """log(sum(exp)) of each row."""
+    return logits.exp().sum(dim=1).log() if plain else logits.logsumexp(dim=1)
 
 
 def info_nce_within_clips(
@@ -176,8 +203,13 @@ class AllPairsInfoNCE(nn.Module):
         """tau as it is now: the constant, or a scalar tensor with gradient if it is learnable."""
         return self.temperature if self.logit_scale is None else 1.0 / self.logit_scale()
 
-    def forward(self, audio: Tensor, motion: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(clips, windows, embed) twice to the loss; ``mask`` (clips, windows) is False for padding."""
+    def forward(
+        self, audio: Tensor, motion: Tensor, mask: Tensor | None = None, group: dist.ProcessGroup | None = None
+    ) -> Tensor:
+        """(clips, windows, embed) twice to the loss; ``mask`` (clips, windows) is False for padding.
+
+        ``group`` gathers the windows of several processes, as in :func:`info_nce_all_pairs`.
+        """
         return info_nce_all_pairs(
             audio,
             motion,
@@ -187,4 +219,5 @@ class AllPairsInfoNCE(nn.Module):
             symmetric=self.symmetric,
             min_temperature=None if self.logit_scale is None else 1.0 / self.max_scale,
             reduction=self.reduction,
+            group=group,
         )

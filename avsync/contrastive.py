@@ -11,10 +11,12 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 from torch.nn import functional as F
 
 from avsync._checks import check_choice, check_floating, check_positive, describe_shape, reduce
 from avsync.all_pairs import AllPairsInfoNCE, info_nce_all_pairs, info_nce_within_clips
+from avsync.distributed import gather, gather_mask, rank_and_size, reduce_windows_across
 from avsync.errors import ShapeError
 from avsync.negatives import SOURCES, excluded_pairs, gather_negatives, sample_negatives
 from avsync.pair_losses import (
@@ -28,13 +30,13 @@ from avsync.pair_losses import (
     sigmoid_pairs,
 )
 from avsync.similarity import (
+    check_indices,
     check_mask,
     check_pair,
     check_windows,
     cosine_similarity,
     half_squared_distance,
     is_tensor,
-    reduce_windows,
     sampled_similarity,
     unit_norm,
 )
@@ -139,6 +141,7 @@ def info_nce_sampled(
     temperature: float | Tensor = 0.07,
     mask: Tensor | None = None,
     reduction: str = "mean",
+    group: dist.ProcessGroup | None = None,
 ) -> Tensor:
     """Equation (2) with the negatives given by their indices, as :func:`sample_negatives` draws them.
 
@@ -147,13 +150,16 @@ def info_nce_sampled(
     Args:
         audio: (clips, windows, embed).
         motion: (clips, windows, embed).
-        indices: (clips, windows, num_negatives), int64, into the flattened (clips * windows) axis.
+        indices: (clips, windows, num_negatives), int64, into the flattened (clips * windows) axis; with a ``group``, into that of the
+            windows of all processes, one process after the other.
         temperature: tau, above zero.
         mask: (clips, windows), bool, False for windows that do not count.
         reduction: "none", "mean" (over the windows that count) or "sum".
+        group: Processes whose windows may be negatives too, each with as many clips and windows as this one
+            (:mod:`avsync.distributed`).
 
     Returns:
-        A scalar, or (clips, windows) for "none", zero where masked.
+        A scalar, the same on every process, or this process's (clips, windows) for "none", zero where masked.
 
     Raises:
         ShapeError: Shapes that do not fit each other.
@@ -168,9 +174,18 @@ def info_nce_sampled(
     Source: paper section 3.1.
     """
     scale = inverse_temperature(temperature)
-    scores = sampled_similarity(audio, motion, indices)
+    scores = sampled_similarity(audio, motion, indices) if group is None else _sampled_across(audio, motion, indices, group)
     check_mask(mask, audio.shape[0], audio.shape[1])
-    return reduce_windows(_nce(cosine_similarity(audio, motion), scores, scale), mask, reduction)
+    return reduce_windows_across(_nce(cosine_similarity(audio, motion), scores, scale), mask, reduction, group)
+
+
+def _sampled_across(audio: Tensor, motion: Tensor, indices: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """:func:`sampled_similarity` with indices into the motion windows of all processes."""
+    check_windows(audio, motion)
+    check_indices(indices, audio.shape[0], audio.shape[1])
+    with torch.autocast(device_type=audio.device.type, enabled=False):
+        anchors, candidates = unit_norm(audio).flatten(0, 1), gather(unit_norm(motion), group).flatten(0, 1)
+        return (anchors @ candidates.transpose(0, 1)).gather(1, indices.flatten(0, 1)).reshape(indices.shape)
 
 
 class InfoNCE(nn.Module):
@@ -220,25 +235,32 @@ class InfoNCE(nn.Module):
         generator: torch.Generator | None = None,
         mask: Tensor | None = None,
         indices: Tensor | None = None,
+        group: dist.ProcessGroup | None = None,
     ) -> Tensor:
         """(clips, windows, embed) twice to the loss; ``mask`` (clips, windows) is False for padding.
 
-        ``indices`` are negatives drawn beforehand (:func:`sample_negatives`): torch.compile cannot trace a ``generator``.
+        ``indices`` are negatives drawn beforehand (:func:`sample_negatives`): torch.compile cannot trace a ``generator``. With a
+        ``group``, negatives are drawn from the windows of all its processes; with generators in one state on all of them, the draw is
+        that of one process with all the clips.
         """
         check_windows(audio, motion)
         if indices is None:
+            clips = audio.shape[0]
+            rank, size = rank_and_size(group)
             indices = sample_negatives(
-                audio.shape[0],
+                size * clips,
                 audio.shape[1],
                 self.num_negatives,
                 source=self.source,
                 exclusion=self.exclusion,
-                mask=mask,
+                mask=gather_mask(mask, group),
                 generator=generator,
                 device=audio.device,
-            )
+            )[rank * clips : (rank + 1) * clips]
         temperature = self.temperature if self.logit_scale is None else 1.0 / self.logit_scale()
-        return info_nce_sampled(audio, motion, indices, temperature=temperature, mask=mask, reduction=self.reduction)
+        return info_nce_sampled(
+            audio, motion, indices, temperature=temperature, mask=mask, reduction=self.reduction, group=group
+        )
 
 
 def _nce(positive: Tensor, negatives: Tensor, scale: float | Tensor) -> Tensor:

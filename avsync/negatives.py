@@ -164,7 +164,13 @@ def gather_negatives(embeddings: Tensor, indices: Tensor) -> Tensor:
 
 
 def excluded_pairs(
-    num_clips: int, num_windows: int, *, exclusion: int = 0, mask: Tensor | None = None, device: torch.device | None = None
+    num_clips: int,
+    num_windows: int,
+    *,
+    exclusion: int = 0,
+    mask: Tensor | None = None,
+    rows: tuple[int, int] | None = None,
+    device: torch.device | None = None,
 ) -> Tensor | None:
     """The pairs of windows that are neither positive nor negative, or None if there are none.
 
@@ -174,10 +180,12 @@ def excluded_pairs(
         exclusion: Windows of the same clip at distances 1 to this are excluded.
         mask: (clips, windows), bool, False for padding; every pair with padding is excluded, save padding with itself, so that
             no row or column is ever empty.
+        rows: The first clip whose rows are wanted and the one behind the last; all by default. Where the clips of several processes
+            come together, each wants its own.
         device: Of the result; ``mask`` must be there too.
 
     Returns:
-        (clips * windows, clips * windows), bool, never True on the diagonal; or None.
+        (clips * windows, clips * windows), bool, never True on the diagonal, or the rows of it that are wanted; or None.
 
     Raises:
         ArgumentError: ``exclusion`` is negative.
@@ -195,14 +203,14 @@ def excluded_pairs(
         raise ArgumentError(f"`exclusion`: expected a whole number of windows, got {exclusion!r}")
     if exclusion == 0 and mask is None:
         return None
-    count = num_clips * num_windows
+    first, end = rows or (0, num_clips)
     window = torch.arange(num_windows, device=device)
     distance = (window[:, None] - window).abs()
     clip = torch.arange(num_clips, device=device)
-    same_clip = (clip[:, None] == clip)[:, None, :, None]
+    same_clip = (clip[first:end, None] == clip)[:, None, :, None]
     excluded = same_clip & ((distance > 0) & (distance <= exclusion))[None, :, None, :]
     if mask is not None:
         padded = ~mask
         self_pair = same_clip & (distance == 0)[None, :, None, :]
-        excluded = excluded | ((padded[:, :, None, None] | padded) & ~self_pair)
-    return excluded.reshape(count, count)
+        excluded = excluded | ((padded[first:end, :, None, None] | padded) & ~self_pair)
+    return excluded.reshape((end - first) * num_windows, num_clips * num_windows)

@@ -1,0 +1,134 @@
+"""Losses on several gloo processes, as a script: ``python tests/ranks.py FOLDER`` leaves what every process of 2 and of 4 got.
+
+Torch is imported once and the processes are forked from there, so that a group of four starts in a fraction of a second. The script
+is one of its own because forking pytest, whose torch may have threads by then, would not be safe.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from avsync.contrastive import InfoNCE, info_nce_all_pairs, info_nce_sampled, sample_negatives
+from avsync.distributed import gather, reduce_windows_across, sum_across
+
+WORLDS = (2, 4)
+CLIPS, WINDOWS, EMBED = 4, 6, 8
+"""Clips of all processes together, and sizes."""
+Group = dist.ProcessGroup | None
+Result = dict[str, Tensor]
+
+
+class Encoders(nn.Module):
+    """Two linear encoders and a temperature: enough to see whether gradients of parameters agree."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.audio, self.motion = nn.Linear(EMBED, EMBED), nn.Linear(EMBED, EMBED)
+        self.log_temperature = nn.Parameter(torch.tensor(-1.0))
+
+    def forward(self, loss: Callable[..., Tensor], audio: Tensor, motion: Tensor, mask: Tensor | None, group: Group) -> Tensor:
+        return loss(self.audio(audio), self.motion(motion), self.log_temperature.exp(), mask, group)
+
+
+def material() -> tuple[Tensor, Tensor, Tensor]:
+    """Sound, motion and mask of the whole batch, in double precision; the second clip is half padding."""
+    chance = torch.Generator().manual_seed(3)
+    audio = torch.randn(CLIPS, WINDOWS, EMBED, generator=chance, dtype=torch.float64)
+    motion = audio + torch.randn(CLIPS, WINDOWS, EMBED, generator=chance, dtype=torch.float64)
+    mask = torch.ones(CLIPS, WINDOWS, dtype=torch.bool)
+    mask[1, 3:] = False
+    return audio, motion, mask
+
+
+def all_pairs(a: Tensor, m: Tensor, temperature: Tensor, mask: Tensor | None, group: Group, **options: object) -> Tensor:
+    return info_nce_all_pairs(a, m, temperature=temperature, mask=mask, group=group, **options)
+
+
+def plain_scale(a: Tensor, m: Tensor, temperature: Tensor, mask: Tensor | None, group: Group) -> Tensor:
+    return all_pairs(a, m, temperature, mask, group, min_temperature=1 / 60, exclusion=1)
+
+
+def one_way_sum(a: Tensor, m: Tensor, temperature: Tensor, mask: Tensor | None, group: Group) -> Tensor:
+    return all_pairs(a, m, temperature, mask, group, symmetric=False, reduction="sum")
+
+
+def given_negatives(a: Tensor, m: Tensor, temperature: Tensor, mask: Tensor | None, group: Group) -> Tensor:
+    indices = sample_negatives(CLIPS, WINDOWS, 5, mask=material()[2], generator=torch.Generator().manual_seed(5))
+    first = 0 if group is None else dist.get_rank(group) * a.shape[0]
+    indices = indices[first : first + a.shape[0]]
+    return info_nce_sampled(a, m, indices, temperature=temperature, mask=mask, group=group)
+
+
+def drawn_negatives(a: Tensor, m: Tensor, temperature: Tensor, mask: Tensor | None, group: Group) -> Tensor:
+    loss = InfoNCE(num_negatives=5, temperature=0.5)
+    return temperature * loss(a, m, generator=torch.Generator().manual_seed(5), mask=mask, group=group)
+
+
+LOSSES = {loss.__name__: loss for loss in (all_pairs, plain_scale, one_way_sum, given_negatives, drawn_negatives)}
+
+
+def run(group: Group) -> Result:
+    """Every loss with its gradients, averaged over processes as DistributedDataParallel does."""
+    results: Result = {}
+    rank, world = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
+    own = slice(rank * CLIPS // world, (rank + 1) * CLIPS // world)
+    audio, motion, mask = material()
+    for name, loss in LOSSES.items():
+        for masked in (False, True):
+            torch.manual_seed(0)
+            encoders = Encoders().double()
+            model: nn.Module = encoders if group is None else DistributedDataParallel(encoders)
+            value = model(loss, audio[own], motion[own], mask[own] if masked else None, group)
+            value.backward()
+            key = f"{name}, {'masked' if masked else 'whole'}"
+            results[f"{key}: loss"] = value.detach()
+            results |= {f"{key}: {part}": parameter.grad for part, parameter in encoders.named_parameters()}
+    results |= pieces(group, rank)
+    return results
+
+
+def pieces(group: Group, rank: int) -> Result:
+    """The collectives by themselves; every process weighs what it gets differently."""
+    x = torch.full((2, 3), float(rank + 1), requires_grad=True)
+    gathered = gather(x, group)
+    ((rank + 1) * gathered * torch.arange(gathered.numel()).reshape(gathered.shape)).sum().backward()
+    y = torch.tensor(float(rank), requires_grad=True)
+    total = sum_across(y, group)
+    ((rank + 1) * total).backward()
+    none = reduce_windows_across(torch.full((1, 2), float(rank)), None, "none", group)
+    return {"gathered": gathered.detach(), "gather grad": x.grad, "total": total.detach(), "total grad": y.grad, "none": none}
+
+
+def main(folder: Path) -> int:
+    """Fork the groups, one after the other; the exit status is the number of processes that failed."""
+    torch.set_num_threads(1)
+    failures = 0
+    for world in WORLDS:
+        children: list[int] = []
+        for rank in range(world):
+            child = os.fork()
+            if child == 0:
+                status = 1
+                try:
+                    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the machine's own name need not resolve
+                    dist.init_process_group("gloo", init_method=f"file://{folder}/store{world}", rank=rank, world_size=world)
+                    torch.save(run(dist.group.WORLD), folder / f"{world}-{rank}.pt")
+                    dist.barrier()
+                    status = 0
+                finally:
+                    os._exit(status)
+            children.append(child)
+        failures += sum(os.waitpid(child, 0)[1] != 0 for child in children)
+    return failures
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

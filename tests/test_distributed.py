@@ -1,0 +1,93 @@
+"""Losses over several processes are those of one process that holds the whole batch: values and gradients."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from avsync.distributed import gather, gather_mask, rank_and_size, reduce_windows_across, sum_across
+from avsync.errors import ArgumentError, ShapeError
+from avsync.negatives import excluded_pairs
+from tests import ranks
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Tensor]]]:
+    """What every process of 2 and of 4 got, by the number of processes."""
+    folder = tmp_path_factory.mktemp("ranks")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    script = [sys.executable, str(ROOT / "tests" / "ranks.py"), str(folder)]
+    done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return {
+        world: [torch.load(folder / f"{world}-{rank}.pt", weights_only=True) for rank in range(world)] for world in ranks.WORLDS
+    }
+
+
+@pytest.mark.parametrize("world", ranks.WORLDS)
+def test_losses_and_gradients_are_those_of_one_process(processes: dict[int, list[dict[str, Tensor]]], world: int) -> None:
+    alone = ranks.run(None)
+    compared = [key for key in alone if ": " in key]
+    assert len(compared) == 2 * len(ranks.LOSSES) * 6
+    for key in compared:
+        scale = max(1.0, float(alone[key].abs().max()))
+        for of_rank in processes[world]:
+            assert torch.allclose(of_rank[key], alone[key], rtol=0, atol=1e-12 * scale), key
+        assert float(alone[key].abs().max()) > 0, f"{key} is zero, which would agree with anything"
+
+
+@pytest.mark.parametrize("world", ranks.WORLDS)
+def test_negatives_of_other_processes_count(processes: dict[int, list[dict[str, Tensor]]], world: int) -> None:
+    """Without a group the loss of a process is another one: the agreement above is no accident of the material."""
+    audio, motion, _ = ranks.material()
+    torch.manual_seed(0)
+    encoders = ranks.Encoders().double()
+    own = slice(0, ranks.CLIPS // world)
+    lonely = encoders(ranks.all_pairs, audio[own], motion[own], None, None)
+    assert processes[world][0]["all_pairs, whole: loss"] > lonely + 0.1
+
+
+@pytest.mark.parametrize("world", ranks.WORLDS)
+def test_collectives_and_their_gradients(processes: dict[int, list[dict[str, Tensor]]], world: int) -> None:
+    weight = sum(range(1, world + 1))  # each process multiplies what it gets by its rank + 1
+    for rank, of_rank in enumerate(processes[world]):
+        assert of_rank["gathered"][:, 0].tolist() == [float(r + 1) for r in range(world) for _ in range(2)]
+        expected = weight * torch.arange(6 * rank, 6 * rank + 6).reshape(2, 3)
+        assert torch.equal(of_rank["gather grad"], expected.float())
+        assert of_rank["total"] == sum(range(world)) and of_rank["total grad"] == weight
+        assert of_rank["none"].tolist() == [[rank, rank]]
+
+
+def test_one_process_needs_no_group() -> None:
+    x = torch.rand(2, 3, requires_grad=True)
+    mask = torch.tensor([[True, False, True]] * 2)
+    assert gather(x, None) is x and sum_across(x, None) is x and gather_mask(mask, None) is mask
+    assert gather_mask(None, None) is None
+    assert rank_and_size(None) == (0, 1)
+    assert float(reduce_windows_across(x.detach(), mask, "mean")) == pytest.approx(float(x.detach()[mask].mean()))
+
+
+def test_errors() -> None:
+    with pytest.raises(ShapeError, match="floating"):
+        gather(torch.ones(2, dtype=torch.int64), None)
+    with pytest.raises(ShapeError, match="floating"):
+        sum_across(torch.ones(2, dtype=torch.int64), None)
+    with pytest.raises(ArgumentError, match="reduction"):
+        reduce_windows_across(torch.ones(1, 1), None, "max")
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_rows_of_excluded_pairs(masked: bool) -> None:
+    mask = torch.tensor([[True, True, False]] * 4) if masked else None
+    whole = excluded_pairs(4, 3, exclusion=1, mask=mask)
+    part = excluded_pairs(4, 3, exclusion=1, mask=mask, rows=(1, 3))
+    assert whole is not None and part is not None
+    assert torch.equal(part, whole[3:9])
