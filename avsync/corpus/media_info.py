@@ -1,0 +1,153 @@
+"""Opening media files and saying what is in them: the ground that :mod:`video_source` and :mod:`sound_source` share.
+
+All times of this package are seconds on the **container's presentation clock**, the one clock that picture and sound have in common.
+No stream's own start is ever subtracted: a file whose sound starts 0.4 s after its picture keeps these 0.4 s.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from avsync._checks import import_extra
+from avsync.errors import CorpusError
+
+# Formats that are lists of other files, pictures or text dressed up as video; never what a path to a video means.
+_NO_MEDIA = {"applehttp", "hls", "concat", "dash", "image2", "image2pipe", "ico", "tty", "ansi", "webvtt", "srt", "sdp", "rtsp"}
+
+
+@dataclass(frozen=True)
+class MediaInfo:
+    """What a file holds.
+
+    Attributes:
+        path: The file.
+        container: Its format by FFmpeg's name.
+        seconds: Length that the container declares; None if it declares none.
+        has_video: Whether there is a video stream (a cover picture is none).
+        has_audio: Whether there is a sound stream.
+        width: Of the upright picture with square pixels, before any scaling down; 0 without video.
+        height: Likewise.
+        rotation: Degrees clockwise by which the coded picture is turned to stand upright: 0, 90, 180 or 270.
+        frame_rate: Average frames a second; None if unknown.
+        video_start: Time of the first picture that can be decoded, in seconds; None without video.
+        audio_start: Time at which the container says that the sound starts, in seconds; None if it does not say.
+        sample_rate: Of the coded sound, in hertz; 0 without sound.
+        channels: Of the coded sound.
+        video_codec: Its name; empty without video.
+        audio_codec: Its name; empty without sound.
+    """
+
+    path: str
+    container: str
+    seconds: float | None
+    has_video: bool
+    has_audio: bool
+    width: int = 0
+    height: int = 0
+    rotation: int = 0
+    frame_rate: float | None = None
+    video_start: float | None = None
+    audio_start: float | None = None
+    sample_rate: int = 0
+    channels: int = 0
+    video_codec: str = ""
+    audio_codec: str = ""
+
+
+def failures() -> tuple[type[BaseException], ...]:
+    """What PyAV raises for a file that it cannot read."""
+    av = import_extra("av", "media")
+    return (av.FFmpegError, ValueError, OverflowError, MemoryError)
+
+
+def reason(error: BaseException) -> str:
+    """One line for what PyAV raised."""
+    return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
+
+
+def open_media(path: str | os.PathLike[str]) -> Any:
+    """Open a media file for reading.
+
+    Only the file itself is read: playlists, picture sequences and network addresses are refused, whatever the file is called.
+
+    Raises:
+        CorpusError: The file is missing, empty, a folder, or of no format that FFmpeg knows.
+        MissingExtraError: PyAV is not installed.
+    """
+    av = import_extra("av", "media")
+    file = Path(path)
+    if not file.is_file():
+        raise CorpusError(f"{path}: expected a media file, got {'a folder' if file.is_dir() else 'nothing there'}")
+    if file.stat().st_size == 0:
+        raise CorpusError(f"{path}: expected a media file, got an empty one")
+    try:
+        # "file:" keeps FFmpeg from reading a colon in a name as a protocol; broken text in the metadata is of no interest.
+        container = av.open(f"file:{os.fspath(file)}", metadata_errors="replace", options={"protocol_whitelist": "file"})
+    except PermissionError as error:
+        raise CorpusError(f"{path}: expected a readable file, got: {reason(error)}") from error
+    except failures() as error:
+        raise CorpusError(f"{path}: expected a media file, got: {reason(error)}") from error
+    names = set(container.format.name.split(","))
+    if names & _NO_MEDIA or any(name.endswith("_pipe") for name in names):
+        container.close()
+        raise CorpusError(f"{path}: expected video or sound, got {container.format.long_name or container.format.name}")
+    return container
+
+
+def pick_video(container: Any) -> Any | None:
+    """The video stream to read: no cover picture; of several the default one, then the largest, then the first."""
+    streams = [
+        stream for stream in container.streams.video if stream.codec_context is not None and not _has(stream, "attached_pic")
+    ]
+    return max(
+        streams, key=lambda s: (_has(s, "default"), s.codec_context.width * s.codec_context.height, -s.index), default=None
+    )
+
+
+def pick_audio(container: Any) -> Any | None:
+    """The sound stream to read: of several the default one, then the first."""
+    streams = [stream for stream in container.streams.audio if stream.codec_context is not None]
+    return max(streams, key=lambda s: (_has(s, "default"), -s.index), default=None)
+
+
+def _has(stream: Any, flag: str) -> bool:
+    return bool(stream.disposition & getattr(type(stream.disposition), flag))
+
+
+def start_seconds(stream: Any) -> float | None:
+    """When a stream starts by the container's word, in seconds."""
+    if stream is None or stream.start_time is None or stream.time_base is None:
+        return None
+    return float(stream.start_time * stream.time_base)
+
+
+def describe(container: Any, path: str | os.PathLike[str], **more: Any) -> MediaInfo:
+    """What the headers of an open container say; ``more`` are the fields that its caller knows better."""
+    video, audio = pick_video(container), pick_audio(container)
+    fields: dict[str, Any] = {
+        "path": os.fspath(path),
+        "container": container.format.name,
+        "seconds": None if container.duration is None else container.duration / 1e6,
+        "has_video": video is not None,
+        "has_audio": audio is not None,
+    }
+    if video is not None:
+        rate = video.average_rate or video.guessed_rate
+        fields |= {
+            "width": video.codec_context.width,
+            "height": video.codec_context.height,
+            "frame_rate": float(rate) if rate else None,
+            "video_start": start_seconds(video),
+            "video_codec": video.codec_context.name,
+        }
+    if audio is not None:
+        fields |= {
+            "audio_start": start_seconds(audio),
+            "sample_rate": audio.codec_context.sample_rate or 0,
+            "channels": audio.codec_context.layout.nb_channels,
+            "audio_codec": audio.codec_context.name,
+        }
+    return MediaInfo(**fields | more)
