@@ -157,7 +157,7 @@ class CropBank(ABC):
         per_speaker = torch.zeros(len(self.speakers), dtype=torch.long).index_add_(0, self._speaker, counts)
         plan = _Plan(counts, per_speaker, counts[self._by_speaker].cumsum(0))
         if len(plans) >= 8:  # a caller who varies the length with every batch must not fill the memory with plans
-            plans.pop(list(plans)[0], None)
+            plans.pop(next(iter(plans)), None)
         plans[frames, margin] = plan
         return plan
 
