@@ -1,0 +1,178 @@
+"""The two croppings of the paper's data: one that centres the face in every frame, and one whose frame of reference stays fixed.
+
+The paper (section 4.1, Datasets) trains on VoxCeleb2 (II), "which keeps the reference frames fixed, thus preserving head motion", and
+compares with (I), which centres the face in every frame and so loses the translation of the head. :func:`crop_fixed` makes the one,
+:func:`crop_centred` the other; both move landmarks, and give the boxes by which :func:`crop_image` cuts the images likewise. The losses and
+syncers of this library measure displacement in heights of the face, so a fixed crop changes nothing for them and a centred one takes the
+translation away.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from avsync._checks import check_positive
+from avsync.errors import ArgumentError, ShapeError
+
+Image = npt.NDArray[np.uint8]
+
+
+class Crop(NamedTuple):
+    """Landmarks in a crop, and where the crop is.
+
+    Attributes:
+        points: (frames, points, dims) float32, in pixels of the crop; dims beyond the second are scaled only.
+        boxes: (frames, 4) float64: left, top, right and bottom in the source, in its pixels. They may reach beyond its edges.
+    """
+
+    points: npt.NDArray[np.float32]
+    boxes: npt.NDArray[np.float64]
+
+
+def crop_fixed(points: npt.ArrayLike, *, size: int = 256, margin: float = 0.2) -> Crop:
+    """One square for the whole clip, around all that the face ever covers: head motion is kept (VoxCeleb2 II, the default).
+
+    Args:
+        points: (frames, points, dims) landmarks, x to the right and y down.
+        size: Side of the crop, in pixels.
+        margin: Room on every side, as a fraction of the longer side of what the face covers.
+
+    Returns:
+        :class:`Crop`; all of its boxes are the same.
+
+    Raises:
+        ShapeError: ``points`` has the wrong rank, or no frame or point.
+        ArgumentError: ``size`` is not positive, ``margin`` is negative, or the landmarks are not finite or all in one place.
+
+    Example:
+        >>> points = np.array([[[10, 10], [20, 30]], [[30, 10], [40, 30]]], np.float32)
+        >>> crop = crop_fixed(points, size=60, margin=0.0)
+        >>> crop.boxes[0].tolist(), crop.points[:, 0].tolist()
+        ([10.0, 5.0, 40.0, 35.0], [[0.0, 10.0], [40.0, 10.0]])
+
+    Source: paper section 4.1; ``size`` and ``margin`` ours.
+    """
+    values = _checked(points, size, margin)
+    low, high = values[..., :2].min(axis=(0, 1)), values[..., :2].max(axis=(0, 1))
+    boxes = _squares((low + high)[None] / 2, (high - low).max(keepdims=True), margin)
+    return _move(values, boxes.repeat(len(values), axis=0), size)
+
+
+def crop_centred(points: npt.ArrayLike, *, size: int = 256, margin: float = 0.2) -> Crop:
+    """A square around the face in every frame: its translation is taken away (VoxCeleb2 I).
+
+    The side is one for the clip, the largest that any frame needs, so that a face that comes closer still grows, and an opening mouth
+    does not make the rest of the face shrink. The centre is that of the face's bounding box.
+
+    Args:
+        points: (frames, points, dims) landmarks, x to the right and y down.
+        size: Side of the crop, in pixels.
+        margin: Room on every side, as a fraction of the longer side of the face where that is greatest.
+
+    Returns:
+        :class:`Crop`.
+
+    Raises:
+        ShapeError: ``points`` has the wrong rank, or no frame or point.
+        ArgumentError: ``size`` is not positive, ``margin`` is negative, or the landmarks are not finite or all in one place.
+
+    Example:
+        >>> points = np.array([[[10, 10], [20, 30]], [[30, 10], [40, 30]]], np.float32)
+        >>> crop = crop_centred(points, size=60, margin=0.0)
+        >>> crop.boxes[1].tolist(), crop.points[:, 0].tolist()
+        ([25.0, 10.0, 45.0, 30.0], [[15.0, 0.0], [15.0, 0.0]])
+
+    Source: paper section 4.1; one side for the clip, ``size`` and ``margin`` ours.
+    """
+    values = _checked(points, size, margin)
+    low, high = values[..., :2].min(axis=1), values[..., :2].max(axis=1)
+    side = np.full(len(values), (high - low).max())
+    return _move(values, _squares((low + high) / 2, side, margin), size)
+
+
+def _checked(points: npt.ArrayLike, size: int, margin: float) -> npt.NDArray[np.float64]:
+    values = np.asarray(points, np.float64)
+    if values.ndim != 3 or values.shape[2] < 2 or 0 in values.shape:
+        raise ShapeError(f"`points`: expected (frames, points, dims>=2), none of them 0, got {values.shape}")
+    check_positive("size", size)
+    check_positive("margin", margin, allow_zero=True)
+    if not np.isfinite(values).all():
+        raise ArgumentError("`points`: expected finite landmarks, got NaN or infinity")
+    if not np.ptp(values[..., :2], axis=1).any():
+        raise ArgumentError("`points`: expected faces of some size, got all points of each in one place")
+    return values
+
+
+def _squares(centres: npt.NDArray[np.float64], sides: npt.NDArray[np.float64], margin: float) -> npt.NDArray[np.float64]:
+    reach = sides[:, None] * (0.5 + margin)
+    return np.concatenate([centres - reach, centres + reach], axis=1)
+
+
+def _move(points: npt.NDArray[np.float64], boxes: npt.NDArray[np.float64], size: int) -> Crop:
+    scale = size / (boxes[:, 2] - boxes[:, 0])[:, None, None]
+    moved = points.copy()
+    moved[..., :2] -= boxes[:, None, :2]
+    return Crop((moved * scale).astype(np.float32), boxes)
+
+
+def crop_image(image: Image, box: npt.ArrayLike, *, size: int = 256) -> Image:
+    """Cut a box out of an image and bring it to a square, pixel positions as in the landmarks of :class:`Crop`.
+
+    Reduced images are averaged over what each pixel covers, enlarged ones interpolated linearly; what lies outside of the image is black.
+
+    Args:
+        image: (height, width, channels) uint8.
+        box: left, top, right and bottom, in pixels; fractions and places outside of the image are welcome.
+        size: Side of the result, in pixels.
+
+    Returns:
+        (size, size, channels) uint8.
+
+    Raises:
+        ShapeError: ``image`` or ``box`` has the wrong form.
+        ArgumentError: ``box`` has no area, or ``size`` is not positive.
+
+    Example:
+        >>> image = np.arange(4, dtype=np.uint8).repeat(4).reshape(4, 4, 1)
+        >>> crop_image(image, (0, 0, 4, 4), size=2)[..., 0].tolist()
+        [[1, 1], [2, 2]]
+
+    Source: ours.
+    """
+    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.dtype != np.uint8 or 0 in image.shape:
+        got = f"{image.shape} of {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise ShapeError(f"`image`: expected (height, width, channels) of uint8, got {got}")
+    edges = np.asarray(box, np.float64)
+    if edges.shape != (4,):
+        raise ShapeError(f"`box`: expected (left, top, right, bottom), got {edges.shape}")
+    left, top, right, bottom = edges.tolist()
+    if not (np.isfinite(edges).all() and right > left and bottom > top):
+        raise ArgumentError(f"`box`: expected left < right and top < bottom, got {edges.tolist()}")
+    check_positive("size", size)
+    rows, row_weights = _weights(top, bottom, size, image.shape[0])
+    columns, column_weights = _weights(left, right, size, image.shape[1])
+    part = image[rows, columns].astype(np.float32)
+    narrow = np.tensordot(column_weights, part, axes=(1, 1))  # (size, rows, channels)
+    cut = np.tensordot(row_weights, narrow, axes=(1, 1))
+    return np.clip(np.rint(cut), 0, 255).astype(np.uint8)
+
+
+def _weights(low: float, high: float, size: int, length: int) -> tuple[slice, npt.NDArray[np.float32]]:
+    """The source pixels that an axis of a crop needs, and the weight of each in every pixel of the crop."""
+    step = (high - low) / size
+    centres = low + step * (np.arange(size) + 0.5)
+    reach = max(1.0, step)
+    first, last = max(0, int(np.floor(low - reach))), min(length, int(np.ceil(high + reach)))
+    if first >= last:
+        return slice(0, 1), np.zeros((size, 1), np.float32)
+    # Pixel j covers j to j + 1, so its centre is j + 1/2.
+    distance = np.abs(np.arange(first, last)[None] + 0.5 - centres[:, None]) / reach
+    triangle = np.maximum(0.0, 1.0 - distance)
+    # The edge of the image casts no shadow: a pixel with its centre inside is made of what is there, any other is black.
+    total = triangle.sum(axis=1, keepdims=True)
+    inside = ((centres >= 0) & (centres <= length))[:, None] & (total > 0)
+    weights = np.divide(triangle, total, out=np.zeros_like(triangle), where=inside)
+    return slice(first, last), weights.astype(np.float32)

@@ -1,0 +1,151 @@
+"""The face-alignment library: FAN, the paper's detector, in 2D, 2.5D and 3D, on a CPU or a GPU.
+
+face-alignment downloads its weights when it is used first (a face finder and one or two networks, some 200 to 400 MB). This module is
+tested with weights that the test writes in the library's cache format, so all of its calls are the library's own, but how exact the
+published weights are on faces is not measured here.
+"""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from avsync._checks import check_choice, check_positive, import_extra
+from avsync._faces import NUM_POINTS
+from avsync.errors import ArgumentError, CheckpointError
+
+Image = npt.NDArray[np.uint8]
+Faces = npt.NDArray[np.float32]
+
+LANDMARKS: dict[str, str] = {"2D": "TWO_D", "2.5D": "TWO_HALF_D", "3D": "THREE_D"}
+"""Kinds of landmarks, and the library's names for them."""
+
+
+class FaceAlignmentDetector:
+    """FAN's 68 points of every face that the library's S3FD finds.
+
+    "2D" points follow the visible contour of the face, "2.5D" are the projection of its true contour, and "3D" have a depth as well, in
+    pixels, of any zero. Every image is looked at by itself.
+
+    Args:
+        landmarks: "2D" (2 dims), "2.5D" (2 dims) or "3D" (3 dims).
+        device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps".
+        batch_size: Images a call; the face finder takes them all at once.
+        search_side: Longer side, in pixels, to which images are reduced for the face finder only; None for none. At 640 it takes a
+            quarter of the time that it takes on 720p images and finds faces down to about a thirtieth of the longer side.
+        max_faces: Most faces an image, the largest first.
+        min_confidence: Least score of a face, in [0, 1].
+
+    Raises:
+        ArgumentError: An argument is out of range.
+        MissingExtraError: face-alignment is not installed.
+        CheckpointError: The library could not download or load its weights; the message says where it looks for them.
+
+    Source: paper section 4.1 uses face-alignment's landmarks (as its preprocessing does); ``search_side`` ours.
+    """
+
+    def __init__(
+        self,
+        *,
+        landmarks: str = "2D",
+        device: str = "auto",
+        batch_size: int = 16,
+        search_side: int | None = 640,
+        max_faces: int = 4,
+        min_confidence: float = 0.5,
+    ) -> None:
+        check_choice("landmarks", landmarks, tuple(LANDMARKS))
+        check_positive("batch_size", batch_size)
+        check_positive("max_faces", max_faces)
+        if search_side is not None and search_side < 64:
+            raise ArgumentError(f"`search_side`: expected at least 64 pixels or None, got {search_side!r}")
+        if not 0 <= min_confidence <= 1:
+            raise ArgumentError(f"`min_confidence`: expected a number in [0, 1], got {min_confidence!r}")
+        self.batch_size, self.search_side, self.max_faces = batch_size, search_side, max_faces
+        self.dims = 3 if landmarks == "3D" else 2
+        self.device = _device(device)
+        library = import_extra("face_alignment", "landmarks")
+        options: dict[str, Any] = {
+            "device": self.device,
+            "face_detector": "sfd",
+            "face_detector_kwargs": {"filter_threshold": min_confidence},
+            # Releases from 1.5 on compile their networks unless told otherwise: minutes before the first image on a CPU.
+            "compile": False,
+            "max_batch_size": max_faces,
+        }
+        known = inspect.signature(library.FaceAlignment).parameters
+        kind = library.LandmarksType[LANDMARKS[landmarks]]
+        try:
+            self._library = library.FaceAlignment(kind, **{key: value for key, value in options.items() if key in known})
+        except (OSError, EOFError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
+            folder = Path(torch.hub.get_dir(), "checkpoints")
+            raise CheckpointError(
+                f"`face-alignment`: expected its weights in {folder}, or a network to download them from, "
+                f"got {type(error).__name__}: {error}"
+            ) from error
+
+    def __call__(self, images: Sequence[Image], /) -> list[Faces]:
+        """The faces of each image.
+
+        Args:
+            images: (height, width, 3) uint8, RGB, upright, of one size.
+
+        Returns:
+            (faces, 68, dims) float32 for each image, in pixels, the largest face first.
+        """
+        if not images:
+            return []
+        batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+        boxes = self._find(batch)
+        if not any(boxes):
+            return [np.zeros((0, NUM_POINTS, self.dims), np.float32) for _ in images]
+        with warnings.catch_warnings():
+            # The library warns of every image without a face; here that is an ordinary answer.
+            warnings.filterwarnings("ignore", message="No faces were detected")
+            found = self._library.get_landmarks_from_batch(batch, detected_faces=boxes)
+        # The points of all faces of an image come in one array, one face under another.
+        return [np.asarray(points, np.float32).reshape(-1, NUM_POINTS, self.dims) for points in found]
+
+    def _find(self, batch: Tensor) -> list[list[npt.NDArray[np.float64]]]:
+        """(left, top, right, bottom, score) of the faces of each image, in its pixels, the largest first."""
+        height, width = batch.shape[-2:]
+        scale = 1.0 if self.search_side is None else min(1.0, self.search_side / max(height, width))
+        size = (max(1, round(height * scale)), max(1, round(width * scale)))
+        search = batch.to(self.device, torch.float32)
+        if size != (height, width):
+            search = torch.nn.functional.interpolate(search, size, mode="bilinear", antialias=True)
+        unit = np.array([width / size[1], height / size[0], width / size[1], height / size[0], 1.0])
+        found = []
+        for faces in self._library.face_detector.detect_from_batch(search):
+            boxes = [np.asarray(face, np.float64)[:5] * unit for face in faces]
+            # A box without area has no face in it, and its crop would be empty.
+            boxes = [box for box in boxes if box[2] - box[0] >= 1 and box[3] - box[1] >= 1]
+            found.append(sorted(boxes, key=_area, reverse=True)[: self.max_faces])
+        return found
+
+
+def _area(box: npt.NDArray[np.float64]) -> float:
+    return float((box[2] - box[0]) * (box[3] - box[1]))
+
+
+def _device(device: str) -> str:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise ArgumentError(f"`device`: expected 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps', got {device!r}") from error
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(kind, False):
+        there = [name for name, there in available.items() if there]
+        raise ArgumentError(f"`device`: expected one of those here, {there}, got {device!r}")
+    return device

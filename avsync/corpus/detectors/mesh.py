@@ -1,0 +1,292 @@
+"""MediaPipe's face mesh, taken down to the 68 points: fast on a CPU, and its wheel carries its models.
+
+Written for mediapipe 0.10.14 and run with it. Wheels from 0.10.31 on have neither the ``solutions`` interface nor the models.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from avsync._checks import check_positive
+from avsync._faces import NUM_POINTS
+from avsync.errors import ArgumentError, MissingExtraError
+
+Image = npt.NDArray[np.uint8]
+Faces = npt.NDArray[np.float32]
+Box = tuple[int, int, int, int]
+
+MESH_VERSION = "0.10.14"
+"""The release of mediapipe that this module was written for and run with."""
+
+_HOW_TO_INSTALL = f"install it with: pip install mediapipe=={MESH_VERSION}"
+
+# Vertices of the canonical face mesh. Where the 68-point layout has no vertex of its own it lies midway between two: the left jaw (3, 4),
+# the right jaw (12) and the upper ridge of the nose (27, 28).
+_JAW = (127, 234, 93, (132, 58), (58, 172), 136, 150, 176, 152, 400, 379, 365, (288, 397), 361, 323, 454, 356)
+_BROWS = (70, 63, 105, 66, 107, 336, 296, 334, 293, 300)
+_NOSE = ((168, 6), (197, 195), 5, 4, 75, 97, 2, 326, 305)
+_EYES = (33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373, 380)
+_OUTER_LIP = (61, 39, 37, 0, 267, 269, 291, 321, 314, 17, 84, 91)
+_INNER_LIP = (78, 82, 13, 312, 308, 317, 14, 87)
+
+MESH_TO_68: tuple[tuple[int, int], ...] = tuple(
+    vertex if isinstance(vertex, tuple) else (vertex, vertex)
+    for vertex in (*_JAW, *_BROWS, *_NOSE, *_EYES, *_OUTER_LIP, *_INNER_LIP)
+)
+"""Two vertices of the mesh for each of the 68 points, which lies midway between them; mostly one vertex twice."""
+
+
+def mesh_to_68(mesh: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
+    """The 68 points of the iBUG layout, from the vertices of MediaPipe's face mesh.
+
+    Args:
+        mesh: (..., vertices, dims) with 468 vertices, or 478 with the irises.
+
+    Returns:
+        (..., 68, dims), in the unit of ``mesh``.
+
+    Example:
+        >>> mesh_to_68(np.arange(468.0)[:, None])[[0, 27, 66], 0].tolist()
+        [127.0, 87.0, 14.0]
+
+    Source: ours; the layout of the corpus that this library was measured on.
+    """
+    first, second = np.array(MESH_TO_68).T
+    return (mesh[..., first, :] + mesh[..., second, :]) / 2
+
+
+def load_solutions() -> ModuleType:
+    """Import ``mediapipe.solutions`` with its models.
+
+    Raises:
+        MissingExtraError: mediapipe is not installed, or is a release without the solutions or without their models.
+    """
+    try:
+        mediapipe = importlib.import_module("mediapipe")
+    except ImportError as error:
+        raise MissingExtraError(f"`mediapipe` is needed here and could not be imported ({error}); {_HOW_TO_INSTALL}") from error
+    version = getattr(mediapipe, "__version__", "unknown")
+    try:
+        # The package's own attribute is missing in releases that dropped it, and importing it fails where a model's code is missing.
+        solutions = importlib.import_module("mediapipe.python.solutions")
+    except ImportError as error:
+        raise MissingExtraError(
+            f"`mediapipe`: expected a release whose wheel carries the face mesh (none from 0.10.31 on does), got {version}; "
+            f"{_HOW_TO_INSTALL}"
+        ) from error
+    models = Path(next(iter(mediapipe.__path__)), "modules", "face_landmark")
+    if not any(models.glob("*.tflite")):
+        raise MissingExtraError(f"`mediapipe`: expected models in {models}, got none in release {version}; {_HOW_TO_INSTALL}")
+    return solutions
+
+
+@dataclass(eq=False)
+class _Followed:
+    """A face that is followed from image to image, by a mesh of its own that sees only the surroundings of the face."""
+
+    mesh: Any
+    box: Box
+    face: Faces
+
+
+class MediapipeDetector:
+    """MediaPipe's refined face mesh, as 68 points.
+
+    New faces are looked for with MediaPipe's full-range face detector, then with the short-range one; each is then followed by a mesh of
+    its own, on a cut-out around it, so that small faces of large images are found too. While a face is followed no detector runs,
+    unless ``search_every`` images have passed, which finds people who came later. A face of which the mesh is not sure is lost, and looked
+    for at once.
+
+    Faces are followed from image to image: call :meth:`reset` before another video.
+
+    Args:
+        max_faces: Most faces that are followed at the same time.
+        dims: 2, or 3 for the mesh's relative depth as well (away from the camera; the unit is about that of x).
+        min_confidence: Least confidence of a face, in [0, 1], when it is found and while it is followed.
+        search_every: Images between two searches for new faces while fewer than ``max_faces`` are followed.
+        batch_size: Images a call; they are gone through one by one.
+
+    Raises:
+        ArgumentError: An argument is out of range.
+        MissingExtraError: mediapipe is missing, or a release without models: 0.10.14 has them.
+
+    Source: ours. Run with mediapipe 0.10.14 on real video: ``python -m nox -s mediapipe``.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_faces: int = 4,
+        dims: int = 2,
+        min_confidence: float = 0.5,
+        search_every: int = 10,
+        batch_size: int = 16,
+    ) -> None:
+        check_positive("max_faces", max_faces)
+        check_positive("search_every", search_every)
+        check_positive("batch_size", batch_size)
+        if dims not in (2, 3):
+            raise ArgumentError(f"`dims`: expected 2 or 3, got {dims!r}")
+        if not 0 <= min_confidence <= 1:
+            raise ArgumentError(f"`min_confidence`: expected a number in [0, 1], got {min_confidence!r}")
+        self.max_faces, self.dims, self.search_every, self.batch_size = max_faces, dims, search_every, batch_size
+        self.min_confidence = min_confidence
+        self._solutions = load_solutions()
+        self._finders = [
+            self._solutions.face_detection.FaceDetection(model_selection=model, min_detection_confidence=min_confidence)
+            for model in (1, 0)  # full range, short range
+        ]
+        self._idle: list[Any] = []
+        self._followed: list[_Followed] = []
+        self._since_search = 0
+
+    def reset(self) -> None:
+        """Forget the faces that are followed: the next image begins another video."""
+        self._idle += [followed.mesh for followed in self._followed]
+        self._followed = []
+        self._since_search = 0
+
+    def close(self) -> None:
+        """Give back the models' memory; the detector cannot be used afterwards."""
+        self.reset()
+        for part in (*self._idle, *self._finders):
+            part.close()
+        self._idle, self._finders = [], []
+
+    def __call__(self, images: Sequence[Image], /) -> list[Faces]:
+        """The faces of each image.
+
+        Args:
+            images: (height, width, 3) uint8, RGB, upright, in the order of the video.
+
+        Returns:
+            (faces, 68, dims) float32 for each image, in pixels.
+        """
+        with warnings.catch_warnings():
+            # mediapipe calls a part of protobuf that is on its way out.
+            warnings.filterwarnings("ignore", message="SymbolDatabase.GetPrototype", category=UserWarning)
+            return [self._detect(np.ascontiguousarray(image)) for image in images]
+
+    def _detect(self, image: Image) -> Faces:
+        for followed in list(self._followed):
+            if not self._follow(followed, image):
+                self._drop(followed)
+        self._since_search += 1
+        if not self._followed or (len(self._followed) < self.max_faces and self._since_search >= self.search_every):
+            self._search(image)
+        if not self._followed:
+            return np.zeros((0, NUM_POINTS, self.dims), np.float32)
+        return np.stack([followed.face for followed in self._followed])
+
+    def _drop(self, followed: _Followed) -> None:
+        self._followed.remove(followed)
+        self._idle.append(followed.mesh)
+
+    def _follow(self, followed: _Followed, image: Image) -> bool:
+        box = followed.box
+        if not _well_inside(followed.face, box, image.shape):
+            # The mesh remembers where in its cut-out the face was, so with another cut-out it has to begin anew.
+            followed.box = _surroundings(*_centre_and_side(followed.face), image.shape)
+            followed.mesh.reset()
+        face = self._landmarks(followed.mesh, image, followed.box)
+        if face is None or any(_same(face, other.face) for other in self._followed if other is not followed):
+            return False
+        followed.face = face
+        return True
+
+    def _search(self, image: Image) -> None:
+        self._since_search = 0
+        height, width = image.shape[:2]
+        for finder in self._finders:
+            for detection in finder.process(image).detections or ():
+                found = detection.location_data.relative_bounding_box
+                centre = np.array([(found.xmin + found.width / 2) * width, (found.ymin + found.height / 2) * height])
+                side = max(found.width * width, found.height * height)
+                taken = any(_holds(other.face, centre) for other in self._followed)
+                if taken or side < 1 or len(self._followed) == self.max_faces:
+                    continue
+                self._begin(image, centre, side)
+            if self._followed:
+                return
+
+    def _begin(self, image: Image, centre: npt.NDArray[np.float64], side: float) -> None:
+        mesh = self._idle.pop() if self._idle else self._new_mesh()
+        mesh.reset()
+        box = _surroundings(centre, side, image.shape)
+        face = self._landmarks(mesh, image, box)
+        # In a crowd the mesh may settle on a neighbour of the face that it was meant for.
+        if face is None or not _holds(face, centre) or any(_same(face, other.face) for other in self._followed):
+            self._idle.append(mesh)
+        else:
+            self._followed.append(_Followed(mesh, box, face))
+
+    def _new_mesh(self) -> Any:
+        return self._solutions.face_mesh.FaceMesh(
+            static_image_mode=False,
+            max_num_faces=1,
+            refine_landmarks=True,
+            min_detection_confidence=self.min_confidence,
+            min_tracking_confidence=self.min_confidence,
+        )
+
+    def _landmarks(self, mesh: Any, image: Image, box: Box) -> Faces | None:
+        left, top, right, bottom = box
+        found = mesh.process(np.ascontiguousarray(image[top:bottom, left:right])).multi_face_landmarks
+        if not found:
+            return None
+        vertices = np.array([(vertex.x, vertex.y, vertex.z) for vertex in found[0].landmark])
+        # Depth comes in widths of the cut-out, like x.
+        vertices *= np.array([right - left, bottom - top, right - left])
+        points: Faces = mesh_to_68(vertices + np.array([left, top, 0.0])).astype(np.float32)
+        return points[:, : self.dims] if np.isfinite(points).all() else None
+
+
+def _centre_and_side(face: Faces) -> tuple[npt.NDArray[np.float64], float]:
+    low, high = face[:, :2].min(axis=0).astype(np.float64), face[:, :2].max(axis=0).astype(np.float64)
+    return (low + high) / 2, max(1.0, float((high - low).max()))
+
+
+def _holds(face: Faces, point: npt.NDArray[np.float64]) -> bool:
+    centre, side = _centre_and_side(face)
+    return bool(np.abs(point - centre).max() <= 0.6 * side)
+
+
+def _same(face: Faces, other: Faces) -> bool:
+    return bool(np.linalg.norm(face[:, :2].mean(axis=0) - other[:, :2].mean(axis=0)) < 0.3 * _centre_and_side(other)[1])
+
+
+def _surroundings(centre: npt.NDArray[np.float64], side: float, shape: tuple[int, ...]) -> Box:
+    """A square of 2.5 sides of the face around it, less what is outside of the image."""
+    reach = 1.25 * side
+    left, top = (max(0, math.floor(value - reach)) for value in centre)
+    right, bottom = (min(size, math.ceil(value + reach)) for value, size in zip(centre, (shape[1], shape[0]), strict=True))
+    # A face may be found with its centre outside of the image; a strip of it must remain.
+    left, top = min(left, shape[1] - 1), min(top, shape[0] - 1)
+    return left, top, max(right, left + 1), max(bottom, top + 1)
+
+
+def _well_inside(face: Faces, box: Box, shape: tuple[int, ...]) -> bool:
+    """Whether a cut-out still suits a face: enough room around it, and no more than enough."""
+    centre, side = _centre_and_side(face)
+    left, top, right, bottom = box
+    # At an edge of the image there is no room to be had.
+    room = [
+        math.inf if edge in (0, size) else sign * (edge - value)
+        for value, edge, size, sign in (
+            (centre[0], left, shape[1], -1),
+            (centre[1], top, shape[0], -1),
+            (centre[0], right, shape[1], 1),
+            (centre[1], bottom, shape[0], 1),
+        )
+    ]
+    return min(room) > 0.75 * side and max(right - left, bottom - top) < 5 * side

@@ -1,0 +1,70 @@
+"""Tracks of any frame rate, or of none, brought to an exact grid of time."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from avsync._checks import check_positive
+from avsync.errors import ArgumentError, ShapeError
+
+# How far beyond its ends a track reaches, in steps of the grid: the rounding of timestamps must not cost a frame.
+_SLACK = 1e-3
+
+
+def resample_track(
+    times: npt.ArrayLike, points: npt.ArrayLike, *, fps: float = 25.0, start: float | None = None
+) -> tuple[float, npt.NDArray[np.float32]]:
+    """Landmarks at exact instants, by linear interpolation in time between the images around each.
+
+    Nothing is extrapolated: the grid's instants lie between the first and the last image. Linear interpolation is exact for motion at
+    constant speed, moves nothing in time whatever the rates, and where an instant is an image's own it gives that image's landmarks.
+
+    Args:
+        times: (frames,) presentation times, in seconds, increasing.
+        points: (frames, points, dims), in any unit.
+        fps: Instants a second.
+        start: Any instant of the grid, in seconds; None for ``times[0]``. The first one inside the track is used.
+
+    Returns:
+        Time of the first instant, in seconds, and landmarks (instants, points, dims) of float32; instant ``k`` is ``k / fps`` later. When
+        no instant falls inside the track there are 0 of them.
+
+    Raises:
+        ShapeError: Wrong ranks or lengths, or no image at all.
+        ArgumentError: Times that are not finite or do not increase, or a rate that is not positive.
+
+    Example:
+        >>> times = np.arange(4) / 30
+        >>> start, landmarks = resample_track(times, times[:, None, None], start=-1.0)
+        >>> start, [f"{value:.3f}" for value in landmarks.ravel()]
+        (0.0, ['0.000', '0.040', '0.080'])
+
+    Source: ours.
+    """
+    when, what = np.asarray(times, np.float64), np.asarray(points)
+    if when.ndim != 1 or when.size == 0:
+        raise ShapeError(f"`times`: expected (frames,) with at least one frame, got {when.shape}")
+    if what.ndim != 3 or what.shape[0] != when.size:
+        raise ShapeError(f"`points`: expected (frames={when.size}, points, dims), got {what.shape}")
+    if not (np.isfinite(when).all() and (np.diff(when) > 0).all()):
+        raise ArgumentError("`times`: expected finite numbers that increase, got others")
+    if start is not None and not math.isfinite(start):
+        raise ArgumentError(f"`start`: expected a finite time, got {start!r}")
+    if not math.isfinite(fps):
+        raise ArgumentError(f"`fps`: expected a finite rate, got {fps!r}")
+    check_positive("fps", fps)
+    origin = float(when[0]) if start is None else start
+    first = math.ceil((float(when[0]) - origin) * fps - _SLACK)
+    last = math.floor((float(when[-1]) - origin) * fps + _SLACK)
+    instants = np.clip(origin + np.arange(first, last + 1) / fps, when[0], when[-1])
+    after = np.clip(np.searchsorted(when, instants, "left"), 1, max(1, when.size - 1))
+    before = after - 1
+    after = np.minimum(after, when.size - 1)
+    span = when[after] - when[before]
+    weight = np.divide(instants - when[before], span, out=np.zeros_like(instants), where=span > 0)[:, None, None]
+    # As a sum of two products an instant on an image is that image, to the last bit.
+    landmarks = (1 - weight) * what[before] + weight * what[after]
+    return origin + first / fps, landmarks.astype(np.float32)
