@@ -1,0 +1,200 @@
+"""Which videos there are to extract, what they are called in the corpus, and who does which.
+
+A video's key is its name and a digest of its bytes, so it stays the same on every machine and for every way of naming the file, and
+the clips of two videos never have the same name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from avsync._checks import check_choice
+from avsync.errors import ArgumentError
+
+SPEAKER_FROM = ("file", "name", "folder")
+SUFFIXES = frozenset(
+    [
+        ".3gp",
+        ".asf",
+        ".avi",
+        ".divx",
+        ".dv",
+        ".f4v",
+        ".flv",
+        ".gif",
+        ".m2ts",
+        ".m2v",
+        ".m4v",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mpeg",
+        ".mpg",
+        ".mts",
+        ".mxf",
+        ".ogv",
+        ".qt",
+        ".rm",
+        ".rmvb",
+        ".ts",
+        ".vob",
+        ".webm",
+        ".wmv",
+        ".y4m",
+    ]
+)
+"""What a folder's files must be called to be taken for videos; a file that is named itself is always tried."""
+
+_SAMPLE = 65536  # bytes hashed at the beginning, the middle and the end of a file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A video to extract.
+
+    Attributes:
+        key: Name of the video in the corpus; its clips are ``<key>_000``, ``<key>_001``, ...
+        path: The file.
+        speaker: Label of the person in it.
+        split: Which part of the corpus it belongs to.
+        size: In bytes.
+    """
+
+    key: str
+    path: str
+    speaker: str
+    split: str
+    size: int
+
+
+def slug(name: str) -> str:
+    """A name with which a clip's id may begin: letters, digits and ``_ . + -``, at most 80 bytes.
+
+    Example:
+        >>> slug("My talk (final).cut"), slug("***")
+        ('My-talk-final-.cut', 'video')
+
+    Source: ours.
+    """
+    plain = re.sub(r"[^\w.+]+", "-", unicodedata.normalize("NFC", name)).lstrip("-.+")
+    return plain.encode()[:80].decode(errors="ignore") or "video"
+
+
+def video_key(path: str | os.PathLike[str]) -> str:
+    """The key of a video: its name without suffix, and eight digits that depend on its size and its bytes.
+
+    Of a large file the first, middle and last 64 KiB are read.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "a b.mp4").write_bytes(b"not a video")
+        ...     video_key(Path(folder, "a b.mp4"))
+        'a-b-b496c7b5'
+
+    Source: ours.
+    """
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        digest.update(str(size).encode())
+        for start in sorted({0, max(0, (size - _SAMPLE) // 2), max(0, size - _SAMPLE)}):
+            file.seek(start)
+            digest.update(file.read(_SAMPLE))
+    return f"{slug(Path(path).stem)}-{digest.hexdigest()[:8]}"
+
+
+def find_videos(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[tuple[Path, Path]], list[Path]]:
+    """The videos among files and folders.
+
+    Args:
+        paths: Files, which are taken as they are, and folders, which are searched to any depth for names with one of
+            ``SUFFIXES``. Hidden files and folders are passed over.
+
+    Returns:
+        (file, the folder it was found in) of each video, by path, each file once; and the other files of the folders.
+
+    Raises:
+        ArgumentError: A path does not exist.
+
+    Source: ours.
+    """
+    found: dict[Path, tuple[Path, Path]] = {}
+    ignored: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            for folder, folders, names in os.walk(path):
+                folders[:] = sorted(name for name in folders if not name.startswith("."))
+                for name in sorted(names):
+                    file = Path(folder, name)
+                    if name.startswith("."):
+                        continue
+                    if file.suffix.lower() in SUFFIXES:
+                        found.setdefault(file.resolve(), (file, path))
+                    else:
+                        ignored.append(file)
+        elif path.exists():
+            found.setdefault(path.resolve(), (path, path.parent))
+        else:
+            raise ArgumentError(f"`videos`: expected files or folders, got {os.fspath(path)!r}, which does not exist")
+    return sorted(found.values()), ignored
+
+
+def speaker_of(path: Path, root: Path, rule: str, key: str) -> str:
+    """The label of the person in a video.
+
+    Args:
+        path: The video.
+        root: The folder that was searched.
+        rule: "file": every video has a person of its own (the key); "name": the file's name up to its first underscore;
+            "folder": the first folder below ``root`` on the way to the video, or the video's own folder where there is none between.
+        key: The video's key.
+
+    Example:
+        >>> speaker_of(Path("vox/id7/x/1_a.mp4"), Path("vox"), "folder", "1_a-00000000"), speaker_of(Path("7_a.mp4"), Path("."), "name", "")
+        ('id7', '7')
+
+    Raises:
+        ArgumentError: Unknown rule.
+
+    Source: ours.
+    """
+    check_choice("speaker_from", rule, SPEAKER_FROM)
+    if rule == "name":
+        return path.stem.split("_")[0] or path.stem
+    if rule == "folder":
+        between = path.resolve().relative_to(root.resolve()).parts if path.resolve().is_relative_to(root.resolve()) else ()
+        return between[0] if len(between) > 1 else path.resolve().parent.name or key
+    return key
+
+
+def plan(
+    videos: Sequence[tuple[Path, Path]], *, speaker_from: str, split: str, shard: tuple[int, int]
+) -> tuple[list[Job], list[tuple[str, str]]]:
+    """The jobs of one shard, and the files that hold the same video as another (file, other).
+
+    All shards number the same list, so they must be given the same videos; the jobs of two shards have no key in common.
+    """
+    number, count = shard
+    if not 1 <= number <= count:
+        raise ArgumentError(f"`shard`: expected (i, n) with 1 <= i <= n, got {shard}")
+    jobs: dict[str, Job] = {}
+    duplicates: list[tuple[str, str]] = []
+    for path, root in videos:
+        try:
+            key, size = video_key(path), path.stat().st_size
+        except OSError:  # unreadable: the job itself will say so, with the video's name
+            key, size = f"{slug(path.stem)}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}", 0
+        if key in jobs:
+            duplicates.append((str(path), jobs[key].path))
+            continue
+        speaker = speaker_of(path, root, speaker_from, key)
+        jobs[key] = Job(key=key, path=str(path), speaker=speaker, split=split, size=size)
+    mine = sorted(jobs)[number - 1 :: count]
+    return [jobs[key] for key in mine], duplicates

@@ -1,0 +1,269 @@
+"""What became of every second of every video: the clips made of it, what was dropped, and why."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from avsync.errors import CorpusError
+
+DONE, FAILED = "done", "failed"
+
+NO_FACE = "no face"
+"""Why time is dropped in which no detector found anything."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipReport:
+    """One clip, and where it came from.
+
+    Attributes:
+        id: The clip's name.
+        start: Time of its first frame and first sample on the video's clock, in seconds.
+        seconds: Its length.
+        frames: Landmark frames.
+        started: Why it starts there: "start of video", "scene cut", "length", ...
+        ended: Why it ends there.
+        face_height: Median height of the face in pixels of the source, from its topmost to its lowest point.
+        rms_db: Level of the sound in decibels of full scale; -200 for digital silence.
+        person: Number of the person within the video, from 0.
+        native_fps: Images a second that the landmarks were found in.
+        crop_box: Left, top, right and bottom of the crop in the clip's first picture, in pixels of the source.
+    """
+
+    id: str
+    start: float
+    seconds: float
+    frames: int
+    started: str
+    ended: str
+    face_height: float
+    rms_db: float
+    person: int = 0
+    native_fps: float = 0.0
+    crop_box: Sequence[float] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dropped:
+    """A stretch that no clip was made of.
+
+    Attributes:
+        start: On the video's clock, in seconds.
+        seconds: Its length.
+        reason: "no face", "too short", "another face was chosen", ...
+        started: Why the stretch starts there, where a face was followed.
+        ended: Why it ends there.
+    """
+
+    start: float
+    seconds: float
+    reason: str
+    started: str = ""
+    ended: str = ""
+
+
+@dataclass(kw_only=True)
+class VideoReport:
+    """What became of one video; filled while it is extracted.
+
+    Attributes:
+        source: The file, as it was named.
+        status: "done" (also without a clip) or "failed".
+        error: Why it failed.
+        seconds: Time from the first image to the end of the last.
+        images: Images decoded.
+        width: Of the upright picture, in pixels.
+        height: Of the upright picture, in pixels.
+        clips: The clips made, in the order in which they were finished.
+        dropped: What was left out.
+        warnings: What the decoder had to say: damaged packets, gaps, sound that ends early.
+
+    Example:
+        >>> report = VideoReport(source="a.mp4", seconds=10.0)
+        >>> report.dropped.append(Dropped(start=0.0, seconds=10.0, reason=NO_FACE))
+        >>> report.line()
+        'a.mp4: no clip in 10.0 s; dropped 10.0 s (no face 10.0)'
+
+    Source: ours.
+    """
+
+    source: str
+    status: str = DONE
+    error: str = ""
+    seconds: float = 0.0
+    images: int = 0
+    width: int = 0
+    height: int = 0
+    clips: list[ClipReport] = field(default_factory=list)
+    dropped: list[Dropped] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def line(self) -> str:
+        """The report in one line."""
+        if self.status == FAILED:
+            return f"{self.source}: failed: {self.error}"
+        kept = sum(clip.seconds for clip in self.clips)
+        count = f"{len(self.clips)} clip{'s' if len(self.clips) != 1 else ''}" if self.clips else "no clip"
+        text = (
+            f"{self.source}: {count}, {kept:.1f} of {self.seconds:.1f} s"
+            if self.clips
+            else f"{self.source}: {count} in {self.seconds:.1f} s"
+        )
+        lost = dropped_seconds([self])
+        if lost:
+            text += f"; dropped {sum(lost.values()):.1f} s ({_amounts(lost)})"
+        if self.warnings:
+            text += f"; {len(self.warnings)} warning{'s' if len(self.warnings) > 1 else ''}, the first: {self.warnings[0]}"
+        return text
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> VideoReport:
+        """The report that :meth:`to_json` gave.
+
+        Raises:
+            CorpusError: A field is missing or unknown.
+        """
+        try:
+            return cls(
+                **{
+                    **values,
+                    "clips": [ClipReport(**clip) for clip in values["clips"]],
+                    "dropped": [Dropped(**part) for part in values["dropped"]],
+                    "warnings": [str(text) for text in values["warnings"]],
+                }
+            )
+        except (KeyError, TypeError) as error:
+            raise CorpusError(f"expected the report of a video, got {type(error).__name__}: {error}") from error
+
+
+def dropped_seconds(videos: Iterable[VideoReport]) -> dict[str, float]:
+    """Seconds dropped for each reason, most first.
+
+    Example:
+        >>> part = Dropped(start=0.0, seconds=1.5, reason="too short")
+        >>> dropped_seconds([VideoReport(source="a", dropped=[part, part])])
+        {'too short': 3.0}
+
+    Source: ours.
+    """
+    lost: Counter[str] = Counter()
+    for video in videos:
+        for part in video.dropped:
+            lost[part.reason] += part.seconds  # type: ignore[assignment]
+    return dict(lost.most_common())
+
+
+def uncovered(covered: Iterable[tuple[float, float]], start: float, end: float) -> list[tuple[float, float]]:
+    """The stretches of [start, end] that no interval covers.
+
+    Args:
+        covered: (start, end) pairs in any order; they may overlap.
+        start: Of the whole.
+        end: Of the whole.
+
+    Returns:
+        (start, end) pairs, in order.
+
+    Example:
+        >>> uncovered([(2.0, 3.0), (2.5, 4.0)], 0.0, 5.0)
+        [(0.0, 2.0), (4.0, 5.0)]
+
+    Source: ours.
+    """
+    gaps: list[tuple[float, float]] = []
+    reached = start
+    for low, high in sorted(covered):
+        if low > reached:
+            gaps.append((reached, min(low, end)))
+        reached = max(reached, high)
+        if reached >= end:
+            return gaps
+    if end > reached:
+        gaps.append((reached, end))
+    return gaps
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractionReport:
+    """What became of many videos.
+
+    Attributes:
+        videos: One report each, in the order of their names.
+        kept: Sources that an earlier run had finished and that were not decoded again; their reports are among ``videos``.
+        duplicates: (source, the same video) of files that hold the same bytes under the same name.
+        ignored: Files in the folders that are no videos by their suffix.
+
+    Source: ours.
+    """
+
+    videos: Sequence[VideoReport]
+    kept: Sequence[str] = ()
+    duplicates: Sequence[tuple[str, str]] = ()
+    ignored: Sequence[str] = ()
+
+    @property
+    def failed(self) -> list[VideoReport]:
+        """The videos that could not be extracted."""
+        return [video for video in self.videos if video.status == FAILED]
+
+    def to_json(self) -> dict[str, Any]:
+        """Totals, then every video: plain values for JSON."""
+        clips = [clip for video in self.videos for clip in video.clips]
+        return {
+            "totals": {
+                "videos": len(self.videos),
+                "failed": len(self.failed),
+                "without_clips": sum(video.status == DONE and not video.clips for video in self.videos),
+                "clips": len(clips),
+                "seconds": sum(video.seconds for video in self.videos),
+                "seconds_in_clips": sum(clip.seconds for clip in clips),
+                "seconds_dropped": dropped_seconds(self.videos),
+                "starts": dict(Counter(clip.started for clip in clips).most_common()),
+                "ends": dict(Counter(clip.ended for clip in clips).most_common()),
+            },
+            "kept": list(self.kept),
+            "duplicates": [list(pair) for pair in self.duplicates],
+            "ignored": list(self.ignored),
+            "videos": [video.to_json() for video in self.videos],
+        }
+
+    def summary(self) -> str:
+        """The report as a page of text: totals, then a line for each video that failed, has no clip, or has warnings."""
+        totals = self.to_json()["totals"]
+        lines = [
+            f"{totals['videos']} videos, {_minutes(totals['seconds'])}: {totals['clips']} clips, {_minutes(totals['seconds_in_clips'])}",
+        ]
+        if totals["seconds_dropped"]:
+            lost = sum(totals["seconds_dropped"].values())
+            lines.append(f"dropped {_minutes(lost)} ({_amounts(totals['seconds_dropped'], _minutes)})")
+        if totals["ends"]:
+            lines.append(
+                "clips end because of: " + ", ".join(f"{reason} ({count})" for reason, count in totals["ends"].items())
+            )
+        if self.kept:
+            lines.append(f"{len(self.kept)} videos were finished before and not decoded again")
+        lines += [f"not extracted, the same file as {same}: {source}" for source, same in self.duplicates]
+        if self.ignored:
+            some = ", ".join(self.ignored[:5]) + (", ..." if len(self.ignored) > 5 else "")
+            lines.append(f"{len(self.ignored)} files in the folders are no videos by their suffix: {some}")
+        unusual = [video for video in self.videos if video.status == FAILED or not video.clips or video.warnings]
+        lines += [video.line() for video in sorted(unusual, key=lambda video: (video.status != FAILED, bool(video.clips)))]
+        return "\n".join(lines)
+
+
+def _amounts(lost: Mapping[str, float], form: Any = lambda seconds: f"{seconds:.1f}") -> str:
+    return ", ".join(f"{reason} {form(seconds)}" for reason, seconds in lost.items())
+
+
+def _minutes(seconds: float) -> str:
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    return f"{round(seconds) // 60} min {round(seconds) % 60:02d} s"
