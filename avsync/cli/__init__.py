@@ -17,7 +17,7 @@ from types import ModuleType
 import avsync
 from avsync.errors import AvsyncError
 
-COMMANDS: tuple[str, ...] = ()
+COMMANDS: tuple[str, ...] = ("extract",)
 """Names of the commands, each a module of this package, in the order of the help."""
 
 

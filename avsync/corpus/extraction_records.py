@@ -103,9 +103,9 @@ def claim_folder(out: Path, settings: Mapping[str, Any]) -> None:
         ArgumentError: It holds a corpus of other making, or one made with other settings.
     """
     path = out / SETTINGS
-    if not path.is_file():
-        if (out / INDEX_NAME).is_file():
-            raise ArgumentError(f"`out`: expected a new folder or one of avsync extract, got {out}, a corpus of other making")
+    if not path.is_file() and (out / INDEX_NAME).is_file():
+        raise ArgumentError(f"`out`: expected a new folder or one of avsync extract, got {out}, a corpus of other making")
+    if not any((out / RECORDS).glob("*")):  # a run that came to nothing binds nobody
         write_json(path, dict(settings))
         return
     before = read_settings(out)

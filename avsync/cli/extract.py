@@ -1,0 +1,163 @@
+"""Make a corpus of videos: landmarks at 25 frames a second beside 16 kHz sound, on one clock
+
+Folders are searched for videos to any depth. A clip ends at a scene cut, where the face is lost or jumps, and at --max-seconds.
+What is dropped, and why, is in CORPUS/report.json and CORPUS/report.txt. Exit status 1 if any video failed; the others are done.
+
+  avsync extract talks/ --out corpus --detector mediapipe --workers 4
+  avsync extract talks/ --out corpus --resume                 # after an interruption, or with more videos
+  avsync extract talks/ --out corpus --shard 2/8              # on the second of eight machines, then, when all are done:
+  avsync extract --merge --out corpus
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from avsync._files import replacing, write_json
+from avsync.corpus.batch import Progress, extract_corpus
+from avsync.corpus.detectors import DETECTORS
+from avsync.corpus.extract import CROPS
+from avsync.corpus.extraction_jobs import SPEAKER_FROM
+from avsync.corpus.extraction_records import merge_records
+from avsync.corpus.extraction_report import ExtractionReport, VideoReport
+from avsync.corpus.tracks import POLICIES
+from avsync.errors import ArgumentError, MissingExtraError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``avsync extract``."""
+    parser.add_argument("videos", nargs="*", metavar="VIDEO_OR_FOLDER", help="video files, and folders of them")
+    parser.add_argument("--out", required=True, metavar="CORPUS", help="the corpus: a new folder, or one to add to")
+    parser.add_argument(
+        "--detector",
+        default="face-alignment",
+        metavar="NAME",
+        help=f"{', '.join(DETECTORS)}, or package.module:function of your own (default: %(default)s)",
+    )
+    parser.add_argument("--fps", type=float, default=25.0, help="landmark frames a second; trainings take 25 (default: 25)")
+    parser.add_argument("--faces", choices=POLICIES, default="largest", help="which face to keep (default: %(default)s)")
+    parser.add_argument(
+        "--crop",
+        choices=CROPS,
+        default="fixed",
+        help="one square a clip, one around the face in every frame, or pixels of the picture (default: %(default)s)",
+    )
+    parser.add_argument("--min-seconds", type=float, default=2.0, help="shortest clip (default: 2)")
+    parser.add_argument("--max-seconds", type=float, default=32.0, help="longest clip (default: 32)")
+    parser.add_argument("--max-height", type=int, metavar="PIXELS", help="detect in pictures scaled down to this height")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: 1)")
+    parser.add_argument(
+        "--shard", type=_shard, default=(1, 1), metavar="I/N", help="do the i-th of n shares, from 1; then --merge"
+    )
+    parser.add_argument(
+        "--speaker-from",
+        choices=SPEAKER_FROM,
+        default="file",
+        help="file: a person a video; name: the file's name up to the first _; folder: the first folder below the one given "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--split", default="train", metavar="NAME", help="part of the corpus these videos belong to (default: train)"
+    )
+    parser.add_argument("--resume", action="store_true", help="keep videos that are finished and do the rest")
+    parser.add_argument("--merge", action="store_true", help="only write the index of what is finished, after --shard runs")
+    parser.add_argument("--report", metavar="FILE", help="write the report there, as JSON (default: CORPUS/report.json)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Extract, write the report, print its summary."""
+    out = Path(args.out)
+    if args.merge:
+        if args.videos:
+            raise ArgumentError(f"`--merge`: expected no videos, got {len(args.videos)}")
+        report = ExtractionReport(videos=merge_records(out))
+    else:
+        if not args.videos:
+            raise ArgumentError("`VIDEO_OR_FOLDER`: expected at least one, got none")
+        report = extract_corpus(
+            args.videos,
+            out,
+            detector=args.detector,
+            workers=args.workers,
+            shard=args.shard,
+            speaker_from=args.speaker_from,
+            split=args.split,
+            resume=args.resume,
+            progress=_bar(),
+            fps=args.fps,
+            faces=args.faces,
+            crop=args.crop,
+            min_seconds=args.min_seconds,
+            max_seconds=args.max_seconds,
+            max_height=args.max_height,
+        )
+    number, count = args.shard
+    name = "report" if count == 1 else f"report-{number}-of-{count}"
+    path = Path(args.report) if args.report else out / f"{name}.json"
+    write_json(path, report.to_json())
+    with replacing(path.with_suffix(".txt")) as part:
+        part.write_text(report.summary() + "\n", encoding="utf-8")
+    print(report.summary())
+    if not report.videos:
+        print("no video found", file=sys.stderr)
+        return 1
+    if count > 1:
+        print(f"share {number} of {count}; once all are done: avsync extract --merge --out {out}", file=sys.stderr)
+    return 1 if report.failed else 0
+
+
+def _shard(text: str) -> tuple[int, int]:
+    number, slash, count = text.partition("/")
+    if not slash or not number.isdecimal() or not count.isdecimal() or not 1 <= int(number) <= int(count):
+        raise argparse.ArgumentTypeError(f"expected I/N with 1 <= I <= N, such as 2/8, got {text!r}")
+    return int(number), int(count)
+
+
+def _bar() -> Progress:
+    if not sys.stderr.isatty():
+        return _Lines()
+    try:
+        return _Bar()
+    except MissingExtraError:
+        return _Lines()
+
+
+class _Lines(Progress):
+    """A line a video, for logs and where there is no tqdm."""
+
+    def begin(self, videos: int, size: int) -> None:
+        self._total, self._done = videos, 0
+        print(f"{videos} videos to extract, {size / 1e6:.0f} MB", file=sys.stderr)
+
+    def finish_video(self, report: VideoReport) -> None:
+        self._done += 1
+        print(f"[{self._done}/{self._total}] {report.line()}", file=sys.stderr, flush=True)
+
+
+class _Bar(Progress):
+    """A bar over the bytes of the videos, with the time that is left; what failed is printed above it."""
+
+    def __init__(self) -> None:
+        from avsync._checks import import_extra
+
+        self._tqdm = import_extra("tqdm", "train").tqdm
+
+    def begin(self, videos: int, size: int) -> None:
+        self._videos, self._done, self._failed = videos, 0, 0
+        self._bar = self._tqdm(total=max(1, size), unit="B", unit_scale=True, file=sys.stderr, desc=f"0/{videos} videos")
+
+    def advance(self, size: float) -> None:
+        self._bar.update(size)
+
+    def finish_video(self, report: VideoReport) -> None:
+        self._done += 1
+        if report.status != "done":
+            self._failed += 1
+            self._tqdm.write(report.line(), file=sys.stderr)
+        failed = f", {self._failed} failed" if self._failed else ""
+        self._bar.set_description(f"{self._done}/{self._videos} videos{failed}")
+
+    def end(self) -> None:
+        self._bar.close()
