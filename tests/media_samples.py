@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import cycle
+from itertools import cycle, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ def read_picture(image: npt.NDArray[np.uint8]) -> tuple[bool, float, float]:
 
 def picture_time(image: npt.NDArray[np.uint8], *, seconds: float) -> float:
     """The time that the place of the square tells, in seconds of the maker's clock."""
-    height, width = image.shape[:2]
+    width = image.shape[1]
     _, x, _ = read_picture(image)
     return (x - SQUARE) / (width - 2 * SQUARE) * seconds
 
@@ -246,7 +246,7 @@ def _video(
     context = stream.codec_context
     context.thread_count = 1
     context.bit_rate = 1_000_000
-    constant = all(later - earlier == 1 / rate for earlier, later in zip(times, times[1:], strict=False))
+    constant = all(later - earlier == 1 / rate for earlier, later in pairwise(times))
     context.time_base = 1 / rate if constant else Fraction(1, CLOCK)
     if b_frames:
         context.max_b_frames = b_frames

@@ -15,10 +15,9 @@ FloatArray = npt.NDArray[np.float32]
 _CROSSINGS = 32
 _BETA = 8.0
 _ROLLOFF = 0.92
-# Values gathered at once: 4 MiB of float32.
-_BLOCK = 1 << 20
-# Filters of more values than this (rates with hardly a common divisor) are made where they are needed instead of being kept.
-_KEPT = 1 << 21
+# With more phases than this (rates with hardly a common divisor) filters are made where they are needed, so many at a time.
+_MAX_PHASES = 1280
+_BLOCK = 1024
 
 
 def reach(source_rate: int, target_rate: int) -> int:
@@ -50,22 +49,21 @@ def interpolate(samples: FloatArray, position: float, count: int, *, source_rate
     fraction = round(position - whole, 6)
     half = reach(source_rate, target_rate)
     taps = 2 * half + 2
-    bank = _bank(fraction, up, down, half, _cutoff(source_rate, target_rate)) if up * taps <= _KEPT else None
-    ticks = np.arange(count, dtype=np.int64)
-    phases = ticks % up
-    starts = whole + ticks // up * down + phases * down // up - half + 1
-    padded = _slice(samples, int(starts[0]), int(starts[-1] - starts[0]) + taps) if count else np.zeros(taps, np.float32)
+    cutoff = 1.0 if source_rate == target_rate else _ROLLOFF * min(1.0, target_rate / source_rate)
+    first = whole - half + 1
+    padded = _slice(samples, first, (count - 1) // up * down + down + taps if count else taps)
     windows = np.lib.stride_tricks.sliding_window_view(padded, taps)
     result = np.empty(count, dtype=np.float32)
-    step = max(1, _BLOCK // taps)
-    for begin in range(0, count, step):
-        part = slice(begin, begin + step)
-        rows = windows[starts[part] - starts[0]]
-        if bank is None:
-            filters = _filters(fraction + phases[part] * down % up / up, half, _cutoff(source_rate, target_rate))
-        else:
-            filters = bank if up == 1 else bank[phases[part]]
-        result[part] = rows @ filters[0] if up == 1 else np.einsum("ij,ij->i", rows, filters)
+    if up <= _MAX_PHASES:
+        bank = _bank(fraction, up, down, half, cutoff)
+        for phase in range(min(up, count)):
+            rows = windows[phase * down // up :: down][: (count - phase - 1) // up + 1]
+            result[phase::up] = np.einsum("ij,j->i", rows, bank[phase])
+        return result
+    for begin in range(0, count, _BLOCK):
+        ticks = np.arange(begin, min(begin + _BLOCK, count), dtype=np.int64)
+        filters = _filters(fraction + ticks * down % up / up, half, cutoff)
+        result[ticks] = np.einsum("ij,ij->i", windows[ticks * down // up], filters)
     return result
 
 
@@ -76,10 +74,6 @@ def _slice(samples: FloatArray, start: int, count: int) -> FloatArray:
     if last > first:
         result[first - start : last - start] = samples[first:last]
     return result
-
-
-def _cutoff(source_rate: int, target_rate: int) -> float:
-    return 1.0 if source_rate == target_rate else _ROLLOFF * min(1.0, target_rate / source_rate)
 
 
 def _filters(offsets: npt.NDArray[np.float64], half: int, cutoff: float) -> FloatArray:

@@ -32,6 +32,11 @@ def decode_stream(container: Any, stream: Any, damage: Counter[str]) -> Iterator
         yield from frames
 
 
+def tally(damage: Counter[str]) -> list[str]:
+    """One line for each kind of damage, with its count; a kind with the count 0 is a remark on the whole file."""
+    return [f"{what}: {count}" if count else what for what, count in damage.items()]
+
+
 def _packets(container: Any, stream: Any, damage: Counter[str]) -> Iterator[Any]:
     failed = failures()
     silent = 0

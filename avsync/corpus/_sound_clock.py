@@ -2,14 +2,16 @@
 
 A decoder hands out blocks of samples with timestamps. Timestamps are rounded (Matroska: to a millisecond), they wobble (live
 recordings), they drift (a sound card that is not quite at its rate), and they jump (lost packets). Samples that follow one another
-stay so as long as their timestamps agree to within ``TOLERANCE``; a jump that the blocks behind it confirm moves them, and so does a
-steady deviation.
+stay so as long as their timestamps agree to within ``TOLERANCE``, or to within the wobble that is usual in the file. A jump that the
+blocks behind it confirm moves them, and so does a steady deviation.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
+from itertools import islice, pairwise
 from statistics import median
 from typing import NamedTuple
 
@@ -20,23 +22,25 @@ FloatArray = npt.NDArray[np.float32]
 
 #: Seconds by which a timestamp may be off without consequence; half of the error that an extracted clip may have.
 TOLERANCE = 0.005
+# Blocks that are looked at ahead: for the time of the first one, and for the wobble.
+_AHEAD = 16
 # Blocks behind a jump that are asked whether they jumped too.
 _WITNESSES = 4
-# Blocks over which a steady deviation is measured.
-_STEADY = 24
+# Blocks over which a steady deviation and the wobble are measured.
+_STEADY = 48
 
 
 class Block(NamedTuple):
-    """Mono samples and when the file says they start, in seconds; None if it does not say."""
+    """Mono samples and when the file says that they start, in seconds; None if it does not say."""
 
     time: float | None
     samples: FloatArray
 
 
 class Placed(NamedTuple):
-    """Mono samples and their place: the index of the first one at the sound's own rate, counted from the sound's start."""
+    """Mono samples and their place: where the first one stands at the sound's own rate, counted from the sound's start."""
 
-    index: int
+    begin: int
     samples: FloatArray
 
 
@@ -44,7 +48,7 @@ class SoundClock:
     """Lays blocks of samples on the clock.
 
     Attributes:
-        start: Time of index 0, in seconds; that of the first block.
+        start: Time of place 0, in seconds.
         gaps: Jumps forward so far, and their seconds: silence that the file leaves.
         overlaps: Jumps backward so far, and the seconds of sound that were cut because their place was taken.
     """
@@ -56,33 +60,46 @@ class SoundClock:
         self.overlaps: tuple[int, float] = (0, 0.0)
         self._next = 0
         self._errors: deque[float] = deque(maxlen=_STEADY)
+        self._steps: deque[float] = deque(maxlen=_STEADY)
+        self._expected: float | None = None
 
     def place(self, blocks: Iterable[Block]) -> Iterator[Placed]:
         """Yield the blocks with their places, which never overlap."""
-        waiting: deque[Block] = deque()
         source = iter(blocks)
-        first = True
-        while True:
-            while len(waiting) <= _WITNESSES and (block := next(source, None)) is not None:
-                waiting.append(block)
-            if not waiting:
-                return
+        waiting = deque(islice(source, _AHEAD))
+        self._begin(waiting)
+        while waiting:
             block = waiting.popleft()
-            if first:
-                self.start, first = block.time or 0.0, False
+            waiting.extend(islice(source, 1))
             placed = self._place(block, waiting)
             if placed.samples.size:
                 yield placed
 
+    def _begin(self, blocks: Iterable[Block]) -> None:
+        """Find the start: the median of what the first blocks say of it, those behind a jump left out."""
+        starts: list[float] = []
+        before = 0.0
+        for block in blocks:
+            if block.time is not None:
+                starts.append(block.time - before)
+            before += block.samples.size / self.sample_rate
+        # The wobble of the beginning is known before its first block is placed.
+        self._steps.extend(abs(later - earlier) for earlier, later in pairwise(starts))
+        near = [start for start in starts if abs(start - starts[0]) <= max(2 * TOLERANCE, 4.0 * self._noise())]
+        self.start = median(near) if near else 0.0
+
+    def _noise(self) -> float:
+        """Standard deviation of the wobble, in seconds: a step between two times is sqrt(2) times as wide, 1.48 times its median."""
+        return 1.48 / math.sqrt(2.0) * median(self._steps) if self._steps else 0.0
+
     def _place(self, block: Block, following: Iterable[Block]) -> Placed:
-        error = None if block.time is None else block.time - self.start - self._next / self.sample_rate
         move = 0.0
-        if error is not None:
+        if block.time is not None:
+            error = block.time - self.start - self._next / self.sample_rate
+            if self._expected is not None:
+                self._steps.append(abs(block.time - self._expected))
             self._errors.append(error)
-            if abs(error) > TOLERANCE and self._confirmed(block, following):
-                move = error
-            elif len(self._errors) == _STEADY and abs(median(self._errors)) > TOLERANCE:
-                move = median(self._errors)
+            move = self._correction(error, block.time, block.samples.size, following)
         samples = block.samples
         shift = round(move * self.sample_rate)
         if shift:
@@ -94,17 +111,29 @@ class SoundClock:
             cut = min(-shift, samples.size)
             self.overlaps = (self.overlaps[0] + 1, self.overlaps[1] + cut / self.sample_rate)
             samples = samples[cut:]
-        index = self._next
+        self._expected = None if block.time is None else block.time + block.samples.size / self.sample_rate
+        begin = self._next
         self._next += samples.size
-        return Placed(index, samples)
+        return Placed(begin, samples)
 
-    def _confirmed(self, block: Block, following: Iterable[Block]) -> bool:
-        """Whether at least half of the next blocks go on from where ``block`` says it is."""
+    def _correction(self, error: float, time: float, length: int, following: Iterable[Block]) -> float:
+        """Seconds by which the sound has to move from here on; 0 if its place is good enough."""
+        noise = self._noise()
+        if abs(error) > max(TOLERANCE, 4.0 * noise) and self._confirmed(time, length, following, max(TOLERANCE, 2.0 * noise)):
+            return error
+        if 2 * len(self._errors) >= _STEADY:
+            steady = median(self._errors)
+            if abs(steady) > max(TOLERANCE, 4.0 * noise / math.sqrt(len(self._errors))):
+                return steady
+        return 0.0
+
+    def _confirmed(self, time: float, length: int, following: Iterable[Block], tolerance: float) -> bool:
+        """Whether at least half of the next blocks go on from where this one says that it is."""
         agree = asked = 0
-        expected = (block.time or 0.0) + block.samples.size / self.sample_rate
-        for later in following:
+        expected = time + length / self.sample_rate
+        for later in islice(following, _WITNESSES):
             if later.time is not None:
                 asked += 1
-                agree += abs(later.time - expected) <= TOLERANCE
+                agree += abs(later.time - expected) <= tolerance
             expected += later.samples.size / self.sample_rate
         return 2 * agree >= asked

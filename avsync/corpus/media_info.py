@@ -117,6 +117,21 @@ def _has(stream: Any, flag: str) -> bool:
     return bool(stream.disposition & getattr(type(stream.disposition), flag))
 
 
+def contents(container: Any) -> str:
+    """The streams of a file in words, for the message that the wanted one is missing."""
+    words = []
+    for stream in container.streams:
+        if stream.type == "video" and _has(stream, "attached_pic"):
+            words.append("a cover picture")
+        elif stream.type in {"audio", "video"}:
+            words.append(
+                f"{'sound' if stream.type == 'audio' else 'video'}{'' if stream.codec_context else ' of an unknown codec'}"
+            )
+        else:
+            words.append(stream.type)
+    return f"only {', '.join(sorted(set(words)))}" if words else "no stream at all"
+
+
 def start_seconds(stream: Any) -> float | None:
     """When a stream starts by the container's word, in seconds."""
     if stream is None or stream.start_time is None or stream.time_base is None:

@@ -7,7 +7,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +15,9 @@ import numpy.typing as npt
 from avsync._checks import check_positive
 from avsync.corpus._downmix import to_mono
 from avsync.corpus._interpolate import interpolate, reach
-from avsync.corpus._packets import decode_stream
+from avsync.corpus._packets import decode_stream, tally
 from avsync.corpus._sound_clock import Block, Placed, SoundClock
-from avsync.corpus.media_info import failures, open_media, pick_audio, reason
+from avsync.corpus.media_info import contents, failures, open_media, pick_audio, reason
 from avsync.errors import ArgumentError, CorpusError
 
 FloatArray = npt.NDArray[np.float32]
@@ -74,8 +74,7 @@ class SoundSource:
         try:
             stream = pick_audio(self._container)
             if stream is None:
-                kinds = " and ".join(sorted({other.type for other in self._container.streams})) or "nothing"
-                raise CorpusError(f"{path}: expected a sound stream, got only {kinds}")
+                raise CorpusError(f"{path}: expected a sound stream that can be decoded, got {contents(self._container)}")
             self._stream = stream
             self._decoded = decode_stream(self._container, stream, self._damage)
             first = next(self._decoded, None)
@@ -107,13 +106,15 @@ class SoundSource:
 
     @property
     def warnings(self) -> list[str]:
-        """What went wrong so far, one line a kind, with counts."""
-        lines = [f"{count} {what}" for what, count in self._damage.items()]
+        """What went wrong so far, one line a kind, with its count."""
+        lines = tally(self._damage)
         clock = getattr(self, "_clock", None)
         if clock is not None and clock.gaps[0]:
-            lines.append(f"{clock.gaps[0]} gaps in the sound, {clock.gaps[1]:.3f} s in all, read as silence")
+            lines.append(f"gaps in the sound, {clock.gaps[1]:.3f} s in all, read as silence: {clock.gaps[0]}")
         if clock is not None and clock.overlaps[0]:
-            lines.append(f"{clock.overlaps[1]:.3f} s of sound cut because their time was taken, at {clock.overlaps[0]} places")
+            lines.append(
+                f"blocks of sound cut by {clock.overlaps[1]:.3f} s in all, because their time was taken: {clock.overlaps[0]}"
+            )
         return lines
 
     def read(self, start: float, samples: int) -> FloatArray:
@@ -143,10 +144,10 @@ class SoundSource:
             raise ArgumentError(f"`start`: expected at least {earliest:.3f} s, as sound is read forwards, got {start:.3f}")
         self._advance(low, high)
         window = np.zeros(high - low, dtype=np.float32)
-        for index, block in self._kept:
-            first, last = max(index, low), min(index + block.size, high)
+        for begin, block in self._kept:
+            first, last = max(begin, low), min(begin + block.size, high)
             if last > first:
-                window[first - low : last - low] = block[first - index : last - index]
+                window[first - low : last - low] = block[first - begin : last - begin]
         values = interpolate(window, position - low, samples, source_rate=self.native_rate, target_rate=self.sample_rate)
         return np.clip(values, -1.0, 1.0)
 
@@ -155,7 +156,7 @@ class SoundSource:
         self._decoded.close()  # type: ignore[attr-defined]
         self._container.close()
 
-    def __enter__(self) -> SoundSource:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -170,14 +171,14 @@ class SoundSource:
                 self.end = self.start + self._length / self.native_rate
                 break
             self._kept.append(placed)
-            self._length = placed.index + placed.samples.size
+            self._length = placed.begin + placed.samples.size
             self._forget(oldest)
         self._forget(oldest)
 
     def _forget(self, oldest: int) -> None:
-        while self._kept and self._kept[0].index + self._kept[0].samples.size <= oldest:
+        while self._kept and self._kept[0].begin + self._kept[0].samples.size <= oldest:
             block = self._kept.popleft()
-            self._forgotten = block.index + block.samples.size
+            self._forgotten = block.begin + block.samples.size
 
     def _blocks(self, first: Any) -> Iterator[Block]:
         yield from self._block(first)

@@ -8,14 +8,14 @@ import struct
 from collections import Counter
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from avsync._checks import check_positive, import_extra
-from avsync.corpus._packets import decode_stream
-from avsync.corpus.media_info import MediaInfo, describe, failures, open_media, pick_video, reason
+from avsync.corpus._packets import decode_stream, tally
+from avsync.corpus.media_info import MediaInfo, contents, describe, failures, open_media, pick_video, reason
 from avsync.errors import CorpusError
 
 Image = npt.NDArray[np.uint8]
@@ -94,21 +94,22 @@ class VideoSource:
         self._last: float | None = None
         self._container = open_media(path)
         try:
-            self._stream = pick_video(self._container)
-            if self._stream is None:
-                raise CorpusError(f"{path}: expected a video stream, got {_kinds(self._container)}")
-            self._stream.thread_type = "AUTO"
-            self._stream.codec_context.options = {"max_pixels": str(_MAX_PIXELS)}
-            rate = self._stream.average_rate or self._stream.guessed_rate
+            stream = pick_video(self._container)
+            if stream is None:
+                raise CorpusError(f"{path}: expected a video stream that can be decoded, got {contents(self._container)}")
+            self._stream: Any = stream
+            stream.thread_type = "AUTO"
+            stream.codec_context.options = {"max_pixels": str(_MAX_PIXELS)}
+            rate = stream.average_rate or stream.guessed_rate
             self._interval = 1.0 / float(rate) if rate else 0.04
-            self._decoded = decode_stream(self._container, self._stream, self._damage)
+            self._decoded = decode_stream(self._container, stream, self._damage)
             self._first = next(self._decoded, None)
             if self._first is None:
                 why = "; ".join(self.warnings) or "no picture"
                 raise CorpusError(f"{path}: expected a video stream that can be decoded, got {why}")
             self._reformatter = av.video.reformatter.VideoReformatter()
             self._orientation = _orientation(self._first)
-            self._size, upright = _sizes(self._first, self._stream, self._orientation, max_height)
+            self._size, upright = _sizes(self._first, stream, self._orientation, max_height)
             start = self._time(self._first)
         except failures() as error:
             self._container.close()
@@ -128,8 +129,8 @@ class VideoSource:
 
     @property
     def warnings(self) -> list[str]:
-        """What went wrong so far, one line a kind, with counts."""
-        return [f"{count} {what}" if count > 0 else what for what, count in self._damage.items()]
+        """What went wrong so far, one line a kind, with its count."""
+        return tally(self._damage)
 
     def frames(self) -> Iterator[VideoFrame]:
         """The frames in the order of their times.
@@ -173,7 +174,7 @@ class VideoSource:
         self._decoded.close()  # type: ignore[attr-defined]
         self._container.close()
 
-    def __enter__(self) -> VideoSource:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -216,11 +217,6 @@ class VideoSource:
         if mirror:
             image = image[:, ::-1]
         return np.ascontiguousarray(np.rot90(image, k=turns))
-
-
-def _kinds(container: Any) -> str:
-    kinds = sorted({stream.type for stream in container.streams})
-    return f"only {' and '.join(kinds)}" if kinds else "no stream at all"
 
 
 def _orientation(frame: Any) -> tuple[bool, int]:
