@@ -8,11 +8,20 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
-from avsync.errors import ArgumentError, CheckpointError
-from avsync.training.checkpoint import RandomState, Stateful, save_checkpoint
-from avsync.training.engine import History, cosine_schedule, make_fabric, set_learning_rate, step_schedule, train_loop
+from avsync.errors import ArgumentError, CheckpointError, ConfigError
+from avsync.training.chance import RandomState
+from avsync.training.checkpoint import Stateful, save_checkpoint
+from avsync.training.ema import WeightAverage
+from avsync.training.engine import History, train_loop
+from avsync.training.logging import read_log
+from avsync.training.processes import Precision, Trained, make_fabric
+from avsync.training.schedule import cosine_schedule, set_learning_rate, step_schedule
+from avsync.training.store import CheckpointStore
 
 
 class Run:
@@ -64,7 +73,7 @@ def test_a_resumed_run_is_an_undisturbed_one(tmp_path: Path, stop: int) -> None:
             raise Stopped
         return first.step(now)
 
-    path = tmp_path / "state.pt"
+    path = tmp_path / "state"
     options = {"checkpoint": path, "checkpoint_every": 1, "evaluate_every": 5, "log_every": 4, "progress": False}
     with pytest.raises(Stopped):
         train_loop("test", steps=20, step=until_stopped, state=first.state, evaluate=first.evaluate, **options)
@@ -77,7 +86,7 @@ def test_a_resumed_run_is_an_undisturbed_one(tmp_path: Path, stop: int) -> None:
 
 
 def test_a_finished_run_is_not_repeated(tmp_path: Path) -> None:
-    path, run = tmp_path / "state.pt", Run(0)
+    path, run = tmp_path / "state", Run(0)
     history = run.go(6, checkpoint=path)
     again = Run(1)
     assert again.go(6, checkpoint=path, resume=True) == history
@@ -130,10 +139,176 @@ def test_errors(tmp_path: Path) -> None:
     for options in ({"steps": 0}, {"steps": 1, "log_every": 0}, {"steps": 1, "checkpoint_every": 0}):
         with pytest.raises(ArgumentError, match="expected"):
             train_loop("test", step=lambda now: {}, state={}, progress=False, **options)
-    path, model = tmp_path / "state.pt", nn.Linear(2, 2)
-    save_checkpoint(path, {"model": model}, other=1)
+    store, model = CheckpointStore(tmp_path), nn.Linear(2, 2)
+    options = {"steps": 9, "step": lambda now: {}, "state": {"model": model}, "checkpoint": tmp_path, "progress": False}
+    save_checkpoint(store.path(1), {"model": model}, other=1)
     with pytest.raises(CheckpointError, match="training loop"):
-        train_loop("test", steps=1, step=lambda now: {}, state={"model": model}, checkpoint=path, resume=True, progress=False)
-    path.write_bytes(b"junk")
-    with pytest.raises(CheckpointError, match="damaged"):
-        train_loop("test", steps=1, step=lambda now: {}, state={"model": model}, checkpoint=path, resume=True, progress=False)
+        train_loop("test", resume=True, **options)
+    save_checkpoint(store.path(1), {"another": model})
+    with pytest.raises(CheckpointError, match=r"expected the state of \['model'\]"):
+        train_loop("test", resume=True, **options)
+    store.path(1).write_bytes(b"junk")
+    with pytest.raises(CheckpointError, match="no good checkpoint"):
+        train_loop("test", resume=True, **options)
+    for wrong in ({"precision": "16-true"}, {"strategy": "fsdp"}):
+        with pytest.raises(ArgumentError, match="expected one of"):
+            make_fabric(accelerator="cpu", **wrong)
+
+
+def test_a_damaged_checkpoint_costs_only_the_steps_behind_the_one_before(tmp_path: Path) -> None:
+    expected = Run(0)
+    expected.go(12)
+    Run(0).go(8, checkpoint=tmp_path, checkpoint_every=3)
+    store = CheckpointStore(tmp_path)
+    assert store.steps() == [3, 6, 8]
+    store.path(8).write_bytes(store.path(8).read_bytes()[:-1])
+    again = Run(1)
+    with pytest.warns(UserWarning, match=r"step-00000008\.ckpt is damaged: truncated.*going on from step 6"):
+        again.go(12, checkpoint=tmp_path, checkpoint_every=3, resume=True)
+    assert torch.equal(again.weights(), expected.weights())
+
+
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_the_best_evaluation_is_kept_wherever_it_falls(tmp_path: Path, mode: str) -> None:
+    scores = {2: 0.1, 4: 0.9, 6: 0.3, 8: 0.05, 10: 0.4}
+    run, weights = Run(0), {}
+
+    def evaluate(now: int) -> dict[str, float]:
+        weights[now] = run.weights()
+        return {"score": scores[now]}
+
+    store = CheckpointStore(tmp_path, keep=1, best="score", mode=mode)
+    run.go(10, evaluate=evaluate, evaluate_every=2, checkpoint=store, checkpoint_every=5)
+    assert store.steps() == [10]
+    other = Run(1)
+    assert store.load_best(other.state)["step"] == (4 if mode == "max" else 8)
+    assert torch.equal(other.weights(), weights[4 if mode == "max" else 8])
+
+
+def test_logs_of_an_interrupted_run_are_those_of_an_undisturbed_one(tmp_path: Path) -> None:
+    whole = Run(0)
+    history = whole.go(20, evaluate=whole.evaluate, evaluate_every=5, logs=tmp_path / "whole")
+    rows = read_log(tmp_path / "whole")
+    assert sorted(rows) == sorted((step, name, value) for name, points in history.items() for step, value in points)
+    assert {step for step, name, _ in rows if name == "norm"} == {5, 10, 15, 20}
+
+    parts = {"logs": tmp_path / "parts", "checkpoint": tmp_path / "state", "checkpoint_every": 6}
+    first = Run(0)
+    first.go(
+        15, evaluate=first.evaluate, evaluate_every=5, **parts
+    )  # its last entry, at step 15, is one that the whole run lacks
+    CheckpointStore(tmp_path / "state").path(15).unlink()
+    with (tmp_path / "parts" / "metrics.csv").open("a") as file:
+        file.write("16,loss,0.12")  # a row that was not finished
+    second = Run(1)
+    second.go(20, evaluate=second.evaluate, evaluate_every=5, resume=True, **parts)
+    assert (tmp_path / "parts" / "metrics.csv").read_text() == (tmp_path / "whole" / "metrics.csv").read_text()
+    # What TensorBoard shows of the event files of both runs.
+    events = EventAccumulator(str(tmp_path / "parts"))
+    events.Reload()
+    shown = [(event.step, event.value) for event in events.Scalars("test/loss")]
+    assert [step for step, _ in shown] == [4, 8, 12, 16, 20]
+    assert [value for _, value in shown] == pytest.approx([value for _, value in history["loss"]])
+
+
+def test_a_new_run_begins_new_logs(tmp_path: Path) -> None:
+    for _ in range(2):
+        Run(0).go(4, logs=tmp_path)
+    assert [row[:2] for row in read_log(tmp_path)] == [(4, "loss"), (4, "double")]
+
+
+def test_mixed_precision_leaves_inputs_and_parameters_alone() -> None:
+    """641 and 642 pixels are one number in bfloat16: what Fabric would make of landmarks, were they not kept from it."""
+    fabric = make_fabric(accelerator="cpu", precision="bf16-mixed")
+    model = nn.Linear(1, 1)
+    seen: list[Tensor] = []
+
+    def difference(x: Tensor) -> Tensor:
+        seen.append(x)
+        product = model(x)
+        seen.append(product)
+        return product.float().sum()
+
+    trained = Trained(fabric, difference, [model], torch.optim.SGD(model.parameters(), lr=0.1))
+    loss = trained(torch.tensor([[641.0], [642.0]]))
+    fabric.backward(loss)
+    assert seen[0].dtype == torch.float32 and float(seen[0][1] - seen[0][0]) == 1.0
+    assert seen[1].dtype == torch.bfloat16, "the model itself ran in half precision"
+    assert loss.dtype == torch.float32 and model.weight.dtype == torch.float32
+    assert float(model.weight.grad) == pytest.approx(1283, rel=0.01)
+
+
+def test_float16_scales_its_loss_clips_true_gradients_and_remembers_the_scale(tmp_path: Path) -> None:
+    """On the CPU, with the scaler that a GPU would use: Fabric itself offers float16 on GPUs only."""
+
+    def fabric_16() -> Fabric:
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=3)
+        fabric = Fabric(accelerator="cpu", plugins=[MixedPrecision("16-mixed", "cpu", scaler=scaler)])
+        fabric.launch()
+        return fabric
+
+    def run(steps: int, *, resume: bool) -> tuple[Tensor, float, list[float]]:
+        torch.manual_seed(0)
+        fabric, model = fabric_16(), nn.Linear(4, 1)
+        trained = Trained(fabric, lambda x: model(x).float().square().mean(), [model], torch.optim.SGD(model.parameters(), 0.1))
+        norms: list[float] = []
+
+        def step(now: int) -> dict[str, Tensor]:
+            trained.optimizer.zero_grad()
+            loss = trained(torch.full((2, 4), 1.0 + now / 8))
+            fabric.backward(loss)
+            norms.append(float(trained.clip([model], 0.05)[0]))
+            assert float(torch.cat([p.grad.flatten() for p in model.parameters()]).norm()) == pytest.approx(0.05, rel=1e-3)
+            trained.optimizer.step()
+            return {"loss": loss}
+
+        state = {"model": model, "optimizer": trained.optimizer, "precision": Precision(fabric)}
+        train_loop("test", steps=steps, step=step, state=state, checkpoint=tmp_path, resume=resume, progress=False)
+        return model.weight.detach().clone(), fabric.strategy.precision.scaler.get_scale(), norms
+
+    whole, scale, norms = run(8, resume=False)
+    assert scale == 4 * 1024, "the scale has grown twice"
+    assert 0.05 < max(norms) < 100, "norms are of the gradients, not of the scaled ones"
+    run(5, resume=False)
+    resumed, again, _ = run(8, resume=True)
+    assert torch.equal(whole, resumed) and again == scale
+
+
+def test_accumulated_gradients_are_those_of_the_whole() -> None:
+    fabric, model = make_fabric(accelerator="cpu"), nn.Linear(3, 1)
+    x = torch.randn(8, 3, generator=torch.Generator().manual_seed(1))
+    trained = Trained(fabric, lambda part: model(part).square().mean(), [model], torch.optim.SGD(model.parameters(), lr=1.0))
+    fabric.backward(trained(x))
+    expected = model.weight.grad.clone()
+    trained.optimizer.zero_grad()
+    for part in range(4):
+        with trained.gradients_stay(part < 3):
+            fabric.backward(trained(x[2 * part : 2 * part + 2]) / 4)
+    assert torch.allclose(model.weight.grad, expected, rtol=1e-5)
+
+
+@given(st.integers(1, 30), st.floats(0.0, 0.999))
+def test_average_of_weights_against_its_definition(updates: int, decay: float) -> None:
+    model = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1))
+    average = WeightAverage(model, decay=decay)
+    expected = float(model[0].weight.detach())
+    for number in range(1, updates + 1):
+        model[0].weight.data.fill_(number)
+        model[1].running_mean.fill_(number)
+        average.update()
+        share = min(decay, (1 + number) / (10 + number))
+        expected = share * expected + (1 - share) * number
+    held = {name: value.clone() for name, value in model.state_dict().items()}
+    with average.applied() as averaged:
+        assert averaged is model and float(model[0].weight.detach()) == pytest.approx(expected, rel=1e-4)
+        assert float(model[1].running_mean) == updates, "buffers are copied, not averaged"
+    assert all(torch.equal(held[name], value) for name, value in model.state_dict().items())
+
+
+def test_average_of_weights_refuses_what_cannot_be() -> None:
+    for decay in (-0.1, 1.0):
+        with pytest.raises(ConfigError, match="decay"):
+            WeightAverage(nn.Linear(1, 1), decay=decay)
+    average = WeightAverage(nn.Linear(1, 1), decay=0.9)
+    with pytest.raises(KeyError, match="averages"):
+        average.load_state_dict(WeightAverage(nn.Linear(1, 1, bias=False), decay=0.9).state_dict())

@@ -61,7 +61,7 @@ def test_every_objective_takes_a_step_and_reports_chance(bank: ClipBank, fabric:
     config = dataclasses.replace(SYNCERS, objective=objective, steps=2)
     history = train_syncers(pyramid, bank, config, fabric=fabric, augment=AugmentConfig(), progress=False)
     assert all(not torch.equal(a, b) for a, b in zip(before, pyramid.parameters(), strict=True))
-    assert set(history) == {"loss", "chance", "loss0", "loss1"}
+    assert set(history) == {"loss", "chance", "loss0", "loss1", "grad0", "grad1"}
     assert all(value > 0 for points in history.values() for _, value in points)
     assert not pyramid.training
 
@@ -116,7 +116,7 @@ def test_generator_training_moves_generator_and_judges_but_not_syncers(bank: Cli
     assert all(torch.equal(a, b) for a, b in zip(frozen, syncers.parameters(), strict=True))
     for before, module in zip(moving, (generator, judges.frame, judges.window), strict=True):
         assert any(not torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
-    assert {"frame", "window", "pair", "sync", "reconstruction", "generator", "discriminator"} == set(history)
+    assert {"frame", "window", "pair", "sync", "reconstruction", "generator", "discriminator", "grad"} == set(history)
 
 
 def test_interrupted_generator_ends_with_the_same_weights(bank: ClipBank, fabric: object, tmp_path: Path) -> None:

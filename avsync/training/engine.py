@@ -1,9 +1,10 @@
-"""The loop that every training shares: schedule, progress bar, history, checkpoints and resuming."""
+"""The loop that every training shares: progress bar, history, logs, checkpoints and resuming, on any number of processes."""
 
 from __future__ import annotations
 
-import math
+import contextlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,59 +13,70 @@ from torch import Tensor
 
 from avsync._checks import check_positive, import_extra
 from avsync.errors import ArgumentError, CheckpointError
-from avsync.training.checkpoint import Stateful, load_checkpoint, save_checkpoint
+from avsync.training.checkpoint import Stateful, take_state
+from avsync.training.logging import TrainingLog
+from avsync.training.processes import first_process, make_fabric, mean_over_processes, on_first_process
+from avsync.training.schedule import cosine_schedule, set_learning_rate, step_schedule
+from avsync.training.store import CheckpointStore
+
+__all__ = ["Books", "History", "cosine_schedule", "make_fabric", "set_learning_rate", "step_schedule", "train_loop"]
 
 History = dict[str, list[tuple[int, float]]]
 """Logged values by name, each a list of (step, value)."""
 
 
-def make_fabric(*, accelerator: str = "auto", devices: int | str = 1, precision: str = "32-true", num_nodes: int = 1) -> Any:
-    """A launched Lightning Fabric: devices, precision and processes are its business.
+class Books:
+    """The history of a training, and the values since its last entry.
 
     Args:
-        accelerator: "auto", "cpu", "cuda", ...
-        devices: How many devices, or "auto".
-        precision: "32-true", "bf16-mixed", "16-mixed", ...
-        num_nodes: Machines.
-
-    Returns:
-        A ``lightning_fabric.Fabric``.
-
-    Raises:
-        MissingExtraError: lightning-fabric is not installed (extra "train").
+        fabric: Whose processes' values are averaged; None for this process alone.
     """
-    fabric = import_extra("lightning_fabric", "train").Fabric(
-        accelerator=accelerator, devices=devices, precision=precision, num_nodes=num_nodes
-    )
-    fabric.launch()
-    return fabric
 
+    def __init__(self, fabric: Any = None) -> None:
+        self.fabric = fabric
+        self.history: History = {}
+        self.recent: dict[str, list[float]] = {}
+        self._pending: list[dict[str, Tensor]] = []
 
-def cosine_schedule(step: int, steps: int, *, warm_up: int = 50, floor: float = 0.02) -> float:
-    """Factor on the learning rate: a linear warm-up, then half a cosine down to ``floor`` (ours).
+    def note(self, scalars: Mapping[str, Tensor]) -> None:
+        """Keep the scalars of a step, still as tensors: reading a number every step would stall a GPU."""
+        self._pending.append({key: value.detach().float() for key, value in scalars.items()})
 
-    Example:
-        >>> [round(cosine_schedule(step, 100, warm_up=10, floor=0.0), 2) for step in (1, 10, 50, 100)]
-        [0.1, 0.98, 0.5, 0.0]
-    """
-    cosine = 0.5 * (1 + math.cos(math.pi * min(step / steps, 1.0)))
-    return min(1.0, step / max(warm_up, 1)) * (floor + (1 - floor) * cosine)
+    def collect(self) -> None:
+        """Read the scalars of all steps since the last time, each averaged over processes, in one synchronisation."""
+        if not self._pending:
+            return
+        entries = [(key, value) for scalars in self._pending for key, value in scalars.items()]
+        self._pending.clear()
+        if entries:
+            device = entries[-1][1].device if self.fabric is None else self.fabric.device
+            values = mean_over_processes(torch.stack([value.to(device) for _, value in entries]), self.fabric)
+            for (key, _), number in zip(entries, values.tolist(), strict=True):
+                self.recent.setdefault(key, []).append(number)
 
+    def close_interval(self, step: int) -> dict[str, float]:
+        """Enter the means since the last entry into the history, and return them."""
+        self.collect()
+        means = {key: sum(values) / len(values) for key, values in self.recent.items()}
+        self.recent.clear()
+        self.enter(step, means)
+        return means
 
-def step_schedule(step: int, steps: int, *, decay_at: float = 70 / 75, factor: float = 0.1) -> float:
-    """The paper's schedule: constant, then a tenth for the last 5k of 75k iterations (paper section 4.1).
+    def enter(self, step: int, values: Mapping[str, float]) -> None:
+        """Enter values into the history."""
+        for key, value in values.items():
+            self.history.setdefault(key, []).append((step, float(value)))
 
-    Example:
-        >>> [step_schedule(step, 75_000) for step in (1, 70_000, 70_001)]
-        [1.0, 1.0, 0.1]
-    """
-    return 1.0 if step <= decay_at * steps else factor
+    def as_dict(self) -> dict[str, Any]:
+        """Plain types, for a checkpoint."""
+        self.collect()
+        points = {key: [list(point) for point in values] for key, values in self.history.items()}
+        return {"history": points, "recent": {key: list(values) for key, values in self.recent.items()}}
 
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Set every group's rate to ``factor`` times the rate it was made with (kept as ``initial_lr``)."""
-    for group in optimizer.param_groups:
-        group["lr"] = factor * group.setdefault("initial_lr", group["lr"])
+    def restore(self, values: Mapping[str, Any]) -> None:
+        """Put back what :meth:`as_dict` gave."""
+        self.history = {key: [(int(at), float(value)) for at, value in points] for key, points in values["history"].items()}
+        self.recent = {key: [float(value) for value in collected] for key, collected in values["recent"].items()}
 
 
 def train_loop(
@@ -73,75 +85,108 @@ def train_loop(
     steps: int,
     step: Callable[[int], Mapping[str, Tensor]],
     state: Mapping[str, Stateful],
-    checkpoint: Path | None = None,
+    checkpoint: Path | CheckpointStore | None = None,
     resume: bool = False,
     checkpoint_every: int = 200,
     evaluate: Callable[[int], Mapping[str, float]] | None = None,
     evaluate_every: int = 0,
     log_every: int = 10,
+    logs: Path | None = None,
     progress: bool = True,
+    fabric: Any = None,
 ) -> History:
     """Run ``step`` for steps 1 to ``steps`` and keep the books.
+
+    On several processes all run the steps; the first alone evaluates, shows, logs and writes checkpoints.
 
     Args:
         name: What the progress bar is called.
         steps: Last step.
         step: Does one optimisation step (it is given the step's number) and returns scalars to log.
         state: What makes up the training's state: models, optimisers, random states.
-        checkpoint: Where to keep the state; None keeps nothing.
-        resume: Go on from ``checkpoint`` if it is there.
-        checkpoint_every: Steps between checkpoints.
+        checkpoint: Folder to keep the state in, or a :class:`avsync.training.store.CheckpointStore`; None keeps nothing.
+        resume: Go on from the newest good checkpoint, if there is one.
+        checkpoint_every: Steps between checkpoints; a new best evaluation is kept at its step.
         evaluate: Called every ``evaluate_every`` steps and after the last; returns values to log and show.
         evaluate_every: Steps between evaluations; 0 evaluates after the last step only.
         log_every: Steps over which logged scalars are averaged.
+        logs: Folder for ``metrics.csv`` and TensorBoard's events; None writes none.
         progress: Show a progress bar on standard error.
+        fabric: The launched Fabric whose processes train together; None for this process alone.
 
     Returns:
-        The history of all values, that of the steps before a resume included.
+        The history of all values, that of the steps before a resume included; evaluations on the first process only.
 
     Raises:
         ArgumentError: ``steps`` or an interval is below 1.
-        CheckpointError: The checkpoint to resume from is damaged or belongs to something else.
-        MissingExtraError: tqdm is not installed (extra "train").
+        CheckpointError: No checkpoint to resume from is good, it belongs to something else, or one cannot be written.
+        MissingExtraError: tqdm or, for logs, tensorboard is not installed (extra "train").
     """
     if steps < 1:
         raise ArgumentError(f"`steps`: expected at least 1, got {steps}")
     check_positive("checkpoint_every", checkpoint_every)
     check_positive("log_every", log_every)
-    history: History = {}
-    recent: dict[str, list[Tensor]] = {}
-    first = 1
-    if resume and checkpoint is not None and checkpoint.is_file():
-        values = load_checkpoint(checkpoint, state)
-        if not {"step", "history"} <= set(values):
-            raise CheckpointError(f"`checkpoint`: {checkpoint} was not written by a training loop; it holds {sorted(values)}")
-        first = int(values["step"]) + 1
-        history = {key: [(int(at), float(value)) for at, value in points] for key, points in values["history"].items()}
-        recent = {key: [torch.tensor(value) for value in collected] for key, collected in values.get("recent", {}).items()}
+    store = CheckpointStore(checkpoint) if isinstance(checkpoint, Path) else checkpoint
+    books = Books(fabric)
+    done = _resume(store, state, books, fabric) if resume and store is not None else 0
+    first = first_process(fabric)
     bar = import_extra("tqdm", "train").tqdm(
-        total=steps, initial=first - 1, desc=name, disable=not progress, dynamic_ncols=True
+        total=steps, initial=done, desc=name, disable=not (progress and first), dynamic_ncols=True
     )
+    log = TrainingLog(logs, last_step=done, prefix=name) if logs is not None and first else None
     shown: dict[str, str] = {}
-    with bar:
-        for now in range(first, steps + 1):
-            for key, value in step(now).items():
-                recent.setdefault(key, []).append(value.detach().float())
+
+    def tell(now: int, values: Mapping[str, float]) -> None:
+        if log is not None:
+            log.write(now, values)
+        shown.update({key: f"{value:.3f}" for key, value in values.items()})
+        bar.set_postfix(shown, refresh=False)
+
+    def judge(evaluate: Callable[[int], Mapping[str, float]], now: int) -> None:
+        values = {key: float(number) for key, number in evaluate(now).items()}
+        books.enter(now, values)
+        tell(now, values)
+
+    with bar, log or contextlib.nullcontext():
+        for now in range(done + 1, steps + 1):
+            books.note(step(now))
             if now % log_every == 0 or now == steps:
-                # One synchronisation for a whole interval: reading a scalar every step would stall a GPU.
-                for key, collected in recent.items():
-                    mean = float(torch.stack([value.to(collected[-1].device) for value in collected]).mean())
-                    history.setdefault(key, []).append((now, mean))
-                    shown[key] = f"{mean:.3f}"
-                recent.clear()
-                bar.set_postfix(shown, refresh=False)
-            if evaluate is not None and (now == steps or (evaluate_every and now % evaluate_every == 0)):
-                for key, number in evaluate(now).items():
-                    history.setdefault(key, []).append((now, float(number)))
-                    shown[key] = f"{number:.3f}"
-                bar.set_postfix(shown, refresh=False)
+                tell(now, books.close_interval(now))
+            evaluated = evaluate is not None and (now == steps or (evaluate_every > 0 and now % evaluate_every == 0))
+            if evaluate is not None and evaluated:
+                on_first_process(fabric, partial(judge, evaluate, now))
             bar.update(1)
-            if checkpoint is not None and (now % checkpoint_every == 0 or now == steps):
-                points = {key: [list(point) for point in values] for key, values in history.items()}
-                pending = {key: [float(value) for value in collected] for key, collected in recent.items()}
-                save_checkpoint(checkpoint, state, step=now, history=points, recent=pending)
-    return history
+            due = now % checkpoint_every == 0 or now == steps
+            if store is not None and (due or (evaluated and store.best is not None)):
+                _save(store, now, state, books, fabric, due=due)
+    return books.history
+
+
+def _save(store: CheckpointStore, step: int, state: Mapping[str, Stateful], books: Books, fabric: Any, *, due: bool) -> None:
+    """Write a checkpoint that is due, or that is the best so far, which the first process alone knows."""
+    content = take_state(state, step=step, **books.as_dict())
+    best = store.is_best(books.history, step)
+
+    def write() -> None:
+        if due or best:
+            store.save(step, content, is_best=best)
+
+    on_first_process(fabric, write)
+
+
+def _resume(store: CheckpointStore, state: Mapping[str, Stateful], books: Books, fabric: Any) -> int:
+    """Load the newest good checkpoint, the same on every process, and return its step; 0 if there is none."""
+    found: list[int] = []
+    on_first_process(fabric, lambda: found.append(store.newest_good() or 0))
+    # The first process chooses: another that sees a file a moment later would else go on from another step.
+    chosen = torch.tensor(found[0] if found else 0)
+    if fabric is not None and fabric.world_size > 1:
+        chosen = fabric.all_reduce(chosen.to(fabric.device), reduce_op="sum")
+    step = int(chosen)
+    if not step:
+        return 0
+    values = store.load(step, state)
+    if not {"step", "history", "recent"} <= set(values):
+        raise CheckpointError(f"`checkpoint`: {store.path(step)} was not written by a training loop; it holds {sorted(values)}")
+    books.restore(values)
+    return int(values["step"])

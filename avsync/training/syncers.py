@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 
 from avsync.contrastive import AllPairsInfoNCE, InfoNCE, MarginLoss, chance_level, info_nce_within_clips
 from avsync.corpus.augment import AugmentConfig
@@ -17,8 +18,11 @@ from avsync.corpus.dataset import Batch, ClipBank
 from avsync.errors import ConfigError
 from avsync.metrics.multi_scale import MAX_OFFSETS, multi_scale_offset
 from avsync.syncer import Embeddings, SyncerPyramid
-from avsync.training.checkpoint import RandomState
-from avsync.training.engine import History, cosine_schedule, set_learning_rate, train_loop
+from avsync.training.chance import RandomState, rank_generator
+from avsync.training.engine import History, train_loop
+from avsync.training.processes import Precision, Trained, world_group
+from avsync.training.schedule import cosine_schedule, set_learning_rate
+from avsync.training.store import CheckpointStore
 
 OBJECTIVES = ("all_pairs", "info_nce", "margin")
 
@@ -29,7 +33,9 @@ class SyncerTrainingConfig:
 
     Attributes:
         steps: Optimisation steps.
-        batch_size: Clips in a batch.
+        batch_size: Clips in a batch, of each process.
+        accumulate: Batches whose gradients are averaged for one step. For "margin", whose negatives lie in the clip, that is the step
+            of one large batch; the InfoNCE objectives see no more negatives by it, since those come from one batch only.
         frames: Frames of a crop; longer crops hold more misaligned windows of the same clip, the negatives that teach most.
         fine_frames: Frames of each crop that level 0 sees. It has most windows and learns within a few hundred steps, so showing it
             half of a crop saves a third of the time and costs it nothing.
@@ -51,6 +57,7 @@ class SyncerTrainingConfig:
 
     steps: int = 600
     batch_size: int = 16
+    accumulate: int = 1
     frames: int = 160
     fine_frames: int = 80
     first_share: float = 0.3
@@ -66,7 +73,7 @@ class SyncerTrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "frames", "fine_frames", "num_negatives"):
+        for name in ("steps", "batch_size", "accumulate", "frames", "fine_frames", "num_negatives"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}`: expected at least 1, got {getattr(self, name)}")
         if self.objective not in OBJECTIVES:
@@ -92,7 +99,7 @@ class LevelObjective(nn.Module):
             self.loss = AllPairsInfoNCE(temperature=config.temperature, learnable=True, max_scale=60.0)
 
     def chance(self, clips: int, windows: int) -> float:
-        """The loss of embeddings that say nothing."""
+        """The loss of embeddings that say nothing, of ``clips`` clips of all processes together."""
         if self.config.objective == "margin":
             # The best single distance d for aligned and misaligned pairs alike minimises (d^2 + (margin - d)^2) / 4.
             return self.config.margin**2 / 8
@@ -100,12 +107,17 @@ class LevelObjective(nn.Module):
             return chance_level(self.config.num_negatives)
         return math.log(clips * windows) + self.config.within_clip_weight * math.log(windows)
 
-    def forward(self, embedded: Embeddings, generator: torch.Generator) -> Tensor:
-        """The loss of one level's embeddings; negatives are drawn from ``generator`` where they are drawn."""
-        if not isinstance(self.loss, AllPairsInfoNCE):
+    def forward(self, embedded: Embeddings, generator: torch.Generator, group: dist.ProcessGroup | None = None) -> Tensor:
+        """The loss of one level's embeddings; negatives are drawn from ``generator`` where they are drawn.
+
+        The InfoNCE objectives take the windows of all processes of ``group`` as negatives; those of "margin" lie in the clip.
+        """
+        if isinstance(self.loss, MarginLoss):
             return self.loss(embedded.audio, embedded.motion, generator=generator, mask=embedded.mask)
-        across = self.loss(embedded.audio, embedded.motion, mask=embedded.mask)
-        if not self.config.within_clip_weight:
+        if isinstance(self.loss, InfoNCE):
+            return self.loss(embedded.audio, embedded.motion, generator=generator, mask=embedded.mask, group=group)
+        across = self.loss(embedded.audio, embedded.motion, mask=embedded.mask, group=group)
+        if not self.config.within_clip_weight or not isinstance(self.loss, AllPairsInfoNCE):
             return across
         temperature = self.loss.current_temperature()
         within = info_nce_within_clips(embedded.audio, embedded.motion, temperature=temperature, mask=embedded.mask)
@@ -214,11 +226,13 @@ def train_syncers(
     *,
     fabric: Any,
     augment: AugmentConfig | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: Path | CheckpointStore | None = None,
     resume: bool = False,
     checkpoint_every: int = 200,
     evaluate: Callable[[int], Mapping[str, float]] | None = None,
     evaluate_every: int = 0,
+    logs: Path | None = None,
+    compiled: bool = False,
     progress: bool = True,
     name: str = "syncers",
 ) -> History:
@@ -228,48 +242,62 @@ def train_syncers(
         pyramid: Trained in place; its audio statistics are set from ``bank``.
         bank: Clips to train on.
         config: How.
-        fabric: A launched Lightning Fabric (:func:`avsync.training.engine.make_fabric`).
+        fabric: A launched Lightning Fabric (:func:`avsync.training.processes.make_fabric`).
         augment: How clips are varied; None for not at all.
-        checkpoint: Where the state is kept; None keeps nothing.
-        resume: Go on from ``checkpoint`` if it is there.
+        checkpoint: Folder in which the state is kept, or a :class:`avsync.training.store.CheckpointStore`; None keeps nothing.
+        resume: Go on from the newest good checkpoint, if there is one.
         checkpoint_every: Steps between checkpoints.
         evaluate: Called with the step number; what it returns is logged.
         evaluate_every: Steps between evaluations.
+        logs: Folder for ``metrics.csv`` and TensorBoard's events; None writes none.
+        compiled: Compile the pyramid with ``torch.compile``; ``benchmarks/bench_compile.py`` measures what it brings.
         progress: Show a progress bar.
         name: What the bar is called.
 
     Returns:
-        The history: loss, chance level, and each level's loss over its chance level.
+        The history: loss, chance level, each level's loss over its chance level, and each level's gradient norm before clipping.
 
     Source: paper section 3.1, Figure 1.
     """
     pyramid.set_audio_statistics(*bank.audio_statistics())
     objectives = [LevelObjective(config=config) for _ in range(pyramid.num_levels)]
-    scales = list(nn.ModuleList(objectives).parameters())
+    objective_modules = nn.ModuleList(objectives)
+    scales = list(objective_modules.parameters())
     # Decaying a temperature would pull it towards scale 1, which is no neutral value.
     groups: list[dict[str, Any]] = [{"params": list(pyramid.parameters())}]
     groups += [{"params": scales, "weight_decay": 0.0}] if scales else []
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98))
-    encoder, optimizer = fabric.setup(pyramid, optimizer)
-    for objective in objectives:
-        objective.to(fabric.device)
-    chance = torch.Generator().manual_seed(config.seed)
+    generator = rank_generator(config.seed, fabric.global_rank)
+    group = world_group(fabric)
+    encode = torch.compile(pyramid.forward) if compiled else pyramid
+    chances: list[float] = []
+
+    def level_losses(batch: Batch, reference: str) -> Tensor:
+        embedded = embed_crops(encode, batch, pyramid.num_levels, config.fine_frames, reference)
+        pairs = list(zip(objectives, embedded, strict=True))
+        clips = fabric.world_size * len(batch)
+        chances[:] = [objective.chance(clips, level.motion.shape[1]) for objective, level in pairs]
+        return torch.stack([objective(level, generator, group) for objective, level in pairs])
+
+    compute = Trained(fabric, level_losses, [pyramid, objective_modules], optimizer)
 
     def step(now: int) -> dict[str, Tensor]:
-        set_learning_rate(optimizer, cosine_schedule(now, config.steps, warm_up=config.warm_up))
-        batch = bank.sample(config.batch_size, config.frames, generator=chance, augment=augment).to(fabric.device)
-        reference = "first" if float(torch.rand((), generator=chance)) < config.first_share else "mean"
-        embedded = embed_crops(encoder, batch, pyramid.num_levels, config.fine_frames, reference)
-        losses = torch.stack([objective(level, chance) for objective, level in zip(objectives, embedded, strict=True)])
-        optimizer.zero_grad()
-        fabric.backward(losses.sum())
-        if config.grad_clip:
-            for syncer in pyramid.syncers:  # one norm a level: a coarse level's gradients must not shrink a fine one's
-                nn.utils.clip_grad_norm_(syncer.parameters(), config.grad_clip)
-        optimizer.step()
-        chances = [objective.chance(*level.motion.shape[:2]) for objective, level in zip(objectives, embedded, strict=True)]
-        scalars = {"loss": losses.mean(), "chance": torch.tensor(sum(chances) / len(chances))}
-        return scalars | {f"loss{level}": losses[level] / chances[level] for level in range(len(chances))}
+        set_learning_rate(compute.optimizer, cosine_schedule(now, config.steps, warm_up=config.warm_up))
+        compute.optimizer.zero_grad()
+        total = torch.zeros(pyramid.num_levels, device=fabric.device)
+        for part in range(config.accumulate):
+            batch = bank.sample(config.batch_size, config.frames, generator=generator, augment=augment).to(fabric.device)
+            reference = "first" if float(torch.rand((), generator=generator)) < config.first_share else "mean"
+            with compute.gradients_stay(part + 1 < config.accumulate):
+                losses = compute(batch, reference)
+                fabric.backward(losses.sum() / config.accumulate)
+            total += losses.detach() / config.accumulate
+        # One norm a level: a coarse level's gradients must not shrink a fine one's.
+        norms = compute.clip(list(pyramid.syncers), config.grad_clip)
+        compute.optimizer.step()
+        scalars = {"loss": total.mean(), "chance": torch.tensor(sum(chances) / len(chances))}
+        scalars |= {f"loss{level}": total[level] / chances[level] for level in range(len(chances))}
+        return scalars | {f"grad{level}": norm for level, norm in enumerate(norms)}
 
     pyramid.train()
     history = train_loop(
@@ -278,16 +306,19 @@ def train_syncers(
         step=step,
         state={
             "pyramid": pyramid,
-            "objectives": nn.ModuleList(objectives),
-            "optimizer": optimizer,
-            "random": RandomState(chance),
+            "objectives": objective_modules,
+            "optimizer": compute.optimizer,
+            "precision": Precision(fabric),
+            "random": RandomState(generator),
         },
         checkpoint=checkpoint,
         resume=resume,
         checkpoint_every=checkpoint_every,
         evaluate=evaluate,
         evaluate_every=evaluate_every,
+        logs=logs,
         progress=progress,
+        fabric=fabric,
     )
     pyramid.eval()
     return history
