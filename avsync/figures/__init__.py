@@ -9,6 +9,7 @@ number is drawn as dots. Source: ours.
 from __future__ import annotations
 
 from avsync.figures._style import PALETTE, save_figure
+from avsync.figures.calibration import expected_calibration_error, reliability_diagram
 from avsync.figures.faces import FACE_LINES, draw_face, face_strip, landmark_video, mask_figure
 from avsync.figures.plots import confidence_by_level, offset_histogram, training_curves
 
@@ -17,10 +18,12 @@ __all__ = [
     "PALETTE",
     "confidence_by_level",
     "draw_face",
+    "expected_calibration_error",
     "face_strip",
     "landmark_video",
     "mask_figure",
     "offset_histogram",
+    "reliability_diagram",
     "save_figure",
     "training_curves",
 ]

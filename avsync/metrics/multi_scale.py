@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,13 +11,86 @@ from torch import Tensor
 from avsync._checks import check_positive, check_shape
 from avsync.errors import ArgumentError, ShapeError
 from avsync.metrics.offset import SyncOffset, sync_offset
-from avsync.syncer import SyncerPyramid
+from avsync.pyramid import check_lengths
+from avsync.similarity import unit_norm
+from avsync.syncer import SyncerPyramid, window_mask
 
 MAX_OFFSETS = (15, 15, 8, 5)
 """Frames of the level searched to both sides at levels 0 to 3 (15 at the finest is SyncNet's; the rest ours)."""
 
 
+class LevelEmbeddings(NamedTuple):
+    """Unit embeddings of clips at one level; its fields are the arguments of :func:`avsync.metrics.offset.sync_offset`."""
+
+    motion: Tensor
+    """(batch, windows, embed)."""
+    audio: Tensor
+    """(batch, windows + 2 * lead, embed)."""
+    lead: int
+    """Audio windows before the first motion window."""
+    mask: Tensor | None
+    """True for the motion windows that count, (batch, windows); None if all do."""
+    audio_mask: Tensor | None
+    """True for the audio windows that exist, (batch, windows + 2 * lead); None if all do."""
+
+
 @torch.no_grad()
+def multi_scale_embeddings(
+    pyramid: SyncerPyramid,
+    landmarks: Tensor,
+    audio: Tensor,
+    *,
+    margin: int = 0,
+    reference: str | Tensor | None = None,
+    lengths: Tensor | None = None,
+    frame_mask: Tensor | None = None,
+) -> list[LevelEmbeddings]:
+    """Unit embeddings of all windows of clips at every level, ready for any metric on windows.
+
+    Args:
+        pyramid, landmarks, audio, margin, reference, lengths, frame_mask: As in :func:`multi_scale_offset`.
+
+    Returns:
+        One :class:`LevelEmbeddings` a level.
+
+    Raises:
+        ArgumentError, ShapeError, ClipTooShortError: As :func:`multi_scale_offset`.
+
+    Source: paper section 4.3; sound around the clip ours.
+    """
+    levels, stride, window = pyramid.num_levels, pyramid.config.syncer.audio_stride, pyramid.config.syncer.window
+    check_shape("landmarks", landmarks, "batch frames points dims")
+    check_shape("audio", audio, "batch audio_frames coeffs", batch=landmarks.shape[0])
+    check_positive("margin", margin, allow_zero=True)
+    if margin % 2 ** (levels - 1):
+        raise ArgumentError(f"`margin`: expected a multiple of {2 ** (levels - 1)} frames, got {margin}")
+    frames = landmarks.shape[1]
+    if audio.shape[1] != stride * (frames + 2 * margin):
+        raise ShapeError(
+            f"`audio`: expected {stride * (frames + 2 * margin)} audio frames for {frames} motion frames"
+            f" and margins of {margin}, got {audio.shape[1]}"
+        )
+    if frame_mask is not None:
+        check_shape("frame_mask", frame_mask, "batch frames", batch=landmarks.shape[0], frames=frames)
+        if frame_mask.dtype != torch.bool:
+            raise ShapeError(f"`frame_mask`: expected bool, got {frame_mask.dtype}")
+    sound_lengths = None
+    if lengths is not None:
+        lengths = check_lengths(lengths, landmarks)
+        sound_lengths = lengths + 2 * margin
+    motions = pyramid.embed_motion(landmarks, reference=reference, lengths=lengths)
+    sounds = pyramid.embed_audio(audio, lengths=sound_lengths)
+    found = []
+    for level, (motion, sound) in enumerate(zip(motions, sounds, strict=True)):
+        mask = window_mask(lengths, level, motion.shape[1], window)
+        if frame_mask is not None:
+            span = frame_mask.float().unfold(1, (window - 1) * 2**level + 1, 2**level).mean(2) >= 0.5
+            mask = span if mask is None else mask & span
+        audio_mask = window_mask(sound_lengths, level, sound.shape[1], window)
+        found.append(LevelEmbeddings(unit_norm(motion), unit_norm(sound), margin // 2**level, mask, audio_mask))
+    return found
+
+
 def multi_scale_offset(
     pyramid: SyncerPyramid,
     landmarks: Tensor,
@@ -26,6 +100,8 @@ def multi_scale_offset(
     max_offsets: Sequence[int] = MAX_OFFSETS,
     reference: str | Tensor | None = None,
     edges: str = "masked",
+    lengths: Tensor | None = None,
+    frame_mask: Tensor | None = None,
 ) -> list[SyncOffset]:
     """Offset and confidence of clips at every level.
 
@@ -39,39 +115,32 @@ def multi_scale_offset(
         max_offsets: Largest offset searched at each level, in frames of the level.
         reference: The face motion is measured from; default as the pyramid is configured.
         edges: "masked" or "legacy" for offsets that reach beyond the sound; see :func:`avsync.metrics.offset.offset_distances`.
+        lengths: True motion frames of each clip in a padded batch, (batch,) whole numbers; a clip's sound then lasts
+            ``lengths + 2 * margin`` frames from the beginning of ``audio``. None if all are as long as ``landmarks``.
+        frame_mask: True for the motion frames that count, (batch, frames) bool, where somebody speaks, say; a window counts if at
+            least half of its frames do. None if all count.
 
     Returns:
-        One :class:`avsync.metrics.offset.SyncOffset` a level, offsets in frames of the level (positive: the audio is early).
+        One :class:`avsync.metrics.offset.SyncOffset` a level, offsets in frames of the level (positive: the audio is early);
+        :func:`avsync.metrics.offset.offset_milliseconds` converts them.
 
     Raises:
         ArgumentError: ``margin`` is negative or does not divide, or ``max_offsets`` has not one value a level.
-        ShapeError: Audio that does not last as long as the clip and its margins.
+        ShapeError: Audio that does not last as long as the clip and its margins, or a mask or lengths that do not fit.
+        ClipTooShortError: A level has less than one window.
 
     Source: paper section 4.3; sound around the clip ours.
     """
-    levels, stride = pyramid.num_levels, pyramid.config.syncer.audio_stride
-    check_shape("landmarks", landmarks, "batch frames points dims")
-    check_shape("audio", audio, "batch audio_frames coeffs", batch=landmarks.shape[0])
+    check_max_offsets(max_offsets, pyramid.num_levels)
+    embedded = multi_scale_embeddings(
+        pyramid, landmarks, audio, margin=margin, reference=reference, lengths=lengths, frame_mask=frame_mask
+    )
+    return [
+        sync_offset(**level._asdict(), max_offset=most, edges=edges) for level, most in zip(embedded, max_offsets, strict=False)
+    ]
+
+
+def check_max_offsets(max_offsets: Sequence[int], levels: int) -> None:
+    """Raise :class:`avsync.errors.ArgumentError` unless there is a largest offset for each of ``levels``."""
     if len(max_offsets) < levels:
         raise ArgumentError(f"`max_offsets`: expected {levels} values, one a level, got {len(max_offsets)}")
-    check_positive("margin", margin, allow_zero=True)
-    if margin % 2 ** (levels - 1):
-        raise ArgumentError(f"`margin`: expected a multiple of {2 ** (levels - 1)} frames, got {margin}")
-    if audio.shape[1] != stride * (landmarks.shape[1] + 2 * margin):
-        raise ShapeError(
-            f"`audio`: expected {stride * (landmarks.shape[1] + 2 * margin)} audio frames for {landmarks.shape[1]} motion frames"
-            f" and margins of {margin}, got {audio.shape[1]}"
-        )
-    motions = pyramid.embed_motion(landmarks, reference=reference)
-    sounds = pyramid.embed_audio(audio)
-    normalise = torch.nn.functional.normalize
-    return [
-        sync_offset(
-            normalise(motion.float(), dim=-1),
-            normalise(sound.float(), dim=-1),
-            max_offset=max_offsets[level],
-            lead=margin // 2**level,
-            edges=edges,
-        )
-        for level, (motion, sound) in enumerate(zip(motions, sounds, strict=True))
-    ]

@@ -1,0 +1,127 @@
+"""Reliability diagrams: whether a probability of 0.8 is right four times out of five."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from avsync._checks import check_positive
+from avsync.errors import ArgumentError
+from avsync.figures._style import GREY, MARKERS, PALETTE, new_figure, plain_axes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Values = Tensor | npt.NDArray[Any] | Sequence[float]
+
+
+def _array(values: Values) -> npt.NDArray[np.float64]:
+    return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float64).reshape(-1)
+
+
+def _pair(name: str, probabilities: Values, right: Values) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    p, y = _array(probabilities), _array(right)
+    if p.size == 0 or p.shape != y.shape:
+        raise ArgumentError(f"`{name}`: expected as many outcomes as probabilities, at least one, got {y.size} and {p.size}")
+    if not ((p >= 0) & (p <= 1)).all() or not np.isin(y, (0, 1)).all():
+        raise ArgumentError(f"`{name}`: expected probabilities from 0 to 1 and outcomes of 0 or 1")
+    return p, y
+
+
+def expected_calibration_error(probabilities: Values, right: Values, *, bins: int = 10) -> float:
+    """How far stated probabilities are from what comes true: the mean over bins of equal width, weighted by their clips.
+
+    Args:
+        probabilities: (clips,), from 0 to 1.
+        right: Whether each came true, (clips,) of 0 and 1 or bool.
+        bins: Bins of equal width.
+
+    Returns:
+        From 0 (calibrated) to 1. Lower is better; a few clips a bin make it larger by chance.
+
+    Raises:
+        ArgumentError: Not as many outcomes as probabilities, values out of range, or no bin.
+
+    Example:
+        >>> expected_calibration_error([0.75, 0.75, 0.75, 0.75], [1, 1, 1, 0])
+        0.0
+
+    Source: the usual definition.
+    """
+    check_positive("bins", bins)
+    p, y = _pair("right", probabilities, right)
+    bin_of = np.minimum((p * bins).astype(int), bins - 1)
+    gaps = [abs(p[bin_of == k].sum() - y[bin_of == k].sum()) for k in range(bins)]
+    return float(sum(gaps) / p.size)
+
+
+def reliability_diagram(
+    panels: Mapping[str, Mapping[str, tuple[Values, Values]]], *, bins: int = 10, xlabel: str = "probability within one frame"
+) -> Figure:
+    """Stated probability against what came true, one panel a level, with the share of clips in each bin underneath.
+
+    A point is one bin of equal width: the mean probability of its clips, and the share of them that were right, with its 95 %
+    interval (Wilson's). On the diagonal, probabilities mean what they say; below it they promise too much.
+
+    Args:
+        panels: For every level's name, one or more kinds of clips by name: probabilities (clips,) and outcomes (clips,).
+        bins: Bins of equal width.
+        xlabel: What the probabilities are of.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ArgumentError: No panel, a panel without kinds, or clips as :func:`expected_calibration_error` refuses them.
+        MissingExtraError: Matplotlib is not installed.
+
+    Example:
+        >>> figure = reliability_diagram({"level 0": {"all clips": ([0.2, 0.9, 0.9], [0, 1, 1])}})
+        >>> figure.axes[0].get_title()
+        'level 0'
+
+    Source: ours.
+    """
+    check_positive("bins", bins)
+    if not panels or not all(panels.values()):
+        raise ArgumentError("`panels`: expected at least one panel with at least one kind of clips, got none")
+    figure = new_figure(3.2 * len(panels), 4.2)
+    rows = figure.subplots(2, len(panels), squeeze=False, sharex=True, gridspec_kw={"height_ratios": [3, 1]})
+    edges = np.linspace(0, 1, bins + 1)
+    for column, (title, kinds) in enumerate(panels.items()):
+        axes, below = rows[0][column], rows[1][column]
+        axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.2)
+        for index, (name, (probabilities, right)) in enumerate(kinds.items()):
+            p, y = _pair(name, probabilities, right)
+            bin_of = np.minimum((p * bins).astype(int), bins - 1)
+            filled = [k for k in range(bins) if (bin_of == k).any()]
+            mean, share, low, high = np.array([_bin(p[bin_of == k], y[bin_of == k]) for k in filled]).T
+            color, marker = PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
+            error = np.stack([share - low, high - share])
+            label = f"{name} (error {expected_calibration_error(p, y, bins=bins):.3f})"
+            axes.errorbar(mean, share, error, color=color, marker=marker, markersize=5, capsize=2, linewidth=1.2, label=label)
+            counts = np.histogram(p, edges)[0] / p.size * 100
+            width = 0.9 / bins / len(kinds)
+            below.bar(edges[:-1] + 0.05 / bins + width * (index + 0.5), counts, width=width, color=color)
+        axes.set_title(title, fontsize=10)
+        axes.set(xlim=(0, 1), ylim=(0, 1.02))
+        axes.legend(frameon=False, fontsize=7, loc="upper left")
+        below.set(xlabel=xlabel, ylim=(0, 100))
+        plain_axes(axes)
+        plain_axes(below)
+    rows[0][0].set_ylabel("share right")
+    rows[1][0].set_ylabel("clips (%)")
+    return figure
+
+
+def _bin(p: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> tuple[float, float, float, float]:
+    """Mean probability, share right, and Wilson's interval of the share."""
+    count, share, z = p.size, float(y.mean()), 1.96
+    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z * float(np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))) / (1 + z**2 / count)
+    # At 0 and 1 the formula ends a rounding error inside the share itself.
+    return float(p.mean()), share, min(share, centre - half), max(share, centre + half)

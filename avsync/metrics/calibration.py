@@ -1,0 +1,193 @@
+"""What turns distances into probabilities: a few numbers a level, fitted on labelled clips and kept as JSON.
+
+Two numbers shape the posterior over offsets, four the odds that a clip's sound belongs to its picture at all; see
+:mod:`avsync.metrics.posterior`, which uses them, and :func:`avsync.metrics.calibration_fit.fit_calibration`, which finds them. They belong to one pyramid and say nothing about another.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from avsync._checks import check_shape
+from avsync._files import write_json
+from avsync.config import config_from_dict, config_to_dict
+from avsync.errors import CheckpointError, ConfigError
+from avsync.metrics.offset import offset_from_distances
+
+FORMAT = 1
+"""Version of the file's layout; a reader refuses newer ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelCalibration:
+    """The numbers of one level.
+
+    Attributes:
+        scale: Of the posterior, ``p_j ~ exp(-scale * windows**power * m_j)``; above 0.
+        power: How the evidence grows with the windows: 1 if they were independent of each other, less because they overlap.
+        match_bias: Log odds, at a prior of one half, that sound and picture belong together, where all features are 0.
+        match_weights: What each of the three features of :func:`match_features` adds to them.
+    """
+
+    scale: float
+    power: float
+    match_bias: float
+    match_weights: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        for name, values in (("scale", (self.scale,)), ("power", (self.power,)), ("match_bias", (self.match_bias,))):
+            if not all(math.isfinite(value) for value in values):
+                raise ConfigError(f"`{name}`: expected a finite number, got {values[0]!r}")
+        if len(self.match_weights) != 3 or not all(math.isfinite(value) for value in self.match_weights):
+            raise ConfigError(f"`match_weights`: expected 3 finite numbers, got {self.match_weights!r}")
+        if self.scale <= 0:
+            raise ConfigError(f"`scale`: expected a number above 0, got {self.scale!r}")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The numbers of all levels of a pyramid.
+
+    Attributes:
+        levels: One :class:`LevelCalibration` a level, the finest first.
+
+    Example:
+        >>> level = LevelCalibration(scale=20.0, power=0.5, match_bias=-1.0, match_weights=(0.5, -2.0, 1.0))
+        >>> len(Calibration(levels=(level,)).levels)
+        1
+
+    Source: ours.
+    """
+
+    levels: tuple[LevelCalibration, ...]
+
+    def __post_init__(self) -> None:
+        if not self.levels:
+            raise ConfigError("`levels`: expected at least one level, got none")
+
+
+def save_calibration(calibration: Calibration, path: str | os.PathLike[str]) -> None:
+    """Write a calibration as JSON, whole or not at all.
+
+    Args:
+        calibration: From :func:`avsync.metrics.calibration_fit.fit_calibration`.
+        path: The file to write.
+
+    Example:
+        >>> import tempfile
+        >>> level = LevelCalibration(scale=20.0, power=0.5, match_bias=-1.0, match_weights=(0.5, -2.0, 1.0))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_calibration(Calibration((level,)), Path(folder, "calibration.json"))
+        ...     load_calibration(Path(folder, "calibration.json")) == Calibration((level,))
+        True
+
+    Source: ours.
+    """
+    write_json(path, {"format": FORMAT, "calibration": config_to_dict(calibration)})
+
+
+def load_calibration(path: str | os.PathLike[str]) -> Calibration:
+    """Read what :func:`save_calibration` wrote, strictly.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The calibration.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, newer than this reader, or has unknown, missing or impossible fields.
+
+    Source: ours.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"`path`: {path} cannot be read: {error}") from error
+    if not isinstance(found, dict) or set(found) != {"format", "calibration"} or found["format"] != FORMAT:
+        got = {key: found[key] for key in found if key != "calibration"} if isinstance(found, dict) else type(found).__name__
+        raise CheckpointError(f"`path`: expected a calibration of format {FORMAT} in {path}, got {got}")
+    try:
+        return config_from_dict(Calibration, found["calibration"])
+    except ConfigError as error:
+        raise CheckpointError(f"`path`: {path} holds no calibration: {error}") from error
+
+
+def offset_probabilities(distances: Tensor, windows: Tensor | float, *, scale: Tensor | float, power: Tensor | float) -> Tensor:
+    """The posterior over offsets of clips whose offset is one of those searched: ``p_j ~ exp(-scale * windows**power * m_j)``.
+
+    Args:
+        distances: Mean distance at each offset, (batch, offsets); NaN where there is none, which gets no probability.
+        windows: Windows that the means are over, a number or (batch,).
+        scale: Evidence in a unit of distance.
+        power: How it grows with the windows.
+
+    Returns:
+        (batch, offsets), each row summing to 1; NaN for a clip without any distance.
+
+    Raises:
+        ShapeError: ``distances`` is not (batch, offsets).
+
+    Example:
+        >>> offset_probabilities(torch.tensor([[1.0, 0.9, 1.0]]), 4, scale=10.0, power=0.5)
+        tensor([[0.1065, 0.7870, 0.1065]])
+
+    Source: ours.
+    """
+    check_shape("distances", distances, "batch offsets")
+    count = torch.as_tensor(windows, dtype=distances.dtype, device=distances.device).reshape(-1, 1)
+    evidence = -scale * count**power * distances
+    known = ~distances.isnan()
+    return evidence.masked_fill(~known & known.any(1, keepdim=True), -torch.inf).softmax(1)
+
+
+def probability_near(probabilities: Tensor, best: Tensor) -> Tensor:
+    """What a posterior gives to an offset and its two neighbours together.
+
+    Args:
+        probabilities: (batch, offsets).
+        best: Index of the offset, (batch,).
+
+    Returns:
+        (batch,).
+
+    Example:
+        >>> probability_near(torch.tensor([[0.5, 0.25, 0.25]]), torch.tensor([0]))
+        tensor([0.7500])
+
+    Source: ours.
+    """
+    around = torch.nn.functional.pad(probabilities, (1, 1)).unfold(1, 3, 1).sum(2)
+    return around.gather(1, best[:, None]).squeeze(1).clamp(max=1.0)
+
+
+def match_features(distances: Tensor, windows: Tensor | float, *, scale: Tensor | float, power: Tensor | float) -> Tensor:
+    """What tells clips with sound of their own from others: three numbers a clip.
+
+    They are the log odds of the posterior's peak (within one frame), the smallest distance, and the confidence times the square root
+    of the windows, by which the confidence of unrelated sound shrinks with length.
+
+    Args:
+        distances, windows, scale, power: As in :func:`offset_probabilities`.
+
+    Returns:
+        (batch, 3).
+
+    Example:
+        >>> match_features(torch.tensor([[1.0, 1.0, 0.5, 1.0, 1.0]]), 4, scale=10.0, power=0.5)[0, 1:]
+        tensor([0.5000, 1.0000])
+
+    Source: ours.
+    """
+    found = offset_from_distances(distances)
+    best = distances.masked_fill(distances.isnan(), torch.inf).argmin(1)
+    near = probability_near(offset_probabilities(distances, windows, scale=scale, power=power), best)
+    count = torch.as_tensor(windows, dtype=distances.dtype, device=distances.device)
+    return torch.stack([near.clamp(1e-4, 1 - 1e-4).logit(), found.distance, found.confidence * count.sqrt()], dim=1)

@@ -1,0 +1,135 @@
+"""Fitting a calibration on labelled clips: maximum likelihood of the posterior, then of the odds that sound and picture match."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from avsync._checks import check_shape
+from avsync.errors import ArgumentError, ShapeError
+from avsync.metrics.calibration import Calibration, LevelCalibration, match_features
+
+
+def fit_calibration(
+    matched: Sequence[Sequence[Tensor]], mismatched: Sequence[Sequence[Tensor]], windows: Sequence[Sequence[int]]
+) -> Calibration:
+    """Fit every level on clips that are in sync and on clips whose sound belongs to somebody else.
+
+    Use people that the syncers have not been trained on, or distances look smaller than they will; clips of several lengths teach
+    how evidence grows with length. The posterior maximises the likelihood of offset 0 over the matched clips, whether or not its
+    peak is there; the odds maximise that of telling matched from mismatched, each kind weighing one half.
+
+    Args:
+        matched: ``matched[k][level]``: distances of clips of the k-th length in sync, (clips, offsets of the level), as
+            :func:`avsync.metrics.offset.offset_distances` returns them.
+        mismatched: The same of clips with sound that is not theirs.
+        windows: ``windows[k][level]``: windows that each of those means is over.
+
+    Returns:
+        The calibration.
+
+    Raises:
+        ArgumentError: No lengths or clips, or lists of different lengths.
+        ShapeError: Distances are not (clips, an odd number of offsets), or hold NaN.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> noise = 1 + 0.1 * torch.randn(2, 200, 11, generator=generator)
+        >>> good = noise[0].clone()
+        >>> good[:, 5] -= 0.3
+        >>> level = fit_calibration([[good]], [[noise[1]]], [[20]]).levels[0]
+        >>> level.scale > 0
+        True
+
+    Source: ours; the scale is temperature scaling.
+    """
+    _check_curves(matched, mismatched, windows)
+    levels = []
+    for level in range(len(windows[0])):
+        good = [curves[level].detach().double() for curves in matched]
+        bad = [curves[level].detach().double() for curves in mismatched]
+        counts = [float(count[level]) for count in windows]
+        scale, power = _fit_posterior(good, counts)
+        features = [
+            torch.cat(
+                [match_features(curve, count, scale=scale, power=power) for curve, count in zip(kind, counts, strict=True)]
+            )
+            for kind in (good, bad)
+        ]
+        bias, weights = _fit_match(*features)
+        levels.append(LevelCalibration(scale=scale, power=power, match_bias=bias, match_weights=weights))
+    return Calibration(tuple(levels))
+
+
+def _check_curves(
+    matched: Sequence[Sequence[Tensor]], mismatched: Sequence[Sequence[Tensor]], windows: Sequence[Sequence[int]]
+) -> None:
+    if not len(windows) == len(matched) == len(mismatched) or not windows:
+        raise ArgumentError(
+            "`matched`, `mismatched`, `windows`: expected one entry a length each,"
+            f" got {len(matched)}, {len(mismatched)} and {len(windows)}"
+        )
+    for name, kind in (("matched", matched), ("mismatched", mismatched)):
+        for curves, count in zip(kind, windows, strict=True):
+            if not len(curves) == len(count) == len(windows[0]) or not count:
+                raise ArgumentError(f"`{name}`: expected {len(windows[0])} levels of each length, got {len(curves)}")
+            for curve in curves:
+                check_shape(name, curve, "clips offsets")
+                if curve.shape[0] == 0 or curve.shape[1] % 2 == 0 or bool(curve.isnan().any()):
+                    raise ShapeError(
+                        f"`{name}`: expected at least one clip, an odd number of offsets and no NaN,"
+                        f" got {tuple(curve.shape)} with {int(curve.isnan().sum())} NaN"
+                    )
+
+
+def _minimise(parameters: Tensor, loss: Callable[[], Tensor]) -> None:
+    optimiser = torch.optim.LBFGS([parameters], max_iter=200, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
+
+    def closure() -> float:
+        optimiser.zero_grad()
+        value = loss()
+        value.backward()
+        return float(value.detach())
+
+    with torch.enable_grad():
+        optimiser.step(closure)
+
+
+def _fit_posterior(curves: Sequence[Tensor], windows: Sequence[float]) -> tuple[float, float]:
+    """Scale and power that make offset 0 likeliest."""
+    # Starts at a spread of distances that says little. With one length only, power and scale cannot be told apart: a weak pull
+    # towards a half, which several lengths easily outweigh, settles it.
+    parameters = torch.tensor([math.log(10.0), 0.5], dtype=torch.float64, requires_grad=True)
+
+    def loss() -> Tensor:
+        likelihoods = [
+            (-parameters[0].exp() * count ** parameters[1] * curve).log_softmax(1)[:, curve.shape[1] // 2]
+            for curve, count in zip(curves, windows, strict=True)
+        ]
+        return -torch.cat(likelihoods).mean() + 1e-3 * ((parameters[0] - math.log(10.0)) ** 2 + (parameters[1] - 0.5) ** 2)
+
+    _minimise(parameters, loss)
+    return float(parameters[0].detach().exp()), float(parameters[1].detach())
+
+
+def _fit_match(matched: Tensor, mismatched: Tensor) -> tuple[float, tuple[float, float, float]]:
+    """Logistic regression in features scaled to unit spread, given back in the features' own units."""
+    both = torch.cat([matched, mismatched])
+    mean, spread = both.mean(0), both.std(0).clamp_min(1e-6)
+    parameters = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+
+    def odds(features: Tensor) -> Tensor:
+        return (features - mean) / spread @ parameters[1:] + parameters[0]
+
+    def loss() -> Tensor:
+        softplus = torch.nn.functional.softplus
+        wrong = 0.5 * softplus(-odds(matched)).mean() + 0.5 * softplus(odds(mismatched)).mean()
+        return wrong + 1e-3 * parameters[1:].square().sum()  # kinds that can be told apart with ease would drive it to infinity
+
+    _minimise(parameters, loss)
+    weights = parameters[1:].detach() / spread
+    bias = float(parameters[0].detach() - (weights * mean).sum())
+    return bias, (float(weights[0]), float(weights[1]), float(weights[2]))

@@ -1,0 +1,142 @@
+"""What a set of clips scores: LSE-D, LSE-C, and the strict and the offset-wise readings, each one number a set.
+
+LSE-D ("lip-sync error - distance", lower is better) is the mean over clips of the smallest mean distance, LSE-C ("- confidence",
+higher is better) that of the confidence: both allow for a constant delay of the clip. :func:`distance_at_zero` and
+:func:`rank_at_zero` do not. All are in the unit of the embeddings, and comparable only between scores of the same syncers at the same
+level with the same ``max_offset`` and ``edges``. A clip that has no score (no window that counts, or NaN) makes the mean NaN, rather
+than vanish from it: leave such clips out beforehand.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from avsync._checks import check_positive, reduce
+from avsync.metrics.offset import sync_offset
+
+
+def lse_distance(motion: Tensor, audio: Tensor, *, reduction: str = "mean", **options: Any) -> Tensor:
+    """LSE-D: the mean distance of windows at each clip's best offset. Lower is better.
+
+    Args:
+        motion: Embeddings of motion windows, (batch, windows, embed).
+        audio: Embeddings of audio windows, (batch, audio_windows, embed).
+        reduction: "mean" or "sum" over clips, or "none" for (batch,).
+        **options: ``max_offset``, ``lead``, ``edges``, ``mask``, ``audio_mask`` of :func:`avsync.metrics.offset.sync_offset`.
+
+    Returns:
+        A number, or (batch,).
+
+    Raises:
+        ArgumentError: ``reduction`` is none of these; and as :func:`avsync.metrics.offset.sync_offset`.
+
+    Example:
+        >>> import torch
+        >>> sound = torch.eye(9)[None]
+        >>> lse_distance(sound[:, 2:7], sound, max_offset=2, lead=2)
+        tensor(0.)
+
+    Source: Wav2Lip's evaluation (paper section 4.3), from SyncNet's protocol.
+    """
+    return reduce(sync_offset(motion, audio, **options).distance, reduction)
+
+
+def lse_confidence(motion: Tensor, audio: Tensor, *, reduction: str = "mean", **options: Any) -> Tensor:
+    """LSE-C: how far each clip's best offset stands out from the median of all. Higher is better, 0 says nothing.
+
+    Args:
+        motion, audio, reduction, options: As in :func:`lse_distance`.
+
+    Returns:
+        A number, or (batch,).
+
+    Raises:
+        ArgumentError: As :func:`lse_distance`.
+
+    Example:
+        >>> import torch
+        >>> sound = torch.eye(9)[None]
+        >>> lse_confidence(sound[:, 2:7], sound, max_offset=2, lead=2)
+        tensor(1.4142)
+
+    Source: Wav2Lip's evaluation (paper section 4.3), from SyncNet's protocol.
+    """
+    return reduce(sync_offset(motion, audio, **options).confidence, reduction)
+
+
+def distance_at_zero(motion: Tensor, audio: Tensor, *, reduction: str = "mean", **options: Any) -> Tensor:
+    """Mean distance of windows at offset 0, where the clip stands: the strict LSE-D. Lower is better.
+
+    Args:
+        motion, audio, reduction, options: As in :func:`lse_distance`.
+
+    Returns:
+        A number, or (batch,).
+
+    Raises:
+        ArgumentError: As :func:`lse_distance`.
+
+    Example:
+        >>> import torch
+        >>> sound = torch.eye(9)[None]
+        >>> distance_at_zero(sound[:, 1:6], sound, max_offset=2, lead=2)  # one window early
+        tensor(1.4142)
+
+    Source: ours.
+    """
+    return reduce(sync_offset(motion, audio, **options).distance_at_zero, reduction)
+
+
+def rank_at_zero(motion: Tensor, audio: Tensor, *, reduction: str = "mean", **options: Any) -> Tensor:
+    """Place of offset 0 among all offsets by distance, 1 being best; ties count against it. Lower is better.
+
+    Args:
+        motion, audio, reduction, options: As in :func:`lse_distance`.
+
+    Returns:
+        A number, or (batch,), floating point; NaN for a clip that has no score. Offsets at random have a mean of
+        ``max_offset + 1``.
+
+    Raises:
+        ArgumentError: As :func:`lse_distance`.
+
+    Example:
+        >>> import torch
+        >>> sound = torch.eye(9)[None]
+        >>> rank_at_zero(sound[:, 2:7], sound, max_offset=2, lead=2)
+        tensor(1.)
+
+    Source: ours.
+    """
+    found = sync_offset(motion, audio, **options)
+    rank = found.rank_at_zero.to(found.distance.dtype).masked_fill(found.rank_at_zero == 0, float("nan"))
+    return reduce(rank, reduction)
+
+
+def offset_accuracy(motion: Tensor, audio: Tensor, *, tolerance: int = 1, reduction: str = "mean", **options: Any) -> Tensor:
+    """Share of clips whose best offset is within ``tolerance`` frames of the level of 0. Higher is better.
+
+    Args:
+        motion, audio, reduction, options: As in :func:`lse_distance`.
+        tolerance: Frames of the level.
+
+    Returns:
+        A number, or (batch,) of 0 and 1; NaN for a clip that has no score. By chance, ``(2 tolerance + 1) / (2 max_offset + 1)``.
+
+    Raises:
+        ArgumentError: ``tolerance`` is negative; and as :func:`lse_distance`.
+
+    Example:
+        >>> import torch
+        >>> sound = torch.eye(9)[None]
+        >>> offset_accuracy(sound[:, 0:5], sound, max_offset=2, lead=2)  # two windows early
+        tensor(0.)
+
+    Source: SyncNet's accuracy (paper section 4.3).
+    """
+    check_positive("tolerance", tolerance, allow_zero=True)
+    found = sync_offset(motion, audio, **options)
+    right = (found.offset_frames.abs() <= tolerance).to(found.distance.dtype)
+    return reduce(right.masked_fill(found.distance.isnan(), float("nan")), reduction)

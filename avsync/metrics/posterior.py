@@ -1,0 +1,115 @@
+"""How sure an offset is: the posterior over offsets, a sub-frame estimate, a calibrated probability, and "cannot tell".
+
+Two questions are kept apart. *Which offset is it, if the sound belongs to the picture?* A softmax over the negative distances answers,
+its scale calibrated. *Does it belong at all?* The curve of a clip with sound from elsewhere also has a minimum, but a shallower one at a
+larger distance, and a calibrated logistic tells how likely each is. The probability that an offset is right within one frame is the
+product. Signs as everywhere: positive offsets say that the audio is early.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from avsync.errors import ArgumentError
+from avsync.metrics.calibration import LevelCalibration, match_features, offset_probabilities, probability_near
+from avsync.metrics.offset import offset_from_distances
+
+
+class OffsetPosterior(NamedTuple):
+    """What the distances of clips say about their offsets. All tensors are (batch,) except the last."""
+
+    offset_frames: Tensor
+    """Sub-frame estimate in frames of the level, floating point; positive: the audio is early. 0 for a clip without any distance."""
+    probability: Tensor
+    """Probability that sound and picture belong together and the best whole offset is right within one frame; 0 for a clip without
+    any distance."""
+    match: Tensor
+    """Probability that sound and picture belong together."""
+    answered: Tensor
+    """Whether ``probability`` reaches the threshold (bool); False is the answer "cannot tell"."""
+    probabilities: Tensor
+    """Posterior of each offset from ``+max_offset`` down to ``-max_offset`` if they belong together, (batch, 2 * max_offset + 1)."""
+
+
+def sub_frame_offset(distances: Tensor) -> Tensor:
+    """The offset between frames at which a parabola through the smallest mean distance and its neighbours is lowest.
+
+    Args:
+        distances: (batch, 2 V + 1) from ``+V`` down to ``-V``, as :func:`avsync.metrics.offset.offset_distances` returns them.
+
+    Returns:
+        (batch,), in frames of the level, within half a frame of the best whole offset; that offset itself where it lies at the end of
+        the search, lacks a neighbour, or where no offset stands out.
+
+    Raises:
+        ShapeError: Not (batch, an odd number of offsets).
+
+    Example:
+        >>> offsets = torch.arange(3.0, -4.0, -1.0)
+        >>> sub_frame_offset((offsets - 0.4).square()[None])
+        tensor([0.4000])
+
+    Source: ours.
+    """
+    best = offset_from_distances(distances).offset_frames
+    reach = distances.shape[1] // 2
+    if reach == 0:
+        return best.to(distances.dtype)
+    middle = (reach - best).clamp(1, 2 * reach - 1)
+    left, centre, right = (distances.gather(1, (middle + step)[:, None]).squeeze(1) for step in (-1, 0, 1))
+    bend = left - 2 * centre + right
+    whole = ((reach - best) != middle) | ~(bend > 0) | (centre > torch.minimum(left, right))
+    step = 0.5 * (left - right) / torch.where(whole, 1.0, bend)
+    return best - torch.where(whole, 0.0, step)
+
+
+def offset_posterior(
+    distances: Tensor,
+    windows: Tensor | float,
+    *,
+    calibration: LevelCalibration,
+    prior: float = 0.5,
+    threshold: float = 0.5,
+) -> OffsetPosterior:
+    """Posterior over offsets, sub-frame estimate and calibrated probability of clips at one level.
+
+    Args:
+        distances: Mean distance at each offset, (batch, 2 V + 1), as :func:`avsync.metrics.offset.offset_distances` returns them.
+        windows: Windows that the means are over, a number or (batch,).
+        calibration: Of the syncers that gave the distances, at this level.
+        prior: Share of clips whose sound is thought to belong to the picture and to lie within the search. One half takes no side;
+            1 trusts every clip, as one may with one's own recordings.
+        threshold: Probability from which an offset counts as an answer.
+
+    Returns:
+        :class:`OffsetPosterior`.
+
+    Raises:
+        ShapeError: ``distances`` is not (batch, an odd number of offsets).
+        ArgumentError: ``prior`` is not above 0 and at most 1, or ``threshold`` outside 0 to 1.
+
+    Example:
+        >>> level = LevelCalibration(scale=20.0, power=0.5, match_bias=2.0, match_weights=(0.5, -2.0, 1.0))
+        >>> curve = torch.tensor([[1.0, 1.0, 0.6, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0, 1.0]])
+        >>> offset_posterior(curve, 25, calibration=level).answered
+        tensor([ True, False])
+
+    Source: ours.
+    """
+    if not 0 < prior <= 1:
+        raise ArgumentError(f"`prior`: expected a share above 0 and at most 1, got {prior!r}")
+    if not 0 <= threshold <= 1:
+        raise ArgumentError(f"`threshold`: expected a probability from 0 to 1, got {threshold!r}")
+    shape = {"scale": calibration.scale, "power": calibration.power}
+    best = distances.shape[1] // 2 - offset_from_distances(distances).offset_frames
+    probabilities = offset_probabilities(distances, windows, **shape)
+    near = probability_near(probabilities, best)
+    features = match_features(distances, windows, **shape)
+    odds = features @ features.new_tensor(calibration.match_weights) + calibration.match_bias
+    match = torch.ones_like(odds) if prior == 1 else (odds + torch.tensor(prior, dtype=torch.float64).logit().item()).sigmoid()
+    match = match.masked_fill(distances.isnan().all(1), 0.0)
+    probability = (near * match).nan_to_num(0.0)
+    return OffsetPosterior(sub_frame_offset(distances), probability, match, probability >= threshold, probabilities)

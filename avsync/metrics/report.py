@@ -1,0 +1,224 @@
+"""Everything that the sync metrics say of clips, level by level: what the command line prints and evaluations average."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from avsync._checks import check_positive, check_shape
+from avsync.errors import ArgumentError, ShapeError
+from avsync.landmarks import displacement
+from avsync.metrics.calibration import Calibration
+from avsync.metrics.multi_scale import MAX_OFFSETS, check_max_offsets, multi_scale_embeddings
+from avsync.metrics.offset import SyncOffset, offset_milliseconds, sync_offset
+from avsync.metrics.posterior import OffsetPosterior, offset_posterior
+from avsync.syncer import SyncerPyramid
+
+ANSWERS = ("offset", "unsure", "silent", "still", "nothing")
+"""What a clip can be answered at a level: an offset; or "cannot tell" because it is not likely enough to be right, because hardly
+anybody speaks, because the face hardly moves, or because no window counts (or one that does holds NaN)."""
+LEAST_SPEECH = 0.2
+"""Share of frames that must hold speech; see ``avsync.corpus.dataset.speech_mask``."""
+LEAST_SPEED = 0.02
+"""Mean speed of the points, in face heights a second, below which a face is still; real clips start at 0.07."""
+
+
+class LevelSync(NamedTuple):
+    """What is said of clips at one level; lists and tensors hold one entry a clip."""
+
+    level: int
+    """The level, 0 the finest."""
+    frame_ms: float
+    """Milliseconds of a frame of the level."""
+    sync: SyncOffset
+    """Offset (frames of the level, positive: the audio is early), confidence, distances and rank by SyncNet's protocol."""
+    offset_ms: Tensor
+    """The whole-frame offset in milliseconds, (batch,)."""
+    windows: Tensor
+    """Motion windows that count, (batch,) int64."""
+    posterior: OffsetPosterior | None
+    """Sub-frame estimate and calibrated probabilities; None without a calibration."""
+    answers: tuple[str, ...]
+    """One of :data:`ANSWERS` a clip. Without a calibration nothing is "unsure"."""
+
+
+def face_speed(landmarks: Tensor, *, fps: float = 25.0, lengths: Tensor | None = None) -> Tensor:
+    """How fast the points of a face move, on average over points and frames.
+
+    Args:
+        landmarks: (batch, frames, points, dims), in any unit.
+        fps: Frames a second.
+        lengths: True frames of each clip, (batch,).
+
+    Returns:
+        (batch,), in face heights a second; 0 for clips of one frame.
+
+    Raises:
+        ShapeError: Shapes do not fit together.
+
+    Example:
+        >>> face_speed(torch.rand(1, 1, 68, 2).expand(1, 10, 68, 2))
+        tensor([0.])
+
+    Source: ours.
+    """
+    check_shape("landmarks", landmarks, "batch frames points dims")
+    check_positive("fps", fps)
+    moved = displacement(landmarks, scale=1.0, lengths=lengths).diff(dim=1).norm(dim=-1).mean(-1)
+    if lengths is None:
+        return moved.mean(1) * fps if moved.shape[1] else moved.new_zeros(moved.shape[0])
+    inside = torch.arange(1, landmarks.shape[1], device=moved.device)[None] < lengths.to(moved.device)[:, None]
+    return torch.where(inside, moved, 0.0).sum(1) / inside.sum(1).clamp(min=1) * fps
+
+
+@torch.no_grad()
+def sync_report(
+    pyramid: SyncerPyramid,
+    landmarks: Tensor,
+    audio: Tensor,
+    *,
+    margin: int = 0,
+    calibration: Calibration | None = None,
+    prior: float = 0.5,
+    threshold: float = 0.5,
+    speech_fraction: Tensor | None = None,
+    max_offsets: Sequence[int] = MAX_OFFSETS,
+    reference: str | Tensor | None = None,
+    edges: str = "masked",
+    lengths: Tensor | None = None,
+    frame_mask: Tensor | None = None,
+    fps: float = 25.0,
+) -> list[LevelSync]:
+    """Offset, confidence, distances, rank, posterior and answer of clips at every level.
+
+    Args:
+        pyramid, landmarks, audio, margin, max_offsets, reference, edges, lengths, frame_mask: As in
+            :func:`avsync.metrics.multi_scale.multi_scale_offset`.
+        calibration: Of this pyramid; without one there are no probabilities.
+        prior, threshold: As in :func:`avsync.metrics.posterior.offset_posterior`.
+        speech_fraction: Share of each clip's frames that hold speech, (batch,); a clip below :data:`LEAST_SPEECH` is answered "silent".
+            None answers none so.
+        fps: Motion frames a second at level 0.
+
+    Returns:
+        One :class:`LevelSync` a level.
+
+    Raises:
+        ArgumentError: The calibration has fewer levels than the pyramid; and as
+            :func:`avsync.metrics.multi_scale.multi_scale_offset`.
+        ShapeError: Shapes do not fit together.
+
+    Example:
+        >>> from avsync.encoders import SyncerConfig
+        >>> from avsync.syncer import SyncerPyramidConfig
+        >>> pyramid = SyncerPyramid(config=SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=4)))
+        >>> still = torch.rand(1, 1, 68, 2).expand(1, 80, 68, 2)
+        >>> [level.answers for level in sync_report(pyramid, still, torch.rand(1, 320, 26))]
+        [('still',), ('still',), ('still',), ('still',)]
+
+    Source: paper section 4.3; posterior and answers ours.
+    """
+    check_max_offsets(max_offsets, pyramid.num_levels)
+    if calibration is not None and len(calibration.levels) < pyramid.num_levels:
+        raise ArgumentError(f"`calibration`: expected {pyramid.num_levels} levels, got {len(calibration.levels)}")
+    if speech_fraction is not None and speech_fraction.shape != landmarks.shape[:1]:
+        raise ShapeError(f"`speech_fraction`: expected (batch={landmarks.shape[0]}), got {tuple(speech_fraction.shape)}")
+    embedded = multi_scale_embeddings(
+        pyramid, landmarks, audio, margin=margin, reference=reference, lengths=lengths, frame_mask=frame_mask
+    )
+    still = (face_speed(landmarks, fps=fps, lengths=lengths) < LEAST_SPEED).tolist()
+    silent = [False] * len(still) if speech_fraction is None else (speech_fraction < LEAST_SPEECH).tolist()
+    report = []
+    for number, level in enumerate(embedded):
+        sync = sync_offset(**level._asdict(), max_offset=max_offsets[number], edges=edges)
+        windows = torch.full_like(sync.offset_frames, level.motion.shape[1]) if level.mask is None else level.mask.sum(1)
+        posterior = None
+        sure = [True] * len(still)
+        if calibration is not None:
+            numbers = calibration.levels[number]
+            posterior = offset_posterior(sync.distances, windows, calibration=numbers, prior=prior, threshold=threshold)
+            sure = posterior.answered.tolist()
+        known = (~sync.distance.isnan()).tolist()
+        answers = tuple(_answer(*facts) for facts in zip(known, silent, still, sure, strict=True))
+        milliseconds = offset_milliseconds(sync.offset_frames, level=number, fps=fps)
+        report.append(LevelSync(number, 2**number * 1000.0 / fps, sync, milliseconds, windows, posterior, answers))
+    return report
+
+
+def _answer(known: bool, silent: bool, still: bool, sure: bool) -> str:
+    if not known:
+        return "nothing"
+    if silent:
+        return "silent"
+    if still:
+        return "still"
+    return "offset" if sure else "unsure"
+
+
+def report_rows(report: Sequence[LevelSync], *, ids: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """A report as plain rows, one a clip and level, for tables and JSON; what is not a number becomes None.
+
+    Args:
+        report: From :func:`sync_report`.
+        ids: Name of each clip; by default its number.
+
+    Returns:
+        Rows with the keys ``id``, ``level``, ``frame_ms``, ``offset_frames``, ``offset_ms``, ``confidence``, ``lse_d``,
+        ``distance_at_zero``, ``rank_at_zero``, ``windows``, ``estimate_frames``, ``estimate_ms``, ``match``, ``probability``,
+        ``answer``; clip by clip, its levels in turn. ``confidence`` is a clip's share of LSE-C.
+
+    Raises:
+        ArgumentError: There are not as many ids as clips.
+
+    Example:
+        >>> from avsync.encoders import SyncerConfig
+        >>> from avsync.syncer import SyncerPyramidConfig
+        >>> pyramid = SyncerPyramid(config=SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=4)))
+        >>> rows = report_rows(sync_report(pyramid, torch.rand(1, 80, 68, 2), torch.rand(1, 320, 26)), ids=["anna"])
+        >>> len(rows), rows[1]["id"], rows[1]["frame_ms"]
+        (4, 'anna', 80.0)
+
+    Source: ours.
+    """
+    clips = len(report[0].answers) if report else 0
+    names = [str(number) for number in range(clips)] if ids is None else list(ids)
+    if len(names) != clips:
+        raise ArgumentError(f"`ids`: expected {clips}, one a clip, got {len(names)}")
+    rows: list[dict[str, Any]] = []
+    for clip, name in enumerate(names):
+        for level in report:
+            sync, posterior = level.sync, level.posterior
+            known = level.answers[clip] != "nothing"
+            row: dict[str, Any] = {
+                "id": name,
+                "level": level.level,
+                "frame_ms": level.frame_ms,
+                "offset_frames": int(sync.offset_frames[clip]) if known else None,
+                "offset_ms": _number(level.offset_ms[clip]) if known else None,
+                "confidence": _number(sync.confidence[clip]),
+                "lse_d": _number(sync.distance[clip]),
+                "distance_at_zero": _number(sync.distance_at_zero[clip]),
+                "rank_at_zero": int(sync.rank_at_zero[clip]) or None,
+                "windows": int(level.windows[clip]),
+                "estimate_frames": None,
+                "estimate_ms": None,
+                "match": None,
+                "probability": None,
+                "answer": level.answers[clip],
+            }
+            if posterior is not None and known:
+                estimate = _number(posterior.offset_frames[clip])
+                row["estimate_frames"] = estimate
+                row["estimate_ms"] = None if estimate is None else estimate * level.frame_ms
+                row["match"], row["probability"] = _number(posterior.match[clip]), _number(posterior.probability[clip])
+            rows.append(row)
+    return rows
+
+
+def _number(value: Tensor) -> float | None:
+    number = float(value)
+    return number if math.isfinite(number) else None
