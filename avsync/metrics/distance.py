@@ -214,9 +214,11 @@ def mouth_opening_correlation(
     """
     _check_pair(preds, target, points=NUM_POINTS, min_frames=2)
     # A unit does not change a correlation, so none is taken off; that also spares faces without height.
-    unit = torch.zeros(NUM_POINTS, target.shape[-1], dtype=torch.float64, device=target.device)
+    precise = torch.promote_types(target.dtype, torch.float32)
+    unit = torch.zeros(NUM_POINTS, target.shape[-1], dtype=precise, device=target.device)
     unit[0, min(1, target.shape[-1] - 1)] = 1.0
-    openings = [mouth_opening(landmarks.double(), reference=unit) for landmarks in (preds, target)]
+    clips = [landmarks.to(precise) for landmarks in (preds, target)]
+    openings = [mouth_opening(clip, reference=unit) for clip in clips]
     deviations, sizes = [], []
     for opening in openings:
         mean = _mean_over_frames(opening, lengths)
@@ -227,7 +229,7 @@ def mouth_opening_correlation(
         sizes.append(deviation.square().sum(dim=1).sqrt())
     product = (deviations[0] * deviations[1]).sum(dim=1) / (sizes[0] * sizes[1])
     # Rounding keeps the openings of a face that only moves as a whole from being exactly constant.
-    floors = [1e-6 * landmarks.double().abs().amax(dim=(1, 2, 3)) for landmarks in (preds, target)]
+    floors = [1e-6 * target.shape[1] ** 0.5 * clip.abs().amax(dim=(1, 2, 3)) for clip in clips]
     still = (sizes[0] <= floors[0]) | (sizes[1] <= floors[1])
     correlation = torch.where(still, torch.nan, product.clamp(-1, 1)).to(target.dtype)
     if reduction == "none":
