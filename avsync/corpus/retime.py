@@ -10,7 +10,7 @@ import numpy.typing as npt
 from avsync._checks import check_positive
 from avsync.errors import ArgumentError, ShapeError
 
-# How far beyond its ends a track reaches, in steps of the grid: the rounding of timestamps must not cost a frame.
+# How far beyond its ends a track reaches, in seconds. Some containers keep times in whole milliseconds, which must not cost a frame.
 _SLACK = 1e-3
 
 
@@ -19,7 +19,8 @@ def resample_track(
 ) -> tuple[float, npt.NDArray[np.float32]]:
     """Landmarks at exact instants, by linear interpolation in time between the images around each.
 
-    Nothing is extrapolated: the grid's instants lie between the first and the last image. Linear interpolation is exact for motion at
+    Nothing is extrapolated: the grid's instants lie between the first and the last image, give or take a millisecond for the rounding of
+    timestamps (there the image at the end is taken as it is). Linear interpolation is exact for motion at
     constant speed, moves nothing in time whatever the rates, and where an instant is an image's own it gives that image's landmarks.
 
     Args:
@@ -57,8 +58,8 @@ def resample_track(
         raise ArgumentError(f"`fps`: expected a finite rate, got {fps!r}")
     check_positive("fps", fps)
     origin = float(when[0]) if start is None else start
-    first = math.ceil((float(when[0]) - origin) * fps - _SLACK)
-    last = math.floor((float(when[-1]) - origin) * fps + _SLACK)
+    first = math.ceil((float(when[0]) - origin - _SLACK) * fps)
+    last = math.floor((float(when[-1]) - origin + _SLACK) * fps)
     instants = np.clip(origin + np.arange(first, last + 1) / fps, when[0], when[-1])
     after = np.clip(np.searchsorted(when, instants, "left"), 1, max(1, when.size - 1))
     before = after - 1
