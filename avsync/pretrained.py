@@ -1,10 +1,15 @@
-"""Models on disk: a folder with ``config.json`` and ``model.safetensors``, read strictly and never unpickled."""
+"""Models on disk: a folder with ``config.json`` and ``model.safetensors``, read strictly and never unpickled.
+
+Some folders come with the package, below ``avsync/weights``, and are read by their names without a network; anything else is a
+folder of yours or, with the extra ``hub``, a repository of the Hugging Face hub.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
+import re
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from avsync._checks import import_extra
 from avsync._files import replacing, write_json
 from avsync.config import config_from_dict, config_to_dict
 from avsync.errors import ArgumentError, CheckpointError
@@ -19,16 +25,79 @@ from avsync.errors import ArgumentError, CheckpointError
 FORMAT = 1
 """Version of the folder's layout; a reader refuses newer ones."""
 
+WEIGHTS = Path(__file__).parent / "weights"
+"""Where the models that come with the package lie."""
+FILES = ("config.json", "model.safetensors")
+"""The two files of a model."""
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
 
-def save_pretrained(model: torch.nn.Module, folder: str | os.PathLike[str]) -> None:
+def shipped_models() -> tuple[str, ...]:
+    """Names of the models that come with the package, sorted.
+
+    Example:
+        >>> "landmarks68-25fps" in shipped_models()
+        True
+
+    Source: ours.
+    """
+    return tuple(sorted(path.parent.name for path in WEIGHTS.glob(f"*/{FILES[0]}")))
+
+
+def model_folder(name: str | os.PathLike[str], *, revision: str | None = None) -> Path:
+    """The folder behind a name.
+
+    A folder that is there comes first, then the models of the package, then, for a name such as ``"someone/model"``, the Hugging
+    Face hub, whose own cache keeps what was downloaded.
+
+    Args:
+        name: A folder, the name of a shipped model (:func:`shipped_models`), or a repository of the hub.
+        revision: Branch, tag or commit of a repository of the hub; for nothing else.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: There is no such folder, model or repository, or the hub cannot be reached.
+        ArgumentError: A ``revision`` of something that is not on the hub.
+        MissingExtraError: The name is one of the hub and huggingface_hub is not installed.
+
+    Example:
+        >>> model_folder("landmarks68-25fps").name
+        'landmarks68-25fps'
+
+    Source: ours.
+    """
+    text = os.fspath(name)
+    local = Path(text) if Path(text).is_dir() else WEIGHTS / text if text in shipped_models() else None
+    if local is not None:
+        if revision is not None:
+            raise ArgumentError(f"`revision`: expected None for {text!r}, which is no repository of the hub, got {revision!r}")
+        return local
+    if _HUB_NAME.fullmatch(text) is None:
+        known = ", ".join(repr(model) for model in shipped_models())
+        raise CheckpointError(
+            f"`folder`: expected a folder, 'owner/model' of the Hugging Face hub, or one of {known}, got {text!r}"
+        )
+    hub = import_extra("huggingface_hub", "hub")
+    try:
+        return Path(hub.snapshot_download(text, revision=revision, allow_patterns=[*FILES, "calibration.json", "README.md"]))
+    except (OSError, ValueError) as error:  # its own errors derive from these: no such repository, no network, a bad name
+        raise CheckpointError(f"`folder`: {text!r} is no folder, and cannot be had from the hub: {error}") from error
+
+
+def save_pretrained(model: torch.nn.Module, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> None:
     """Write a model's config and weights.
 
     Args:
         model: A module with ``config_class`` and ``config``, such as :class:`avsync.syncer.SyncerPyramid`.
         folder: Where to write; made if it is not there. Files already there are replaced, each whole or not at all.
+        dtype: Type that floating-point weights are stored in, such as ``torch.float16`` for half the size; None keeps theirs.
+            They are read into the model's own type.
 
     Raises:
         ArgumentError: ``model`` has no config.
@@ -48,29 +117,39 @@ def save_pretrained(model: torch.nn.Module, folder: str | os.PathLike[str]) -> N
     target = Path(folder)
     if not dataclasses.is_dataclass(getattr(model, "config", None)):
         raise ArgumentError(f"`model`: expected a module with a dataclass `config`, got {type(model).__name__}")
-    weights = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    weights = {}
+    for name, value in model.state_dict().items():
+        stored = value.to(dtype) if dtype is not None and value.is_floating_point() else value
+        weights[name] = stored.detach().cpu().contiguous().clone()
     with replacing(target / "model.safetensors") as temporary:
         save_file(weights, temporary)
     config = config_to_dict(model.config)
     write_json(target / "config.json", {"format": FORMAT, "class": type(model).__name__, "config": config})
 
 
-def from_pretrained(model_class: type[Model], folder: str | os.PathLike[str]) -> Model:
-    """Read a model that :func:`save_pretrained` wrote.
+def from_pretrained(model_class: type[Model], folder: str | os.PathLike[str], *, revision: str | None = None) -> Model:
+    """Read a model that :func:`save_pretrained` wrote, or one that comes with the package.
 
     Args:
         model_class: What the folder is to hold.
-        folder: The folder.
+        folder: The folder, or a name; see :func:`model_folder`.
+        revision: Branch, tag or commit of a repository of the hub.
 
     Returns:
         The model in eval mode, on the CPU.
 
     Raises:
         CheckpointError: A file is missing or damaged, holds another class, or its weights do not fit its config.
+        MissingExtraError: The name is one of the hub and huggingface_hub is not installed.
+
+    Example:
+        >>> from avsync.syncer import SyncerPyramid
+        >>> from_pretrained(SyncerPyramid, "landmarks68-25fps").num_levels
+        4
 
     Source: ours.
     """
-    source = Path(folder)
+    source = model_folder(folder, revision=revision)
     try:
         description = json.loads((source / "config.json").read_text(encoding="utf-8"))
         weights = load_file(source / "model.safetensors")

@@ -7,6 +7,7 @@ generator's output; ``L_sync`` is the mean over the levels.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from avsync._checks import check_shape, describe_shape
 from avsync.contrastive import cosine_similarity
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
+from avsync.pretrained import from_pretrained
 from avsync.pyramid import check_lengths, hold_last_frame, level_lengths, temporal_pyramid
 from avsync.similarity import check_mask
 from avsync.syncer import SyncerPyramid, check_same_duration, fill_motion_frames, window_mask
@@ -221,6 +223,41 @@ class MultiScaleSyncLoss(nn.Module):
         self.skip_short = skip_short
         self.requires_grad_(False)
         self.eval()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str] = "landmarks68-25fps",
+        *,
+        level_weights: Sequence[float] | None = None,
+        skip_short: bool = False,
+        revision: str | None = None,
+    ) -> MultiScaleSyncLoss:
+        """The loss of trained syncers, for waveforms as well as for features.
+
+        Args:
+            name: A model of the package, a folder, or a repository of the hub; see :func:`avsync.pretrained.model_folder`.
+            level_weights: Weight of each level; default equal.
+            skip_short: Whether clips may be too short for the coarse levels.
+            revision: Branch, tag or commit of a repository of the hub.
+
+        Returns:
+            The loss, on the CPU.
+
+        Raises:
+            CheckpointError: There is no such model, or it is damaged.
+            ArgumentError: ``level_weights`` does not fit it.
+
+        Example:
+            >>> loss = MultiScaleSyncLoss.from_pretrained("landmarks68-25fps")
+            >>> loss(torch.rand(1, 40, 68, 2), torch.rand(1, 40 * 640)).per_level.shape
+            torch.Size([4])
+
+        Source: ours.
+        """
+        syncers = from_pretrained(SyncerPyramid, name, revision=revision)
+        transform = syncers.speech_features()
+        return cls(syncers=syncers, level_weights=level_weights, audio_transform=transform, skip_short=skip_short)
 
     def train(self, mode: bool = True) -> MultiScaleSyncLoss:
         """Stay in eval mode: a frozen judge must not change with the training of what it judges."""

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from avsync._checks import check_positive, check_shape
 from avsync.encoders import AudioEncoder, MotionEncoder, SyncerConfig
 from avsync.errors import ArgumentError, ClipTooShortError, ConfigError, ShapeError
-from avsync.landmarks import displacement
+from avsync.motion_features import MOTIONS, REGIONS, motion_features
 from avsync.pyramid import check_lengths, hold_last_frame, level_length, level_lengths, shortest_clip, temporal_pyramid
+from avsync.speech_features import KINDS, SpeechFeatures
 
 
 class Embeddings(NamedTuple):
@@ -80,14 +81,26 @@ class SyncerPyramidConfig:
     """A stack of equal syncers.
 
     Attributes:
-        syncer: Sizes of every level's syncer.
+        syncer: Sizes of every level's syncer; its ``points`` are those of the region, its ``dims`` the coordinates that the motion
+            has for each of them (twice those of a landmark for "both").
         num_levels: Levels of the pyramid (the paper: 4).
+        motion: What of the motion is looked at: "displacement", "shape" or "both"; see
+            :func:`avsync.motion_features.motion_features`.
+        audio: Features it is trained on: "log-mel" or "mfcc" (:class:`avsync.speech_features.SpeechFeatures`), which let it be
+            given waveforms later, or "custom".
+        region: Which points are looked at: "face", "mouth" or "head"; the last two need the 68-point layout.
         reference: The face that motion is measured from, "first" frame or "mean" face of the clip.
         motion_scale: Factor on the displacement in face heights, which brings it to the order of 1.
+
+    Raises:
+        ConfigError: An unknown word, or sizes that do not fit the motion or the region.
     """
 
     syncer: SyncerConfig = SyncerConfig()
     num_levels: int = 4
+    audio: str = "custom"
+    motion: str = "displacement"
+    region: str = "face"
     reference: str = "first"
     motion_scale: float = 8.0
 
@@ -96,8 +109,24 @@ class SyncerPyramidConfig:
             raise ConfigError(f"`num_levels`: expected at least 1, got {self.num_levels}")
         if self.reference not in ("first", "mean"):
             raise ConfigError(f"`reference`: expected 'first' or 'mean', got {self.reference!r}")
+        for name, choices in (("audio", (*KINDS, "custom")), ("motion", MOTIONS), ("region", tuple(REGIONS))):
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"`{name}`: expected one of {choices}, got {getattr(self, name)!r}")
+        points = len(REGIONS[self.region])
+        if (self.region != "face" or self.motion != "displacement") and self.syncer.points != points:
+            raise ConfigError(
+                f"`syncer.points`: expected {points} with motion {self.motion!r} of the region {self.region!r}, got"
+                f" {self.syncer.points}"
+            )
+        if self.motion == "both" and self.syncer.dims % 2:
+            raise ConfigError(f"`syncer.dims`: expected twice the coordinates of a landmark for 'both', got {self.syncer.dims}")
         if not 0 < self.motion_scale < math.inf:
             raise ConfigError(f"`motion_scale`: expected a finite number above 0, got {self.motion_scale}")
+
+    @property
+    def landmark_dims(self) -> int:
+        """Coordinates of a landmark."""
+        return self.syncer.dims // 2 if self.motion == "both" else self.syncer.dims
 
 
 class SyncerPyramid(nn.Module):
@@ -115,11 +144,15 @@ class SyncerPyramid(nn.Module):
     """
 
     config_class = SyncerPyramidConfig
+    average_shape: Tensor | None
 
     def __init__(self, *, config: SyncerPyramidConfig | None = None) -> None:
         super().__init__()
         self.config = config or SyncerPyramidConfig()
         self.syncers = nn.ModuleList(Syncer(config=self.config.syncer) for _ in range(self.config.num_levels))
+        # Only those that look at shape have this buffer, so that the others' files need not carry it.
+        shape = torch.zeros(len(REGIONS["face"]), self.config.landmark_dims) if self.config.motion != "displacement" else None
+        self.register_buffer("average_shape", shape)
 
     @property
     def num_levels(self) -> int:
@@ -130,11 +163,25 @@ class SyncerPyramid(nn.Module):
         """Fewest frames at level 0 that fill one window at each of ``levels`` (default: all)."""
         return shortest_clip(self.config.syncer.window, max(self._chosen(levels), default=0))
 
+    def speech_features(self) -> SpeechFeatures | None:
+        """A module from waveforms (batch, samples) to the features this pyramid was trained on; None for custom ones."""
+        return None if self.config.audio == "custom" else SpeechFeatures(kind=self.config.audio)
+
     def set_audio_statistics(self, mean: Tensor, std: Tensor) -> None:
         """Standardise the features of every level with these statistics, both (audio_features,), in the features' unit."""
         check_positive("std", float(std.min()))
         for level in range(self.num_levels):
             self._syncer(level).audio_encoder.set_statistics(mean, std)
+
+    def set_average_shape(self, shape: Tensor) -> None:
+        """Measure shapes from this one, (points=68, dims), the mean of :func:`avsync.motion_features.local_shape` over speakers.
+
+        Without effect on a pyramid that looks at displacement alone.
+        """
+        if self.average_shape is not None:
+            points, dims = self.average_shape.shape
+            check_shape("shape", shape, "points dims", points=points, dims=dims)
+            self.average_shape.copy_(shape)
 
     def embed_motion(
         self,
@@ -155,7 +202,15 @@ class SyncerPyramid(nn.Module):
         reference = self.config.reference if reference is None else reference
         if lengths is not None:  # what padding holds, NaN perhaps, must not reach even the windows that do not count
             landmarks = hold_last_frame(landmarks, landmarks.shape[1], lengths)
-        motion = displacement(landmarks, reference=reference, scale=self.config.motion_scale, lengths=lengths)
+        motion = motion_features(
+            landmarks,
+            motion=self.config.motion,
+            region=self.config.region,
+            average_shape=self.average_shape,
+            reference=reference,
+            scale=self.config.motion_scale,
+            lengths=lengths,
+        )
         motions = temporal_pyramid(motion, max(chosen) + 1, lengths=lengths)
         return [self._syncer(level).motion_encoder(motions[level]) for level in chosen]
 
