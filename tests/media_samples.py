@@ -29,6 +29,8 @@ CONTAINERS = {
     "mpg": ("mpeg", "mpeg2video", "mp2"),
     "ts": ("mpegts", "libx264", "aac"),
 }
+# In packets of 2 KiB several pictures as small as these would share one timestamp, which pictures of real videos do not.
+MUXER_OPTIONS = {"mpg": {"packetsize": "256"}}
 SAMPLE_FORMATS = {"aac": "fltp", "libopus": "flt", "vorbis": "fltp", "libmp3lame": "fltp", "mp2": "s16"}
 ENCODER_OPTIONS = {
     "libx264": {"preset": "ultrafast", "crf": "20"},
@@ -112,7 +114,7 @@ def frame_times(fps: float | str, seconds: float, start: float = 0.0) -> list[Fr
     """Times of the frames from ``start`` until ``seconds``; "variable" repeats intervals of 33, 50, 20, 40 and 67 ms."""
     time, times = Fraction(start).limit_denominator(1000), []
     steps: Iterator[Fraction] = cycle(VARIABLE) if fps == "variable" else cycle([1 / rate_of(fps)])
-    while time < seconds:
+    while time < Fraction(seconds).limit_denominator(1000):
         times.append(time)
         time += next(steps)
     return times
@@ -181,7 +183,7 @@ def flash_click_video(
     audible = [
         float(t) for t in snapped if t >= audio_start and not (audio_gap and audio_gap[0] - 0.05 < t < audio_gap[1] + 0.05)
     ]
-    with av.open(str(path), "w", format=muxer) as output:
+    with av.open(str(path), "w", format=muxer, options=MUXER_OPTIONS.get(container, {})) as output:
         packets: list[tuple[float, Any]] = []
         streams: list[Any] = []
         if with_video:
@@ -307,11 +309,15 @@ def _audio(
 
 
 def _rotate(path: Path, degrees: int) -> None:
-    """Set the display matrix of an MP4's first track, which PyAV cannot write."""
+    cos, sin = {0: (1, 0), 90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees % 360]
+    set_display_matrix(path, cos, sin, -sin, cos)
+
+
+def set_display_matrix(path: Path, a: int, b: int, c: int, d: int) -> None:
+    """Set the display matrix of an MP4's first track, which PyAV cannot write: (x, y) is shown at (a x + c y, b x + d y)."""
     content = bytearray(path.read_bytes())
     box = content.index(b"tkhd") + 4
     matrix = box + 4 + (32 if content[box] == 1 else 20) + 8 + 8
-    cos, sin = {0: (1, 0), 90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees % 360]
     one = 1 << 16
-    struct.pack_into(">9i", content, matrix, cos * one, sin * one, 0, -sin * one, cos * one, 0, 0, 0, 1 << 30)
+    struct.pack_into(">9i", content, matrix, a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30)
     path.write_bytes(content)

@@ -68,6 +68,7 @@ class SoundSource:
         self.path = os.fspath(path)
         self.sample_rate = sample_rate
         self._damage: Counter[str] = Counter()
+        self._closed = False
         self._kept: deque[Placed] = deque()
         self._forgotten: int | None = None  # index before which sound has been let go
         self._container = open_media(path)
@@ -129,8 +130,11 @@ class SoundSource:
             (samples,) float32 in [-1, 1].
 
         Raises:
-            ArgumentError: ``start`` lies more than ten seconds before an earlier read, or an argument is no usable number.
+            ArgumentError: ``start`` lies more than ten seconds before an earlier read, or an argument is no usable number, or the
+                source is closed.
         """
+        if self._closed:
+            raise ArgumentError(f"`read`: expected an open SoundSource, got a closed one ({self.path})")
         if samples < 0 or not math.isfinite(start):
             raise ArgumentError(
                 f"`start`, `samples`: expected a finite time and a number of at least 0, got {start} and {samples}"
@@ -153,6 +157,7 @@ class SoundSource:
 
     def close(self) -> None:
         """Close the file."""
+        self._closed = True
         self._decoded.close()  # type: ignore[attr-defined]
         self._container.close()
 

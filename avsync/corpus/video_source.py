@@ -16,7 +16,7 @@ import numpy.typing as npt
 from avsync._checks import check_positive, import_extra
 from avsync.corpus._packets import decode_stream, tally
 from avsync.corpus.media_info import MediaInfo, contents, describe, failures, open_media, pick_video, reason
-from avsync.errors import CorpusError
+from avsync.errors import ArgumentError, CorpusError
 
 Image = npt.NDArray[np.uint8]
 
@@ -91,7 +91,9 @@ class VideoSource:
             check_positive("max_height", max_height)
         self.path = os.fspath(path)
         self._damage: Counter[str] = Counter()
+        self._held: VideoFrame | None = None
         self._last: float | None = None
+        self._closed = False
         self._container = open_media(path)
         try:
             stream = pick_video(self._container)
@@ -137,40 +139,39 @@ class VideoSource:
 
         Yields:
             :class:`VideoFrame`, each with a time after the one before it.
+
+        Raises:
+            ArgumentError: The source is closed.
         """
-        held: VideoFrame | None = None
+        if self._closed:
+            raise ArgumentError(f"`frames`: expected an open VideoSource, got a closed one ({self.path})")
         for decoded in self._pending():
             if decoded.is_corrupt:
                 self._damage["frames that the decoder calls damaged"] += 1
             time = self._time(decoded)
             if time is None:
-                time = (
-                    self.info.video_start or 0.0 if held is None and self._last is None else self._after(held) + self._interval
-                )
+                before = self._held.time if self._held is not None else self._last
+                time = before + self._interval if before is not None else self.info.video_start or 0.0
                 self._damage["frames without a timestamp, which got one by the frame rate"] += 1
-            frame = VideoFrame(time, decoded, self)
-            if held is None:
-                if self._last is None or time > self._last:
-                    held = frame
-                else:
-                    self._damage["frames dropped because their time is not after the one before"] += 1
-            elif time > held.time:
-                self._last = held.time
+            frame, held, last = VideoFrame(time, decoded, self), self._held, -math.inf if self._last is None else self._last
+            if held is not None and time > held.time:
+                self._held, self._last = frame, held.time
                 yield held
-                held = frame
-            elif time < held.time and (self._last is None or time > self._last):
-                # The held one was ahead of its successor: a wild timestamp, which must not silence everything behind it.
-                held = frame
-                self._damage["frames dropped because their time is beyond the next one's"] += 1
+            elif time > last and (held is None or time < held.time):
+                if held is not None:
+                    # It was ahead of its successor: a wild timestamp, which must not silence everything behind it.
+                    self._damage["frames dropped because their time is beyond the next one's"] += 1
+                self._held = frame
             else:
                 self._damage["frames dropped because their time is not after the one before"] += 1
-        if held is not None:
-            self._last = held.time
+        if self._held is not None:
+            held, self._held, self._last = self._held, None, self._held.time
             yield held
         self._check_end()
 
     def close(self) -> None:
         """Close the file; frames that were handed out stay usable."""
+        self._closed = True
         self._decoded.close()  # type: ignore[attr-defined]
         self._container.close()
 
@@ -184,10 +185,9 @@ class VideoSource:
         if self._first is not None:
             first, self._first = self._first, None
             yield first
-        yield from self._decoded
-
-    def _after(self, held: VideoFrame | None) -> float:
-        return held.time if held is not None else self._last or 0.0
+        # Not "yield from", which would close the decoder together with an iterator that is left early.
+        for frame in self._decoded:  # noqa: UP028
+            yield frame
 
     def _time(self, frame: Any) -> float | None:
         base = frame.time_base or self._stream.time_base
