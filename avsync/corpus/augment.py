@@ -14,9 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from avsync._faces import face_height
 from avsync.errors import ArgumentError, ConfigError
 from avsync.landmarks import augment as augment_landmarks
 
+FRAMES_PER_SECOND = 25.0
+"""Landmark frames a second of every crop."""
 _EQUALISER_POINTS = 6  # a curve of about an octave and a half a point: rooms and microphones, not single formants
 
 
@@ -32,6 +35,12 @@ class AugmentConfig:
         translation: Largest shift in x and in y, in face heights.
         rotation: Largest angle in either direction, in radians.
         flip_probability: Share of the crops that are mirrored; needs the 68-point layout when above 0.
+        shear: Standard deviation of each entry of a random matrix that is added to the identity, one a crop: other proportions, and
+            heads turned another way.
+        sway: As ``shear``, but coming and going at 0.2 to 0.8 Hz, as turns of the head do; what a face looks like at some instant
+            is then no key by which to remember what was said.
+        identity: Standard deviation of an offset of every point, the same through the crop, in face heights.
+        jitter: Standard deviation of an offset of every point in every frame, as detectors make, in face heights.
         gain_db: Smallest and largest gain of the sound, in decibels.
         tempo: Smallest and largest speed at which a crop is played, face and sound together; drawn evenly in its logarithm.
         equaliser_db: Standard deviation of a random smooth curve over the mel bands, one a crop, in decibels.
@@ -52,6 +61,10 @@ class AugmentConfig:
     translation: float = 0.05
     rotation: float = math.radians(5.0)
     flip_probability: float = 0.5
+    shear: float = 0.0
+    sway: float = 0.0
+    identity: float = 0.0
+    jitter: float = 0.0
     gain_db: tuple[float, float] = (-6.0, 6.0)
     tempo: tuple[float, float] = (1.0, 1.0)
     equaliser_db: float = 0.0
@@ -67,6 +80,10 @@ class AugmentConfig:
         for name, value, limit in (
             ("translation", self.translation, math.inf),
             ("rotation", self.rotation, math.inf),
+            ("shear", self.shear, math.inf),
+            ("sway", self.sway, math.inf),
+            ("identity", self.identity, math.inf),
+            ("jitter", self.jitter, math.inf),
             ("equaliser_db", self.equaliser_db, math.inf),
             ("noise_db", self.noise_db, math.inf),
             ("flip_probability", self.flip_probability, 1.0),
@@ -120,8 +137,8 @@ def interpolate_rows(rows: Tensor, begin: Tensor, tempo: Tensor, count: int, end
 
 
 def vary_landmarks(landmarks: Tensor, config: AugmentConfig, generator: torch.Generator | None = None) -> Tensor:
-    """One random similarity, and perhaps a flip, for each crop (batch, frames, points, dims)."""
-    return augment_landmarks(
+    """One random similarity, and perhaps a flip, for each crop (batch, frames, points, dims); then what changes the faces."""
+    views = augment_landmarks(
         landmarks,
         scale=config.scale,
         translation=config.translation,
@@ -129,6 +146,50 @@ def vary_landmarks(landmarks: Tensor, config: AugmentConfig, generator: torch.Ge
         flip_probability=config.flip_probability,
         generator=generator,
     )
+    return deform(views, config, generator)
+
+
+def deform(landmarks: Tensor, config: AugmentConfig, generator: torch.Generator | None = None) -> Tensor:
+    """Other heads and other poses: ``shear``, ``sway``, ``identity`` and ``jitter`` of :class:`AugmentConfig`.
+
+    Args:
+        landmarks: (batch, frames, points, dims), at least 2 dims, of which the first two are changed; 25 frames a second.
+        config: How much of each.
+        generator: Source of chance, on any device; torch's own if None.
+
+    Returns:
+        (batch, frames, points, dims).
+
+    Example:
+        >>> faces = torch.rand(2, 5, 68, 2)
+        >>> torch.equal(deform(faces, AugmentConfig()), faces)
+        True
+
+    Source: ours.
+    """
+    if not (config.shear or config.sway or config.identity or config.jitter):
+        return landmarks
+    device = landmarks.device if generator is None else generator.device
+    batch, frames, points, dims = landmarks.shape
+    plane = landmarks[..., :2]
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, device=device).to(landmarks)
+
+    if config.shear or config.sway:
+        hertz, phase = torch.rand((2, batch, 1, 2, 2), generator=generator, device=device).to(landmarks)
+        seconds = torch.arange(frames, device=landmarks.device)[:, None, None] / FRAMES_PER_SECOND
+        wave = torch.sin(2 * math.pi * ((0.2 + 0.6 * hertz) * seconds + phase))
+        matrix = config.shear * normal(batch, 1, 2, 2) + config.sway * math.sqrt(2.0) * wave
+        centre = plane.mean(dim=(1, 2), keepdim=True)
+        plane = plane + (plane - centre) @ matrix.transpose(2, 3)
+    if config.identity or config.jitter:
+        height = face_height(landmarks, "mean")[:, None, None, None]
+        offset = config.identity * normal(batch, 1, points, 2)
+        if config.jitter:
+            offset = offset + config.jitter * normal(batch, frames, points, 2)
+        plane = plane + height * offset
+    return plane if dims == 2 else torch.cat([plane, landmarks[..., 2:]], dim=-1)
 
 
 def vary_audio(audio: Tensor, features: nn.Module, config: AugmentConfig, generator: torch.Generator | None = None) -> Tensor:

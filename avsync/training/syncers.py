@@ -2,126 +2,41 @@
 
 from __future__ import annotations
 
-import math
+import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
 
-from avsync.contrastive import AllPairsInfoNCE, InfoNCE, MarginLoss, chance_level, info_nce_within_clips
 from avsync.corpus.augment import AugmentConfig
-from avsync.corpus.dataset import Batch, ClipBank
-from avsync.errors import ConfigError
+from avsync.corpus.crops import Batch, CropBank
 from avsync.metrics.multi_scale import MAX_OFFSETS, multi_scale_offset
+from avsync.motion_features import local_shape
 from avsync.syncer import Embeddings, SyncerPyramid
 from avsync.training.chance import RandomState, rank_generator
+from avsync.training.checkpoint import Stateful
+from avsync.training.ema import WeightAverage
 from avsync.training.engine import History, train_loop
+from avsync.training.objectives import OBJECTIVES, LevelObjective, SyncerTrainingConfig
 from avsync.training.processes import Precision, Trained, world_group
 from avsync.training.schedule import cosine_schedule, set_learning_rate
 from avsync.training.store import CheckpointStore
 
-OBJECTIVES = ("all_pairs", "info_nce", "margin")
+__all__ = [
+    "OBJECTIVES",
+    "LevelReport",
+    "SyncerTrainingConfig",
+    "average_shape",
+    "embed_crops",
+    "evaluate_syncers",
+    "judge_offsets",
+    "train_syncers",
+]
 
-
-@dataclass(frozen=True)
-class SyncerTrainingConfig:
-    """How a pyramid of syncers is trained (ours; ``objective="info_nce"`` with 48 negatives is the paper's loss).
-
-    Attributes:
-        steps: Optimisation steps.
-        batch_size: Clips in a batch, of each process.
-        accumulate: Batches whose gradients are averaged for one step. For "margin", whose negatives lie in the clip, that is the step
-            of one large batch; the InfoNCE objectives see no more negatives by it, since those come from one batch only.
-        frames: Frames of a crop; longer crops hold more misaligned windows of the same clip, the negatives that teach most.
-        fine_frames: Frames of each crop that level 0 sees. It has most windows and learns within a few hundred steps, so showing it
-            half of a crop saves a third of the time and costs it nothing.
-        first_share: Share of the batches in which motion is measured from the first face of a crop instead of the mean face. Some of
-            each make syncers that serve both, as a loss that starts from an observed face and as a metric.
-        learning_rate: Peak rate of AdamW.
-        weight_decay: Decay of AdamW.
-        warm_up: Steps of linear warm-up before the cosine.
-        objective: "all_pairs" (InfoNCE over the whole batch plus InfoNCE within clips), "info_nce" (sampled negatives, the
-            paper's) or "margin" (SyncNet's, for metric syncers).
-        within_clip_weight: Weight of the part within clips in "all_pairs".
-        temperature: Start of the learnable temperature of the InfoNCE objectives.
-        num_negatives: Sampled negatives of "info_nce" and "margin".
-        margin: Margin of "margin", a distance between unit vectors; 1.4, nearly that of orthogonal ones, learns about twice as fast as
-            the published 1.
-        grad_clip: Largest gradient norm; 0 for none.
-        seed: Seed of crops, augmentation and negatives.
-    """
-
-    steps: int = 600
-    batch_size: int = 16
-    accumulate: int = 1
-    frames: int = 160
-    fine_frames: int = 80
-    first_share: float = 0.3
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    warm_up: int = 50
-    objective: str = "all_pairs"
-    within_clip_weight: float = 3.0
-    temperature: float = 0.07
-    num_negatives: int = 48
-    margin: float = 1.0
-    grad_clip: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "frames", "fine_frames", "num_negatives"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"`{name}`: expected at least 1, got {getattr(self, name)}")
-        if self.objective not in OBJECTIVES:
-            raise ConfigError(f"`objective`: expected one of {OBJECTIVES}, got {self.objective!r}")
-
-
-class LevelObjective(nn.Module):
-    """The training loss of one level, and what it would be at chance.
-
-    Args:
-        config: Which loss, and its settings.
-    """
-
-    def __init__(self, *, config: SyncerTrainingConfig) -> None:
-        super().__init__()
-        self.config = config
-        if config.objective == "margin":
-            self.loss: nn.Module = MarginLoss(margin=config.margin, num_negatives=config.num_negatives, source="in_clip")
-        elif config.objective == "info_nce":
-            self.loss = InfoNCE(num_negatives=config.num_negatives, temperature=config.temperature, learnable=True)
-        else:
-            # 60 is below the scale from which the loss needs a maximum, a third of its time; the temperature never gets there.
-            self.loss = AllPairsInfoNCE(temperature=config.temperature, learnable=True, max_scale=60.0)
-
-    def chance(self, clips: int, windows: int) -> float:
-        """The loss of embeddings that say nothing, of ``clips`` clips of all processes together."""
-        if self.config.objective == "margin":
-            # The best single distance d for aligned and misaligned pairs alike minimises (d^2 + (margin - d)^2) / 4.
-            return self.config.margin**2 / 8
-        if self.config.objective == "info_nce":
-            return chance_level(self.config.num_negatives)
-        return math.log(clips * windows) + self.config.within_clip_weight * math.log(windows)
-
-    def forward(self, embedded: Embeddings, generator: torch.Generator, group: dist.ProcessGroup | None = None) -> Tensor:
-        """The loss of one level's embeddings; negatives are drawn from ``generator`` where they are drawn.
-
-        The InfoNCE objectives take the windows of all processes of ``group`` as negatives; those of "margin" lie in the clip.
-        """
-        if isinstance(self.loss, MarginLoss):
-            return self.loss(embedded.audio, embedded.motion, generator=generator, mask=embedded.mask)
-        if isinstance(self.loss, InfoNCE):
-            return self.loss(embedded.audio, embedded.motion, generator=generator, mask=embedded.mask, group=group)
-        across = self.loss(embedded.audio, embedded.motion, mask=embedded.mask, group=group)
-        if not self.config.within_clip_weight or not isinstance(self.loss, AllPairsInfoNCE):
-            return across
-        temperature = self.loss.current_temperature()
-        within = info_nce_within_clips(embedded.audio, embedded.motion, temperature=temperature, mask=embedded.mask)
-        return across + self.config.within_clip_weight * within
+SHORTEST_SPAN = 5
+"""Frames of the shortest stretch whose mean face motion is measured from, those of one window."""
 
 
 class LevelReport(NamedTuple):
@@ -197,7 +112,11 @@ def evaluate_syncers(
 
 
 def embed_crops(
-    encoder: Callable[..., list[Embeddings]], batch: Batch, num_levels: int, fine_frames: int, reference: str
+    encoder: Callable[..., list[Embeddings]],
+    batch: Batch,
+    num_levels: int,
+    fine_frames: int,
+    reference: str | Tensor,
 ) -> list[Embeddings]:
     """All levels of a batch's embeddings, level 0 of the first ``fine_frames`` frames only.
 
@@ -206,7 +125,7 @@ def embed_crops(
         batch: Crops.
         num_levels: Levels of the pyramid.
         fine_frames: Frames that level 0 sees.
-        reference: "first" or "mean".
+        reference: "first", "mean", or faces (batch, points, dims).
 
     Returns:
         One :class:`avsync.syncer.Embeddings` a level.
@@ -219,9 +138,47 @@ def embed_crops(
     return fine + encoder(batch.landmarks, batch.audio, reference=reference, levels=list(range(1, num_levels)))
 
 
+def draw_reference(landmarks: Tensor, config: SyncerTrainingConfig, generator: torch.Generator) -> str | Tensor:
+    """What a batch's motion is measured from: see ``first_share`` and ``short_share`` of :class:`SyncerTrainingConfig`.
+
+    Args:
+        landmarks: (batch, frames, points, dims).
+        config: The shares.
+        generator: Source of chance.
+
+    Returns:
+        "first", "mean", or faces (batch, points, dims).
+    """
+    chance = float(torch.rand((), generator=generator))
+    if chance < config.first_share:
+        return "first"
+    if chance >= config.first_share + config.short_share:
+        return "mean"
+    frames = landmarks.shape[1]
+    span, start = torch.rand(2, generator=generator).tolist()
+    span = min(frames, round(SHORTEST_SPAN * (frames / SHORTEST_SPAN) ** span))  # short stretches as often as long ones
+    begin = round(start * (frames - span))
+    return landmarks[:, begin : begin + span].mean(dim=1)
+
+
+def average_shape(bank: CropBank, *, stride: int = 25) -> Tensor:
+    """Mean of :func:`avsync.motion_features.local_shape` over speakers, each counted once, (points, dims).
+
+    Args:
+        bank: Clips of the 68-point layout.
+        stride: Frames from one face that is looked at to the next.
+    """
+    faces = bank.windows(1, stride=stride)
+    shapes = local_shape(faces.landmarks)[:, 0]
+    number = {speaker: i for i, speaker in enumerate(bank.speakers)}
+    speaker = torch.tensor([number[name] for name in bank.clip_speakers], device=shapes.device)[faces.clip_index]
+    total = shapes.new_zeros(len(number), *shapes.shape[1:]).index_add_(0, speaker, shapes)
+    return (total / speaker.bincount(minlength=len(number))[:, None, None]).mean(dim=0)
+
+
 def train_syncers(
     pyramid: SyncerPyramid,
-    bank: ClipBank,
+    bank: CropBank,
     config: SyncerTrainingConfig,
     *,
     fabric: Any,
@@ -260,6 +217,8 @@ def train_syncers(
     Source: paper section 3.1, Figure 1.
     """
     pyramid.set_audio_statistics(*bank.audio_statistics())
+    if pyramid.config.motion != "displacement":
+        pyramid.set_average_shape(average_shape(bank).to(next(pyramid.parameters()).device))
     objectives = [LevelObjective(config=config) for _ in range(pyramid.num_levels)]
     objective_modules = nn.ModuleList(objectives)
     scales = list(objective_modules.parameters())
@@ -269,15 +228,17 @@ def train_syncers(
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98))
     generator = rank_generator(config.seed, fabric.global_rank)
     group = world_group(fabric)
+    average = WeightAverage(pyramid, decay=config.ema_decay) if config.ema_decay else None
     encode = torch.compile(pyramid.forward) if compiled else pyramid
     chances: list[float] = []
 
-    def level_losses(batch: Batch, reference: str) -> Tensor:
+    def level_losses(batch: Batch, reference: str | Tensor) -> Tensor:
         embedded = embed_crops(encode, batch, pyramid.num_levels, config.fine_frames, reference)
         pairs = list(zip(objectives, embedded, strict=True))
         clips = fabric.world_size * len(batch)
-        chances[:] = [objective.chance(clips, level.motion.shape[1]) for objective, level in pairs]
-        return torch.stack([objective(level, generator, group) for objective, level in pairs])
+        span = config.spans[int(torch.randint(len(config.spans), (), generator=generator))] if config.offset_weight else 1
+        chances[:] = [objective.chance(clips, level.motion.shape[1], span) for objective, level in pairs]
+        return torch.stack([objective(level, generator, group, span=span) for objective, level in pairs])
 
     compute = Trained(fabric, level_losses, [pyramid, objective_modules], optimizer)
 
@@ -287,7 +248,7 @@ def train_syncers(
         total = torch.zeros(pyramid.num_levels, device=fabric.device)
         for part in range(config.accumulate):
             batch = bank.sample(config.batch_size, config.frames, generator=generator, augment=augment).to(fabric.device)
-            reference = "first" if float(torch.rand((), generator=generator)) < config.first_share else "mean"
+            reference = draw_reference(batch.landmarks, config, generator)
             with compute.gradients_stay(part + 1 < config.accumulate):
                 losses = compute(batch, reference)
                 fabric.backward(losses.sum() / config.accumulate)
@@ -295,30 +256,40 @@ def train_syncers(
         # One norm a level: a coarse level's gradients must not shrink a fine one's.
         norms = compute.clip(list(pyramid.syncers), config.grad_clip)
         compute.optimizer.step()
+        if average is not None:
+            average.update()
         scalars = {"loss": total.mean(), "chance": torch.tensor(sum(chances) / len(chances))}
         scalars |= {f"loss{level}": total[level] / chances[level] for level in range(len(chances))}
         return scalars | {f"grad{level}": norm for level, norm in enumerate(norms)}
 
+    def evaluate_average(now: int) -> Mapping[str, float]:
+        with average.applied() if average is not None else contextlib.nullcontext():
+            return evaluate(now) if evaluate is not None else {}
+
+    state: dict[str, Stateful] = {
+        "pyramid": pyramid,
+        "objectives": objective_modules,
+        "optimizer": compute.optimizer,
+        "precision": Precision(fabric),
+        "random": RandomState(generator),
+    }
+    state |= {} if average is None else {"average": average}
     pyramid.train()
     history = train_loop(
         name,
         steps=config.steps,
         step=step,
-        state={
-            "pyramid": pyramid,
-            "objectives": objective_modules,
-            "optimizer": compute.optimizer,
-            "precision": Precision(fabric),
-            "random": RandomState(generator),
-        },
+        state=state,
         checkpoint=checkpoint,
         resume=resume,
         checkpoint_every=checkpoint_every,
-        evaluate=evaluate,
+        evaluate=None if evaluate is None else evaluate_average,
         evaluate_every=evaluate_every,
         logs=logs,
         progress=progress,
         fabric=fabric,
     )
+    if average is not None:
+        average.copy_to_module()
     pyramid.eval()
     return history
