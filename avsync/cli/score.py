@@ -1,0 +1,132 @@
+"""How well do the lips of a video follow its sound? LSE-D and LSE-C by SyncNet, confidence level by level by landmark syncers
+
+SyncNet needs the file with its published weights, syncnet_v2.model, which is not part of avsync. Landmark syncers can be asked instead
+or as well; they also score a clip of a corpus, CORPUS/ID. Of several faces at once the largest is scored.
+
+  avsync score talk.mp4 --syncnet syncnet_v2.model --detector mediapipe
+  avsync score *.mp4 --syncers runs/judge --json > scores.json
+
+Higher confidence (LSE-C) and lower distance (LSE-D) are better; a positive offset says that the audio is early. Distances and
+confidences compare with others of the same network only. Exit status 1 if a recording could not be scored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+from avsync.cli._syncers import (
+    Syncers,
+    add_detector_arguments,
+    add_syncer_arguments,
+    device_of,
+    level_lines,
+    load_syncers,
+    progress_line,
+    rows_of,
+)
+from avsync.errors import ArgumentError, AvsyncError
+from avsync.evaluation.recording import read_recording
+from avsync.evaluation.video import TrackScore, score_video
+from avsync.metrics.offset import EDGES
+from avsync.syncnet import SyncNet
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``avsync score``."""
+    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="video files, or CORPUS/ID for a clip of a corpus")
+    parser.add_argument("--syncnet", metavar="FILE", help="SyncNet's weights, syncnet_v2.model, for LSE-D and LSE-C")
+    parser.add_argument(
+        "--edges",
+        choices=EDGES,
+        default="masked",
+        help="for SyncNet: leave out what lies beyond the sound, or, legacy, take zeros for it as the published script does",
+    )
+    parser.add_argument("--batch-size", type=int, default=32, help="windows that SyncNet embeds at once (default: 32)")
+    add_syncer_arguments(parser, default=None)
+    add_detector_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print one list in JSON instead of tables")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Score and print."""
+    if args.syncnet is None and args.syncers is None:
+        raise ArgumentError("`--syncnet`, `--syncers`: expected one of the two at least, got none")
+    syncnet = None if args.syncnet is None else SyncNet.from_file(args.syncnet).to(device_of(args.device))
+    syncers = None if args.syncers is None else load_syncers(args)
+    results: list[dict[str, Any]] = []
+    failed = False
+    for target in args.videos:
+        try:
+            result, lines = _score(target, args, syncnet, syncers)
+        except (AvsyncError, OSError) as error:
+            print(f"avsync score: {error}", file=sys.stderr)
+            result, lines, failed = {"video": target, "error": str(error)}, [], True
+        results.append(result)
+        if not args.json:
+            print("\n".join(lines), end="\n" if lines else "")
+    if args.json:
+        print(json.dumps(results, indent=2))
+    elif syncnet is not None and len(results) > 1:
+        print(_summary(results))
+    return 1 if failed else 0
+
+
+def _score(
+    target: str, args: argparse.Namespace, syncnet: SyncNet | None, syncers: Syncers | None
+) -> tuple[dict[str, Any], list[str]]:
+    result: dict[str, Any] = {"video": target}
+    lines = [f"{target}:"]
+    if syncnet is not None:
+        scores = score_video(
+            target,
+            syncnet=syncnet,
+            detector=args.detector,
+            batch_size=args.batch_size,
+            edges=args.edges,
+            min_seconds=args.min_seconds,
+            progress=progress_line(Path(target).name),
+        )
+        result["syncnet"] = [_track(score) for score in scores]
+        lines.append("  SyncNet  from      frames  offset               LSE-C   LSE-D  at zero")
+        lines += [
+            f"           {score.start:>7.2f} s  {score.frames:>6}  {score.offset_frames:+d} frames ({1000 * score.offset_seconds:+.0f} ms)".ljust(
+                50
+            )
+            + f"  {score.confidence:>5.3f}  {score.distance:>6.3f}  {score.distance_at_zero:>7.3f}"
+            for score in scores
+        ]
+    if syncers is not None:
+        recording = read_recording(
+            target, detector=args.detector, min_seconds=args.min_seconds, progress=progress_line(Path(target).name)
+        )
+        report = syncers.report(recording)
+        result["levels"] = rows_of(report)
+        lines += level_lines(report)
+    return result, lines
+
+
+def _track(score: TrackScore) -> dict[str, Any]:
+    return {
+        "start": score.start,
+        "frames": score.frames,
+        "face_size": score.face_size,
+        "offset_frames": score.offset_frames,
+        "offset_ms": 1000 * score.offset_seconds,
+        "lse_c": score.confidence,
+        "lse_d": score.distance,
+        "distance_at_zero": score.distance_at_zero,
+        "rank_at_zero": score.rank_at_zero,
+    }
+
+
+def _summary(results: list[dict[str, Any]]) -> str:
+    tracks = [track for result in results for track in result.get("syncnet", ())]
+    if not tracks:
+        return "no track scored"
+    means = [math.fsum(track[key] for track in tracks) / len(tracks) for key in ("lse_c", "lse_d", "distance_at_zero")]
+    return f"mean of {len(tracks)} tracks: LSE-C {means[0]:.3f}, LSE-D {means[1]:.3f}, distance at zero {means[2]:.3f}"
