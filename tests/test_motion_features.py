@@ -1,0 +1,122 @@
+"""What syncers see of a face: invariances of shape, regions, channels, and the pyramid that is configured with them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from avsync.encoders import SyncerConfig
+from avsync.errors import ConfigError, ShapeError
+from avsync.landmarks import displacement
+from avsync.motion_features import ANCHORS, REGIONS, head_size, local_shape, motion_channels, motion_features
+from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
+
+
+def faces(frames: int = 7, *, batch: int = 2, dims: int = 2, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    face = torch.rand(batch, 1, 68, dims, generator=generator)
+    return face + 0.02 * torch.randn(batch, frames, 68, dims, generator=generator)
+
+
+@given(angle=st.floats(-3.0, 3.0), scale=st.floats(0.1, 50.0), shift=st.floats(-100.0, 100.0))
+def test_shape_knows_neither_place_nor_size_nor_tilt(angle: float, scale: float, shift: float) -> None:
+    x = faces().double()
+    turn = torch.tensor([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]]).double()
+    torch.testing.assert_close(local_shape(scale * x @ turn + shift), local_shape(x), atol=1e-6, rtol=1e-6)
+
+
+def test_shape_of_a_frame_is_upright_centred_and_of_unit_size() -> None:
+    x = faces(1)
+    shape = local_shape(x)
+    assert shape[..., ANCHORS, :].mean(dim=-2).abs().max() < 1e-5
+    eyes = shape[..., (42, 45), :].mean(dim=-2) - shape[..., (36, 39), :].mean(dim=-2)
+    assert eyes[..., 1].abs().max() < 1e-5
+    assert (eyes[..., 0] > 0).all()
+    torch.testing.assert_close(head_size(shape[:, 0]), torch.ones(2), atol=1e-4, rtol=1e-4)
+
+
+def test_an_open_mouth_that_stays_open_is_seen_in_the_shape_and_not_in_the_displacement() -> None:
+    shut = faces(1).expand(2, 5, 68, 2).clone()
+    open_ = shut.clone()
+    open_[..., 55:60, 1] += 0.3
+    assert displacement(open_, reference="mean").abs().max() < 1e-5
+    difference = motion_features(open_, motion="shape", region="mouth") - motion_features(shut, motion="shape", region="mouth")
+    assert difference.abs().amax() > 0.1
+
+
+def test_both_has_displacement_before_shape() -> None:
+    x, average = faces(), torch.rand(68, 2)
+    both = motion_features(x, motion="both", average_shape=average, scale=3.0)
+    torch.testing.assert_close(both[..., :2], displacement(x, reference="mean", scale=3.0))
+    torch.testing.assert_close(both[..., 2:], 3.0 * (local_shape(x) - average))
+    assert both.shape[-1] == motion_channels("both", 2) == 4
+
+
+@pytest.mark.parametrize("region", REGIONS)
+def test_a_region_sees_nothing_else(region: str) -> None:
+    x = faces().requires_grad_()
+    motion_features(
+        x, motion="displacement", region=region, reference=torch.zeros(2, 68, 2) + torch.rand(68, 2)
+    ).sum().backward()
+    moved = x.grad.abs().amax(dim=(0, 1, 3)) > 0
+    assert moved.nonzero().flatten().tolist() == list(REGIONS[region])
+
+
+def test_gradients_stay_finite_where_faces_are_degenerate() -> None:
+    for x in (torch.zeros(1, 3, 68, 2), torch.ones(1, 3, 68, 2)):
+        x.requires_grad_()
+        motion_features(x).square().sum().backward()
+        assert torch.isfinite(x.grad).all()
+
+
+def test_shape_needs_the_layout() -> None:
+    with pytest.raises(ShapeError, match=r"points=68"):
+        local_shape(torch.rand(1, 3, 20, 2))
+    with pytest.raises(ShapeError, match=r"expected 68 points for the region 'mouth', got 20"):
+        motion_features(torch.rand(1, 3, 20, 2), motion="displacement", region="mouth")
+
+
+def test_configs_that_do_not_fit_say_what_would() -> None:
+    with pytest.raises(ConfigError, match=r"`syncer.points`: expected 20 .* got 68"):
+        SyncerPyramidConfig(region="mouth")
+    with pytest.raises(ConfigError, match=r"`syncer.dims`: expected twice .* got 3"):
+        SyncerPyramidConfig(motion="both", syncer=SyncerConfig(dims=3))
+    with pytest.raises(ConfigError, match=r"`motion`: expected one of"):
+        SyncerPyramidConfig(motion="velocity")
+
+
+@pytest.mark.parametrize(
+    ("motion", "region", "dims"), [("both", "face", 4), ("shape", "mouth", 2), ("displacement", "head", 2)]
+)
+def test_a_pyramid_of_each_kind_takes_plain_landmarks(motion: str, region: str, dims: int) -> None:
+    config = SyncerPyramidConfig(
+        syncer=SyncerConfig(width=8, embed=4, points=len(REGIONS[region]), dims=dims),
+        motion=motion,
+        region=region,
+        num_levels=2,
+    )
+    pyramid = SyncerPyramid(config=config).eval()
+    pyramid.set_average_shape(torch.rand(68, 2))
+    x = faces(40).requires_grad_()
+    levels = pyramid(x, torch.rand(2, 160, 26))
+    assert [level.motion.shape for level in levels] == [(2, 36, 4), (2, 16, 4)]
+    sum(level.motion.square().sum() for level in levels).backward()
+    assert torch.isfinite(x.grad).all()
+    assert x.grad.abs().sum() > 0
+    # Padding behind a clip changes nothing here either.
+    padded = torch.cat([x.detach(), torch.full((2, 8, 68, 2), torch.nan)], dim=1)
+    lengths = torch.tensor([40, 40])
+    again = pyramid.embed_motion(padded, lengths=lengths)
+    torch.testing.assert_close(again[0][:, :36], levels[0].motion)
+
+
+def test_shape_pyramids_compile_as_one_graph() -> None:
+    config = SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=4, dims=4), motion="both", num_levels=1)
+    pyramid = SyncerPyramid(config=config).eval()
+    x = faces(12)
+    compiled = torch.compile(pyramid.embed_motion, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x)[0], pyramid.embed_motion(x)[0])

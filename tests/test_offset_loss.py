@@ -1,0 +1,83 @@
+"""InfoNCE over offsets against an obvious version of it, and what it says of trained and of blind embeddings."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from avsync.errors import ArgumentError, ClipTooShortError
+from avsync.offset_loss import offset_info_nce
+from avsync.training.objectives import offset_chance
+
+
+def obvious(audio: np.ndarray, motion: np.ndarray, max_offset: int, span: int, temperature: float) -> float:
+    """Loops over clips, stretches and offsets."""
+    audio = audio / np.linalg.norm(audio, axis=-1, keepdims=True)
+    motion = motion / np.linalg.norm(motion, axis=-1, keepdims=True)
+    losses = []
+    for a, v in zip(audio, motion, strict=True):
+        for start in range(0, len(v) - span + 1, span):
+            scores = {}
+            for j in range(-max_offset, max_offset + 1):
+                if start + j >= 0 and start + span + j <= len(a):
+                    pairs = [v[i] @ a[i + j] for i in range(start, start + span)]
+                    scores[j] = math.sqrt(span) * float(np.mean(pairs)) / temperature
+            largest = max(scores.values())
+            losses.append(largest + math.log(sum(math.exp(s - largest) for s in scores.values())) - scores[0])
+    return float(np.mean(losses))
+
+
+@given(windows=st.integers(1, 14), span=st.integers(1, 14), max_offset=st.integers(1, 6), seed=st.integers(0, 1000))
+def test_equals_the_obvious_version(windows: int, span: int, max_offset: int, seed: int) -> None:
+    span = min(span, windows)
+    generator = torch.Generator().manual_seed(seed)
+    audio, motion = torch.randn((2, 3, windows, 5), generator=generator, dtype=torch.float64)
+    loss = offset_info_nce(audio, motion, max_offset=max_offset, span=span, temperature=0.3)
+    expected = obvious(audio.numpy(), motion.numpy(), max_offset, span, 0.3)
+    assert loss.item() == pytest.approx(expected, abs=1e-9)
+
+
+def test_blind_embeddings_are_at_chance() -> None:
+    blind = torch.ones(2, 40, 3)
+    for span in (1, 6, 40):
+        assert offset_info_nce(blind, blind, span=span).item() == pytest.approx(offset_chance(40, span), abs=1e-5)
+
+
+def test_padding_changes_nothing() -> None:
+    generator = torch.Generator().manual_seed(0)
+    audio, motion = torch.randn((2, 1, 12, 4), generator=generator)
+    padding = torch.full((1, 6, 4), 7.0)
+    mask = torch.arange(18)[None] < 12
+    padded = offset_info_nce(torch.cat([audio, padding], 1), torch.cat([motion, padding], 1), span=3, max_offset=4, mask=mask)
+    torch.testing.assert_close(padded, offset_info_nce(audio, motion, span=3, max_offset=4))
+
+
+def test_gradients_pull_aligned_windows_together() -> None:
+    generator = torch.Generator().manual_seed(0)
+    audio = torch.randn((1, 20, 6), generator=generator)
+    motion = torch.randn((1, 20, 6), generator=generator).requires_grad_()
+    loss = offset_info_nce(audio, motion, span=5)
+    loss.backward()
+    with torch.no_grad():
+        assert offset_info_nce(audio, motion - 0.1 * motion.grad, span=5) < loss
+
+
+def test_bad_arguments_are_named() -> None:
+    windows = torch.rand(1, 4, 3)
+    with pytest.raises(ArgumentError, match="`span`: expected at least 1"):
+        offset_info_nce(windows, windows, span=0)
+    with pytest.raises(ClipTooShortError, match="expected at least 5 windows"):
+        offset_info_nce(windows, windows, span=5)
+    with pytest.raises(ArgumentError, match="`max_offset`"):
+        offset_info_nce(windows, windows, max_offset=0)
+
+
+def test_compiles_as_one_graph() -> None:
+    windows = torch.rand(2, 9, 3)
+    compiled = torch.compile(offset_info_nce, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(windows, windows, span=2), offset_info_nce(windows, windows, span=2))
