@@ -34,7 +34,7 @@ from avsync.pretrained import from_pretrained
 from avsync.syncer import SyncerPyramid
 
 KINDS = ("own", "other", "still")
-MARGIN = 64
+MARGIN = 40
 
 
 def curves(pyramid: SyncerPyramid, landmarks: Tensor, audio: Tensor) -> tuple[list[Tensor], list[int]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from avsync.audio import log_mel
+from avsync.corpus.clip import Clip
+from avsync.corpus.synthetic import SyntheticConfig, synthetic_clip
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
-from avsync.metrics.offset import SyncOffset, offset_distances, sync_offset
+from avsync.metrics import _band
+from avsync.metrics.offset import (
+    SyncOffset,
+    offset_distances,
+    offset_from_distances,
+    offset_milliseconds,
+    sync_offset,
+    window_distances,
+)
 from tests.reference import offset as reference
 
 seeds = st.integers(0, 2**31)
@@ -44,6 +57,87 @@ def test_matches_the_protocol(
         assert got.confidence[clip].item() == pytest.approx(confidence, rel=1e-5, abs=1e-5 * norm)
         assert got.distance[clip].item() == pytest.approx(distance, rel=1e-5)
         np.testing.assert_allclose(got.distance_at_zero[clip].item(), curve[max_offset], rtol=1e-5)
+        assert got.rank_at_zero[clip].item() == reference.rank_at_zero(v, a, max_offset, lead, edges)
+
+
+@given(seeds, st.integers(1, 60), st.sampled_from([1e-3, 1.0, 30.0]))
+def test_legacy_is_the_published_script(seed: int, windows: int, norm: float) -> None:
+    motion, audio = norm * signal(seed, 1, windows, 16), norm * signal(seed + 1, 1, windows, 16)
+    got = sync_offset(motion, audio, max_offset=10, edges="legacy")
+    # The script adds 1e-6 to every coordinate of a difference: together no more than 4e-6 to a distance.
+    offset, confidence, distance = reference.published_script(motion[0].double().numpy(), audio[0].double().numpy(), 10)
+    assert got.offset_frames.item() == offset
+    assert got.confidence.item() == pytest.approx(confidence, rel=1e-5, abs=1e-5)
+    assert got.distance.item() == pytest.approx(distance, rel=1e-5, abs=1e-5)
+
+
+@functools.cache
+def recording(speaker: int) -> Clip:
+    return synthetic_clip(SyntheticConfig(seed=3), speaker=speaker, seconds=14.0)
+
+
+def talker(speaker: int, shift: int) -> tuple[Tensor, Tensor]:
+    """Windows of the mouth's opening and of the sound's level, the sound from ``shift`` frames later: it is early by as many."""
+    clip = recording(speaker)
+    face, start, frames = torch.from_numpy(clip.landmarks), 20, 300
+    opening = (face[:, 66] - face[:, 62]).norm(dim=-1)[start : start + frames]
+    sound = torch.from_numpy(clip.waveform)[640 * (start + shift) : 640 * (start + shift + frames)]
+    level = log_mel(sound[None])[0, ::4].mean(dim=-1)
+    windows = [x.unfold(0, 11, 1) - x.unfold(0, 11, 1).mean(dim=-1, keepdim=True) for x in (opening, level)]
+    return tuple(torch.nn.functional.normalize(x, dim=-1)[None] for x in windows)
+
+
+@pytest.mark.parametrize("edges", ["masked", "legacy"])
+def test_every_shift_of_a_talkers_sound_is_recovered(edges: str) -> None:
+    for speaker in (0, 3):
+        found = {shift: sync_offset(*talker(speaker, shift), max_offset=15, edges=edges) for shift in range(-10, 11)}
+        assert {shift: int(result.offset_frames) for shift, result in found.items()} == {shift: shift for shift in found}
+        assert all((result.rank_at_zero == 1) == (shift == 0) for shift, result in found.items())
+
+
+@given(
+    seeds,
+    st.integers(1, 130),
+    st.integers(0, 20),
+    st.sampled_from([4, 128, 1024]),
+    st.sampled_from([0.0, 1e-5, 1e-3, 0.1, 0.5, 2.0]),
+    st.sampled_from([0.01, 1.0, 1.5, 100.0]),
+)
+def test_distances_keep_their_digits(
+    seed: int, windows: int, max_offset: int, embed: int, noise: float, stretch: float
+) -> None:
+    audio = torch.nn.functional.normalize(signal(seed, 1, windows + 2 * max_offset, embed), dim=-1)
+    motion = audio[:, max_offset : max_offset + windows] + noise * embed**-0.5 * signal(seed + 1, 1, windows, embed)
+    motion = stretch * motion
+    got, counts = window_distances(motion, audio, max_offset=max_offset, lead=max_offset)
+    assert counts is None
+    around = audio.double().unfold(1, 2 * max_offset + 1, 1).transpose(2, 3)
+    exact = (motion.double()[:, :, None] - around).norm(dim=-1)
+    torch.testing.assert_close(got.double(), exact, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("limit", [0, 2])
+def test_both_ways_of_mending_near_pairs(monkeypatch: pytest.MonkeyPatch, limit: float) -> None:
+    """Few near pairs are taken again one by one, many in float64: forced here to be always the one, then always the other."""
+    monkeypatch.setattr(_band, "_FEW", limit)
+    x = signal(0, 2, 50, 32)
+    near = x + 1e-4 * signal(1, 2, 50, 32)
+    got = offset_distances(near, x, max_offset=4)
+    exact = offset_distances(near.double(), x.double(), max_offset=4)
+    torch.testing.assert_close(got.double(), exact, rtol=2e-6, atol=0)
+    monkeypatch.setattr(_band, "_FEW", 2)
+    monkeypatch.setattr(_band, "_CLOSE", 0.0)  # without mending, the same distances lose their digits
+    assert (offset_distances(near, x, max_offset=4).double() - exact).abs().max() > 1e-5
+
+
+def test_less_precise_products_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = signal(0, 1, 20, 8), signal(1, 1, 20, 8)
+    expected = offset_distances(x.double(), y.double(), max_offset=3).float()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        torch.testing.assert_close(offset_distances(x, y, max_offset=3), expected, rtol=1e-6, atol=0)
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 @pytest.mark.parametrize("edges", ["masked", "legacy"])
@@ -83,10 +177,37 @@ def test_masked_windows_change_nothing(seed: int, windows: int, more: int) -> No
     torch.testing.assert_close(got, sync_offset(motion, audio, max_offset=3, lead=4), equal_nan=True)
 
 
+@given(seeds, st.integers(2, 12), st.integers(1, 12), st.sampled_from(["masked", "legacy"]))
+def test_clips_of_different_lengths_share_a_batch(seed: int, first: int, second: int, edges: str) -> None:
+    longest = max(first, second)
+    motion, audio = torch.full((2, longest, 4), torch.nan), torch.full((2, longest + 4, 4), torch.nan)
+    for clip, windows in enumerate((first, second)):
+        motion[clip, :windows], audio[clip, : windows + 4] = (
+            signal(seed + clip, windows, 4),
+            signal(seed - clip, windows + 4, 4),
+        )
+    lengths = torch.tensor([[first], [second]])
+    masks = {"mask": torch.arange(longest) < lengths, "audio_mask": torch.arange(longest + 4) < lengths + 4}
+    got = sync_offset(motion, audio, max_offset=6, lead=2, edges=edges, **masks)
+    for clip, windows in enumerate((first, second)):
+        alone = sync_offset(
+            motion[clip : clip + 1, :windows], audio[clip : clip + 1, : windows + 4], max_offset=6, lead=2, edges=edges
+        )
+        for value, expected in zip(got, alone, strict=True):
+            torch.testing.assert_close(value[clip : clip + 1], expected, equal_nan=True)
+
+
+def test_large_batches_equal_their_clips(monkeypatch: pytest.MonkeyPatch) -> None:
+    motion, audio = signal(0, 7, 90, 4), signal(1, 7, 90, 4)
+    whole = offset_distances(motion, audio, max_offset=3)
+    monkeypatch.setattr(_band, "_ROWS", 64)  # a piece at a time
+    torch.testing.assert_close(offset_distances(motion, audio, max_offset=3), whole)
+
+
 def test_long_recordings_equal_their_pieces() -> None:
-    motion, audio = signal(0, 1, 1200, 4), signal(1, 1, 1220, 4)
+    motion, audio = signal(0, 1, 12000, 4), signal(1, 1, 12020, 4)
     whole = offset_distances(motion, audio, max_offset=3, lead=10)
-    pieces = [offset_distances(motion[:, i : i + 400], audio[:, i : i + 420], max_offset=3, lead=10) for i in (0, 400, 800)]
+    pieces = [offset_distances(motion[:, i : i + 4000], audio[:, i : i + 4020], max_offset=3, lead=10) for i in (0, 4000, 8000)]
     torch.testing.assert_close(whole, torch.stack(pieces).mean(0))
 
 
@@ -98,11 +219,59 @@ def test_a_clip_without_windows_says_nothing() -> None:
     for name in ("confidence", "distance", "distance_at_zero"):
         values = getattr(got, name)
         assert values[0].isfinite() and values[1].isnan()
+    assert got.rank_at_zero.tolist()[1] == 0 and got.rank_at_zero.tolist()[0] > 0
 
 
-def test_constant_embeddings_have_no_confidence() -> None:
-    got = sync_offset(torch.ones(1, 9, 4), torch.ones(1, 9, 4), max_offset=3)
-    assert got.confidence.item() == 0
+@pytest.mark.parametrize("where", ["motion", "audio"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_none_spoil_their_clip_and_no_other(where: str, value: float) -> None:
+    x, y = signal(0, 2, 9, 4), signal(1, 2, 9, 4)
+    clean = sync_offset(x, y, max_offset=3)
+    (x if where == "motion" else y)[1, 8, 2] = value
+    got = sync_offset(x, y, max_offset=3)
+    torch.testing.assert_close(got.distances[0], clean.distances[0])
+    assert got.distances[1].isnan().all() and got.confidence[1].isnan() and got.distance[1].isnan()
+    assert got.offset_frames[1] == 0 and got.rank_at_zero[1] == 0
+    # Sound beyond the farthest offset is not looked at.
+    far = torch.cat([y[:1], torch.full((1, 3, 4), torch.nan)], dim=1)
+    torch.testing.assert_close(
+        sync_offset(x[:1, :6], far, max_offset=3).distances, sync_offset(x[:1, :6], y[:1], max_offset=3).distances
+    )
+
+
+@given(seeds, st.integers(2, 200), st.sampled_from(["masked", "legacy"]))
+def test_constant_embeddings_have_no_confidence(seed: int, windows: int, edges: str) -> None:
+    motion, audio = signal(seed, 1, 1, 24).expand(1, windows, 24), signal(seed + 1, 1, 1, 24).expand(1, windows + 6, 24)
+    got = sync_offset(motion, audio, max_offset=3, lead=3, edges=edges)
+    assert got.confidence.item() == 0 and got.offset_frames.item() == 0 and got.rank_at_zero.item() == 7
+    same = sync_offset(motion, motion, max_offset=1)  # at distance 0 everywhere
+    assert same.confidence.item() == 0 and same.offset_frames.item() == 0
+    assert same.distance.item() == pytest.approx(0, abs=1e-6)
+
+
+def test_rank_counts_ties_against_offset_zero() -> None:
+    curves = torch.tensor([[3.0, 2.0, 1.0, 2.0, 3.0], [1.0, 2.0, 1.0, 0.5, 3.0], [1.0, 2.0, torch.nan, 0.5, torch.nan]])
+    got = offset_from_distances(curves)
+    assert got.rank_at_zero.tolist() == [1, 3, 0]
+    assert got.offset_frames.tolist() == [0, -1, -1]
+    np.testing.assert_allclose(got.confidence.numpy(), [1.0, 0.5, 0.5])
+    with pytest.raises(ShapeError, match="odd number"):
+        offset_from_distances(torch.zeros(1, 4))
+
+
+def test_milliseconds() -> None:
+    assert offset_milliseconds(torch.tensor([-2, 0, 3])).tolist() == [-80.0, 0.0, 120.0]
+    assert offset_milliseconds(torch.tensor([0.5]), level=3).tolist() == [160.0]
+    assert offset_milliseconds(torch.tensor([1]), level=1, fps=50.0).tolist() == [40.0]
+    with pytest.raises(ArgumentError, match="`level`"):
+        offset_milliseconds(torch.tensor([1]), level=-1)
+    with pytest.raises(ArgumentError, match="`fps`"):
+        offset_milliseconds(torch.tensor([1]), fps=0)
+
+
+def test_gradients_reach_both() -> None:
+    motion, audio = signal(0, 1, 5, 3).double().requires_grad_(), signal(1, 1, 5, 3).double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda v, a: offset_distances(v, a, max_offset=2), (motion, audio))
 
 
 def test_types_and_precision() -> None:
@@ -137,6 +306,10 @@ def test_cuda() -> None:
         (ShapeError, {"audio": torch.zeros(2, 9, 5)}),
         (ShapeError, {"mask": torch.ones(2, 8, dtype=torch.bool)}),
         (ShapeError, {"mask": torch.ones(2, 9)}),
+        (ShapeError, {"audio_mask": torch.ones(2, 9)}),
+        (ShapeError, {"audio_mask": torch.ones(2, 8, dtype=torch.bool)}),
+        (ShapeError, {"motion": torch.zeros(2, 9, 4, dtype=torch.int64)}),
+        (ShapeError, {"audio": torch.zeros(2, 9, 4, dtype=torch.int64)}),
         (ArgumentError, {"edges": "wrapped"}),
         (ArgumentError, {"max_offset": -1}),
         (ArgumentError, {"lead": -1}),

@@ -65,7 +65,8 @@ def reliability_diagram(
     """Stated probability against what came true, one panel a level, with the share of clips in each bin underneath.
 
     A point is one bin of equal width: the mean probability of its clips, and the share of them that were right, with its 95 %
-    interval (Wilson's). On the diagonal, probabilities mean what they say; below it they promise too much.
+    interval (Wilson's). On the diagonal, probabilities mean what they say; below it they promise too much. The error written beside
+    is :func:`expected_calibration_error`.
 
     Args:
         panels: For every level's name, one or more kinds of clips by name: probabilities (clips,) and outcomes (clips,).
@@ -89,9 +90,9 @@ def reliability_diagram(
     check_positive("bins", bins)
     if not panels or not all(panels.values()):
         raise ArgumentError("`panels`: expected at least one panel with at least one kind of clips, got none")
-    figure = new_figure(3.2 * len(panels), 4.2)
+    figure = new_figure(3.2 * len(panels), 4.5)
     rows = figure.subplots(2, len(panels), squeeze=False, sharex=True, gridspec_kw={"height_ratios": [3, 1]})
-    edges = np.linspace(0, 1, bins + 1)
+    edges, handles = np.linspace(0, 1, bins + 1), {}
     for column, (title, kinds) in enumerate(panels.items()):
         axes, below = rows[0][column], rows[1][column]
         axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.2)
@@ -102,17 +103,20 @@ def reliability_diagram(
             mean, share, low, high = np.array([_bin(p[bin_of == k], y[bin_of == k]) for k in filled]).T
             color, marker = PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
             error = np.stack([share - low, high - share])
-            label = f"{name} (error {expected_calibration_error(p, y, bins=bins):.3f})"
-            axes.errorbar(mean, share, error, color=color, marker=marker, markersize=5, capsize=2, linewidth=1.2, label=label)
+            handles[name] = axes.errorbar(
+                mean, share, error, color=color, marker=marker, markersize=5, capsize=2, linewidth=1.2
+            )
+            missed = f"error {expected_calibration_error(p, y, bins=bins):.3f}"
+            axes.text(0.97, 0.03 + 0.08 * index, missed, color=color, fontsize=8, ha="right", transform=axes.transAxes)
             counts = np.histogram(p, edges)[0] / p.size * 100
             width = 0.9 / bins / len(kinds)
             below.bar(edges[:-1] + 0.05 / bins + width * (index + 0.5), counts, width=width, color=color)
         axes.set_title(title, fontsize=10)
         axes.set(xlim=(0, 1), ylim=(0, 1.02))
-        axes.legend(frameon=False, fontsize=7, loc="upper left")
         below.set(xlabel=xlabel, ylim=(0, 100))
         plain_axes(axes)
         plain_axes(below)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
     rows[0][0].set_ylabel("share right")
     rows[1][0].set_ylabel("clips (%)")
     return figure

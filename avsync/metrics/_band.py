@@ -16,8 +16,8 @@ def band_distances(motion: Tensor, audio: Tensor, *, max_offset: int, before: in
     """``|| v[i] - a[i + j] ||`` for ``j = 0..2 V``, with sound padded by zeros where it does not reach.
 
     ``|v|^2 + |a|^2 - 2 v.a`` comes out of one product, but cancels where the two are alike. On a CPU it is taken in float32, and
-    pairs nearer than 0.45 times the motion's norm are computed again from their differences, so every distance is as good as a direct
-    one to a few units in its sixth digit. Elsewhere, and in compiled code, which cannot look at values, it is taken in float64.
+    pairs nearer than 0.45 times the motion's norm are computed again from their differences: every distance is right to 1e-5 of itself
+    or 1e-6 of the norms. Elsewhere, and in compiled code, which cannot look at values, it is taken in float64.
 
     Args:
         motion: (batch, windows, embed), float32 or float64.

@@ -104,7 +104,8 @@ def offset_posterior(
     if not 0 <= threshold <= 1:
         raise ArgumentError(f"`threshold`: expected a probability from 0 to 1, got {threshold!r}")
     shape = {"scale": calibration.scale, "power": calibration.power}
-    best = distances.shape[1] // 2 - offset_from_distances(distances).offset_frames
+    whole = offset_from_distances(distances).offset_frames
+    best = distances.shape[1] // 2 - whole
     probabilities = offset_probabilities(distances, windows, **shape)
     near = probability_near(probabilities, best)
     features = match_features(distances, windows, **shape)
