@@ -10,15 +10,19 @@ from __future__ import annotations
 
 from avsync.figures._style import PALETTE, save_figure
 from avsync.figures.calibration import expected_calibration_error, reliability_diagram
-from avsync.figures.faces import FACE_LINES, draw_face, face_strip, landmark_video, mask_figure
+from avsync.figures.corpus import corpus_figure
+from avsync.figures.faces import FACE_LINES, draw_face, face_images, face_strip, landmark_video, mask_figure
+from avsync.figures.gif import write_gif
 from avsync.figures.plots import confidence_by_level, offset_histogram, training_curves
 
 __all__ = [
     "FACE_LINES",
     "PALETTE",
     "confidence_by_level",
+    "corpus_figure",
     "draw_face",
     "expected_calibration_error",
+    "face_images",
     "face_strip",
     "landmark_video",
     "mask_figure",
@@ -26,4 +30,5 @@ __all__ = [
     "reliability_diagram",
     "save_figure",
     "training_curves",
+    "write_gif",
 ]

@@ -172,24 +172,49 @@ def landmark_video(
 
     Source: ours.
     """
+    images = face_images(sequences, size=size)
+    frames = len(next(iter(sequences.values())))
+    sound = None
+    if waveform is not None:
+        samples = waveform.detach().cpu().numpy() if isinstance(waveform, Tensor) else np.asarray(waveform)
+        sound = samples[: round(frames / fps * sample_rate)].astype(np.float32, copy=False)
+    return write_video(path, images, fps=fps, waveform=sound, sample_rate=sample_rate)
+
+
+def face_images(sequences: Mapping[str, Faces], *, size: int = 320) -> Iterator[Image]:
+    """The pictures of :func:`landmark_video`, one a frame: faces side by side, each under its name.
+
+    Args:
+        sequences: (frames, points, dims) by name, all of one length.
+        size: Width of one panel in pixels.
+
+    Returns:
+        An iterator of images (height, width, 3) uint8, all of one size.
+
+    Raises:
+        ShapeError: Sequences of different lengths, or not (frames, points, dims).
+        MissingExtraError: Matplotlib is not installed.
+
+    Example:
+        >>> import torch
+        >>> [image.shape for image in face_images({"truth": torch.rand(2, 68, 2)}, size=64)]
+        [(96, 64, 3), (96, 64, 3)]
+
+    Source: ours.
+    """
     arrays = _sequences(sequences)
     header = _text_strip(tuple(arrays), size)
     colors = [tuple(int(PALETTE[index % len(PALETTE)][at : at + 2], 16) for at in (1, 3, 5)) for index in range(len(arrays))]
-    frames = len(next(iter(arrays.values())))
 
     def images() -> Iterator[Image]:
-        for frame in range(frames):
+        for frame in range(len(next(iter(arrays.values())))):
             faces = [
                 draw_face(faces[frame], size, reference=faces[0], color=(color[0], color[1], color[2]))
                 for faces, color in zip(arrays.values(), colors, strict=True)
             ]
             yield np.concatenate([header, np.concatenate(faces, axis=1)], axis=0)
 
-    sound = None
-    if waveform is not None:
-        samples = waveform.detach().cpu().numpy() if isinstance(waveform, Tensor) else np.asarray(waveform)
-        sound = samples[: round(frames / fps * sample_rate)].astype(np.float32, copy=False)
-    return write_video(path, images(), fps=fps, waveform=sound, sample_rate=sample_rate)
+    return images()
 
 
 def _text_strip(labels: Sequence[str], size: int) -> Image:

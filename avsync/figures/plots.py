@@ -13,6 +13,7 @@ from avsync.errors import ArgumentError
 from avsync.figures._style import GREY, MARKERS, PALETTE, new_figure, plain_axes
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -102,7 +103,18 @@ def offset_histogram(
     if not offsets or (search is not None and len(search) != len(offsets)):
         raise ArgumentError(f"`offsets`, `search`: expected one entry a level each, got {len(offsets)} and {search}")
     figure = new_figure(3.1 * len(offsets), 3.0)
-    panels = figure.subplots(1, len(offsets), squeeze=False)[0]
+    draw_offsets(list(figure.subplots(1, len(offsets), squeeze=False)[0]), offsets, search, fps, tolerance)
+    return figure
+
+
+def draw_offsets(
+    panels: Sequence[Axes],
+    offsets: Sequence[Tensor | npt.NDArray[Any]],
+    search: Sequence[int] | None,
+    fps: float,
+    tolerance: int,
+) -> None:
+    """Draw what :func:`offset_histogram` shows into panels of a figure, one a level; arguments as there."""
     for level, (axes, found) in enumerate(zip(panels, offsets, strict=True)):
         values = np.asarray(found.detach().cpu() if isinstance(found, Tensor) else found, dtype=np.float64).reshape(-1)
         reach = int(np.abs(values).max(initial=tolerance + 1)) if search is None else search[level]
@@ -119,7 +131,6 @@ def offset_histogram(
         axes.set(xlabel=f"offset (frames of {1000 * 2**level / fps:g} ms)", ylim=(0, 100), xlim=(-reach - 0.7, reach + 0.7))
         plain_axes(axes)
     panels[0].set_ylabel("clips (%)")
-    return figure
 
 
 def confidence_by_level(

@@ -1,0 +1,61 @@
+"""Say what a corpus holds: counts, minutes, speakers, rates, lengths, faces, speech, offsets
+
+avsync inspect corpus --figure corpus.png
+avsync inspect corpus --syncers runs/msync/syncers         # and the offset of every clip at every level
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+
+from avsync.cli._syncers import add_syncer_arguments, load_syncers
+from avsync.corpus.inspect import inspect_corpus
+from avsync.errors import MissingExtraError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``avsync inspect``."""
+    parser.add_argument("corpus", metavar="CORPUS", help="a folder with index.json")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    parser.add_argument("--figure", metavar="FILE", help="write a picture, .png, .svg or .pdf")
+    add_syncer_arguments(parser, default=None)
+    parser.add_argument("--device", default="cpu", help="where the syncers run: cpu, cuda, mps (default: cpu)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read the corpus, print the statistics, draw the picture; 1 if a clip is bad."""
+    syncers = None if args.syncers is None else load_syncers(args)
+    statistics = inspect_corpus(
+        args.corpus,
+        syncers=None if syncers is None else syncers.pyramid.eval(),
+        features=None if syncers is None else syncers.transform,
+        progress=_bar(),
+    )
+    print(json.dumps(statistics.to_json(), indent=2) if args.json else statistics.summary())
+    if args.figure:
+        from avsync.figures import corpus_figure, save_figure
+
+        save_figure(corpus_figure(statistics), args.figure)
+    return 1 if statistics.bad else 0
+
+
+def _bar() -> Callable[[int, int], None] | None:
+    if not sys.stderr.isatty():
+        return None
+    try:
+        from avsync._checks import import_extra
+
+        bar = import_extra("tqdm", "train").tqdm(desc="clips", leave=False, file=sys.stderr)
+    except MissingExtraError:
+        return None
+
+    def show(done: int, of: int) -> None:
+        bar.total = of
+        bar.update(done - bar.n)
+        if done == of:
+            bar.close()
+
+    return show

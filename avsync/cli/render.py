@@ -1,0 +1,72 @@
+"""Draw a clip: its landmarks with the sound (mp4), or without (gif)
+
+avsync render corpus/anna-1a2b3c4d_000 --out anna.mp4
+avsync render corpus/anna-1a2b3c4d_000.npz --out anna.gif --seconds 4
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from avsync.corpus.clip import INDEX_NAME, Clip, Corpus, read_clip
+from avsync.errors import ArgumentError, CorpusError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``avsync render``."""
+    parser.add_argument("clip", metavar="CLIP", help="CORPUS/ID, or the clip's .npz file")
+    parser.add_argument("--out", required=True, metavar="FILE", help="what to write: .mp4 or .gif")
+    parser.add_argument("--size", type=int, default=320, metavar="PIXELS", help="width of the picture (default: 320)")
+    parser.add_argument("--start", type=float, default=0.0, metavar="SECONDS", help="where in the clip to begin (default: 0)")
+    parser.add_argument("--seconds", type=float, metavar="SECONDS", help="how much to draw (default: all that follows)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the video or the gif."""
+    suffix = Path(args.out).suffix.lower()
+    if suffix not in (".mp4", ".gif"):
+        raise ArgumentError(f"`--out`: expected a name that ends in .mp4 or .gif, got {args.out!r}")
+    clip = find_clip(args.clip)
+    first = round(args.start * clip.fps)
+    last = clip.frames if args.seconds is None else min(clip.frames, first + round(args.seconds * clip.fps))
+    if not 0 <= first < last:
+        raise ArgumentError(f"`--start`, `--seconds`: expected a part of the clip's {clip.seconds:g} s, got nothing of it")
+    from avsync.figures import face_images, landmark_video, write_gif
+
+    landmarks = {clip.id: clip.landmarks[first:last]}
+    if suffix == ".gif":
+        frames = write_gif(args.out, face_images(landmarks, size=args.size), fps=clip.fps)
+    else:
+        sound = clip.waveform[round(first * clip.sample_rate / clip.fps) :]
+        frames = landmark_video(args.out, landmarks, waveform=sound, fps=clip.fps, sample_rate=clip.sample_rate, size=args.size)
+    print(f"{args.out}: {frames} frames, {frames / clip.fps:.2f} s", file=sys.stderr)
+    return 0
+
+
+def find_clip(name: str) -> Clip:
+    """The clip that is meant by CORPUS/ID or by the path of its landmarks, in the index or not.
+
+    Raises:
+        CorpusError: There is none, or it is damaged.
+    """
+    path = Path(name)
+    folder, stem = path.parent, path.name.removesuffix(".npz").removesuffix(".flac")
+    if (folder / INDEX_NAME).is_file():
+        corpus = Corpus(folder, fps=None)
+        for entry in corpus.entries:
+            if entry["id"] == stem:
+                return read_clip(folder, entry, fps=None)
+    track = folder / f"{stem}.npz"
+    if not track.is_file():
+        raise CorpusError(f"{name}: expected CORPUS/ID or the .npz file of a clip, found neither")
+    # A clip outside of an index: its own file says how many frames it has.
+    try:
+        with track.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            frames = int(archive["landmarks"].shape[0])
+    except (OSError, EOFError, ValueError, KeyError, IndexError, RuntimeError, TypeError) as error:
+        raise CorpusError(f"{track}: expected the landmarks of a clip, got {type(error).__name__}: {error}") from error
+    return read_clip(folder, {"id": stem, "frames": frames, "speaker": stem, "split": "none"}, fps=None)

@@ -1,0 +1,264 @@
+"""What a corpus holds, in numbers: read it before you train on it."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from avsync.audio import normalise_waveform
+from avsync.corpus.clip import FPS, Clip, Corpus, Entry, read_clip
+from avsync.corpus.dataset import speech_mask
+from avsync.errors import ArgumentError, ClipTooShortError, CorpusError
+from avsync.metrics.multi_scale import MAX_OFFSETS, multi_scale_offset
+from avsync.syncer import SyncerPyramid
+
+FloatArray = npt.NDArray[np.float64]
+
+MAX_OFFSET_FRAMES = 750
+"""Longer clips are judged by their first 30 seconds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusStatistics:
+    """Counts and distributions of a corpus; arrays have one entry a good clip, in the order of the index.
+
+    Attributes:
+        folder: The corpus.
+        fps: Landmark frames a second.
+        points: Points and dims of a face, and how many clips have them.
+        splits: Clips, minutes and speakers of each split.
+        native_rates: Clips by the images a second of their videos, where the index tells.
+        seconds: Length of each clip.
+        face_heights: Median height of each clip's face: in pixels of the source where the index tells, else in the landmarks' unit.
+        speech: Share of each clip's frames that hold speech, by :func:`avsync.corpus.dataset.speech_mask`.
+        rms_db: Level of each clip's sound, decibels of full scale.
+        bad: (id, reason) of every clip that cannot be read.
+        offsets: For every level, the offset of each clip that is long enough, in frames of the level; positive: the audio is early.
+            None if no syncers were given.
+        confidences: The confidence of each of these.
+        search: Largest offset tried at each level.
+        too_short: Clips too short for the syncers.
+
+    Source: ours.
+    """
+
+    folder: str
+    fps: float
+    points: dict[tuple[int, int], int]
+    splits: dict[str, dict[str, float]]
+    native_rates: dict[float, int]
+    seconds: FloatArray
+    face_heights: FloatArray
+    speech: FloatArray
+    rms_db: FloatArray
+    bad: tuple[tuple[str, str], ...] = ()
+    offsets: tuple[FloatArray, ...] | None = None
+    confidences: tuple[FloatArray, ...] | None = None
+    search: tuple[int, ...] = ()
+    too_short: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for JSON: distributions as smallest, quartiles and largest, offsets as counts."""
+        values: dict[str, Any] = {
+            "folder": self.folder,
+            "fps": self.fps,
+            "clips": len(self.seconds),
+            "bad": [list(pair) for pair in self.bad],
+            "minutes": float(self.seconds.sum() / 60),
+            "speakers": int(sum(split["speakers"] for split in self.splits.values())),
+            "splits": self.splits,
+            "points": {f"{points} x {dims}": count for (points, dims), count in self.points.items()},
+            "native_rates": {f"{rate:g}": count for rate, count in self.native_rates.items()},
+            "seconds": _quartiles(self.seconds),
+            "face_height": _quartiles(self.face_heights),
+            "speech_share": _quartiles(self.speech),
+            "rms_db": _quartiles(self.rms_db),
+        }
+        if self.offsets is not None and self.confidences is not None:
+            values["clips_too_short_for_offsets"] = self.too_short
+            values["offsets"] = [
+                {
+                    "level": level,
+                    "searched": self.search[level],
+                    "counts": {str(int(offset)): count for offset, count in sorted(Counter(found.tolist()).items())},
+                    "within_one_frame": float(np.mean(np.abs(found) <= 1)) if found.size else None,
+                    "confidence": _quartiles(confidence),
+                }
+                for level, (found, confidence) in enumerate(zip(self.offsets, self.confidences, strict=True))
+            ]
+        return values
+
+    def summary(self) -> str:
+        """The statistics as a page of text."""
+        values = self.to_json()
+        layout = ", ".join(
+            f"{form} ({count} clips)" if len(self.points) > 1 else form for form, count in values["points"].items()
+        )
+        totals = f"{values['clips']} clips, {values['minutes']:.1f} minutes, {values['speakers']} speakers"
+        lines = [f"{self.folder}: {totals}, {self.fps:g} frames a second, points x dims {layout or 'none'}"]
+        for name, split in self.splits.items():
+            lines.append(
+                f"  {name}: {split['clips']:.0f} clips, {split['minutes']:.1f} minutes, {split['speakers']:.0f} speakers"
+            )
+        if self.native_rates:
+            rates = ", ".join(f"{rate} ({count})" for rate, count in values["native_rates"].items())
+            lines.append(f"images a second of the videos (clips): {rates}")
+        for title, key, form in (
+            ("seconds a clip", "seconds", ".1f"),
+            ("height of the face", "face_height", ".0f"),
+            ("share of frames with speech", "speech_share", ".2f"),
+            ("level of the sound, dB", "rms_db", ".0f"),
+        ):
+            if values[key]:
+                low, lower, middle, upper, high = (format(number, form) for number in values[key].values())
+                lines.append(f"{title}: median {middle}, half of them from {lower} to {upper}, all from {low} to {high}")
+        for level in values.get("offsets", []):
+            if level["within_one_frame"] is not None:
+                unit = 1000 * 2 ** level["level"] / self.fps
+                lines.append(
+                    f"offset at level {level['level']} (frames of {unit:g} ms, searched to {level['searched']}): "
+                    f"{100 * level['within_one_frame']:.1f} % within one frame, median confidence {level['confidence']['median']:.2f}"
+                )
+        if self.too_short:
+            lines.append(f"too short for offsets: {self.too_short} clips")
+        lines += [f"bad: {reason}" for _, reason in self.bad]
+        return "\n".join(lines)
+
+
+def inspect_corpus(
+    folder: str | os.PathLike[str],
+    *,
+    syncers: SyncerPyramid | None = None,
+    features: nn.Module | None = None,
+    max_offsets: Sequence[int] = MAX_OFFSETS,
+    progress: Callable[[int, int], None] | None = None,
+) -> CorpusStatistics:
+    """Read every clip of a corpus and count.
+
+    Args:
+        folder: The corpus, of any rate.
+        syncers: Trained syncers, to find each clip's offset at every level; the corpus must then have 25 frames a second.
+        features: What the syncers hear: waveform (batch, samples) to (batch, 4 * frames, coeffs). Needed with ``syncers``.
+        max_offsets: Largest offset tried at each level, in frames of the level.
+        progress: Told (clips read, clips in all) after each clip.
+
+    Returns:
+        The statistics. Clips that cannot be read are listed in ``bad``, and count for nothing else.
+
+    Raises:
+        CorpusError: The index cannot be read.
+        ArgumentError: Syncers without features, or for other points or another rate than the corpus has.
+
+    Example:
+        >>> import tempfile
+        >>> from avsync.corpus.clip import write_clip, write_index
+        >>> from avsync.corpus.synthetic import synthetic_clip
+        >>> with tempfile.TemporaryDirectory() as corpus:
+        ...     write_index(corpus, [write_clip(synthetic_clip(speaker=number, seconds=2.0), corpus) for number in (0, 1)])
+        ...     statistics = inspect_corpus(corpus)
+        >>> statistics.splits, statistics.seconds.tolist()
+        ({'train': {'clips': 2.0, 'minutes': 0.067, 'speakers': 2.0}}, [2.0, 2.0])
+
+    Source: ours.
+    """
+    corpus = Corpus(folder, fps=None, skip_bad=False)
+    if syncers is not None:
+        if features is None:
+            raise ArgumentError("`features`: expected the features that the syncers hear, got None")
+        if corpus.fps != FPS:
+            raise ArgumentError(f"`syncers`: expected a corpus of {FPS:g} frames a second, got one of {corpus.fps:g}")
+    bad: list[tuple[str, str]] = []
+    good: list[Entry] = []
+    forms: Counter[tuple[int, int]] = Counter()
+    rows: list[tuple[float, float, float, float]] = []
+    offsets: list[list[tuple[float, float]]] | None = None if syncers is None else [[] for _ in range(syncers.num_levels)]
+    too_short = 0
+    for number, entry in enumerate(corpus.entries):
+        try:
+            clip = read_clip(folder, entry, fps=corpus.fps)
+        except CorpusError as error:
+            bad.append((entry["id"], str(error)))
+        else:
+            good.append(entry)
+            forms[(clip.landmarks.shape[1], clip.landmarks.shape[2])] += 1
+            rows.append(_measure(clip, entry))
+            if syncers is not None and features is not None and offsets is not None:
+                try:
+                    for level, pair in zip(offsets, _offsets(clip, syncers, features, max_offsets), strict=True):
+                        level.append(pair)
+                except ClipTooShortError:
+                    too_short += 1
+        if progress is not None:
+            progress(number + 1, len(corpus.entries))
+    table = np.array(rows, dtype=np.float64).reshape(-1, 4)
+    found = None if offsets is None else [np.array(level, dtype=np.float64).reshape(-1, 2) for level in offsets]
+    rates = Counter(round(float(entry["native_fps"]), 2) for entry in good if isinstance(entry.get("native_fps"), int | float))
+    return CorpusStatistics(
+        folder=str(Path(folder)),
+        fps=corpus.fps,
+        points=dict(forms.most_common()),
+        splits=_splits(good, table[:, 0]),
+        native_rates=dict(sorted(rates.items())),
+        seconds=table[:, 0],
+        face_heights=table[:, 1],
+        speech=table[:, 2],
+        rms_db=table[:, 3],
+        bad=tuple(bad),
+        offsets=None if found is None else tuple(level[:, 0] for level in found),
+        confidences=None if found is None else tuple(level[:, 1] for level in found),
+        search=() if found is None else tuple(max_offsets[: len(found)]),
+        too_short=too_short,
+    )
+
+
+def _measure(clip: Clip, entry: Entry) -> tuple[float, float, float, float]:
+    """Seconds, height of the face, share of speech, level in decibels."""
+    height = entry.get("face_height_px")
+    if not isinstance(height, int | float):
+        height = float(np.median(np.ptp(clip.landmarks[..., min(1, clip.landmarks.shape[2] - 1)], axis=1)))
+    speech = float(speech_mask(clip.waveform).mean()) if clip.waveform.size >= 640 else 0.0
+    power = float(np.mean(np.square(clip.waveform, dtype=np.float64)))
+    return clip.seconds, float(height), speech, 10 * float(np.log10(power + 1e-20))
+
+
+def _offsets(clip: Clip, syncers: SyncerPyramid, features: nn.Module, search: Sequence[int]) -> list[tuple[float, float]]:
+    """Offset and confidence at each level."""
+    wanted = syncers.config.syncer.points
+    if syncers.config.region == "face" and clip.landmarks.shape[1] != wanted:
+        raise ArgumentError(f"`syncers`: expected syncers for {clip.landmarks.shape[1]} points, got syncers for {wanted}")
+    frames = min(clip.frames, MAX_OFFSET_FRAMES)
+    device = next(syncers.parameters()).device
+    landmarks = torch.from_numpy(clip.landmarks[:frames, :, : syncers.config.landmark_dims]).to(device)
+    waveform = torch.from_numpy(clip.waveform[: 640 * frames]).to(device)
+    with torch.no_grad():
+        audio = features.to(device)(normalise_waveform(waveform[None]))
+        levels = multi_scale_offset(syncers, landmarks[None], audio, max_offsets=search)
+    return [(float(level.offset_frames), float(level.confidence)) for level in levels]
+
+
+def _splits(entries: Sequence[Entry], seconds: FloatArray) -> dict[str, dict[str, float]]:
+    splits: dict[str, dict[str, float]] = {}
+    for name in sorted({str(entry["split"]) for entry in entries}):
+        mine = [number for number, entry in enumerate(entries) if entry["split"] == name]
+        splits[name] = {
+            "clips": float(len(mine)),
+            "minutes": round(float(seconds[mine].sum() / 60), 3),
+            "speakers": float(len({entries[number]["speaker"] for number in mine})),
+        }
+    return splits
+
+
+def _quartiles(values: FloatArray) -> dict[str, float]:
+    if not values.size:
+        return {}
+    names = ("smallest", "lower_quartile", "median", "upper_quartile", "largest")
+    return dict(zip(names, np.percentile(values, [0, 25, 50, 75, 100]).tolist(), strict=True))
