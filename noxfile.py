@@ -98,6 +98,22 @@ def oracle(session: nox.Session) -> None:
 
 
 @nox.session
+def fan(session: nox.Session) -> None:
+    """Run the real face-alignment on weights that the test writes in its cache format."""
+    install(session, TORCH, "-e", ".[landmarks]", "hypothesis>=6.115", "pytest>=8.3,<10")
+    paths = session.posargs or ["tests/test_face_alignment_real.py"]
+    session.run("python", "-m", "pytest", *paths, env={**ONE_THREAD, "AVSYNC_REQUIRE_FACE_ALIGNMENT": "1"})
+
+
+@nox.session
+def mediapipe(session: nox.Session) -> None:
+    """Run the real mediapipe on the two videos beside the corpus (``AVSYNC_CORPUS``, by default ../shared/corpus); not for CI."""
+    # Another release of numpy than the other sessions have: this mediapipe was built for the first.
+    install(session, TORCH, "-e", ".[media]", "mediapipe==0.10.14", "numpy<2", "hypothesis>=6.115", "pytest>=8.3,<10")
+    session.run("python", "-m", "pytest", "-s", *(session.posargs or ["tests/mediapipe_real_run.py"]), env=ONE_THREAD)
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """The whole test suite and the examples in the docstrings."""
     install(session, TORCH, "-e", ".", *group("test"))

@@ -133,8 +133,9 @@ class FaceTracker:
     Args:
         max_lost: Longest absence that is bridged, in seconds, counted from the first image without the face.
         max_gap: Longest time between two images, in seconds.
-        max_speed: Fastest motion of a face's centre, in sizes of the face a second. The fastest head of our corpus moves at 5.5.
-        max_growth: Fastest change of size, in natural logarithms a second; 5 is a factor of 1.22 in 40 ms.
+        max_speed: Fastest motion of a face's centre, in sizes of the face a second, beside a twentieth of its size for a detector's noise:
+            by default a quarter of its size in 40 ms.
+        max_growth: Fastest change of size, in natural logarithms a second, beside the same twentieth: by default a factor of 1.28 in 40 ms.
         max_seconds: Longest track, in seconds; None for no limit.
 
     Raises:
