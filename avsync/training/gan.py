@@ -35,8 +35,9 @@ class GanTrainingConfig:
     Attributes:
         steps: Iterations, each one update of the discriminators and one of the generator.
         batch_size: Clips in a batch, of each process; even, because the pair discriminator judges two at a time.
-        accumulate: Batches whose gradients are averaged for one step, which is then that of one large batch. Above 1, every batch is
-            generated twice, before and after the discriminators' update, so that only one at a time is held.
+        accumulate: Batches whose gradients are averaged for one step, which is then that of one large batch, save that pairs of clips
+            come from one batch, and that spectral norms are brought up to date once a batch. Above 1, every batch is generated
+            twice, before and after the discriminators' update, so that only one at a time is held.
         frames: Frames generated (40: MS-Sync-short, 80: MS-Sync-long).
         observed: Real frames before them.
         generator_lr: Learning rate of the generator.
@@ -114,7 +115,7 @@ class Discriminators(nn.Module):
 
 
 def generator_losses(
-    discriminators: Callable[[Tensor, Tensor], dict[str, Tensor]],
+    discriminators: Discriminators,
     sync_loss: MultiScaleSyncLoss | None,
     observed: Tensor,
     output: GeneratorOutput,
@@ -157,15 +158,9 @@ class _Updates:
         sync_loss: MultiScaleSyncLoss | None,
         fabric: Any,
         chance: torch.Generator,
-        compiled: bool,
     ) -> None:
         self.config, self.sync_loss, self.fabric, self.chance = config, sync_loss, fabric, chance
         self.generator, self.discriminators = generator, discriminators
-        # The generator's part of the step judges outside of the wrapper, which would wait for gradients of the discriminators.
-        self.logits: Callable[[Tensor, Tensor], dict[str, Tensor]] = discriminators
-        judge_loss = discriminators.loss
-        if compiled:
-            self.logits, judge_loss = torch.compile(discriminators.forward), torch.compile(discriminators.loss)
         adam_g = torch.optim.Adam(generator.parameters(), lr=config.generator_lr, betas=(0.0, 0.999))
         adam_d = torch.optim.Adam(discriminators.parameters(), lr=config.discriminator_lr, betas=(0.0, 0.999))
 
@@ -173,7 +168,7 @@ class _Updates:
             return generator(observed, audio, generator=chance)
 
         self.generate = Trained(fabric, roll_out, [generator], adam_g)
-        self.judge = Trained(fabric, judge_loss, [discriminators], adam_d)
+        self.judge = Trained(fabric, discriminators.loss, [discriminators], adam_d)
 
     def set_learning_rates(self, factor: float) -> None:
         """Both optimisers follow the same schedule."""
@@ -224,8 +219,9 @@ class _Updates:
                     output = self.generate(observed, batch.audio)
                 else:
                     output = rollout
+                # Not through `self.judge`, which would wait for gradients of the discriminators.
                 with self.fabric.autocast():
-                    losses = generator_losses(self.logits, self.sync_loss, observed, output, batch, self.config)
+                    losses = generator_losses(self.discriminators, self.sync_loss, observed, output, batch, self.config)
                 self.fabric.backward(losses["generator"] / len(batches))
             for key, loss in losses.items():
                 means[key] = means.get(key, 0.0) + loss.detach() / len(batches)
@@ -250,7 +246,6 @@ def train_generator(
     evaluate: Callable[[int], Mapping[str, float]] | None = None,
     evaluate_every: int = 0,
     logs: Path | None = None,
-    compiled: bool = False,
     progress: bool = True,
 ) -> History:
     """Train a generator against discriminators and, if given, frozen syncers: equations (13) and (14) by turns.
@@ -269,7 +264,6 @@ def train_generator(
         evaluate: Called with the step number, the generator holding its average if there is one; what it returns is logged.
         evaluate_every: Steps between evaluations.
         logs: Folder for ``metrics.csv`` and TensorBoard's events; None writes none.
-        compiled: Compile the discriminators with ``torch.compile``; ``benchmarks/bench_compile.py`` measures what it brings.
         progress: Show a progress bar.
 
     Returns:
@@ -280,7 +274,7 @@ def train_generator(
     if sync_loss is not None:
         sync_loss = sync_loss.to(fabric.device)
     chance = rank_generator(config.seed, fabric.global_rank)
-    updates = _Updates(generator, discriminators, config, sync_loss=sync_loss, fabric=fabric, chance=chance, compiled=compiled)
+    updates = _Updates(generator, discriminators, config, sync_loss=sync_loss, fabric=fabric, chance=chance)
     average = WeightAverage(generator, decay=config.ema_decay) if config.ema_decay else None
     schedule = step_schedule if config.schedule == "paper" else cosine_schedule
 

@@ -1,0 +1,258 @@
+"""Trainings that are killed, as a script: ``python tests/survival.py kills FOLDER 55`` or ``... ranks FOLDER``; prints JSON.
+
+Torch and the corpus are loaded once, and every training is a process forked from there, so that starting one again costs a few
+hundredths of a second. Trainings are real ones (:func:`avsync.training.syncers.train_syncers`) of small syncers, with dropout,
+augmentation, evaluations, logs and a checkpoint after every step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# What a training would import at its first step is imported here, once.
+import lightning_fabric  # noqa: F401
+import torch
+import torch._dynamo
+import torch.utils.tensorboard
+import tqdm  # noqa: F401
+
+from avsync.audio import LogMel
+from avsync.corpus.augment import AugmentConfig
+from avsync.corpus.dataset import Batch, ClipBank
+from avsync.corpus.synthetic import SyntheticCorpus
+from avsync.encoders import SyncerConfig
+from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
+from avsync.training.processes import make_fabric
+from avsync.training.store import CheckpointStore
+from avsync.training.syncers import SyncerTrainingConfig, train_syncers
+
+CONFIG = SyncerPyramidConfig(
+    syncer=SyncerConfig(width=16, embed=16, frame_blocks=1, window_blocks=0, dropout=0.1), num_levels=2
+)
+
+
+def bank() -> ClipBank:
+    """Clips of the synthetic talker."""
+    return ClipBank(SyntheticCorpus(speakers=3, clips_per_speaker=1, seconds=6.0), features=LogMel())
+
+
+def train(material: ClipBank, folder: Path, steps: int, **fabric_options: Any) -> dict[str, Any]:
+    """One training from the newest checkpoint in ``folder`` to its end; what it ended with."""
+    torch.manual_seed(1)
+    fabric = make_fabric(accelerator="cpu", **fabric_options)
+    pyramid = SyncerPyramid(config=CONFIG)
+    drawn: list[list[int]] = []
+    sample = material.sample
+
+    def recording(*arguments: Any, **options: Any) -> Batch:
+        batch = sample(*arguments, **options)
+        drawn.append(batch.start.tolist())
+        return batch
+
+    material.sample = recording  # type: ignore[method-assign]
+    history = train_syncers(
+        pyramid,
+        material,
+        SyncerTrainingConfig(steps=steps, batch_size=2, frames=16, fine_frames=12, warm_up=2),
+        fabric=fabric,
+        augment=AugmentConfig(),
+        checkpoint=CheckpointStore(folder / "checkpoints", best="norm", mode="min"),
+        resume=True,
+        checkpoint_every=1,
+        evaluate=lambda now: {"norm": float(sum(parameter.detach().norm() for parameter in pyramid.parameters()))},
+        evaluate_every=7,
+        logs=folder / "logs",
+        progress=False,
+    )
+    return {"weights": pyramid.state_dict(), "history": history, "drawn": drawn}
+
+
+def start(work: Callable[[], object], environment: dict[str, str] | None = None) -> int:
+    """Fork a process that does the work and exits; 0 if all went well."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.environ.update(environment or {})
+            work()
+            status = 0
+        except BaseException:  # noqa: BLE001 - nothing may leave a forked process but its exit status
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return child
+
+
+def ended(child: int, *, within: float = 300.0) -> int:
+    """Exit status of a process that ends by itself; it is killed, and -1 returned, if it does not."""
+    for _ in range(int(within / 0.01)):
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return status
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return -1
+
+
+def result(folder: Path, rank: int = 0) -> dict[str, Any]:
+    """What a training left."""
+    loaded: dict[str, Any] = torch.load(folder / f"result{rank}.pt", weights_only=True)
+    return loaded
+
+
+def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """Equal weights, bit for bit."""
+    return a["weights"].keys() == b["weights"].keys() and all(
+        torch.equal(a["weights"][k], b["weights"][k]) for k in a["weights"]
+    )
+
+
+def kills(folder: Path, count: int, steps: int = 120) -> dict[str, Any]:
+    """Kill a training ``count`` times, each time at a random moment, then let it end; compare it with an undisturbed one."""
+    material, chance = bank(), random.Random()
+
+    def run(where: Path) -> Callable[[], object]:
+        return lambda: torch.save(train(material, where, steps), where / "result0.pt")
+
+    for where in (folder / "whole", folder / "killed"):
+        where.mkdir(parents=True)
+    began = time.monotonic()
+    assert ended(start(run(folder / "whole"))) == 0
+    per_step = (time.monotonic() - began) / steps
+    store = CheckpointStore(folder / "killed" / "checkpoints")
+    killed, torn, at = 0, 0, []
+    while killed < count:
+        child = start(run(folder / "killed"))
+        # Two in three let it come on by a share of the way; one in three strikes while it may still be loading.
+        goal = 1 + killed * (steps - 20) // count if chance.random() < 2 / 3 else 0
+        while max(store.steps(), default=0) < goal and os.waitpid(child, os.WNOHANG)[0] == 0:
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 3 * per_step))
+        try:
+            os.kill(child, signal.SIGKILL)
+            status = os.waitpid(child, 0)[1]
+        except (ProcessLookupError, ChildProcessError):
+            break
+        if status != signal.SIGKILL:
+            break
+        killed += 1
+        at.append(max(store.steps(), default=0))
+        torn += any(file.name.startswith(".") for file in store.folder.glob("*"))
+    finished = ended(start(run(folder / "killed"))) == 0
+    whole, survivor = result(folder / "whole"), result(folder / "killed")
+    logs = [(folder / name / "logs" / "metrics.csv").read_text() for name in ("whole", "killed")]
+    best = [torch.load(folder / name / "checkpoints" / "best.ckpt", weights_only=True) for name in ("whole", "killed")]
+    return {
+        "kills": killed,
+        "inside_writes": torn,
+        "steps_at_kills": at,
+        "finished": finished,
+        "same_weights": same(whole, survivor),
+        "same_history": whole["history"] == survivor["history"],
+        "same_logs": logs[0] == logs[1],
+        "same_best": best[0]["values"]["step"] == best[1]["values"]["step"],
+        "leftovers": sorted(file.name for file in store.folder.glob(".*")),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return int(opened.getsockname()[1])
+
+
+def torchrun(rank: int, world: int, port: int) -> dict[str, str]:
+    """What torchrun tells a process of one machine."""
+    return {
+        "TORCHELASTIC_RUN_ID": "test",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "GLOO_SOCKET_IFNAME": "lo",
+        "WORLD_SIZE": str(world),
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "LOCAL_WORLD_SIZE": str(world),
+        "GROUP_RANK": "0",
+    }
+
+
+def slurm(rank: int, world: int, port: int) -> dict[str, str]:
+    """What srun tells a process of as many machines as there are processes."""
+    return {
+        "SLURM_JOB_NAME": "train",
+        "SLURM_JOB_ID": "4711",
+        "SLURM_NODELIST": "127.0.0.1",
+        "SLURM_NTASKS": str(world),
+        "SLURM_NTASKS_PER_NODE": "1",
+        "SLURM_NNODES": str(world),
+        "SLURM_PROCID": str(rank),
+        "SLURM_LOCALID": "0",
+        "SLURM_NODEID": str(rank),
+        "MASTER_PORT": str(port),
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+
+
+def ranks(folder: Path, steps: int = 12) -> dict[str, Any]:
+    """Two processes: undisturbed, under another launcher, and with one of them killed on the way."""
+    material = bank()
+
+    def group(name: str, launcher: Callable[[int, int, int], dict[str, str]], **options: Any) -> list[int]:
+        where, port = folder / name, free_port()
+        where.mkdir(parents=True, exist_ok=True)
+
+        def work(rank: int) -> Callable[[], object]:
+            return lambda: torch.save(train(material, where, steps, **options), where / f"result{rank}.pt")
+
+        return [start(work(rank), launcher(rank, 2, port)) for rank in range(2)]
+
+    whole = [ended(child) for child in group("whole", torchrun, devices=2)]
+    machines = [ended(child) for child in group("machines", slurm, devices=1, num_nodes=2)]
+    first, second = group("killed", torchrun, devices=2)
+    store = CheckpointStore(folder / "killed" / "checkpoints")
+    began = time.monotonic()
+    while max(store.steps(), default=0) < steps // 2 and time.monotonic() < began + 300:
+        time.sleep(0.001)
+    os.kill(second, signal.SIGKILL)
+    os.waitpid(second, 0)
+    survivor = ended(first)
+    died_at = max(store.steps(), default=0)
+    resumed = [ended(child) for child in group("killed", torchrun, devices=2)]
+    results = {name: [result(folder / name, rank) for rank in range(2)] for name in ("whole", "machines", "killed")}
+    return {
+        "whole": whole,
+        "machines": machines,
+        "survivor_failed": survivor not in (0, -1),
+        "died_at": died_at,
+        "resumed": resumed,
+        "ranks_agree": same(*results["whole"]),
+        "ranks_draw_differently": results["whole"][0]["drawn"] != results["whole"][1]["drawn"],
+        "draws_repeat": [results["whole"][rank]["drawn"] == results["machines"][rank]["drawn"] for rank in range(2)],
+        "machines_same": same(results["whole"][0], results["machines"][0]),
+        "resumed_same": same(results["whole"][0], results["killed"][0]),
+        "resumed_history": results["whole"][0]["history"] == results["killed"][0]["history"],
+    }
+
+
+def main(mode: str, folder: str, count: str = "0") -> int:
+    """Run one of the two and print what came of it."""
+    torch.set_num_threads(1)
+    print(json.dumps(kills(Path(folder), int(count)) if mode == "kills" else ranks(Path(folder))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
