@@ -17,7 +17,12 @@ from types import ModuleType
 import avsync
 from avsync.errors import AvsyncError
 
-COMMANDS: tuple[str, ...] = ("extract",)
+COMMANDS: tuple[str, ...] = (
+    "extract",
+    "inspect",
+    "render",
+    "doctor",
+)
 """Names of the commands, each a module of this package, in the order of the help."""
 
 
@@ -74,4 +79,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write(f"avsync {args.command}: interrupted; what was finished is kept\n")
         return 130
-
