@@ -31,7 +31,7 @@ def pictures(count: int) -> Iterator[npt.NDArray[np.uint8]]:
     coarse = source.integers(0, 256, (HEIGHT // 8, WIDTH // 4, 3))
     canvas = coarse.repeat(8, axis=0).repeat(8, axis=1).astype(np.float32)
     for axis in (0, 1):
-        canvas = sum(np.roll(canvas, shift, axis=axis) for shift in range(-4, 5)) / 9.0
+        canvas = np.stack([np.roll(canvas, shift, axis=axis) for shift in range(-4, 5)]).mean(axis=0)
     for index in range(count):
         image = canvas[:, 4 * index % WIDTH : 4 * index % WIDTH + WIDTH].astype(np.uint8)
         image[300:340] = source.integers(0, 256, (10, WIDTH // 4, 3), dtype=np.uint8).repeat(4, axis=0).repeat(4, axis=1)

@@ -56,9 +56,11 @@ def mutate(content: bytes, source: np.random.Generator) -> bytes:
 
 def read_video(path: Path) -> int:
     """How many frames come out; -1 for a refusal."""
+    refusal = ""
+    count = 0
     try:
         with VideoSource(path) as video:
-            last, count, shape = -np.inf, 0, None
+            last, shape = -np.inf, None
             for frame in video.frames():
                 assert frame.time > last
                 last, count = frame.time, count + 1
@@ -66,23 +68,25 @@ def read_video(path: Path) -> int:
                 assert image.dtype == np.uint8 and image.ndim == 3 and (shape or image.shape) == image.shape
                 shape = image.shape
             assert count >= 1 and all(isinstance(line, str) for line in video.warnings)
-            return count
     except CorpusError as error:
-        assert str(path) in str(error) and "\n" not in str(error)
-        return -1
+        refusal = str(error)
+    assert not refusal or (str(path) in refusal and "\n" not in refusal)
+    return -1 if refusal else count
 
 
 def read_sound(path: Path) -> bool:
+    """Whether sound comes out."""
+    refusal = ""
     try:
         with SoundSource(path) as sound:
             for second in range(3):
                 samples = sound.read(sound.start + second, 16000)
                 assert samples.shape == (16000,) and np.abs(samples).max() <= 1.0
             assert all(isinstance(line, str) for line in sound.warnings)
-            return True
     except CorpusError as error:
-        assert str(path) in str(error) and "\n" not in str(error)
-        return False
+        refusal = str(error)
+    assert not refusal or (str(path) in refusal and "\n" not in refusal)
+    return not refusal
 
 
 @pytest.mark.parametrize("name", SAMPLES)

@@ -25,7 +25,7 @@ def mix_weights(names: Sequence[str]) -> FloatArray:
     Example:
         >>> mix_weights(["FL", "FR"]).tolist()
         [0.5, 0.5]
-        >>> mix_weights(["FL", "FR", "FC", "LFE", "BL", "BR"]).round(3).tolist()
+        >>> [round(float(weight), 3) for weight in mix_weights(["FL", "FR", "FC", "LFE", "BL", "BR"])]
         [0.207, 0.207, 0.293, 0.0, 0.146, 0.146]
     """
     shares = np.array([_SHARES.get(name, _SURROUND) for name in names])

@@ -48,9 +48,9 @@ def interpolate(samples: FloatArray, position: float, count: int, *, source_rate
     whole = math.floor(position)
     fraction = round(position - whole, 6)
     half = reach(source_rate, target_rate)
-    taps = 2 * half + 2
+    taps = 2 * half + 3
     cutoff = 1.0 if source_rate == target_rate else _ROLLOFF * min(1.0, target_rate / source_rate)
-    first = whole - half + 1
+    first = whole - half
     padded = _slice(samples, first, (count - 1) // up * down + down + taps if count else taps)
     windows = np.lib.stride_tricks.sliding_window_view(padded, taps)
     result = np.empty(count, dtype=np.float32)
@@ -78,8 +78,8 @@ def _slice(samples: FloatArray, start: int, count: int) -> FloatArray:
 
 def _filters(offsets: npt.NDArray[np.float64], half: int, cutoff: float) -> FloatArray:
     """The filter of each instant (instants, taps); every row sums to one, so that a constant stays what it is."""
-    distance = np.arange(-half + 1, half + 3)[None] - offsets[:, None]
-    window = np.i0(_BETA * np.sqrt(np.clip(1.0 - (distance / half) ** 2, 0.0, None))) * (np.abs(distance) <= half)
+    distance = np.arange(-half, half + 3)[None] - offsets[:, None]
+    window = np.i0(_BETA * np.sqrt(np.clip(1.0 - (distance / half) ** 2, 0.0, None))) * (np.abs(distance) <= half + 1e-5)
     taps = np.sinc(cutoff * distance) * window
     return (taps / taps.sum(axis=1, keepdims=True)).astype(np.float32)
 

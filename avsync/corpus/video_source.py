@@ -164,9 +164,10 @@ class VideoSource:
                 self._held = frame
             else:
                 self._damage["frames dropped because their time is not after the one before"] += 1
-        if self._held is not None:
-            held, self._held, self._last = self._held, None, self._held.time
-            yield held
+        final, self._held = self._held, None
+        if final is not None:
+            self._last = final.time
+            yield final
         self._check_end()
 
     def close(self) -> None:
