@@ -291,7 +291,9 @@ def find_offset(recording: Recording, measure: Callable[[Recording], list[LevelS
 
 
 def _answer(report: Sequence[LevelSync], within: float = float("inf")) -> OffsetAnswer:
-    """The finest level that can tell; without a calibration, which nobody can tell, the one of the greatest confidence.
+    """The finest level that can tell; without a calibration, the one whose offset stands out most.
+
+    How far confidence strays for sound that does not belong shrinks with the root of the windows, so it is multiplied by that.
 
     ``within`` leaves out offsets of more seconds: what is left of a coarse estimate that was right is at most a frame of its level.
     """
@@ -309,4 +311,8 @@ def _answer(report: Sequence[LevelSync], within: float = float("inf")) -> Offset
         return OffsetAnswer(None)
     if near[0].probability is not None or within < float("inf"):
         return near[0]
-    return max(near, key=lambda answer: float(report[answer.level or 0].sync.confidence))
+    return max(near, key=lambda answer: _standing_out(report[answer.level or 0]))
+
+
+def _standing_out(level: LevelSync) -> float:
+    return float(level.sync.confidence) * float(level.windows) ** 0.5

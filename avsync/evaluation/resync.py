@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +26,7 @@ TOLERANCE = 0.002
 """Seconds by which the sound of the copy may lie elsewhere than asked: Matroska's times are whole milliseconds."""
 
 _BLOCK = 1024
+_MAX_REORDERED = 32
 _MP4_FAMILY = (".mp4", ".m4v", ".mov", ".3gp", ".3g2")
 
 
@@ -121,7 +123,14 @@ def shift_sound(path: str | os.PathLike[str], out: str | os.PathLike[str], *, se
     with replacing(target) as part:
         try:
             left_out = _copy(av, source, part, shift, encode=False)
-            encoded = not _moved(av, source, part, shift)
+            before, after = _survey(av, source), _survey(av, part)
+            if after.pictures != before.pictures:
+                raise ArgumentError(
+                    f"`out`: expected a container that holds all {before.pictures} pictures of {source}, got"
+                    f" {target.suffix!r} with {after.pictures}"
+                )
+            moved = (after.audio - after.video) - (before.audio - before.video)
+            encoded = abs(moved - float(shift)) > TOLERANCE
             if encoded:
                 left_out = _copy(av, source, part, shift, encode=True)
                 if not _starts_alike(av, source, part):
@@ -187,13 +196,13 @@ def _copy_streams(av: ModuleType, source: Path, part: Path, shift: Fraction, *, 
         # Where the times of a container may be negative, a player skips what lies before 0 and nothing is lost.
         keeps_negative = part.suffix.lower() in _MP4_FAMILY
         start = _first_picture(reader)
-        for packet in reader.demux([stream for stream in reader.streams if stream.index in outputs]):
+        for packet in _timed(reader.demux([stream for stream in reader.streams if stream.index in outputs])):
             index = packet.stream_index
             if index in encoders:
                 for frame in _decoded(av, packet):
                     writer.mux(encoders[index].encode(frame))
                 continue
-            if packet.dts is None:
+            if packet.size == 0:  # the end of a stream, for decoders
                 continue
             if packet.stream.type == "audio":
                 ticks = round(shift / packet.time_base)
@@ -207,6 +216,36 @@ def _copy_streams(av: ModuleType, source: Path, part: Path, shift: Fraction, *, 
         for encoder in encoders.values():
             writer.mux(encoder.encode(None))
     return tuple(left_out)
+
+
+def _timed(packets: Iterable[Any]) -> Iterator[Any]:
+    """Packets with a decoding time each; Matroska keeps none, and the first pictures of a reordered stream are read without."""
+    waiting: dict[int, list[Any]] = {}
+    last: dict[int, int] = {}
+    for packet in packets:
+        index = packet.stream_index
+        held = waiting.setdefault(index, [])
+        if packet.size and packet.dts is None and packet.pts is not None:
+            if index not in last and len(held) < _MAX_REORDERED:
+                held.append(packet)
+                continue
+            packet.dts = min(packet.pts, last[index] + 1) if index in last else packet.pts
+        elif packet.dts is None and held:  # the stream ends before any decoding time was known: its order is that of its times
+            yield from _counted_back(held, held[-1].pts + 1)
+            held.clear()
+        if packet.dts is not None:
+            yield from _counted_back(held, packet.dts)
+            held.clear()
+            last[index] = packet.dts
+        yield packet
+
+
+def _counted_back(packets: list[Any], known: int) -> Iterator[Any]:
+    """Give packets the decoding times that lead up to a known one."""
+    step = max(1, min((packet.duration or 1 for packet in packets), default=1))
+    for place, packet in enumerate(packets):
+        packet.dts = min(packet.pts, known - step * (len(packets) - place))
+        yield packet
 
 
 def _muxer_options(part: Path, reader: Any) -> dict[str, str]:
@@ -226,12 +265,6 @@ def _decoded(av: ModuleType, packet: Any) -> list[Any]:
         return []
 
 
-def _moved(av: ModuleType, source: Path, part: Path, shift: Fraction) -> bool:
-    """Whether the last sound packet of the copy lies where it should, beside the last picture."""
-    before, after = _last_times(av, source), _last_times(av, part)
-    return abs((after[1] - after[0]) - (before[1] - before[0]) - float(shift)) <= TOLERANCE
-
-
 def _starts_alike(av: ModuleType, source: Path, part: Path) -> bool:
     """Whether sound and picture start as far apart as they did: the shift is in the samples."""
     apart = []
@@ -244,17 +277,26 @@ def _starts_alike(av: ModuleType, source: Path, part: Path) -> bool:
     return abs(apart[1] - apart[0]) <= TOLERANCE
 
 
-def _last_times(av: ModuleType, path: Path) -> tuple[float, float]:
-    """Times of the last packet of the first video and of the first audio stream, in seconds."""
+class _Survey(NamedTuple):
+    """Packets of the first video stream, and times of the last packets of the first video and audio streams, in seconds."""
+
+    pictures: int
+    video: float
+    audio: float
+
+
+def _survey(av: ModuleType, path: Path) -> _Survey:
     with _open(av, path) as container:
         chosen = [container.streams.video[0], container.streams.audio[0]]
         times = {stream.index: -np.inf for stream in chosen}
+        pictures = 0
         for packet in container.demux(chosen):
             # AVI has no presentation times with B frames; decoding times serve as well for a difference.
             time = packet.dts if packet.dts is not None else packet.pts
-            if time is not None:
+            if packet.size and time is not None:
+                pictures += packet.stream.type == "video"
                 times[packet.stream_index] = max(times[packet.stream_index], float(time * packet.time_base))
-        return times[chosen[0].index], times[chosen[1].index]
+        return _Survey(pictures, times[chosen[0].index], times[chosen[1].index])
 
 
 class _Encoder:
