@@ -65,8 +65,10 @@ def test_every_objective_takes_a_step_and_reports_chance(bank: ClipBank, fabric:
     config = dataclasses.replace(SYNCERS, objective=objective, steps=2)
     history = train_syncers(pyramid, bank, config, fabric=fabric, augment=AugmentConfig(), progress=False)
     assert all(not torch.equal(a, b) for a, b in zip(before, pyramid.parameters(), strict=True))
-    assert set(history) == {"loss", "chance", "loss0", "loss1", "grad0", "grad1"}
-    assert all(value > 0 for points in history.values() for _, value in points)
+    signs = {"gap", "in_sync", "off_sync", "spread"} | (set() if objective == "margin" else {"temperature"})
+    kinds = {"loss", "grad"} | signs
+    assert set(history) == {"loss", "chance"} | {f"{kind}{level}" for kind in kinds for level in range(2)}
+    assert all(value > 0 for key, points in history.items() for _, value in points if key[:-1] in {"loss", "grad", "spread"})
     assert not pyramid.training
 
 

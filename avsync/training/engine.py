@@ -134,13 +134,13 @@ def train_loop(
         total=steps, initial=done, desc=name, disable=not (progress and first), dynamic_ncols=True
     )
     log = TrainingLog(logs, last_step=done, prefix=name) if logs is not None and first else None
-    shown: dict[str, str] = {}
+    shown: dict[str, float] = {}
 
     def tell(now: int, values: Mapping[str, float]) -> None:
         if log is not None:
             log.write(now, values)
-        shown.update({key: f"{value:.3f}" for key, value in values.items()})
-        bar.set_postfix(shown, refresh=False)
+        shown.update(values)
+        bar.set_postfix(side_by_side(shown), refresh=False)
 
     def judge(evaluate: Callable[[int], Mapping[str, float]], now: int) -> None:
         values = {key: float(number) for key, number in evaluate(now).items()}
@@ -160,6 +160,19 @@ def train_loop(
             if store is not None and (due or (evaluated and store.best is not None)):
                 _save(store, now, state, books, fabric, due=due)
     return books.history
+
+
+def side_by_side(values: Mapping[str, float]) -> dict[str, str]:
+    """Values as a progress bar shows them: those of the levels of one kind share a name.
+
+    Example:
+        >>> side_by_side({"loss": 1.5, "gap0": 0.31, "gap1": 0.2})
+        {'loss': '1.5', 'gap': '0.31 0.2'}
+    """
+    kinds: dict[str, list[str]] = {}
+    for key, value in values.items():
+        kinds.setdefault(key.rstrip("0123456789") or key, []).append(f"{value:.2g}" if abs(value) < 1 else f"{value:.3g}")
+    return {kind: " ".join(texts) for kind, texts in kinds.items()}
 
 
 def _save(store: CheckpointStore, step: int, state: Mapping[str, Stateful], books: Books, fabric: Any, *, due: bool) -> None:

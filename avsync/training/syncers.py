@@ -17,6 +17,7 @@ from avsync.motion_features import local_shape
 from avsync.syncer import Embeddings, SyncerPyramid
 from avsync.training.chance import RandomState, rank_generator
 from avsync.training.checkpoint import Stateful
+from avsync.training.doctor.vital_signs import loss_temperatures, vital_signs
 from avsync.training.ema import WeightAverage
 from avsync.training.engine import History, train_loop
 from avsync.training.objectives import OBJECTIVES, LevelObjective, SyncerTrainingConfig
@@ -62,7 +63,7 @@ def judge_offsets(
 
     Args:
         pyramid: Syncers.
-        crops: Crops with ``margin`` frames of sound around them, as :meth:`avsync.corpus.dataset.ClipBank.windows` cuts them.
+        crops: Crops with ``margin`` frames of sound around them, as :meth:`avsync.corpus.crops.CropBank.windows` cuts them.
         margin: That margin, in motion frames.
         max_offsets: Frames of the level searched to both sides, one a level.
         chunk: Crops handled at once.
@@ -212,7 +213,9 @@ def train_syncers(
         name: What the bar is called.
 
     Returns:
-        The history: loss, chance level, each level's loss over its chance level, and each level's gradient norm before clipping.
+        The history: loss, chance level, each level's loss over its chance level, each level's gradient norm before clipping, and the
+        vital signs of the embeddings (:func:`avsync.training.doctor.vital_signs.vital_signs`).
+        :func:`avsync.training.doctor.diagnosis.diagnose` says in words what it shows.
 
     Source: paper section 3.1, Figure 1.
     """
@@ -231,6 +234,7 @@ def train_syncers(
     average = WeightAverage(pyramid, decay=config.ema_decay) if config.ema_decay else None
     encode = torch.compile(pyramid.forward) if compiled else pyramid
     chances: list[float] = []
+    signs: dict[str, Tensor] = {}
 
     def level_losses(batch: Batch, reference: str | Tensor) -> Tensor:
         embedded = embed_crops(encode, batch, pyramid.num_levels, config.fine_frames, reference)
@@ -238,6 +242,7 @@ def train_syncers(
         clips = fabric.world_size * len(batch)
         span = config.spans[int(torch.randint(len(config.spans), (), generator=generator))] if config.offset_weight else 1
         chances[:] = [objective.chance(clips, level.motion.shape[1], span) for objective, level in pairs]
+        signs.update(vital_signs(embedded, temperatures=loss_temperatures(objective.loss for objective in objectives)))
         return torch.stack([objective(level, generator, group, span=span) for objective, level in pairs])
 
     compute = Trained(fabric, level_losses, [pyramid, objective_modules], optimizer)
@@ -260,7 +265,7 @@ def train_syncers(
             average.update()
         scalars = {"loss": total.mean(), "chance": torch.tensor(sum(chances) / len(chances))}
         scalars |= {f"loss{level}": total[level] / chances[level] for level in range(len(chances))}
-        return scalars | {f"grad{level}": norm for level, norm in enumerate(norms)}
+        return scalars | {f"grad{level}": norm for level, norm in enumerate(norms)} | signs
 
     def evaluate_average(now: int) -> Mapping[str, float]:
         with average.applied() if average is not None else contextlib.nullcontext():

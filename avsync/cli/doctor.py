@@ -1,0 +1,119 @@
+"""Check a corpus before hours are spent on it, or say what a training's log shows.
+
+Reads every clip once and looks for damaged files, wrong rates, sound and motion that are shifted or unrelated, silence, faces that do
+not move, wrong axes, indices and units, footage that comes twice, and speakers in two splits. With --overfit one batch is learnt by
+heart first. The exit status is 1 if there is an error, 0 if there are warnings and notes only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from torch import nn
+
+from avsync.audio import MFCC, LogMel
+from avsync.errors import ArgumentError, CorpusError
+from avsync.training.doctor.findings import Finding
+
+FEATURES: dict[str, type[nn.Module]] = {"log_mel": LogMel, "mfcc": MFCC}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    parser.add_argument("corpus", type=Path, nargs="?", help="corpus folder, the one with index.json")
+    parser.add_argument("--split", help="look at this split only (leaks and duplicates across splits are not found then)")
+    parser.add_argument(
+        "--syncers", type=Path, metavar="FOLDER", help="trained syncers that judge each speaker's alignment too"
+    )
+    parser.add_argument(
+        "--features", choices=sorted(FEATURES), default="log_mel", help="what the syncers hear (default: log_mel)"
+    )
+    parser.add_argument(
+        "--overfit",
+        type=float,
+        nargs="?",
+        const=60.0,
+        default=0.0,
+        metavar="SECONDS",
+        help="learn one batch by heart, for so many seconds at most (default when given: 60)",
+    )
+    parser.add_argument("--log", type=Path, metavar="FOLDER", help="say what a training's metrics.csv in this folder shows")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the lag scan and the overfitting (.png, .svg, .pdf)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Examine, print, and return 1 if there is an error."""
+    from avsync.syncer import SyncerPyramid
+    from avsync.training.doctor import Examination, examine
+
+    if args.corpus is None and args.log is None:
+        raise ArgumentError("`corpus`: expected a corpus folder, or --log with the folder of a training, got neither")
+    if args.overfit < 0:
+        raise ArgumentError(f"`--overfit`: expected a number of seconds above 0, got {args.overfit:g}")
+    if args.figure is not None and args.corpus is None:
+        raise ArgumentError("`--figure`: expected a corpus to draw the scan of, got none")
+    examination = Examination(findings=())
+    if args.corpus is not None:
+        syncers = None
+        if args.syncers is not None:
+            import avsync
+
+            syncers = avsync.from_pretrained(SyncerPyramid, args.syncers)
+        examination = examine(
+            args.corpus,
+            syncers=syncers,
+            features=FEATURES[args.features](),
+            overfit_seconds=args.overfit,
+            split=args.split,
+            progress=_progress if sys.stderr.isatty() else None,
+        )
+    told = _diagnosis(args.log) if args.log is not None else ()
+    if args.figure is not None:
+        from avsync.figures import save_figure
+        from avsync.figures.doctor import examination_figure
+
+        save_figure(examination_figure(examination), args.figure)
+    healthy = examination.healthy and all(finding.severity != "error" for finding in told)
+    if args.json:
+        result = examination.to_dict() if args.corpus is not None else {}
+        if args.log is not None:
+            result["log"] = [{"severity": one.severity, "code": one.code, "message": one.message} for one in told]
+        print(json.dumps({**result, "healthy": healthy}, indent=2))
+        return 0 if healthy else 1
+    if args.corpus is not None:
+        splits = ", ".join(f"{number} in {name}" for name, number in examination.splits.items())
+        print(
+            f"{args.corpus}: {examination.clips} clips ({splits}), {examination.speakers} speakers, {examination.minutes:.1f} minutes"
+        )
+    for finding in (*examination.findings, *told):
+        print(finding)
+    if examination.seconds:
+        times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in examination.seconds.items())
+        print(f"time: {times}", file=sys.stderr)
+    print("no errors" if healthy else "there are errors: mend them before you train")
+    return 0 if healthy else 1
+
+
+def _progress(done: int, total: int) -> None:
+    end = "\n" if done == total else ""
+    print(f"\r{done} of {total} clips", end=end, file=sys.stderr, flush=True)
+
+
+def _diagnosis(folder: Path) -> tuple[Finding, ...]:
+    from avsync.training.doctor import diagnose
+    from avsync.training.logging import read_log
+
+    if not (folder / "metrics.csv").is_file():
+        raise CorpusError(f"{folder}: expected the log of a training, metrics.csv, found none")
+    try:
+        rows = read_log(folder)
+    except (ValueError, IndexError) as error:
+        raise CorpusError(f"{folder / 'metrics.csv'}: expected rows of step, name and value, got {error}") from error
+    history: dict[str, list[tuple[int, float]]] = {}
+    for step, name, value in rows:
+        history.setdefault(name, []).append((step, value))
+    return diagnose(history)

@@ -1,0 +1,239 @@
+"""Lag scans: do lips and sound move together, at which lag, and at which rate? Without a trained model, and with one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from avsync.errors import ArgumentError
+from avsync.training.doctor.findings import Finding
+from avsync.training.doctor.tracks import Array, Tracks
+
+REACH = 25
+"""Frames searched to both sides: one second."""
+_FAR = 40  # frames; what is correlated from REACH to here is chance, and tells how strong chance is
+_FPS = 25.0
+RATES = (10.0, 12.0, 12.5, 15.0, 20.0, 23.0, 24.0, 25.0, 27.2, 30.0, 31.25, 50.0, 60.0)
+"""Frame rates at which the motion is tried. Rates of sound that are confused stretch it alike: 44.1 kHz taken for 48 is 27.2."""
+_PAIRS = (("speed", "flux"), ("opening", "energy"), ("speed", "energy"))
+_SURE = 7.0  # standard deviations above chance
+_ENOUGH_SECONDS = 60.0
+_PLENTY_SECONDS = 180.0
+
+
+class LagPeak(NamedTuple):
+    """Where a lag scan peaks."""
+
+    offset_frames: float
+    """Lag of the motion after the sound, to a fraction of a frame; positive: the audio is early."""
+    height: float
+    """Correlation there."""
+    sureness: float
+    """How many standard deviations of chance it stands above chance."""
+
+
+class LagScan:
+    """Correlates the speed of the lips with the changes of the sound, pooled over clips and by speaker.
+
+    Example:
+        >>> from avsync.corpus.synthetic import synthetic_clip
+        >>> from avsync.training.doctor.tracks import clip_tracks
+        >>> scan = LagScan()
+        >>> scan.add(clip_tracks(synthetic_clip(seconds=20.0)), speaker="anna")
+        >>> round(scan.peak().offset_frames)
+        0
+
+    Source: ours.
+    """
+
+    def __init__(self) -> None:
+        lags = 2 * _FAR + 1
+        self.seconds: dict[str, float] = {}
+        self._speakers: dict[str, tuple[Array, Array]] = {}
+        self._rates = {rate: (np.zeros(lags), np.zeros(lags)) for rate in RATES}
+
+    @property
+    def lags(self) -> Array:
+        """The lags of :meth:`curve`, in frames."""
+        return np.arange(-_FAR, _FAR + 1, dtype=np.float64)
+
+    def add(self, tracks: Tracks, *, speaker: str) -> None:
+        """Take in a clip; less than a second of it is left out."""
+        frames = len(tracks.speed)
+        if frames < _FPS:
+            return
+        self.seconds[speaker] = self.seconds.get(speaker, 0.0) + frames / _FPS
+        total, count = self._speakers.setdefault(speaker, (np.zeros(2 * _FAR + 1), np.zeros(2 * _FAR + 1)))
+        for motion, sound in _PAIRS:
+            products, pairs = _correlate(getattr(tracks, motion), getattr(tracks, sound))
+            total += products
+            count += pairs
+        for rate, (rate_total, rate_count) in self._rates.items():
+            step = rate / _FPS
+            steady = np.interp(np.arange(int((frames - 1) / step) + 1) * step, np.arange(frames), tracks.speed)
+            products, pairs = _correlate(steady, tracks.flux)
+            np.add(rate_total, products, out=rate_total)
+            np.add(rate_count, pairs, out=rate_count)
+
+    def curve(self, speaker: str | None = None) -> Array:
+        """Correlation at each lag, of one speaker or of all."""
+        chosen = self._speakers.values() if speaker is None else [self._speakers[speaker]]
+        zeros = np.zeros(2 * _FAR + 1)
+        total, count = sum((t for t, _ in chosen), zeros), sum((c for _, c in chosen), zeros)
+        return _ratio(total, count)
+
+    def peak(self, speaker: str | None = None) -> LagPeak:
+        """Where the curve of one speaker or of all peaks."""
+        return _peak(self.curve(speaker))
+
+    def rate_peaks(self) -> dict[float, LagPeak]:
+        """Where the curve peaks with the motion played at each of :data:`RATES`."""
+        return {rate: _peak(_ratio(total, count)) for rate, (total, count) in self._rates.items()}
+
+
+def _standard(values: Array) -> Array:
+    centred = values - values.mean()
+    deviation = centred.std()
+    return centred / deviation if deviation > 1e-9 else np.zeros_like(centred)
+
+
+def _correlate(motion: Array, sound: Array) -> tuple[Array, Array]:
+    """Sum of the products at each lag of the motion, and how many there are."""
+    length = min(len(motion), len(sound))
+    padded = np.pad(_standard(motion[:length]), _FAR)
+    shifted = np.lib.stride_tricks.sliding_window_view(padded, length)
+    return shifted @ _standard(sound[:length]), np.maximum(length - np.abs(np.arange(-_FAR, _FAR + 1)), 0).astype(np.float64)
+
+
+def _ratio(total: Array, count: Array) -> Array:
+    return np.divide(total, count, out=np.zeros_like(total), where=count > 0)
+
+
+def _peak(curve: Array) -> LagPeak:
+    near = curve[_FAR - REACH : _FAR + REACH + 1]
+    far = np.concatenate([curve[: _FAR - REACH], curve[_FAR + REACH + 1 :]])
+    best = int(near.argmax())
+    fraction = 0.0
+    if 0 < best < len(near) - 1:
+        before, at, after = near[best - 1 : best + 2]
+        bend = before - 2 * at + after
+        fraction = float(0.5 * (before - after) / bend) if bend < 0 else 0.0
+    chance = max(float(far.std()), 1e-9)
+    return LagPeak(best - REACH + fraction, float(near[best]), float((near[best] - far.mean()) / chance))
+
+
+def _in_words(offset: float) -> str:
+    way = "early" if offset > 0 else "late"
+    return f"the audio is {way} by {abs(offset):.1f} frames ({abs(offset) * 1000 / _FPS:.0f} ms)"
+
+
+def check_alignment(scan: LagScan) -> list[Finding]:
+    """Complaints about alignment and rates, from an untrained scan.
+
+    Args:
+        scan: With all clips in it.
+
+    Returns:
+        At most one finding about the whole and one about speakers.
+    """
+    seconds = sum(scan.seconds.values())
+    peak, rates = scan.peak(), scan.rate_peaks()
+    best = max(rates, key=lambda rate: rates[rate].height)
+    numbers = {**peak._asdict(), "seconds": seconds}
+    if seconds < _ENOUGH_SECONDS:
+        words = f"{seconds:.0f} s are too few to tell whether sound and motion are aligned; {_ENOUGH_SECONDS:.0f} s would do."
+        return [Finding("note", "too_short_to_align", words, numbers=numbers)]
+    if best != _FPS and rates[best].sureness > _SURE and rates[best].height > 1.3 * rates[_FPS].height:
+        words = (
+            f"the motion fits the sound better at about {best:g} frames a second than at 25 (correlation {rates[best].height:.2f} "
+            f"against {rates[_FPS].height:.2f}): the videos were not resampled to 25, or the rate of the sound is not what it is said to be. "
+            "Extract the corpus again, by timestamps."
+        )
+        return [Finding("error", "rate", words, numbers={**numbers, "frames_a_second": best})]
+    if peak.sureness < _SURE or peak.height < 0.02:
+        words = (
+            f"lips and sound do not move together at any lag up to one second (best correlation {peak.height:.3f}, {peak.sureness:.1f} "
+            "standard deviations of chance). Sound and landmarks may belong to different clips, be dubbed, or drift apart."
+        )
+        return [Finding("error" if seconds >= _PLENTY_SECONDS else "warning", "unrelated", words, numbers=numbers)]
+    findings = []
+    if abs(peak.offset_frames) > 1.5:
+        words = (
+            f"{_in_words(peak.offset_frames)} over the whole corpus (correlation {peak.height:.2f} there). Shift it before training: a "
+            "syncer would learn the shift, and call sound that is in sync out of sync."
+        )
+        findings.append(Finding("error", "misaligned", words, numbers=numbers))
+    elif abs(peak.offset_frames) > 0.75:
+        words = f"{_in_words(peak.offset_frames)} over the whole corpus, as far as a scan without a trained model can tell."
+        findings.append(Finding("warning", "misaligned", words, numbers=numbers))
+    else:
+        words = f"lips and sound are aligned: their correlation peaks at {peak.offset_frames:+.1f} frames ({peak.height:.2f})."
+        findings.append(Finding("note", "aligned", words, numbers=numbers))
+    astray = {
+        speaker: peak_of_speaker.offset_frames
+        for speaker, length in sorted(scan.seconds.items())
+        if length >= _ENOUGH_SECONDS
+        for peak_of_speaker in [scan.peak(speaker)]
+        if peak_of_speaker.sureness > _SURE and abs(peak_of_speaker.offset_frames - peak.offset_frames) > 2.5
+    }
+    if astray:
+        words = "some speakers peak elsewhere than the rest: " + _list_offsets(astray)
+        findings.append(Finding("warning", "misaligned_speakers", words, clips=tuple(astray), numbers=dict(astray)))
+    return findings
+
+
+def _list_offsets(offsets: dict[str, float]) -> str:
+    first = list(offsets.items())[:5]
+    more = f", and {len(offsets) - 5} more" if len(offsets) > 5 else ""
+    return ", ".join(f"{name} {offset:+.1f} frames" for name, offset in first) + more + " (positive: the audio is early)."
+
+
+def check_distances(speakers: Sequence[str], distances: Array, *, least_crops: int = 2) -> list[Finding]:
+    """Complaints about alignment from a trained syncer.
+
+    Args:
+        speakers: Speaker of each crop.
+        distances: Mean distances of each crop at the offsets from ``+V`` down to ``-V`` frames of 40 ms, (crops, 2 V + 1), as in
+            :class:`avsync.metrics.offset.SyncOffset`.
+        least_crops: A speaker with fewer is not judged.
+
+    Returns:
+        A finding about the whole, and one about speakers if any is out of sync.
+
+    Raises:
+        ArgumentError: As many speakers as crops were not given.
+    """
+    if len(speakers) != len(distances) or not len(speakers):
+        raise ArgumentError(f"`speakers`: expected one a crop, of {len(distances)}, got {len(speakers)}")
+    reach = distances.shape[1] // 2
+
+    def judge(rows: Array) -> tuple[int, float]:
+        mean = np.nanmean(rows, axis=0)
+        return reach - int(np.nanargmin(mean)), float(np.nanmedian(mean) - np.nanmin(mean))
+
+    offset, confidence = judge(distances)
+    numbers: dict[str, float] = {"offset_frames": offset, "confidence": confidence, "crops": len(distances)}
+    if confidence < 0.05:
+        words = f"the syncers find no offset (confidence {confidence:.2f}): they were not trained for such data, or sound and motion are unrelated."
+        return [Finding("warning", "syncers_unsure", words, numbers=numbers)]
+    if abs(offset) >= 2:
+        findings = [
+            Finding("error", "misaligned", f"by the syncers {_in_words(offset)} over the whole corpus.", numbers=numbers)
+        ]
+    else:
+        words = f"by the syncers the corpus is aligned: offset {offset:+d} frames, confidence {confidence:.2f}."
+        findings = [Finding("note", "aligned", words, numbers=numbers)]
+    names = np.array(speakers)
+    astray: dict[str, float] = {}
+    for speaker in sorted(set(speakers)):
+        rows = distances[names == speaker]
+        if len(rows) >= least_crops:
+            found, sure = judge(rows)
+            if abs(found - offset) >= 2 and sure > 0.5 * confidence:
+                astray[speaker] = found
+    if astray:
+        words = "by the syncers some speakers are out of sync: " + _list_offsets(astray)
+        findings.append(Finding("warning", "misaligned_speakers", words, clips=tuple(astray), numbers=dict(astray)))
+    return findings

@@ -1,0 +1,280 @@
+"""The doctor's round: reads a corpus once, and says in words what is wrong with it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from avsync.corpus.clip import Clip
+from avsync.corpus.dataset import ClipBank
+from avsync.errors import ClipTooShortError
+from avsync.metrics.multi_scale import MAX_OFFSETS, multi_scale_offset
+from avsync.syncer import SyncerPyramid
+from avsync.training.doctor.alignment import LagScan, check_alignment, check_distances
+from avsync.training.doctor.clip_checks import check_clips
+from avsync.training.doctor.clip_facts import ClipFacts, clip_facts
+from avsync.training.doctor.duplicates import Duplicate, Fingerprint, find_duplicates, motion_fingerprint, sound_fingerprint
+from avsync.training.doctor.findings import Finding, by_severity
+from avsync.training.doctor.overfit import Overfit, check_overfit, overfit_batch
+from avsync.training.doctor.reading import check_index, read_clips, read_entries, sound_clips
+from avsync.training.doctor.tracks import clip_tracks
+
+_CROP, _STRIDE, _MARGIN = 80, 80, 16  # frames, of the crops that trained syncers judge
+_OVERFIT_CLIPS = 24  # clips kept to overfit a batch of
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What the doctor found.
+
+    Attributes:
+        findings: Errors first, then warnings, then notes.
+        clips: Clips that could be read.
+        speakers: Their speakers.
+        minutes: Their length together.
+        splits: Clips of each split.
+        seconds: What each part of the examination took.
+        scan: The untrained lag scan, for figures.
+        overfit: The batch learnt by heart, if that was asked for and possible.
+    """
+
+    findings: tuple[Finding, ...]
+    clips: int = 0
+    speakers: int = 0
+    minutes: float = 0.0
+    splits: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    scan: LagScan | None = None
+    overfit: Overfit | None = None
+
+    @property
+    def healthy(self) -> bool:
+        """No finding is an error."""
+        return all(finding.severity != "error" for finding in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        findings = [
+            {
+                "severity": one.severity,
+                "code": one.code,
+                "message": one.message,
+                "clips": list(one.clips),
+                "numbers": one.numbers,
+            }
+            for one in self.findings
+        ]
+        lags = None
+        if self.scan is not None and self.scan.seconds:
+            lags = {"frames": self.scan.lags.tolist(), "correlation": self.scan.curve().tolist()}
+        return {
+            "healthy": self.healthy,
+            "clips": self.clips,
+            "speakers": self.speakers,
+            "minutes": round(self.minutes, 2),
+            "splits": self.splits,
+            "seconds": {name: round(value, 2) for name, value in self.seconds.items()},
+            "findings": findings,
+            "lag_scan": lags,
+            "overfit": None if self.overfit is None else self.overfit._asdict(),
+        }
+
+
+class _Clock:
+    """Adds up the time of parts of a loop."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def timing(self, name: str) -> Iterator[None]:
+        """Note the time of a block."""
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - begin
+
+    def through(self, name: str, items: Iterable[Clip]) -> Iterator[Clip]:
+        """The items; the time that getting them takes is noted."""
+        iterator = iter(items)
+        while True:
+            with self.timing(name):
+                item = next(iterator, None)
+            if item is None:
+                return
+            yield item
+
+
+def examine(
+    corpus: str | os.PathLike[str] | Iterable[Clip],
+    *,
+    syncers: SyncerPyramid | None = None,
+    features: nn.Module | None = None,
+    overfit_seconds: float = 0.0,
+    split: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Examination:
+    """Check a corpus before hours are spent on it. It is read once, clip by clip, and need not fit in memory.
+
+    Args:
+        corpus: A corpus folder, or clips.
+        syncers: Trained syncers, whose finest level also judges the alignment of speakers; they need ``features``.
+        features: What makes the features of the syncers, and of the overfitting: :class:`avsync.audio.LogMel` or its like.
+        overfit_seconds: Time to spend at most on learning one batch by heart; 0 leaves it out.
+        split: Clips of this split only; leaks and duplicates across splits are not found then.
+        progress: Called with clips done and clips in all (0 if unknown) after each clip.
+
+    Returns:
+        The findings, and what they rest on.
+
+    Example:
+        >>> from avsync.corpus.synthetic import SyntheticCorpus
+        >>> examination = examine(SyntheticCorpus(speakers=1, clips_per_speaker=1, seconds=4.0))
+        >>> examination.healthy, examination.clips, [finding.code for finding in examination.findings]
+        (True, 2, ['too_short_to_align'])
+
+    Source: ours.
+    """
+    clock, findings = _Clock(), list[Finding]()
+    if isinstance(corpus, str | os.PathLike):
+        entries, findings = read_entries(Path(corpus))
+        chosen = [entry for entry in entries if split is None or entry["split"] == split]
+        if entries and not chosen:
+            splits = sorted({str(entry["split"]) for entry in entries})
+            findings.append(Finding("error", "no_split", f"no clip is in split {split!r}; there are {splits}."))
+        findings += check_index(chosen)
+        clips, total = read_clips(corpus, chosen, findings), len(chosen)
+    else:
+        clips, total = (clip for clip in corpus if split is None or clip.split == split), 0
+        clips = sound_clips(clips, findings)
+    facts, scan = list[ClipFacts](), LagScan()
+    sounds, motions = list[Fingerprint](), list[Fingerprint]()
+    judged: list[tuple[str, Tensor]] = []
+    kept: list[Clip] = []
+    for clip in clock.through("reading", clips):
+        with clock.timing("measuring"):
+            tracks = clip_tracks(clip)
+            facts.append(clip_facts(clip, tracks))
+        with clock.timing("lag scan"):
+            scan.add(tracks, speaker=clip.speaker)
+        with clock.timing("fingerprints"):
+            sounds.append(sound_fingerprint(tracks))
+            motions.append(motion_fingerprint(clip, tracks))
+        if syncers is not None and features is not None:
+            with clock.timing("syncers"):
+                judged += _judge(clip, syncers, features)
+        if overfit_seconds and clip.frames >= 9 and _worth_keeping(kept, clip):
+            kept = [*kept[-_OVERFIT_CLIPS + 1 :], clip]
+        if progress is not None:
+            progress(len(facts), total)
+    if not isinstance(corpus, str | os.PathLike):
+        findings += check_index([{"id": one.id, "speaker": one.speaker, "split": one.split} for one in facts])
+    if not facts and not any(finding.severity == "error" for finding in findings):
+        findings.append(Finding("error", "empty", "there is no clip."))
+    findings += check_clips(facts)
+    with clock.timing("fingerprints"):
+        findings += check_duplicates(facts, find_duplicates(sounds), find_duplicates(motions))
+    if facts:
+        findings += check_alignment(scan)
+    if judged:
+        findings += check_distances(
+            [speaker for speaker, _ in judged], torch.stack([row for _, row in judged]).double().numpy()
+        )
+    elif syncers is not None and facts:
+        words = f"no clip has the {_CROP + 2 * _MARGIN} frames of 68 points that the syncers need to judge it."
+        findings.append(Finding("note", "syncers_unused", words))
+    overfitted = None
+    if overfit_seconds and kept and features is not None:
+        with clock.timing("overfitting"):
+            overfitted, found = _overfit(kept, features, overfit_seconds)
+        findings += found
+    return Examination(
+        findings=by_severity(findings),
+        clips=len(facts),
+        speakers=len({one.speaker for one in facts}),
+        minutes=sum(one.frames for one in facts) / 25 / 60,
+        splits={name: sum(one.split == name for one in facts) for name in sorted({one.split for one in facts})},
+        seconds=clock.seconds,
+        scan=scan if facts else None,
+        overfit=overfitted,
+    )
+
+
+def _worth_keeping(kept: list[Clip], clip: Clip) -> bool:
+    """Long clips of different speakers make the fairest batch; a few of them are enough."""
+    if len(kept) < _OVERFIT_CLIPS:
+        return True
+    return clip.frames >= 80 and clip.speaker not in {other.speaker for other in kept} and kept[0].frames < 80
+
+
+@torch.no_grad()
+def _judge(clip: Clip, syncers: SyncerPyramid, features: nn.Module) -> list[tuple[str, Tensor]]:
+    """Distances of a clip's crops at every offset of level 0."""
+    sizes = syncers.config.syncer
+    if clip.frames < _CROP + 2 * _MARGIN or clip.landmarks.shape[1:] != (sizes.points, sizes.dims):
+        return []
+    crops = ClipBank([clip], features=features).windows(_CROP, stride=_STRIDE, margin=_MARGIN)
+    crops = crops.select(crops.speech_fraction > 0.2)
+    if not len(crops):
+        return []
+    offsets = (*MAX_OFFSETS, *(MAX_OFFSETS[-1] for _ in range(syncers.num_levels)))[: max(syncers.num_levels, 1)]
+    found = multi_scale_offset(syncers, crops.landmarks, crops.audio, margin=_MARGIN, max_offsets=offsets)[0]
+    return [(clip.speaker, row) for row in found.distances]
+
+
+def _overfit(clips: list[Clip], features: nn.Module, seconds: float) -> tuple[Overfit | None, list[Finding]]:
+    shape = clips[0].landmarks.shape[1:]
+    bank = ClipBank([clip for clip in clips if clip.landmarks.shape[1:] == shape], features=features)
+    try:
+        result = overfit_batch(bank, seconds=seconds)
+    except ClipTooShortError as error:
+        return None, [Finding("warning", "overfit_short", f"no batch could be overfitted: {error}")]
+    return result, check_overfit(result)
+
+
+def check_duplicates(facts: list[ClipFacts], by_sound: list[Duplicate], by_motion: list[Duplicate]) -> list[Finding]:
+    """Complaints about footage that comes twice.
+
+    Args:
+        facts: Of every clip, in the order of the fingerprints.
+        by_sound: Pairs with the same sound.
+        by_motion: Pairs with the same motion.
+
+    Returns:
+        Findings: pairs across splits are errors, others warnings.
+    """
+    findings = []
+    sound = {(pair.first, pair.second): pair.seconds for pair in by_sound}
+    motion = {(pair.first, pair.second): pair.seconds for pair in by_motion}
+    both, only_sound, only_motion = sound.keys() & motion.keys(), sound.keys() - motion.keys(), motion.keys() - sound.keys()
+    kinds = (
+        (both, "sound and face"),
+        (only_sound, "sound, though not the face (dubbed, or landmarks made anew)"),
+        (only_motion, "face, though not the sound (a sound of another clip, or another language)"),
+    )
+    for pairs, what in kinds:
+        for across, severity, code in ((True, "error", "duplicates_across_splits"), (False, "warning", "duplicates")):
+            chosen = [pair for pair in sorted(pairs) if (facts[pair[0]].split != facts[pair[1]].split) == across]
+            if not chosen:
+                continue
+            longest = max(chosen, key=lambda pair: max(sound.get(pair, 0.0), motion.get(pair, 0.0)))
+            length = max(sound.get(longest, 0.0), motion.get(longest, 0.0))
+            one, other = (facts[number].id for number in longest)
+            where = "in different splits, so that validation measures memory; " if across else ""
+            labels = sum(facts[a].speaker != facts[b].speaker for a, b in chosen)
+            whose = f"{labels} of the pairs carry different speakers' names; " if labels else ""
+            words = f"{len(chosen)} pairs of clips have the same {what}: {where}{whose}the longest is {length:.1f} s of {one} and {other}."
+            names = tuple(dict.fromkeys(facts[number].id for pair in chosen for number in pair))
+            findings.append(
+                Finding(severity, code, words, clips=names, numbers={"pairs": [[facts[a].id, facts[b].id] for a, b in chosen]})
+            )
+    return findings

@@ -1,0 +1,179 @@
+"""Overfits one batch: a training that cannot learn eight crops by heart will not learn a corpus."""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from avsync._checks import check_positive
+from avsync.all_pairs import info_nce_all_pairs
+from avsync.corpus.crops import Batch, CropBank
+from avsync.encoders import SyncerConfig
+from avsync.errors import ClipTooShortError
+from avsync.pyramid import shortest_clip
+from avsync.syncer import Embeddings, SyncerPyramid, SyncerPyramidConfig
+from avsync.training.doctor.findings import Finding
+from avsync.training.doctor.vital_signs import vital_signs
+
+LEARNT = 0.1
+"""A loss below this share of its chance level is learnt by heart."""
+ENOUGH_STEPS = 60
+"""Fewer steps than this prove nothing against the data: sound corpora need 50 to 130."""
+_TEMPERATURE = 0.07
+_NEIGHBOURS = 2  # windows that share most of their frames are no fair negatives for a few seconds of training
+_FRAMES = 80
+
+
+class Overfit(NamedTuple):
+    """How far one batch was learnt by heart."""
+
+    crops: int
+    """Crops in the batch."""
+    steps: int
+    """Steps taken."""
+    seconds: float
+    """Time they took."""
+    curves: list[list[float]]
+    """Loss over its chance level at each step, one list a level."""
+    spreads: list[float]
+    """Spread of the embeddings at the end; see :func:`avsync.training.doctor.vital_signs.vital_signs`."""
+
+    @property
+    def ratios(self) -> list[float]:
+        """Loss over its chance level at the end, one a level."""
+        return [curve[-1] for curve in self.curves]
+
+
+def overfit_batch(bank: CropBank, *, seconds: float = 30.0, max_steps: int = 600, crops: int = 8, seed: int = 0) -> Overfit:
+    """Train a small pyramid on one batch until it knows it by heart or the time is up.
+
+    Args:
+        bank: Where the batch comes from: crops of 80 frames (or the longest clip) that do not overlap.
+        seconds: Longest time.
+        max_steps: Most steps.
+        crops: Crops in the batch, if there are as many.
+        seed: Of the choice of crops and of the weights; global chance is left alone.
+
+    Returns:
+        The losses.
+
+    Raises:
+        ClipTooShortError: There is no clip of 9 frames, the shortest that fill windows of two levels.
+
+    Source: ours.
+    """
+    check_positive("seconds", seconds)
+    check_positive("max_steps", max_steps)
+    batch = _choose(bank, crops, seed)
+    frames = batch.landmarks.shape[1]
+    levels = max(level + 1 for level in range(4) if frames >= shortest_clip(5, level))
+    sizes = SyncerConfig(
+        audio_features=batch.audio.shape[2],
+        points=batch.landmarks.shape[2],
+        dims=batch.landmarks.shape[3],
+        width=64,
+        embed=64,
+        frame_blocks=1,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        pyramid = SyncerPyramid(config=SyncerPyramidConfig(syncer=sizes, num_levels=levels, reference="mean"))
+    mean, std = batch.audio.mean((0, 1)), batch.audio.std((0, 1))
+    pyramid.set_audio_statistics(mean, std.clamp_min(1e-3))
+    optimizer = torch.optim.AdamW(pyramid.parameters(), lr=3e-3, weight_decay=0.0)
+    curves: list[list[float]] = [[] for _ in range(levels)]
+    begin, embedded = time.monotonic(), list[Embeddings]()
+    for _ in range(max_steps):
+        embedded = pyramid(batch.landmarks, batch.audio)
+        losses = torch.stack([_loss(level) for level in embedded])
+        for level, loss in enumerate(losses.tolist()):
+            curves[level].append(loss / _chance(len(batch), embedded[level].motion.shape[1]))
+        late = time.monotonic() - begin > seconds
+        if late or not bool(losses.isfinite().all()) or max(curve[-1] for curve in curves) < LEARNT / 2:
+            break
+        optimizer.zero_grad()
+        losses.sum().backward()
+        nn.utils.clip_grad_norm_(pyramid.parameters(), 5.0)
+        optimizer.step()
+    signs = vital_signs(embedded)
+    spreads = [float(signs[f"spread{level}"]) for level in range(levels)]
+    return Overfit(len(batch), len(curves[0]), time.monotonic() - begin, curves, spreads)
+
+
+def _choose(bank: CropBank, crops: int, seed: int) -> Batch:
+    longest = int(bank.lengths.max())
+    frames = min(_FRAMES, longest)
+    if frames < shortest_clip(5, 1):
+        raise ClipTooShortError(f"`bank`: expected a clip of at least {shortest_clip(5, 1)} frames, the longest has {longest}")
+    generator = torch.Generator().manual_seed(seed)
+    # A draw of clips first: cutting all windows of a large corpus only to keep eight would read all of it.
+    sampled = bank.sample(max(crops, 1) * 2, frames, generator=generator)
+    rows: list[int] = []
+    for row in range(len(sampled)):
+        apart = all(
+            sampled.clip_index[row] != sampled.clip_index[other]
+            or abs(int(sampled.start[row] - sampled.start[other])) >= frames
+            for other in rows
+        )
+        if apart and len(rows) < crops:
+            rows.append(row)
+    return sampled.select(torch.tensor(rows)).to("cpu")
+
+
+def _loss(level: Embeddings) -> Tensor:
+    return info_nce_all_pairs(level.audio, level.motion, temperature=_TEMPERATURE, exclusion=_NEIGHBOURS)
+
+
+def _chance(clips: int, windows: int) -> float:
+    """The loss of embeddings that say nothing: the mean logarithm of how many windows there are to choose from."""
+    position = torch.arange(windows)
+    left_out = sum(((position - step >= 0).float() + (position + step < windows).float()) for step in range(1, _NEIGHBOURS + 1))
+    return float((clips * windows - torch.as_tensor(left_out)).clamp_min(1).log().mean()) or 1.0
+
+
+def check_overfit(result: Overfit) -> list[Finding]:
+    """What it means that the batch was learnt, or was not.
+
+    Args:
+        result: From :func:`overfit_batch`.
+
+    Returns:
+        One finding if all went well, one a level that failed otherwise.
+    """
+    numbers = {
+        "loss_over_chance": result.ratios,
+        "steps": result.steps,
+        "seconds": round(result.seconds, 2),
+        "crops": result.crops,
+    }
+    findings = []
+    for level, (ratio, spread) in enumerate(zip(result.ratios, result.spreads, strict=True)):
+        where = f"level {level} did not learn {result.crops} crops by heart: its loss is {ratio:.2f} of chance after {result.steps} steps"
+        if not ratio < float("inf"):
+            words = f"the loss of level {level} is not a number: there are NaN or infinities in the landmarks or the features."
+            findings.append(Finding("error", "overfit_not_finite", words, numbers=numbers))
+        elif ratio > 0.9 and spread < 0.02:
+            words = f"{where}, and all windows get the same vector. Landmarks or features are constant or alike in all crops, or standardised wrongly."
+            findings.append(Finding("error", "overfit_collapse", words, numbers=numbers))
+        elif ratio > LEARNT and result.steps < ENOUGH_STEPS:
+            words = f"{where}, and the time was up: too few steps to say anything. Give it more time (--overfit SECONDS)."
+            findings.append(Finding("warning", "overfit_slow", words, numbers=numbers))
+        elif ratio > 0.5:
+            words = (
+                f"{where}. Even shuffled sound can be learnt by heart, so the crops must look alike: silence, faces that do not move, "
+                "or the same footage under several ids."
+            )
+            findings.append(Finding("error", "overfit_failed", words, numbers=numbers))
+        elif ratio > LEARNT:
+            words = f"{where}. It was on its way; give it more time, or look for crops that are alike (silence, duplicates)."
+            findings.append(Finding("warning", "overfit_slow", words, numbers=numbers))
+    if not findings:
+        words = (
+            f"{result.crops} crops were learnt by heart in {result.steps} steps ({result.seconds:.1f} s): the loss of every level fell below "
+            f"{100 * LEARNT:g} % of chance. The machinery works; whether sound and motion belong together, it cannot say."
+        )
+        findings.append(Finding("note", "overfit", words, numbers=numbers))
+    return findings

@@ -1,0 +1,120 @@
+"""Reads a corpus that may be broken, and complains about what is."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from avsync.corpus.clip import FPS, INDEX_NAME, SAMPLE_RATE, Clip, check_clip, read_clip
+from avsync.errors import CorpusError
+from avsync.training.doctor.findings import Finding
+
+
+def read_entries(folder: str | os.PathLike[str]) -> tuple[list[dict[str, Any]], list[Finding]]:
+    """The entries of a corpus' index, and complaints about the index.
+
+    Args:
+        folder: The corpus.
+
+    Returns:
+        Entries that name a clip, and findings. There are no entries where the index is beyond reading or its rate is not 25.
+    """
+    path = Path(folder, INDEX_NAME)
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        clips = index["clips"]
+        if not isinstance(clips, list):
+            raise TypeError(f"`clips` is a {type(clips).__name__}")
+    except FileNotFoundError:
+        return [], [Finding("error", "index", f"{path} is not there: this is no corpus, or its writing was interrupted.")]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return [], [Finding("error", "index", f"{path} cannot be read ({type(error).__name__}: {error}).")]
+    findings = []
+    for key, wanted, unit in (("fps", FPS, "frames"), ("sample_rate", SAMPLE_RATE, "samples")):
+        if index.get(key) != wanted:
+            words = (
+                f"{path} says {key} = {index.get(key)!r}; syncers are made for {wanted:g} {unit} a second. Extract the videos at that rate: "
+                "renaming the rate would stretch time. Nothing else was looked at."
+            )
+            findings.append(Finding("error", "rate", words))
+    if findings:
+        return [], findings
+    entries = [entry for entry in clips if isinstance(entry, dict) and {"id", "speaker", "split"} <= set(entry)]
+    if len(entries) < len(clips):
+        words = f"{len(clips) - len(entries)} entries of {path} lack an id, a speaker or a split."
+        findings.append(Finding("error", "index", words))
+    if not clips:
+        findings.append(Finding("error", "index", f"{path} names no clip."))
+    return entries, findings
+
+
+def read_clips(folder: str | os.PathLike[str], entries: Iterable[dict[str, Any]], bad: list[Finding]) -> Iterator[Clip]:
+    """Each clip that can be read; the others go to ``bad``.
+
+    Args:
+        folder: The corpus.
+        entries: From :func:`read_entries`.
+        bad: Where complaints go.
+
+    Yields:
+        The clips.
+    """
+    for entry in entries:
+        try:
+            yield read_clip(folder, entry)
+        except CorpusError as error:
+            bad.append(Finding("error", "damaged", str(error), clips=(str(entry["id"]),)))
+
+
+def sound_clips(clips: Iterable[Clip], bad: list[Finding]) -> Iterator[Clip]:
+    """Each clip of a list that keeps the promises of the format; the others go to ``bad``."""
+    for clip in clips:
+        try:
+            check_clip(clip)
+            if clip.fps != FPS:
+                raise CorpusError(f"clip {clip.id!r}: expected {FPS:g} frames a second, got {clip.fps:g}")
+        except CorpusError as error:
+            bad.append(Finding("error", "damaged", str(error), clips=(clip.id,)))
+        else:
+            yield clip
+
+
+def check_index(entries: Iterable[dict[str, Any]]) -> list[Finding]:
+    """Complaints about ids that come twice and speakers in two splits.
+
+    Args:
+        entries: With ``id``, ``speaker`` and ``split``.
+
+    Returns:
+        Findings.
+    """
+    seen: set[str] = set()
+    twice: list[str] = []
+    splits: dict[str, set[str]] = {}
+    for entry in entries:
+        name = str(entry["id"])
+        if name in seen:
+            twice.append(name)
+        seen.add(name)
+        splits.setdefault(str(entry["speaker"]), set()).add(str(entry["split"]))
+    findings = []
+    if twice:
+        findings.append(Finding("error", "id_twice", f"{len(twice)} ids come more than once in the index.", clips=tuple(twice)))
+    leaking = {speaker: sorted(found) for speaker, found in splits.items() if len(found) > 1}
+    if leaking:
+        one, where = next(iter(leaking.items()))
+        words = (
+            f"{len(leaking)} speakers are in more than one split ({one!r} in {' and '.join(where)}): what is measured on such a split is "
+            "memory, not skill. Move each speaker into one."
+        )
+        findings.append(Finding("error", "speaker_leakage", words, clips=tuple(leaking)))
+    everything = set().union(*splits.values()) if splits else set()
+    if len(everything) == 1:
+        words = (
+            f"there is one split, {next(iter(everything))!r}: without speakers kept aside nobody can tell learning from memory."
+        )
+        findings.append(Finding("note", "one_split", words))
+    return findings
