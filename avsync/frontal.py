@@ -20,7 +20,7 @@ median over the train speakers of the corpus, frames in which the nose is within
 def _unit(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """(x, y) scaled to length 1; (1, 0) where it has no length."""
     length = torch.hypot(x, y)
-    nothing = length < torch.finfo(x.dtype).tiny**0.5
+    nothing = length < torch.finfo(x.dtype).tiny ** 0.5
     safe = torch.where(nothing, 1.0, length)
     return torch.where(nothing, 1.0, x / safe), torch.where(nothing, 0.0, y / safe)
 

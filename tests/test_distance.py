@@ -27,7 +27,9 @@ ALL: tuple[Metric, ...] = (landmark_distance, landmark_error, velocity_error, mo
 def pair(seed: int, *shape: int) -> tuple[Tensor, Tensor]:
     rng = torch.Generator().manual_seed(seed)
     shape = shape or (3, 9, 68, 2)
-    return 100 * torch.rand(shape, generator=rng, dtype=torch.float64), 100 * torch.rand(shape, generator=rng, dtype=torch.float64)
+    return 100 * torch.rand(shape, generator=rng, dtype=torch.float64), 100 * torch.rand(
+        shape, generator=rng, dtype=torch.float64
+    )
 
 
 def real_face() -> Tensor:
@@ -40,7 +42,10 @@ def test_the_values_of_the_definitions(seed: int, dims: int, over_points: str) -
     clips = list(zip(preds.numpy(), target.numpy(), strict=True))
     heights = face_height(target).numpy()
     for got, of_clip in (
-        (landmark_distance(preds, target, over_points=over_points, reduction="none"), lambda p, t: reference.lmd(p, t, over_points=over_points)),
+        (
+            landmark_distance(preds, target, over_points=over_points, reduction="none"),
+            lambda p, t: reference.lmd(p, t, over_points=over_points),
+        ),
         (landmark_error(preds, target, reduction="none"), reference.error),
         (velocity_error(preds, target, reduction="none"), reference.velocity_error),
         (mouth_opening_correlation(preds, target, reduction="none"), reference.opening_correlation),
@@ -112,7 +117,9 @@ def talking_3d() -> Tensor:
 
 def test_lmd_f_does_not_see_yaw_in_3d() -> None:
     target = talking_3d()
-    assert target[0, 0, 36, 2] != target[0, 0, 45, 2], "eyes of unequal depth: frontalising has something to do for the target too"
+    assert target[0, 0, 36, 2] != target[0, 0, 45, 2], (
+        "eyes of unequal depth: frontalising has something to do for the target too"
+    )
     preds = turned(target, yaw=0.6)
     assert landmark_distance(preds, target).item() > 1.0
     assert landmark_distance(preds, target, frontal=True).item() < 1e-9

@@ -8,10 +8,26 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from avsync.metrics.beat_align import BeatAlign, audio_onsets, beat_align, motion_beats, onset_strength
 from avsync.metrics.bootstrap import Interval, bootstrap_interval
 from avsync.metrics.calibration import Calibration, LevelCalibration, load_calibration, save_calibration
 from avsync.metrics.calibration_fit import fit_calibration
+from avsync.metrics.distance import landmark_distance, landmark_error, mouth_opening_correlation, velocity_error
+from avsync.metrics.feature_nets import (
+    frechet_inception_distance,
+    frechet_video_distance,
+    load_i3d,
+    temporal_frechet_inception_distance,
+)
 from avsync.metrics.framewise import FramewiseSync, framewise_confidence
+from avsync.metrics.frechet import (
+    GaussianStatistics,
+    frechet_distance,
+    frechet_extractor_distance,
+    frechet_motion_distance,
+    load_motion_autoencoder,
+)
+from avsync.metrics.inception import load_inception
 from avsync.metrics.lse import distance_at_zero, lse_confidence, lse_distance, offset_accuracy, rank_at_zero
 from avsync.metrics.multi_scale import LevelEmbeddings, multi_scale_embeddings, multi_scale_offset
 from avsync.metrics.offset import SyncOffset, offset_distances, offset_milliseconds, sync_offset
@@ -20,8 +36,22 @@ from avsync.metrics.report import LevelSync, face_speed, report_rows, sync_repor
 
 if TYPE_CHECKING:
     from avsync.metrics.modular import DistanceAtZero, LSEConfidence, LSEDistance, OffsetAccuracy, RankAtZero
+    from avsync.metrics.modular_distance import (
+        FrechetDistance,
+        FrechetMotionDistance,
+        LandmarkDistance,
+        LandmarkError,
+        MouthOpeningCorrelation,
+        VelocityError,
+    )
 
 _CLASSES = {
+    "FrechetDistance": "modular_distance",
+    "FrechetMotionDistance": "modular_distance",
+    "LandmarkDistance": "modular_distance",
+    "LandmarkError": "modular_distance",
+    "MouthOpeningCorrelation": "modular_distance",
+    "VelocityError": "modular_distance",
     "DistanceAtZero": "modular",
     "LSEConfidence": "modular",
     "LSEDistance": "modular",
@@ -30,39 +60,64 @@ _CLASSES = {
 }
 
 __all__ = [
+    "BeatAlign",
     "Calibration",
     "DistanceAtZero",
     "FramewiseSync",
+    "FrechetDistance",
+    "FrechetMotionDistance",
+    "GaussianStatistics",
     "Interval",
     "LSEConfidence",
     "LSEDistance",
+    "LandmarkDistance",
+    "LandmarkError",
     "LevelCalibration",
     "LevelEmbeddings",
     "LevelSync",
+    "MouthOpeningCorrelation",
     "OffsetAccuracy",
     "OffsetPosterior",
     "RankAtZero",
     "SyncOffset",
+    "VelocityError",
+    "audio_onsets",
+    "beat_align",
     "bootstrap_interval",
     "distance_at_zero",
     "face_speed",
     "fit_calibration",
     "framewise_confidence",
+    "frechet_distance",
+    "frechet_extractor_distance",
+    "frechet_inception_distance",
+    "frechet_motion_distance",
+    "frechet_video_distance",
+    "landmark_distance",
+    "landmark_error",
     "load_calibration",
+    "load_i3d",
+    "load_inception",
+    "load_motion_autoencoder",
     "lse_confidence",
     "lse_distance",
+    "motion_beats",
+    "mouth_opening_correlation",
     "multi_scale_embeddings",
     "multi_scale_offset",
     "offset_accuracy",
     "offset_distances",
     "offset_milliseconds",
     "offset_posterior",
+    "onset_strength",
     "rank_at_zero",
     "report_rows",
     "save_calibration",
     "sub_frame_offset",
     "sync_offset",
     "sync_report",
+    "temporal_frechet_inception_distance",
+    "velocity_error",
 ]
 
 

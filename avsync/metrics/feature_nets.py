@@ -1,0 +1,293 @@
+"""The paper's Frechet distances on drawn landmarks: FID, FVD and t-FID, with networks from files that the user has.
+
+Nothing is downloaded. FID and t-FID need Inception-v3 (:func:`avsync.metrics.inception.load_inception`, torch-fidelity's file), FVD needs I3D
+(:func:`load_i3d`, the TorchScript file). Any other module in their place gives a distance too, only not the published one;
+:func:`avsync.metrics.frechet.frechet_motion_distance` needs no file at all.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from avsync._checks import check_positive, check_shape, describe_shape
+from avsync.errors import CheckpointError, ClipTooShortError, ShapeError
+from avsync.metrics.frechet import frechet_extractor_distance
+from avsync.raster import chunk_of, rasterise, temporal_picture
+
+
+class _Drawn(nn.Module):
+    """A network behind a rasteriser: landmarks (batch, frames, 68, dims) to features (vectors, features), some clips at a time.
+
+    Args:
+        network: What sees the pictures, values 0 to 1; put in eval mode.
+        size: Width and height of the pictures, in pixels.
+        frame_size: Width and height of the source image in the unit of the landmarks; None for a square around each clip's first face.
+        view: Side of that square, in heights of the face.
+    """
+
+    def __init__(
+        self, network: nn.Module, *, size: int = 224, frame_size: tuple[float, float] | None = None, view: float = 2.5
+    ) -> None:
+        super().__init__()
+        check_positive("size", size)
+        check_positive("view", view)
+        self.network = network.eval()
+        self.size, self.frame_size, self.view = size, frame_size, view
+        if isinstance(getattr(network, "num_features", None), int):
+            self.num_features = network.num_features
+
+    def see(self, pictures: Tensor) -> Tensor:
+        """Features of drawn clips (batch, frames, 3, size, size)."""
+        raise NotImplementedError
+
+    def forward(self, landmarks: Tensor) -> Tensor:
+        """Landmarks (batch, frames, 68, dims) to features (vectors, features)."""
+        check_shape("landmarks", landmarks, "batch frames points dims")
+        at_once = chunk_of(landmarks.shape[0], landmarks.shape[1], size=self.size)
+        parts = []
+        for clips in landmarks.split(at_once):
+            pictures = rasterise(clips, size=self.size, frame_size=self.frame_size, view=self.view)
+            features = self.see(pictures)
+            if features.ndim != 2:
+                raise ShapeError(f"`network`: expected it to return (vectors, features), got {describe_shape(features)}")
+            parts.append(features)
+        return torch.cat(parts)
+
+
+class FrameFeatures(_Drawn):
+    """Features of every single frame, for FID: the network sees (pictures, 3, size, size).
+
+    Args:
+        network: Pictures to features (pictures, features), such as :class:`avsync.metrics.inception.InceptionV3`.
+        size, frame_size, view: How faces are drawn; see :func:`avsync.raster.rasterise`.
+
+    Example:
+        >>> FrameFeatures(nn.Flatten(), size=8)(torch.rand(2, 5, 68, 2)).shape
+        torch.Size([10, 192])
+
+    Source: paper section 4.2.
+    """
+
+    def see(self, pictures: Tensor) -> Tensor:
+        """One vector a frame."""
+        return self.network(pictures.flatten(0, 1))
+
+
+class SequenceFeatures(_Drawn):
+    """Features of whole sequences, for FVD: the network sees (batch, frames, 3, size, size).
+
+    Args:
+        network: Sequences to features (batch, features), such as :class:`I3D`.
+        size, frame_size, view: How faces are drawn; see :func:`avsync.raster.rasterise`.
+
+    Example:
+        >>> SequenceFeatures(nn.Flatten(), size=8)(torch.rand(2, 5, 68, 2)).shape
+        torch.Size([2, 960])
+
+    Source: paper section 4.2.
+    """
+
+    def see(self, pictures: Tensor) -> Tensor:
+        """One vector a clip."""
+        return self.network(pictures)
+
+
+class TrailFeatures(_Drawn):
+    """Features of each clip's weighted mean picture, for t-FID: the network sees (batch, 3, size, size).
+
+    Args:
+        network: Pictures to features (batch, features), such as :class:`avsync.metrics.inception.InceptionV3`.
+        size, frame_size, view: How faces are drawn; see :func:`avsync.raster.rasterise`.
+
+    Example:
+        >>> TrailFeatures(nn.Flatten(), size=8)(torch.rand(2, 5, 68, 2)).shape
+        torch.Size([2, 192])
+
+    Source: the authors' code, as :func:`avsync.raster.temporal_picture`.
+    """
+
+    def see(self, pictures: Tensor) -> Tensor:
+        """One vector a clip."""
+        return self.network(temporal_picture(pictures))
+
+
+def frechet_inception_distance(preds: Tensor, target: Tensor, network: nn.Module, *, chunk: int = 64, **drawing: Any) -> Tensor:
+    """FID of drawn landmarks: how real single faces look.
+
+    Args:
+        preds: Landmarks, (batch, frames, 68, dims).
+        target: Those of real clips; clips and frames need not be as many.
+        network: Inception-v3, or any module from pictures to features.
+        chunk: Clips handled at once.
+        **drawing: ``size``, ``frame_size``, ``view`` of :class:`FrameFeatures`.
+
+    Returns:
+        A scalar float64; lower is better. Inception's 2048 features call for more than 2048 frames a set.
+
+    Raises:
+        ShapeError: Not 68 points, or a network that returns anything but (pictures, features).
+        ArgumentError: Fewer than two frames in a set.
+
+    Warns:
+        UserWarning: A set has not more frames than features.
+
+    Example:
+        >>> faces = torch.rand(4, 80, 68, 2, generator=torch.Generator().manual_seed(0))
+        >>> round(frechet_inception_distance(faces.flip(1), faces, nn.Flatten(), size=6, view=1.5).item(), 6) >= 0
+        True
+
+    Source: paper section 4.2.
+    """
+    return frechet_extractor_distance(FrameFeatures(network, **drawing), preds, target, chunk=chunk)
+
+
+def frechet_video_distance(preds: Tensor, target: Tensor, network: nn.Module, *, chunk: int = 64, **drawing: Any) -> Tensor:
+    """FVD of drawn landmarks: how real faces move. The paper's FVD-40 and FVD-80 are this on clips of 40 and of 80 frames.
+
+    Args:
+        preds: Landmarks, (batch, frames, 68, dims). Of longer clips the paper takes the last 40 frames.
+        target: Those of real clips, of as many frames.
+        network: I3D (:func:`load_i3d`), or any module from sequences (batch, frames, 3, size, size) to features.
+        chunk: Clips handled at once.
+        **drawing: ``size``, ``frame_size``, ``view`` of :class:`SequenceFeatures`.
+
+    Returns:
+        A scalar float64; lower is better. I3D's 400 features call for more than 400 clips a set.
+
+    Raises:
+        ShapeError: Not 68 points, different lengths, or a network that returns anything but (batch, features).
+        ArgumentError: Fewer than two clips in a set.
+
+    Warns:
+        UserWarning: A set has not more clips than features.
+
+    Example:
+        >>> faces = torch.rand(300, 4, 68, 2, generator=torch.Generator().manual_seed(0))
+        >>> round(frechet_video_distance(faces.flip(0), faces, nn.Flatten(), size=4).item(), 6)
+        0.0
+
+    Source: paper section 4.2; Unterthiner et al. 2018, "Towards accurate generative models of video".
+    """
+    _check_lengths(preds, target)
+    return frechet_extractor_distance(SequenceFeatures(network, **drawing), preds, target, chunk=chunk)
+
+
+def temporal_frechet_inception_distance(
+    preds: Tensor, target: Tensor, network: nn.Module, *, chunk: int = 64, **drawing: Any
+) -> Tensor:
+    """t-FID of drawn landmarks: FID of each clip's weighted sum over time, in which motion leaves a trail.
+
+    Args:
+        preds: Landmarks, (batch, frames, 68, dims).
+        target: Those of real clips, of as many frames.
+        network: Inception-v3, or any module from pictures to features.
+        chunk: Clips handled at once.
+        **drawing: ``size``, ``frame_size``, ``view`` of :class:`TrailFeatures`.
+
+    Returns:
+        A scalar float64; lower is better.
+
+    Raises:
+        ShapeError: Not 68 points, different lengths, or a network that returns anything but (batch, features).
+        ArgumentError: Fewer than two clips in a set.
+
+    Warns:
+        UserWarning: A set has not more clips than features.
+
+    Example:
+        >>> faces = torch.rand(60, 4, 68, 2, generator=torch.Generator().manual_seed(0))
+        >>> round(temporal_frechet_inception_distance(faces.flip(0), faces, nn.Flatten(), size=4).item(), 6)
+        0.0
+
+    Source: paper section 4.2; weights from the authors' code.
+    """
+    _check_lengths(preds, target)
+    return frechet_extractor_distance(TrailFeatures(network, **drawing), preds, target, chunk=chunk)
+
+
+def _check_lengths(preds: Tensor, target: Tensor) -> None:
+    check_shape("target", target, "batch frames points dims")
+    check_shape("preds", preds, "batch frames points dims", frames=target.shape[1])
+
+
+class I3D(nn.Module):
+    """I3D in the form that StyleGAN-V's authors gave out: a TorchScript program that resizes and rescales by itself.
+
+    Args:
+        program: ``program(video, rescale: bool, resize: bool, return_features: bool)`` with video (batch, 3, frames, height, width),
+            0 to 255, to logits (batch, 400).
+
+    Attributes:
+        num_features: 400.
+        min_frames: 10, what its strides and its last pooling need.
+
+    Source: Carreira and Zisserman 2017, "Quo vadis, action recognition?"; the program's arguments as its users call it.
+    """
+
+    num_features = 400
+    min_frames = 10
+
+    def __init__(self, program: Any) -> None:
+        super().__init__()
+        self.program = program
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Logits of sequences.
+
+        Args:
+            pictures: (batch, frames, 3, height, width), 0 to 1.
+
+        Returns:
+            (batch, 400).
+
+        Raises:
+            ShapeError: Not three channels, or a program that returns anything else.
+            ClipTooShortError: Fewer than 10 frames.
+        """
+        check_shape("pictures", pictures, "batch frames channels height width", channels=3)
+        video = 255.0 * pictures.transpose(1, 2)
+        if pictures.shape[1] < self.min_frames:
+            raise ClipTooShortError(f"`pictures`: expected at least {self.min_frames} frames, got {describe_shape(pictures)}")
+        logits: Tensor = self.program(video, rescale=True, resize=True, return_features=True)
+        if logits.shape != (pictures.shape[0], self.num_features):
+            raise ShapeError(
+                f"`network`: expected the program to return ({pictures.shape[0]}, {self.num_features}), got {describe_shape(logits)}"
+            )
+        return logits
+
+
+def load_i3d(path: str | os.PathLike[str]) -> I3D:
+    """I3D from the TorchScript file ``i3d_torchscript.pt`` that the user has.
+
+    The file holds a program as well as weights. TorchScript cannot reach beyond tensors, but take the file from where you trust.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The network in eval mode, on the CPU.
+
+    Raises:
+        CheckpointError: The file is missing or is no TorchScript.
+
+    Source: ours.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise CheckpointError(f"`path`: expected a TorchScript file, got none at {source}")
+    try:
+        with warnings.catch_warnings():
+            # torch would rather have other formats, but this is the one that the file has.
+            warnings.filterwarnings("ignore", "`torch.jit.load` is deprecated", DeprecationWarning)
+            program = torch.jit.load(str(source), map_location="cpu")
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f"`path`: {source} cannot be read as TorchScript: {str(error).strip().splitlines()[0]}"
+        ) from error
+    return I3D(program.eval())
