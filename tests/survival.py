@@ -16,6 +16,8 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,19 @@ def train(material: ClipBank, folder: Path, steps: int, **fabric_options: Any) -
         progress=False,
     )
     return {"weights": pyramid.state_dict(), "history": history, "drawn": drawn}
+
+
+def one_step(material: ClipBank, objective: str, **fabric_options: Any) -> dict[str, float]:
+    """Losses and gradient norms of one step on four given clips, of which each process takes its share."""
+    torch.manual_seed(1)
+    fabric = make_fabric(accelerator="cpu", **fabric_options)
+    whole, share = material.sample(4, 40, generator=torch.Generator().manual_seed(2)), 4 // fabric.world_size
+    own = whole.select(slice(fabric.global_rank * share, (fabric.global_rank + 1) * share))
+    material.sample = lambda *arguments, **options: own  # type: ignore[method-assign]
+    pyramid = SyncerPyramid(config=replace(CONFIG, syncer=replace(CONFIG.syncer, dropout=0.0)))
+    config = SyncerTrainingConfig(steps=1, batch_size=share, frames=40, first_share=1.0, objective=objective)
+    history = train_syncers(pyramid, material, config, fabric=fabric, progress=False)
+    return {key: points[0][1] for key, points in history.items()}
 
 
 def start(work: Callable[[], object], environment: dict[str, str] | None = None) -> int:
@@ -209,6 +224,7 @@ def slurm(rank: int, world: int, port: int) -> dict[str, str]:
 def ranks(folder: Path, steps: int = 12) -> dict[str, Any]:
     """Two processes: undisturbed, under another launcher, and with one of them killed on the way."""
     material = bank()
+    folder.mkdir(parents=True, exist_ok=True)
 
     def group(name: str, launcher: Callable[[int, int, int], dict[str, str]], **options: Any) -> list[int]:
         where, port = folder / name, free_port()
@@ -219,6 +235,13 @@ def ranks(folder: Path, steps: int = 12) -> dict[str, Any]:
 
         return [start(work(rank), launcher(rank, 2, port)) for rank in range(2)]
 
+    def together(rank: int, port: int) -> None:
+        os.environ.update(torchrun(rank, 2, port))
+        torch.save(one_step(material, "all_pairs", devices=2), folder / f"step{rank}.pt")
+
+    port = free_port()
+    alone = start(lambda: torch.save(one_step(material, "all_pairs"), folder / "alone.pt"))
+    step = [ended(child) for child in (alone, *(start(partial(together, rank, port)) for rank in range(2)))]
     whole = [ended(child) for child in group("whole", torchrun, devices=2)]
     machines = [ended(child) for child in group("machines", slurm, devices=1, num_nodes=2)]
     first, second = group("killed", torchrun, devices=2)
@@ -233,6 +256,8 @@ def ranks(folder: Path, steps: int = 12) -> dict[str, Any]:
     resumed = [ended(child) for child in group("killed", torchrun, devices=2)]
     results = {name: [result(folder / name, rank) for rank in range(2)] for name in ("whole", "machines", "killed")}
     return {
+        "step": step,
+        "losses": [torch.load(folder / f"{name}.pt", weights_only=True) for name in ("alone", "step0", "step1")],
         "whole": whole,
         "machines": machines,
         "survivor_failed": survivor not in (0, -1),

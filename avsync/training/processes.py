@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,6 @@ from avsync._checks import check_choice, import_extra
 from avsync.errors import AvsyncError
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
 
 
 def make_fabric(
@@ -82,7 +79,7 @@ class _Call(nn.Module):
         return self.function(*arguments.values, **arguments.names)
 
 
-class Trained(Generic[Arguments, Result]):
+class Trained:
     """A function of trained modules, run on Fabric's device, in its precision and on all its processes.
 
     Gradients are averaged over processes in the backward pass of what the call returns, so everything that depends on the modules'
@@ -98,15 +95,15 @@ class Trained(Generic[Arguments, Result]):
     def __init__(
         self,
         fabric: Any,
-        function: Callable[Arguments, Result],
+        function: Callable[..., Any],
         modules: Sequence[nn.Module],
         optimizer: torch.optim.Optimizer,
     ) -> None:
         self.fabric = fabric
         self._module, self.optimizer = fabric.setup(_Call(function, modules), optimizer)
 
-    def __call__(self, *arguments: Arguments.args, **names: Arguments.kwargs) -> Result:
-        """Call the function."""
+    def __call__(self, *arguments: Any, **names: Any) -> Any:
+        """Call the function and return what it returns."""
         return self._module(_Sealed(arguments, names))
 
     def gradients_stay(self, enabled: bool) -> AbstractContextManager[Any]:

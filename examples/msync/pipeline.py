@@ -24,6 +24,7 @@ from avsync.sync_loss import MultiScaleSyncLoss
 from avsync.syncer import SyncerPyramid
 from avsync.training.engine import History
 from avsync.training.gan import Discriminators, train_generator
+from avsync.training.processes import on_first_process
 from avsync.training.syncers import SyncerTrainingConfig, evaluate_syncers, train_syncers
 
 SPEECH_SHARE = 0.4
@@ -80,13 +81,16 @@ def load_material(corpus: str, preset: Preset, *, skip_bad: bool = False) -> Mat
     return Material(train_bank, val_bank, val, crops.select(speaking), int((~speaking).sum()))
 
 
-def stage(folder: Path, model: nn.Module, train: Callable[[], History], *, resume: bool) -> tuple[nn.Module, History]:
+def stage(
+    folder: Path, model: nn.Module, train: Callable[[], History], *, fabric: Any, resume: bool
+) -> tuple[nn.Module, History]:
     """Train a model, or load it if an earlier run of the same stage has ended.
 
     Args:
         folder: Where the finished model lies, or is to lie.
         model: The model before training.
         train: Trains it in place.
+        fabric: Whose first process saves the model.
         resume: Whether a finished model may be used.
 
     Returns:
@@ -95,7 +99,7 @@ def stage(folder: Path, model: nn.Module, train: Callable[[], History], *, resum
     if resume and (folder / "config.json").is_file():
         return from_pretrained(type(model), folder), {}
     history = train()
-    save_pretrained(model, folder)
+    on_first_process(fabric, lambda: save_pretrained(model, folder))
     return model, history
 
 
@@ -109,6 +113,7 @@ def syncer_stage(
     *,
     resume: bool,
     progress: bool,
+    compiled: bool = False,
 ) -> tuple[SyncerPyramid, History]:
     """Train one pyramid of syncers ("syncers" guides the generator, "judge" measures it)."""
     with fabric.init_module():
@@ -127,15 +132,17 @@ def syncer_stage(
             training,
             fabric=fabric,
             augment=preset.augment,
-            checkpoint=run / "checkpoints" / f"{name}.pt",
+            checkpoint=run / "checkpoints" / name,
             resume=resume,
             evaluate=evaluate,
             evaluate_every=max(1, training.steps // 4),
+            logs=run / "logs" / name,
+            compiled=compiled,
             progress=progress,
             name=name,
         )
 
-    trained, history = stage(run / name, pyramid, train, resume=resume)
+    trained, history = stage(run / name, pyramid, train, fabric=fabric, resume=resume)
     return trained.to(fabric.device), history  # type: ignore[return-value]
 
 
@@ -170,10 +177,11 @@ def generator_stage(
             sync_loss=sync_loss,
             fabric=fabric,
             augment=preset.generator_augment,
-            checkpoint=run / "checkpoints" / "generator.pt",
+            checkpoint=run / "checkpoints" / "generator",
             resume=resume,
+            logs=run / "logs" / "generator",
             progress=progress,
         )
 
-    trained, history = stage(run / "generator", generator, train, resume=resume)
+    trained, history = stage(run / "generator", generator, train, fabric=fabric, resume=resume)
     return trained.to(fabric.device).eval(), history  # type: ignore[return-value]

@@ -62,7 +62,8 @@ def write_figures(
 def _training_figures(folder: Path, name: str, history: History) -> None:
     losses = {key: points for key, points in history.items() if key.startswith("loss") and key != "loss"}
     accuracies = {key: points for key, points in history.items() if key.startswith("acc")}
-    rest = {key: points for key, points in history.items() if key not in losses | accuracies and key not in ("loss", "chance")}
+    other = {key for key in history if key in ("loss", "chance") or key.startswith("grad")}
+    rest = {key: points for key, points in history.items() if key not in losses | accuracies | dict.fromkeys(other)}
     if losses:
         figure = training_curves(losses, chance=1.0, ylabel="loss / loss at chance", title=f"{name}: training loss")
         save_figure(figure, folder / f"{name}-loss.png")

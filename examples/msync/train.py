@@ -3,6 +3,7 @@
     python examples/msync/train.py                          # a few minutes on two cores
     python examples/msync/train.py --preset small --corpus PATH
     python examples/msync/train.py --levels 1 --branches 1  # the paper's single-scale ablation
+    python examples/msync/train.py --devices 2              # two processes; torchrun and srun start them as well (docs/training.md)
 
 Everything a run makes lies under ``runs/<name>/``.
 """
@@ -28,7 +29,8 @@ from avsync.config import config_to_dict
 from avsync.errors import AvsyncError, CheckpointError
 from avsync.generator import MultiScaleGenerator
 from avsync.syncer import SyncerPyramid
-from avsync.training.engine import History, make_fabric
+from avsync.training.engine import History
+from avsync.training.processes import first_process, make_fabric, on_first_process
 from avsync.training.syncers import evaluate_syncers
 
 
@@ -45,6 +47,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="go on where an interrupted run of this name stopped")
     parser.add_argument("--skip-bad", action="store_true", help="leave damaged clips out, and list them, instead of stopping")
     parser.add_argument("--accelerator", default="auto", help="auto, cpu or cuda (Lightning Fabric)")
+    parser.add_argument("--devices", type=int, default=1, help="devices, or processes on a CPU, of each machine (default: 1)")
+    parser.add_argument("--num-nodes", type=int, default=1, help="machines (default: 1)")
+    parser.add_argument("--compile", action="store_true", help="compile the syncers with torch.compile")
     parser.add_argument("--precision", default="32-true", help="32-true, bf16-mixed or 16-mixed (Lightning Fabric)")
     parser.add_argument("--threads", type=int, help="processor threads (default: torch's choice)")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
@@ -61,14 +66,19 @@ def choose_preset(arguments: argparse.Namespace) -> Preset:
     return preset.seeded(arguments.seed)
 
 
-def open_run(arguments: argparse.Namespace, preset: Preset) -> Path:
+def run_folder(arguments: argparse.Namespace) -> Path:
+    """Where the run lies."""
+    corpus = "synthetic" if arguments.corpus == "synthetic" else Path(arguments.corpus).resolve().name
+    folder: Path = arguments.out / (arguments.name or f"{arguments.preset}-{corpus}")
+    return folder
+
+
+def open_run(run: Path, arguments: argparse.Namespace, preset: Preset) -> None:
     """Make the run's folder, or check that the one to resume was made by the same settings.
 
     Raises:
         CheckpointError: The folder holds another run, or holds one and ``--resume`` was not given.
     """
-    corpus = "synthetic" if arguments.corpus == "synthetic" else Path(arguments.corpus).resolve().name
-    run: Path = arguments.out / (arguments.name or f"{arguments.preset}-{corpus}")
     settings = {"preset": config_to_dict(preset), "corpus": arguments.corpus, "precision": arguments.precision}
     settings = json.loads(json.dumps(settings))
     if (run / "config.json").is_file():
@@ -77,7 +87,6 @@ def open_run(arguments: argparse.Namespace, preset: Preset) -> Path:
         if json.loads((run / "config.json").read_text()) != settings:
             raise CheckpointError(f"{run / 'config.json'} is of other settings than these; choose another --name")
     write_json(run / "config.json", settings)
-    return run
 
 
 def evaluate(
@@ -91,22 +100,33 @@ def evaluate(
 
 
 def run_all(arguments: argparse.Namespace) -> dict[str, Any]:
-    """All stages, from the corpus to the table; returns what metrics.json holds."""
+    """All stages, from the corpus to the table; returns what metrics.json holds, and nothing on other processes than the first."""
     began = time.monotonic()
     preset = choose_preset(arguments)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    material = load_material(arguments.corpus, preset, skip_bad=arguments.skip_bad)
-    run = open_run(arguments, preset)
-    fabric = make_fabric(accelerator=arguments.accelerator, precision=arguments.precision)
-    print(
-        f"training on {material.train}\njudging on {len(material.crops)} clips of {material.val} ({material.silent} without speech)"
+    # First of all, so that the processes which Fabric starts run everything below once each.
+    fabric = make_fabric(
+        accelerator=arguments.accelerator,
+        devices=arguments.devices,
+        num_nodes=arguments.num_nodes,
+        precision=arguments.precision,
     )
+    material = load_material(arguments.corpus, preset, skip_bad=arguments.skip_bad)
+    run = run_folder(arguments)
+    on_first_process(fabric, lambda: open_run(run, arguments, preset))
+    if first_process(fabric):
+        print(f"training on {material.train}")
+        print(f"judging on {len(material.crops)} clips of {material.val} ({material.silent} without speech)")
     progress, histories = not arguments.quiet, dict[str, History]()
     options: dict[str, Any] = {"resume": arguments.resume, "progress": progress}
+    generator_options = dict(options)
+    options["compiled"] = arguments.compile
     syncers, histories["syncers"] = syncer_stage("syncers", material, preset, preset.syncer_training, run, fabric, **options)
     judging, histories["judge"] = syncer_stage("judge", material, preset, preset.metric_training, run, fabric, **options)
-    generator, histories["generator"] = generator_stage(material, preset, syncers, run, fabric, **options)
+    generator, histories["generator"] = generator_stage(material, preset, syncers, run, fabric, **generator_options)
+    if not first_process(fabric):
+        return {}
     crops = dataclasses.replace(material, crops=material.crops.to(fabric.device))
     reports = {
         name: evaluate_syncers(pyramid, crops.crops, margin=preset.judged_margin)

@@ -1,0 +1,118 @@
+"""Clips a second of a syncer training with one process and with two, on the CPU: ``python -m benchmarks.bench_processes``.
+
+Every process has one thread and batches of its own, and gathers its negatives and averages its gradients over gloo; a step of two
+processes therefore trains on twice as many clips. Wall-clock figures need as many idle cores as there are processes. The processor
+seconds a clip are reported beside them: they say what the second process costs wherever the machine is shared, because waiting for a
+core costs none.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from avsync.audio import LogMel
+from avsync.corpus.dataset import ClipBank
+from avsync.corpus.synthetic import SyntheticCorpus
+from avsync.syncer import SyncerPyramid
+from avsync.training.processes import make_fabric
+from avsync.training.syncers import SyncerTrainingConfig, train_syncers
+from benchmarks._harness import Timing, parser, report
+
+BATCH, FRAMES = 16, 160
+ROOT = Path(__file__).parent.parent
+
+
+def train_and_time(steps: int, warm_up: int, barrier: Any) -> tuple[float, float]:
+    """Wall and processor seconds of ``steps`` training steps behind ``warm_up`` others, at the sizes of the default training."""
+    bank = ClipBank(SyntheticCorpus(speakers=16, clips_per_speaker=1, seconds=10.0), features=LogMel())
+    marks: list[tuple[float, float]] = []
+
+    def mark(step: int) -> dict[str, float]:
+        if step in (warm_up, warm_up + steps):
+            marks.append((time.perf_counter(), time.process_time()))
+        return {}
+
+    torch.manual_seed(0)
+    config = SyncerTrainingConfig(steps=warm_up + steps, batch_size=BATCH, frames=FRAMES)
+    # Called on the first process only; the others run in step with it.
+    train_syncers(SyncerPyramid(), bank, config, fabric=barrier, evaluate=mark, evaluate_every=warm_up, progress=False)
+    (wall, processor), (wall_end, processor_end) = marks[0], marks[-1]
+    return wall_end - wall, processor_end - processor
+
+
+def _worker(world: int, steps: int, warm_up: int) -> None:
+    torch.set_num_threads(1)
+    fabric = make_fabric(accelerator="cpu", devices=world)
+    torch.set_num_threads(1)
+    wall, processor = train_and_time(steps, warm_up, fabric)
+    if fabric.is_global_zero:
+        print("RESULT", wall / steps, processor / steps)
+
+
+def _free_port() -> int:
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return int(opened.getsockname()[1])
+
+
+def run_group(world: int, steps: int, warm_up: int) -> tuple[float, float]:
+    """Wall and processor seconds a step of the first of ``world`` processes."""
+    port = str(_free_port())
+    children = []
+    for rank in range(world):
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": world, "RANK": rank, "LOCAL_RANK": rank}
+        place |= {"LOCAL_WORLD_SIZE": world, "GROUP_RANK": 0, "TORCHELASTIC_RUN_ID": "bench", "OMP_NUM_THREADS": 1}
+        environment = os.environ | {name: str(value) for name, value in place.items()}
+        command = [sys.executable, "-m", "benchmarks.bench_processes", "--worker", str(world), str(steps), str(warm_up)]
+        children.append(subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True))
+    outputs = [child.communicate()[0] for child in children]
+    if any(child.returncode for child in children):
+        raise RuntimeError("a process failed; see above")
+    (line,) = [line for line in outputs[0].splitlines() if line.startswith("RESULT")]
+    wall, processor = map(float, line.split()[1:])
+    return wall, processor
+
+
+def main() -> None:
+    """Run one and two processes in turns, and report seconds a clip of both kinds."""
+    options = parser(__doc__, repeats=3, warm_up=5)
+    options.add_argument("--steps", type=int, default=20, help="timed steps of each run")
+    arguments = options.parse_args()
+    results: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
+    for _ in range(arguments.repeats):
+        for world, values in results.items():
+            values.append(run_group(world, arguments.steps, arguments.warm_up))
+            print(f"{world} process(es): {values[-1][0]:.3f} s a step, {values[-1][1]:.3f} s of processor", flush=True)
+    timings, medians = {}, {}
+    for world, values in results.items():
+        for kind, column in (("wall", 0), ("processor", 1)):
+            # Of processor time each clip takes the first process's; the group's cores run side by side.
+            per_clip = [value[column] / (BATCH * world) for value in values]
+            name = f"{world} {'process' if world == 1 else 'processes'}, {kind}"
+            medians[world, kind] = statistics.median(per_clip)
+            timings[name] = Timing(medians[world, kind], max(per_clip) - min(per_clip), per_clip)
+    extra = {
+        "clips a second, 1 process": round(1 / medians[1, "wall"], 2),
+        "clips a second, 2 processes": round(1 / medians[2, "wall"], 2),
+        "ratio of clips a second, wall clock": round(medians[1, "wall"] / medians[2, "wall"], 3),
+        "ratio by processor time (2 cores, were both free)": round(medians[1, "processor"] / medians[2, "processor"], 3),
+        "batch of each process": BATCH,
+        "frames": FRAMES,
+    }
+    report("processes", timings, baseline="1 process, wall", extra=extra, out=arguments.out)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--worker"]:
+        _worker(*map(int, sys.argv[2:]))
+    else:
+        main()
