@@ -70,7 +70,7 @@ def _training_figures(folder: Path, name: str, history: History) -> None:
     if accuracies:
         figure = training_curves(accuracies, ylabel="share within one frame", title=f"{name}: offsets of unseen speakers")
         save_figure(figure, folder / f"{name}-accuracy.png")
-    if rest:
+    if rest and not losses:  # a generator's; what syncers log beside their losses has other units
         save_figure(training_curves(rest, ylabel="loss", title=f"{name}: training losses"), folder / f"{name}-loss.png")
 
 
