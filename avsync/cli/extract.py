@@ -47,6 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-seconds", type=float, default=2.0, help="shortest clip (default: 2)")
     parser.add_argument("--max-seconds", type=float, default=32.0, help="longest clip (default: 32)")
     parser.add_argument("--max-height", type=int, metavar="PIXELS", help="detect in pictures scaled down to this height")
+    parser.add_argument(
+        "--no-scene-cuts", action="store_true", help="do not look for cuts, where flashing lights are taken for them"
+    )
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: 1)")
     parser.add_argument(
         "--shard", type=_shard, default=(1, 1), metavar="I/N", help="do the i-th of n shares, from 1; then --merge"
@@ -92,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
             min_seconds=args.min_seconds,
             max_seconds=args.max_seconds,
             max_height=args.max_height,
+            scene_cuts=not args.no_scene_cuts,
         )
     number, count = args.shard
     name = "report" if count == 1 else f"report-{number}-of-{count}"

@@ -25,7 +25,7 @@ from avsync.errors import ArgumentError, AvsyncError, MissingExtraError
 
 Notify = Callable[[float], None]
 
-OPTIONS = ("fps", "faces", "crop", "min_seconds", "max_seconds", "max_height")
+OPTIONS = ("fps", "faces", "crop", "min_seconds", "max_seconds", "max_height", "scene_cuts")
 """Options of :func:`avsync.corpus.extract.iter_clips` that are one for all videos of a corpus."""
 
 
@@ -77,7 +77,7 @@ def extract_corpus(
         resume: Keep videos that are finished; without it they are an error.
         progress: Told how far the run is.
         **options: Of :func:`avsync.corpus.extract.iter_clips`: ``fps``, ``faces``, ``crop``, ``min_seconds``, ``max_seconds``,
-            ``max_height``.
+            ``max_height``, ``scene_cuts``.
 
     Returns:
         The report; of a single share that share's alone, otherwise of all videos of the corpus.

@@ -82,6 +82,7 @@ def iter_clips(
     min_seconds: float = 2.0,
     max_seconds: float = 32.0,
     max_height: int | None = None,
+    scene_cuts: bool = True,
     name: str | None = None,
     speaker: str | None = None,
     split: str = "train",
@@ -105,6 +106,7 @@ def iter_clips(
         min_seconds: Shortest clip; what is shorter is dropped.
         max_seconds: Longest clip.
         max_height: Scale higher pictures down to this height before detection, to save time; landmarks stay in pixels of the source.
+        scene_cuts: Look for cuts in the pictures. Without it only faces that jump end a clip: for footage whose lights flash.
         name: Stem of the clips' ids; the file's name by default.
         speaker: Label of the person; the name by default. With ``faces="all"`` and several persons ``_p0``, ``_p1``, ... is added.
         split: Label of the part of the corpus.
@@ -140,8 +142,9 @@ def iter_clips(
         report.width, report.height = source.info.width, source.info.height
         ledger = _Ledger(report)
         persons = _Persons()
-        for tracks in _groups(source, found, ledger, progress):
-            chosen = choose_tracks(tracks, faces, min_seconds=min_seconds)
+        for tracks in _groups(source, found, ledger, progress, SceneCuts() if scene_cuts else None):
+            # A track is as long as the time between its first and last image, a clip one frame longer.
+            chosen = choose_tracks(tracks, faces, min_seconds=max(0.0, min_seconds - 1 / fps - 1e-6))
             for track, reason in chosen.dropped:
                 ledger.drop(track, reason)
             parts = [part for track in chosen.kept for part in _parts(track, persons.number(track), fps, max_seconds)]
@@ -262,10 +265,10 @@ class _Persons:
 
 
 def _groups(
-    source: VideoSource, detector: CheckedDetector, ledger: _Ledger, progress: Progress | None
+    source: VideoSource, detector: CheckedDetector, ledger: _Ledger, progress: Progress | None, cuts: SceneCuts | None
 ) -> Iterator[list[Track]]:
     """Tracks in groups that no other track overlaps in time, so that each group can be decided on by itself."""
-    tracker, cuts = FaceTracker(max_seconds=_TRACK_SECONDS), SceneCuts()
+    tracker = FaceTracker(max_seconds=_TRACK_SECONDS)
     start, length = source.info.video_start or 0.0, source.info.seconds or 0.0
     pending: list[Track] = []
     for time, faces, cut in _detected(source, detector, cuts):
@@ -284,11 +287,11 @@ def _groups(
     yield pending
 
 
-def _detected(source: VideoSource, detector: CheckedDetector, cuts: SceneCuts) -> Iterator[tuple[float, Faces, bool]]:
+def _detected(source: VideoSource, detector: CheckedDetector, cuts: SceneCuts | None) -> Iterator[tuple[float, Faces, bool]]:
     """Time, faces in pixels of the source, and whether a scene begins, of each image."""
     batch: list[tuple[float, npt.NDArray[np.uint8], bool]] = []
     for frame in source.frames():
-        batch.append((frame.time, frame.image, cuts.push(frame.image)))
+        batch.append((frame.time, frame.image, cuts is not None and cuts.push(frame.image)))
         if len(batch) >= min(detector.batch_size, max(1, _BATCH_BYTES // frame.image.nbytes)):
             yield from _detect(source, detector, batch)
             batch = []
