@@ -30,7 +30,7 @@ _SHIPPED = Path(__file__).parents[1] / "weights" / "motion-autoencoder"
 class GaussianStatistics(NamedTuple):
     """What a Frechet distance needs of a set of features: its size does not grow with the set's."""
 
-    count: Tensor
+    vectors: Tensor
     """Number of feature vectors, a scalar float64."""
     mean: Tensor
     """(features,), float64."""
@@ -40,7 +40,7 @@ class GaussianStatistics(NamedTuple):
     @property
     def covariance(self) -> Tensor:
         """The unbiased covariance, (features, features); NaN for fewer than two vectors."""
-        return self.scatter / torch.where(self.count > 1, self.count - 1, torch.nan)
+        return self.scatter / torch.where(self.vectors > 1, self.vectors - 1, torch.nan)
 
 
 def _double(x: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ def merge_statistics(parts: Iterable[GaussianStatistics]) -> GaussianStatistics:
     """The statistics of several sets together, as if they had been one.
 
     Args:
-        parts: At least one; of batches, of processes. Empty ones (count 0) are allowed.
+        parts: At least one; of batches, of processes. Empty ones (no vector) are allowed.
 
     Returns:
         The statistics of the union.
@@ -107,10 +107,10 @@ def merge_statistics(parts: Iterable[GaussianStatistics]) -> GaussianStatistics:
             continue
         if part.mean.shape != merged.mean.shape:
             raise ShapeError(f"`parts`: expected {merged.mean.shape[0]} features in all, got {part.mean.shape[0]}")
-        count = merged.count + part.count
-        share = part.count / count.clamp_min(1)
+        count = merged.vectors + part.vectors
+        share = part.vectors / count.clamp_min(1)
         step = part.mean - merged.mean
-        scatter = merged.scatter + part.scatter + torch.outer(step, step) * (merged.count * share)
+        scatter = merged.scatter + part.scatter + torch.outer(step, step) * (merged.vectors * share)
         merged = GaussianStatistics(count, merged.mean + share * step, scatter)
     if merged is None:
         raise ArgumentError("`parts`: expected at least one, got none")
@@ -188,7 +188,7 @@ def frechet_distance(preds: Tensor | GaussianStatistics, target: Tensor | Gaussi
     given = {"preds": preds, "target": target}
     statistics = {name: x if isinstance(x, GaussianStatistics) else gaussian_statistics(x) for name, x in given.items()}
     features = statistics["target"].mean.shape[0]
-    counts = {name: int(one.count) for name, one in statistics.items()}
+    counts = {name: int(one.vectors) for name, one in statistics.items()}
     for name, one in statistics.items():
         if one.mean.shape[0] != features:
             raise ShapeError(f"`{name}`: expected {features} features, those of `target`, got {one.mean.shape[0]}")
@@ -222,7 +222,7 @@ def extract_statistics(extractor: nn.Module, clips: Tensor, *, chunk: int = 64) 
         ArgumentError: No clip, a ``chunk`` below 1, or features that are NaN.
 
     Example:
-        >>> int(extract_statistics(nn.Flatten(), torch.rand(10, 2, 3), chunk=4).count)
+        >>> int(extract_statistics(nn.Flatten(), torch.rand(10, 2, 3), chunk=4).vectors)
         10
 
     Source: ours.

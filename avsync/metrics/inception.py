@@ -22,6 +22,7 @@ FEATURES = {"pool3": 2048, "logits": 1008}
 
 _PICTURE = 299
 _Kernel = int | tuple[int, int]
+_Layer = tuple[str, int, _Kernel, int]
 
 
 class _Conv(nn.Module):
@@ -49,9 +50,7 @@ class _Block(nn.Module):
         pool_channels: Channels out of ``branch_pool``.
     """
 
-    def __init__(
-        self, inputs: int, branches: list[list[tuple[str, int, _Kernel, int]]], *, pool: str, pool_channels: int = 0
-    ) -> None:
+    def __init__(self, inputs: int, branches: list[list[_Layer]], *, pool: str, pool_channels: int = 0) -> None:
         super().__init__()
         self.pool = pool
         self.chains: list[list[tuple[str, ...]]] = []
@@ -88,33 +87,34 @@ class _Block(nn.Module):
 
 
 def _block_a(inputs: int, pool_channels: int) -> _Block:
-    fives = [("branch5x5_1", 48, 1, 1), ("branch5x5_2", 64, 5, 1)]
-    threes = [("branch3x3dbl_1", 64, 1, 1), ("branch3x3dbl_2", 96, 3, 1), ("branch3x3dbl_3", 96, 3, 1)]
+    fives: list[_Layer] = [("branch5x5_1", 48, 1, 1), ("branch5x5_2", 64, 5, 1)]
+    threes: list[_Layer] = [("branch3x3dbl_1", 64, 1, 1), ("branch3x3dbl_2", 96, 3, 1), ("branch3x3dbl_3", 96, 3, 1)]
     return _Block(inputs, [[("branch1x1", 64, 1, 1)], fives, threes], pool="average", pool_channels=pool_channels)
 
 
 def _block_b(inputs: int) -> _Block:
-    threes = [("branch3x3dbl_1", 64, 1, 1), ("branch3x3dbl_2", 96, 3, 1), ("branch3x3dbl_3", 96, 3, 2)]
+    threes: list[_Layer] = [("branch3x3dbl_1", 64, 1, 1), ("branch3x3dbl_2", 96, 3, 1), ("branch3x3dbl_3", 96, 3, 2)]
     return _Block(inputs, [[("branch3x3", 384, 3, 2)], threes], pool="reduce")
 
 
 def _block_c(inputs: int, inner: int) -> _Block:
-    wide, tall = (1, 7), (7, 1)
-    single = [("branch7x7_1", inner, 1, 1), ("branch7x7_2", inner, wide, 1), ("branch7x7_3", 192, tall, 1)]
-    double: list[tuple[str, int, _Kernel, int]] = [("branch7x7dbl_1", inner, 1, 1)]
+    wide: _Kernel = (1, 7)
+    tall: _Kernel = (7, 1)
+    single: list[_Layer] = [("branch7x7_1", inner, 1, 1), ("branch7x7_2", inner, wide, 1), ("branch7x7_3", 192, tall, 1)]
+    double: list[_Layer] = [("branch7x7dbl_1", inner, 1, 1)]
     double += [(f"branch7x7dbl_{n}", 192 if n == 5 else inner, wide if n % 2 else tall, 1) for n in range(2, 6)]
     return _Block(inputs, [[("branch1x1", 192, 1, 1)], single, double], pool="average", pool_channels=192)
 
 
 def _block_d(inputs: int) -> _Block:
-    threes = [("branch3x3_1", 192, 1, 1), ("branch3x3_2", 320, 3, 2)]
-    sevens = [("branch7x7x3_1", 192, 1, 1), ("branch7x7x3_2", 192, (1, 7), 1), ("branch7x7x3_3", 192, (7, 1), 1)]
+    threes: list[_Layer] = [("branch3x3_1", 192, 1, 1), ("branch3x3_2", 320, 3, 2)]
+    sevens: list[_Layer] = [("branch7x7x3_1", 192, 1, 1), ("branch7x7x3_2", 192, (1, 7), 1), ("branch7x7x3_3", 192, (7, 1), 1)]
     return _Block(inputs, [threes, [*sevens, ("branch7x7x3_4", 192, 3, 2)]], pool="reduce")
 
 
 def _block_e(inputs: int, pool: str) -> _Block:
-    threes = [("branch3x3_1", 384, 1, 1), ("branch3x3_2a", 384, (1, 3), 1), ("branch3x3_2b", 384, (3, 1), 1)]
-    double = [("branch3x3dbl_1", 448, 1, 1), ("branch3x3dbl_2", 384, 3, 1)]
+    threes: list[_Layer] = [("branch3x3_1", 384, 1, 1), ("branch3x3_2a", 384, (1, 3), 1), ("branch3x3_2b", 384, (3, 1), 1)]
+    double: list[_Layer] = [("branch3x3dbl_1", 448, 1, 1), ("branch3x3dbl_2", 384, 3, 1)]
     double += [("branch3x3dbl_3a", 384, (1, 3), 1), ("branch3x3dbl_3b", 384, (3, 1), 1)]
     return _Block(inputs, [[("branch1x1", 320, 1, 1)], threes, double], pool=pool, pool_channels=192)
 

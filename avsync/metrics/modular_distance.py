@@ -210,7 +210,7 @@ class MouthOpeningCorrelation(_ClipMean):
 
 def _packed(statistics: GaussianStatistics) -> Tensor:
     """Statistics in one square matrix: count and mean in its first row, the scatter below. Processes exchange one tensor."""
-    row = torch.cat([statistics.count[None], statistics.mean])
+    row = torch.cat([statistics.vectors[None], statistics.mean])
     below = torch.cat([statistics.mean.new_zeros(statistics.mean.shape[0], 1), statistics.scatter], dim=1)
     return torch.cat([row[None], below])
 
