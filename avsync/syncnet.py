@@ -229,7 +229,7 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
         ) from error
     except (OSError, EOFError, LookupError, RuntimeError, ValueError, SafetensorError) as error:
         raise CheckpointError(
-            f"`path`: expected readable weights, got {path}: {type(error).__name__}: {str(error).splitlines()[0]}"
+            f"`path`: expected readable weights, got {path}: {type(error).__name__} {str(error).partition(chr(10))[0]}".rstrip()
         ) from error
     if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise CheckpointError(f"`path`: expected a state dictionary of tensors, got {type(loaded).__name__} in {path}")

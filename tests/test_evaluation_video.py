@@ -135,35 +135,49 @@ def test_the_score_is_the_published_script(tmp_path: Path) -> None:
     path = tmp_path / "talk.mp4"
     rng = np.random.default_rng(1)
     scene = rng.integers(0, 200, (24, 32, 3)).repeat(10, axis=0).repeat(10, axis=1)
-    lit = ((scene + 55 * np.sin(k * k / 9)).clip(0, 255).astype(np.uint8) for k in range(17))
-    write_video(path, lit, fps=25, waveform=rng.uniform(-0.5, 0.5, 17 * 640).astype(np.float32))
+    lit = ((scene + 55 * np.sin(k * k / 9)).clip(0, 255).astype(np.uint8) for k in range(13))
+    write_video(path, lit, fps=25, waveform=rng.uniform(-0.5, 0.5, 13 * 640).astype(np.float32))
     options = {"syncnet": syncnet, "detector": box, "max_offset": 3, "min_seconds": 0.5, "batch_size": 5}
-    [legacy] = score_video(path, edges="legacy", **options)
-    [masked] = score_video(path, **options)
+    [score] = score_video(path, edges="legacy", **options)
 
     with VideoSource(path) as video, SoundSource(path) as sound:
         crops = np.stack([crop_face(frame.image, 160, 120, 60) for frame in video.frames()])
-        waveform = torch.from_numpy(sound.read(0.0, 17 * 640))[None]
-    # The filter's zeros make the first and last boxes of a still face no smaller, because all of them are equal.
+        waveform = torch.from_numpy(sound.read(0.0, 13 * 640))[None]
     pictures = torch.from_numpy(crops[..., ::-1].copy()).float().permute(3, 0, 1, 2)[None]
     features = syncnet_mfcc(waveform)
+    # 13 pictures and 51 frames of sound; the script leaves the last five pictures.
     with torch.inference_mode():
-        lips = torch.cat([syncnet.embed_video(pictures[:, :, i : i + 5])[:, 0] for i in range(13)])
-        sounds = torch.cat([syncnet.embed_audio(features[:, 4 * i : 4 * i + 20])[:, 0] for i in range(12)])
+        lips = torch.cat([syncnet.embed_video(pictures[:, :, i : i + 5])[:, 0] for i in range(8)])
+        sounds = torch.cat([syncnet.embed_audio(features[:, 4 * i : 4 * i + 20])[:, 0] for i in range(8)])
     motion, audio = lips.double().numpy(), sounds.double().numpy()
-    assert legacy.frames == 17 and len(legacy.framewise) == 12 and len(masked.framewise) == 13
-    means = reference.offset_distances(motion[:12], audio, 3, 0, "legacy")
-    np.testing.assert_allclose(legacy.distances, means, rtol=1e-5)
-    offset, confidence, distance = reference.sync_offset(motion[:12], audio, 3, 0, "legacy")
-    assert legacy.offset_frames == offset
-    assert (legacy.confidence, legacy.distance) == (pytest.approx(confidence, abs=1e-5), pytest.approx(distance, rel=1e-5))
-    assert legacy.framewise.mean() == pytest.approx(confidence, abs=1e-5)
-    # The last window of sound ends 5 frames and 7.5 ms after its start: a hundredth of a second may be missing, so there are 13.
-    with torch.inference_mode():
-        longer = torch.nn.functional.pad(waveform, (0, 640))
-        sounds = torch.cat([syncnet.embed_audio(syncnet_mfcc(longer)[:, 4 * i : 4 * i + 20])[:, 0] for i in range(13)])
-    means = reference.offset_distances(motion, sounds.double().numpy(), 3, 0, "masked")
-    np.testing.assert_allclose(masked.distances, means, rtol=1e-4)
+    np.testing.assert_allclose(score.distances, reference.offset_distances(motion, audio, 3, 0, "legacy"), rtol=1e-5)
+    offset, confidence, distance = reference.sync_offset(motion, audio, 3, 0, "legacy")
+    assert (score.frames, len(score.framewise), score.offset_frames) == (13, 8, offset)
+    assert (score.confidence, score.distance) == (pytest.approx(confidence, abs=1e-5), pytest.approx(distance, rel=1e-5))
+    assert score.framewise.mean() == pytest.approx(confidence, abs=1e-5)
+
+
+def test_masked_edges_compare_with_the_sound_around(tmp_path: Path) -> None:
+    """A track that starts and ends inside the video hears what lies around it; beyond the video's sound nothing counts."""
+    path = talk(tmp_path / "a.mp4", frames=100, shift=1)
+    seen = 0
+
+    def middle(images: Images) -> list[npt.NDArray[np.float32] | None]:
+        nonlocal seen
+        seen += len(images)
+        return [BOX if 5 <= k < 80 else None for k in range(seen - len(images), seen)]
+
+    [score] = score_video(path, syncnet=LoudAndBright(), detector=middle, max_offset=9)
+    with VideoSource(path) as video, SoundSource(path) as sound:
+        crops = np.stack([crop_face(frame.image, 160, 120, 60) for frame in video.frames()])
+        waveform = torch.from_numpy(sound.read(0.0, 101 * 640))[None]
+    net = LoudAndBright()
+    with torch.no_grad():
+        lips = net.embed_video(torch.from_numpy(crops).float().permute(3, 0, 1, 2)[None])[0, 5:76].double().numpy()
+        sounds = net.embed_audio(syncnet_mfcc(waveform))[0, :96].double().numpy()
+    means = reference.offset_distances(lips, sounds, 9, 5, "masked")
+    assert (score.frames, score.offset_frames) == (75, 1)
+    np.testing.assert_allclose(score.distances, means, atol=1e-5)
 
 
 @pytest.mark.parametrize("shift", [-7, 0, 3])
@@ -235,7 +249,7 @@ def test_bad_input(tmp_path: Path) -> None:
     ):
         with pytest.raises(ArgumentError, match=message):
             score_video(path, syncnet=syncnet, detector=box, **options)
-    with pytest.raises(CorpusError, match="missing.mp4"):
+    with pytest.raises(CorpusError, match=r"missing\.mp4"):
         score_video(tmp_path / "missing.mp4", syncnet=syncnet, detector=box)
 
 

@@ -21,6 +21,8 @@ COMMANDS: tuple[str, ...] = (
     "extract",
     "inspect",
     "render",
+    "offset",
+    "score",
     "doctor",
 )
 """Names of the commands, each a module of this package, in the order of the help."""

@@ -72,7 +72,7 @@ def device_of(name: str) -> torch.device:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, ImportError) as error:
         raise ArgumentError(
-            f"`--device`: expected a device of this machine, got {name!r}: {str(error).splitlines()[0]}"
+            f"`--device`: expected a device of this machine, got {name!r}: {str(error).partition(chr(10))[0]}"
         ) from error
     return device
 
