@@ -16,7 +16,7 @@ nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_existing_virtualenvs = True
 # In this order; the tests come last, so that their closing line is the first thing that one sees.
-nox.options.sessions = ["lint", "typecheck", "build", "docs", "oracle", "tests"]
+nox.options.sessions = ["lint", "typecheck", "build", "docs", "oracle", "fan", "tests"]
 
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
