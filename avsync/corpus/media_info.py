@@ -1,4 +1,4 @@
-"""Opening media files and saying what is in them: the ground that :mod:`video_source` and :mod:`sound_source` share.
+"""Opening media files and saying what is in them, for pictures and for sound.
 
 All times of this package are seconds on the **container's presentation clock**, the one clock that picture and sound have in common.
 No stream's own start is ever subtracted: a file whose sound starts 0.4 s after its picture keeps these 0.4 s.

@@ -37,7 +37,9 @@ class SoundSource:
     encoder's delay is removed where the file tells it (edit lists, Opus and Matroska delays, Xing headers of MP3 files). A windowed
     sinc of linear phase changes the rate; nothing is delayed and nothing drifts, however long the file.
 
-    Channels are mixed as ITU-R BS.775 has it and scaled so that nothing clips; see :func:`~avsync.corpus._downmix.mix_weights`.
+    Mono stays itself, stereo becomes the mean of its sides. More channels are mixed as ITU-R BS.775 has it, scaled so that nothing
+    clips: beside a front channel the centre, where speech is, counts sqrt(2) times, a surround channel 1 / sqrt(2) times, and the
+    low-frequency channel not at all.
 
     The file is read forwards, in constant memory; the last ten seconds stay readable.
 
