@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from avsync._checks import check_positive
-from avsync.distributed import gather, gather_mask, rank_and_size, reduce_windows_across
+from avsync.distributed import gather, gather_mask, rank_and_size, reduce_windows_across, sum_across
 from avsync.negatives import excluded_pairs
 from avsync.pair_losses import LogitScale, inverse_temperature
 from avsync.similarity import check_mask, check_windows, reduce_windows, unit_norm
@@ -73,18 +73,21 @@ def info_nce_all_pairs(
     with torch.autocast(device_type=audio.device.type, enabled=False):
         a, m = unit_norm(audio) * scale, unit_norm(motion)
         positive = (a * m).sum(dim=-1)
-        logits = _logits(a, gather(m, group), excluded)
-        plain = largest <= _LARGEST_PLAIN_SCALE
-        if group is not None:  # this process's rows of the two matrices; no process holds a whole one
-            partition = _log_sum(logits, plain)
-            other = _log_sum(_logits(m, gather(a, group), excluded), plain) if symmetric else partition
-        elif plain:
+        # With a group, this process's rows of the matrix; no process holds the whole of it.
+        logits = a.flatten(0, 1) @ gather(m, group).flatten(0, 1).transpose(0, 1)
+        if excluded is not None:
+            # Finite: a column may hold nothing but excluded pairs here and have its others on another process.
+            logits = logits.masked_fill(excluded, torch.finfo(logits.dtype).min / 2)
+        if largest <= _LARGEST_PLAIN_SCALE:
             weights = logits.exp()  # shared by rows and columns, which two calls of logsumexp would each compute anew
             partition = weights.sum(dim=1).log()
-            other = weights.sum(dim=0).log() if symmetric else partition
+            other = sum_across(weights.sum(dim=0), group).log() if symmetric else partition
         else:
             partition = logits.logsumexp(dim=1)
-            other = logits.logsumexp(dim=0) if symmetric else partition
+            other = gather(logits.logsumexp(dim=0)[None], group).logsumexp(dim=0) if symmetric else partition
+        if group is not None and symmetric:
+            first = rank_and_size(group)[0] * partition.shape[0]
+            other = other[first : first + partition.shape[0]]
         losses = 0.5 * (partition + other).reshape(positive.shape) - positive
         return reduce_windows_across(losses, mask, reduction, group)
 
@@ -96,17 +99,6 @@ def _excluded(audio: Tensor, exclusion: int, mask: Tensor | None, group: dist.Pr
     rows = None if group is None else (rank * num_clips, (rank + 1) * num_clips)
     mask = gather_mask(mask, group)
     return excluded_pairs(size * num_clips, num_windows, exclusion=exclusion, mask=mask, rows=rows, device=audio.device)
-
-
-def _logits(anchors: Tensor, candidates: Tensor, excluded: Tensor | None) -> Tensor:
-    """Scaled scores of this process's windows with all windows, minus infinity where excluded."""
-    logits = anchors.flatten(0, 1) @ candidates.flatten(0, 1).transpose(0, 1)
-    return logits if excluded is None else logits.masked_fill(excluded, -torch.inf)
-
-
-def _log_sum(logits: Tensor, plain: bool) -> Tensor:
-    """log(sum(exp)) of each row."""
-    return logits.exp().sum(dim=1).log() if plain else logits.logsumexp(dim=1)
 
 
 def info_nce_within_clips(

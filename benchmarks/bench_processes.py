@@ -31,8 +31,8 @@ BATCH, FRAMES = 16, 160
 ROOT = Path(__file__).parent.parent
 
 
-def train_and_time(steps: int, warm_up: int, barrier: Any) -> tuple[float, float]:
-    """Wall and processor seconds of ``steps`` training steps behind ``warm_up`` others, at the sizes of the default training."""
+def train_and_time(steps: int, warm_up: int, fabric: Any) -> list[tuple[float, float]]:
+    """Clocks, wall and processor, at both ends of ``steps`` training steps behind ``warm_up`` others; on the first process only."""
     bank = ClipBank(SyntheticCorpus(speakers=16, clips_per_speaker=1, seconds=10.0), features=LogMel())
     marks: list[tuple[float, float]] = []
 
@@ -44,17 +44,17 @@ def train_and_time(steps: int, warm_up: int, barrier: Any) -> tuple[float, float
     torch.manual_seed(0)
     config = SyncerTrainingConfig(steps=warm_up + steps, batch_size=BATCH, frames=FRAMES)
     # Called on the first process only; the others run in step with it.
-    train_syncers(SyncerPyramid(), bank, config, fabric=barrier, evaluate=mark, evaluate_every=warm_up, progress=False)
-    (wall, processor), (wall_end, processor_end) = marks[0], marks[-1]
-    return wall_end - wall, processor_end - processor
+    train_syncers(SyncerPyramid(), bank, config, fabric=fabric, evaluate=mark, evaluate_every=warm_up, progress=False)
+    return marks
 
 
 def _worker(world: int, steps: int, warm_up: int) -> None:
     torch.set_num_threads(1)
     fabric = make_fabric(accelerator="cpu", devices=world)
     torch.set_num_threads(1)
-    wall, processor = train_and_time(steps, warm_up, fabric)
+    marks = train_and_time(steps, warm_up, fabric)
     if fabric.is_global_zero:
+        wall, processor = (end - begin for begin, end in zip(marks[0], marks[-1], strict=True))
         print("RESULT", wall / steps, processor / steps)
 
 
