@@ -244,9 +244,9 @@ def test_constant_embeddings_have_no_confidence(seed: int, windows: int, edges: 
     motion, audio = signal(seed, 1, 1, 24).expand(1, windows, 24), signal(seed + 1, 1, 1, 24).expand(1, windows + 6, 24)
     got = sync_offset(motion, audio, max_offset=3, lead=3, edges=edges)
     assert got.confidence.item() == 0 and got.offset_frames.item() == 0 and got.rank_at_zero.item() == 7
-    same = sync_offset(motion, motion, max_offset=1)  # at distance 0 everywhere
-    assert same.confidence.item() == 0 and same.offset_frames.item() == 0
-    assert same.distance.item() == pytest.approx(0, abs=1e-6)
+    for twin in (motion, motion.double()):  # at distance 0 everywhere
+        same = sync_offset(twin, twin, max_offset=1)
+        assert same.confidence.item() == 0 and same.offset_frames.item() == 0 and same.distance.item() == 0
 
 
 def test_rank_counts_ties_against_offset_zero() -> None:

@@ -16,14 +16,14 @@ from avsync.figures._style import GREY, MARKERS, PALETTE, new_figure, plain_axes
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Values = Tensor | npt.NDArray[Any] | Sequence[float]
 
-
-def _array(values: Values) -> npt.NDArray[np.float64]:
+def _array(values: Tensor | npt.NDArray[Any] | Sequence[float]) -> npt.NDArray[np.float64]:
     return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float64).reshape(-1)
 
 
-def _pair(name: str, probabilities: Values, right: Values) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _pair(
+    name: str, probabilities: Tensor | npt.NDArray[Any] | Sequence[float], right: Tensor | npt.NDArray[Any] | Sequence[float]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     p, y = _array(probabilities), _array(right)
     if p.size == 0 or p.shape != y.shape:
         raise ArgumentError(f"`{name}`: expected as many outcomes as probabilities, at least one, got {y.size} and {p.size}")
@@ -32,7 +32,12 @@ def _pair(name: str, probabilities: Values, right: Values) -> tuple[npt.NDArray[
     return p, y
 
 
-def expected_calibration_error(probabilities: Values, right: Values, *, bins: int = 10) -> float:
+def expected_calibration_error(
+    probabilities: Tensor | npt.NDArray[Any] | Sequence[float],
+    right: Tensor | npt.NDArray[Any] | Sequence[float],
+    *,
+    bins: int = 10,
+) -> float:
     """How far stated probabilities are from what comes true: the mean over bins of equal width, weighted by their clips.
 
     Args:
@@ -60,7 +65,7 @@ def expected_calibration_error(probabilities: Values, right: Values, *, bins: in
 
 
 def reliability_diagram(
-    panels: Mapping[str, Mapping[str, tuple[Values, Values]]], *, bins: int = 10, xlabel: str = "probability within one frame"
+    panels: Mapping[str, Mapping[str, tuple[Any, Any]]], *, bins: int = 10, xlabel: str = "probability within one frame"
 ) -> Figure:
     """Stated probability against what came true, one panel a level, with the share of clips in each bin underneath.
 

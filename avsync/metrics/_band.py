@@ -9,6 +9,7 @@ from torch import Tensor
 _PIECE = 40  # windows of a piece: a product of c x (c + 2 V) pairs holds c x (2 V + 1) wanted ones
 _ROWS = 8192  # windows handled at once: bounds the memory of hour-long recordings to some tens of megabytes
 _CLOSE = 0.2  # share of |v|^2 below which |v|^2 + |a|^2 - 2 v.a has lost too many digits in float32
+_NOTHING = 1e-14  # share of |v|^2 below which nothing is left of it in float64
 _FEW = 0.125  # share of close pairs up to which they are mended one by one
 
 
@@ -29,57 +30,78 @@ def band_distances(motion: Tensor, audio: Tensor, *, max_offset: int, before: in
     Returns:
         (batch, windows, 2 V + 1).
     """
-    batch, windows, embed = motion.shape
+    batch, windows = motion.shape[:2]
     count = -(-windows // _PIECE)
     piece = -(-windows // count)
     spare = count * piece - windows
-    audio = F.pad(audio, (0, 0, before, after + spare))
+    if max(before, after + spare) > 0:
+        audio = F.pad(audio, (0, 0, before, after + spare))  # a negative end leaves out
+    else:
+        audio = audio[:, -before : audio.shape[1] + after + spare]
     if spare:
         motion = F.pad(motion, (0, 0, 0, spare))
     reach = piece + 2 * max_offset
-    # A piece of sound overlaps the next by 2 V windows; those of one slice of the pieces at a time are copied side by side.
-    around, rows = audio.unfold(1, reach, piece).transpose(2, 3), motion.reshape(batch * count, piece, embed)
-    step = max(1, _ROWS // piece)
-    if batch * count <= step:
-        distances = _pieces(rows, around.reshape(batch * count, reach, embed), max_offset)
+    # A piece of sound overlaps the next by 2 V windows. Products over a batch of views need no copies, and a batch can be the clips at
+    # one piece, or the pieces of one clip: whichever is larger, so that there are few products.
+    rows = max(1, _ROWS // piece)
+    motions, sounds = motion.unfold(1, piece, piece).transpose(2, 3), audio.unfold(1, reach, piece).transpose(2, 3)
+    motion_norms, audio_norms = _squared_norm(motion).unfold(1, piece, piece), _squared_norm(audio).unfold(1, reach, piece)
+
+    def pieces(where: tuple[int | slice, int | slice]) -> Tensor:
+        return _pieces(motions[where], sounds[where], motion_norms[where], audio_norms[where], max_offset)
+
+    parts = []
+    if count <= batch:
+        for start in range(0, batch, rows):
+            clips = slice(start, start + rows)
+            parts.append(torch.stack([pieces((clips, k)) for k in range(count)], dim=1))
+        distances = torch.cat(parts)
     else:
-        parts = []
-        for start in range(0, batch * count, step):
-            row = torch.arange(start, min(start + step, batch * count), device=motion.device)
-            parts.append(_pieces(rows[start : start + step], around[row // count, row % count], max_offset))
+        for clip in range(batch):
+            parts.extend(pieces((clip, slice(start, start + rows))) for start in range(0, count, rows))
         distances = torch.cat(parts)
     distances = distances.reshape(batch, count * piece, 2 * max_offset + 1)
     return distances[:, :windows] if spare else distances
 
 
-def _pieces(motion: Tensor, audio: Tensor, max_offset: int) -> Tensor:
-    """(pieces, windows, embed) and (pieces, windows + 2 V, embed) to (pieces, windows, 2 V + 1)."""
+def _pieces(motion: Tensor, audio: Tensor, motion_norm: Tensor, audio_norm: Tensor, max_offset: int) -> Tensor:
+    """(pieces, windows, embed), (pieces, windows + 2 V, embed) and their squared norms to (pieces, windows, 2 V + 1)."""
     exact, wide = motion.dtype == torch.float64, motion.device.type != "mps"  # there is no float64 on MPS
     # A user may let float32 products lose digits for speed; how many is beyond our sight elsewhere than on a CPU.
-    if (
-        not exact
-        and wide
+    if exact or (
+        wide
         and (torch.compiler.is_compiling() or motion.device.type != "cpu" or torch.get_float32_matmul_precision() != "highest")
     ):
-        return _squared(motion.double(), audio.double(), max_offset)[0].clamp_min_(0).sqrt_().to(motion.dtype)
-    squared, motion_norm = _squared(motion, audio, max_offset)
-    if not exact and not torch.compiler.is_compiling():
-        close = squared < _CLOSE * motion_norm
-        number = int(close.sum())
-        if wide and number > _FEW * close.numel():
-            squared = _squared(motion.double(), audio.double(), max_offset)[0].to(motion.dtype)
-        elif number:
+        return _exactly(motion, audio, max_offset).clamp_min_(0).sqrt_()
+    squared = _squared(motion, audio, motion_norm, audio_norm, max_offset)
+    if not torch.compiler.is_compiling() and bool((squared.amin(dim=2) < _CLOSE * motion_norm).any()):
+        close = squared < _CLOSE * motion_norm[..., None]
+        if wide and int(close.sum()) > _FEW * close.numel():
+            squared = _exactly(motion, audio, max_offset)
+        else:
             which, window, shift = close.nonzero(as_tuple=True)
             difference = motion[which, window] - audio[which, window + shift]
             squared = squared.index_put((which, window, shift), difference.square().sum(-1))
     return squared.clamp_min_(0).sqrt_()
 
 
-def _squared(motion: Tensor, audio: Tensor, max_offset: int) -> tuple[Tensor, Tensor]:
-    """Squared distances (pieces, windows, 2 V + 1), and the squared norm of each motion window, (pieces, windows, 1)."""
-    audio_norm, motion_norm = torch.linalg.vecdot(audio, audio), torch.linalg.vecdot(motion, motion)[..., None]
+def _squared(motion: Tensor, audio: Tensor, motion_norm: Tensor, audio_norm: Tensor, max_offset: int) -> Tensor:
+    """Squared distances, (pieces, windows, 2 V + 1)."""
     product = torch.baddbmm(audio_norm[:, None, :], motion, audio.transpose(1, 2), alpha=-2)
     # All pairs of a piece are there; the wanted ones are diagonals, which a strided view reads without a copy.
     piece_stride, row_stride, column_stride = product.stride()
     shape = (*motion.shape[:2], 2 * max_offset + 1)
-    return product.as_strided(shape, (piece_stride, row_stride + column_stride, column_stride)) + motion_norm, motion_norm
+    return product.as_strided(shape, (piece_stride, row_stride + column_stride, column_stride)) + motion_norm[..., None]
+
+
+def _exactly(motion: Tensor, audio: Tensor, max_offset: int) -> Tensor:
+    """Squared distances taken in float64, in the dtype of ``motion``; what is left of equal embeddings, rounding alone, is 0."""
+    dtype, motion, audio = motion.dtype, motion.double(), audio.double()
+    motion_norm = _squared_norm(motion)
+    squared = _squared(motion, audio, motion_norm, _squared_norm(audio), max_offset)
+    return squared.masked_fill(squared < _NOTHING * motion_norm[..., None], 0).to(dtype)
+
+
+def _squared_norm(x: Tensor) -> Tensor:
+    # A norm is taken in one pass, a sum of squares in two.
+    return torch.linalg.vector_norm(x, dim=-1).square()

@@ -26,7 +26,7 @@ class _ClipMean(Metric):
 
     is_differentiable = False
     full_state_update = False
-    score: Callable[..., Tensor]
+    _score: Callable[..., Tensor]
     total: Tensor
     clips: Tensor
 
@@ -48,7 +48,7 @@ class _ClipMean(Metric):
             mask: True for the motion windows that count, (batch, windows).
             audio_mask: True for the audio windows that exist, (batch, audio_windows).
         """
-        scores = type(self).score(motion, audio, mask=mask, audio_mask=audio_mask, reduction="none", **self.options)
+        scores = type(self)._score(motion, audio, mask=mask, audio_mask=audio_mask, reduction="none", **self.options)
         self.total += scores.sum()
         self.clips += scores.numel()
 
@@ -87,7 +87,7 @@ class LSEDistance(_ClipMean):
     """
 
     higher_is_better = False
-    score = staticmethod(lse_distance)
+    _score = staticmethod(lse_distance)
 
 
 class LSEConfidence(_ClipMean):
@@ -110,7 +110,7 @@ class LSEConfidence(_ClipMean):
     """
 
     higher_is_better = True
-    score = staticmethod(lse_confidence)
+    _score = staticmethod(lse_confidence)
 
 
 class DistanceAtZero(_ClipMean):
@@ -133,7 +133,7 @@ class DistanceAtZero(_ClipMean):
     """
 
     higher_is_better = False
-    score = staticmethod(distance_at_zero)
+    _score = staticmethod(distance_at_zero)
 
 
 class RankAtZero(_ClipMean):
@@ -156,7 +156,7 @@ class RankAtZero(_ClipMean):
     """
 
     higher_is_better = False
-    score = staticmethod(rank_at_zero)
+    _score = staticmethod(rank_at_zero)
 
 
 class OffsetAccuracy(_ClipMean):
@@ -180,7 +180,7 @@ class OffsetAccuracy(_ClipMean):
     """
 
     higher_is_better = True
-    score = staticmethod(offset_accuracy)
+    _score = staticmethod(offset_accuracy)
 
     def __init__(self, *, tolerance: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)

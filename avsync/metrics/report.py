@@ -43,7 +43,7 @@ class LevelSync(NamedTuple):
     posterior: OffsetPosterior | None
     """Sub-frame estimate and calibrated probabilities; None without a calibration."""
     answers: tuple[str, ...]
-    """One of :data:`ANSWERS` a clip. Without a calibration nothing is "unsure"."""
+    """One of ``ANSWERS`` a clip. Without a calibration nothing is "unsure"."""
 
 
 def face_speed(landmarks: Tensor, *, fps: float = 25.0, lengths: Tensor | None = None) -> Tensor:
@@ -100,7 +100,7 @@ def sync_report(
             :func:`avsync.metrics.multi_scale.multi_scale_offset`.
         calibration: Of this pyramid; without one there are no probabilities.
         prior, threshold: As in :func:`avsync.metrics.posterior.offset_posterior`.
-        speech_fraction: Share of each clip's frames that hold speech, (batch,); a clip below :data:`LEAST_SPEECH` is answered "silent".
+        speech_fraction: Share of each clip's frames that hold speech, (batch,); a clip below ``LEAST_SPEECH`` (0.2) is answered "silent".
             None answers none so.
         fps: Motion frames a second at level 0.
 
