@@ -102,10 +102,10 @@ def train_motion_autoencoder(
         model: Trained in place; in eval mode afterwards.
         bank: Clips to train on.
         config: How.
-        fabric: A launched Lightning Fabric (:func:`avsync.training.engine.make_fabric`).
+        fabric: A launched Lightning Fabric (:func:`avsync.training.processes.make_fabric`).
         augment: How clips are varied; None for not at all.
-        checkpoint: Where the state is kept; None keeps nothing.
-        resume: Go on from ``checkpoint`` if it is there.
+        checkpoint: Folder in which the state is kept; None keeps nothing.
+        resume: Go on from the newest good checkpoint, if there is one.
         progress: Show a progress bar.
 
     Returns:
@@ -144,6 +144,7 @@ def train_motion_autoencoder(
         checkpoint=checkpoint,
         resume=resume,
         progress=progress,
+        fabric=fabric,
     )
     model.eval()
     return history

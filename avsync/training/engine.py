@@ -19,7 +19,7 @@ from avsync.training.processes import first_process, make_fabric, mean_over_proc
 from avsync.training.schedule import cosine_schedule, set_learning_rate, step_schedule
 from avsync.training.store import CheckpointStore
 
-__all__ = ["Books", "History", "cosine_schedule", "make_fabric", "set_learning_rate", "step_schedule", "train_loop"]
+__all__ = ["Books", "cosine_schedule", "make_fabric", "set_learning_rate", "step_schedule", "train_loop"]
 
 History = dict[str, list[tuple[int, float]]]
 """Logged values by name, each a list of (step, value)."""
