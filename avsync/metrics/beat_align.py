@@ -14,6 +14,11 @@ shuffled sound beside them.
 
 Beats of motion are the local minima of its speed (both publications: where a movement ends or turns); beats of speech are its onsets, found
 here by spectral flux.
+
+**For talking faces this measures little.** On 197 real clips of 80 frames (validation speakers, 15 onsets and 9 beats of motion a clip) the
+published minima score 0.742 and 0.591 with their own sound and 0.750 and 0.598 with other clips' sound: no difference. The ``maxima`` of
+speed, where lips are on their way, score 0.769 and 0.614 against 0.753 and 0.598. It is here because it is asked for; the sync metrics of
+:mod:`avsync.metrics.offset` are the ones to trust.
 """
 
 from __future__ import annotations

@@ -46,6 +46,8 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         raise CheckpointError(f"`path`: expected a file of weights, got none at {source}") from error
     except (OSError, EOFError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
+        if isinstance(error, pickle.UnpicklingError):  # torch's own words advise to read the file without care
+            reason = "it is no file of torch.save, or holds more than tensors"
         raise CheckpointError(f"`path`: {source} cannot be read as weights: {reason}") from error
     if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
         found = found["state_dict"]
