@@ -245,7 +245,7 @@ def test_a_cover_is_no_video_and_of_two_videos_the_default_one_is_read(tmp_path:
     with av.open(str(path), "w") as output:
         cover = output.add_stream("png", rate=1)
         cover.width, cover.height, cover.pix_fmt = 200, 100, "rgb24"
-        cover.disposition = av.stream.Disposition.attached_pic
+        cover.disposition = av.stream.Disposition.attached_pic.value
         stream = output.add_stream("libx264", rate=25)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv444p"
         output.mux(cover.encode(av.VideoFrame.from_ndarray(quarters(200, 100), format="rgb24")))
@@ -263,7 +263,7 @@ def test_a_cover_is_no_video_and_of_two_videos_the_default_one_is_read(tmp_path:
             streams = [output.add_stream("mjpeg", rate=25) for _ in range(2)]
             for index, stream in enumerate(streams):
                 stream.width, stream.height, stream.pix_fmt = 64 + 16 * index, 48, "yuvj420p"
-                stream.disposition = av.stream.Disposition.default if index == default else av.stream.Disposition(0)
+                stream.disposition = av.stream.Disposition.default.value if index == default else 0
             for index, stream in enumerate(streams):
                 frame = av.VideoFrame.from_ndarray(quarters(64 + 16 * index, 48), format="rgb24")
                 frame.pts = 0
