@@ -32,8 +32,17 @@ from avsync.audio import LogMel
 from avsync.corpus.augment import AugmentConfig
 from avsync.corpus.dataset import Batch, ClipBank
 from avsync.corpus.synthetic import SyntheticCorpus
+from avsync.discriminators import (
+    FrameDiscriminator,
+    FrameDiscriminatorConfig,
+    PairDiscriminator,
+    WindowDiscriminator,
+    WindowDiscriminatorConfig,
+)
 from avsync.encoders import SyncerConfig
+from avsync.generator import GeneratorConfig, MultiScaleGenerator
 from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
+from avsync.training.gan import Discriminators, GanTrainingConfig, train_generator
 from avsync.training.processes import make_fabric
 from avsync.training.store import CheckpointStore
 from avsync.training.syncers import SyncerTrainingConfig, train_syncers
@@ -90,6 +99,20 @@ def one_step(material: ClipBank, objective: str, **fabric_options: Any) -> dict[
     config = SyncerTrainingConfig(steps=1, batch_size=share, frames=40, first_share=1.0, objective=objective)
     history = train_syncers(pyramid, material, config, fabric=fabric, progress=False)
     return {key: points[0][1] for key, points in history.items()}
+
+
+def generators(material: ClipBank, seed: int, **fabric_options: Any) -> dict[str, torch.Tensor]:
+    """What two accumulated steps of a generator and its judges leave; the seed is of their initial weights."""
+    torch.manual_seed(seed)
+    windows = WindowDiscriminatorConfig(embed=8, hidden=8, windows=(5, 10))
+    frame = FrameDiscriminator(FrameDiscriminatorConfig(embed=8, depth=1))
+    judges = Discriminators(frame=frame, window=WindowDiscriminator(windows), pair=PairDiscriminator(windows))
+    generator = MultiScaleGenerator(GeneratorConfig(hidden=8, position_embed=8, audio_channels=8, branch_width=8))
+    config = GanTrainingConfig(steps=2, batch_size=2, accumulate=2, frames=12, ema_decay=0.9)
+    fabric = make_fabric(accelerator="cpu", **fabric_options)
+    train_generator(generator, judges, material, config, sync_loss=None, fabric=fabric, progress=False)
+    parts = {"generator": generator, "judges": judges}
+    return {f"{part}.{name}": value for part, module in parts.items() for name, value in module.state_dict().items()}
 
 
 def start(work: Callable[[], object], environment: dict[str, str] | None = None) -> int:
@@ -237,6 +260,8 @@ def ranks(folder: Path, steps: int = 12) -> dict[str, Any]:
 
     def together(rank: int, port: int) -> None:
         os.environ.update(torchrun(rank, 2, port))
+        # Weights that differ before the first step, to see that they do not behind it.
+        torch.save(generators(material, rank, devices=2), folder / f"generators{rank}.pt")
         torch.save(one_step(material, "all_pairs", devices=2), folder / f"step{rank}.pt")
 
     port = free_port()
@@ -255,8 +280,10 @@ def ranks(folder: Path, steps: int = 12) -> dict[str, Any]:
     died_at = max(store.steps(), default=0)
     resumed = [ended(child) for child in group("killed", torchrun, devices=2)]
     results = {name: [result(folder / name, rank) for rank in range(2)] for name in ("whole", "machines", "killed")}
+    made, other = (torch.load(folder / f"generators{rank}.pt", weights_only=True) for rank in range(2))
     return {
         "step": step,
+        "generators_agree": all(torch.equal(made[name], other[name]) for name in made),
         "losses": [torch.load(folder / f"{name}.pt", weights_only=True) for name in ("alone", "step0", "step1")],
         "whole": whole,
         "machines": machines,

@@ -45,6 +45,7 @@ def test_processes_of_a_group(tmp_path: Path) -> None:
     assert report["step"] == [0, 0, 0]
     for of_rank in both:  # half the clips on each process make the step of all of them on one
         assert [of_rank[key] for key in compared] == pytest.approx([alone[key] for key in compared], rel=1e-4)
+    assert report["generators_agree"], "generators and judges are one on both processes, wherever they began"
     assert report["whole"] == report["machines"] == [0, 0]
     assert report["ranks_agree"], "both processes hold the same weights"
     assert report["ranks_draw_differently"] and report["draws_repeat"] == [True, True]

@@ -231,7 +231,6 @@ def train_syncers(
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98))
     generator = rank_generator(config.seed, fabric.global_rank)
     group = world_group(fabric)
-    average = WeightAverage(pyramid, decay=config.ema_decay) if config.ema_decay else None
     encode = torch.compile(pyramid.forward) if compiled else pyramid
     chances: list[float] = []
     signs: dict[str, Tensor] = {}
@@ -246,6 +245,8 @@ def train_syncers(
         return torch.stack([objective(level, generator, group, span=span) for objective, level in pairs])
 
     compute = Trained(fabric, level_losses, [pyramid, objective_modules], optimizer)
+    # Behind Trained, which brings the weights to their device and makes them those of the first process.
+    average = WeightAverage(pyramid, decay=config.ema_decay) if config.ema_decay else None
 
     def step(now: int) -> dict[str, Tensor]:
         set_learning_rate(compute.optimizer, cosine_schedule(now, config.steps, warm_up=config.warm_up))
