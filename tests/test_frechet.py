@@ -16,6 +16,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from avsync.corpus.synthetic import SyntheticCorpus
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
+from avsync.metrics.distance import landmark_distance, landmark_error
 from avsync.metrics.frechet import (
     extract_statistics,
     frechet_distance,
@@ -34,6 +35,7 @@ from avsync.metrics.modular_distance import (
     MouthOpeningCorrelation,
     VelocityError,
 )
+from benchmarks.frechet_response import DAMAGES
 from tests.reference import frechet as reference
 
 seeds = st.integers(0, 2**31)
@@ -187,6 +189,22 @@ def test_the_motion_distance_of_talkers() -> None:
     assert distance(moved, second) < 1e-3
     assert distance(first, second) == pytest.approx(distance(second, first), rel=1e-6)
     assert distance(first[:, :40], second[:, :40]) > 0
+
+
+@pytest.mark.parametrize("damage", sorted(DAMAGES))
+def test_distances_rise_with_damage(damage: str) -> None:
+    """As in the study on real clips, whose damages these are."""
+    faces = talkers()[:, :, :, :2]
+    target = extract_statistics(load_motion_autoencoder(), faces)
+    found = []
+    for level in (0.0, 0.5, 1.0):
+        preds = DAMAGES[damage](faces, level, torch.Generator().manual_seed(0))
+        distance = frechet_distance(extract_statistics(load_motion_autoencoder(), preds), target)
+        found.append((distance.item(), landmark_error(preds, faces).item(), landmark_distance(preds, faces).item()))
+    assert found[0] == pytest.approx((0, 0, 0), abs=1e-3)
+    for values in zip(*found, strict=True):
+        assert list(values) == sorted(values)
+        assert values[2] > 1.3 * values[1] > 0 or (damage == "time warp" and values[2] > 1.05 * values[1] > 0)
 
 
 def test_the_motion_distance_refuses_what_it_cannot_take() -> None:
