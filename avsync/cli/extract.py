@@ -152,7 +152,7 @@ class _Bar(Progress):
         self._videos, self._done, self._failed = videos, 0, 0
         self._bar = self._tqdm(total=max(1, size), unit="B", unit_scale=True, file=sys.stderr, desc=f"0/{videos} videos")
 
-    def advance(self, size: float) -> None:
+    def advance(self, size: int) -> None:
         self._bar.update(size)
 
     def finish_video(self, report: VideoReport) -> None:

@@ -40,7 +40,7 @@ def run_workers(
     detector: str | Detector,
     options: Mapping[str, Any],
     count: int,
-    advance: Callable[[float], None],
+    advance: Callable[[int], None],
 ) -> Iterator[tuple[Job, VideoReport]]:
     """Extract videos in ``count`` processes.
 
@@ -87,7 +87,7 @@ def _start(out: Path, detector: str | Detector, options: Mapping[str, Any], coun
     return _Worker(process, here)
 
 
-def _give(worker: _Worker, waiting: deque[Job], advance: Callable[[float], None]) -> None:
+def _give(worker: _Worker, waiting: deque[Job], advance: Callable[[int], None]) -> None:
     if not waiting:
         return
     job = waiting.popleft()

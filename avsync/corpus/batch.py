@@ -38,7 +38,7 @@ class Progress:
     def begin(self, videos: int, size: int) -> None:
         """So many videos are to be extracted."""
 
-    def advance(self, size: float) -> None:
+    def advance(self, size: int) -> None:
         """So many more bytes have passed."""
 
     def finish_video(self, report: VideoReport) -> None:
@@ -172,16 +172,17 @@ def _run(
 
 
 class Passed:
-    """Turn the share of a video that has passed into bytes more."""
+    """Turn the share of a video that has passed into bytes more; all of them together are its size."""
 
-    def __init__(self, size: int, advance: Callable[[float], None]) -> None:
-        self._size, self._advance, self._share = size, advance, 0.0
+    def __init__(self, size: int, advance: Callable[[int], None]) -> None:
+        self._size, self._advance, self._told = size, advance, 0
 
     def __call__(self, share: float) -> None:
         """So much of the video, from 0 to 1, has passed by now."""
-        if share > self._share:
-            self._advance((share - self._share) * self._size)
-            self._share = share
+        reached = round(share * self._size)
+        if reached > self._told:
+            self._advance(reached - self._told)
+            self._told = reached
 
 
 class _Failure(NamedTuple):
