@@ -278,3 +278,29 @@ def test_score_of_both_kinds(tmp_path: Path, capsys: pytest.CaptureFixture[str],
     assert [result["levels"][0]["offset_frames"] for result in results] == [3, -2]
     status, text, _ = told("score", *paths, *options, capsys=capsys)
     assert status == 0 and "mean of 2 tracks: LSE-C" in text and "+3 frames (+120 ms)" in text
+
+
+@pytest.mark.usefixtures("transparent")
+def test_outputs_of_published_systems_become_a_corpus_that_is_scored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As docs/published-systems.md has it: videos of their rates and sizes, extracted, then scored clip by clip."""
+    active = activity(160)
+    # MakeItTalk's rate and the middle third of its picture, Audio2Head's, and a Wav2Lip of a 30-fps video.
+    for name, fps, size in (("makeittalk", 62.5, (256, 256)), ("audio2head", 25, (256, 256)), ("wav2lip", 30, (240, 320))):
+        frames = int(4 * fps)
+        pictures = (
+            np.full((*size, 3), 220 if active[100 + round(k * 25 / fps - 0.01)] else 40, np.uint8) for k in range(frames)
+        )
+        write_video(tmp_path / "videos" / f"{name}.mp4", pictures, fps=fps, waveform=sound_of(active, 100, 0))
+    corpus = tmp_path / "corpus"
+    status, _, _ = told("extract", str(tmp_path / "videos"), "--out", str(corpus), "--detector", DETECTOR, capsys=capsys)
+    assert status == 0
+    names = sorted(entry["id"] for entry in json.loads((corpus / "index.json").read_text())["clips"])
+    assert [name.partition("-")[0] for name in names] == ["audio2head", "makeittalk", "wav2lip"]
+    status, text, _ = told("score", *(str(corpus / name) for name in names), "--syncers", "any", "--json", capsys=capsys)
+    results = json.loads(text)
+    assert status == 0
+    for result in results:
+        assert abs(result["levels"][0]["offset_frames"]) <= 1
+        assert result["levels"][0]["confidence"] > 0.2
