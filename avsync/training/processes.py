@@ -48,10 +48,8 @@ def make_fabric(
     lightning = import_extra("lightning_fabric", "train")
     chosen: Any = strategy
     if strategy == "ddp" or devices != 1 or num_nodes != 1:
-        # No copies of gradients beside the buckets that are sent, and no buffers from the first process in every step: those of our
-        # models are constants, or follow from the weights.
-        ddp = import_extra("lightning_fabric.strategies", "train").DDPStrategy
-        chosen = ddp(gradient_as_bucket_view=True, broadcast_buffers=False)
+        # No copies of gradients beside the buckets that are sent.
+        chosen = import_extra("lightning_fabric.strategies", "train").DDPStrategy(gradient_as_bucket_view=True)
     fabric = lightning.Fabric(
         accelerator=accelerator, devices=devices, precision=precision, num_nodes=num_nodes, strategy=chosen
     )
@@ -108,10 +106,6 @@ class Trained:
     ) -> None:
         self.fabric = fabric
         self._module, self.optimizer = fabric.setup(_Call(function, modules), optimizer)
-        if fabric.world_size > 1:
-            # Parameters are alike from here on, but the vectors of spectral norms begin at random.
-            for buffer in self._module.buffers():
-                dist.broadcast(buffer, src=0)
 
     def __call__(self, *arguments: Any, **names: Any) -> Any:
         """Call the function and return what it returns."""
