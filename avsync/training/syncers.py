@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from avsync.corpus.augment import AugmentConfig
 from avsync.corpus.crops import Batch, CropBank
+from avsync.errors import ArgumentError
 from avsync.metrics.multi_scale import MAX_OFFSETS, multi_scale_offset
 from avsync.motion_features import local_shape
 from avsync.syncer import Embeddings, SyncerPyramid
@@ -115,28 +116,29 @@ def evaluate_syncers(
 def embed_crops(
     encoder: Callable[..., list[Embeddings]],
     batch: Batch,
-    num_levels: int,
+    levels: Sequence[int],
     fine_frames: int,
     reference: str | Tensor,
 ) -> list[Embeddings]:
-    """All levels of a batch's embeddings, level 0 of the first ``fine_frames`` frames only.
+    """Some levels of a batch's embeddings, level 0 of the first ``fine_frames`` frames only.
 
     Args:
         encoder: A :class:`avsync.syncer.SyncerPyramid`, perhaps wrapped for other devices.
         batch: Crops.
-        num_levels: Levels of the pyramid.
+        levels: Which levels, in order.
         fine_frames: Frames that level 0 sees.
         reference: "first", "mean", or faces (batch, points, dims).
 
     Returns:
         One :class:`avsync.syncer.Embeddings` a level.
     """
+    coarse = [level for level in levels if level > 0]
+    embedded = encoder(batch.landmarks, batch.audio, reference=reference, levels=coarse) if coarse else []
+    if 0 not in levels:
+        return embedded
     frames = min(fine_frames, batch.landmarks.shape[1])
     stride = batch.audio.shape[1] // batch.landmarks.shape[1]
-    fine = encoder(batch.landmarks[:, :frames], batch.audio[:, : stride * frames], reference=reference, levels=[0])
-    if num_levels == 1:
-        return fine
-    return fine + encoder(batch.landmarks, batch.audio, reference=reference, levels=list(range(1, num_levels)))
+    return encoder(batch.landmarks[:, :frames], batch.audio[:, : stride * frames], reference=reference, levels=[0]) + embedded
 
 
 def draw_reference(landmarks: Tensor, config: SyncerTrainingConfig, generator: torch.Generator) -> str | Tensor:
@@ -184,6 +186,7 @@ def train_syncers(
     *,
     fabric: Any,
     augment: AugmentConfig | None = None,
+    levels: Sequence[int] | None = None,
     checkpoint: Path | CheckpointStore | None = None,
     resume: bool = False,
     checkpoint_every: int = 200,
@@ -194,7 +197,7 @@ def train_syncers(
     progress: bool = True,
     name: str = "syncers",
 ) -> History:
-    """Train all levels of a pyramid together; they share nothing but the batch.
+    """Train levels of a pyramid together; they share nothing but the batch.
 
     Args:
         pyramid: Trained in place; its audio statistics are set from ``bank``.
@@ -202,6 +205,7 @@ def train_syncers(
         config: How.
         fabric: A launched Lightning Fabric (:func:`avsync.training.processes.make_fabric`).
         augment: How clips are varied; None for not at all.
+        levels: Which levels to train, the finest first; None for all. The others stay as they are.
         checkpoint: Folder in which the state is kept, or a :class:`avsync.training.store.CheckpointStore`; None keeps nothing.
         resume: Go on from the newest good checkpoint, if there is one.
         checkpoint_every: Steps between checkpoints.
@@ -221,12 +225,17 @@ def train_syncers(
     """
     pyramid.set_audio_statistics(*bank.audio_statistics())
     if pyramid.config.motion != "displacement":
-        pyramid.set_average_shape(average_shape(bank).to(next(pyramid.parameters()).device))
-    objectives = [LevelObjective(config=config) for _ in range(pyramid.num_levels)]
+        pyramid.set_average_shape(average_shape(bank))
+    chosen = list(range(pyramid.num_levels)) if levels is None else sorted(set(levels))
+    if not chosen or not 0 <= chosen[0] <= chosen[-1] < pyramid.num_levels:
+        raise ArgumentError(f"`levels`: expected some of 0 to {pyramid.num_levels - 1}, got {levels}")
+    pyramid.to(fabric.device)  # levels that are not trained, too: they are evaluated beside the others
+    syncers = nn.ModuleList(pyramid.syncers[level] for level in chosen)
+    objectives = [LevelObjective(config=config) for _ in chosen]
     objective_modules = nn.ModuleList(objectives)
     scales = list(objective_modules.parameters())
     # Decaying a temperature would pull it towards scale 1, which is no neutral value.
-    groups: list[dict[str, Any]] = [{"params": list(pyramid.parameters())}]
+    groups: list[dict[str, Any]] = [{"params": list(syncers.parameters())}]
     groups += [{"params": scales, "weight_decay": 0.0}] if scales else []
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98))
     generator = rank_generator(config.seed, fabric.global_rank)
@@ -236,22 +245,23 @@ def train_syncers(
     signs: dict[str, Tensor] = {}
 
     def level_losses(batch: Batch, reference: str | Tensor) -> Tensor:
-        embedded = embed_crops(encode, batch, pyramid.num_levels, config.fine_frames, reference)
+        embedded = embed_crops(encode, batch, chosen, config.fine_frames, reference)
         pairs = list(zip(objectives, embedded, strict=True))
         clips = fabric.world_size * len(batch)
         span = config.spans[int(torch.randint(len(config.spans), (), generator=generator))] if config.offset_weight else 1
         chances[:] = [objective.chance(clips, level.motion.shape[1], span) for objective, level in pairs]
-        signs.update(vital_signs(embedded, temperatures=loss_temperatures(objective.loss for objective in objectives)))
+        temperatures = loss_temperatures(objective.loss for objective in objectives)
+        signs.update(vital_signs(embedded, temperatures=temperatures, levels=chosen))
         return torch.stack([objective(level, generator, group, span=span) for objective, level in pairs])
 
-    compute = Trained(fabric, level_losses, [pyramid, objective_modules], optimizer)
+    compute = Trained(fabric, level_losses, [syncers, objective_modules], optimizer)
     # Behind Trained, which brings the weights to their device and makes them those of the first process.
     average = WeightAverage(pyramid, decay=config.ema_decay) if config.ema_decay else None
 
     def step(now: int) -> dict[str, Tensor]:
         set_learning_rate(compute.optimizer, cosine_schedule(now, config.steps, warm_up=config.warm_up))
         compute.optimizer.zero_grad()
-        total = torch.zeros(pyramid.num_levels, device=fabric.device)
+        total = torch.zeros(len(chosen), device=fabric.device)
         for part in range(config.accumulate):
             batch = bank.sample(config.batch_size, config.frames, generator=generator, augment=augment).to(fabric.device)
             reference = draw_reference(batch.landmarks, config, generator)
@@ -260,13 +270,14 @@ def train_syncers(
                 fabric.backward(losses.sum() / config.accumulate)
             total += losses.detach() / config.accumulate
         # One norm a level: a coarse level's gradients must not shrink a fine one's.
-        norms = compute.clip(list(pyramid.syncers), config.grad_clip)
+        norms = compute.clip(list(syncers), config.grad_clip)
         compute.optimizer.step()
         if average is not None:
             average.update()
         scalars = {"loss": total.mean(), "chance": torch.tensor(sum(chances) / len(chances))}
-        scalars |= {f"loss{level}": total[level] / chances[level] for level in range(len(chances))}
-        return scalars | {f"grad{level}": norm for level, norm in enumerate(norms)} | signs
+        for level, loss, chance, norm in zip(chosen, total, chances, norms, strict=True):
+            scalars |= {f"loss{level}": loss / chance, f"grad{level}": norm}
+        return scalars | signs
 
     def evaluate_average(now: int) -> Mapping[str, float]:
         with average.applied() if average is not None else contextlib.nullcontext():

@@ -19,6 +19,7 @@ def vital_signs(
     *,
     temperatures: Sequence[float | Tensor] | None = None,
     gradient_norms: Sequence[Tensor] | None = None,
+    levels: Sequence[int] | None = None,
     max_clips: int = 8,
 ) -> dict[str, Tensor]:
     """How well each level tells aligned windows from others, and whether its embeddings live.
@@ -37,6 +38,7 @@ def vital_signs(
         embedded: The embeddings of each level, as :class:`avsync.syncer.SyncerPyramid` returns them.
         temperatures: The temperature of each level's loss.
         gradient_norms: The norm of each level's gradient, before clipping.
+        levels: Number of each level, where they are not all levels from 0 on.
         max_clips: Only so many clips of the batch are looked at.
 
     Returns:
@@ -44,7 +46,7 @@ def vital_signs(
         waiting for it.
 
     Raises:
-        ArgumentError: As many temperatures or gradient norms as levels were not given.
+        ArgumentError: As many temperatures, gradient norms or numbers as levels were not given.
 
     Example:
         >>> windows = torch.eye(8)[None]
@@ -55,18 +57,19 @@ def vital_signs(
     Source: ours.
     """
     check_positive("max_clips", max_clips)
-    for name, values in (("temperatures", temperatures), ("gradient_norms", gradient_norms)):
+    for name, values in (("temperatures", temperatures), ("gradient_norms", gradient_norms), ("levels", levels)):
         if values is not None and len(values) != len(embedded):
             raise ArgumentError(f"`{name}`: expected {len(embedded)} values, one a level, got {len(values)}")
     signs: dict[str, Tensor] = {}
-    for level, windows in enumerate(embedded):
+    for index, windows in enumerate(embedded):
+        level = index if levels is None else levels[index]
         for name, value in _signs_of_level(windows, max_clips).items():
             signs[f"{name}{level}"] = value
         device = windows.audio.device
         if temperatures is not None:
-            signs[f"temperature{level}"] = torch.as_tensor(temperatures[level], device=device).detach().float()
+            signs[f"temperature{level}"] = torch.as_tensor(temperatures[index], device=device).detach().float()
         if gradient_norms is not None:
-            signs[f"grad{level}"] = gradient_norms[level].detach().float()
+            signs[f"grad{level}"] = gradient_norms[index].detach().float()
     return signs
 
 

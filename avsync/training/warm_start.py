@@ -1,0 +1,101 @@
+"""Coarse levels that begin where finer ones ended.
+
+Speech has no scale of its own: what a syncer has learnt of windows of 400 ms holds, played slower, for windows of 800 ms, of which a
+corpus has half as many. A level that begins with the finer level's weights is better before its first step than one trained from
+nothing, and few steps at a small rate are then enough, too few to learn the training clips by heart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from avsync.corpus.augment import AugmentConfig
+from avsync.corpus.crops import CropBank
+from avsync.errors import ConfigError
+from avsync.syncer import SyncerPyramid
+from avsync.training.engine import History
+from avsync.training.objectives import SyncerTrainingConfig
+from avsync.training.syncers import train_syncers
+
+
+@dataclass(frozen=True)
+class WarmStartConfig:
+    """Which levels begin with the weights of the finer one, and how they go on (all ours).
+
+    Attributes:
+        first_level: The finest of them; the levels below it are trained from nothing.
+        steps: Optimisation steps of each of them.
+        learning_rate: Peak rate of each of them.
+    """
+
+    first_level: int = 2
+    steps: int = 120
+    learning_rate: float = 4e-4
+
+    def __post_init__(self) -> None:
+        for name in ("first_level", "steps"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"`{name}`: expected at least 1, got {getattr(self, name)}")
+
+
+def train_finest_first(
+    pyramid: SyncerPyramid,
+    bank: CropBank,
+    config: SyncerTrainingConfig,
+    warm_start: WarmStartConfig,
+    *,
+    fabric: Any,
+    augment: AugmentConfig | None = None,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    evaluate: Callable[[int], Mapping[str, float]] | None = None,
+    name: str = "syncers",
+    **options: Any,
+) -> dict[str, History]:
+    """Train fine levels from nothing, then each coarser one from the weights of the level before it.
+
+    Args:
+        pyramid: Trained in place.
+        bank: Clips to train on.
+        config: How the fine levels are trained, and, but for steps and rate, the coarse ones.
+        warm_start: Which levels are coarse, and their steps and rate.
+        fabric: A launched Lightning Fabric (:func:`avsync.training.processes.make_fabric`).
+        augment: How clips are varied; None for not at all.
+        checkpoint: Folder in which each stage keeps its state in a folder of its own; None keeps nothing.
+        resume: Go on where an earlier run stopped; stages that had ended are read from their last checkpoint.
+        evaluate: Called with the step number of the stage; what it returns is logged.
+        name: What the progress bar is called.
+        **options: Further ones of :func:`avsync.training.syncers.train_syncers`, for every stage.
+
+    Returns:
+        The history of each stage, by its name: "fine", "level2", ...
+
+    Source: ours.
+    """
+    fine = list(range(min(warm_start.first_level, pyramid.num_levels)))
+    stages = [("fine", fine, config)]
+    for level in range(len(fine), pyramid.num_levels):
+        # Another seed: other crops than the stages before have seen.
+        later = replace(config, steps=warm_start.steps, learning_rate=warm_start.learning_rate, seed=config.seed + level)
+        stages += [(f"level{level}", [level], later)]
+    histories = {}
+    for stage, levels, settings in stages:
+        if stage != "fine":
+            pyramid.syncers[levels[0]].load_state_dict(pyramid.syncers[levels[0] - 1].state_dict())
+        histories[stage] = train_syncers(
+            pyramid,
+            bank,
+            settings,
+            fabric=fabric,
+            augment=augment,
+            levels=levels,
+            checkpoint=None if checkpoint is None else Path(checkpoint) / stage,
+            resume=resume,
+            evaluate=evaluate,
+            name=f"{name} {stage}",
+            **options,
+        )
+    return histories

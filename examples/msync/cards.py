@@ -1,0 +1,107 @@
+"""Model cards: what a shipped pyramid is, what it learned from, how good it is, what it is not for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from avsync._files import replacing
+
+if TYPE_CHECKING:
+    from pretrain import Variant
+
+_CARD = """# {name}
+
+{about}
+
+Four syncers, one a level of the pyramid (windows of 200, 400, 800 and 1600 ms), for 68 iBUG landmarks in two dimensions at 25 frames a
+second and 16 kHz sound. Motion: {motion} of the {region}; sound: {audio}; objective: {objective}. Weights in float16.
+
+```python
+from avsync import MultiScaleSyncLoss, SyncerPyramid, from_pretrained
+
+sync_loss = MultiScaleSyncLoss.from_pretrained("{name}")
+syncers = from_pretrained(SyncerPyramid, "{name}")
+```
+
+## Data
+
+{train_minutes} minutes of {train_speakers} speakers: landmarks and sound of people who talk into a camera, drawn from videos in the
+trees of public repositories (company and personal web sites, course and research repositories, among them excerpts of GRID, LRS2, MEAD,
+VoxCeleb2, HDTF and ChaLearn First Impressions). Most of those repositories state no licence for the footage. No frame, landmark or sound
+of it is part of this package; the weights are what was learned from it. Landmarks are MediaPipe FaceMesh's, mapped to 68 points, unsmoothed;
+the lag of every source video was estimated by a regressor and corrected, to about a third of a frame. Mostly English, some
+Portuguese, Spanish, French and perhaps other languages. Judged on {val_minutes} minutes of {val_speakers} other speakers.
+
+Trained by `python examples/msync/pretrain.py --corpus PATH --variants {name}` ({steps} steps).
+
+## Numbers
+
+Share of clips of 80 frames (3.2 s), with the sound around them, whose offset is found within one frame of the level; search of 15, 15, 8
+and 5 frames to both sides. A clip counts if at least {speech_share:.0%} of its frames are within 20 dB of the recording's loud ones:
+{clips} clips do, {left_out} do not. Intervals: 95 %, bootstrap over speakers.
+
+| level | within one frame | exact |
+|---|---|---|
+{levels}
+
+Short clips, level 0, search of 15 frames to both sides; "with speech" are those with at least 80 % of such frames.
+
+| frames | all clips | clips with speech |
+|---|---|---|
+{short}
+
+## Use and misuse
+
+For guiding and judging generators of facial landmarks, for measuring and mending the offset of recordings, for research on synchrony. The
+loss's syncers should not judge what they have guided: that is what `landmarks68-25fps-judge` is for. A generator that is given nothing but
+this loss finds motion that pleases the syncers and is no face (see the guide "Guidance"); keep a reconstruction or adversarial loss beside it.
+
+Not a detector of forged videos, not a means to identify people or to judge what somebody says, and no measure of how well somebody
+articulates. Do not use it for decisions about persons.
+
+## Limits
+
+About 160 speakers are few: expect less on languages, ages, speech impairments, beards, masks, profile views and detectors that are not in
+the data. Silence and stillness have no offset; the confidence, and better its calibration, say so. Level 3 hears prosody and pauses,
+which repeat: it is the least certain.
+"""
+
+
+def cell(share: dict[str, Any]) -> str:
+    """A share with its interval."""
+    return f"{share['percent']:.1f} % ({share['low']:.1f} to {share['high']:.1f})"
+
+
+def write_card(path: Path, name: str, variant: Variant, numbers: dict[str, Any]) -> None:
+    """Write ``README.md`` of a model.
+
+    Args:
+        path: The file.
+        name: Of the model.
+        variant: What it is.
+        numbers: What was measured.
+    """
+    fixed = numbers["levels"]
+    pairs = zip(fixed["within_one"], fixed["exact"], strict=True)
+    levels = "\n".join(f"| {level} | {cell(near)} | {cell(exact)} |" for level, (near, exact) in enumerate(pairs))
+    short = "\n".join(
+        f"| {row['frames']} | {cell(row['all'])}, {row['all']['clips']} clips | {cell(row['speech'])}, {row['speech']['clips']} |"
+        for row in numbers["short"]
+    )
+    text = _CARD.format(
+        name=name,
+        about=variant.about,
+        motion={"both": "displacement and shape"}.get(variant.motion, variant.motion),
+        region=variant.region,
+        audio={"log-mel": "26 log-mel energies", "mfcc": "26 MFCCs"}[variant.audio],
+        objective={"all_pairs": "InfoNCE", "margin": "margin loss"}[variant.objective],
+        speech_share=fixed["speech_share"],
+        clips=fixed["clips"],
+        left_out=fixed["left_out"],
+        levels=levels,
+        short=short,
+        **{key: numbers[key] for key in ("train_minutes", "train_speakers", "val_minutes", "val_speakers", "steps")},
+    )
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")

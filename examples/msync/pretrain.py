@@ -1,0 +1,181 @@
+"""Train and judge the pyramids that come with the package: one folder of weights, numbers and a model card a variant.
+
+    python examples/msync/pretrain.py --corpus PATH [--variants NAME ...] [--out avsync/weights] [--resume]
+
+Trains on the corpus' train speakers only and judges on its val speakers. Every variant takes about a quarter of an hour of one core;
+an interrupted run goes on with ``--resume``. ``python -m benchmarks.calibrate`` then adds the calibration of its confidences.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from cards import write_card
+from curves import fixed_clips, short_clips
+
+from avsync._files import write_json
+from avsync.corpus.augment import AugmentConfig
+from avsync.corpus.clip import Corpus
+from avsync.corpus.dataset import ClipBank
+from avsync.encoders import SyncerConfig
+from avsync.motion_features import REGIONS, motion_channels
+from avsync.pretrained import from_pretrained, save_pretrained
+from avsync.speech_features import SpeechFeatures
+from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
+from avsync.training.processes import make_fabric
+from avsync.training.syncers import SyncerTrainingConfig, evaluate_syncers
+from avsync.training.warm_start import WarmStartConfig, train_finest_first
+
+DIMS = 2
+MARGIN = 40
+"""Frames of sound around a judged clip."""
+SPEECH_SHARE = 0.4
+"""Share of a judged clip's frames that must hold speech."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What tells one shipped pyramid from another.
+
+    Attributes:
+        about: What it is for, a sentence of the model card.
+        audio: "log-mel" or "mfcc".
+        motion: "displacement", "shape" or "both".
+        region: "face", "mouth" or "head".
+        objective: "all_pairs" or, for the judge, "margin".
+        seed: Seed of the training.
+    """
+
+    about: str
+    audio: str = "log-mel"
+    motion: str = "both"
+    region: str = "face"
+    objective: str = "all_pairs"
+    seed: int = 0
+
+    def pyramid(self) -> SyncerPyramidConfig:
+        """Sizes of the model."""
+        syncer = SyncerConfig(
+            points=len(REGIONS[self.region]), dims=motion_channels(self.motion, DIMS), window_blocks=2, dropout=0.05
+        )
+        return SyncerPyramidConfig(syncer=syncer, audio=self.audio, motion=self.motion, region=self.region, reference="mean")
+
+    def training(self, steps: int) -> SyncerTrainingConfig:
+        """Settings of its training."""
+        common = SyncerTrainingConfig(
+            steps=steps, first_share=0.2, short_share=0.3, ema_decay=0.99, fine_frames=160, seed=self.seed
+        )
+        if self.objective == "margin":
+            return replace(common, objective="margin", margin=1.4)
+        return replace(common, offset_weight=1.0)
+
+
+AUGMENT = AugmentConfig(
+    scale=(0.85, 1.15),
+    rotation=0.2,
+    shear=0.1,
+    sway=0.035,
+    identity=0.01,
+    jitter=0.002,
+    tempo=(1 / 1.5, 1.5),
+    equaliser_db=3.0,
+    noise_db=4.5,
+)
+"""How training crops are varied."""
+
+VARIANTS = {
+    "landmarks68-25fps": Variant("The whole face against log-mel energies: the default of the loss and of the commands."),
+    "landmarks68-25fps-judge": Variant(
+        "An independent judge, trained with SyncNet's margin loss and another seed, for measuring what the default has guided.",
+        objective="margin",
+        seed=1000,
+    ),
+    "landmarks68-25fps-mfcc": Variant("The whole face against 26 MFCCs, the paper's sound features.", audio="mfcc"),
+    "landmarks68-25fps-mouth": Variant(
+        "The lips alone, in coordinates of the head: what it hears is said by the lips and by nothing else.",
+        motion="shape",
+        region="mouth",
+    ),
+    "landmarks68-25fps-head": Variant(
+        "Points of the head that speech does not move on it: what it hears is said by nods, turns and sway.",
+        motion="displacement",
+        region="head",
+    ),
+}
+
+
+def train_variant(name: str, args: argparse.Namespace) -> None:
+    """Train, judge and write one variant."""
+    variant = VARIANTS[name]
+    work = Path(args.work) / name
+    train = ClipBank(Corpus(args.corpus, split="train"), features=SpeechFeatures(kind=variant.audio).features)
+    val = ClipBank(Corpus(args.corpus, split="val"), features=SpeechFeatures(kind=variant.audio).features)
+    torch.manual_seed(variant.seed)
+    pyramid = SyncerPyramid(config=variant.pyramid())
+    crops = val.windows(80, stride=20, margin=MARGIN)
+    crops = crops.select(crops.speech_fraction >= SPEECH_SHARE)
+
+    def evaluate(step: int) -> dict[str, float]:
+        reports = evaluate_syncers(pyramid, crops, margin=MARGIN)
+        print(f"{name} step {step}: " + " ".join(f"{report.within_one:.1%}" for report in reports), flush=True)
+        return {f"acc{level}": report.within_one for level, report in enumerate(reports)}
+
+    if not (args.resume and (work / "model" / "config.json").is_file()):
+        history = train_finest_first(
+            pyramid,
+            train,
+            variant.training(args.steps),
+            WarmStartConfig(),
+            fabric=make_fabric(accelerator=args.accelerator, precision=args.precision),
+            augment=AUGMENT,
+            checkpoint=work / "checkpoints",
+            resume=args.resume,
+            evaluate=evaluate,
+            evaluate_every=args.evaluate_every,
+            progress=not args.no_progress,
+            name=name,
+        )
+        write_json(work / "history.json", history)
+        save_pretrained(pyramid, work / "model", dtype=torch.float16)
+    # Judged as it is shipped: in half precision on disk.
+    shipped = from_pretrained(SyncerPyramid, work / "model")
+    numbers: dict[str, Any] = {
+        "levels": fixed_clips(shipped, val, frames=80, stride=20, margin=MARGIN, speech_share=SPEECH_SHARE),
+        "short": short_clips(shipped, val, margin=MARGIN),
+        "train_minutes": round(float(train.lengths.sum()) / 1500, 1),
+        "train_speakers": len(train.speakers),
+        "val_minutes": round(float(val.lengths.sum()) / 1500, 1),
+        "val_speakers": len(val.speakers),
+        "steps": args.steps,
+    }
+    write_json(work / "numbers.json", numbers)
+    target = Path(args.out) / name
+    save_pretrained(shipped, target, dtype=torch.float16)
+    write_card(target / "README.md", name, variant, numbers)
+    print(f"{name}: written to {target}")
+
+
+def main() -> None:
+    """Train the variants that were asked for, one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", required=True, help="folder of a corpus with the splits train and val")
+    parser.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--out", default="avsync/weights", help="folder of the finished models")
+    parser.add_argument("--work", default="runs/pretrain", help="folder of checkpoints, histories and numbers")
+    parser.add_argument("--steps", type=int, default=1000, help="of levels 0 and 1, from which the coarser ones begin")
+    parser.add_argument("--evaluate-every", type=int, default=500)
+    parser.add_argument("--accelerator", default="auto")
+    parser.add_argument("--precision", default="bf16-mixed")
+    parser.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
+    parser.add_argument("--no-progress", action="store_true")
+    args = parser.parse_args()
+    for name in args.variants:
+        train_variant(name, args)
+
+
+if __name__ == "__main__":
+    main()
