@@ -13,8 +13,8 @@ from avsync.landmarks import BROWS, EYES, JAW, NUM_POINTS, OUTER_LIP
 from avsync.training.doctor.tracks import Tracks
 
 _FPS = 25
-_SILENT_WINDOW = 2 * _FPS
-_SILENT_SHARE = 0.1  # of the frames of two seconds hold speech where people breathe, not where nobody speaks
+# A crop with a smaller share of frames with speech counts as one without (avsync.corpus.dataset.speech_mask).
+_SILENT_WINDOW, _SILENT_SHARE = 80, 0.2
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def clip_facts(clip: Clip, tracks: Tracks) -> ClipFacts:
 
 
 def _silent_frames(clip: Clip) -> npt.NDArray[np.bool_]:
-    """Frames that lie in some window of two seconds with hardly a frame of speech."""
+    """Frames that lie in some crop of 80 frames without speech."""
     speech = speech_mask(clip.waveform).astype(np.float64)
     if clip.waveform.size // SAMPLES_PER_FRAME < _SILENT_WINDOW:
         return np.zeros(len(speech), dtype=bool)
