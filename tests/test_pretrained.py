@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,9 +14,12 @@ import torch
 from torch import nn
 
 from avsync import _files
+from avsync.corpus.synthetic import SyntheticCorpus
 from avsync.encoders import SyncerConfig
 from avsync.errors import ArgumentError, CheckpointError
-from avsync.pretrained import FORMAT, from_pretrained, save_pretrained
+from avsync.metrics import load_calibration, multi_scale_offset
+from avsync.pretrained import FILES, FORMAT, WEIGHTS, from_pretrained, model_folder, save_pretrained, shipped_models
+from avsync.sync_loss import MultiScaleSyncLoss
 from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
 
 CONFIG = SyncerPyramidConfig(syncer=SyncerConfig(audio_features=3, points=4, width=4, embed=2), num_levels=2, reference="mean")
@@ -111,3 +118,89 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         fail()
     assert json.loads(path.read_text()) == [1]
     assert list(tmp_path.iterdir()) == [path]
+
+
+PYRAMIDS = sorted(name for name in shipped_models() if 'class": "SyncerPyramid' in (WEIGHTS / name / FILES[0]).read_text())
+
+
+def test_half_precision_halves_the_file_and_comes_back_in_single(saved: Path, tmp_path: Path) -> None:
+    model = from_pretrained(SyncerPyramid, saved)
+    save_pretrained(model, tmp_path / "half", dtype=torch.float16)
+    back = from_pretrained(SyncerPyramid, tmp_path / "half")
+    for name, value in back.state_dict().items():
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, model.state_dict()[name], atol=1e-3, rtol=1e-3)
+    whole, half = ((folder / FILES[1]).stat().st_size for folder in (saved, tmp_path / "half"))
+    assert half < 0.75 * whole
+
+
+def test_what_ships_is_small_and_described() -> None:
+    assert {"landmarks68-25fps", "landmarks68-25fps-judge"} <= set(PYRAMIDS)
+    files = [path for path in WEIGHTS.rglob("*") if path.is_file() and path.suffix != ".py"]
+    assert sum(path.stat().st_size for path in files) < 20e6
+    for name in shipped_models():
+        card = (WEIGHTS / name / "README.md").read_text(encoding="utf-8")
+        assert card.startswith(f"# {name}\n")
+        assert "## Data" in card
+
+
+@pytest.mark.parametrize("name", PYRAMIDS)
+def test_shipped_pyramids_guide_and_judge(name: str) -> None:
+    loss = MultiScaleSyncLoss.from_pretrained(name)
+    landmarks = torch.rand(1, 40, 68, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    waveform = torch.rand(1, 40 * 640, generator=torch.Generator().manual_seed(1)) - 0.5
+    loss(landmarks, waveform).total.backward()
+    assert landmarks.grad is not None
+    assert torch.isfinite(landmarks.grad).all() and landmarks.grad.abs().sum() > 0
+    calibration = load_calibration(model_folder(name) / "calibration.json")
+    assert len(calibration.levels) == loss.num_levels
+
+
+def test_the_shipped_pyramid_finds_the_offset_of_a_talker_it_has_never_seen() -> None:
+    """The synthetic talker is nobody the weights have learned from; its sound shifted by 3 frames is reported as 3 frames."""
+    pyramid = from_pretrained(SyncerPyramid, "landmarks68-25fps")
+    clips = [SyntheticCorpus(split="val", speakers=2, clips_per_speaker=1, seconds=12.0)[i] for i in range(2)]
+    features = pyramid.speech_features()
+    assert features is not None
+    for clip in clips:
+        sound = features(torch.from_numpy(clip.waveform)[None])
+        for shift in (-3, 0, 3):
+            # The clip is cut from the middle, its sound `shift` frames away: a later part of the sound is a sound that is early.
+            audio = sound[:, 4 * (100 + shift - 40) : 4 * (180 + shift + 40)]
+            landmarks = torch.from_numpy(clip.landmarks)[None, 100:180]
+            found = multi_scale_offset(pyramid, landmarks, audio, margin=40)[0]
+            assert abs(int(found.offset_frames) - shift) <= 1
+
+
+def test_names_that_are_nothing_say_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"one of .*'landmarks68-25fps'.* got 'landmarks68'"):
+        from_pretrained(SyncerPyramid, "landmarks68")
+    with pytest.raises(ArgumentError, match=r"`revision`: expected None"):
+        from_pretrained(SyncerPyramid, tmp_path, revision="main")
+
+
+HUB_SCRIPT = """
+import sys
+from avsync import SyncerPyramid, from_pretrained
+from avsync.errors import CheckpointError
+print(from_pretrained(SyncerPyramid, "someone/lips", revision="v1").num_levels)
+try:
+    from_pretrained(SyncerPyramid, "someone/else")
+except CheckpointError as error:
+    print("someone/else" in str(error))
+"""
+
+
+def test_models_of_the_hub_are_read_through_its_own_cache(saved: Path, tmp_path: Path) -> None:
+    """The real huggingface_hub, offline, over a cache laid out as it lays out its downloads."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "hub" / "models--someone--lips"
+    shutil.copytree(saved, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "v1").write_text(commit)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "hub"), "PYTHONPATH": str(Path.cwd())}
+    run = subprocess.run(
+        [sys.executable, "-c", HUB_SCRIPT], capture_output=True, text=True, env=environment, check=False, timeout=120
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == ["2", "True"]
