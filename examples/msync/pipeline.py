@@ -11,15 +11,15 @@ import torch
 from presets import Preset
 from torch import nn
 
-from avsync.audio import MFCC, LogMel
 from avsync.corpus.clip import Corpus
 from avsync.corpus.dataset import Batch, ClipBank
 from avsync.corpus.synthetic import SyntheticCorpus
 from avsync.discriminators import FrameDiscriminator, PairDiscriminator, WindowDiscriminator
-from avsync.errors import CorpusError
+from avsync.errors import ArgumentError, CorpusError
 from avsync.generator import MultiScaleGenerator
 from avsync.motion_basis import principal_motions
 from avsync.pretrained import from_pretrained, save_pretrained
+from avsync.speech_features import SpeechFeatures
 from avsync.sync_loss import MultiScaleSyncLoss
 from avsync.syncer import SyncerPyramid
 from avsync.training.engine import History
@@ -59,7 +59,7 @@ def load_material(corpus: str, preset: Preset, *, skip_bad: bool = False) -> Mat
     Raises:
         CorpusError: The corpus is damaged, or no clip is long enough to be judged.
     """
-    features = {"log_mel": LogMel, "mfcc": MFCC}[preset.features]()
+    features = SpeechFeatures(kind=preset.features).features
     if corpus == "synthetic":
         speakers, seconds = preset.synthetic_speakers, preset.synthetic_seconds
         train: Any = SyntheticCorpus(split="train", speakers=speakers, clips_per_speaker=4, seconds=seconds)
@@ -144,6 +144,27 @@ def syncer_stage(
 
     trained, history = stage(run / name, pyramid, train, fabric=fabric, resume=resume)
     return trained.to(fabric.device), history  # type: ignore[return-value]
+
+
+def trained_pyramid(name: str, source: str, preset: Preset, fabric: Any) -> SyncerPyramid:
+    """A pyramid that is trained already: a folder, or one of those that come with the package.
+
+    Args:
+        name: Of the option that asked for it.
+        source: See :func:`avsync.pretrained.model_folder`.
+        preset: Says which features the run computes.
+        fabric: A launched Lightning Fabric.
+
+    Raises:
+        CheckpointError: There is no such model.
+        ArgumentError: It was trained on other features than the run computes.
+    """
+    pyramid = from_pretrained(SyncerPyramid, source)
+    if pyramid.config.audio not in (preset.features, "custom"):
+        raise ArgumentError(
+            f"`{name}`: expected syncers of {preset.features} features, got {source}, of {pyramid.config.audio}"
+        )
+    return pyramid.to(fabric.device)
 
 
 def generator_stage(

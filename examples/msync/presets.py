@@ -18,7 +18,7 @@ class Preset:
     """Everything that a run depends on, apart from its corpus.
 
     Attributes:
-        features: "log_mel" or "mfcc", 26 coefficients each.
+        features: "log-mel" or "mfcc" (:class:`avsync.speech_features.SpeechFeatures`), 26 coefficients each.
         synthetic_speakers: Speakers of the embedded corpus to train on; a quarter as many more are made to judge on.
         synthetic_seconds: Seconds of each synthetic clip; every speaker has four.
         levels: Levels of the sync loss, finest first; the judge always has four.
@@ -35,7 +35,7 @@ class Preset:
         judged_margin: Frames of sound around them.
     """
 
-    features: str = "log_mel"
+    features: str = "log-mel"
     synthetic_speakers: int = 32
     synthetic_seconds: float = 16.0
     levels: int = 4
@@ -105,4 +105,7 @@ ABLATION = replace(
 """Small enough for twelve generators and two pyramids within an hour on two cores; without the pair discriminator, a third of
 the time, which bears on diversity and not on synchrony."""
 
-PRESETS = {"quick": QUICK, "small": SMALL, "paper": PAPER, "ablation": ABLATION}
+SHIPPED = replace(SMALL, gan=replace(SMALL.gan, steps=1500, ema_decay=0.995))
+"""The generator that comes with the package: ``--syncers landmarks68-25fps --judge landmarks68-25fps-judge`` beside it."""
+
+PRESETS = {"quick": QUICK, "small": SMALL, "paper": PAPER, "ablation": ABLATION, "shipped": SHIPPED}

@@ -2,6 +2,7 @@
 
     python examples/msync/train.py                          # a few minutes on two cores
     python examples/msync/train.py --preset small --corpus PATH
+    python examples/msync/train.py --preset small --corpus PATH --syncers landmarks68-25fps --judge landmarks68-25fps-judge
     python examples/msync/train.py --levels 1 --branches 1  # the paper's single-scale ablation
     python examples/msync/train.py --devices 2              # two processes; torchrun and srun start them as well (docs/training.md)
 
@@ -20,7 +21,7 @@ from typing import Any
 
 import torch
 from judging import Row, bounds, generate, judge, syncer_lines, table
-from pipeline import Material, generator_stage, load_material, syncer_stage
+from pipeline import Material, generator_stage, load_material, syncer_stage, trained_pyramid
 from presets import PRESETS, Preset
 from report import write_figures, write_sample
 
@@ -41,6 +42,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--corpus", default="synthetic", help="'synthetic', or a folder of clips (default: synthetic)")
     parser.add_argument("--levels", type=int, choices=range(1, 5), help="levels of the sync loss (ablation)")
     parser.add_argument("--branches", type=int, help="branches of the generator (ablation)")
+    parser.add_argument(
+        "--syncers", help="trained syncers that guide the generator: a folder or a shipped model (default: train them)"
+    )
+    parser.add_argument("--judge", help="trained syncers that judge it, others than those (default: train them)")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything")
     parser.add_argument("--name", help="name of the run's folder (default: the preset and the corpus)")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="where runs lie (default: runs)")
@@ -80,6 +85,7 @@ def open_run(run: Path, arguments: argparse.Namespace, preset: Preset) -> None:
         CheckpointError: The folder holds another run, or holds one and ``--resume`` was not given.
     """
     settings = {"preset": config_to_dict(preset), "corpus": arguments.corpus, "precision": arguments.precision}
+    settings |= {name: getattr(arguments, name) for name in ("syncers", "judge")}
     settings = json.loads(json.dumps(settings))
     if (run / "config.json").is_file():
         if not arguments.resume:
@@ -122,8 +128,14 @@ def run_all(arguments: argparse.Namespace) -> dict[str, Any]:
     options: dict[str, Any] = {"resume": arguments.resume, "progress": progress}
     generator_options = dict(options)
     options["compiled"] = arguments.compile
-    syncers, histories["syncers"] = syncer_stage("syncers", material, preset, preset.syncer_training, run, fabric, **options)
-    judging, histories["judge"] = syncer_stage("judge", material, preset, preset.metric_training, run, fabric, **options)
+    pyramids = {}
+    for name, training in (("syncers", preset.syncer_training), ("judge", preset.metric_training)):
+        source = getattr(arguments, name)
+        if source is not None:
+            pyramids[name] = trained_pyramid(name, source, preset, fabric)
+        else:
+            pyramids[name], histories[name] = syncer_stage(name, material, preset, training, run, fabric, **options)
+    syncers, judging = pyramids["syncers"], pyramids["judge"]
     generator, histories["generator"] = generator_stage(material, preset, syncers, run, fabric, **generator_options)
     if not first_process(fabric):
         return {}
