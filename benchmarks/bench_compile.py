@@ -35,7 +35,7 @@ def training_step(pyramid: SyncerPyramid, *, compiled: bool, batch: int, frames:
 
     def step() -> None:
         pyramid.zero_grad()
-        embedded = embed_crops(encode, crops, pyramid.num_levels, config.fine_frames, "first")
+        embedded = embed_crops(encode, crops, range(pyramid.num_levels), config.fine_frames, "first")
         losses = [objective(level, chance) for objective, level in zip(objectives, embedded, strict=True)]
         torch.stack(losses).sum().backward()
 

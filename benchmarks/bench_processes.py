@@ -3,7 +3,8 @@
 Every process has one thread and batches of its own, and gathers its negatives and averages its gradients over gloo; a step of two
 processes therefore trains on twice as many clips. Wall-clock figures need as many idle cores as there are processes. The processor
 seconds a clip are reported beside them: they say what the second process costs wherever the machine is shared, because waiting for a
-core costs none.
+core costs none. With InfoNCE every process scores its windows against those of all processes, so that two of them have twice the matrix
+each that one has; ``--objective margin`` shows the cost without that.
 """
 
 from __future__ import annotations
@@ -23,15 +24,16 @@ from avsync.audio import LogMel
 from avsync.corpus.dataset import ClipBank
 from avsync.corpus.synthetic import SyntheticCorpus
 from avsync.syncer import SyncerPyramid
+from avsync.training.objectives import OBJECTIVES, SyncerTrainingConfig
 from avsync.training.processes import make_fabric
-from avsync.training.syncers import SyncerTrainingConfig, train_syncers
+from avsync.training.syncers import train_syncers
 from benchmarks._harness import Timing, parser, report
 
 BATCH, FRAMES = 16, 160
 ROOT = Path(__file__).parent.parent
 
 
-def train_and_time(steps: int, warm_up: int, fabric: Any) -> list[tuple[float, float]]:
+def train_and_time(objective: str, steps: int, warm_up: int, fabric: Any) -> list[tuple[float, float]]:
     """Clocks, wall and processor, at both ends of ``steps`` training steps behind ``warm_up`` others; on the first process only."""
     bank = ClipBank(SyntheticCorpus(speakers=16, clips_per_speaker=1, seconds=10.0), features=LogMel())
     marks: list[tuple[float, float]] = []
@@ -42,17 +44,17 @@ def train_and_time(steps: int, warm_up: int, fabric: Any) -> list[tuple[float, f
         return {}
 
     torch.manual_seed(0)
-    config = SyncerTrainingConfig(steps=warm_up + steps, batch_size=BATCH, frames=FRAMES)
+    config = SyncerTrainingConfig(steps=warm_up + steps, batch_size=BATCH, frames=FRAMES, objective=objective)
     # Called on the first process only; the others run in step with it.
     train_syncers(SyncerPyramid(), bank, config, fabric=fabric, evaluate=mark, evaluate_every=warm_up, progress=False)
     return marks
 
 
-def _worker(world: int, steps: int, warm_up: int) -> None:
+def _worker(objective: str, world: int, steps: int, warm_up: int) -> None:
     torch.set_num_threads(1)
     fabric = make_fabric(accelerator="cpu", devices=world)
     torch.set_num_threads(1)
-    marks = train_and_time(steps, warm_up, fabric)
+    marks = train_and_time(objective, steps, warm_up, fabric)
     if fabric.is_global_zero:
         wall, processor = (end - begin for begin, end in zip(marks[0], marks[-1], strict=True))
         print("RESULT", wall / steps, processor / steps)
@@ -64,7 +66,7 @@ def _free_port() -> int:
         return int(opened.getsockname()[1])
 
 
-def run_group(world: int, steps: int, warm_up: int) -> tuple[float, float]:
+def run_group(objective: str, world: int, steps: int, warm_up: int) -> tuple[float, float]:
     """Wall and processor seconds a step of the first of ``world`` processes."""
     port = str(_free_port())
     children = []
@@ -72,7 +74,8 @@ def run_group(world: int, steps: int, warm_up: int) -> tuple[float, float]:
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": world, "RANK": rank, "LOCAL_RANK": rank}
         place |= {"LOCAL_WORLD_SIZE": world, "GROUP_RANK": 0, "TORCHELASTIC_RUN_ID": "bench", "OMP_NUM_THREADS": 1}
         environment = os.environ | {name: str(value) for name, value in place.items()}
-        command = [sys.executable, "-m", "benchmarks.bench_processes", "--worker", str(world), str(steps), str(warm_up)]
+        command = [sys.executable, "-m", "benchmarks.bench_processes", "--worker", objective]
+        command += map(str, (world, steps, warm_up))
         children.append(subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True))
     outputs = [child.communicate()[0] for child in children]
     if any(child.returncode for child in children):
@@ -86,11 +89,12 @@ def main() -> None:
     """Run one and two processes in turns, and report seconds a clip of both kinds."""
     options = parser(__doc__, repeats=3, warm_up=5)
     options.add_argument("--steps", type=int, default=20, help="timed steps of each run")
+    options.add_argument("--objective", choices=OBJECTIVES, default="all_pairs", help="loss; only InfoNCE gathers negatives")
     arguments = options.parse_args()
     results: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
     for _ in range(arguments.repeats):
         for world, values in results.items():
-            values.append(run_group(world, arguments.steps, arguments.warm_up))
+            values.append(run_group(arguments.objective, world, arguments.steps, arguments.warm_up))
             print(f"{world} process(es): {values[-1][0]:.3f} s a step, {values[-1][1]:.3f} s of processor", flush=True)
     timings, medians = {}, {}
     for world, values in results.items():
@@ -105,6 +109,7 @@ def main() -> None:
         "clips a second, 2 processes": round(1 / medians[2, "wall"], 2),
         "ratio of clips a second, wall clock": round(medians[1, "wall"] / medians[2, "wall"], 3),
         "ratio by processor time (2 cores, were both free)": round(medians[1, "processor"] / medians[2, "processor"], 3),
+        "objective": arguments.objective,
         "batch of each process": BATCH,
         "frames": FRAMES,
     }
@@ -113,6 +118,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--worker"]:
-        _worker(*map(int, sys.argv[2:]))
+        _worker(sys.argv[2], *map(int, sys.argv[3:]))
     else:
         main()
