@@ -4,7 +4,9 @@ Every process has one thread and batches of its own, and gathers its negatives a
 processes therefore trains on twice as many clips. Wall-clock figures need as many idle cores as there are processes. The processor
 seconds a clip are reported beside them: they say what the second process costs wherever the machine is shared, because waiting for a
 core costs none. With InfoNCE every process scores its windows against those of all processes, so that two of them have twice the matrix
-each that one has; ``--objective margin`` shows the cost without that.
+each that one has with the same batch. So there are two measures: against one process with a batch as large as one of the two has (more
+work for each window), and against one process with a batch as large as both have together (the same step, to the last gradient).
+``--objective margin`` has its negatives in the clip, and one measure for both.
 """
 
 from __future__ import annotations
@@ -33,9 +35,9 @@ BATCH, FRAMES = 16, 160
 ROOT = Path(__file__).parent.parent
 
 
-def train_and_time(objective: str, steps: int, warm_up: int, fabric: Any) -> list[tuple[float, float]]:
+def train_and_time(objective: str, batch: int, steps: int, warm_up: int, fabric: Any) -> list[tuple[float, float]]:
     """Clocks, wall and processor, at both ends of ``steps`` training steps behind ``warm_up`` others; on the first process only."""
-    bank = ClipBank(SyntheticCorpus(speakers=16, clips_per_speaker=1, seconds=10.0), features=LogMel())
+    bank = ClipBank(SyntheticCorpus(speakers=32, clips_per_speaker=1, seconds=10.0), features=LogMel())
     marks: list[tuple[float, float]] = []
 
     def mark(step: int) -> dict[str, float]:
@@ -44,17 +46,17 @@ def train_and_time(objective: str, steps: int, warm_up: int, fabric: Any) -> lis
         return {}
 
     torch.manual_seed(0)
-    config = SyncerTrainingConfig(steps=warm_up + steps, batch_size=BATCH, frames=FRAMES, objective=objective)
+    config = SyncerTrainingConfig(steps=warm_up + steps, batch_size=batch, frames=FRAMES, objective=objective)
     # Called on the first process only; the others run in step with it.
     train_syncers(SyncerPyramid(), bank, config, fabric=fabric, evaluate=mark, evaluate_every=warm_up, progress=False)
     return marks
 
 
-def _worker(objective: str, world: int, steps: int, warm_up: int) -> None:
+def _worker(objective: str, world: int, batch: int, steps: int, warm_up: int) -> None:
     torch.set_num_threads(1)
     fabric = make_fabric(accelerator="cpu", devices=world)
     torch.set_num_threads(1)
-    marks = train_and_time(objective, steps, warm_up, fabric)
+    marks = train_and_time(objective, batch, steps, warm_up, fabric)
     if fabric.is_global_zero:
         wall, processor = (end - begin for begin, end in zip(marks[0], marks[-1], strict=True))
         print("RESULT", wall / steps, processor / steps)
@@ -66,7 +68,7 @@ def _free_port() -> int:
         return int(opened.getsockname()[1])
 
 
-def run_group(objective: str, world: int, steps: int, warm_up: int) -> tuple[float, float]:
+def run_group(objective: str, world: int, batch: int, steps: int, warm_up: int) -> tuple[float, float]:
     """Wall and processor seconds a step of the first of ``world`` processes."""
     port = str(_free_port())
     children = []
@@ -75,7 +77,7 @@ def run_group(objective: str, world: int, steps: int, warm_up: int) -> tuple[flo
         place |= {"LOCAL_WORLD_SIZE": world, "GROUP_RANK": 0, "TORCHELASTIC_RUN_ID": "bench", "OMP_NUM_THREADS": 1}
         environment = os.environ | {name: str(value) for name, value in place.items()}
         command = [sys.executable, "-m", "benchmarks.bench_processes", "--worker", objective]
-        command += map(str, (world, steps, warm_up))
+        command += map(str, (world, batch, steps, warm_up))
         children.append(subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True))
     outputs = [child.communicate()[0] for child in children]
     if any(child.returncode for child in children):
@@ -91,27 +93,35 @@ def main() -> None:
     options.add_argument("--steps", type=int, default=20, help="timed steps of each run")
     options.add_argument("--objective", choices=OBJECTIVES, default="all_pairs", help="loss; only InfoNCE gathers negatives")
     arguments = options.parse_args()
-    results: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
+    candidates = {
+        "1 process": (1, BATCH),
+        "1 process, both batches": (1, 2 * BATCH),
+        "2 processes": (2, BATCH),
+    }
+    results: dict[str, list[tuple[float, float]]] = {name: [] for name in candidates}
     for _ in range(arguments.repeats):
-        for world, values in results.items():
-            values.append(run_group(arguments.objective, world, arguments.steps, arguments.warm_up))
-            print(f"{world} process(es): {values[-1][0]:.3f} s a step, {values[-1][1]:.3f} s of processor", flush=True)
-    timings, medians = {}, {}
-    for world, values in results.items():
-        for kind, column in (("wall", 0), ("processor", 1)):
-            # Of processor time each clip takes the first process's; the group's cores run side by side.
-            per_clip = [value[column] / (BATCH * world) for value in values]
-            name = f"{world} {'process' if world == 1 else 'processes'}, {kind}"
-            medians[world, kind] = statistics.median(per_clip)
-            timings[name] = Timing(medians[world, kind], max(per_clip) - min(per_clip), per_clip)
+        for name, (world, batch) in candidates.items():
+            results[name].append(run_group(arguments.objective, world, batch, arguments.steps, arguments.warm_up))
+            print(f"{name}: {results[name][-1][0]:.3f} s a step, {results[name][-1][1]:.3f} s of processor", flush=True)
+    timings: dict[str, Timing] = {}
+    for name, (world, batch) in candidates.items():
+        for column, kind in enumerate(("wall", "processor")):
+            # Processor seconds are the first process's: were every process on a core of its own, the group would take as long.
+            per_clip = [values[column] / (world * batch) for values in results[name]]
+            timings[f"{name}, {kind}"] = Timing(statistics.median(per_clip), max(per_clip) - min(per_clip), per_clip)
+
+    def ratio(baseline: str, kind: str) -> float:
+        return round(timings[f"{baseline}, {kind}"].median / timings[f"2 processes, {kind}"].median, 3)
+
     extra = {
-        "clips a second, 1 process": round(1 / medians[1, "wall"], 2),
-        "clips a second, 2 processes": round(1 / medians[2, "wall"], 2),
-        "ratio of clips a second, wall clock": round(medians[1, "wall"] / medians[2, "wall"], 3),
-        "ratio by processor time (2 cores, were both free)": round(medians[1, "processor"] / medians[2, "processor"], 3),
         "objective": arguments.objective,
         "batch of each process": BATCH,
         "frames": FRAMES,
+        "clips a second, wall": {name: round(1 / timings[f"{name}, wall"].median, 2) for name in candidates},
+        "2 processes over 1, wall": ratio("1 process", "wall"),
+        "2 processes over 1, by processor time": ratio("1 process", "processor"),
+        "2 processes over 1 with both batches, wall": ratio("1 process, both batches", "wall"),
+        "2 processes over 1 with both batches, by processor time": ratio("1 process, both batches", "processor"),
     }
     report("processes", timings, baseline="1 process, wall", extra=extra, out=arguments.out)
 
