@@ -365,6 +365,7 @@ def test_the_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["doctor", str(folder), "--json", "--split", "val"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["healthy"] and told["clips"] == 2 and len(told["lag_scan"]["frames"]) == 81
+    assert [one["code"] for one in told["findings"]] == ["too_short_to_align"]
     save_pretrained(SyncerPyramid(config=PYRAMID), tmp_path / "syncers")
     main(["doctor", str(folder), "--json", "--syncers", str(tmp_path / "syncers"), "--overfit", "0.01"])
     told = json.loads(capsys.readouterr().out)

@@ -18,7 +18,7 @@ from avsync.audio import MFCC, LogMel
 from avsync.errors import ArgumentError, CorpusError
 from avsync.training.doctor.findings import Finding
 
-FEATURES: dict[str, type[nn.Module]] = {"log_mel": LogMel, "mfcc": MFCC}
+FEATURES: dict[str, type[nn.Module]] = {"log-mel": LogMel, "mfcc": MFCC}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,15 +58,16 @@ def run(args: argparse.Namespace) -> int:
         raise ArgumentError("`--figure`: expected a corpus to draw the scan of, got none")
     examination = Examination(findings=())
     if args.corpus is not None:
-        syncers = None
+        syncers, heard = None, args.features
         if args.syncers is not None:
             import avsync
 
             syncers = avsync.from_pretrained(SyncerPyramid, args.syncers)
+            heard = heard or syncers.config.audio
         examination = examine(
             args.corpus,
             syncers=syncers,
-            features=FEATURES[args.features](),
+            features=FEATURES.get(heard or "log-mel", LogMel)(),
             overfit_seconds=args.overfit,
             split=args.split,
             progress=_progress if sys.stderr.isatty() else None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from avsync.errors import ArgumentError
 from avsync.figures._style import GREY, PALETTE, new_figure, plain_axes
 from avsync.training.doctor.alignment import REACH
-from avsync.training.doctor.examine import Examination
+from avsync.training.doctor.examination import Examination
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,7 +17,7 @@ def examination_figure(examination: Examination) -> Figure:
     """The lag scan of a corpus, and the losses of the batch that was learnt by heart if there was one.
 
     Args:
-        examination: From :func:`avsync.training.doctor.examine.examine`.
+        examination: From :func:`avsync.training.doctor.examination.examine`.
 
     Returns:
         The figure.

@@ -18,7 +18,7 @@ from avsync.motion_features import local_shape
 from avsync.syncer import Embeddings, SyncerPyramid
 from avsync.training.chance import RandomState, rank_generator
 from avsync.training.checkpoint import Stateful
-from avsync.training.doctor.vital_signs import loss_temperatures, vital_signs
+from avsync.training.doctor.vitals import loss_temperatures, vital_signs
 from avsync.training.ema import WeightAverage
 from avsync.training.engine import History, train_loop
 from avsync.training.objectives import OBJECTIVES, LevelObjective, SyncerTrainingConfig
@@ -218,7 +218,7 @@ def train_syncers(
 
     Returns:
         The history: loss, chance level, each level's loss over its chance level, each level's gradient norm before clipping, and the
-        vital signs of the embeddings (:func:`avsync.training.doctor.vital_signs.vital_signs`).
+        vital signs of the embeddings (:func:`avsync.training.doctor.vitals.vital_signs`).
         :func:`avsync.training.doctor.diagnosis.diagnose` says in words what it shows.
 
     Source: paper section 3.1, Figure 1.

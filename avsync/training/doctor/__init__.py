@@ -1,17 +1,17 @@
 """The convergence doctor: checks a corpus before a training, takes a training's vital signs, and reads its history afterwards.
 
-* :func:`~avsync.training.doctor.examine.examine` looks at a corpus (``avsync doctor CORPUS`` on the command line);
+* :func:`~avsync.training.doctor.examination.examine` looks at a corpus (``avsync doctor CORPUS`` on the command line);
 * :func:`~avsync.training.doctor.overfit.overfit_batch` learns one batch by heart;
-* :func:`~avsync.training.doctor.vital_signs.vital_signs` measures embeddings at every step;
+* :func:`~avsync.training.doctor.vitals.vital_signs` measures embeddings at every step;
 * :func:`~avsync.training.doctor.diagnosis.diagnose` says in words what a history shows.
 """
 
 from __future__ import annotations
 
 from avsync.training.doctor.diagnosis import diagnose
-from avsync.training.doctor.examine import Examination, examine
+from avsync.training.doctor.examination import Examination, examine
 from avsync.training.doctor.findings import Finding
 from avsync.training.doctor.overfit import Overfit, overfit_batch
-from avsync.training.doctor.vital_signs import vital_signs
+from avsync.training.doctor.vitals import vital_signs
 
 __all__ = ["Examination", "Finding", "Overfit", "diagnose", "examine", "overfit_batch", "vital_signs"]

@@ -14,7 +14,7 @@ Curve = Sequence[tuple[int, float]]
 STUCK = 0.97
 """A loss above this share of its chance level has learnt nothing that shows."""
 COLLAPSED = 0.02
-"""A spread (:func:`avsync.training.doctor.vital_signs.vital_signs`) below this is one direction."""
+"""A spread (:func:`avsync.training.doctor.vitals.vital_signs`) below this is one direction."""
 TOO_EARLY = 100
 """Steps before which being at chance means nothing."""
 _NO_GRADIENT = 1e-7

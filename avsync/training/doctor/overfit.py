@@ -16,7 +16,7 @@ from avsync.errors import ClipTooShortError
 from avsync.pyramid import shortest_clip
 from avsync.syncer import Embeddings, SyncerPyramid, SyncerPyramidConfig
 from avsync.training.doctor.findings import Finding
-from avsync.training.doctor.vital_signs import vital_signs
+from avsync.training.doctor.vitals import vital_signs
 
 LEARNT = 0.1
 """A loss below this share of its chance level is learnt by heart."""
@@ -39,7 +39,7 @@ class Overfit(NamedTuple):
     curves: list[list[float]]
     """Loss over its chance level at each step, one list a level."""
     spreads: list[float]
-    """Spread of the embeddings at the end; see :func:`avsync.training.doctor.vital_signs.vital_signs`."""
+    """Spread of the embeddings at the end; see :func:`avsync.training.doctor.vitals.vital_signs`."""
 
     @property
     def ratios(self) -> list[float]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from avsync.corpus.clip import Clip
 from avsync.corpus.dataset import ClipBank
 from avsync.errors import ClipTooShortError
+from avsync.landmarks import NUM_POINTS
 from avsync.metrics.multi_scale import MAX_OFFSETS, multi_scale_offset
 from avsync.syncer import SyncerPyramid
 from avsync.training.doctor.alignment import LagScan, check_alignment, check_distances
@@ -151,7 +152,7 @@ def examine(
         if entries and not chosen:
             splits = sorted({str(entry["split"]) for entry in entries})
             findings.append(Finding("error", "no_split", f"no clip is in split {split!r}; there are {splits}."))
-        findings += check_index(chosen)
+        findings += _index_findings(chosen, split)
         clips, total = read_clips(corpus, chosen, findings), len(chosen)
     else:
         clips, total = (clip for clip in corpus if split is None or clip.split == split), 0
@@ -177,7 +178,7 @@ def examine(
         if progress is not None:
             progress(len(facts), total)
     if not isinstance(corpus, str | os.PathLike):
-        findings += check_index([{"id": one.id, "speaker": one.speaker, "split": one.split} for one in facts])
+        findings += _index_findings([{"id": one.id, "speaker": one.speaker, "split": one.split} for one in facts], split)
     if not facts and not any(finding.severity == "error" for finding in findings):
         findings.append(Finding("error", "empty", "there is no clip."))
     findings += check_clips(facts)
@@ -190,7 +191,7 @@ def examine(
             [speaker for speaker, _ in judged], torch.stack([row for _, row in judged]).double().numpy()
         )
     elif syncers is not None and facts:
-        words = f"no clip has the {_CROP + 2 * _MARGIN} frames of 68 points that the syncers need to judge it."
+        words = f"no clip has {_CROP + 2 * _MARGIN} frames of the points that the syncers need, with speech in them."
         findings.append(Finding("note", "syncers_unused", words))
     overfitted = None
     if overfit_seconds and kept and features is not None:
@@ -209,6 +210,11 @@ def examine(
     )
 
 
+def _index_findings(entries: list[dict[str, Any]], split: str | None) -> list[Finding]:
+    """Complaints about names, speakers and splits; that there is one split says nothing where one was asked for."""
+    return [finding for finding in check_index(entries) if split is None or finding.code != "one_split"]
+
+
 def _worth_keeping(kept: list[Clip], clip: Clip) -> bool:
     """Long clips of different speakers make the fairest batch; a few of them are enough."""
     if len(kept) < _OVERFIT_CLIPS:
@@ -219,8 +225,9 @@ def _worth_keeping(kept: list[Clip], clip: Clip) -> bool:
 @torch.no_grad()
 def _judge(clip: Clip, syncers: SyncerPyramid, features: nn.Module) -> list[tuple[str, Tensor]]:
     """Distances of a clip's crops at every offset of level 0."""
-    sizes = syncers.config.syncer
-    if clip.frames < _CROP + 2 * _MARGIN or clip.landmarks.shape[1:] != (sizes.points, sizes.dims):
+    config = syncers.config
+    points = config.syncer.points if config.region == "face" else NUM_POINTS
+    if clip.frames < _CROP + 2 * _MARGIN or clip.landmarks.shape[1:] != (points, config.landmark_dims):
         return []
     crops = ClipBank([clip], features=features).windows(_CROP, stride=_STRIDE, margin=_MARGIN)
     crops = crops.select(crops.speech_fraction > 0.2)
