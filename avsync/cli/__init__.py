@@ -23,6 +23,7 @@ COMMANDS: tuple[str, ...] = (
     "render",
     "offset",
     "score",
+    "evaluate",
     "doctor",
 )
 """Names of the commands, each a module of this package, in the order of the help."""

@@ -1,0 +1,221 @@
+"""The paper's numbers for the output of any method, with intervals, beside bounds that need no network
+
+References are real clips: a corpus, or a folder of <id>.npz with <id>.flac. Predictions are the same ids with a method's landmarks;
+where they have no sound of their own, that of the reference counts. All rows are judged on the same pieces of 80 frames.
+
+  avsync evaluate --refs corpus --split val                                   # the bounds alone
+  avsync evaluate --refs corpus --split val --preds ours=out/a --preds theirs=out/b --out results
+  avsync evaluate --refs real --preds out/a --inception pt_inception-2015-12-05-6726825d.pth --i3d i3d_torchscript.pt
+  avsync evaluate --refs corpus --history ours=runs/a/logs/generator --figures figures
+
+--out DIR writes table.txt, results.json, results.csv and figures/. What is left out is printed, and listed in the JSON; with --strict it
+ends the command with status 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from avsync._files import replacing, write_json
+from avsync.cli._syncers import add_syncer_arguments, device_of, load_syncers
+from avsync.errors import ArgumentError, MissingExtraError
+from avsync.evaluation.evaluate import DEFAULT_FRAMES, SOUND, Evaluation, Networks, evaluate
+from avsync.evaluation.sources import LeftOut, read_tracks
+from avsync.evaluation.tables import CSV_COLUMNS, Table, print_rich, write_csv
+
+JUDGE = "landmarks68-25fps-judge"
+"""Syncers that judge: trained apart from those that guide generators."""
+DETAILS = ("summary", "full", "clips")
+SUMMARY = ("confidence", "abs_offset", "lmd", "velocity_error", "mouth_correlation", "frechet_motion")
+CLIP_COLUMNS = ("row", "id", "start", "speaker", "measure", "level", "value")
+_SHOWN = 10
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``avsync evaluate``."""
+    parser.add_argument("--refs", required=True, metavar="DIR", help="real clips with sound")
+    parser.add_argument(
+        "--preds", action="append", default=[], metavar="[NAME=]DIR", help="a method's landmarks; may be given several times"
+    )
+    parser.add_argument("--split", help="of a corpus as --refs, this split only")
+    add_syncer_arguments(parser, default=JUDGE)
+    parser.add_argument("--no-sync", action="store_true", help="without syncers, and without the sync metrics")
+    parser.add_argument("--device", default="cpu", help="where networks run: cpu, cuda, mps (default: cpu)")
+    parser.add_argument("--frames", type=int, default=DEFAULT_FRAMES, help="frames of a piece (default: %(default)s)")
+    parser.add_argument("--stride", type=int, help="frames from a piece to the next (default: no overlap)")
+    parser.add_argument(
+        "--min-speech", type=float, default=0.2, help="share of frames with speech of a piece (default: %(default)s)"
+    )
+    parser.add_argument("--shift", type=int, default=8, help="frames by which the row 'shifted' is late (default: %(default)s)")
+    parser.add_argument("--cut", action="store_true", help="compare predictions of other lengths too, as far as both reach")
+    parser.add_argument("--sound", choices=SOUND, default="own", help="whose sound counts (default: own, where there is one)")
+    parser.add_argument("--inception", metavar="FILE", help="Inception-v3 of torch-fidelity, for FID and t-FID")
+    parser.add_argument("--i3d", metavar="FILE", help="i3d_torchscript.pt, for FVD")
+    parser.add_argument("--motion-features", metavar="DIR", help="another motion autoencoder than the shipped one")
+    parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap (default: %(default)s)")
+    parser.add_argument(
+        "--level-of-detail",
+        choices=DETAILS,
+        default="full",
+        help="summary: few columns; full: all; clips: values of every piece too, in the JSON and in clips.csv (default: full)",
+    )
+    parser.add_argument("--out", metavar="DIR", help="write table.txt, results.json, results.csv and figures/ here")
+    parser.add_argument("--json", metavar="FILE", help="write results here; - for standard output, without a table")
+    parser.add_argument("--csv", metavar="FILE", help="write results here, a line a row and measure")
+    parser.add_argument("--figures", metavar="DIR", help="write offsets, confidence, faces and training .png here")
+    parser.add_argument(
+        "--history",
+        action="append",
+        default=[],
+        metavar="[NAME=]PATH",
+        help="metrics.csv or history.json of a training, for training.png",
+    )
+    parser.add_argument("--plain", action="store_true", help="print plain text even if rich is installed")
+    parser.add_argument("--strict", action="store_true", help="an error if anything is left out")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read, judge, print, write."""
+    if args.history and not (args.figures or args.out):
+        raise ArgumentError("`--history`: expected --figures or --out beside it, got neither")
+    methods, histories = _named("--preds", args.preds), _named("--history", args.history)
+    networks = _networks(args)
+    refs, left_out = read_tracks(args.refs, split=args.split)
+    preds = {}
+    for name, folder in methods.items():
+        preds[name], unread = read_tracks(folder, row=name)
+        left_out += unread
+    if not refs:
+        raise ArgumentError(f"`--refs`: expected at least one good clip in {args.refs}, got none: {left_out[0].reason}")
+    found = evaluate(
+        refs,
+        preds,
+        networks=networks,
+        frames=args.frames,
+        stride=args.stride,
+        min_speech=args.min_speech,
+        shift=args.shift,
+        cut=args.cut,
+        sound=args.sound,
+        resamples=args.resamples,
+        progress=lambda row: print(f"judging {row}", file=sys.stderr),
+    )
+    left_out += found.left_out
+    _report(left_out)
+    result = found.to_json(clips=args.level_of_detail == "clips")
+    result["settings"] |= {"refs": args.refs, "preds": methods, "syncers": None if args.no_sync else args.syncers}
+    result["left_out"] = [entry._asdict() for entry in left_out]
+    _write(args, found, result)
+    _figures(args, found, histories)
+    if args.json == "-":
+        print(json.dumps(result, indent=2))
+    else:
+        _print(args, found)
+    if args.strict and left_out:
+        print(f"avsync evaluate: error: {len(left_out)} left out, and --strict was given", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _named(option: str, words: list[str]) -> dict[str, str]:
+    """NAME=PATH by name; a path alone is named by its last part."""
+    found: dict[str, str] = {}
+    for word in words:
+        name, equals, path = word.partition("=")
+        if not equals:
+            name, path = Path(word).resolve().name, word
+        if not name or not path or name in found:
+            raise ArgumentError(f"`{option}`: expected NAME=PATH with every name once, got {word!r}")
+        found[name] = path
+    return found
+
+
+def _networks(args: argparse.Namespace) -> Networks:
+    from avsync.metrics import load_i3d, load_inception, load_motion_autoencoder
+
+    device = device_of(args.device)
+    syncers = None if args.no_sync else load_syncers(args)
+    return Networks(
+        syncers=None if syncers is None else syncers.pyramid,
+        transform=None if syncers is None else syncers.transform,
+        motion=None if args.motion_features is None else load_motion_autoencoder(args.motion_features).to(device),
+        inception=None if args.inception is None else load_inception(args.inception).to(device),
+        i3d=None if args.i3d is None else load_i3d(args.i3d).to(device),
+    )
+
+
+def _report(left_out: list[LeftOut]) -> None:
+    for entry in left_out[:_SHOWN]:
+        print(f"left out: {entry.row}, {entry.id}: {entry.reason}", file=sys.stderr)
+    if len(left_out) > _SHOWN:
+        print(f"left out: {len(left_out) - _SHOWN} more, listed in the JSON", file=sys.stderr)
+
+
+def _chosen(args: argparse.Namespace, table: Table) -> Table:
+    if args.level_of_detail != "summary":
+        return table
+    kept = [number for number, measure in enumerate(table.measures) if measure.key in SUMMARY]
+    measures = tuple(table.measures[number] for number in kept)
+    return Table(measures, {row: tuple(cells[number] for number in kept) for row, cells in table.cells.items()})
+
+
+def _text(args: argparse.Namespace, found: Evaluation) -> str:
+    lines = [_head(found), "", _chosen(args, found.table).text()]
+    return "\n".join(lines + [f"\nnote: {note}" for note in found.notes]) + "\n"
+
+
+def _head(found: Evaluation) -> str:
+    clips, speakers = len({piece.id for piece in found.pieces}), len({piece.group for piece in found.pieces})
+    return (
+        f"{len(found.pieces)} pieces of {found.settings['frames']} frames from {clips} clips of {speakers} speakers;"
+        " mean [95 % interval over speakers]"
+    )
+
+
+def _print(args: argparse.Namespace, found: Evaluation) -> None:
+    if not args.plain:
+        try:
+            import rich  # noqa: F401
+        except ImportError:
+            pass
+        else:
+            print(_head(found))
+            print_rich(_chosen(args, found.table), bounds=found.bounds)
+            print("".join(f"note: {note}\n" for note in found.notes), end="")
+            return
+    print(_text(args, found), end="")
+
+
+def _write(args: argparse.Namespace, found: Evaluation, result: dict[str, object]) -> None:
+    out = None if args.out is None else Path(args.out)
+    if out is not None:
+        with replacing(out / "table.txt") as part:
+            part.write_text(_text(args, found), encoding="utf-8")
+    for path in filter(None, (out and out / "results.json", args.json if args.json != "-" else None)):
+        write_json(path, result)
+    for path in filter(None, (out and out / "results.csv", args.csv)):
+        write_csv(path, found.table.rows(), CSV_COLUMNS)
+        if args.level_of_detail == "clips":
+            write_csv(Path(path).with_name("clips.csv"), found.clip_rows(), CLIP_COLUMNS)
+
+
+def _figures(args: argparse.Namespace, found: Evaluation, histories: dict[str, str]) -> None:
+    folders = [Path(folder) for folder in (args.figures, args.out and Path(args.out, "figures")) if folder]
+    if not folders:
+        return
+    try:
+        from avsync.figures import save_figure
+        from avsync.figures.sync import evaluation_figures
+
+        figures = evaluation_figures(found, histories=histories)
+    except MissingExtraError as error:
+        if args.figures:
+            raise
+        print(f"no figures: {error}", file=sys.stderr)
+        return
+    for folder in folders:
+        for name, figure in figures.items():
+            save_figure(figure, folder / f"{name}.png")

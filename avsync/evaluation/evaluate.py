@@ -1,0 +1,342 @@
+"""The numbers of the paper's Tables 2 to 5 for any methods' landmarks, beside the bounds that need no network.
+
+References are real clips, predictions the methods' motion for the sound of the same clips. All are cut into pieces (80 frames in the
+paper), every row is judged on the same pieces, and means come with 95 % intervals over speakers. What is left out, and why, is listed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from avsync._checks import check_choice, check_positive
+from avsync._faces import NUM_POINTS
+from avsync.corpus.clip import FPS
+from avsync.errors import ArgumentError
+from avsync.evaluation.measures import (
+    SET_SECTION,
+    Scores,
+    Sounds,
+    landmark_scores,
+    set_distance,
+    sync_curves,
+    sync_scores,
+)
+from avsync.evaluation.rows import BOUNDS, Piece, bound_motions, cut_pieces, piece_landmarks, piece_waveforms
+from avsync.evaluation.sources import LeftOut, Track, match_tracks
+from avsync.evaluation.tables import Cell, Measure, Table, cell
+from avsync.metrics.feature_nets import FrameFeatures, SequenceFeatures, TrailFeatures
+from avsync.metrics.frechet import load_motion_autoencoder
+from avsync.metrics.multi_scale import MAX_OFFSETS
+from avsync.motion_autoencoder import MotionAutoencoder
+from avsync.syncer import SyncerPyramid
+
+SOUND = ("own", "refs")
+DEFAULT_FRAMES = 80
+"""Frames of a piece: the paper's."""
+
+
+@dataclass(frozen=True, eq=False)
+class Networks:
+    """What judges; None leaves the measures of that network out.
+
+    Attributes:
+        syncers: The pyramid of the sync metrics; better not the one that the methods were trained with.
+        transform: From waveforms to what the syncers hear; by default as their config says.
+        motion: Of the Frechet motion distance; by default the shipped autoencoder.
+        inception: From pictures (pictures, 3, size, size) to features, for FID and t-FID.
+        i3d: From sequences (batch, frames, 3, size, size) to features, for FVD.
+    """
+
+    syncers: SyncerPyramid | None = None
+    transform: nn.Module | None = None
+    motion: nn.Module | None = None
+    inception: nn.Module | None = None
+    i3d: nn.Module | None = None
+
+    def audio_transform(self) -> nn.Module:
+        """What the syncers hear.
+
+        Raises:
+            ArgumentError: Neither the pyramid nor ``transform`` says.
+        """
+        found = self.transform
+        if found is None and self.syncers is not None:
+            found = self.syncers.speech_features()
+        if found is None:
+            raise ArgumentError("`transform`: expected a module, because the syncers' config names no features, got None")
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Results.
+
+    Attributes:
+        table: Means with intervals.
+        pieces: What was judged.
+        scores: For every row, the value of each measure of each piece.
+        motions: For every row, landmarks (pieces, frames, points, dims).
+        left_out: What does not count, and why.
+        notes: What one should know of the numbers.
+        settings: How they were made.
+        bounds: Rows that are yardsticks.
+    """
+
+    table: Table
+    pieces: tuple[Piece, ...]
+    scores: Mapping[str, Scores]
+    motions: Mapping[str, Tensor]
+    left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    bounds: tuple[str, ...] = BOUNDS
+
+    def values(self, row: str, key: str, level: int | None = None) -> Tensor:
+        """One value a piece of a measure, (pieces,) float64; NaN for a piece that has none.
+
+        Raises:
+            ArgumentError: There is no such row or measure.
+        """
+        if row not in self.scores:
+            raise ArgumentError(f"`row`: expected one of {list(self.scores)}, got {row!r}")
+        for number, measure in enumerate(self.scores[row].measures):
+            if (measure.key, measure.level) == (key, level):
+                return self.scores[row].values[number]
+        raise ArgumentError(f"`key`: expected a measure of pieces, got {key!r} at level {level}")
+
+    def clip_rows(self) -> list[dict[str, Any]]:
+        """One dictionary a row, piece and measure: row, id, start, speaker, measure, level, value (None for none)."""
+        rows = []
+        for row, scores in self.scores.items():
+            for number, piece in enumerate(self.pieces):
+                for measure, value in zip(scores.measures, scores.values[:, number].tolist(), strict=True):
+                    rows.append(
+                        {
+                            "row": row,
+                            "id": piece.id,
+                            "start": piece.start,
+                            "speaker": piece.group,
+                            "measure": measure.key,
+                            "level": measure.level,
+                            "value": None if math.isnan(value) else value,
+                        }
+                    )
+        return rows
+
+    def to_json(self, *, clips: bool = False) -> dict[str, Any]:
+        """Plain values; with ``clips`` those of every piece as well."""
+        found: dict[str, Any] = {
+            "settings": dict(self.settings),
+            "pieces": len(self.pieces),
+            "clips": len({piece.id for piece in self.pieces}),
+            "speakers": len({piece.group for piece in self.pieces}),
+            "rows": self.table.rows(),
+            "left_out": [entry._asdict() for entry in self.left_out],
+            "notes": list(self.notes),
+        }
+        if clips:
+            found["values"] = self.clip_rows()
+        return found
+
+
+def evaluate(
+    refs: Mapping[str, Track],
+    methods: Mapping[str, Mapping[str, Track]] | None = None,
+    *,
+    networks: Networks,
+    frames: int = DEFAULT_FRAMES,
+    stride: int | None = None,
+    min_speech: float = 0.2,
+    shift: int = 8,
+    cut: bool = False,
+    sound: str = "own",
+    max_offsets: Sequence[int] = MAX_OFFSETS,
+    resamples: int = 2000,
+    progress: Callable[[str], None] | None = None,
+) -> Evaluation:
+    """Judge methods, and the bounds beside them, on the same pieces of real clips.
+
+    Args:
+        refs: Real clips with sound, by id.
+        methods: Predictions by name of the method and id of the clip; none judges the bounds alone.
+        networks: What judges.
+        frames: Frames of a piece.
+        stride: Frames from a piece to the next, a multiple of 8 for four levels; by default ``frames`` or the next multiple above.
+        min_speech: Share of a piece's frames that must hold speech.
+        shift: Frames by which the row "shifted" is late.
+        cut: Compare predictions of other lengths than their references too, as far as both reach.
+        sound: "own" takes the sound of a prediction where it has one, "refs" always that of its reference.
+        max_offsets: Largest offset searched at each level, in frames of the level.
+        resamples: Of the bootstrap.
+        progress: Told the name of each row before it is judged.
+
+    Returns:
+        :class:`Evaluation`.
+
+    Raises:
+        ArgumentError: Nothing is left to judge, a method has the name of a bound, or an option is impossible.
+        ShapeError: The syncers do not know such landmarks.
+
+    Source: paper sections 4.2 to 4.5; bounds and intervals ours.
+    """
+    check_choice("sound", sound, SOUND)
+    check_positive("frames", frames)
+    check_positive("shift", shift)
+    methods = {} if methods is None else methods
+    taken = sorted(set(methods) & set(BOUNDS))
+    if taken:
+        raise ArgumentError(f"`methods`: expected names other than those of the bounds, got {taken}")
+    step = 1 if networks.syncers is None else 2 ** (networks.syncers.num_levels - 1)
+    stride = -(-frames // step) * step if stride is None else stride
+    check_positive("stride", stride)
+    if stride % step:
+        raise ArgumentError(f"`stride`: expected a multiple of {step} for {networks.syncers and networks.syncers.num_levels} levels, got {stride}")  # fmt: skip
+    if networks.syncers is not None and frames < networks.syncers.shortest_clip():
+        shortest = networks.syncers.shortest_clip()
+        raise ArgumentError(f"`frames`: expected at least {shortest}, a window of the coarsest level, got {frames}")
+
+    refs, left_out = _one_layout(refs)
+    pieces, unused = cut_pieces(refs, frames=frames, stride=stride, min_speech=min_speech)
+    left_out += unused
+    tracks: dict[str, dict[str, Track]] = {}
+    for name, preds in methods.items():
+        tracks[name], unmatched = match_tracks(dict(refs), dict(preds), row=name, cut=cut)
+        left_out += unmatched
+    pieces, uncommon = _common(pieces, tracks, frames)
+    left_out += uncommon
+    if not pieces:
+        reasons = "; ".join(f"{entry.row}, {entry.id}: {entry.reason}" for entry in left_out[:3])
+        raise ArgumentError(f"`refs`: expected at least one piece of {frames} frames to judge, got none ({reasons})")
+
+    motions, notes = bound_motions(refs, pieces, frames=frames, shift=shift)
+    truth, waveforms = motions["ground truth"], piece_waveforms(refs, pieces, frames=frames)
+    order = {"ground truth": truth}
+    order |= {name: piece_landmarks(found, pieces, frames=frames) for name, found in tracks.items()}
+    order |= {name: motion for name, motion in motions.items() if name not in order}
+    sounds = None
+    if networks.syncers is not None:
+        networks.syncers.eval()
+        sounds = Sounds(networks.syncers, networks.audio_transform().eval(), max_offsets=max_offsets)
+    groups = [piece.group for piece in pieces]
+    if len(set(groups)) < 2:
+        notes.append("all pieces are of one speaker: no intervals")
+    scores: dict[str, Scores] = {}
+    cells: dict[str, tuple[Cell, ...]] = {}
+    extractors = _extractors(networks, frames, truth.shape[2])
+    for row, motion in order.items():
+        if progress is not None:
+            progress(row)
+        own = tracks.get(row, {}) if sound == "own" else {}
+        heard = {name: own[name] if name in own and own[name].waveform is not None else refs[name] for name in refs}
+        parts = []
+        if sounds is not None:
+            window = sounds.pyramid.config.syncer.window
+            parts.append(sync_scores(sync_curves(sounds, motion, heard, pieces), window=window))
+        voices = waveforms if not own else piece_waveforms(heard, pieces, frames=frames)
+        parts.append(landmark_scores(motion, truth, voices))
+        scores[row] = Scores(sum((part.measures for part in parts), ()), torch.cat([part.values for part in parts]))
+        means = [cell(values.tolist(), groups, resamples=resamples) for values in scores[row].values]
+        sets = []
+        for measure, extractor, last in extractors:
+            found, note = set_distance(extractor, motion[:, -last:], truth[:, -last:], groups)
+            sets.append(found)
+            if note is not None and f"{measure.title}: {note}" not in notes:
+                notes.append(f"{measure.title}: {note}")
+        cells[row] = (*means, *sets)
+    measures = (*scores["ground truth"].measures, *(measure for measure, _, _ in extractors))
+    notes += _missing(measures, cells, len(pieces))
+    settings = {
+        "frames": frames,
+        "stride": stride,
+        "fps": FPS,
+        "min_speech": min_speech,
+        "shift_frames": shift,
+        "sound": sound,
+        "max_offsets": list(max_offsets)[: 0 if networks.syncers is None else networks.syncers.num_levels],
+        "resamples": resamples,
+        "interval": "95 %, bootstrap over speakers (over clips where speakers are not known)",
+    }
+    return Evaluation(Table(measures, cells), tuple(pieces), scores, order, tuple(left_out), tuple(notes), settings)
+
+
+def _one_layout(refs: Mapping[str, Track]) -> tuple[dict[str, Track], list[LeftOut]]:
+    """References with the points and dims that most of them have."""
+    shapes = [track.landmarks.shape[1:] for track in refs.values()]
+    if not shapes:
+        raise ArgumentError("`refs`: expected at least one clip, got none")
+    common = max(set(shapes), key=shapes.count)
+    left_out = [
+        LeftOut("refs", name, f"expected (points, dims) = {common} as most references have, got {track.landmarks.shape[1:]}")
+        for name, track in refs.items()
+        if track.landmarks.shape[1:] != common
+    ]
+    return {name: track for name, track in refs.items() if track.landmarks.shape[1:] == common}, left_out
+
+
+def _common(
+    pieces: Sequence[Piece], tracks: Mapping[str, Mapping[str, Track]], frames: int
+) -> tuple[list[Piece], list[LeftOut]]:
+    """Pieces that every method has, so that rows compare; and those that one has and another lacks."""
+    kept, left_out = [], []
+    for piece in pieces:
+        lacking = [
+            name for name, found in tracks.items() if piece.id not in found or found[piece.id].frames < piece.start + frames
+        ]
+        if not lacking:
+            kept.append(piece)
+            continue
+        having = [name for name in tracks if name not in lacking]
+        because = [name for name in lacking if piece.id in tracks[name]]  # those without the clip are listed already
+        left_out += [
+            LeftOut(name, piece.id, f"ends before frame {piece.start + frames}: that piece is left out") for name in because
+        ]
+        left_out += [LeftOut(name, piece.id, f"frames from {piece.start}: {lacking} have no such piece") for name in having]
+    return kept, left_out
+
+
+def _extractors(networks: Networks, frames: int, points: int) -> list[tuple[Measure, nn.Module, int]]:
+    """The Frechet distances that can be had: measure, network, and how many of the last frames it sees."""
+    found: list[tuple[Measure, nn.Module, int]] = []
+    if points != NUM_POINTS:
+        return found
+    motion = load_motion_autoencoder() if networks.motion is None else networks.motion
+    if not isinstance(motion, MotionAutoencoder) or frames >= motion.config.window:
+        found.append((Measure("frechet_motion", "motion", "lower", "", SET_SECTION), _TwoDims(motion.eval()), frames))
+    if networks.inception is not None:
+        found.append((Measure("fid", "FID", "lower", "", SET_SECTION, decimals=2), FrameFeatures(networks.inception), frames))
+        measure = Measure("t_fid", "t-FID", "lower", "", SET_SECTION, decimals=2)
+        found.append((measure, TrailFeatures(networks.inception), frames))
+    if networks.i3d is not None:
+        for last in sorted({min(40, frames), frames}):
+            measure = Measure(f"fvd_{last}", f"FVD-{last}", "lower", "", SET_SECTION, decimals=1)
+            found.append((measure, SequenceFeatures(networks.i3d), last))
+    return found
+
+
+class _TwoDims(nn.Module):
+    """The motion features of landmarks that may have a third dim."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, landmarks: Tensor) -> Tensor:
+        return self.network(landmarks[..., :2])
+
+
+def _missing(measures: Sequence[Measure], cells: Mapping[str, tuple[Cell, ...]], pieces: int) -> list[str]:
+    """Where values are means over fewer pieces than the rest."""
+    notes = []
+    for number, measure in enumerate(measures):
+        short = {row: found[number].clips for row, found in cells.items() if found[number].clips < pieces}
+        if short:
+            counts = ", ".join(f"{row}: {count} of {pieces}" for row, count in short.items())
+            level = "" if measure.level is None else f", level {measure.level}"
+            notes.append(f"{measure.title}{level} exists for fewer pieces ({counts})")
+    return notes

@@ -1,0 +1,287 @@
+"""What is measured of pieces of clips: synchrony at every level, distances from the truth, and Frechet distances of whole sets."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from avsync._faces import NUM_POINTS
+from avsync.corpus.clip import FPS
+from avsync.errors import ArgumentError
+from avsync.evaluation.rows import Piece
+from avsync.evaluation.sources import Track
+from avsync.evaluation.tables import Cell, Measure
+from avsync.metrics.beat_align import beat_align
+from avsync.metrics.distance import landmark_distance, landmark_error, mouth_opening_correlation, velocity_error
+from avsync.metrics.frechet import extract_statistics, frechet_distance, gaussian_distance
+from avsync.metrics.multi_scale import MAX_OFFSETS, check_max_offsets
+from avsync.metrics.offset import SyncOffset, sync_offset
+from avsync.metrics.report import face_speed
+from avsync.similarity import unit_norm
+from avsync.syncer import SyncerPyramid
+
+FRECHET_RESAMPLES = 100
+"""Resamples of a Frechet distance, each of which takes eigenvalues."""
+
+
+class Scores(NamedTuple):
+    """Measures and their values, one a piece; NaN for a piece that has none."""
+
+    measures: tuple[Measure, ...]
+    values: Tensor
+    """(measures, pieces) float64."""
+
+
+# --- synchrony ----------------------------------------------------------------------------------------------------------------------
+
+
+def sync_measures(levels: int, *, window: int = 5, fps: float = FPS) -> tuple[Measure, ...]:
+    """The measures of :func:`sync_scores`, level by level.
+
+    Example:
+        >>> [measure.key for measure in sync_measures(1)]
+        ['confidence', 'abs_offset', 'abs_offset_ms', 'offset', 'within_one', 'lse_d', 'distance_at_zero']
+
+    Source: paper section 4.3 (AV-Conf and absolute offset); LSE of Wav2Lip's evaluation; the rest ours.
+    """
+    found = []
+    for level in range(levels):
+        frame = 1000 * 2**level / fps
+        section = f"Synchrony, level {level}: windows of {window * frame:g} ms, frames of {frame:g} ms"
+        found += [
+            Measure("confidence", "confidence (LSE-C)", "higher", "", section, level),
+            Measure("abs_offset", "|offset|", "lower", "frames", section, level, 2),
+            Measure("abs_offset_ms", "|offset|", "lower", "ms", section, level, 0),
+            Measure("offset", "offset", "zero", "frames", section, level, 2),
+            Measure("within_one", "within 1 frame", "higher", "%", section, level, 1),
+            Measure("lse_d", "LSE-D", "lower", "", section, level),
+            Measure("distance_at_zero", "distance at 0", "lower", "", section, level),
+        ]
+    return tuple(found)
+
+
+class Sounds:
+    """Embeddings of the whole sound of clips, computed once for all rows.
+
+    The encoders are dense, so the windows of a piece are found among those of its clip, with true sound around them as far as there is
+    any. The search runs over whatever of the clip's sound exists; offsets that reach beyond it are masked.
+
+    Args:
+        pyramid: Trained syncers.
+        transform: From waveforms (batch, samples) to what they hear.
+        max_offsets: Largest offset at each level, in frames of the level.
+    """
+
+    def __init__(self, pyramid: SyncerPyramid, transform: nn.Module, *, max_offsets: Sequence[int] = MAX_OFFSETS) -> None:
+        check_max_offsets(max_offsets, pyramid.num_levels)
+        self.pyramid, self.transform, self.max_offsets = pyramid, transform, tuple(max_offsets)
+        self.device = next(pyramid.parameters()).device
+        self._held: dict[int, tuple[Track, list[Tensor]]] = {}
+
+    @torch.no_grad()
+    def of(self, track: Track) -> list[Tensor]:
+        """Unit embeddings (windows, embed) of a track's sound at every level."""
+        held = self._held.get(id(track))
+        if held is None:
+            if track.waveform is None:
+                raise ArgumentError(f"`track`: expected sound in {track.id!r}, got none")
+            features = self.transform.to(self.device)(torch.from_numpy(track.waveform)[None].to(self.device))
+            embedded = [unit_norm(level)[0] for level in self.pyramid.embed_audio(features)]
+            held = self._held[id(track)] = (track, embedded)  # the track is kept, so that its id stays its own
+        return held[1]
+
+    def around(self, tracks: Mapping[str, Track], pieces: Sequence[Piece], level: int, windows: int) -> tuple[Tensor, Tensor]:
+        """Windows of pieces and as far as the search goes, (pieces, windows + 2 V, embed), and which of them exist."""
+        reach = self.max_offsets[level]
+        parts, masks = [], []
+        for piece in pieces:
+            embedded = self.of(tracks[piece.id])[level]
+            which = torch.arange(-reach, windows + reach, device=self.device) + piece.start // 2**level
+            inside = (which >= 0) & (which < len(embedded))
+            parts.append(embedded[which.clamp(0, len(embedded) - 1)])
+            masks.append(inside)
+        return torch.stack(parts), torch.stack(masks)
+
+
+@torch.no_grad()
+def sync_curves(sounds: Sounds, motion: Tensor, tracks: Mapping[str, Track], pieces: Sequence[Piece]) -> list[SyncOffset]:
+    """SyncNet's protocol for pieces at every level.
+
+    Args:
+        sounds: Embeddings of the sound.
+        motion: Landmarks (pieces, frames, points, dims).
+        tracks: Whose sound it is, by id.
+        pieces: Where each piece lies in its clip; starts are multiples of ``2**(levels - 1)``.
+
+    Returns:
+        One :class:`avsync.metrics.offset.SyncOffset` a level.
+
+    Source: paper section 4.3.
+    """
+    pyramid = sounds.pyramid
+    parts: list[list[SyncOffset]] = [[] for _ in range(pyramid.num_levels)]
+    for start in range(0, len(pieces), 64):
+        chunk = pieces[start : start + 64]
+        landmarks = motion[start : start + 64, ..., : pyramid.config.landmark_dims].to(sounds.device)
+        for level, embedded in enumerate(pyramid.embed_motion(landmarks)):
+            audio, exists = sounds.around(tracks, chunk, level, embedded.shape[1])
+            reach = sounds.max_offsets[level]
+            found = sync_offset(unit_norm(embedded), audio, max_offset=reach, lead=reach, audio_mask=exists)
+            parts[level].append(SyncOffset(*(x.cpu() for x in found)))
+    return [SyncOffset(*(torch.cat(columns) for columns in zip(*level, strict=True))) for level in parts]
+
+
+def sync_scores(curves: Sequence[SyncOffset], *, fps: float = FPS, window: int = 5) -> Scores:
+    """The numbers of every piece at every level.
+
+    Args:
+        curves: From :func:`sync_curves`.
+        fps: Of level 0.
+        window: Motion frames of a window.
+
+    Returns:
+        :class:`Scores` of :func:`sync_measures`. A face that does not move gives embeddings that may be alike: confidence 0, offset 0.
+    """
+    rows = []
+    for level, sync in enumerate(curves):
+        offset = sync.offset_frames.double().masked_fill(sync.distance.isnan(), torch.nan)
+        within = (offset.abs() <= 1).double().masked_fill(offset.isnan(), torch.nan)
+        rows += [
+            sync.confidence,
+            offset.abs(),
+            offset.abs() * 2**level * 1000 / fps,
+            offset,
+            100 * within,
+            sync.distance,
+            sync.distance_at_zero,
+        ]
+    return Scores(sync_measures(len(curves), fps=fps, window=window), torch.stack([row.double() for row in rows]))
+
+
+# --- landmarks ----------------------------------------------------------------------------------------------------------------------
+
+_LANDMARKS, _DYNAMICS = "Distances from the truth, in heights of its face", "Dynamics"
+LANDMARK_MEASURES = (
+    Measure("lmd", "LMD", "lower", "", _LANDMARKS, decimals=4),
+    Measure("lmd_f", "LMD-f", "lower", "", _LANDMARKS, decimals=4),
+    Measure("error", "all points", "lower", "", _LANDMARKS, decimals=4),
+    Measure("velocity_error", "velocity", "lower", "a second", _LANDMARKS),
+    Measure("mouth_correlation", "mouth opening, correlation", "higher", "", _LANDMARKS),
+    Measure("speed", "speed", "truth", "face heights a second", _DYNAMICS),
+    Measure("beat_motion_to_audio", "Beat Align, motion to audio", "higher", "", _DYNAMICS),
+    Measure("beat_audio_to_motion", "Beat Align, audio to motion", "higher", "", _DYNAMICS),
+)
+"""The measures of :func:`landmark_scores`."""
+
+
+@torch.no_grad()
+def landmark_scores(motion: Tensor, truth: Tensor, waveforms: Tensor, *, fps: float = FPS) -> Scores:
+    """Distances, correlation, speed and Beat Align of every piece.
+
+    Args:
+        motion: (pieces, frames, points, dims).
+        truth: The same shape.
+        waveforms: Sound of the pieces, (pieces, 640 * frames).
+        fps: Frames a second.
+
+    Returns:
+        :class:`Scores` of ``LANDMARK_MEASURES``; those of the mouth are NaN for other than 68 points, and the correlation for a mouth
+        that does not move.
+
+    Source: paper section 4.4 (LMD, LMD-f); the rest as the functions say.
+    """
+    options: dict[str, Any] = {"unit": "face", "reduction": "none"}
+    nothing = torch.full((motion.shape[0],), torch.nan)
+    whole = motion.shape[2] == NUM_POINTS
+    beats = beat_align(motion, waveforms, fps=fps)
+    rows = [
+        landmark_distance(motion, truth, **options) if whole else nothing,
+        landmark_distance(motion, truth, frontal=True, **options) if whole else nothing,
+        landmark_error(motion, truth, **options),
+        velocity_error(motion, truth, **options) * fps,
+        mouth_opening_correlation(motion, truth, reduction="none") if whole else nothing,
+        face_speed(motion, fps=fps),
+        beats.motion_to_audio,
+        beats.audio_to_motion,
+    ]
+    return Scores(LANDMARK_MEASURES, torch.stack([row.double() for row in rows]))
+
+
+# --- sets ---------------------------------------------------------------------------------------------------------------------------
+
+SET_SECTION = "Frechet distances from the real clips"
+
+
+def set_distance(
+    extractor: nn.Module, motion: Tensor, truth: Tensor, groups: Sequence[str], *, resamples: int = FRECHET_RESAMPLES
+) -> tuple[Cell, str | None]:
+    """Frechet distance of a set of pieces from the real ones.
+
+    The interval is the estimate -+ 1.96 standard deviations of the distance over resamples of whole groups, the same in both sets; not
+    their percentiles, because a resample repeats clips, which alone makes the distance larger. Where the network has more than 256
+    features there is none: it would take minutes.
+
+    Args:
+        extractor: From landmarks (batch, frames, points, dims) to features (vectors, features), in eval mode.
+        motion: (pieces, frames, points, dims).
+        truth: The same shape.
+        groups: Speaker of each piece.
+        resamples: How many.
+
+    Returns:
+        The cell, and a note if the set is too small for the features; an empty cell where there is no distance at all.
+
+    Source: paper section 4.2; the interval ours.
+    """
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            features = getattr(extractor, "num_features", None)
+            if features is not None and features > 256:
+                first, second = (extract_statistics(extractor, clips) for clips in (motion, truth))
+                return Cell(float(frechet_distance(first, second)), None, None, len(motion)), _note(told)
+            with torch.no_grad():
+                sets = [torch.cat([extractor(part) for part in clips.split(64)]).double() for clips in (motion, truth)]
+            estimate = float(frechet_distance(*sets))
+        except ArgumentError as error:
+            return Cell(None, None, None, 0), str(error)
+    names = sorted(set(groups))
+    if len(names) < 2 or sets[0].shape[1] > 256:
+        return Cell(estimate, None, None, len(motion)), _note(told)
+    spread = _resampled(sets, [names.index(group) for group in groups], resamples).std()
+    half = 1.96 * float(spread)
+    return Cell(estimate, max(0.0, estimate - half), estimate + half, len(motion)), _note(told)
+
+
+def _note(told: Sequence[warnings.WarningMessage]) -> str | None:
+    return str(told[0].message) if told else None
+
+
+def _resampled(sets: Sequence[Tensor], member: Sequence[int], resamples: int) -> Tensor:
+    """Distances (resamples,) of sets of features (vectors, features), groups drawn anew, the same in each set."""
+    number = max(member) + 1
+    drawn = torch.randint(number, (resamples, number), generator=torch.Generator().manual_seed(0))
+    times = torch.zeros(resamples, number).scatter_add_(1, drawn, torch.ones(resamples, number)).double()
+    centre = sets[-1].mean(0)
+    sums = []
+    for features in sets:
+        each = (features - centre).unflatten(0, (len(member), -1))  # (pieces, vectors of a piece, features)
+        groups = torch.zeros(number, len(member), dtype=torch.float64)
+        groups[torch.tensor(member), torch.arange(len(member))] = 1.0
+        outer = torch.einsum("pvf,pvg->pfg", each, each)
+        counts = groups.sum(1) * each.shape[1]
+        sums.append((counts, groups @ each.sum(1), torch.einsum("gp,pfh->gfh", groups, outer)))
+    distances = []
+    for weights in times:
+        gaussians = []
+        for counts, first, second in sums:
+            count = weights @ counts
+            mean = (weights @ first) / count
+            scatter = torch.einsum("g,gfh->fh", weights, second) - count * torch.outer(mean, mean)
+            gaussians += [mean, scatter / (count - 1)]
+        distances.append(gaussian_distance(*gaussians))
+    return torch.stack(distances)

@@ -1,0 +1,220 @@
+"""What an evaluation reads: references and predictions, from a corpus or from a folder of ``<id>.npz``, and a list of what could not be used.
+
+Nothing is dropped in silence: whatever cannot be read or compared becomes a :class:`LeftOut` with its reason.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from avsync.corpus._clip_checks import check_landmarks
+from avsync.corpus.clip import FPS, INDEX_NAME, SAMPLE_RATE, SAMPLES_PER_FRAME, Clip, Corpus
+from avsync.corpus.dataset import clip_readers
+from avsync.corpus.media import read_audio
+from avsync.errors import CorpusError
+
+SOUNDS = (".flac", ".wav")
+"""Suffixes of the sound beside ``<id>.npz``, in the order in which they are looked for."""
+LENGTH_TOLERANCE = 2
+"""Frames by which a prediction may be longer or shorter than its reference; both are cut to the shorter one."""
+
+FloatArray = npt.NDArray[np.float32]
+
+
+class LeftOut(NamedTuple):
+    """Something that does not count in an evaluation."""
+
+    row: str
+    """Name of the method, or "refs"."""
+    id: str
+    """Name of the clip."""
+    reason: str
+    """Why, in words."""
+
+
+@dataclass(frozen=True, eq=False)
+class Track:
+    """A face over time, with its sound if there is one.
+
+    Attributes:
+        id: Name of the clip.
+        landmarks: (frames, points, dims) float32 in any unit, 25 frames a second.
+        waveform: (640 * frames,) float32 at 16 kHz, or None.
+        speaker: Who speaks, if that is known.
+    """
+
+    id: str
+    landmarks: FloatArray
+    waveform: FloatArray | None = None
+    speaker: str | None = None
+
+    @property
+    def frames(self) -> int:
+        """Number of landmark frames."""
+        return int(self.landmarks.shape[0])
+
+
+def tracks_of_clips(clips: Iterable[Clip], *, row: str = "refs") -> tuple[dict[str, Track], list[LeftOut]]:
+    """Tracks of clips, a corpus' clips that cannot be read left out.
+
+    Args:
+        clips: A :class:`avsync.corpus.clip.Corpus` or any clips.
+        row: Whose they are, for the list of what was left out.
+
+    Returns:
+        Tracks by id, and what was left out.
+
+    Example:
+        >>> from avsync.corpus.synthetic import synthetic_clip
+        >>> tracks, left_out = tracks_of_clips([synthetic_clip(seconds=2.0)])
+        >>> [track.frames for track in tracks.values()], left_out
+        ([50], [])
+
+    Source: ours.
+    """
+    tracks: dict[str, Track] = {}
+    left_out: list[LeftOut] = []
+    for name, read in clip_readers(clips):
+        try:
+            clip = read()
+        except CorpusError as error:
+            left_out.append(LeftOut(row, name, str(error)))
+            continue
+        if clip.fps != FPS:
+            left_out.append(LeftOut(row, name, f"expected {FPS:g} frames a second, got {clip.fps:g}"))
+            continue
+        tracks[clip.id] = Track(clip.id, clip.landmarks, clip.waveform, clip.speaker)
+    return tracks, left_out
+
+
+def read_tracks(
+    folder: str | os.PathLike[str], *, row: str = "refs", split: str | None = None
+) -> tuple[dict[str, Track], list[LeftOut]]:
+    """Read a corpus, or a folder of ``<id>.npz`` with ``<id>.flac`` or ``<id>.wav`` beside them where there is sound.
+
+    An ``npz`` holds ``landmarks`` (frames, points, dims); its ``fps``, if it has one, must be 25. Sound is 16 kHz and lasts as long as
+    the landmarks within one frame; it is cut, or zeros fill it up.
+
+    Args:
+        folder: With or without ``index.json``.
+        row: Whose they are, for the list of what was left out.
+        split: Of a corpus, keep this split only.
+
+    Returns:
+        Tracks by id, and what was left out.
+
+    Raises:
+        CorpusError: There is no such folder, it holds neither an index nor an ``npz``, or the index is damaged.
+        ArgumentError: The corpus has no such split.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.savez(Path(folder, "a.npz"), landmarks=np.ones((50, 68, 2)))
+        ...     np.savez(Path(folder, "b.npz"), landmarks=np.full((50, 68, 2), np.nan))
+        ...     tracks, left_out = read_tracks(folder)
+        >>> list(tracks), [entry.id for entry in left_out]
+        (['a'], ['b'])
+
+    Source: ours.
+    """
+    source = Path(folder)
+    if (source / INDEX_NAME).is_file():
+        return tracks_of_clips(Corpus(source, split=split), row=row)
+    if not source.is_dir():
+        raise CorpusError(f"{source}: expected a folder, found none")
+    files = sorted(source.glob("*.npz"))
+    if not files:
+        raise CorpusError(f"{source}: expected {INDEX_NAME} or files <id>.npz, found neither")
+    tracks: dict[str, Track] = {}
+    left_out: list[LeftOut] = []
+    for file in files:
+        try:
+            tracks[file.stem] = _read_track(file)
+        except CorpusError as error:
+            left_out.append(LeftOut(row, file.stem, str(error)))
+    return tracks, left_out
+
+
+def _read_track(file: Path) -> Track:
+    try:
+        with file.open("rb") as opened:
+            archive = np.load(opened, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile) or "landmarks" not in archive.files:
+                raise CorpusError(f"{file.name}: expected an npz archive with an array 'landmarks', got something else")
+            landmarks = archive["landmarks"]
+            rate = float(archive["fps"]) if "fps" in archive.files else FPS
+    except CorpusError:
+        raise
+    except (OSError, EOFError, TypeError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise CorpusError(f"{file.name}: expected a whole npz archive without pickles, got {type(error).__name__}") from error
+    if not np.issubdtype(landmarks.dtype, np.number) or np.issubdtype(landmarks.dtype, np.complexfloating):
+        raise CorpusError(f"{file.name}: expected numbers as landmarks, got {landmarks.dtype}")
+    if rate != FPS:
+        raise CorpusError(f"{file.name}: expected {FPS:g} frames a second, got {rate:g}")
+    with np.errstate(over="ignore"):
+        landmarks = landmarks.astype(np.float32)
+    check_landmarks(file.stem, file.name, landmarks)
+    sound = next((path for suffix in SOUNDS if (path := file.with_suffix(suffix)).is_file()), None)
+    if sound is None:
+        return Track(file.stem, landmarks)
+    waveform, sample_rate = read_audio(sound)
+    if sample_rate != SAMPLE_RATE:
+        raise CorpusError(f"{sound.name}: expected {SAMPLE_RATE} samples a second, got {sample_rate}")
+    wanted = SAMPLES_PER_FRAME * landmarks.shape[0]
+    if abs(waveform.size - wanted) > SAMPLES_PER_FRAME:
+        raise CorpusError(
+            f"{sound.name}: expected {wanted / SAMPLE_RATE:.2f} s for {landmarks.shape[0]} frames, got"
+            f" {waveform.size / SAMPLE_RATE:.2f} s"
+        )
+    return Track(file.stem, landmarks, np.pad(waveform[:wanted], (0, max(0, wanted - waveform.size))))
+
+
+def match_tracks(
+    refs: dict[str, Track], preds: dict[str, Track], *, row: str, cut: bool = False
+) -> tuple[dict[str, Track], list[LeftOut]]:
+    """Those predictions that can be compared with their references.
+
+    Args:
+        refs: Real clips by id.
+        preds: A method's, by id.
+        row: Name of the method.
+        cut: Take predictions of any length, of which as many frames count as both have. By default lengths may differ by
+            ``LENGTH_TOLERANCE`` frames only.
+
+    Returns:
+        The predictions that stay, and what was left out: predictions without a reference, references without a prediction, and those
+        whose points, dims or lengths do not fit.
+
+    Example:
+        >>> face = np.ones((50, 68, 2), np.float32)
+        >>> match_tracks({"a": Track("a", face)}, {"a": Track("a", face[:20])}, row="mine")[1][0].reason
+        'expected 50 frames as its reference has, within 2, got 20'
+
+    Source: ours.
+    """
+    kept: dict[str, Track] = {}
+    left_out = [LeftOut(row, name, "no reference has this name") for name in preds if name not in refs]
+    for name, ref in refs.items():
+        if name not in preds:
+            left_out.append(LeftOut(row, name, "no prediction has this name"))
+            continue
+        pred = preds[name]
+        if pred.landmarks.shape[1:] != ref.landmarks.shape[1:]:
+            reason = f"expected (points, dims) = {ref.landmarks.shape[1:]} as its reference has, got {pred.landmarks.shape[1:]}"
+            left_out.append(LeftOut(row, name, reason))
+        elif abs(pred.frames - ref.frames) > LENGTH_TOLERANCE and not cut:
+            reason = f"expected {ref.frames} frames as its reference has, within {LENGTH_TOLERANCE}, got {pred.frames}"
+            left_out.append(LeftOut(row, name, reason))
+        else:
+            kept[name] = pred
+    return kept, left_out
