@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 pytest.importorskip("av")
 
+from avsync.corpus._ahead import ahead
 from avsync.corpus.clip import Clip, check_clip, sample_of_frame
 from avsync.corpus.extract import extract, iter_clips
 from avsync.corpus.extraction_report import VideoReport, dropped_seconds, uncovered
@@ -311,3 +313,29 @@ def test_the_iterator_can_be_left_early(tmp_path: Path) -> None:
     clips: Iterator[Clip] = iter_clips(path, detector=Table(lambda n: face_at(20)))
     assert next(clips).frames == 60
     clips.close()  # type: ignore[attr-defined]
+
+
+def test_the_thread_that_runs_ahead_ends_with_its_consumer() -> None:
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(100):
+            made.append(number)
+            yield number
+
+    before = threading.active_count()
+    left = ahead(items(), depth=2)
+    assert [next(left), next(left)] == [0, 1]
+    left.close()
+    assert len(made) < 10 and threading.active_count() == before
+
+    def broken() -> Iterator[int]:
+        yield 1
+        raise KeyError("two")
+
+    failing = ahead(broken())
+    assert next(failing) == 1
+    with pytest.raises(KeyError, match="two"):
+        next(failing)
+    assert threading.active_count() == before
+    assert list(ahead(iter(range(50)), depth=3)) == list(range(50))

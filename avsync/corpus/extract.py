@@ -4,15 +4,16 @@ All times are on the one clock that picture and sound of a file share. A clip be
 ``k`` is the face at ``t0 + k / fps`` and its sample ``s`` the sound at ``t0 + s / 16000``, whatever the file's own frame rate, sample
 rate, start times and gaps are.
 
-The video passes once, a batch of images at a time; of the faces only those of tracks that are not decided yet are held, at most ten
-minutes. A video of any length needs little memory, and clips come while it is still being decoded.
+The video passes once, a batch of images at a time; the next batch is decoded while the detector looks at one. Of the faces only those
+of tracks that are not decided yet are held, at most ten minutes. A video of any length needs little memory, and clips come while it is
+still being decoded.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from avsync._checks import check_choice, check_positive
+from avsync.corpus._ahead import ahead
 from avsync.corpus.clip import SAMPLE_RATE, Clip, sample_of_frame
 from avsync.corpus.cropping import crop_centred, crop_fixed
 from avsync.corpus.detectors import CheckedDetector, Detector, as_detector
@@ -39,7 +41,7 @@ CROPS = ("fixed", "centred", "none")
 
 _TRACK_SECONDS = 600.0  # tracks are decided on at least this often, which bounds what is held of a video
 _CROP_SIZE = 256
-_BATCH_BYTES = 1 << 27  # a batch of larger images is made smaller, for the same reason
+_BATCH_BYTES = 1 << 26  # a batch of larger images is made smaller, for the same reason
 
 
 def extract(video: str | os.PathLike[str], *, report: VideoReport | None = None, **options: object) -> list[Clip]:
@@ -142,7 +144,10 @@ def iter_clips(
         report.width, report.height = source.info.width, source.info.height
         ledger = _Ledger(report)
         persons = _Persons()
-        for tracks in _groups(source, found, ledger, progress, SceneCuts() if scene_cuts else None):
+        # The next images are decoded while the detector looks at these.
+        images = ahead(_batches(source, found.batch_size, SceneCuts() if scene_cuts else None))
+        batches = stack.enter_context(closing(images))
+        for tracks in _groups(source, batches, found, ledger, progress):
             # A track is as long as the time between its first and last image, a clip one frame longer.
             chosen = choose_tracks(tracks, faces, min_seconds=max(0.0, min_seconds - 1 / fps - 1e-6))
             for track, reason in chosen.dropped:
@@ -264,61 +269,69 @@ class _Persons:
         return found
 
 
+class _Image(NamedTuple):
+    time: float
+    picture: npt.NDArray[np.uint8]
+    cut: bool
+
+
+def _batches(source: VideoSource, size: int, cuts: SceneCuts | None) -> Iterator[list[_Image]]:
+    """The images of a video, so many at a time."""
+    batch: list[_Image] = []
+    for frame in source.frames():
+        batch.append(_Image(frame.time, frame.image, cuts is not None and cuts.push(frame.image)))
+        if len(batch) >= min(size, max(1, _BATCH_BYTES // frame.image.nbytes)):
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
 def _groups(
-    source: VideoSource, detector: CheckedDetector, ledger: _Ledger, progress: Progress | None, cuts: SceneCuts | None
+    source: VideoSource,
+    batches: Iterable[list[_Image]],
+    detector: CheckedDetector,
+    ledger: _Ledger,
+    progress: Progress | None,
 ) -> Iterator[list[Track]]:
     """Tracks in groups that no other track overlaps in time, so that each group can be decided on by itself."""
     tracker = FaceTracker(max_seconds=_TRACK_SECONDS)
     start, length = source.info.video_start or 0.0, source.info.seconds or 0.0
     pending: list[Track] = []
-    for time, faces, cut in _detected(source, detector, cuts):
-        ledger.image(time, len(faces) > 0, tracker.max_gap)
-        for track in tracker.push(time, faces, cut=cut):
-            ledger.track(track)
-            pending.append(track)
-        if pending and (tracker.open_since is None or tracker.open_since >= max(track.times[-1] for track in pending)):
-            yield pending
-            pending = []
+    for batch in batches:
+        for image, faces in zip(batch, _detect(source, detector, batch), strict=True):
+            ledger.image(image.time, len(faces) > 0, tracker.max_gap)
+            for track in tracker.push(image.time, faces, cut=image.cut):
+                ledger.track(track)
+                pending.append(track)
+            if pending and (tracker.open_since is None or tracker.open_since >= max(track.times[-1] for track in pending)):
+                yield pending
+                pending = []
         if progress is not None and length > 0:
-            progress(min(1.0, max(0.0, (time - start) / length)))
+            progress(min(1.0, max(0.0, (batch[-1].time - start) / length)))
     for track in tracker.finish():
         ledger.track(track)
         pending.append(track)
     yield pending
 
 
-def _detected(source: VideoSource, detector: CheckedDetector, cuts: SceneCuts | None) -> Iterator[tuple[float, Faces, bool]]:
-    """Time, faces in pixels of the source, and whether a scene begins, of each image."""
-    batch: list[tuple[float, npt.NDArray[np.uint8], bool]] = []
-    for frame in source.frames():
-        batch.append((frame.time, frame.image, cuts is not None and cuts.push(frame.image)))
-        if len(batch) >= min(detector.batch_size, max(1, _BATCH_BYTES // frame.image.nbytes)):
-            yield from _detect(source, detector, batch)
-            batch = []
-    if batch:
-        yield from _detect(source, detector, batch)
-
-
-def _detect(
-    source: VideoSource, detector: CheckedDetector, batch: list[tuple[float, npt.NDArray[np.uint8], bool]]
-) -> Iterator[tuple[float, Faces, bool]]:
-    images = [image for _, image, _ in batch]
+def _detect(source: VideoSource, detector: CheckedDetector, batch: list[_Image]) -> list[Faces]:
+    """The faces of each image, in pixels of the source."""
     try:
-        found = detector(images)
+        found = detector([image.picture for image in batch])
     except AvsyncError:
         raise
     except Exception as error:  # whatever a detector of somebody else's raises, the video and the time must be named
         raise CorpusError(
-            f"{source.path}: the detector {detector.name!r} failed between {batch[0][0]:.2f} and {batch[-1][0]:.2f} s: "
+            f"{source.path}: the detector {detector.name!r} failed between {batch[0].time:.2f} and {batch[-1].time:.2f} s: "
             f"{type(error).__name__}: {error}"
         ) from error
-    height, width = images[0].shape[:2]
-    scale = np.array([source.info.width / width, source.info.height / height], np.float32)
-    for (time, _, cut), faces in zip(batch, found, strict=True):
-        if len(faces) and (width, height) != (source.info.width, source.info.height):
-            # Depth has the scale of the width, as detectors give it.
-            faces = faces * (scale if faces.shape[2] == 2 else np.append(scale, scale[0]))  # noqa: PLW2901
-        yield time, faces, cut
+    height, width = batch[0].picture.shape[:2]
+    if (width, height) == (source.info.width, source.info.height):
+        return found
+    # Depth has the scale of the width, as detectors give it.
+    scale = np.array([source.info.width / width, source.info.height / height, source.info.width / width], np.float32)
+    return [faces * scale[: faces.shape[-1]] if len(faces) else faces for faces in found]
 
 
 class _Part(NamedTuple):

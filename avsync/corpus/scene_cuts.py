@@ -113,7 +113,12 @@ def _signature(image: Image) -> tuple[FloatArray | None, FloatArray]:
     rows, columns = max(1, samples.shape[0] // _SAMPLES), max(1, samples.shape[1] // _SAMPLES)
     side_y, side_x = samples.shape[0] // rows, samples.shape[1] // columns
     whole = samples[: rows * side_y, : columns * side_x].reshape(rows, side_y, columns, side_x, 3)
-    cells: FloatArray = whole.mean(axis=(1, 3), dtype=np.float32)
+    # Nine sums of whole rows: NumPy's mean over two inner axes takes ten times as long.
+    cells: FloatArray = np.zeros((rows, columns, 3), np.float32)
+    for row in range(side_y):
+        for column in range(side_x):
+            cells += whole[:, row, :, column]
+    cells /= np.float32(side_y * side_x)
     # One mean for all three colours: a red scene after a grey one is another composition, a dimmed one is not.
     cells -= cells.mean()
     norm = float(np.sqrt(np.vdot(cells, cells)))
