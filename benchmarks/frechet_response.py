@@ -219,7 +219,8 @@ def main() -> None:
         warnings.simplefilter("ignore", UserWarning)  # halves of a small split may have fewer clips than features
         result = response(options)
     result = {"name": "frechet_response", "metadata": _harness.run_metadata(), **result}
-    write_json(options.out / "frechet_response.json", json.loads(json.dumps(result)))
+    # JSON knows no NaN: what has no value (the correlation of a still mouth) is null there.
+    write_json(options.out / "frechet_response.json", json.loads(json.dumps(result), parse_constant=lambda _: None))
     if options.figure:
         draw(result, options.figure)
 
