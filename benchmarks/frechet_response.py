@@ -196,7 +196,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
         for index, (damage, values) in enumerate(curves.items()):
             panel.plot(result["levels"], values, color=PALETTE[index], marker=MARKERS[index], markersize=4, label=damage)
         panel.set_title(name, fontsize=9)
-        panel.set_yscale("symlog", linthresh=max(min(value for value in values if value > 0) for values in curves.values()))
+        panel.set_yscale("symlog", linthresh=max(min(value for value in values[1:] if value > 0) for values in curves.values()))
         plain_axes(panel)
     for panel in panels[len(shown) :]:
         panel.set_visible(False)
