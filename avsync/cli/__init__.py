@@ -21,6 +21,7 @@ COMMANDS: tuple[str, ...] = (
     "extract",
     "inspect",
     "render",
+    "clean",
     "offset",
     "score",
     "evaluate",

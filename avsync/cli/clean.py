@@ -1,0 +1,107 @@
+"""Estimate and correct the offsets of a whole corpus: sound is moved by whole samples, clips are trimmed, and asked again
+
+avsync clean corpus                                       # estimate, and say what would be corrected
+avsync clean corpus --out corpus-in-sync                  # write the corrected copy
+avsync clean corpus --out corpus-in-sync --pool source    # all clips of a video have one offset
+
+A positive offset says that the audio is early. Clips shorter than 8 seconds are judged together with the other short ones of their video
+(or of their speaker, where videos are not noted), which are taken to have the same offset. Only offsets of which the calibrated syncers
+are sure are corrected, and only if the corrected clips then are in sync. Exit status 1 if a clip cannot be read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from avsync._files import write_json
+from avsync.cli._syncers import add_syncer_arguments, load_syncers, progress_line
+from avsync.errors import ArgumentError
+from avsync.evaluation.clean import POOLS, SMALLEST_SHIFT, CleanReport, ClipOffset, clean_corpus
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``avsync clean``."""
+    parser.add_argument("corpus", metavar="CORPUS", help="a folder with index.json, 25 frames a second")
+    parser.add_argument("--out", metavar="CORPUS2", help="write the corrected copy here")
+    parser.add_argument("--dry-run", action="store_true", help="write no copy, even with --out")
+    add_syncer_arguments(parser, default="landmarks68-25fps")
+    parser.add_argument("--device", default="cpu", help="where the syncers run: cpu, cuda, mps (default: cpu)")
+    parser.add_argument("--pool", choices=POOLS, default="auto", help="which clips have one offset (default: auto)")
+    parser.add_argument("--threshold", type=float, default=0.9, help="probability from which an offset counts (default: 0.9)")
+    parser.add_argument(
+        "--smallest-ms",
+        type=float,
+        default=1000 * SMALLEST_SHIFT,
+        help="leave smaller offsets as they are (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--uncalibrated", action="store_true", help="correct with syncers that have no calibration, unsure or not"
+    )
+    parser.add_argument(
+        "--json", nargs="?", const="-", metavar="FILE", help="print JSON instead of text, or write it to a file beside the text"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Estimate, correct on request, print."""
+    if args.dry_run and args.out is None:
+        print("avsync clean: nothing is written without --out, with or without --dry-run", file=sys.stderr)
+    syncers = load_syncers(args)
+    if syncers.calibration is None and not args.uncalibrated:
+        raise ArgumentError(
+            f"`--calibration`: expected one, for {args.syncers} has none and nobody knows how sure its offsets are; --uncalibrated"
+            " goes on without"
+        )
+    report = clean_corpus(
+        args.corpus,
+        None if args.dry_run else args.out,
+        pyramid=syncers.pyramid,
+        audio_transform=syncers.transform,
+        calibration=syncers.calibration,
+        uncalibrated=args.uncalibrated,
+        pool=args.pool,
+        threshold=args.threshold,
+        smallest=args.smallest_ms / 1000,
+        progress=progress_line("clean"),
+    )
+    for name, reason in report.bad:
+        print(f"avsync clean: left out: {name}: {reason}", file=sys.stderr)
+    if args.json == "-":
+        print(json.dumps(report.to_json(), indent=2))
+    else:
+        print("\n".join(_lines(report)))
+    if args.json not in (None, "-"):
+        write_json(args.json, report.to_json())
+    return 1 if report.bad else 0
+
+
+def _lines(report: CleanReport) -> list[str]:
+    lines = [_line(clip) for clip in report.clips]
+    counts = ", ".join(f"{outcome}: {count}" for outcome, count in report.counts().items() if count)
+    lines += ["", f"{len(report.clips)} clips; {counts}"]
+    before, after = report.histogram(), report.histogram(after=True)
+    lines += ["", "offset in frames of 40 ms (positive: the audio is early), clips before and after"]
+    for frames in sorted(set(before) | set(after)):
+        was, now = before.get(frames, 0), after.get(frames, 0)
+        if was or now:
+            lines.append(f"  {frames:+4d}  {was:5d}  {now:5d}  {_bar(now, report)}")
+    if report.out is not None:
+        lines.append(f"\nthe corrected copy is in {report.out}")
+    return lines
+
+
+def _bar(count: int, report: CleanReport) -> str:
+    return "#" * round(40 * count / max(len(report.clips), 1))
+
+
+def _line(clip: ClipOffset) -> str:
+    if clip.offset_seconds is None:
+        return f"{clip.id}: cannot tell"
+    sure = "" if clip.probability is None else f", {100 * clip.probability:.0f} % sure"
+    text = f"{clip.id}: {1000 * clip.offset_seconds:+.0f} ms (level {clip.level}{sure})"
+    together = "" if clip.pool == clip.id else f", judged with {clip.pool}"
+    after = "" if clip.after_seconds is None else f"; then {1000 * clip.after_seconds:+.0f} ms"
+    lost = f", {clip.dropped_frames} frames shorter" if clip.dropped_frames else ""
+    return f"{text}{together}: {clip.outcome}{lost}{after}"

@@ -1,0 +1,319 @@
+"""The offsets of a whole corpus: estimated, corrected where the syncers are sure, and estimated again.
+
+A correction moves a clip's sound by whole samples (a sixteenth of a millisecond) and trims the clip, so that frame ``k`` is again the
+instant of sample ``640 k`` and nothing is invented: frames without sound, and sound without frames, are dropped. It counts only if the
+corrected clips, asked again, are in sync. Short clips are judged together with others that must have the same offset. Signs as
+everywhere: a positive offset says that the audio is early.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from avsync._checks import check_choice, check_positive
+from avsync._files import replacing
+from avsync.corpus.clip import (
+    FPS,
+    INDEX_NAME,
+    SAMPLE_RATE,
+    SAMPLES_PER_FRAME,
+    Clip,
+    Corpus,
+    Entry,
+    read_clip,
+    write_clip,
+    write_index,
+)
+from avsync.errors import ArgumentError, CorpusError
+from avsync.evaluation.recording import FRAME_SECONDS, OffsetAnswer, Recording, find_offset, recording_report
+from avsync.metrics.calibration import Calibration
+from avsync.metrics.report import LevelSync
+from avsync.syncer import SyncerPyramid
+
+POOLS = ("auto", "clip", "source", "speaker")
+ALONE_SECONDS = 8.0
+"""Length from which "auto" judges a clip by itself; shorter ones are pooled."""
+SMALLEST_SHIFT = 0.02
+"""Seconds, half a frame: smaller offsets are left as they are, for they are within the error of the estimate."""
+OUTCOMES = ("corrected", "in sync", "cannot tell", "not confirmed", "too short")
+"""What becomes of a clip: its sound is moved; its offset is too small to matter; the syncers are not sure of any; they did not find the
+corrected clip in sync; or nothing would be left of it."""
+
+
+@dataclass(frozen=True)
+class ClipOffset:
+    """What was found of a clip.
+
+    Attributes:
+        id: Name of the clip.
+        pool: What it was judged with; its own name if by itself.
+        outcome: One of ``OUTCOMES``.
+        offset_seconds: By how much the audio is early; negative if it is late; None for "cannot tell".
+        level: The level that told.
+        probability: That it is right within a frame of that level; None without a calibration.
+        shift_samples: By how many samples the sound was delayed; 0 if it was not moved.
+        dropped_frames: Frames by which the clip got shorter.
+        after_seconds: Offset of the corrected clips, estimated anew; None if they were not asked, or cannot tell.
+    """
+
+    id: str
+    pool: str
+    outcome: str
+    offset_seconds: float | None
+    level: int | None = None
+    probability: float | None = None
+    shift_samples: int = 0
+    dropped_frames: int = 0
+    after_seconds: float | None = None
+
+    @property
+    def remaining_seconds(self) -> float | None:
+        """The offset that the clip has in the corrected corpus, as far as is known."""
+        return self.after_seconds if self.outcome == "corrected" else self.offset_seconds
+
+
+@dataclass(frozen=True)
+class CleanReport:
+    """What was found of a corpus.
+
+    Attributes:
+        clips: One a clip, in the order of the index.
+        bad: (id, reason) of clips that cannot be read; they are no part of the corrected corpus.
+        out: The corrected corpus; None if none was written.
+    """
+
+    clips: tuple[ClipOffset, ...]
+    bad: tuple[tuple[str, str], ...] = ()
+    out: Path | None = None
+
+    def counts(self) -> dict[str, int]:
+        """How many clips met each of ``OUTCOMES``."""
+        found = Counter(clip.outcome for clip in self.clips)
+        return {outcome: found[outcome] for outcome in OUTCOMES}
+
+    def histogram(self, *, after: bool = False) -> dict[int, int]:
+        """How many clips have each offset, in whole frames of 40 ms; those that cannot tell are in none.
+
+        Args:
+            after: In the corrected corpus instead of the given one.
+        """
+        seconds = [clip.remaining_seconds if after else clip.offset_seconds for clip in self.clips]
+        found = Counter(round(value / FRAME_SECONDS) for value in seconds if value is not None)
+        return {frames: found[frames] for frames in range(min(found), max(found) + 1)} if found else {}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "out": None if self.out is None else str(self.out),
+            "outcomes": self.counts(),
+            "histogram_frames_before": {str(frames): count for frames, count in self.histogram().items()},
+            "histogram_frames_after": {str(frames): count for frames, count in self.histogram(after=True).items()},
+            "clips": [vars(clip) for clip in self.clips],
+            "bad": [list(pair) for pair in self.bad],
+        }
+
+
+def shift_clip(clip: Clip, samples: int) -> Clip | None:
+    """Delay a clip's sound by whole samples and trim the clip to where it has both.
+
+    Args:
+        clip: At 25 frames a second.
+        samples: Delay; negative moves the sound forward. A positive offset is mended by a positive delay.
+
+    Returns:
+        The clip, shorter by the frames that ``samples`` touches: its first ones if the sound is delayed, else its last ones. None if
+        nothing would be left.
+
+    Raises:
+        CorpusError: Another rate.
+
+    Example:
+        >>> import numpy as np
+        >>> clip = Clip("a", "anna", "val", np.ones((3, 68, 2), np.float32), np.arange(1920, dtype=np.float32) / 2000)
+        >>> shifted = shift_clip(clip, 100)
+        >>> shifted.frames, float(shifted.waveform[0] * 2000)  # frame 1 of the old clip, at sample 640, now hears sample 540
+        (2, 540.0)
+
+    Source: ours.
+    """
+    if clip.fps != FPS:
+        raise CorpusError(f"clip {clip.id!r}: expected {FPS:g} frames a second, got {clip.fps:g}")
+    lost = math.ceil(abs(samples) / SAMPLES_PER_FRAME)
+    kept = clip.frames - lost
+    if kept < 1:
+        return None
+    first = lost if samples > 0 else 0
+    start = SAMPLES_PER_FRAME * first - samples
+    waveform = clip.waveform[start : start + SAMPLES_PER_FRAME * kept]
+    return replace(clip, landmarks=clip.landmarks[first : first + kept], waveform=waveform)
+
+
+def pools_of(entries: Sequence[Entry], *, pool: str = "auto") -> dict[str, list[Entry]]:
+    """Which clips are judged together.
+
+    Args:
+        entries: Of the index.
+        pool: "clip" judges each by itself; "source" all of a video (the entries' ``source``, or ``source_path``), "speaker" all of a
+            speaker; "auto" clips of ``ALONE_SECONDS`` by themselves and shorter ones with the other short ones of their source, or
+            of their speaker where sources are not noted.
+
+    Returns:
+        Entries by the name of their pool; what is pooled is taken to have one and the same offset.
+
+    Example:
+        >>> entries = [{"id": f"a{k}", "frames": 50 + 300 * k, "speaker": "anna"} for k in (0, 0, 1)]
+        >>> {name: len(members) for name, members in pools_of(entries).items()}
+        {'speaker anna': 2, 'a1': 1}
+
+    Source: ours.
+    """
+    check_choice("pool", pool, POOLS)
+    found: dict[str, list[Entry]] = {}
+    for entry in entries:
+        source = entry.get("source", entry.get("source_path"))
+        alone = pool == "clip" or (pool == "auto" and entry["frames"] >= ALONE_SECONDS * FPS)
+        if alone:
+            name = str(entry["id"])
+        elif pool == "speaker" or (pool == "auto" and source is None):
+            name = f"speaker {entry['speaker']}"
+        else:
+            name = str(entry["id"]) if source is None else f"source {source}"
+        found.setdefault(name, []).append(entry)
+    return found
+
+
+def clean_corpus(
+    folder: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    pyramid: SyncerPyramid,
+    audio_transform: nn.Module,
+    calibration: Calibration | None = None,
+    uncalibrated: bool = False,
+    pool: str = "auto",
+    threshold: float = 0.9,
+    smallest: float = SMALLEST_SHIFT,
+    progress: Callable[[float], None] | None = None,
+) -> CleanReport:
+    """Estimate the offsets of a corpus, and write a corrected copy.
+
+    Args:
+        folder: The corpus, 25 frames a second.
+        out: The copy, a folder without an index; None writes nothing. Clips that are not corrected are copied as they are. Entries of
+            the index keep their keys; ``sync_shift_ms`` tells by how much the sound was delayed.
+        pyramid: Trained syncers.
+        audio_transform: What they hear.
+        calibration: Of these syncers.
+        uncalibrated: Go on without a calibration: then every clip that moves and speaks is corrected by whatever stands out most.
+        pool: See :func:`pools_of`.
+        threshold: Probability from which an offset counts.
+        smallest: Seconds; smaller offsets are left as they are.
+        progress: Told the share that is done.
+
+    Returns:
+        :class:`CleanReport`.
+
+    Raises:
+        ArgumentError: No calibration, an impossible option, or ``out`` is ``folder`` or holds a corpus already.
+        CorpusError: The index cannot be read.
+        ShapeError: The syncers do not know such landmarks.
+
+    Source: ours.
+    """
+    check_positive("smallest", smallest, allow_zero=True)
+    if not 0 <= threshold <= 1:
+        raise ArgumentError(f"`threshold`: expected a probability from 0 to 1, got {threshold!r}")
+    if calibration is None and not uncalibrated:
+        raise ArgumentError("`calibration`: expected one, without which nobody knows how sure an offset is, got None")
+    source, target = Path(folder), None if out is None else Path(out)
+    corpus = Corpus(source)
+    if target is not None and (target / INDEX_NAME).exists():
+        raise ArgumentError(f"`out`: expected a folder without {INDEX_NAME}, got {target}")
+
+    def measure(recording: Recording) -> list[LevelSync]:
+        return recording_report(
+            recording, pyramid, audio_transform=audio_transform, calibration=calibration, threshold=threshold
+        )
+
+    pools = pools_of(corpus.entries, pool=pool)
+    found: dict[str, ClipOffset] = {}
+    entries: dict[str, Entry] = {}
+    bad: list[tuple[str, str]] = []
+    for number, (name, members) in enumerate(pools.items()):
+        clips = []
+        for entry in members:
+            try:
+                clips.append(read_clip(source, entry))
+            except CorpusError as error:
+                bad.append((entry["id"], str(error)))
+        if clips:
+            offsets, mended = _clean_pool(name, clips, measure, smallest)
+            found |= offsets
+            if target is not None:
+                for entry in members:
+                    if entry["id"] in offsets:
+                        entries[entry["id"]] = _write(entry, offsets[entry["id"]], mended, source, target)
+        if progress is not None:
+            progress((number + 1) / len(pools))
+    order = [entry["id"] for entry in corpus.entries if entry["id"] in found]
+    if target is not None:
+        index = json.loads((source / INDEX_NAME).read_text(encoding="utf-8"))
+        extra = {key: value for key, value in index.items() if key not in ("fps", "sample_rate", "clips")}
+        write_index(target, [entries[name] for name in order], **extra)
+    return CleanReport(tuple(found[name] for name in order), tuple(bad), target)
+
+
+def _clean_pool(
+    name: str, clips: Sequence[Clip], measure: Callable[[Recording], list[LevelSync]], smallest: float
+) -> tuple[dict[str, ClipOffset], dict[str, Clip]]:
+    """What is found of the clips of a pool, and the corrected ones."""
+    answer, _ = find_offset(Recording(name, tuple(clips)), measure)
+    offsets = {
+        clip.id: ClipOffset(clip.id, name, "in sync", answer.seconds, answer.level, answer.probability) for clip in clips
+    }
+    if answer.seconds is None or abs(answer.seconds) < smallest:
+        outcome = "cannot tell" if answer.seconds is None else "in sync"
+        return {key: replace(offset, outcome=outcome) for key, offset in offsets.items()}, {}
+    samples = round(answer.seconds * SAMPLE_RATE)
+    mended = {clip.id: shifted for clip in clips if (shifted := shift_clip(clip, samples)) is not None}
+    after = find_offset(Recording(name, tuple(mended.values())), measure)[0] if mended else OffsetAnswer(None)
+    # A frame is what the finest level's answer is good for; one that is told by a coarse level is good for a frame of that.
+    confirmed = after.seconds is not None and abs(after.seconds) < min(
+        abs(answer.seconds), FRAME_SECONDS * 2 ** (after.level or 0)
+    )
+    for clip in clips:
+        offset = replace(offsets[clip.id], after_seconds=after.seconds)
+        if clip.id not in mended:
+            offset = replace(offset, outcome="too short", after_seconds=None)
+        elif not confirmed:
+            offset = replace(offset, outcome="not confirmed")
+        else:
+            lost = clip.frames - mended[clip.id].frames
+            offset = replace(offset, outcome="corrected", shift_samples=samples, dropped_frames=lost)
+        offsets[clip.id] = offset
+    return offsets, mended
+
+
+def _write(entry: Entry, offset: ClipOffset, mended: Mapping[str, Clip], source: Path, target: Path) -> dict[str, Any]:
+    """Write a clip of the copy, and return its entry."""
+    if offset.outcome != "corrected":
+        for suffix in (".npz", ".flac"):
+            with replacing(target / f"{offset.id}{suffix}") as part:
+                shutil.copyfile(source / f"{offset.id}{suffix}", part)
+        return {**entry, "sync_shift_ms": entry.get("sync_shift_ms", 0.0)}
+    moved = {**entry, **write_clip(mended[offset.id], target)}
+    # Several cleanings add up.
+    moved["sync_shift_ms"] = float(entry.get("sync_shift_ms", 0.0)) + 1000 * offset.shift_samples / SAMPLE_RATE
+    if offset.shift_samples > 0 and isinstance(entry.get("source_start_sec"), int | float):
+        moved["source_start_sec"] = entry["source_start_sec"] + offset.dropped_frames / FPS
+    return moved
