@@ -64,7 +64,7 @@ class Preset:
 _STRONG = AugmentConfig(scale=(0.85, 1.15), rotation=0.2, tempo=(1 / 1.5, 1.5), equaliser_db=3.0, noise_db=4.5)
 
 QUICK = Preset(
-    syncers=SyncerPyramidConfig(syncer=SyncerConfig(width=64, embed=64, frame_blocks=1)),
+    syncers=SyncerPyramidConfig(syncer=SyncerConfig(width=64, embed=64, frame_blocks=1), audio="log-mel"),
     syncer_training=SyncerTrainingConfig(steps=200),
     metric_training=SyncerTrainingConfig(steps=200, objective="margin", margin=1.4),
     generator=GeneratorConfig(hidden=128, position_embed=128, audio_channels=96, branch_width=96, motion_components=16),
@@ -77,7 +77,7 @@ QUICK = Preset(
 """Minutes on two cores, on the synthetic talker."""
 
 SMALL = Preset(
-    syncers=SyncerPyramidConfig(reference="mean"),
+    syncers=SyncerPyramidConfig(reference="mean", audio="log-mel"),
     syncer_training=SyncerTrainingConfig(steps=1000),
     metric_training=SyncerTrainingConfig(steps=1000, objective="margin", margin=1.4),
     augment=_STRONG,
@@ -92,6 +92,7 @@ SMALL = Preset(
 
 PAPER = Preset(
     features="mfcc",
+    syncers=SyncerPyramidConfig(audio="mfcc"),
     synthetic_speakers=200,
     syncer_training=SyncerTrainingConfig(steps=20_000, objective="info_nce", batch_size=32, frames=80, within_clip_weight=0.0),
     metric_training=SyncerTrainingConfig(steps=20_000, objective="margin", batch_size=32, frames=80),

@@ -47,6 +47,8 @@ class Variant:
         motion: "displacement", "shape" or "both".
         region: "face", "mouth" or "head".
         objective: "all_pairs" or, for the judge, "margin".
+        steps: Optimisation steps of levels 0 and 1, from which the coarser ones begin.
+        fine_frames: Frames of each crop that level 0 sees.
         seed: Seed of the training.
     """
 
@@ -55,6 +57,8 @@ class Variant:
     motion: str = "both"
     region: str = "face"
     objective: str = "all_pairs"
+    steps: int = 700
+    fine_frames: int = 80
     seed: int = 0
 
     def pyramid(self) -> SyncerPyramidConfig:
@@ -64,10 +68,15 @@ class Variant:
         )
         return SyncerPyramidConfig(syncer=syncer, audio=self.audio, motion=self.motion, region=self.region, reference="mean")
 
-    def training(self, steps: int) -> SyncerTrainingConfig:
+    def training(self) -> SyncerTrainingConfig:
         """Settings of its training."""
         common = SyncerTrainingConfig(
-            steps=steps, first_share=0.2, short_share=0.3, ema_decay=0.99, fine_frames=160, seed=self.seed
+            steps=self.steps,
+            first_share=0.2,
+            short_share=0.3,
+            ema_decay=0.99,
+            fine_frames=self.fine_frames,
+            seed=self.seed,
         )
         if self.objective == "margin":
             return replace(common, objective="margin", margin=1.4)
@@ -88,10 +97,13 @@ AUGMENT = AugmentConfig(
 """How training crops are varied."""
 
 VARIANTS = {
-    "landmarks68-25fps": Variant("The whole face against log-mel energies: the default of the loss and of the commands."),
+    "landmarks68-25fps": Variant(
+        "The whole face against log-mel energies: the default of the loss and of the commands.", steps=1000, fine_frames=160
+    ),
     "landmarks68-25fps-judge": Variant(
         "An independent judge, trained with SyncNet's margin loss and another seed, for measuring what the default has guided.",
         objective="margin",
+        steps=1000,
         seed=1000,
     ),
     "landmarks68-25fps-mfcc": Variant("The whole face against 26 MFCCs, the paper's sound features.", audio="mfcc"),
@@ -128,7 +140,7 @@ def train_variant(name: str, args: argparse.Namespace) -> None:
         history = train_finest_first(
             pyramid,
             train,
-            variant.training(args.steps),
+            variant.training(),
             WarmStartConfig(),
             fabric=make_fabric(accelerator=args.accelerator, precision=args.precision),
             augment=AUGMENT,
@@ -150,7 +162,7 @@ def train_variant(name: str, args: argparse.Namespace) -> None:
         "train_speakers": len(train.speakers),
         "val_minutes": round(float(val.lengths.sum()) / 1500, 1),
         "val_speakers": len(val.speakers),
-        "steps": args.steps,
+        "steps": variant.steps,
     }
     write_json(work / "numbers.json", numbers)
     target = Path(args.out) / name
@@ -166,7 +178,6 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--out", default="avsync/weights", help="folder of the finished models")
     parser.add_argument("--work", default="runs/pretrain", help="folder of checkpoints, histories and numbers")
-    parser.add_argument("--steps", type=int, default=1000, help="of levels 0 and 1, from which the coarser ones begin")
     parser.add_argument("--evaluate-every", type=int, default=500)
     parser.add_argument("--accelerator", default="auto")
     parser.add_argument("--precision", default="bf16-mixed")

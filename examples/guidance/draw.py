@@ -1,0 +1,76 @@
+"""Pictures of a run: how far the two judges part, and what the faces look like."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from measure import Row
+from torch import Tensor
+
+from avsync.corpus.dataset import Batch, ClipBank
+from avsync.figures import PALETTE, face_strip, landmark_video
+from avsync.figures._style import new_figure, plain_axes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BOUNDS = ("truth", "still")
+
+
+def comparison_figure(rows: Sequence[Row]) -> Figure:
+    """Confidence by the guide and by the judge, as multiples of the truth's, and geometry beside it.
+
+    Args:
+        rows: All rows, "truth" among them.
+
+    Returns:
+        The figure.
+    """
+    truth = next(row for row in rows if row.name == "truth")
+    arms = [row for row in rows if row.name not in BOUNDS]
+    levels = range(len(truth.confidence["judge"]))
+    figure = new_figure(9.6, 3.4)
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1))
+    for index, row in enumerate(arms):
+        color = PALETTE[index % len(PALETTE)]
+        places = [level + (index - (len(arms) - 1) / 2) * 0.13 for level in levels]
+        for axes, role in ((left, "guide"), (middle, "judge")):
+            scale = [true[0] for true in truth.confidence[role]]
+            means, lows, highs = (
+                [interval[part] / size for interval, size in zip(row.confidence[role], scale, strict=True)] for part in range(3)
+            )
+            errors = [[m - low for m, low in zip(means, lows, strict=True)], [h - m for m, h in zip(means, highs, strict=True)]]
+            axes.errorbar(places, means, yerr=errors, fmt="o", color=color, markersize=4, capsize=2, label=row.name)
+        for place, name in enumerate(("off_basis", "jitter")):
+            ratio = [value / truth.geometry[name][0] for value in row.geometry[name]]
+            error = [[ratio[0] - ratio[1]], [ratio[2] - ratio[0]]]
+            right.errorbar(place + (index - (len(arms) - 1) / 2) * 0.1, ratio[0], yerr=error, fmt="o", color=color, capsize=2)
+    for axes, title in ((left, "confidence by the guide"), (middle, "confidence by an independent judge")):
+        axes.set(xticks=list(levels), xlabel="level", title=title)
+    left.set_ylabel("multiple of the true motion's")
+    right.set(xticks=[0, 1], xticklabels=["off the basis", "jitter"], title="geometry", xlim=(-0.6, 1.6), yscale="log")
+    for axes in (left, middle, right):
+        plain_axes(axes)
+        axes.axhline(1.0, color="#999999", linestyle="--", linewidth=1)
+        axes.title.set_fontsize(10)
+    left.set_ylim(bottom=0)
+    middle.set_ylim(bottom=0)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(arms), frameon=False)
+    return figure
+
+
+def sample_strip(faces: Mapping[str, Tensor]) -> Figure:
+    """Ten instants of one clip, the truth and every arm under one another."""
+    return face_strip(faces)
+
+
+def sample_video(path: Path, faces: Mapping[str, Tensor], chosen: int, bank: ClipBank, clips: Any, crops: Batch) -> None:
+    """One clip of every arm beside the truth, with the sound; ``faces`` are (clips, frames, points, dims) each."""
+    clip = next(clip for clip in clips if clip.id == bank.ids[int(crops.clip_index[chosen])])
+    frames = crops.landmarks.shape[1]
+    begin = 640 * int(crops.start[chosen])
+    waveform = torch.from_numpy(clip.waveform[begin : begin + 640 * frames])
+    landmark_video(path, {name: motion[chosen] for name, motion in faces.items()}, waveform=waveform)

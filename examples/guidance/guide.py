@@ -1,0 +1,253 @@
+"""The sync loss in a training loop that is not ours: a plain regression from sound to landmarks, with and without it.
+
+    python examples/guidance/guide.py                        # minutes on two cores, on the embedded synthetic talker
+    python examples/guidance/guide.py --corpus PATH          # a corpus of your own
+    python examples/guidance/guide.py --arms plain guided heavy alone basis --seeds 2
+
+``regressor.py`` holds the model and the loop, which know nothing of avsync but the three lines of the loss; this file only runs
+them and has the result judged by syncers that were not asked during the training. Results lie under ``--out``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from draw import comparison_figure, sample_strip, sample_video
+from measure import Judged, Row, differences, geometry_table, judge, pooled, sync_table
+from regressor import Regressor, train
+from torch import Tensor
+
+from avsync._files import write_json
+from avsync.corpus.clip import Corpus
+from avsync.corpus.dataset import Batch, ClipBank
+from avsync.corpus.synthetic import SyntheticCorpus
+from avsync.errors import AvsyncError, CorpusError
+from avsync.figures import save_figure
+from avsync.motion_basis import principal_motions
+from avsync.pretrained import from_pretrained
+from avsync.sync_loss import MultiScaleSyncLoss
+from avsync.syncer import SyncerPyramid
+
+FRAMES = 80
+MARGIN = 40
+"""Frames of sound around a judged clip, within which its offset is sought."""
+SPEECH_SHARE = 0.4
+"""Share of a judged clip's frames that must hold speech."""
+BASIS_CLIPS = 512
+COMPONENTS = 32
+"""Principal motions of the training faces: the basis of the arm "basis", and what "off the basis" is measured from."""
+HEAVY = 30.0
+"""How many times the recommended weight the arm "heavy" has."""
+
+
+class Arm(NamedTuple):
+    """What one training does differently from the others."""
+
+    about: str
+    mse: float
+    """Weight of the regression loss."""
+    sync: float
+    """Weight of the sync loss, as a multiple of ``--loss-weight``."""
+    warm_up: bool = True
+    basis: bool = False
+    """Whether the model speaks in principal motions instead of in single coordinates."""
+
+
+ARMS = {
+    "plain": Arm("mean squared error alone", mse=1.0, sync=0.0),
+    "guided": Arm("with the sync loss", mse=1.0, sync=1.0),
+    "abrupt": Arm("with the sync loss, no warm-up", mse=1.0, sync=1.0, warm_up=False),
+    "heavy": Arm(f"with {HEAVY:g} times the weight", mse=1.0, sync=HEAVY, warm_up=False),
+    "alone": Arm("sync loss alone", mse=0.0, sync=1.0, warm_up=False),
+    "basis": Arm("sync loss alone, in principal motions", mse=0.0, sync=1.0, warm_up=False, basis=True),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Material:
+    """What is learnt from, and clips of other speakers to judge on."""
+
+    train: ClipBank
+    val: ClipBank
+    val_clips: Any
+    crops: Batch
+    """Judged clips with sound around them."""
+    silent: int
+    """Clips left out for want of speech."""
+    basis: Tensor
+    """Principal motions of the training faces, (components, points, dims), each as far as faces go along it."""
+
+
+def load_material(corpus: str, features: torch.nn.Module, *, speakers: int) -> Material:
+    """Read the corpus, or make the synthetic one.
+
+    Args:
+        corpus: "synthetic", or a folder of clips with the splits "train" and "val".
+        features: Sound features, those which the syncers were trained on.
+        speakers: Training speakers of the synthetic corpus; a quarter as many are made to judge on.
+
+    Raises:
+        CorpusError: The corpus is damaged, or nobody speaks in it.
+    """
+    if corpus == "synthetic":
+        learnt: Any = SyntheticCorpus(split="train", speakers=speakers, clips_per_speaker=4, seconds=12.0)
+        unseen: Any = SyntheticCorpus(split="val", speakers=max(2, speakers // 4), clips_per_speaker=4, seconds=12.0)
+    else:
+        learnt, unseen = Corpus(corpus, split="train"), Corpus(corpus, split="val")
+    bank, val = ClipBank(learnt, features=features), ClipBank(unseen, features=features)
+    crops = val.windows(FRAMES, stride=FRAMES, margin=MARGIN)
+    speaking = crops.speech_fraction >= SPEECH_SHARE
+    if not bool(speaking.any()):
+        raise CorpusError(f"expected clips with speech in at least {SPEECH_SHARE:.0%} of their frames in `val`, got none")
+    faces = bank.sample(BASIS_CLIPS, FRAMES, generator=torch.Generator().manual_seed(0)).landmarks
+    motions, reach = principal_motions(faces, COMPONENTS)
+    return Material(bank, val, unseen, crops.select(speaking), int((~speaking).sum()), motions * reach[:, None, None])
+
+
+def train_arm(
+    arm: Arm, seed: int, material: Material, sync_loss: MultiScaleSyncLoss, arguments: argparse.Namespace
+) -> Regressor:
+    """One training of one arm."""
+    torch.manual_seed(seed)
+    model = Regressor(
+        coeffs=material.train.audio.shape[-1],
+        points=material.train.landmarks.shape[-2],
+        dims=material.train.landmarks.shape[-1],
+        basis=material.basis if arm.basis else None,
+    )
+    chance = torch.Generator().manual_seed(seed)
+
+    def batches() -> tuple[Tensor, Tensor]:
+        batch = material.train.sample(arguments.batch_size, FRAMES, generator=chance)
+        return batch.audio, batch.landmarks
+
+    weight = arm.sync * arguments.loss_weight
+    warm_up = arguments.steps // 3 if arm.warm_up else 0
+    train(model, batches, steps=arguments.steps, mse_weight=arm.mse, sync_loss=sync_loss, sync_weight=weight, warm_up=warm_up)
+    return model.eval()
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Train all arms, judge them, print and write; returns what metrics.json holds."""
+    began = time.process_time()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    sync_loss = MultiScaleSyncLoss.from_pretrained(arguments.weights)
+    pyramids = {
+        "guide": from_pretrained(SyncerPyramid, arguments.weights).eval(),
+        "judge": from_pretrained(SyncerPyramid, arguments.judge).eval(),
+    }
+    speech = pyramids["guide"].speech_features()
+    if speech is None:
+        raise CorpusError(f"`--weights`: expected syncers of features of ours, got {arguments.weights}")
+    material = load_material(arguments.corpus, speech.features, speakers=arguments.speakers)
+    print(f"training on {material.train}")
+    print(f"judging on {len(material.crops)} clips of {material.val} ({material.silent} without speech)", flush=True)
+
+    def judged(name: str, landmarks: Tensor) -> Judged:
+        return judge(name, pyramids, landmarks, material.crops, basis=material.basis, margin=MARGIN)
+
+    truth = material.crops.landmarks
+    rows = [pooled([judged("truth", truth)], material.val, material.crops)]
+    rows.append(pooled([judged("still", truth[:, :1].expand_as(truth))], material.val, material.crops))
+    results: dict[str, list[Judged]] = {}
+    shown: dict[str, Tensor] = {}
+    for name in arguments.arms:
+        results[name] = []
+        for seed in range(arguments.seeds):
+            model = train_arm(ARMS[name], seed, material, sync_loss, arguments)
+            made = generate(model, material.crops)
+            results[name].append(judged(name, made))
+            shown.setdefault(name, made)
+            print(f"[{(time.process_time() - began) / 60:4.1f} min of processor] {name}, seed {seed}", flush=True)
+        rows.append(pooled(results[name], material.val, material.crops))
+    return finish(rows, results, shown, material, arguments, minutes=(time.process_time() - began) / 60)
+
+
+@torch.no_grad()
+def generate(model: Callable[..., Tensor], crops: Batch, *, chunk: int = 128) -> Tensor:
+    """Motion for the sound of every judged clip, from its first face: (clips, frames, points, dims)."""
+    sound = crops.audio[:, 4 * MARGIN : crops.audio.shape[1] - 4 * MARGIN]
+    starts = range(0, len(crops), chunk)
+    return torch.cat([model(sound[start : start + chunk], crops.landmarks[start : start + chunk, 0]) for start in starts])
+
+
+def finish(
+    rows: list[Row],
+    results: dict[str, list[Judged]],
+    shown: dict[str, Tensor],
+    material: Material,
+    arguments: argparse.Namespace,
+    *,
+    minutes: float,
+) -> dict[str, Any]:
+    """Print the tables; write the numbers, the figure, a strip of faces and a video."""
+    compared = [
+        differences("plain", name, results, material.val, material.crops)
+        for name in results
+        if name != "plain" and "plain" in results
+    ]
+    print(f"\n{sync_table(rows)}\n\n{geometry_table(rows)}\n")
+    print("\n".join(line.text() for line in compared))
+    out: Path = arguments.out
+    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
+    metrics = {
+        "processor_minutes": minutes,
+        "settings": settings,
+        "judged_clips": len(material.crops),
+        "arms": {name: ARMS[name]._asdict() for name in results},
+        "rows": [row._asdict() for row in rows],
+        "differences": [line._asdict() for line in compared],
+    }
+    write_json(out / "metrics.json", metrics)
+    save_figure(comparison_figure(rows), out / "guidance.png", dpi=110)
+    faces = {"truth": material.crops.landmarks, **shown}
+    chosen = int(material.crops.speech_fraction.argmax())
+    save_figure(sample_strip({name: motion[chosen] for name, motion in faces.items()}), out / "faces.png", dpi=100)
+    if not arguments.no_video:
+        sample_video(out / "sample.mp4", faces, chosen, material.val, material.val_clips, material.crops)
+    print(f"\n{out}: metrics.json, guidance.png, faces.png" + ("" if arguments.no_video else ", sample.mp4"))
+    return metrics
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", default="synthetic", help="'synthetic', or a folder of clips (default: synthetic)")
+    parser.add_argument("--weights", default="landmarks68-25fps", help="syncers of the loss: a shipped name or a folder")
+    parser.add_argument("--judge", default="landmarks68-25fps-judge", help="syncers that judge: a shipped name or a folder")
+    parser.add_argument("--arms", nargs="+", choices=tuple(ARMS), default=["plain", "guided"], help="what is trained")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of each arm (default: 3)")
+    parser.add_argument("--steps", type=int, default=300, help="of each training (default: 300)")
+    parser.add_argument("--batch-size", type=int, default=8, help="clips of 80 frames a step (default: 8)")
+    parser.add_argument(
+        "--loss-weight", type=float, default=1.0, help="of the sync loss beside the regression loss (default: 1)"
+    )
+    parser.add_argument("--speakers", type=int, default=32, help="training speakers of the synthetic corpus (default: 32)")
+    parser.add_argument("--threads", type=int, help="processor threads (default: torch's choice)")
+    parser.add_argument("--no-video", action="store_true", help="write no sample.mp4, which needs the extra 'media'")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/guidance"), help="folder of the results (default: runs/guidance)"
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run from the command line; errors of ours are one line, not a traceback."""
+    try:
+        run(parse_arguments(arguments))
+    except AvsyncError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,193 @@
+"""What motion is worth: synchrony by the syncers that guided it and by others, and whether it is still a face."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from avsync.corpus.dataset import Batch, ClipBank
+from avsync.landmarks import displacement
+from avsync.metrics import bootstrap_interval
+from avsync.metrics.distance import landmark_error, velocity_error
+from avsync.metrics.offset import sync_offset
+from avsync.syncer import SyncerPyramid
+from avsync.training.syncers import judge_offsets
+
+SHORT = (5, 15)
+"""Frames of the short pieces whose offset is sought at level 0: clips of 80 frames are too easy to tell good motion from better."""
+SEARCH = 15
+
+GEOMETRY = {
+    "error": "distance from the true points, per cent of the face's height",
+    "velocity_error": "length of the difference from the true velocity, per cent of the face's height a frame",
+    "off_basis": "root mean square of what the principal motions of real faces cannot express, per cent of the face's height",
+    "jitter": "mean length of the second difference, per cent of the face's height",
+    "speed": "mean speed, per cent of the face's height a frame",
+}
+
+
+class Judged(NamedTuple):
+    """One training's motion, clip by clip."""
+
+    name: str
+    confidence: dict[str, Tensor]
+    """By judge, (clips, levels)."""
+    within_one: dict[str, Tensor]
+    """By judge, (clips, levels): 1 where the offset is found within one frame of the level, else 0."""
+    short: dict[str, Tensor]
+    """By judge, (clips, lengths): share of a clip's pieces of each of :data:`SHORT` whose offset is found within one frame."""
+    geometry: dict[str, Tensor]
+    """By measure, (clips,)."""
+
+
+class Row(NamedTuple):
+    """One line of the tables, all trainings of an arm together; an interval is (mean, low, high), 95 % over speakers."""
+
+    name: str
+    seeds: int
+    confidence: dict[str, list[tuple[float, float, float]]]
+    within_one: dict[str, list[tuple[float, float, float]]]
+    short: dict[str, list[tuple[float, float, float]]]
+    geometry: dict[str, tuple[float, float, float]]
+    seed_confidence: dict[str, list[list[float]]]
+    """By judge, the mean of each training at each level."""
+
+
+class Difference(NamedTuple):
+    """What an arm has more than another on the same clips, the judge's word; intervals as in :class:`Row`."""
+
+    name: str
+    confidence: list[tuple[float, float, float]]
+    within_one: list[tuple[float, float, float]]
+    short: list[tuple[float, float, float]]
+
+    def text(self) -> str:
+        """Two lines."""
+        confidence = ", ".join(f"{m:+.3f} ({low:+.3f} to {high:+.3f})" for m, low, high in self.confidence)
+        shares = [
+            ", ".join(f"{100 * m:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})" for m, low, high in of)
+            for of in (self.within_one, self.short)
+        ]
+        return (
+            f"{self.name}, by the judge: confidence {confidence}\n  within one frame, in points of per cent: {shares[0]};"
+            f" pieces of {SHORT[0]} and {SHORT[1]} frames {shares[1]}"
+        )
+
+
+@torch.no_grad()
+def judge(
+    name: str, pyramids: Mapping[str, SyncerPyramid], landmarks: Tensor, crops: Batch, *, basis: Tensor, margin: int
+) -> Judged:
+    """Measure motion (clips, frames, points, dims) against the sound and the truth of ``crops``."""
+    motion = Batch(landmarks, crops.audio, crops.clip_index, crops.start, crops.speech_fraction)
+    confidence, within_one, short = {}, {}, {}
+    for role, pyramid in pyramids.items():
+        offsets, confidences, _ = judge_offsets(pyramid, motion, margin=margin)
+        confidence[role] = confidences.mT
+        within_one[role] = (offsets.abs() <= 1).mT.float()
+        pieces = [short_share(pyramid, landmarks, crops.audio, frames, margin=margin) for frames in SHORT]
+        short[role] = torch.stack(pieces, dim=1)
+    return Judged(name, confidence, within_one, short, geometry(landmarks, crops.landmarks, basis))
+
+
+def short_share(
+    pyramid: SyncerPyramid, landmarks: Tensor, audio: Tensor, frames: int, *, margin: int, stride: int = 20
+) -> Tensor:
+    """Share of each clip's pieces, one every ``stride`` frames, whose offset is found within one frame at level 0, (clips,)."""
+    found = []
+    for start in range(0, landmarks.shape[1] - frames + 1, stride):
+        begin = margin + start - SEARCH
+        sound = audio[:, 4 * begin : 4 * (begin + frames + 2 * SEARCH)]
+        motion = normalize(pyramid.embed_motion(landmarks[:, start : start + frames], levels=[0])[0], dim=-1)
+        heard = normalize(pyramid.embed_audio(sound, levels=[0])[0], dim=-1)
+        found.append(sync_offset(motion, heard, max_offset=SEARCH, lead=SEARCH).offset_frames.abs() <= 1)
+    return torch.stack(found, dim=1).float().mean(dim=1)
+
+
+def geometry(landmarks: Tensor, truth: Tensor, basis: Tensor) -> dict[str, Tensor]:
+    """Each of :data:`GEOMETRY` for every clip."""
+    moved = displacement(landmarks, reference=truth[:, 0], scale=1.0)
+    directions = torch.linalg.qr(basis.flatten(1).mT).Q
+    flat = moved.flatten(2)
+    outside = (flat - flat @ directions @ directions.mT).unflatten(-1, moved.shape[2:])
+    step = moved.diff(dim=1)
+    common: Any = {"unit": "face", "reduction": "none"}
+    return {
+        "error": 100 * landmark_error(landmarks, truth, **common),
+        "velocity_error": 100 * velocity_error(landmarks, truth, **common),
+        "off_basis": 100 * outside.square().sum(dim=-1).mean(dim=(1, 2)).sqrt(),
+        "jitter": 100 * step.diff(dim=1).norm(dim=-1).mean(dim=(1, 2)),
+        "speed": 100 * step.norm(dim=-1).mean(dim=(1, 2)),
+    }
+
+
+def _speakers(bank: ClipBank, crops: Batch) -> list[str]:
+    return [bank.clip_speakers[clip] for clip in crops.clip_index.tolist()]
+
+
+def _intervals(values: Tensor, groups: Sequence[str]) -> list[tuple[float, float, float]]:
+    """(clips, columns) to one interval a column."""
+    found = bootstrap_interval(values, groups=groups)
+    return list(zip(*(part.tolist() for part in found), strict=True))
+
+
+def pooled(judged: Sequence[Judged], bank: ClipBank, crops: Batch) -> Row:
+    """The trainings of one arm: every clip counts with its mean over them, speakers are drawn anew."""
+    groups = _speakers(bank, crops)
+    roles = judged[0].confidence
+
+    def mean(of: list[Tensor]) -> Tensor:
+        return torch.stack(of).mean(dim=0)
+
+    return Row(
+        name=judged[0].name,
+        seeds=len(judged),
+        confidence={role: _intervals(mean([one.confidence[role] for one in judged]), groups) for role in roles},
+        within_one={role: _intervals(mean([one.within_one[role] for one in judged]), groups) for role in roles},
+        short={role: _intervals(mean([one.short[role] for one in judged]), groups) for role in roles},
+        geometry={
+            name: _intervals(mean([one.geometry[name] for one in judged])[:, None], groups)[0] for name in judged[0].geometry
+        },
+        seed_confidence={role: [one.confidence[role].mean(dim=0).tolist() for one in judged] for role in roles},
+    )
+
+
+def differences(first: str, second: str, results: Mapping[str, Sequence[Judged]], bank: ClipBank, crops: Batch) -> Difference:
+    """What ``second`` has more than ``first``, clip by clip."""
+    groups = _speakers(bank, crops)
+
+    def more(field: str) -> list[tuple[float, float, float]]:
+        means = [torch.stack([getattr(one, field)["judge"] for one in results[arm]]).mean(dim=0) for arm in (first, second)]
+        return _intervals(means[1] - means[0], groups)
+
+    return Difference(f"{second} less {first}", more("confidence"), more("within_one"), more("short"))
+
+
+def sync_table(rows: Sequence[Row]) -> str:
+    """Confidence with its interval and share within one frame, by the guide and by the judge, level by level."""
+    levels = range(len(rows[0].confidence["judge"]))
+    head = f"{'':<8}{'by':<7}" + "".join(f"{f'confidence {level}':>24}" for level in levels)
+    head += f"{'within one frame, %':>26}{f'{SHORT[0]}, {SHORT[1]} frames, %':>18}"
+    lines = [head]
+    for row in rows:
+        for role in row.confidence:
+            cells = "".join(f"{f'{m:.3f} ({low:.3f} to {high:.3f})':>24}" for m, low, high in row.confidence[role])
+            shares = " ".join(f"{100 * m:5.1f}" for m, _, _ in row.within_one[role])
+            pieces = " ".join(f"{100 * m:5.1f}" for m, _, _ in row.short[role])
+            lines.append(f"{row.name:<8}{role:<7}{cells}{shares:>26}{pieces:>18}")
+    return "\n".join(lines)
+
+
+def geometry_table(rows: Sequence[Row]) -> str:
+    """The measures of :data:`GEOMETRY`, per cent of the face's height, with their intervals."""
+    lines = [f"{'':<8}" + "".join(f"{name.replace('_', ' '):>22}" for name in GEOMETRY)]
+    for row in rows:
+        cells = "".join(
+            f"{f'{m:.2f} ({low:.2f} to {high:.2f})':>22}" for m, low, high in (row.geometry[name] for name in GEOMETRY)
+        )
+        lines.append(f"{row.name:<8}{cells}")
+    return "\n".join(lines)

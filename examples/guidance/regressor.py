@@ -1,0 +1,109 @@
+"""A model and a training loop as many a project has them: convolutions over the sound, mean squared error, Adam.
+
+The loss of avsync comes in as one argument and one term of a sum; nothing else here knows of the library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+SPREAD = 0.05
+"""Typical displacement of a point from where it was in the first frame, in face heights; makes outputs and errors about 1."""
+
+
+class Residual(nn.Module):
+    """A dilated convolution over time, added to what it is given."""
+
+    def __init__(self, width: int, dilation: int) -> None:
+        super().__init__()
+        self.normalise = nn.GroupNorm(1, width)
+        self.mix = nn.Conv1d(width, width, 3, padding=dilation, dilation=dilation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, width, frames) to the same."""
+        return x + nn.functional.gelu(self.mix(self.normalise(x)))
+
+
+class Regressor(nn.Module):
+    """Landmarks from sound features and the first face.
+
+    Args:
+        coeffs: Coefficients of an audio frame.
+        points: Landmarks of a face.
+        dims: Their dimensions.
+        width: Channels.
+        basis: Directions in which faces move, (components, points, dims) in face heights; the model then puts out a weight for each
+            instead of free coordinates.
+    """
+
+    basis: Tensor | None
+
+    def __init__(self, *, coeffs: int, points: int, dims: int, width: int = 128, basis: Tensor | None = None) -> None:
+        super().__init__()
+        self.hear = nn.Sequential(nn.BatchNorm1d(coeffs), nn.Conv1d(coeffs, width, 8, stride=4, padding=2))
+        self.see = nn.Linear(points * dims, width)
+        self.body = nn.Sequential(*(Residual(width, dilation) for dilation in (1, 2, 4, 8, 1)))
+        self.move = nn.Conv1d(width, points * dims if basis is None else len(basis), 1)
+        self.register_buffer("basis", basis)
+
+    def forward(self, audio: Tensor, first: Tensor) -> Tensor:
+        """Landmarks (batch, frames, points, dims) for features (batch, 4 * frames, coeffs) and faces (batch, points, dims)."""
+        height = face_height(first)
+        face = (first - first.mean(dim=1, keepdim=True)) / height[:, None, None]
+        hidden = self.hear(audio.mT) + self.see(face.flatten(1))[..., None]
+        motion = self.move(self.body(hidden)).mT
+        if self.basis is None:
+            displacement = SPREAD * motion.unflatten(-1, first.shape[1:])
+        else:
+            displacement = 0.3 * torch.einsum("btc,cpd->btpd", motion, self.basis)
+        return first[:, None] + height[:, None, None, None] * displacement
+
+
+def face_height(face: Tensor) -> Tensor:
+    """Height of faces (batch, points, dims), (batch,)."""
+    return face[..., 1].amax(dim=1) - face[..., 1].amin(dim=1)
+
+
+def train(
+    model: nn.Module,
+    batches: Callable[[], tuple[Tensor, Tensor]],
+    *,
+    steps: int,
+    mse_weight: float,
+    sync_loss: nn.Module,
+    sync_weight: float,
+    warm_up: int,
+    learning_rate: float = 2e-3,
+) -> None:
+    """The loop.
+
+    Args:
+        model: Trained in place.
+        batches: Returns features (batch, 4 * frames, coeffs) and landmarks (batch, frames, points, dims).
+        steps: How many.
+        mse_weight: Weight of the mean squared error.
+        sync_loss: The loss of avsync.
+        sync_weight: Its weight in the end; 0 leaves it out.
+        warm_up: Steps over which the weight rises from 0.
+        learning_rate: Of Adam; falls to 0 along a cosine.
+    """
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    model.train()
+    for step in range(steps):
+        features, target = batches()
+        first_face = target[:, 0]
+        landmarks = model(features, first_face)
+        error = (landmarks - target) / (SPREAD * face_height(first_face))[:, None, None, None]
+        loss = mse_weight * error.square().mean()
+        if sync_weight:
+            weight = sync_weight * min(1.0, (step + 1) / max(warm_up, 1))
+            loss = loss + weight * sync_loss(landmarks, features, reference=first_face).total
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
