@@ -4,7 +4,7 @@ SyncNet needs the file with its published weights, syncnet_v2.model, which is no
 or as well; they also score a clip of a corpus, CORPUS/ID. Of several faces at once the largest is scored.
 
   avsync score talk.mp4 --syncnet syncnet_v2.model --detector mediapipe
-  avsync score *.mp4 --syncers runs/judge --json > scores.json
+  avsync score talk.mp4 other.mp4 --syncers runs/judge --json > scores.json
 
 Higher confidence (LSE-C) and lower distance (LSE-D) are better; a positive offset says that the audio is early. Distances and
 confidences compare with others of the same network only. Exit status 1 if a recording could not be scored.

@@ -90,7 +90,7 @@ def face_paths(
 
     Args:
         path: The video.
-        detector: See :func:`avsync.corpus.detectors.as_detector`. Faces of two points are boxes, by opposite corners.
+        detector: See :func:`avsync.corpus.detectors.protocol.as_detector`. Faces of two points are boxes, by opposite corners.
         faces: "largest", "stable" or "all"; see :func:`avsync.corpus.tracks.choose_tracks`.
         min_seconds: Shortest track; 4 in the published pipeline.
         progress: Called now and then with the share of the video that has passed, 0 to 1.

@@ -67,7 +67,7 @@ def read_recording(
 
     Args:
         target: A video file, or CORPUS/ID, a folder with an index and the id of one of its clips.
-        detector: For videos; see :func:`avsync.corpus.detectors.as_detector`.
+        detector: For videos; see :func:`avsync.corpus.detectors.protocol.as_detector`.
         min_seconds: Shortest stretch of a video with a face that is used.
         progress: Called now and then with the share of a video that has passed, 0 to 1.
 

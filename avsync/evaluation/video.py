@@ -88,7 +88,7 @@ def score_video(
     Args:
         path: The video, of any rate and size.
         syncnet: With its published weights, from :meth:`avsync.syncnet.SyncNet.from_file`; other weights give other numbers.
-        detector: "face-alignment", "mediapipe", "module:name" or a callable; see :func:`avsync.corpus.detectors.as_detector`.
+        detector: "face-alignment", "mediapipe", "module:name" or a callable; see :func:`avsync.corpus.detectors.protocol.as_detector`.
         device: Where to compute; the network is moved there. By default where it is.
         batch_size: Windows embedded at once, 1 to 128.
         max_offset: Largest offset searched, in pictures of 40 ms; 15 in the published evaluations.

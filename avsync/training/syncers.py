@@ -21,13 +21,12 @@ from avsync.training.checkpoint import Stateful
 from avsync.training.doctor.vitals import loss_temperatures, vital_signs
 from avsync.training.ema import WeightAverage
 from avsync.training.engine import History, train_loop
-from avsync.training.objectives import OBJECTIVES, LevelObjective, SyncerTrainingConfig
+from avsync.training.objectives import LevelObjective, SyncerTrainingConfig
 from avsync.training.processes import Precision, Trained, world_group
 from avsync.training.schedule import cosine_schedule, set_learning_rate
 from avsync.training.store import CheckpointStore
 
 __all__ = [
-    "OBJECTIVES",
     "LevelReport",
     "SyncerTrainingConfig",
     "average_shape",

@@ -54,6 +54,8 @@ nitpick_ignore_regex = [
         r"py:.*",
         r"(Tensor|Module|Generator|Path|PathLike|Any|Callable|Iterable|Iterator|Mapping|Sequence|Literal|Self|NDArray|Figure|optional)",
     ),
+    # Annotations of constants are cut at their first comma.
+    (r"py:class", r"(dict|list|set|tuple)\[\w+"),
     (r"py:.*", r"(int|float|str|bool|bytes|dict|list|tuple|set|object|type|None|callable|ndarray)"),
     (
         r"py:(exc|class)",
