@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -230,7 +231,7 @@ def test_all_faces_become_clips_of_persons_with_the_sound_of_their_time(tmp_path
 
 
 def test_a_person_keeps_the_number_where_long_tracks_are_handed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("avsync.corpus.extract._TRACK_SECONDS", 3.0)
+    monkeypatch.setattr(sys.modules[iter_clips.__module__], "_TRACK_SECONDS", 3.0)
     path = film(tmp_path / "a.mp4", [0] * 200)
     detector = Table(lambda n: [face_at(2, 14), face_at(40, 20)] if n >= 10 else [face_at(2, 14)])
     report = VideoReport(source="a")
