@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -22,16 +24,18 @@ import torch
 from draw import comparison_figure, sample_strip, sample_video
 from measure import Judged, Row, differences, geometry_table, judge, pooled, sync_table
 from regressor import Regressor, train
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from avsync._files import write_json
+from avsync._files import replacing, write_json
 from avsync.corpus.clip import Corpus
 from avsync.corpus.dataset import Batch, ClipBank
 from avsync.corpus.synthetic import SyntheticCorpus
 from avsync.errors import AvsyncError, CorpusError
 from avsync.figures import save_figure
 from avsync.motion_basis import principal_motions
-from avsync.pretrained import from_pretrained
+from avsync.pretrained import from_pretrained, model_folder
 from avsync.sync_loss import MultiScaleSyncLoss
 from avsync.syncer import SyncerPyramid
 
@@ -112,9 +116,10 @@ def load_material(corpus: str, features: torch.nn.Module, *, speakers: int) -> M
 
 
 def train_arm(
-    arm: Arm, seed: int, material: Material, sync_loss: MultiScaleSyncLoss, arguments: argparse.Namespace
+    name: str, seed: int, material: Material, sync_loss: MultiScaleSyncLoss, arguments: argparse.Namespace
 ) -> Regressor:
-    """One training of one arm."""
+    """One training of one arm; one that lies in ``--out`` already, of the same settings, is read instead."""
+    arm = ARMS[name]
     torch.manual_seed(seed)
     model = Regressor(
         coeffs=material.train.audio.shape[-1],
@@ -122,6 +127,17 @@ def train_arm(
         dims=material.train.landmarks.shape[-1],
         basis=material.basis if arm.basis else None,
     )
+    asked = ("corpus", "steps", "batch_size", "loss_weight", "speakers")
+    weights = hashlib.sha256((model_folder(arguments.weights) / "model.safetensors").read_bytes()).hexdigest()
+    settings = json.dumps(
+        {"seed": seed, "weights": weights, **arm._asdict(), **{key: str(getattr(arguments, key)) for key in asked}}
+    )
+    path: Path = arguments.out / "models" / f"{name}-{seed}.safetensors"
+    if path.is_file():
+        with safe_open(path, framework="pt") as file:
+            if (file.metadata() or {}).get("settings") == settings:
+                model.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118 (no mapping)
+                return model.eval()
     chance = torch.Generator().manual_seed(seed)
 
     def batches() -> tuple[Tensor, Tensor]:
@@ -131,6 +147,8 @@ def train_arm(
     weight = arm.sync * arguments.loss_weight
     warm_up = arguments.steps // 3 if arm.warm_up else 0
     train(model, batches, steps=arguments.steps, mse_weight=arm.mse, sync_loss=sync_loss, sync_weight=weight, warm_up=warm_up)
+    with replacing(path) as part:
+        save_file(model.state_dict(), part, metadata={"settings": settings})
     return model.eval()
 
 
@@ -162,7 +180,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     for name in arguments.arms:
         results[name] = []
         for seed in range(arguments.seeds):
-            model = train_arm(ARMS[name], seed, material, sync_loss, arguments)
+            model = train_arm(name, seed, material, sync_loss, arguments)
             made = generate(model, material.crops)
             results[name].append(judged(name, made))
             shown.setdefault(name, made)
@@ -225,10 +243,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--judge", default="landmarks68-25fps-judge", help="syncers that judge: a shipped name or a folder")
     parser.add_argument("--arms", nargs="+", choices=tuple(ARMS), default=["plain", "guided"], help="what is trained")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each arm (default: 3)")
-    parser.add_argument("--steps", type=int, default=300, help="of each training (default: 300)")
+    parser.add_argument("--steps", type=int, default=150, help="of each training (default: 150)")
     parser.add_argument("--batch-size", type=int, default=8, help="clips of 80 frames a step (default: 8)")
     parser.add_argument(
-        "--loss-weight", type=float, default=1.0, help="of the sync loss beside the regression loss (default: 1)"
+        "--loss-weight", type=float, default=0.3, help="of the sync loss beside the regression loss (default: 0.3)"
     )
     parser.add_argument("--speakers", type=int, default=32, help="training speakers of the synthetic corpus (default: 32)")
     parser.add_argument("--threads", type=int, help="processor threads (default: torch's choice)")
