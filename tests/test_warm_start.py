@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from avsync.errors import ArgumentError, ConfigError
 from avsync.motion_features import local_shape
 from avsync.speech_features import SpeechFeatures
 from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
+from avsync.training import warm_start
 from avsync.training.processes import make_fabric
 from avsync.training.syncers import SyncerTrainingConfig, average_shape, draw_reference, train_syncers
 from avsync.training.warm_start import WarmStartConfig, train_finest_first
@@ -62,9 +64,30 @@ def test_a_coarse_level_begins_with_the_finer_ones_weights(bank: ClipBank, fabri
     pyramid = SyncerPyramid(config=PYRAMID)
     frozen = WarmStartConfig(first_level=1, steps=1, learning_rate=0.0)
     histories = train_finest_first(pyramid, bank, TRAINING, frozen, fabric=fabric, progress=False)
-    assert list(histories) == ["fine", "level1", "level2"]
+    assert list(histories) == ["fine", "level1-run0", "level2-run0"]
     torch.testing.assert_close(weights(pyramid, 1), weights(pyramid, 0))
     torch.testing.assert_close(weights(pyramid, 2), weights(pyramid, 0))
+
+
+def test_the_mean_of_several_runs_is_kept(bank: ClipBank, fabric: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[tuple[list[int], int, torch.Tensor]] = []
+
+    def noting(
+        pyramid: SyncerPyramid, _: ClipBank, settings: SyncerTrainingConfig, *, levels: list[int], **options: Any
+    ) -> Any:
+        history = train_syncers(pyramid, _, settings, levels=levels, **options)
+        found.append((levels, settings.seed, weights(pyramid, levels[-1])))
+        return history
+
+    monkeypatch.setattr(warm_start, "train_syncers", noting)
+    pyramid = SyncerPyramid(config=dataclasses.replace(PYRAMID, num_levels=2))
+    settings = WarmStartConfig(first_level=1, steps=2, runs=3)
+    train_finest_first(pyramid, bank, TRAINING, settings, fabric=fabric, progress=False)
+    assert [levels for levels, _, _ in found] == [[0], [1], [1], [1]]
+    assert len({seed for _, seed, _ in found}) == 4
+    runs = torch.stack([value for _, _, value in found[1:]])
+    assert (runs - runs[0]).abs().max() > 0
+    torch.testing.assert_close(weights(pyramid, 1), runs.mean(0))
 
 
 def test_stages_that_were_interrupted_end_alike(bank: ClipBank, fabric: object, tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 Speech has no scale of its own: what a syncer has learnt of windows of 400 ms holds, played slower, for windows of 800 ms, of which a
 corpus has half as many. A level that begins with the finer level's weights is better before its first step than one trained from
-nothing, and few steps at a small rate are then enough, too few to learn the training clips by heart.
+nothing, and few steps at a small rate are then enough, too few to learn the training clips by heart. Several such runs stay so close
+to where they began that the mean of their weights is a network too, and a better one than any of them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from avsync.corpus.augment import AugmentConfig
 from avsync.corpus.crops import CropBank
@@ -29,14 +33,16 @@ class WarmStartConfig:
         first_level: The finest of them; the levels below it are trained from nothing.
         steps: Optimisation steps of each of them.
         learning_rate: Peak rate of each of them.
+        runs: Trainings of each of them, on other crops, the mean of whose weights is kept.
     """
 
     first_level: int = 2
     steps: int = 120
     learning_rate: float = 4e-4
+    runs: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("first_level", "steps"):
+        for name in ("first_level", "steps", "runs"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}`: expected at least 1, got {getattr(self, name)}")
 
@@ -71,20 +77,14 @@ def train_finest_first(
         **options: Further ones of :func:`avsync.training.syncers.train_syncers`, for every stage.
 
     Returns:
-        The history of each stage, by its name: "fine", "level2", ...
+        The history of each stage, by its name: "fine", "level2-run0", ...
 
-    Source: ours.
+    Source: ours; means of the weights of several runs are known as model soups.
     """
     fine = list(range(min(warm_start.first_level, pyramid.num_levels)))
-    stages = [("fine", fine, config)]
-    for level in range(len(fine), pyramid.num_levels):
-        # Another seed: other crops than the stages before have seen.
-        later = replace(config, steps=warm_start.steps, learning_rate=warm_start.learning_rate, seed=config.seed + level)
-        stages += [(f"level{level}", [level], later)]
-    histories = {}
-    for stage, levels, settings in stages:
-        if stage != "fine":
-            pyramid.syncers[levels[0]].load_state_dict(pyramid.syncers[levels[0] - 1].state_dict())
+    histories: dict[str, History] = {}
+
+    def train(stage: str, levels: list[int], settings: SyncerTrainingConfig) -> None:
         histories[stage] = train_syncers(
             pyramid,
             bank,
@@ -98,4 +98,21 @@ def train_finest_first(
             name=f"{name} {stage}",
             **options,
         )
+
+    train("fine", fine, config)
+    later = replace(config, steps=warm_start.steps, learning_rate=warm_start.learning_rate)
+    for level in range(len(fine), pyramid.num_levels):
+        finer = _weights(pyramid, level - 1)
+        found = []
+        for run in range(warm_start.runs):
+            pyramid.syncers[level].load_state_dict(finer)
+            # Another seed: other crops than the stages before have seen.
+            train(f"level{level}-run{run}", [level], replace(later, seed=config.seed + 10 * level + run))
+            found.append(_weights(pyramid, level))
+        mean = {key: torch.stack([weights[key] for weights in found]).mean(dim=0) for key in finer}
+        pyramid.syncers[level].load_state_dict(mean)
     return histories
+
+
+def _weights(pyramid: SyncerPyramid, level: int) -> dict[str, Tensor]:
+    return {key: value.detach().clone() for key, value in pyramid.syncers[level].state_dict().items()}

@@ -141,7 +141,7 @@ def train_variant(name: str, args: argparse.Namespace) -> None:
             pyramid,
             train,
             variant.training(),
-            WarmStartConfig(),
+            WarmStartConfig(runs=4),
             fabric=make_fabric(accelerator=args.accelerator, precision=args.precision),
             augment=AUGMENT,
             checkpoint=work / "checkpoints",
