@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from avsync._files import write_json
-from avsync.audio import MFCC, LogMel
 from avsync.corpus.clip import Corpus
 from avsync.corpus.dataset import Batch, ClipBank
 from avsync.figures import save_figure
@@ -149,19 +148,20 @@ def _together(results: list[dict[str, Any]], level: int, kinds: Sequence[str]) -
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--pyramid", type=Path, required=True, help="folder of a saved SyncerPyramid")
+    arguments.add_argument("--pyramid", required=True, help="folder of a saved SyncerPyramid, or the name of a shipped one")
     arguments.add_argument(
         "--corpus", type=Path, required=True, help="corpus whose split holds people the pyramid has not seen"
     )
     arguments.add_argument("--split", default="val", help="that split (default: val)")
-    arguments.add_argument("--features", choices=("log_mel", "mfcc"), default="log_mel", help="what the pyramid was trained on")
     arguments.add_argument("--frames", type=int, nargs="+", default=[40, 80, 160], help="lengths of crops (default: 40 80 160)")
     arguments.add_argument("--stride", type=int, default=20, help="frames from crop to crop (default: 20)")
     arguments.add_argument("--out", type=Path, required=True, help="folder for the three files")
     options = arguments.parse_args()
     pyramid = from_pretrained(SyncerPyramid, options.pyramid)
-    features = LogMel() if options.features == "log_mel" else MFCC()
-    bank = ClipBank(Corpus(options.corpus, split=options.split), features=features)
+    transform = pyramid.speech_features()
+    if transform is None:
+        arguments.error(f"{options.pyramid} was trained on features of its own, which have no name to make them by")
+    bank = ClipBank(Corpus(options.corpus, split=options.split), features=transform.features)
     found = measure(bank, pyramid, options.frames, options.stride)
     levels = pyramid.num_levels
     halves, trusting = crosswise(found, 0.5), crosswise(found, 1.0)
