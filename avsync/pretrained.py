@@ -16,6 +16,7 @@ from typing import TypeVar
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from avsync._checks import import_extra
 from avsync._files import replacing, write_json
@@ -30,6 +31,8 @@ WEIGHTS = Path(__file__).parent / "weights"
 FILES = ("config.json", "model.safetensors")
 """The two files of a model."""
 
+_SCALE = ":scale"
+"""What the name of a row's scales ends with, beside the name of an 8-bit matrix."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -96,8 +99,9 @@ def save_pretrained(model: torch.nn.Module, folder: str | os.PathLike[str], *, d
     Args:
         model: A module with ``config_class`` and ``config``, such as :class:`avsync.syncer.SyncerPyramid`.
         folder: Where to write; made if it is not there. Files already there are replaced, each whole or not at all.
-        dtype: Type that floating-point weights are stored in, such as ``torch.float16`` for half the size; None keeps theirs.
-            They are read into the model's own type.
+        dtype: Type that floating-point weights are stored in; None keeps theirs. ``torch.float16`` halves the file; ``torch.int8``
+            halves it again, matrices as whole numbers and one scale a row, the rest in float16. They are read into the model's own
+            type.
 
     Raises:
         ArgumentError: ``model`` has no config.
@@ -117,14 +121,37 @@ def save_pretrained(model: torch.nn.Module, folder: str | os.PathLike[str], *, d
     target = Path(folder)
     if not dataclasses.is_dataclass(getattr(model, "config", None)):
         raise ArgumentError(f"`model`: expected a module with a dataclass `config`, got {type(model).__name__}")
-    weights = {}
+    weights: dict[str, Tensor] = {}
     for name, value in model.state_dict().items():
-        stored = value.to(dtype) if dtype is not None and value.is_floating_point() else value
-        weights[name] = stored.detach().cpu().contiguous().clone()
+        weights |= _stored(name, value.detach().cpu(), dtype)
     with replacing(target / "model.safetensors") as temporary:
         save_file(weights, temporary)
     config = config_to_dict(model.config)
     write_json(target / "config.json", {"format": FORMAT, "class": type(model).__name__, "config": config})
+
+
+def _stored(name: str, value: Tensor, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """A tensor as it lies in the file; an 8-bit one is two."""
+    if dtype is None or not value.is_floating_point():
+        return {name: value.contiguous().clone()}
+    if dtype != torch.int8 or value.ndim < 2:
+        return {name: value.to(torch.float16 if dtype == torch.int8 else dtype).contiguous().clone()}
+    rows = value.flatten(1).float()
+    scale = (rows.abs().amax(dim=1) / 127).clamp_min(torch.finfo(torch.float16).tiny).half().float()
+    whole = (rows / scale[:, None]).round().clamp(-127, 127)
+    return {name: whole.to(torch.int8).reshape(value.shape), f"{name}{_SCALE}": scale.half()}
+
+
+def _restored(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a model from those of its file."""
+    restored = {}
+    for name, value in weights.items():
+        scale = weights.get(f"{name}{_SCALE}")
+        if scale is not None:
+            restored[name] = (value.flatten(1).float() * scale.float()[:, None]).reshape(value.shape)
+        elif not name.endswith(_SCALE):
+            restored[name] = value
+    return restored
 
 
 def from_pretrained(model_class: type[Model], folder: str | os.PathLike[str], *, revision: str | None = None) -> Model:
@@ -169,7 +196,7 @@ def from_pretrained(model_class: type[Model], folder: str | os.PathLike[str], *,
         raise CheckpointError(f"`folder`: expected {expected} in {source / 'config.json'}, got {found}")
     try:
         model = model_class(config=config_from_dict(model_class.config_class, description.get("config")))  # type: ignore[attr-defined]
-        model.load_state_dict(weights)
+        model.load_state_dict(_restored(weights))
     except (ArgumentError, RuntimeError) as error:
         raise CheckpointError(f"`folder`: the weights and the config in {source} do not fit together: {error}") from error
     return model.eval()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from avsync import _files
@@ -123,15 +124,27 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 PYRAMIDS = sorted(name for name in shipped_models() if 'class": "SyncerPyramid' in (WEIGHTS / name / FILES[0]).read_text())
 
 
-def test_half_precision_halves_the_file_and_comes_back_in_single(saved: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 1e-3), (torch.int8, 1 / 127)])
+def test_short_numbers_are_read_as_single_precision(saved: Path, tmp_path: Path, dtype: torch.dtype, tolerance: float) -> None:
     model = from_pretrained(SyncerPyramid, saved)
-    save_pretrained(model, tmp_path / "half", dtype=torch.float16)
-    back = from_pretrained(SyncerPyramid, tmp_path / "half")
+    save_pretrained(model, tmp_path / "short", dtype=dtype)
+    back = from_pretrained(SyncerPyramid, tmp_path / "short")
     for name, value in back.state_dict().items():
+        expected = model.state_dict()[name]
         assert value.dtype == torch.float32
-        torch.testing.assert_close(value, model.state_dict()[name], atol=1e-3, rtol=1e-3)
-    whole, half = ((folder / FILES[1]).stat().st_size for folder in (saved, tmp_path / "half"))
-    assert half < 0.75 * whole
+        # An 8-bit number is off by at most half a step, and a step is 1/127 of the row's largest.
+        assert float((value - expected).abs().max()) <= tolerance * float(expected.abs().max()) + 1e-6
+    stored = load_file(tmp_path / "short" / FILES[1])
+    assert {value.dtype for value in stored.values()} == {torch.float16, dtype}
+
+
+def test_rows_of_zeros_stay_zeros(tmp_path: Path) -> None:
+    model = SyncerPyramid(config=CONFIG)
+    with torch.no_grad():
+        for value in model.parameters():
+            value.zero_()
+    save_pretrained(model, tmp_path, dtype=torch.int8)
+    assert not any(value.any() for value in from_pretrained(SyncerPyramid, tmp_path).parameters())
 
 
 def test_what_ships_is_small_and_described() -> None:

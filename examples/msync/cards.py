@@ -15,7 +15,8 @@ _CARD = """# {name}
 {about}
 
 Four syncers, one a level of the pyramid (windows of 200, 400, 800 and 1600 ms), for 68 iBUG landmarks in two dimensions at 25 frames a
-second and 16 kHz sound. Motion: {motion} of the {region}; sound: {audio}; objective: {objective}. Weights in float16.
+second and 16 kHz sound. Motion: {motion} of the {region}; sound: {audio}; objective: {objective}. {width} channels; weights in 8 bits, one scale a
+row.
 
 ```python
 from avsync import MultiScaleSyncLoss, SyncerPyramid, from_pretrained
@@ -38,7 +39,7 @@ Trained by `python examples/msync/pretrain.py --corpus PATH --variants {name}` (
 ## Numbers
 
 Share of clips of 80 frames (3.2 s), with the sound around them, whose offset is found within one frame of the level; search of 15, 15, 8
-and 5 frames to both sides. A clip counts if at least {speech_share:.0%} of its frames are within 20 dB of the recording's loud ones:
+and 5 frames to both sides. A clip counts if at least {speech_share:.0f} % of its frames are within 20 dB of the recording's loud ones:
 {clips} clips do, {left_out} do not. Intervals: 95 %, bootstrap over speakers.
 
 | level | within one frame | exact |
@@ -94,9 +95,10 @@ def write_card(path: Path, name: str, variant: Variant, numbers: dict[str, Any])
         about=variant.about,
         motion={"both": "displacement and shape"}.get(variant.motion, variant.motion),
         region=variant.region,
+        width=variant.width,
         audio={"log-mel": "26 log-mel energies", "mfcc": "26 MFCCs"}[variant.audio],
         objective={"all_pairs": "InfoNCE", "margin": "margin loss"}[variant.objective],
-        speech_share=fixed["speech_share"],
+        speech_share=100 * fixed["speech_share"],
         clips=fixed["clips"],
         left_out=fixed["left_out"],
         levels=levels,

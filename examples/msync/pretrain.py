@@ -9,6 +9,7 @@ an interrupted run goes on with ``--resume``. ``python -m benchmarks.calibrate``
 from __future__ import annotations
 
 import argparse
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,13 @@ import torch
 from cards import write_card
 from curves import fixed_clips, short_clips
 
-from avsync._files import write_json
+from avsync._files import replacing, write_json
 from avsync.corpus.augment import AugmentConfig
 from avsync.corpus.clip import Corpus
 from avsync.corpus.dataset import ClipBank
 from avsync.encoders import SyncerConfig
 from avsync.motion_features import REGIONS, motion_channels
-from avsync.pretrained import from_pretrained, save_pretrained
+from avsync.pretrained import FILES, from_pretrained, save_pretrained
 from avsync.speech_features import SpeechFeatures
 from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
 from avsync.training.processes import make_fabric
@@ -49,6 +50,7 @@ class Variant:
         objective: "all_pairs" or, for the judge, "margin".
         steps: Optimisation steps of levels 0 and 1, from which the coarser ones begin.
         fine_frames: Frames of each crop that level 0 sees.
+        width: Channels of the encoders; the special pyramids are smaller, so that all of them fit into a small package.
         seed: Seed of the training.
     """
 
@@ -59,12 +61,17 @@ class Variant:
     objective: str = "all_pairs"
     steps: int = 700
     fine_frames: int = 80
+    width: int = 64
     seed: int = 0
 
     def pyramid(self) -> SyncerPyramidConfig:
         """Sizes of the model."""
         syncer = SyncerConfig(
-            points=len(REGIONS[self.region]), dims=motion_channels(self.motion, DIMS), window_blocks=2, dropout=0.05
+            points=len(REGIONS[self.region]),
+            dims=motion_channels(self.motion, DIMS),
+            width=self.width,
+            window_blocks=2,
+            dropout=0.05,
         )
         return SyncerPyramidConfig(syncer=syncer, audio=self.audio, motion=self.motion, region=self.region, reference="mean")
 
@@ -98,12 +105,16 @@ AUGMENT = AugmentConfig(
 
 VARIANTS = {
     "landmarks68-25fps": Variant(
-        "The whole face against log-mel energies: the default of the loss and of the commands.", steps=1000, fine_frames=160
+        "The whole face against log-mel energies: the default of the loss and of the commands.",
+        steps=1000,
+        fine_frames=160,
+        width=128,
     ),
     "landmarks68-25fps-judge": Variant(
         "An independent judge, trained with SyncNet's margin loss and another seed, for measuring what the default has guided.",
         objective="margin",
         steps=1000,
+        width=128,
         seed=1000,
     ),
     "landmarks68-25fps-mfcc": Variant("The whole face against 26 MFCCs, the paper's sound features.", audio="mfcc"),
@@ -152,8 +163,8 @@ def train_variant(name: str, args: argparse.Namespace) -> None:
             name=name,
         )
         write_json(work / "history.json", history)
-        save_pretrained(pyramid, work / "model", dtype=torch.float16)
-    # Judged as it is shipped: in half precision on disk.
+        save_pretrained(pyramid, work / "model", dtype=torch.int8)
+    # Judged as it is shipped, in 8 bits on disk.
     shipped = from_pretrained(SyncerPyramid, work / "model")
     numbers: dict[str, Any] = {
         "levels": fixed_clips(shipped, val, frames=80, stride=20, margin=MARGIN, speech_share=SPEECH_SHARE),
@@ -166,7 +177,9 @@ def train_variant(name: str, args: argparse.Namespace) -> None:
     }
     write_json(work / "numbers.json", numbers)
     target = Path(args.out) / name
-    save_pretrained(shipped, target, dtype=torch.float16)
+    for file in FILES:
+        with replacing(target / file) as part:
+            shutil.copyfile(work / "model" / file, part)
     write_card(target / "README.md", name, variant, numbers)
     print(f"{name}: written to {target}")
 
