@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from avsync import landmark_views as views
 from avsync import landmarks as lm
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
 
@@ -117,7 +118,7 @@ def test_mouth_opening_by_hand() -> None:
 def test_augmentation_is_one_similarity_a_clip(seed: int, batch: tuple[int, ...], dim: int) -> None:
     x = clips(seed, *batch, 4, 68, dim)
     generator = torch.Generator().manual_seed(seed)
-    y = lm.augment(x, rotation=0.5, translation=0.3, generator=generator)
+    y = views.augment(x, rotation=0.5, translation=0.3, generator=generator)
     assert y.shape == x.shape
     flat_x, flat_y = x.reshape(-1, 4 * 68, dim), y.reshape(-1, 4 * 68, dim)
     renamed = lm.flip(x).reshape(-1, 4 * 68, dim)
@@ -132,7 +133,7 @@ def test_augmentation_is_one_similarity_a_clip(seed: int, batch: tuple[int, ...]
 @given(seeds)
 def test_augmentation_moves_the_first_centroid_by_the_translation_only(seed: int) -> None:
     x = clips(seed, 5, 4, 68, 2)
-    y = lm.augment(x, translation=0.1, generator=torch.Generator().manual_seed(seed))
+    y = views.augment(x, translation=0.1, generator=torch.Generator().manual_seed(seed))
     shift = (y[:, 0].mean(1) - x[:, 0].mean(1)).abs() / lm.face_height(x)[:, None]
     assert shift.max() <= 0.1 + 1e-9
     assert shift.max() > 0.001
@@ -140,30 +141,32 @@ def test_augmentation_moves_the_first_centroid_by_the_translation_only(seed: int
 
 def test_augmentation_off_is_the_identity_and_chance_is_the_generators() -> None:
     x = clips(0, 3, 4, 68, 2)
-    torch.testing.assert_close(lm.augment(x, scale=(1, 1), translation=0, rotation=0, flip_probability=0), x)
+    torch.testing.assert_close(views.augment(x, scale=(1, 1), translation=0, rotation=0, flip_probability=0), x)
     torch.testing.assert_close(
-        lm.augment(x, scale=(1, 1), translation=0, rotation=0, flip_probability=1),
+        views.augment(x, scale=(1, 1), translation=0, rotation=0, flip_probability=1),
         lm.flip(x - x[:, :1].mean(2, keepdim=True)) + x[:, :1].mean(2, keepdim=True),
     )
     state = torch.get_rng_state()
-    first, again, other = (lm.augment(x, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    first, again, other = (views.augment(x, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert torch.equal(state, torch.get_rng_state())
-    assert lm.augment(x[..., :5, :], flip_probability=0).shape == (3, 4, 5, 2)
+    assert views.augment(x[..., :5, :], flip_probability=0).shape == (3, 4, 5, 2)
 
 
 def test_the_flipped_share_is_as_asked() -> None:
     x = clips(0, 1000, 1, 68, 2)
-    y = lm.augment(x, scale=(1, 1), translation=0, rotation=0, flip_probability=0.3, generator=torch.Generator().manual_seed(0))
+    y = views.augment(
+        x, scale=(1, 1), translation=0, rotation=0, flip_probability=0.3, generator=torch.Generator().manual_seed(0)
+    )
     share = (y != x).flatten(1).any(1) & ((y - x).flatten(1).abs().amax(1) > 1e-6)
     assert 0.25 < share.double().mean() < 0.35
 
 
 def test_module_equals_the_function_in_training_and_rests_in_evaluation() -> None:
     x = clips(0, 2, 4, 68, 2)
-    module = lm.LandmarkAugment(scale=(0.5, 2.0), translation=0.2, rotation=0.3, flip_probability=0.7)
-    expected = lm.augment(
+    module = views.LandmarkAugment(scale=(0.5, 2.0), translation=0.2, rotation=0.3, flip_probability=0.7)
+    expected = views.augment(
         x, scale=(0.5, 2.0), translation=0.2, rotation=0.3, flip_probability=0.7, generator=torch.Generator().manual_seed(3)
     )
     assert torch.equal(module(x, generator=torch.Generator().manual_seed(3)), expected)
@@ -178,7 +181,9 @@ def test_gradients() -> None:
     assert torch.autograd.gradcheck(lm.displacement, small)
     assert torch.autograd.gradcheck(lambda v: lm.normalise(v, reference="mean").landmarks, small)
     assert torch.autograd.gradcheck(lambda v: lm.accumulate(v[:, 0], lm.velocity(v)), small)
-    (lm.flip(x).sum() + lm.mouth_opening(x).sum() + lm.augment(x, generator=torch.Generator().manual_seed(0)).sum()).backward()
+    (
+        lm.flip(x).sum() + lm.mouth_opening(x).sum() + views.augment(x, generator=torch.Generator().manual_seed(0)).sum()
+    ).backward()
     assert x.grad is not None and torch.isfinite(x.grad).all()
 
 
@@ -197,7 +202,7 @@ def test_gradients() -> None:
         (lambda: lm.flip(torch.zeros(3, 20, 2)), r"points=68.*got \(3, 20, 2\)"),
         (lambda: lm.flip(torch.zeros(3, 68, 1)), r"dims>=2.*got \(3, 68, 1\)"),
         (lambda: lm.mouth_opening(torch.zeros(3, 20, 2)), r"points=68"),
-        (lambda: lm.augment(torch.zeros(3, 20, 2)), r"points=68"),
+        (lambda: views.augment(torch.zeros(3, 20, 2)), r"points=68"),
         (lambda: lm.displacement(torch.zeros(3, 68, 2, dtype=torch.int64)), r"floating"),
         (lambda: lm.displacement(torch.zeros(3, 0, 2)), r"got \(3, 0, 2\)"),
         (lambda: lm.accumulate(torch.zeros(4, 2), torch.zeros(3, 5, 2)), r"`first` and `velocity`"),
@@ -225,7 +230,7 @@ def test_too_short_and_wrong_values() -> None:
         {"flip_probability": 2.0},
     ):
         with pytest.raises(ArgumentError, match=next(iter(settings))):
-            lm.augment(x, **settings)
+            views.augment(x, **settings)
 
 
 def test_compiles_whole() -> None:

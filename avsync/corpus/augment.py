@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from avsync._faces import face_height
 from avsync.errors import ArgumentError, ConfigError
-from avsync.landmarks import augment as augment_landmarks
+from avsync.landmark_views import augment as augment_landmarks
 
 FRAMES_PER_SECOND = 25.0
 """Landmark frames a second of every crop."""
@@ -25,7 +25,7 @@ _EQUALISER_POINTS = 6  # a curve of about an octave and a half a point: rooms an
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """How training crops are varied; see :func:`avsync.landmarks.augment`.
+    """How training crops are varied; see :func:`avsync.landmark_views.augment`.
 
     The displacement that the syncer sees knows neither position nor size, so of the kinds for landmarks the flip and the rotation
     are what changes its input; scale and translation matter to models that see positions, as the generator does.
