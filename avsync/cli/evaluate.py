@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from avsync._files import replacing, write_json
@@ -73,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="[NAME=]PATH",
         help="metrics.csv or history.json of a training, for training.png",
     )
-    parser.add_argument("--plain", action="store_true", help="print plain text even if rich is installed")
+    parser.add_argument("--plain", action="store_true", help="print plain text on a terminal too, even if rich is installed")
     parser.add_argument("--strict", action="store_true", help="an error if anything is left out")
 
 
@@ -176,16 +177,11 @@ def _head(found: Evaluation) -> str:
 
 
 def _print(args: argparse.Namespace, found: Evaluation) -> None:
-    if not args.plain:
-        try:
-            import rich  # noqa: F401
-        except ImportError:
-            pass
-        else:
-            print(_head(found))
-            print_rich(_chosen(args, found.table), bounds=found.bounds)
-            print("".join(f"note: {note}\n" for note in found.notes), end="")
-            return
+    if not args.plain and sys.stdout.isatty() and find_spec("rich") is not None:
+        print(_head(found))
+        print_rich(_chosen(args, found.table), bounds=found.bounds)
+        print("".join(f"note: {note}\n" for note in found.notes), end="")
+        return
     print(_text(args, found), end="")
 
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from avsync._checks import import_extra
 from avsync._files import replacing
-from avsync.errors import MissingExtraError
 from avsync.metrics.bootstrap import bootstrap_interval
 
 BETTER = ("higher", "lower", "zero", "truth")
@@ -207,25 +207,20 @@ def print_rich(table: Table, *, bounds: Sequence[str] = ()) -> None:
 
     Source: ours.
     """
-    try:
-        from rich.console import Console
-        from rich.table import Table as RichTable
-        from rich.text import Text
-    except ImportError as error:
-        raise MissingExtraError(f"`rich` is needed here and could not be imported ({error}); --plain does without") from error
-
-    console = Console()
+    console = import_extra("rich.console", "rich").Console()
+    new_table, text_of = import_extra("rich.table", "rich").Table, import_extra("rich.text", "rich").Text
     for title, columns in table.sections().items():
-        drawn = RichTable(title=title, title_justify="left")
+        drawn = new_table(title=title, title_justify="left")
         drawn.add_column("")
         for number in columns:
-            drawn.add_column(Text(table.measures[number].heading), justify="right")
+            drawn.add_column(text_of(table.measures[number].heading), justify="right")
         best = {number: best_row(table, number, bounds) for number in columns}
         for row, cells in table.cells.items():
             grey = "dim" if row in bounds else ""
             texts = zip(columns, table._texts(cells, columns), strict=True)
             drawn.add_row(
-                Text(row, style=grey), *(Text(text, style="bold" if best[number] == row else grey) for number, text in texts)
+                text_of(row, style=grey),
+                *(text_of(text, style="bold" if best[number] == row else grey) for number, text in texts),
             )
         console.print(drawn)
 
