@@ -135,3 +135,10 @@ def test_framewise_at_a_given_offset_and_with_masks() -> None:
 def test_framewise_errors(error: type[Exception], options: dict[str, object]) -> None:
     with pytest.raises(error, match="expected"):
         framewise_confidence(torch.zeros(2, 9, 4), torch.zeros(2, 9, 4), max_offset=5, **options)
+
+
+def test_a_collapsed_network_is_never_right() -> None:
+    alike = torch.ones(2, 9, 4)
+    assert sync_offset(alike, alike, max_offset=2).offset_frames.tolist() == [0, 0]
+    assert offset_accuracy(alike, alike, max_offset=2).item() == 0
+    assert not sync_offset(alike, alike, max_offset=2).within(2).any()

@@ -118,6 +118,8 @@ def rank_at_zero(motion: Tensor, audio: Tensor, *, reduction: str = "mean", **op
 def offset_accuracy(motion: Tensor, audio: Tensor, *, tolerance: int = 1, reduction: str = "mean", **options: Any) -> Tensor:
     """Share of clips whose best offset is within ``tolerance`` frames of the level of 0. Higher is better.
 
+    Clips all of whose offsets look alike count as wrong: see :meth:`avsync.metrics.offset.SyncOffset.within`.
+
     Args:
         motion, audio, reduction, options: As in :func:`lse_distance`.
         tolerance: Frames of the level.
@@ -138,5 +140,5 @@ def offset_accuracy(motion: Tensor, audio: Tensor, *, tolerance: int = 1, reduct
     """
     check_positive("tolerance", tolerance, allow_zero=True)
     found = sync_offset(motion, audio, **options)
-    right = (found.offset_frames.abs() <= tolerance).to(found.distance.dtype)
+    right = found.within(tolerance).to(found.distance.dtype)
     return reduce(right.masked_fill(found.distance.isnan(), float("nan")), reduction)

@@ -42,6 +42,17 @@ class SyncOffset(NamedTuple):
     distances: Tensor
     """Mean distance at each offset from ``+max_offset`` down to ``-max_offset``, (batch, 2 * max_offset + 1)."""
 
+    def within(self, tolerance: int = 1) -> Tensor:
+        """Whether the offset is at most ``tolerance`` frames from 0, and stands out at all.
+
+        Embeddings that are all alike, as those of a network that has collapsed, have offset 0 and confidence 0: no evidence, which
+        must not count as being right.
+
+        Returns:
+            (batch,), bool; False too for a clip without a score.
+        """
+        return (self.offset_frames.abs() <= tolerance) & (self.confidence > 0)
+
 
 def offset_milliseconds(offset_frames: Tensor, *, level: int = 0, fps: float = 25.0) -> Tensor:
     """Offsets in milliseconds; positive still says that the audio is early.

@@ -103,8 +103,9 @@ def evaluate_syncers(
     return [
         LevelReport(
             clips=offset.numel(),
-            within_one=float((offset.abs() <= 1).float().mean()),
-            exact=float((offset == 0).float().mean()),
+            # Where all offsets look alike, the confidence is 0 and the offset says nothing.
+            within_one=float(((offset.abs() <= 1) & (confidence > 0)).float().mean()),
+            exact=float(((offset == 0) & (confidence > 0)).float().mean()),
             confidence=float(confidence.mean()),
             distance=float(distance.mean()),
         )

@@ -55,13 +55,12 @@ def fixed_clips(
     crops = bank.windows(frames, stride=stride, margin=margin)
     speaking = crops.speech_fraction >= speech_share
     chosen = crops.select(speaking)
-    offsets = torch.cat(
-        [
-            torch.stack(
-                [level.offset_frames for level in multi_scale_offset(pyramid, x.landmarks, x.audio, margin=margin)], dim=1
-            )
-            for x in (chosen.select(slice(start, start + _CHUNK)) for start in range(0, len(chosen), _CHUNK))
-        ]
+    judged = [
+        multi_scale_offset(pyramid, x.landmarks, x.audio, margin=margin)
+        for x in (chosen.select(slice(start, start + _CHUNK)) for start in range(0, len(chosen), _CHUNK))
+    ]
+    near, exact = (
+        [torch.cat([found.within(most) for found in level]) for level in zip(*judged, strict=True)] for most in (1, 0)
     )
     groups = speakers_of(bank, chosen)
     return {
@@ -70,8 +69,8 @@ def fixed_clips(
         "speech_share": speech_share,
         "clips": len(chosen),
         "left_out": int((~speaking).sum()),
-        "within_one": [share(offsets[:, level].abs() <= 1, groups) for level in range(offsets.shape[1])],
-        "exact": [share(offsets[:, level] == 0, groups) for level in range(offsets.shape[1])],
+        "within_one": [share(right, groups) for right in near],
+        "exact": [share(right, groups) for right in exact],
     }
 
 
@@ -90,8 +89,8 @@ def short_clips(pyramid: SyncerPyramid, bank: ClipBank, *, margin: int) -> list[
             x = crops.select(slice(start, start + _CHUNK))
             motion = torch.nn.functional.normalize(pyramid.embed_motion(x.landmarks, levels=[0])[0], dim=-1)
             sound = torch.nn.functional.normalize(pyramid.embed_audio(x.audio, levels=[0])[0], dim=-1)
-            found.append(sync_offset(motion, sound, max_offset=15, lead=margin).offset_frames)
-        right, groups = torch.cat(found).abs() <= 1, speakers_of(bank, crops)
+            found.append(sync_offset(motion, sound, max_offset=15, lead=margin).within(1))
+        right, groups = torch.cat(found), speakers_of(bank, crops)
         speaking = crops.speech_fraction >= SHORT_SPEECH_SHARE
         rows.append({"frames": frames, "all": share(right, groups), "speech": share(right[speaking], groups[speaking])})
     return rows
