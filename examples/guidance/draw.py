@@ -24,7 +24,7 @@ def comparison_figure(rows: Sequence[Row]) -> Figure:
     """Confidence by the guide and by the judge, as multiples of the truth's, and geometry beside it.
 
     Args:
-        rows: All rows, "truth" among them.
+        rows: All rows, "truth" and "still" among them.
 
     Returns:
         The figure.
@@ -32,6 +32,9 @@ def comparison_figure(rows: Sequence[Row]) -> Figure:
     truth = next(row for row in rows if row.name == "truth")
     arms = [row for row in rows if row.name not in BOUNDS]
     levels = range(len(truth.confidence["judge"]))
+    still = next(row for row in rows if row.name == "still")
+    # The true motion has no error of its own to compare with; a face that does not move at all has.
+    yardsticks = {"error": still.geometry["error"][0]} | {name: truth.geometry[name][0] for name in ("jitter", "off_basis")}
     figure = new_figure(9.6, 3.4)
     left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1))
     for index, row in enumerate(arms):
@@ -44,14 +47,18 @@ def comparison_figure(rows: Sequence[Row]) -> Figure:
             )
             errors = [[m - low for m, low in zip(means, lows, strict=True)], [h - m for m, h in zip(means, highs, strict=True)]]
             axes.errorbar(places, means, yerr=errors, fmt="o", color=color, markersize=4, capsize=2, label=row.name)
-        for place, name in enumerate(("off_basis", "jitter")):
-            ratio = [value / truth.geometry[name][0] for value in row.geometry[name]]
+        for place, (name, size) in enumerate(yardsticks.items()):
+            ratio = [value / size for value in row.geometry[name]]
             error = [[ratio[0] - ratio[1]], [ratio[2] - ratio[0]]]
             right.errorbar(place + (index - (len(arms) - 1) / 2) * 0.1, ratio[0], yerr=error, fmt="o", color=color, capsize=2)
     for axes, title in ((left, "confidence by the guide"), (middle, "confidence by an independent judge")):
         axes.set(xticks=list(levels), xlabel="level", title=title)
     left.set_ylabel("multiple of the true motion's")
-    right.set(xticks=[0, 1], xticklabels=["off the basis", "jitter"], title="geometry", xlim=(-0.6, 1.6), yscale="log")
+    right.set(
+        xticks=[0, 1, 2], xticklabels=["error /\nstill face's", "jitter /\ntruth's", "off basis /\ntruth's"], title="geometry"
+    )
+    # What speaks in the basis has nothing off it, which no logarithm can show: below the axis.
+    right.set(xlim=(-0.5, 2.5), yscale="log", ylim=(0.5, None))
     for axes in (left, middle, right):
         plain_axes(axes)
         axes.axhline(1.0, color="#999999", linestyle="--", linewidth=1)
