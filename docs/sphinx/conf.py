@@ -180,9 +180,12 @@ def _shield(_app: Any, what: str, _name: str, _value: Any, _options: Any, lines:
 
 def _set_scene(_app: Any, _what: str, _name: str, value: Any, _options: Any, lines: list[str]) -> None:
     # Examples see the names of the module that they stand in, as they do in pytest, whatever earlier examples of the page assigned.
+    value = value.fget if isinstance(value, property) else value
     module = value.__name__ if inspect.ismodule(value) else getattr(inspect.unwrap(value), "__module__", None)
     if module and module.startswith("avsync") and any(line.lstrip().startswith(">>>") for line in lines):
-        scene = f"import {module}; globals().update({{k: v for k, v in vars({module}).items() if not k.startswith('__')}})"
+        # By its name in sys.modules: a package may give out a function that is called like the module it comes from.
+        names = f"vars(sys.modules['{module}']).items() if not k.startswith('__')"
+        scene = f"import sys, {module}; globals().update({{k: v for k, v in {names}}})"
         lines[:0] = [".. testcode::", "   :hide:", "", f"   {scene}", ""]
 
 
