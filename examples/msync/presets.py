@@ -106,7 +106,4 @@ ABLATION = replace(
 """Small enough for twelve generators and two pyramids within an hour on two cores; without the pair discriminator, a third of
 the time, which bears on diversity and not on synchrony."""
 
-SHIPPED = replace(SMALL, gan=replace(SMALL.gan, pair_weight=0.0, ema_decay=0.99))
-"""The generator that comes with the package: ``--syncers landmarks68-25fps --judge landmarks68-25fps-judge`` beside it."""
-
-PRESETS = {"quick": QUICK, "small": SMALL, "paper": PAPER, "ablation": ABLATION, "shipped": SHIPPED}
+PRESETS = {"quick": QUICK, "small": SMALL, "paper": PAPER, "ablation": ABLATION}

@@ -127,6 +127,7 @@ VARIANTS = {
         "Points of the head that speech does not move on it: what it hears is said by nods, turns and sway.",
         motion="displacement",
         region="head",
+        width=48,
     ),
 }
 
