@@ -439,3 +439,18 @@ def test_figures_show_methods_under_the_truth(tmp_path: Path) -> None:
     labels: npt.NDArray[Any] = np.array([axes.get_ylabel() for axes in figures[faces[0]].axes])
     assert [label for label in labels if label] == ["ground truth", "mine"]
     save_figure(figures["confidence"], tmp_path / "c.png")
+
+
+def test_names_of_extracted_clips_match_without_the_digits_of_their_files() -> None:
+    face = np.ones((50, 68, 2), np.float32)
+
+    def tracks(*names: str) -> dict[str, Track]:
+        return {name: Track(name, face) for name in names}
+
+    refs = tracks("anna-1203ad76_000", "anna-1203ad76_001", "bob")
+    kept, left_out = match_tracks(refs, tracks("anna-99999999_000", "anna-99999999_001", "bob"), row="mine")
+    assert sorted(kept) == sorted(refs) and not left_out
+    # Two videos of one name: nobody can say which is meant.
+    refs = tracks("anna-11111111_000", "anna-22222222_000")
+    kept, left_out = match_tracks(refs, tracks("anna-33333333_000", "anna-22222222_000"), row="mine")
+    assert list(kept) == ["anna-22222222_000"] and len(left_out) == 2

@@ -6,8 +6,10 @@ Nothing is dropped in silence: whatever cannot be read or compared becomes a :cl
 from __future__ import annotations
 
 import os
+import re
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,9 @@ from avsync.errors import CorpusError
 
 SOUNDS = (".flac", ".wav")
 """Suffixes of the sound beside ``<id>.npz``, in the order in which they are looked for."""
+_DIGEST = re.compile(r"-[0-9a-f]{8}(?=_\d+$)")
+"""What ``avsync extract`` puts between the name of a video and the number of a clip."""
+
 LENGTH_TOLERANCE = 2
 """Frames by which a prediction may be longer or shorter than its reference; both are cut to the shorter one."""
 
@@ -179,10 +184,30 @@ def _read_track(file: Path) -> Track:
     return Track(file.stem, landmarks, np.pad(waveform[:wanted], (0, max(0, wanted - waveform.size))))
 
 
+def _without_digest(name: str) -> str:
+    """A clip's name without the digits of its file: "anna-1203ad76_000" is "anna_000"."""
+    return _DIGEST.sub("", name)
+
+
+def _renamed(preds: dict[str, Track], refs: dict[str, Track]) -> dict[str, Track]:
+    """Predictions under the names of their references, where these differ by the digits of their files alone."""
+    plain_refs, plain_preds = (Counter(map(_without_digest, names)) for names in (refs, preds))
+    names = {_without_digest(ref): ref for ref in refs}
+    renamed = {}
+    for name, track in preds.items():
+        plain = _without_digest(name)
+        alone = plain_refs[plain] == 1 == plain_preds[plain]
+        renamed[name if name in refs or not alone else names[plain]] = track
+    return renamed
+
+
 def match_tracks(
     refs: dict[str, Track], preds: dict[str, Track], *, row: str, cut: bool = False
 ) -> tuple[dict[str, Track], list[LeftOut]]:
     """Those predictions that can be compared with their references.
+
+    A prediction belongs to the reference of the same name. ``avsync extract`` puts digits into names that differ from file to file
+    (``anna-1203ad76_000``); where no name is the same, they are left out of the comparison, unless that makes two names one.
 
     Args:
         refs: Real clips by id.
@@ -202,6 +227,7 @@ def match_tracks(
 
     Source: ours.
     """
+    preds = _renamed(preds, refs)
     kept: dict[str, Track] = {}
     left_out = [LeftOut(row, name, "no reference has this name") for name in preds if name not in refs]
     for name, ref in refs.items():
