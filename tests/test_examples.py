@@ -15,6 +15,7 @@ import pytest
 
 from avsync.corpus.clip import write_clip, write_index
 from avsync.corpus.synthetic import SyntheticCorpus
+from avsync.figures.sync import read_history
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "msync"
 
@@ -53,8 +54,19 @@ def test_a_run_leaves_everything_it_promises(train: ModuleType, tmp_path: Path, 
     assert [row["name"] for row in metrics["rows"]] == ["ground truth", "generated", "static", "shuffled"]
     assert all(np.isfinite(row["confidence"]).all() and len(row["confidence"]) == 4 for row in metrics["rows"])
     assert metrics["rows"][2]["speed"] == 0
-    for name in ("offsets", "confidence", "faces", "masks", "syncers-loss", "judge-accuracy", "generator-loss"):
+    for name in (
+        "offsets",
+        "confidence",
+        "faces",
+        "masks",
+        "syncers-loss",
+        "judge-accuracy",
+        "generator-loss",
+        "generator-confidence",
+    ):
         assert (run / "figures" / f"{name}.png").stat().st_size > 5000
+    curves = read_history(run / "logs" / "generator")  # what avsync evaluate --history draws as the paper's Figure 5
+    assert {f"confidence{level}" for level in range(4)} <= set(curves)
     with av.open(str(run / "sample.mp4")) as video:
         assert sum(1 for _ in video.decode(video=0)) == 80
         assert video.streams.audio

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from judging import generate, judge
 from presets import Preset
 from torch import nn
 
@@ -31,6 +32,8 @@ SPEECH_SHARE = 0.4
 """Share of a judged clip's frames that must hold speech (:func:`avsync.corpus.dataset.speech_mask`) for it to count."""
 
 
+WATCHED_CLIPS = 48
+"""Clips on which a generator is judged while it is trained."""
 BASIS_CLIPS = 512
 """Clips whose principal motions the generator speaks in."""
 
@@ -168,9 +171,21 @@ def trained_pyramid(name: str, source: str, preset: Preset, fabric: Any) -> Sync
 
 
 def generator_stage(
-    material: Material, preset: Preset, syncers: SyncerPyramid, run: Path, fabric: Any, *, resume: bool, progress: bool
+    material: Material,
+    preset: Preset,
+    syncers: SyncerPyramid,
+    run: Path,
+    fabric: Any,
+    *,
+    resume: bool,
+    progress: bool,
+    judging: SyncerPyramid | None = None,
 ) -> tuple[MultiScaleGenerator, History]:
-    """Train the generator against the discriminators and the frozen syncers of the first ``preset.levels`` levels."""
+    """Train the generator against the discriminators and the frozen syncers of the first ``preset.levels`` levels.
+
+    With a pyramid to judge it by, its confidence on some of the judged clips is logged five times along the way, as in the paper's
+    Figure 5 (``avsync evaluate --history``).
+    """
     torch.manual_seed(preset.gan.seed)
     with fabric.init_module():
         generator = MultiScaleGenerator(preset.generator)
@@ -189,6 +204,19 @@ def generator_stage(
     # The loss freezes what it is given; the copy in the run's folder stays trainable.
     sync_loss = MultiScaleSyncLoss(syncers=syncers, level_weights=weights)
 
+    chosen = torch.linspace(0, len(material.crops) - 1, min(WATCHED_CLIPS, len(material.crops))).long()
+    watched = material.crops.select(chosen).to(fabric.device)
+
+    def evaluate(step: int) -> Mapping[str, float]:
+        del step
+        if judging is None:
+            return {}
+        generator.eval()
+        made = generate(generator, watched, margin=preset.judged_margin)
+        generator.train()
+        row = judge("generated", judging, made, watched, margin=preset.judged_margin)
+        return {f"confidence{level}": confidence for level, confidence in enumerate(row.confidence)}
+
     def train() -> History:
         return train_generator(
             generator,
@@ -200,6 +228,8 @@ def generator_stage(
             augment=preset.generator_augment,
             checkpoint=run / "checkpoints" / "generator",
             resume=resume,
+            evaluate=evaluate if judging is not None else None,
+            evaluate_every=max(1, preset.gan.steps // 5),
             logs=run / "logs" / "generator",
             progress=progress,
         )

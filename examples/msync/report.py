@@ -62,14 +62,19 @@ def write_figures(
 def _training_figures(folder: Path, name: str, history: History) -> None:
     losses = {key: points for key, points in history.items() if key.startswith("loss") and key != "loss"}
     accuracies = {key: points for key, points in history.items() if key.startswith("acc")}
+    confidences = {key: points for key, points in history.items() if key.startswith("confidence")}
     other = {key for key in history if key in ("loss", "chance") or key.startswith("grad")}
-    rest = {key: points for key, points in history.items() if key not in losses | accuracies | dict.fromkeys(other)}
+    drawn = losses | accuracies | confidences | dict.fromkeys(other)
+    rest = {key: points for key, points in history.items() if key not in drawn}
     if losses:
         figure = training_curves(losses, chance=1.0, ylabel="loss / loss at chance", title=f"{name}: training loss")
         save_figure(figure, folder / f"{name}-loss.png")
     if accuracies:
         figure = training_curves(accuracies, ylabel="share within one frame", title=f"{name}: offsets of unseen speakers")
         save_figure(figure, folder / f"{name}-accuracy.png")
+    if confidences:
+        figure = training_curves(confidences, ylabel="AV confidence", title=f"{name}: judged while it is trained")
+        save_figure(figure, folder / f"{name}-confidence.png")
     if rest and not losses:  # a generator's; what syncers log beside their losses has other units
         save_figure(training_curves(rest, ylabel="loss", title=f"{name}: training losses"), folder / f"{name}-loss.png")
 

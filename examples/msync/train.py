@@ -136,7 +136,9 @@ def run_all(arguments: argparse.Namespace) -> dict[str, Any]:
         else:
             pyramids[name], histories[name] = syncer_stage(name, material, preset, training, run, fabric, **options)
     syncers, judging = pyramids["syncers"], pyramids["judge"]
-    generator, histories["generator"] = generator_stage(material, preset, syncers, run, fabric, **generator_options)
+    generator, histories["generator"] = generator_stage(
+        material, preset, syncers, run, fabric, judging=judging, **generator_options
+    )
     if not first_process(fabric):
         return {}
     crops = dataclasses.replace(material, crops=material.crops.to(fabric.device))
