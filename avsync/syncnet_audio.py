@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from avsync._checks import check_floating, check_shape
-from avsync.audio import dct_matrix
 from avsync.errors import ClipTooShortError
+from avsync.filterbanks import dct_matrix
 
 SAMPLE_RATE = 16000
 """Samples a second that SyncNet hears."""

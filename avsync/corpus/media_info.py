@@ -86,7 +86,9 @@ def open_media(path: str | os.PathLike[str]) -> Any:
     try:
         # "file:" keeps FFmpeg from reading a colon in a name as a protocol; broken text in the metadata is of no interest.
         # Options of the container alone: PyAV before 18 hands others to streams too, and crashes where these turn up late (MPEG).
-        container = av.open(f"file:{os.fspath(file)}", metadata_errors="replace", container_options={"protocol_whitelist": "file"})
+        container = av.open(
+            f"file:{os.fspath(file)}", metadata_errors="replace", container_options={"protocol_whitelist": "file"}
+        )
     except PermissionError as error:
         raise CorpusError(f"{path}: expected a readable file, got: {reason(error)}") from error
     except failures() as error:
