@@ -9,6 +9,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import pkgutil
+import socket
 import sys
 import warnings
 import zipfile
@@ -17,8 +18,10 @@ from pathlib import Path
 OPTIONAL = (
     "av",
     "face_alignment",
+    "huggingface_hub",
     "lightning_fabric",
     "matplotlib",
+    "rich",
     "scipy",
     "tensorboard",
     "torchaudio",
@@ -66,6 +69,30 @@ def check_imports() -> None:
     print(f"imported {len(modules)} modules and {len(exported)} exported names")
 
 
+def use_pretrained() -> None:
+    """Every model of the package is in the wheel, small, and guides without a network."""
+    import torch
+
+    from avsync import MultiScaleSyncLoss
+    from avsync.metrics import load_calibration
+    from avsync.pretrained import model_folder, shipped_models
+
+    def no_network(*_: object) -> None:
+        sys.exit("bare install: a pretrained model asked for the network")
+
+    socket.socket.connect = no_network  # type: ignore[method-assign, assignment]
+    names = shipped_models()
+    require("landmarks68-25fps" in names, f"the shipped models are {names}")
+    files = [path for name in names for path in model_folder(name).iterdir()]
+    require(sum(path.stat().st_size for path in files) < 20e6, "the shipped models are larger than 20 MB")
+    landmarks = torch.rand(1, 40, 68, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    sync_loss = MultiScaleSyncLoss.from_pretrained("landmarks68-25fps")
+    sync_loss(landmarks, torch.rand(1, 40 * 640)).total.backward()
+    require(landmarks.grad is not None and bool(torch.isfinite(landmarks.grad).all()), "the pretrained loss gave no gradient")
+    load_calibration(model_folder("landmarks68-25fps") / "calibration.json")
+    print(f"{len(names)} pretrained models in the wheel")
+
+
 def use_losses() -> None:
     """Pool, contrast, and push the multi-scale loss back to the landmarks, from a waveform."""
     import torch
@@ -104,6 +131,7 @@ def main() -> None:
     check_environment()
     check_imports()
     use_losses()
+    use_pretrained()
     print("bare install: all is well")
 
 
