@@ -39,8 +39,11 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 Model = TypeVar("Model", bound=torch.nn.Module)
 
 
-def shipped_models() -> tuple[str, ...]:
+def shipped_models(model_class: type[torch.nn.Module] | None = None) -> tuple[str, ...]:
     """Names of the models that come with the package, sorted.
+
+    Args:
+        model_class: Only models of this class; None for all.
 
     Example:
         >>> "landmarks68-25fps" in shipped_models()
@@ -48,7 +51,11 @@ def shipped_models() -> tuple[str, ...]:
 
     Source: ours.
     """
-    return tuple(sorted(path.parent.name for path in WEIGHTS.glob(f"*/{FILES[0]}")))
+    configs = sorted(WEIGHTS.glob(f"*/{FILES[0]}"))
+    if model_class is not None:
+        wanted = model_class.__name__
+        configs = [path for path in configs if json.loads(path.read_text(encoding="utf-8"))["class"] == wanted]
+    return tuple(path.parent.name for path in configs)
 
 
 def model_folder(name: str | os.PathLike[str], *, revision: str | None = None) -> Path:

@@ -234,3 +234,11 @@ def test_a_gif_keeps_colours_and_time(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="`frames`: expected at least one"):
         write_gif(tmp_path / "b.gif", [], fps=25)
     assert not (tmp_path / "b.gif").exists()
+
+
+@pytest.mark.parametrize("command", [["inspect", "corpus"], ["evaluate", "--refs", "corpus"], ["doctor", "corpus"]])
+def test_commands_that_use_no_calibration_do_not_take_one(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--calibration", "x.json"])
+    assert stop.value.code == 2
+    assert "--calibration" in capsys.readouterr().err

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from avsync.audio import LogMel
+from avsync.audio import MFCC, LogMel
 from avsync.cli import main
 from avsync.corpus.clip import Clip, write_clip, write_index
 from avsync.corpus.dataset import ClipBank
@@ -23,7 +23,7 @@ from avsync.errors import ArgumentError, ClipTooShortError
 from avsync.landmarks import flip
 from avsync.pretrained import save_pretrained
 from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
-from avsync.training.doctor import Finding, examine, overfit_batch
+from avsync.training.doctor import Examination, Finding, examine, overfit_batch
 from avsync.training.doctor.alignment import LagScan, check_alignment, check_distances
 from avsync.training.doctor.clip_checks import check_clips
 from avsync.training.doctor.clip_facts import clip_facts
@@ -367,7 +367,8 @@ def test_the_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert told["healthy"] and told["clips"] == 2 and len(told["lag_scan"]["frames"]) == 81
     assert [one["code"] for one in told["findings"]] == ["too_short_to_align"]
     save_pretrained(SyncerPyramid(config=PYRAMID), tmp_path / "syncers")
-    main(["doctor", str(folder), "--json", "--syncers", str(tmp_path / "syncers"), "--overfit", "0.01"])
+    judged = ["--syncers", str(tmp_path / "syncers"), "--features", "log-mel"]
+    main(["doctor", str(folder), "--json", *judged, "--overfit", "0.01"])
     told = json.loads(capsys.readouterr().out)
     assert told["overfit"]["steps"] == 1 and any("crops" in one["numbers"] for one in told["findings"])
 
@@ -409,3 +410,31 @@ def test_findings_are_one_line_each() -> None:
     assert str(many) == "note (many): so many [a, b, c, d, e and 3 more]"
     with pytest.raises(ArgumentError, match="severity"):
         Finding("fatal", "x", "y")
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        (["--syncers", "landmarks68-25fps-mfcc"], MFCC),
+        (["--syncers", "landmarks68-25fps"], LogMel),
+        (["--features", "mfcc"], MFCC),
+        ([], LogMel),
+    ],
+)
+def test_syncers_hear_what_they_were_trained_on(
+    options: list[str], kind: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = []
+
+    def noting(_: Path, **settings: Any) -> Examination:
+        heard.append(settings["features"])
+        return Examination(findings=())
+
+    monkeypatch.setattr("avsync.training.doctor.examine", noting)
+    assert main(["doctor", str(tmp_path), *options]) == 0
+    assert [type(features) for features in heard] == [kind]
+
+
+def test_other_features_than_the_syncers_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", str(tmp_path), "--syncers", "landmarks68-25fps", "--features", "mfcc"]) == 1
+    assert "`--features`: expected log-mel" in capsys.readouterr().err

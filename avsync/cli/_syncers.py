@@ -48,9 +48,9 @@ def add_detector_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)")
 
 
-def add_syncer_arguments(parser: argparse.ArgumentParser, *, default: str | None) -> None:
-    """Options that choose syncers."""
-    known = ", ".join(shipped_models())
+def add_syncer_arguments(parser: argparse.ArgumentParser, *, default: str | None, calibrated: bool = True) -> None:
+    """Options that choose syncers; ``calibrated`` ones only where the command says how sure it is."""
+    known = ", ".join(shipped_models(SyncerPyramid))
     parser.add_argument(
         "--syncers",
         default=default,
@@ -58,11 +58,12 @@ def add_syncer_arguments(parser: argparse.ArgumentParser, *, default: str | None
         help=f"trained syncers: a folder, or one of {known or 'those shipped'}" + (f" (default: {default})" if default else ""),
     )
     parser.add_argument("--features", choices=KINDS, help="sound features of syncers whose config does not name them")
-    parser.add_argument(
-        "--calibration",
-        metavar="FILE",
-        help=f"turns distances into probabilities (default: {CALIBRATION} beside the syncers, if it is there)",
-    )
+    if calibrated:
+        parser.add_argument(
+            "--calibration",
+            metavar="FILE",
+            help=f"turns distances into probabilities (default: {CALIBRATION} beside the syncers, if it is there)",
+        )
 
 
 def device_of(name: str) -> torch.device:
@@ -77,8 +78,8 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def load_syncers(args: argparse.Namespace) -> Syncers:
-    """What ``--syncers``, ``--features``, ``--calibration`` and ``--device`` say."""
+def load_pyramid(args: argparse.Namespace) -> tuple[SyncerPyramid, SpeechFeatures]:
+    """What ``--syncers``, ``--features`` and ``--device`` say: a pyramid, and the features that it was trained on."""
     folder = model_folder(args.syncers)
     pyramid = from_pretrained(SyncerPyramid, folder).to(device_of(args.device))
     transform = pyramid.speech_features()
@@ -88,13 +89,15 @@ def load_syncers(args: argparse.Namespace) -> Syncers:
         )
     if transform is not None and args.features not in (None, transform.kind):
         raise ArgumentError(f"`--features`: expected {transform.kind}, as the config in {folder} says, got {args.features}")
-    beside = folder / CALIBRATION
+    return pyramid, SpeechFeatures(kind=args.features) if transform is None else transform
+
+
+def load_syncers(args: argparse.Namespace) -> Syncers:
+    """:func:`load_pyramid`, and what ``--calibration`` says."""
+    pyramid, transform = load_pyramid(args)
+    beside = model_folder(args.syncers) / CALIBRATION
     path = Path(args.calibration) if args.calibration else beside if beside.is_file() else None
-    return Syncers(
-        pyramid,
-        SpeechFeatures(kind=args.features) if transform is None else transform,
-        None if path is None else load_calibration(path),
-    )
+    return Syncers(pyramid, transform, None if path is None else load_calibration(path))
 
 
 def level_lines(report: list[LevelSync]) -> list[str]:

@@ -12,25 +12,18 @@ import json
 import sys
 from pathlib import Path
 
-from torch import nn
-
-from avsync.audio import MFCC, LogMel
+from avsync.cli._syncers import add_syncer_arguments, load_pyramid
 from avsync.errors import ArgumentError, CorpusError
+from avsync.speech_features import SpeechFeatures
 from avsync.training.doctor.findings import Finding
-
-FEATURES: dict[str, type[nn.Module]] = {"log-mel": LogMel, "mfcc": MFCC}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""
     parser.add_argument("corpus", type=Path, nargs="?", help="corpus folder, the one with index.json")
     parser.add_argument("--split", help="look at this split only (leaks and duplicates across splits are not found then)")
-    parser.add_argument(
-        "--syncers", type=Path, metavar="FOLDER", help="trained syncers that judge each speaker's alignment too"
-    )
-    parser.add_argument(
-        "--features", choices=sorted(FEATURES), default="log_mel", help="what the syncers hear (default: log_mel)"
-    )
+    add_syncer_arguments(parser, default=None, calibrated=False)
+    parser.add_argument("--device", default="cpu", help="where the syncers run: cpu, cuda, mps (default: cpu)")
     parser.add_argument(
         "--overfit",
         type=float,
@@ -47,7 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Examine, print, and return 1 if there is an error."""
-    from avsync.syncer import SyncerPyramid
     from avsync.training.doctor import Examination, examine
 
     if args.corpus is None and args.log is None:
@@ -58,16 +50,12 @@ def run(args: argparse.Namespace) -> int:
         raise ArgumentError("`--figure`: expected a corpus to draw the scan of, got none")
     examination = Examination(findings=())
     if args.corpus is not None:
-        syncers, heard = None, args.features
-        if args.syncers is not None:
-            import avsync
-
-            syncers = avsync.from_pretrained(SyncerPyramid, args.syncers)
-            heard = heard or syncers.config.audio
+        syncers, speech = (None, None) if args.syncers is None else load_pyramid(args)
+        speech = speech or SpeechFeatures(kind=args.features or "log-mel")
         examination = examine(
             args.corpus,
             syncers=syncers,
-            features=FEATURES.get(heard or "log-mel", LogMel)(),
+            features=speech.features,  # banks normalise by themselves
             overfit_seconds=args.overfit,
             split=args.split,
             progress=_progress if sys.stderr.isatty() else None,

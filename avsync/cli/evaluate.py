@@ -21,7 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from avsync._files import replacing, write_json
-from avsync.cli._syncers import add_syncer_arguments, device_of, load_syncers
+from avsync.cli._syncers import add_syncer_arguments, device_of, load_pyramid
 from avsync.errors import ArgumentError, MissingExtraError
 from avsync.evaluation.evaluate import DEFAULT_FRAMES, SOUND, Evaluation, Networks, evaluate
 from avsync.evaluation.sources import LeftOut, read_tracks
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--preds", action="append", default=[], metavar="[NAME=]DIR", help="a method's landmarks; may be given several times"
     )
     parser.add_argument("--split", help="of a corpus as --refs, this split only")
-    add_syncer_arguments(parser, default=JUDGE)
+    add_syncer_arguments(parser, default=JUDGE, calibrated=False)
     parser.add_argument("--no-sync", action="store_true", help="without syncers, and without the sync metrics")
     parser.add_argument("--device", default="cpu", help="where networks run: cpu, cuda, mps (default: cpu)")
     parser.add_argument("--frames", type=int, default=DEFAULT_FRAMES, help="frames of a piece (default: %(default)s)")
@@ -138,10 +138,10 @@ def _networks(args: argparse.Namespace) -> Networks:
     from avsync.metrics import load_i3d, load_inception, load_motion_autoencoder
 
     device = device_of(args.device)
-    syncers = None if args.no_sync else load_syncers(args)
+    pyramid, transform = (None, None) if args.no_sync else load_pyramid(args)
     return Networks(
-        syncers=None if syncers is None else syncers.pyramid,
-        transform=None if syncers is None else syncers.transform,
+        syncers=pyramid,
+        transform=transform,
         motion=None if args.motion_features is None else load_motion_autoencoder(args.motion_features).to(device),
         inception=None if args.inception is None else load_inception(args.inception).to(device),
         i3d=None if args.i3d is None else load_i3d(args.i3d).to(device),

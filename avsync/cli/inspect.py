@@ -11,7 +11,7 @@ import json
 import sys
 from collections.abc import Callable
 
-from avsync.cli._syncers import add_syncer_arguments, load_syncers
+from avsync.cli._syncers import add_syncer_arguments, load_pyramid
 from avsync.corpus.inspect import inspect_corpus
 from avsync.errors import MissingExtraError
 
@@ -21,17 +21,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("corpus", metavar="CORPUS", help="a folder with index.json")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     parser.add_argument("--figure", metavar="FILE", help="write a picture, .png, .svg or .pdf")
-    add_syncer_arguments(parser, default=None)
+    add_syncer_arguments(parser, default=None, calibrated=False)
     parser.add_argument("--device", default="cpu", help="where the syncers run: cpu, cuda, mps (default: cpu)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Read the corpus, print the statistics, draw the picture; 1 if a clip is bad."""
-    syncers = None if args.syncers is None else load_syncers(args)
+    pyramid, transform = (None, None) if args.syncers is None else load_pyramid(args)
     statistics = inspect_corpus(
         args.corpus,
-        syncers=None if syncers is None else syncers.pyramid.eval(),
-        features=None if syncers is None else syncers.transform,
+        syncers=pyramid,
+        features=transform,
         progress=_bar(),
     )
     print(json.dumps(statistics.to_json(), indent=2) if args.json else statistics.summary())

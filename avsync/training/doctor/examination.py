@@ -230,12 +230,12 @@ def _judge(clip: Clip, syncers: SyncerPyramid, features: nn.Module) -> list[tupl
     if clip.frames < _CROP + 2 * _MARGIN or clip.landmarks.shape[1:] != (points, config.landmark_dims):
         return []
     crops = ClipBank([clip], features=features).windows(_CROP, stride=_STRIDE, margin=_MARGIN)
-    crops = crops.select(crops.speech_fraction > 0.2)
+    crops = crops.select(crops.speech_fraction > 0.2).to(next(syncers.parameters()).device)
     if not len(crops):
         return []
     offsets = (*MAX_OFFSETS, *(MAX_OFFSETS[-1] for _ in range(syncers.num_levels)))[: max(syncers.num_levels, 1)]
     found = multi_scale_offset(syncers, crops.landmarks, crops.audio, margin=_MARGIN, max_offsets=offsets)[0]
-    return [(clip.speaker, row) for row in found.distances]
+    return [(clip.speaker, row) for row in found.distances.cpu()]
 
 
 def _overfit(clips: list[Clip], features: nn.Module, seconds: float) -> tuple[Overfit | None, list[Finding]]:
