@@ -4,20 +4,31 @@ Displacement is a face less a reference face. It knows neither identity nor fram
 clip of five frames is all of its own reference, so that an open mouth that stays open leaves no displacement. Shape is the face
 itself, turned upright, centred on the bridge of the nose and divided by its size, less the average speaker's: it says how far the
 mouth is open in every single frame, however short the clip. The two together beat each of them.
+
+Velocity and speed are what happens from one frame to the next. They are taken at the full rate, before the pyramid, and that is the
+point of speed: the pyramid averages, so that at its coarse levels lips that have opened and closed twice are lips that stayed half
+open. The average of their speed still says that somebody spoke. It is worth more to the coarsest level than everything else together.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from avsync._checks import check_choice, check_shape
 from avsync._faces import check_landmarks, reference_face
-from avsync.errors import ShapeError
+from avsync.errors import ConfigError, ShapeError
 from avsync.landmarks import displacement
 
-MOTIONS = ("displacement", "shape", "both")
-"""What of the motion a syncer is shown."""
+MOTIONS = ("displacement", "shape", "velocity", "speed")
+"""What of the motion a syncer can be shown, in the order in which it is."""
+
+_RATE_SCALE = {"velocity": 4.0, "speed": 2.0}
+"""Factors that bring changes from frame to frame to the order of the positions that they are changes of."""
+_SPEED_FLOOR = 1e-2
+"""Keeps the gradient of a speed finite where nothing moves, in scaled units a frame: a tenth of what detectors tremble by."""
 
 REGIONS: dict[str, tuple[int, ...]] = {
     "face": tuple(range(68)),
@@ -60,7 +71,8 @@ def head_size(face: Tensor, *, eps: float = 1e-6) -> Tensor:
     # Norms have no gradient at zero; a floor under the square gives them one and changes no real face.
     floor = eps * face.detach().abs().amax(dim=(-2, -1)).clamp_min(torch.finfo(face.dtype).tiny ** 0.25)
     nose = face[..., _NOSE_BASE, :] - (left + right) / 2
-    return sum(((part.square().sum(-1) + floor.square()).sqrt() for part in (right - left, nose)), torch.zeros_like(floor))
+    eyes, nose_length = ((part.square().sum(-1) + floor.square()).sqrt() for part in (right - left, nose))
+    return eyes + nose_length
 
 
 def local_shape(landmarks: Tensor, *, reference: str | Tensor = "mean", lengths: Tensor | None = None) -> Tensor:
@@ -101,16 +113,51 @@ def local_shape(landmarks: Tensor, *, reference: str | Tensor = "mean", lengths:
     return torch.stack([*upright, *centred.unbind(-1)[2:]], dim=-1) / size
 
 
-def motion_channels(motion: str, dims: int) -> int:
-    """Coordinates of a point in :func:`motion_features` of ``motion``."""
-    check_choice("motion", motion, MOTIONS)
-    return 2 * dims if motion == "both" else dims
+def check_motion(motion: Sequence[str]) -> None:
+    """Raise :class:`ConfigError` unless ``motion`` is some of :data:`MOTIONS`, each once, in that order, with a position among them."""
+    ordered = tuple(part for part in MOTIONS if part in motion)
+    if isinstance(motion, str) or tuple(motion) != ordered or not {"displacement", "shape"} & set(ordered):
+        raise ConfigError(
+            f"`motion`: expected some of {MOTIONS}, in this order, 'displacement' or 'shape' among them, got {motion!r}"
+        )
+
+
+def motion_channels(motion: Sequence[str], dims: int) -> int:
+    """Coordinates of a point in :func:`motion_features` of ``motion``: ``dims`` of each part, one of a speed.
+
+    Example:
+        >>> motion_channels(("displacement", "shape", "velocity", "speed"), 2)
+        7
+    """
+    check_motion(motion)
+    return sum(1 if part == "speed" else dims for part in motion)
+
+
+def frame_velocity(positions: Tensor) -> Tensor:
+    """How far each point has come since the frame before; the first frame has the velocity of the second, a single one has none.
+
+    Args:
+        positions: (batch, frames, points, dims).
+
+    Returns:
+        As ``positions``, in their unit a frame.
+
+    Example:
+        >>> frame_velocity(torch.tensor([1.0, 4.0, 9.0]).reshape(1, 3, 1, 1)).flatten().tolist()
+        [3.0, 3.0, 5.0]
+
+    Source: ours.
+    """
+    if positions.shape[1] < 2:
+        return torch.zeros_like(positions)
+    steps = positions.diff(dim=1)
+    return torch.cat([steps[:, :1], steps], dim=1)
 
 
 def motion_features(
     landmarks: Tensor,
     *,
-    motion: str = "both",
+    motion: Sequence[str] = ("displacement", "shape"),
     region: str = "face",
     average_shape: Tensor | None = None,
     reference: str | Tensor = "mean",
@@ -121,7 +168,8 @@ def motion_features(
 
     Args:
         landmarks: (batch, frames, points, dims), any unit.
-        motion: "displacement", "shape" or "both".
+        motion: Some of "displacement", "shape", "velocity" and "speed", in this order. The last two are rates of the shape where it is
+            among them, so that turning the head is no speed of the lips, and of the displacement otherwise.
         region: "face", "mouth" or "head"; the last two need the 68-point layout.
         average_shape: Shape that others are measured from, (points, dims); zeros if None.
         reference: The face that displacement is measured from and shape is divided by the size of: "first", "mean", or a face
@@ -130,30 +178,35 @@ def motion_features(
         lengths: (batch,), number of valid frames; only "mean" needs it.
 
     Returns:
-        (batch, frames, points of the region, channels), without unit; "both" has displacement before shape.
+        (batch, frames, points of the region, channels), without unit; channels in the order of ``motion``.
 
     Raises:
         ShapeError: A region or shape of another layout than the 68 points.
-        ArgumentError: ``motion`` or ``region`` is an unknown word.
+        ConfigError: ``motion`` is not as above.
+        ArgumentError: ``region`` is an unknown word.
 
     Example:
         >>> motion_features(torch.rand(2, 5, 68, 2), region="mouth").shape
         torch.Size([2, 5, 20, 4])
 
-    Source: displacement and shape ours.
+    Source: all but the pyramid that it is put through is ours.
     """
     check_shape("landmarks", landmarks, "batch frames points dims")
-    check_choice("motion", motion, MOTIONS)
+    check_motion(motion)
     check_choice("region", region, tuple(REGIONS))
-    parts = []
-    if motion != "shape":
-        parts.append(displacement(landmarks, reference=reference, scale=scale, lengths=lengths))
-    if motion != "displacement":
+    parts: dict[str, Tensor] = {}
+    if "displacement" in motion:
+        parts["displacement"] = displacement(landmarks, reference=reference, scale=scale, lengths=lengths)
+    if "shape" in motion:
         shape = local_shape(landmarks, reference=reference, lengths=lengths)
-        parts.append(scale * (shape if average_shape is None else shape - average_shape))
-    features = torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
-    if region == "face":
-        return features
-    if features.shape[-2] != len(REGIONS["face"]):
-        raise ShapeError(f"`landmarks`: expected 68 points for the region {region!r}, got {features.shape[-2]}")
-    return features[..., REGIONS[region], :]
+        parts["shape"] = scale * (shape if average_shape is None else shape - average_shape)
+    if region != "face":
+        if landmarks.shape[-2] != len(REGIONS["face"]):
+            raise ShapeError(f"`landmarks`: expected 68 points for the region {region!r}, got {landmarks.shape[-2]}")
+        parts = {name: part[..., REGIONS[region], :] for name, part in parts.items()}
+    rate = frame_velocity(parts["shape" if "shape" in parts else "displacement"])
+    if "velocity" in motion:
+        parts["velocity"] = _RATE_SCALE["velocity"] * rate
+    if "speed" in motion:
+        parts["speed"] = _RATE_SCALE["speed"] * (rate.square().sum(dim=-1, keepdim=True) + _SPEED_FLOOR**2).sqrt()
+    return torch.cat([parts[name] for name in motion], dim=-1) if len(parts) > 1 else parts[motion[0]]

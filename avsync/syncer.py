@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from avsync._checks import check_positive, check_shape
 from avsync.encoders import AudioEncoder, MotionEncoder, SyncerConfig
 from avsync.errors import ArgumentError, ClipTooShortError, ConfigError, ShapeError
-from avsync.motion_features import MOTIONS, REGIONS, motion_features
+from avsync.motion_features import REGIONS, check_motion, motion_channels, motion_features
 from avsync.pyramid import check_lengths, hold_last_frame, level_length, level_lengths, shortest_clip, temporal_pyramid
 from avsync.speech_features import KINDS, SpeechFeatures
 
@@ -82,9 +82,9 @@ class SyncerPyramidConfig:
 
     Attributes:
         syncer: Sizes of every level's syncer; its ``points`` are those of the region, its ``dims`` the coordinates that the motion
-            has for each of them (twice those of a landmark for "both").
+            has for each of them (:func:`avsync.motion_features.motion_channels`).
         num_levels: Levels of the pyramid (the paper: 4).
-        motion: What of the motion is looked at: "displacement", "shape" or "both"; see
+        motion: What of the motion is looked at: some of "displacement", "shape", "velocity" and "speed"; see
             :func:`avsync.motion_features.motion_features`.
         audio: Features it is trained on: "log-mel" or "mfcc" (:class:`avsync.speech_features.SpeechFeatures`), which let it be
             given waveforms later, or "custom".
@@ -99,7 +99,7 @@ class SyncerPyramidConfig:
     syncer: SyncerConfig = SyncerConfig()
     num_levels: int = 4
     audio: str = "custom"
-    motion: str = "displacement"
+    motion: tuple[str, ...] = ("displacement",)
     region: str = "face"
     reference: str = "first"
     motion_scale: float = 8.0
@@ -109,24 +109,30 @@ class SyncerPyramidConfig:
             raise ConfigError(f"`num_levels`: expected at least 1, got {self.num_levels}")
         if self.reference not in ("first", "mean"):
             raise ConfigError(f"`reference`: expected 'first' or 'mean', got {self.reference!r}")
-        for name, choices in (("audio", (*KINDS, "custom")), ("motion", MOTIONS), ("region", tuple(REGIONS))):
+        for name, choices in (("audio", (*KINDS, "custom")), ("region", tuple(REGIONS))):
             if getattr(self, name) not in choices:
                 raise ConfigError(f"`{name}`: expected one of {choices}, got {getattr(self, name)!r}")
+        check_motion(self.motion)
         points = len(REGIONS[self.region])
-        if (self.region != "face" or self.motion != "displacement") and self.syncer.points != points:
+        if (self.region != "face" or "shape" in self.motion) and self.syncer.points != points:
             raise ConfigError(
                 f"`syncer.points`: expected {points} with motion {self.motion!r} of the region {self.region!r}, got"
                 f" {self.syncer.points}"
             )
-        if self.motion == "both" and self.syncer.dims % 2:
-            raise ConfigError(f"`syncer.dims`: expected twice the coordinates of a landmark for 'both', got {self.syncer.dims}")
+        wanted = [motion_channels(self.motion, dims) for dims in (2, 3)]
+        if self.motion != ("displacement",) and self.syncer.dims not in wanted:
+            raise ConfigError(
+                f"`syncer.dims`: expected {wanted[0]} (or {wanted[1]} for landmarks in space) with motion {self.motion}, got"
+                f" {self.syncer.dims}"
+            )
         if not 0 < self.motion_scale < math.inf:
             raise ConfigError(f"`motion_scale`: expected a finite number above 0, got {self.motion_scale}")
 
     @property
     def landmark_dims(self) -> int:
         """Coordinates of a landmark."""
-        return self.syncer.dims // 2 if self.motion == "both" else self.syncer.dims
+        speeds = self.motion.count("speed")
+        return (self.syncer.dims - speeds) // (len(self.motion) - speeds)
 
 
 class SyncerPyramid(nn.Module):
@@ -151,7 +157,7 @@ class SyncerPyramid(nn.Module):
         self.config = config or SyncerPyramidConfig()
         self.syncers = nn.ModuleList(Syncer(config=self.config.syncer) for _ in range(self.config.num_levels))
         # Only those that look at shape have this buffer, so that the others' files need not carry it.
-        shape = torch.zeros(len(REGIONS["face"]), self.config.landmark_dims) if self.config.motion != "displacement" else None
+        shape = torch.zeros(len(REGIONS["face"]), self.config.landmark_dims) if "shape" in self.config.motion else None
         self.register_buffer("average_shape", shape)
 
     @property
@@ -176,7 +182,7 @@ class SyncerPyramid(nn.Module):
     def set_average_shape(self, shape: Tensor) -> None:
         """Measure shapes from this one, (points=68, dims), the mean of :func:`avsync.motion_features.local_shape` over speakers.
 
-        Without effect on a pyramid that looks at displacement alone.
+        Without effect on a pyramid that does not look at shape.
         """
         if self.average_shape is not None:
             points, dims = self.average_shape.shape

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,17 @@ from hypothesis import strategies as st
 from avsync.encoders import SyncerConfig
 from avsync.errors import ConfigError, ShapeError
 from avsync.landmarks import displacement
-from avsync.motion_features import ANCHORS, REGIONS, head_size, local_shape, motion_channels, motion_features
+from avsync.motion_features import (
+    ANCHORS,
+    MOTIONS,
+    REGIONS,
+    frame_velocity,
+    head_size,
+    local_shape,
+    motion_channels,
+    motion_features,
+)
+from avsync.pyramid import temporal_pyramid
 from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
 
 
@@ -44,23 +55,61 @@ def test_an_open_mouth_that_stays_open_is_seen_in_the_shape_and_not_in_the_displ
     open_ = shut.clone()
     open_[..., 55:60, 1] += 0.3
     assert displacement(open_, reference="mean").abs().max() < 1e-5
-    difference = motion_features(open_, motion="shape", region="mouth") - motion_features(shut, motion="shape", region="mouth")
+    difference = motion_features(open_, motion=("shape",), region="mouth") - motion_features(
+        shut, motion=("shape",), region="mouth"
+    )
     assert difference.abs().amax() > 0.1
 
 
-def test_both_has_displacement_before_shape() -> None:
+def test_the_parts_come_in_order() -> None:
     x, average = faces(), torch.rand(68, 2)
-    both = motion_features(x, motion="both", average_shape=average, scale=3.0)
-    torch.testing.assert_close(both[..., :2], displacement(x, reference="mean", scale=3.0))
-    torch.testing.assert_close(both[..., 2:], 3.0 * (local_shape(x) - average))
-    assert both.shape[-1] == motion_channels("both", 2) == 4
+    features = motion_features(x, motion=MOTIONS, average_shape=average, scale=3.0)
+    shape = 3.0 * (local_shape(x) - average)
+    torch.testing.assert_close(features[..., :2], displacement(x, reference="mean", scale=3.0))
+    torch.testing.assert_close(features[..., 2:4], shape)
+    torch.testing.assert_close(features[..., 4:6], 4.0 * frame_velocity(shape))
+    torch.testing.assert_close(features[..., 6], 2.0 * (frame_velocity(shape).square().sum(-1) + 1e-4).sqrt())
+    assert features.shape[-1] == motion_channels(MOTIONS, 2) == 7
+
+
+def test_rates_are_those_of_the_displacement_where_no_shape_is_shown() -> None:
+    x = faces()
+    features = motion_features(x, motion=("displacement", "velocity"), region="head")
+    torch.testing.assert_close(features[..., 2:], 4.0 * frame_velocity(features[..., :2]))
+
+
+def test_a_turning_head_has_no_speed_of_lips() -> None:
+    """A face that is turned in the picture's plane: fast by its displacement, at rest in coordinates of the head."""
+    angle = torch.linspace(0, 1, 10)
+    turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=-1).unflatten(-1, (2, 2))
+    turning = (faces(1)[:1] - 0.5) @ turn
+    of_shape = motion_features(turning, motion=("shape", "speed"))[..., 2]
+    of_place = motion_features(turning, motion=("displacement", "speed"))[..., 2]
+    assert of_shape.max() < 0.03
+    assert of_place.mean() > 0.2
+
+
+def test_speed_outlives_the_pyramid() -> None:
+    """Lips that open and shut ten times a second: at 3 Hz their place is a constant, their average speed is not."""
+    x = faces(1)[:1].expand(1, 80, 68, 2).clone()
+    x[..., 55:60, 1] += 0.05 * torch.sin(torch.arange(80.0) * 2.5)[None, :, None]
+    place, speed = (
+        temporal_pyramid(motion_features(x, motion=("shape", "speed"), region="mouth"), 4)[3][..., channel]
+        for channel in (1, 2)
+    )
+    assert (place - place.mean(dim=1, keepdim=True)).abs().amax() < 0.1 * speed.amax()
+    assert speed[..., 7:12].mean() > 3 * speed[..., :5].mean()
+
+
+def test_a_single_frame_has_no_velocity() -> None:
+    assert motion_features(faces(1), motion=("shape", "velocity"))[..., 2:].abs().max() == 0
 
 
 @pytest.mark.parametrize("region", REGIONS)
 def test_a_region_sees_nothing_else(region: str) -> None:
     x = faces().requires_grad_()
     motion_features(
-        x, motion="displacement", region=region, reference=torch.zeros(2, 68, 2) + torch.rand(68, 2)
+        x, motion=("displacement",), region=region, reference=torch.zeros(2, 68, 2) + torch.rand(68, 2)
     ).sum().backward()
     moved = x.grad.abs().amax(dim=(0, 1, 3)) > 0
     assert moved.nonzero().flatten().tolist() == list(REGIONS[region])
@@ -69,7 +118,7 @@ def test_a_region_sees_nothing_else(region: str) -> None:
 def test_gradients_stay_finite_where_faces_are_degenerate() -> None:
     for x in (torch.zeros(1, 3, 68, 2), torch.ones(1, 3, 68, 2)):
         x.requires_grad_()
-        motion_features(x).square().sum().backward()
+        motion_features(x, motion=MOTIONS).square().sum().backward()
         assert torch.isfinite(x.grad).all()
 
 
@@ -77,22 +126,42 @@ def test_shape_needs_the_layout() -> None:
     with pytest.raises(ShapeError, match=r"points=68"):
         local_shape(torch.rand(1, 3, 20, 2))
     with pytest.raises(ShapeError, match=r"expected 68 points for the region 'mouth', got 20"):
-        motion_features(torch.rand(1, 3, 20, 2), motion="displacement", region="mouth")
+        motion_features(torch.rand(1, 3, 20, 2), motion=("displacement",), region="mouth")
 
 
 def test_configs_that_do_not_fit_say_what_would() -> None:
     with pytest.raises(ConfigError, match=r"`syncer.points`: expected 20 .* got 68"):
         SyncerPyramidConfig(region="mouth")
-    with pytest.raises(ConfigError, match=r"`syncer.dims`: expected twice .* got 3"):
-        SyncerPyramidConfig(motion="both", syncer=SyncerConfig(dims=3))
-    with pytest.raises(ConfigError, match=r"`motion`: expected one of"):
-        SyncerPyramidConfig(motion="velocity")
+    with pytest.raises(ConfigError, match=r"`syncer.dims`: expected 4 .* got 3"):
+        SyncerPyramidConfig(motion=("displacement", "shape"), syncer=SyncerConfig(dims=3))
 
 
 @pytest.mark.parametrize(
-    ("motion", "region", "dims"), [("both", "face", 4), ("shape", "mouth", 2), ("displacement", "head", 2)]
+    "motion", [(), "shape", ("velocity",), ("shape", "displacement"), ("shape", "shape"), ("shape", "pose")]
 )
-def test_a_pyramid_of_each_kind_takes_plain_landmarks(motion: str, region: str, dims: int) -> None:
+def test_motions_that_there_are_not(motion: Any) -> None:
+    with pytest.raises(ConfigError, match=r"`motion`: expected some of"):
+        SyncerPyramidConfig(motion=motion, syncer=SyncerConfig(dims=4))
+    with pytest.raises(ConfigError, match=r"`motion`: expected some of"):
+        motion_features(faces(), motion=motion)
+
+
+@pytest.mark.parametrize(("motion", "dims"), [(MOTIONS, 7), (MOTIONS, 10), (("shape", "speed"), 4), (("displacement",), 1)])
+def test_landmarks_have_the_coordinates_that_the_motion_came_from(motion: tuple[str, ...], dims: int) -> None:
+    config = SyncerPyramidConfig(motion=motion, syncer=SyncerConfig(dims=dims))
+    assert motion_channels(motion, config.landmark_dims) == dims
+
+
+@pytest.mark.parametrize(
+    ("motion", "region", "dims"),
+    [
+        (("displacement", "shape"), "face", 4),
+        (MOTIONS, "face", 7),
+        (("shape", "velocity", "speed"), "mouth", 5),
+        (("displacement",), "head", 2),
+    ],
+)
+def test_a_pyramid_of_each_kind_takes_plain_landmarks(motion: tuple[str, ...], region: str, dims: int) -> None:
     config = SyncerPyramidConfig(
         syncer=SyncerConfig(width=8, embed=4, points=len(REGIONS[region]), dims=dims),
         motion=motion,
@@ -115,7 +184,7 @@ def test_a_pyramid_of_each_kind_takes_plain_landmarks(motion: str, region: str, 
 
 
 def test_shape_pyramids_compile_as_one_graph() -> None:
-    config = SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=4, dims=4), motion="both", num_levels=1)
+    config = SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=4, dims=7), motion=MOTIONS, num_levels=1)
     pyramid = SyncerPyramid(config=config).eval()
     x = faces(12)
     compiled = torch.compile(pyramid.embed_motion, fullgraph=True, backend="aot_eager")

@@ -23,7 +23,10 @@ from avsync.training.syncers import SyncerTrainingConfig, average_shape, draw_re
 from avsync.training.warm_start import WarmStartConfig, train_finest_first
 
 PYRAMID = SyncerPyramidConfig(
-    syncer=SyncerConfig(width=8, embed=8, frame_blocks=1, dims=4), num_levels=3, motion="both", audio="log-mel"
+    syncer=SyncerConfig(width=8, embed=8, frame_blocks=1, dims=4),
+    num_levels=3,
+    motion=("displacement", "shape"),
+    audio="log-mel",
 )
 TRAINING = SyncerTrainingConfig(
     steps=4, batch_size=4, frames=48, fine_frames=24, warm_up=1, offset_weight=1.0, short_share=0.4, ema_decay=0.9

@@ -224,7 +224,7 @@ def train_syncers(
     Source: paper section 3.1, Figure 1.
     """
     pyramid.set_audio_statistics(*bank.audio_statistics())
-    if pyramid.config.motion != "displacement":
+    if "shape" in pyramid.config.motion:
         pyramid.set_average_shape(average_shape(bank))
     chosen = list(range(pyramid.num_levels)) if levels is None else sorted(set(levels))
     if not chosen or not 0 <= chosen[0] <= chosen[-1] < pyramid.num_levels:

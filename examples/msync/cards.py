@@ -93,7 +93,7 @@ def write_card(path: Path, name: str, variant: Variant, numbers: dict[str, Any])
     text = _CARD.format(
         name=name,
         about=variant.about,
-        motion={"both": "displacement and shape"}.get(variant.motion, variant.motion),
+        motion=", ".join(variant.motion),
         region=variant.region,
         width=variant.width,
         audio={"log-mel": "26 log-mel energies", "mfcc": "26 MFCCs"}[variant.audio],

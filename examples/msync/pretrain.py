@@ -23,7 +23,7 @@ from avsync.corpus.augment import AugmentConfig
 from avsync.corpus.clip import Corpus
 from avsync.corpus.dataset import ClipBank
 from avsync.encoders import SyncerConfig
-from avsync.motion_features import REGIONS, motion_channels
+from avsync.motion_features import MOTIONS, REGIONS, motion_channels
 from avsync.pretrained import FILES, from_pretrained, save_pretrained
 from avsync.speech_features import SpeechFeatures
 from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
@@ -45,7 +45,7 @@ class Variant:
     Attributes:
         about: What it is for, a sentence of the model card.
         audio: "log-mel" or "mfcc".
-        motion: "displacement", "shape" or "both".
+        motion: What of the motion it sees; see :func:`avsync.motion_features.motion_features`.
         region: "face", "mouth" or "head".
         objective: "all_pairs" or, for the judge, "margin".
         steps: Optimisation steps of levels 0 and 1, from which the coarser ones begin.
@@ -56,7 +56,7 @@ class Variant:
 
     about: str
     audio: str = "log-mel"
-    motion: str = "both"
+    motion: tuple[str, ...] = MOTIONS
     region: str = "face"
     objective: str = "all_pairs"
     steps: int = 700
@@ -120,12 +120,12 @@ VARIANTS = {
     "landmarks68-25fps-mfcc": Variant("The whole face against 26 MFCCs, the paper's sound features.", audio="mfcc"),
     "landmarks68-25fps-mouth": Variant(
         "The lips alone, in coordinates of the head: what it hears is said by the lips and by nothing else.",
-        motion="shape",
+        motion=("shape", "velocity", "speed"),
         region="mouth",
     ),
     "landmarks68-25fps-head": Variant(
         "Points of the head that speech does not move on it: what it hears is said by nods, turns and sway.",
-        motion="displacement",
+        motion=("displacement", "velocity", "speed"),
         region="head",
         width=48,
     ),
