@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _PIECE = 40  # windows of a piece: a product of c x (c + 2 V) pairs holds c x (2 V + 1) wanted ones
+_WHOLE = 1.5  # up to so many times the pairs, one product of whole clips is faster than several of pieces
 _ROWS = 8192  # windows handled at once: bounds the memory of hour-long recordings to some tens of megabytes
 _CLOSE = 0.2  # share of |v|^2 below which |v|^2 + |a|^2 - 2 v.a has lost too many digits in float32
 _NOTHING = 1e-14  # share of |v|^2 below which nothing is left of it in float64
@@ -30,9 +31,19 @@ def band_distances(motion: Tensor, audio: Tensor, *, max_offset: int, before: in
     Returns:
         (batch, windows, 2 V + 1).
     """
-    batch, windows = motion.shape[:2]
+    windows = motion.shape[1]
     count = -(-windows // _PIECE)
     piece = -(-windows // count)
+    heard = audio.shape[1] + min(before, 0) + min(after, 0)
+    if windows * heard <= _WHOLE * count * piece * (piece + 2 * max_offset):
+        return _whole(motion, audio, max_offset, before, after)
+    return _in_pieces(motion, audio, max_offset, before, after, piece)
+
+
+def _in_pieces(motion: Tensor, audio: Tensor, max_offset: int, before: int, after: int, piece: int) -> Tensor:
+    """Long clips, ``piece`` windows at a time, so that few pairs are taken that are not wanted."""
+    batch, windows = motion.shape[:2]
+    count = -(-windows // piece)
     spare = count * piece - windows
     if max(before, after + spare) > 0:
         audio = F.pad(audio, (0, 0, before, after + spare))  # a negative end leaves out
@@ -64,34 +75,63 @@ def band_distances(motion: Tensor, audio: Tensor, *, max_offset: int, before: in
     return distances[:, :windows] if spare else distances
 
 
+def _whole(motion: Tensor, audio: Tensor, max_offset: int, before: int, after: int) -> Tensor:
+    """All pairs of short clips in one product, which is then padded instead of the sound: pairs with silence are ``|v|`` apart."""
+    first, last = max(-before, 0), audio.shape[1] - max(-after, 0)
+    around = (max(before, 0), max(after, 0))
+    audio = audio[:, first:last]
+    if _in_double(motion):
+        audio = F.pad(audio, (0, 0, *around))
+        return _exactly(motion, audio, max_offset).clamp_min_(0).sqrt_()
+    motion_norm = _squared_norm(motion)
+    product = torch.baddbmm(_squared_norm(audio)[:, None, :], motion, audio.transpose(1, 2), alpha=-2)
+    squared = _diagonals(F.pad(product, around), max_offset) + motion_norm[..., None]
+    if not torch.compiler.is_compiling() and bool(squared.amin() < _CLOSE * motion_norm.amax()):
+        squared = _mended(squared, motion, F.pad(audio, (0, 0, *around)), motion_norm, max_offset)
+    return squared.clamp_min_(0).sqrt_()
+
+
+def _in_double(motion: Tensor) -> bool:
+    """Whether float32 products cannot be relied on, so that float64 has to be taken."""
+    if motion.dtype == torch.float64:
+        return True
+    if motion.device.type == "mps":  # there is no float64
+        return False
+    # A user may let float32 products lose digits for speed; how many is beyond our sight elsewhere than on a CPU.
+    return torch.compiler.is_compiling() or motion.device.type != "cpu" or torch.get_float32_matmul_precision() != "highest"
+
+
 def _pieces(motion: Tensor, audio: Tensor, motion_norm: Tensor, audio_norm: Tensor, max_offset: int) -> Tensor:
     """(pieces, windows, embed), (pieces, windows + 2 V, embed) and their squared norms to (pieces, windows, 2 V + 1)."""
-    exact, wide = motion.dtype == torch.float64, motion.device.type != "mps"  # there is no float64 on MPS
-    # A user may let float32 products lose digits for speed; how many is beyond our sight elsewhere than on a CPU.
-    if exact or (
-        wide
-        and (torch.compiler.is_compiling() or motion.device.type != "cpu" or torch.get_float32_matmul_precision() != "highest")
-    ):
+    if _in_double(motion):
         return _exactly(motion, audio, max_offset).clamp_min_(0).sqrt_()
     squared = _squared(motion, audio, motion_norm, audio_norm, max_offset)
     if not torch.compiler.is_compiling() and bool((squared.amin(dim=2) < _CLOSE * motion_norm).any()):
-        close = squared < _CLOSE * motion_norm[..., None]
-        if wide and int(close.sum()) > _FEW * close.numel():
-            squared = _exactly(motion, audio, max_offset)
-        else:
-            which, window, shift = close.nonzero(as_tuple=True)
-            difference = motion[which, window] - audio[which, window + shift]
-            squared = squared.index_put((which, window, shift), difference.square().sum(-1))
+        squared = _mended(squared, motion, audio, motion_norm, max_offset)
     return squared.clamp_min_(0).sqrt_()
+
+
+def _mended(squared: Tensor, motion: Tensor, audio: Tensor, motion_norm: Tensor, max_offset: int) -> Tensor:
+    """Squared distances with those of near pairs, which have lost their digits, taken anew."""
+    close = squared < _CLOSE * motion_norm[..., None]
+    if motion.device.type != "mps" and int(close.sum()) > _FEW * close.numel():
+        return _exactly(motion, audio, max_offset)
+    which, window, shift = close.nonzero(as_tuple=True)
+    difference = motion[which, window] - audio[which, window + shift]
+    return squared.index_put((which, window, shift), difference.square().sum(-1))
 
 
 def _squared(motion: Tensor, audio: Tensor, motion_norm: Tensor, audio_norm: Tensor, max_offset: int) -> Tensor:
     """Squared distances, (pieces, windows, 2 V + 1)."""
     product = torch.baddbmm(audio_norm[:, None, :], motion, audio.transpose(1, 2), alpha=-2)
-    # All pairs of a piece are there; the wanted ones are diagonals, which a strided view reads without a copy.
+    return _diagonals(product, max_offset) + motion_norm[..., None]
+
+
+def _diagonals(product: Tensor, max_offset: int) -> Tensor:
+    """(pieces, windows, windows + 2 V) of all pairs to the wanted ones, (pieces, windows, 2 V + 1), which a view reads without a copy."""
     piece_stride, row_stride, column_stride = product.stride()
-    shape = (*motion.shape[:2], 2 * max_offset + 1)
-    return product.as_strided(shape, (piece_stride, row_stride + column_stride, column_stride)) + motion_norm[..., None]
+    shape = (*product.shape[:2], 2 * max_offset + 1)
+    return product.as_strided(shape, (piece_stride, row_stride + column_stride, column_stride))
 
 
 def _exactly(motion: Tensor, audio: Tensor, max_offset: int) -> Tensor:
