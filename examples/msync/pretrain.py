@@ -106,7 +106,7 @@ AUGMENT = AugmentConfig(
 VARIANTS = {
     "landmarks68-25fps": Variant(
         "The whole face against log-mel energies: the default of the loss and of the commands.",
-        steps=1000,
+        steps=1500,
         fine_frames=160,
         width=128,
     ),
