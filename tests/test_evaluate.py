@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from avsync.cli import main
-from avsync.cli._syncers import Syncers
 from avsync.corpus.clip import Clip, write_clip, write_index
 from avsync.corpus.media import write_audio
 from avsync.corpus.synthetic import synthetic_clip
@@ -103,7 +102,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def transparent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the command ask syncers that need no training."""
-    monkeypatch.setattr("avsync.cli.evaluate.load_syncers", lambda args: Syncers(OpenWhenLoud(), Loudness(), None))
+    monkeypatch.setattr("avsync.cli.evaluate.load_pyramid", lambda args: (OpenWhenLoud(), Loudness()))
 
 
 def found_cell(result: dict[str, Any], row: str, measure: str, level: int | None = None) -> dict[str, Any]:
