@@ -7,7 +7,7 @@ mouth is open in every single frame, however short the clip. The two together be
 
 Velocity and speed are what happens from one frame to the next. They are taken at the full rate, before the pyramid, and that is the
 point of speed: the pyramid averages, so that at its coarse levels lips that have opened and closed twice are lips that stayed half
-open. The average of their speed still says that somebody spoke. It is worth more to the coarsest level than everything else together.
+open. The average of their speed still says that somebody spoke. To the coarsest level that is worth nine points of per cent.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MOTIONS = ("displacement", "shape", "velocity", "speed")
 _RATE_SCALE = {"velocity": 4.0, "speed": 2.0}
 """Factors that bring changes from frame to frame to the order of the positions that they are changes of."""
 _SPEED_FLOOR = 1e-2
-"""Keeps the gradient of a speed finite where nothing moves, in scaled units a frame: a tenth of what detectors tremble by."""
+"""Keeps the gradient of a speed finite where nothing moves; half the median step of eyes and nose (0.022), a sixth of the lips' (0.063)."""
 
 REGIONS: dict[str, tuple[int, ...]] = {
     "face": tuple(range(68)),
@@ -136,6 +136,8 @@ def motion_channels(motion: Sequence[str], dims: int) -> int:
 def frame_velocity(positions: Tensor) -> Tensor:
     """How far each point has come since the frame before; the first frame has the velocity of the second, a single one has none.
 
+    So a window of a clip sees one frame more than its own, the one before it.
+
     Args:
         positions: (batch, frames, points, dims).
 
@@ -204,9 +206,11 @@ def motion_features(
         if landmarks.shape[-2] != len(REGIONS["face"]):
             raise ShapeError(f"`landmarks`: expected 68 points for the region {region!r}, got {landmarks.shape[-2]}")
         parts = {name: part[..., REGIONS[region], :] for name, part in parts.items()}
+    if len(motion) == 1:
+        return parts[motion[0]]
     rate = frame_velocity(parts["shape" if "shape" in parts else "displacement"])
     if "velocity" in motion:
         parts["velocity"] = _RATE_SCALE["velocity"] * rate
     if "speed" in motion:
         parts["speed"] = _RATE_SCALE["speed"] * (rate.square().sum(dim=-1, keepdim=True) + _SPEED_FLOOR**2).sqrt()
-    return torch.cat([parts[name] for name in motion], dim=-1) if len(parts) > 1 else parts[motion[0]]
+    return torch.cat([parts[name] for name in motion], dim=-1)
