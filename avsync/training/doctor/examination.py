@@ -17,7 +17,9 @@ from avsync.corpus.clip import Clip
 from avsync.corpus.dataset import ClipBank
 from avsync.errors import ClipTooShortError
 from avsync.landmarks import NUM_POINTS
-from avsync.metrics.multi_scale import MAX_OFFSETS, multi_scale_offset
+from avsync.metrics.multi_scale import MAX_OFFSETS
+from avsync.metrics.offset import sync_offset
+from avsync.similarity import unit_norm
 from avsync.syncer import SyncerPyramid
 from avsync.training.doctor.alignment import LagScan, check_alignment, check_distances
 from avsync.training.doctor.clip_checks import check_clips
@@ -233,8 +235,11 @@ def _judge(clip: Clip, syncers: SyncerPyramid, features: nn.Module) -> list[tupl
     crops = crops.select(crops.speech_fraction > 0.2).to(next(syncers.parameters()).device)
     if not len(crops):
         return []
-    offsets = (*MAX_OFFSETS, *(MAX_OFFSETS[-1] for _ in range(syncers.num_levels)))[: max(syncers.num_levels, 1)]
-    found = multi_scale_offset(syncers, crops.landmarks, crops.audio, margin=_MARGIN, max_offsets=offsets)[0]
+    motion, sound = (
+        unit_norm(embedded[0])
+        for embedded in (syncers.embed_motion(crops.landmarks, levels=[0]), syncers.embed_audio(crops.audio, levels=[0]))
+    )
+    found = sync_offset(motion, sound, max_offset=MAX_OFFSETS[0], lead=_MARGIN)
     return [(clip.speaker, row) for row in found.distances.cpu()]
 
 
