@@ -20,7 +20,7 @@ from torch import Tensor
 from avsync._checks import check_choice, check_shape
 from avsync._faces import check_landmarks, reference_face
 from avsync.errors import ConfigError, ShapeError
-from avsync.landmarks import displacement
+from avsync.landmarks import displacement, velocity
 
 MOTIONS = ("displacement", "shape", "velocity", "speed")
 """What of the motion a syncer can be shown, in the order in which it is."""
@@ -152,7 +152,7 @@ def frame_velocity(positions: Tensor) -> Tensor:
     """
     if positions.shape[1] < 2:
         return torch.zeros_like(positions)
-    steps = positions.diff(dim=1)
+    steps = velocity(positions)
     return torch.cat([steps[:, :1], steps], dim=1)
 
 

@@ -204,6 +204,22 @@ def test_large_batches_equal_their_clips(monkeypatch: pytest.MonkeyPatch) -> Non
     torch.testing.assert_close(offset_distances(motion, audio, max_offset=3), whole)
 
 
+def test_no_clips_are_an_error_that_says_so() -> None:
+    with pytest.raises(ShapeError, match=r"`motion`: expected at least 1 clip, got 0"):
+        sync_offset(torch.zeros(0, 5, 4), torch.zeros(0, 5, 4), max_offset=2)
+
+
+def test_many_short_clips_equal_each_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    motion, audio = torch.randn(2, 7, 12, 8).unbind(0)
+    whole = offset_distances(motion, audio, max_offset=3)
+    monkeypatch.setattr(_band, "_ROWS", 24)  # two clips at a time, and one that is left
+    taken = []
+    product = _band._all_pairs
+    monkeypatch.setattr(_band, "_all_pairs", lambda *args: taken.append(len(args[0])) or product(*args))
+    torch.testing.assert_close(offset_distances(motion, audio, max_offset=3), whole)
+    assert taken == [2, 2, 2, 1]
+
+
 def test_long_recordings_equal_their_pieces() -> None:
     motion, audio = signal(0, 1, 12000, 4), signal(1, 1, 12020, 4)
     whole = offset_distances(motion, audio, max_offset=3, lead=10)

@@ -80,7 +80,10 @@ def device_of(name: str) -> torch.device:
 
 def load_pyramid(args: argparse.Namespace) -> tuple[SyncerPyramid, SpeechFeatures]:
     """What ``--syncers``, ``--features`` and ``--device`` say: a pyramid, and the features that it was trained on."""
-    folder = model_folder(args.syncers)
+    return _pyramid_in(model_folder(args.syncers), args)
+
+
+def _pyramid_in(folder: Path, args: argparse.Namespace) -> tuple[SyncerPyramid, SpeechFeatures]:
     pyramid = from_pretrained(SyncerPyramid, folder).to(device_of(args.device))
     transform = pyramid.speech_features()
     if transform is None and args.features is None:
@@ -94,8 +97,9 @@ def load_pyramid(args: argparse.Namespace) -> tuple[SyncerPyramid, SpeechFeature
 
 def load_syncers(args: argparse.Namespace) -> Syncers:
     """:func:`load_pyramid`, and what ``--calibration`` says."""
-    pyramid, transform = load_pyramid(args)
-    beside = model_folder(args.syncers) / CALIBRATION
+    folder = model_folder(args.syncers)
+    pyramid, transform = _pyramid_in(folder, args)
+    beside = folder / CALIBRATION
     path = Path(args.calibration) if args.calibration else beside if beside.is_file() else None
     return Syncers(pyramid, transform, None if path is None else load_calibration(path))
 

@@ -76,7 +76,15 @@ def _in_pieces(motion: Tensor, audio: Tensor, max_offset: int, before: int, afte
 
 
 def _whole(motion: Tensor, audio: Tensor, max_offset: int, before: int, after: int) -> Tensor:
-    """All pairs of short clips in one product, which is then padded instead of the sound: pairs with silence are ``|v|`` apart."""
+    """Short clips whole, as many at once as the memory is meant for."""
+    rows = max(1, _ROWS // motion.shape[1])
+    clips = [slice(start, start + rows) for start in range(0, motion.shape[0], rows)]
+    parts = [_all_pairs(motion[some], audio[some], max_offset, before, after) for some in clips]
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def _all_pairs(motion: Tensor, audio: Tensor, max_offset: int, before: int, after: int) -> Tensor:
+    """All pairs of clips in one product, which is then padded instead of the sound: pairs with silence are ``|v|`` apart."""
     first, last = max(-before, 0), audio.shape[1] - max(-after, 0)
     around = (max(before, 0), max(after, 0))
     audio = audio[:, first:last]

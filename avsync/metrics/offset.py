@@ -116,6 +116,8 @@ def window_distances(
     check_positive("max_offset", max_offset, allow_zero=True)
     check_positive("lead", lead, allow_zero=True)
     windows, sounds = motion.shape[1], audio.shape[1]
+    if motion.shape[0] == 0:
+        raise ShapeError("`motion`: expected at least 1 clip, got 0")
     if windows == 0:
         raise ClipTooShortError("`motion`: expected at least 1 window, got 0")
     if sounds <= lead:
