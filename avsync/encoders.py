@@ -3,6 +3,9 @@
 An encoder works on single frames first, then joins the frames of a window with one valid convolution whose taps are exactly the
 window, then works on whole windows. Each output therefore sees one window and nothing else, so a pass over a clip equals encoding
 every window by itself, at a fraction of the cost: the work on frames, which windows share, is done once.
+
+The audio encoder may see some sound around its window, too (``audio_context``): lips prepare for a sound before it is heard, and a
+search for offsets has the sound around every window anyway. Motion never gets more than its window.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ class SyncerConfig:
         points: Points of a face.
         dims: Coordinates of a point.
         window: Motion frames of a window.
+        audio_context: Motion frames before and behind a window whose sound the audio encoder sees beside the window's own; 0 is the
+            paper's. At the ends of a clip its first and last audio frame are held.
         audio_stride: Audio frames for each motion frame.
         width: Channels inside the encoders.
         embed: Size of the embeddings.
@@ -39,6 +44,7 @@ class SyncerConfig:
     points: int = 68
     dims: int = 2
     window: int = 5
+    audio_context: int = 0
     audio_stride: int = 4
     width: int = 128
     embed: int = 128
@@ -50,7 +56,7 @@ class SyncerConfig:
         for name in ("audio_features", "points", "dims", "window", "audio_stride", "width", "embed"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}`: expected at least 1, got {getattr(self, name)}")
-        for name in ("frame_blocks", "window_blocks"):
+        for name in ("audio_context", "frame_blocks", "window_blocks"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"`{name}`: expected at least 0, got {getattr(self, name)}")
         if not 0 <= self.dropout < 1:
@@ -58,17 +64,19 @@ class SyncerConfig:
 
 
 class _WindowEncoder(nn.Module):
-    """The trunk both modalities share: frames (batch, frames, features) -> embeddings (batch, frames - window + 1, embed)."""
+    """The trunk both modalities share: frames (batch, frames, features) -> embeddings (batch, frames - seen + 1, embed).
 
-    def __init__(self, *, features: int, config: SyncerConfig) -> None:
+    ``seen`` is how many frames are joined, the window or more.
+    """
+
+    def __init__(self, *, features: int, seen: int, config: SyncerConfig) -> None:
         super().__init__()
         width = config.width
-        self.window = config.window
         self.stem = nn.Linear(features, width)
         self.frame_blocks = nn.Sequential(
             *(ConvNeXtBlock1d(channels=width, dropout=config.dropout) for _ in range(config.frame_blocks))
         )
-        self.join = nn.Conv1d(width, width, config.window)
+        self.join = nn.Conv1d(width, width, seen)
         self.window_blocks = nn.Sequential(
             *(ConvNeXtBlock1d(channels=width, dropout=config.dropout) for _ in range(config.window_blocks))
         )
@@ -97,7 +105,7 @@ class MotionEncoder(nn.Module):
     def __init__(self, *, config: SyncerConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or SyncerConfig()
-        self.encoder = _WindowEncoder(features=config.points * config.dims, config=config)
+        self.encoder = _WindowEncoder(features=config.points * config.dims, seen=config.window, config=config)
 
     def forward(self, motion: Tensor) -> Tensor:
         """Embed all windows.
@@ -143,7 +151,8 @@ class AudioEncoder(nn.Module):
     def __init__(self, *, config: SyncerConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or SyncerConfig()
-        self.encoder = _WindowEncoder(features=config.audio_features * config.audio_stride, config=config)
+        seen = config.window + 2 * config.audio_context
+        self.encoder = _WindowEncoder(features=config.audio_features * config.audio_stride, seen=seen, config=config)
         self.register_buffer("mean", torch.zeros(config.audio_features))
         self.register_buffer("std", torch.ones(config.audio_features))
 
@@ -161,7 +170,8 @@ class AudioEncoder(nn.Module):
             audio: Features at the level's rate, (batch, audio_stride * frames, audio_features).
 
         Returns:
-            Unnormalised embeddings (batch, frames - window + 1, embed), one for each motion window.
+            Unnormalised embeddings (batch, frames - window + 1, embed), one for each motion window; output ``t`` sees the sound of
+            frames ``t..t + window - 1``, and of ``audio_context`` frames more on both sides.
 
         Raises:
             ShapeError: Another number of features than configured, or frames that do not fill whole motion frames.
@@ -178,7 +188,16 @@ class AudioEncoder(nn.Module):
         if frames < self.config.window:
             shortest = self.config.window * self.config.audio_stride
             raise ClipTooShortError(f"`audio`: expected at least {shortest} audio frames of the level, got {audio.shape[1]}")
-        standardised = (audio - self.mean) / self.std
+        standardised = _hold_ends((audio - self.mean) / self.std, self.config.audio_stride * self.config.audio_context)
         return self.encoder(
-            rearrange(standardised, "batch (frames stride) coeffs -> batch frames (stride coeffs)", frames=frames)
+            rearrange(
+                standardised, "batch (frames stride) coeffs -> batch frames (stride coeffs)", stride=self.config.audio_stride
+            )
         )
+
+
+def _hold_ends(x: Tensor, count: int) -> Tensor:
+    """``x`` (batch, frames, channels) with its first and its last frame ``count`` times more."""
+    if count == 0:
+        return x
+    return torch.cat([x[:, :1].expand(-1, count, -1), x, x[:, -1:].expand(-1, count, -1)], dim=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, cast
 
 import torch
@@ -78,7 +78,7 @@ def check_same_duration(landmarks: Tensor, audio: Tensor, audio_stride: int = 4)
 
 @dataclass(frozen=True)
 class SyncerPyramidConfig:
-    """A stack of equal syncers.
+    """A stack of syncers, equal but for the sound around a window.
 
     Attributes:
         syncer: Sizes of every level's syncer; its ``points`` are those of the region, its ``dims`` the coordinates that the motion
@@ -90,6 +90,10 @@ class SyncerPyramidConfig:
             given waveforms later, or "custom".
         region: Which points are looked at: "face", "mouth" or "head"; the last two need the 68-point layout.
         reference: The face that motion is measured from, "first" frame or "mean" face of the clip.
+        audio_context: The syncers' :attr:`avsync.encoders.SyncerConfig.audio_context` level by level, (levels,), in frames of the
+            level; empty for that of ``syncer`` at every level.
+        mean_normalisation: Whether the mean of a clip's features is taken off them (cepstral mean normalisation, the mean over
+            whatever sound is given): microphones and rooms drop out, and so does how loud the clip is.
         motion_scale: Factor on the displacement in face heights, which brings it to the order of 1.
 
     Raises:
@@ -102,6 +106,8 @@ class SyncerPyramidConfig:
     motion: tuple[str, ...] = ("displacement",)
     region: str = "face"
     reference: str = "first"
+    audio_context: tuple[int, ...] = ()
+    mean_normalisation: bool = False
     motion_scale: float = 8.0
 
     def __post_init__(self) -> None:
@@ -125,8 +131,15 @@ class SyncerPyramidConfig:
                 f"`syncer.dims`: expected {wanted[0]} (or {wanted[1]} for landmarks in space) with motion {self.motion}, got"
                 f" {self.syncer.dims}"
             )
+        contexts = self.audio_context
+        if contexts and (len(contexts) != self.num_levels or min(contexts) < 0):
+            raise ConfigError(f"`audio_context`: expected {self.num_levels} numbers of at least 0 or none, got {contexts!r}")
         if not 0 < self.motion_scale < math.inf:
             raise ConfigError(f"`motion_scale`: expected a finite number above 0, got {self.motion_scale}")
+
+    def level_syncer(self, level: int) -> SyncerConfig:
+        """Sizes of one level's syncer."""
+        return replace(self.syncer, audio_context=self.audio_context[level]) if self.audio_context else self.syncer
 
     @property
     def landmark_dims(self) -> int:
@@ -155,7 +168,7 @@ class SyncerPyramid(nn.Module):
     def __init__(self, *, config: SyncerPyramidConfig | None = None) -> None:
         super().__init__()
         self.config = config or SyncerPyramidConfig()
-        self.syncers = nn.ModuleList(Syncer(config=self.config.syncer) for _ in range(self.config.num_levels))
+        self.syncers = nn.ModuleList(Syncer(config=self.config.level_syncer(level)) for level in range(self.config.num_levels))
         # Only those that look at shape have this buffer, so that the others' files need not carry it.
         shape = torch.zeros(len(REGIONS["face"]), self.config.landmark_dims) if "shape" in self.config.motion else None
         self.register_buffer("average_shape", shape)
@@ -174,8 +187,13 @@ class SyncerPyramid(nn.Module):
         return None if self.config.audio == "custom" else SpeechFeatures(kind=self.config.audio)
 
     def set_audio_statistics(self, mean: Tensor, std: Tensor) -> None:
-        """Standardise the features of every level with these statistics, both (audio_features,), in the features' unit."""
+        """Standardise the features of every level with these statistics, both (audio_features,), in the features' unit.
+
+        With ``mean_normalisation`` clips have no mean left to take off, and ``mean`` counts as 0.
+        """
         check_positive("std", float(std.min()))
+        if self.config.mean_normalisation:
+            mean = torch.zeros_like(mean)
         for level in range(self.num_levels):
             self._syncer(level).audio_encoder.set_statistics(mean, std)
 
@@ -232,6 +250,8 @@ class SyncerPyramid(nn.Module):
         frames = audio.shape[1] // stride
         if audio.shape[1] % stride:
             raise ShapeError(f"`audio`: expected a multiple of {stride} audio frames, got {audio.shape[1]}")
+        if self.config.mean_normalisation:
+            audio = audio - mean_frame(audio, lengths=None if lengths is None else stride * lengths)
         sounds = temporal_pyramid(audio, max(chosen) + 1, lengths=None if lengths is None else stride * lengths)
         embedded = []
         for level in chosen:
@@ -290,6 +310,24 @@ class SyncerPyramid(nn.Module):
         if not chosen or not all(0 <= level < self.num_levels for level in chosen):
             raise ArgumentError(f"`levels`: expected levels from 0 to {self.num_levels - 1}, got {levels}")
         return chosen
+
+
+def mean_frame(x: Tensor, *, lengths: Tensor | None = None) -> Tensor:
+    """The mean over the frames of each clip, (batch, 1, channels).
+
+    Args:
+        x: (batch, frames, channels).
+        lengths: True frames of each clip, (batch,); what lies behind them is not looked at.
+
+    Example:
+        >>> mean_frame(torch.tensor([[[1.0], [3.0], [8.0]]]), lengths=torch.tensor([2])).item()
+        2.0
+    """
+    if lengths is None:
+        return x.mean(dim=1, keepdim=True)
+    lengths = check_lengths(lengths, x)[:, None, None]
+    inside = torch.arange(x.shape[1], device=x.device)[None, :, None] < lengths
+    return torch.where(inside, x, 0.0).sum(dim=1, keepdim=True) / lengths.clamp_min(1)
 
 
 def fill_motion_frames(audio: Tensor, frames: int, *, lengths: Tensor | None = None) -> Tensor:

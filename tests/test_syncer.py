@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -17,7 +19,7 @@ def small(**options: int) -> SyncerConfig:
     return SyncerConfig(**{"audio_features": 5, "points": 7, "width": 8, "embed": 4, **options})
 
 
-def pyramid(**options: int) -> SyncerPyramid:
+def pyramid(**options: Any) -> SyncerPyramid:
     return SyncerPyramid(config=SyncerPyramidConfig(syncer=small(), **options)).double().eval()
 
 
@@ -43,6 +45,52 @@ def test_dense_equals_windowed(window: int, stride: int, more: int, frame_blocks
         torch.testing.assert_close(alone, dense_audio[:, t : t + 1])
 
 
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(0, 6), st.integers(1, 4))
+def test_context_is_the_sound_around_a_window(window: int, stride: int, more: int, context: int) -> None:
+    config = small(window=window, audio_stride=stride, audio_context=context)
+    encoder = AudioEncoder(config=config).double()
+    frames = window + more + 2 * context
+    audio = torch.randn(2, stride * frames, 5, dtype=torch.float64)
+    dense = encoder(audio)
+    assert dense.shape == (2, frames - window + 1, 4)
+    held = torch.cat([audio[:, :1].expand(-1, stride * context, -1), audio, audio[:, -1:].expand(-1, stride * context, -1)], 1)
+    for t in range(frames - window + 1):
+        seen = held[:, stride * t : stride * (t + window + 2 * context)]
+        torch.testing.assert_close(encoder(seen)[:, context : context + 1], dense[:, t : t + 1])
+
+
+def test_each_level_has_its_own_context() -> None:
+    model = pyramid(num_levels=2, audio_context=(3, 0))
+    assert [syncer.audio_encoder.encoder.join.kernel_size for syncer in model.syncers] == [(11,), (5,)]
+    assert [syncer.motion_encoder.encoder.join.kernel_size for syncer in model.syncers] == [(5,), (5,)]
+    _, audio = clip(20)
+    louder = audio.clone()
+    louder[:, 4 * 8 : 4 * 9] += 1.0
+    before, after = (model.embed_audio(x, levels=[0])[0] for x in (audio, louder))
+    changed = (before - after).abs().amax(dim=(0, 2)) > 0
+    # Windows 4 to 8 hold frame 8; those from 1 to 11 have it within three frames.
+    assert changed.nonzero().flatten().tolist() == list(range(1, 12))
+
+
+def test_mean_normalisation_takes_microphone_and_room_away() -> None:
+    model, plain = pyramid(mean_normalisation=True), pyramid()
+    _, audio = clip(40)
+    for each in (model, plain):
+        each.set_audio_statistics(torch.arange(5.0), torch.arange(1.0, 6.0))
+    coloured = audio + torch.tensor([3.0, -2.0, 0.0, 1.0, 9.0], dtype=torch.float64)
+    for got, expected, other in zip(
+        model.embed_audio(coloured), model.embed_audio(audio), plain.embed_audio(coloured), strict=True
+    ):
+        torch.testing.assert_close(got, expected)
+        assert not torch.allclose(other, expected)
+    # What has no mean is standardised by the spread alone.
+    centred = (audio - audio.mean(dim=1, keepdim=True)) / torch.arange(1.0, 6.0, dtype=torch.float64)
+    model.syncers[0].audio_encoder.std.fill_(1.0)
+    direct = model.syncers[0].audio_encoder(centred)
+    model.syncers[0].audio_encoder.std.copy_(torch.arange(1.0, 6.0))
+    torch.testing.assert_close(model.embed_audio(audio, levels=[0])[0], direct)
+
+
 @given(st.integers(33, 90))
 def test_both_modalities_have_the_same_windows_at_every_level(frames: int) -> None:
     levels = pyramid()(*clip(frames))
@@ -51,9 +99,17 @@ def test_both_modalities_have_the_same_windows_at_every_level(frames: int) -> No
         assert level.mask is None
 
 
-@given(st.lists(st.integers(33, 50), min_size=2, max_size=3), st.integers(0, 8), st.sampled_from(["first", "mean"]))
-def test_padding_changes_nothing(true: list[int], more: int, reference: str) -> None:
-    model = pyramid()
+@given(
+    st.lists(st.integers(33, 50), min_size=2, max_size=3),
+    st.integers(0, 8),
+    st.sampled_from(["first", "mean"]),
+    st.sampled_from([(), (4, 0, 1, 2)]),
+    st.booleans(),
+)
+def test_padding_changes_nothing(
+    true: list[int], more: int, reference: str, audio_context: tuple[int, ...], mean_normalisation: bool
+) -> None:
+    model = pyramid(audio_context=audio_context, mean_normalisation=mean_normalisation)
     landmarks, audio = clip(max(true) + more, batch=len(true))
     for i, frames in enumerate(true):
         landmarks[i, frames:], audio[i, 4 * frames :] = torch.nan, torch.nan
@@ -149,9 +205,12 @@ def test_other_errors() -> None:
     [
         (SyncerConfig, {"width": 0}),
         (SyncerConfig, {"frame_blocks": -1}),
+        (SyncerConfig, {"audio_context": -1}),
         (SyncerConfig, {"dropout": 1.0}),
         (SyncerPyramidConfig, {"num_levels": 0}),
         (SyncerPyramidConfig, {"reference": "last"}),
+        (SyncerPyramidConfig, {"audio_context": (4, 0)}),
+        (SyncerPyramidConfig, {"audio_context": (4, 0, 0, -1)}),
         (SyncerPyramidConfig, {"motion_scale": 0.0}),
         (SyncerPyramidConfig, {"motion_scale": float("nan")}),
     ],

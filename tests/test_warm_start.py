@@ -17,9 +17,10 @@ from avsync.errors import ArgumentError, ConfigError
 from avsync.motion_features import local_shape
 from avsync.speech_features import SpeechFeatures
 from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
+from avsync.training import syncers as training_of_syncers
 from avsync.training import warm_start
 from avsync.training.processes import make_fabric
-from avsync.training.syncers import SyncerTrainingConfig, average_shape, draw_reference, train_syncers
+from avsync.training.syncers import SyncerTrainingConfig, average_shape, draw_reference, embed_single_windows, train_syncers
 from avsync.training.warm_start import WarmStartConfig, train_finest_first
 
 PYRAMID = SyncerPyramidConfig(
@@ -29,7 +30,15 @@ PYRAMID = SyncerPyramidConfig(
     audio="log-mel",
 )
 TRAINING = SyncerTrainingConfig(
-    steps=4, batch_size=4, frames=48, fine_frames=24, warm_up=1, offset_weight=1.0, short_share=0.4, ema_decay=0.9
+    steps=4,
+    batch_size=4,
+    frames=48,
+    fine_frames=24,
+    warm_up=1,
+    offset_weight=1.0,
+    short_share=0.4,
+    window_share=0.5,
+    ema_decay=0.9,
 )
 
 
@@ -70,6 +79,41 @@ def test_a_coarse_level_begins_with_the_finer_ones_weights(bank: ClipBank, fabri
     assert list(histories) == ["fine", "level1-run0", "level2-run0"]
     torch.testing.assert_close(weights(pyramid, 1), weights(pyramid, 0))
     torch.testing.assert_close(weights(pyramid, 2), weights(pyramid, 0))
+
+
+def test_levels_that_hear_otherwise_cannot_begin_with_each_others_weights(bank: ClipBank, fabric: object) -> None:
+    pyramid = SyncerPyramid(config=dataclasses.replace(PYRAMID, audio_context=(2, 0, 0)))
+    with pytest.raises(ConfigError, match="`audio_context`: expected one number from level 0 on"):
+        train_finest_first(pyramid, bank, TRAINING, WarmStartConfig(first_level=1, steps=1), fabric=fabric, progress=False)
+    train_finest_first(pyramid, bank, TRAINING, WarmStartConfig(first_level=2, steps=1), fabric=fabric, progress=False)
+
+
+def test_single_windows_are_clips_of_their_own(bank: ClipBank) -> None:
+    config = dataclasses.replace(
+        PYRAMID, motion=("displacement", "shape", "velocity"), syncer=SyncerConfig(width=8, embed=8, dims=6)
+    )
+    pyramid = SyncerPyramid(config=config).eval()
+    batch = bank.windows(20, stride=20).select(slice(0, 2))
+    audio, motion, _ = embed_single_windows(pyramid, batch, 16)
+    assert audio.shape == motion.shape == (2, 12, 8)
+    torch.testing.assert_close(audio, pyramid.embed_audio(batch.audio[:, :64], levels=[0])[0])
+    for t in range(12):
+        alone = pyramid.embed_motion(batch.landmarks[:, t : t + 5], reference="mean", levels=[0])[0]
+        torch.testing.assert_close(motion[:, t : t + 1], alone, atol=1e-5, rtol=1e-5)
+    whole = pyramid.embed_motion(batch.landmarks[:, :16], reference="mean", levels=[0])[0]
+    assert not torch.allclose(motion, whole, atol=1e-2)
+
+
+@pytest.mark.parametrize(("share", "levels", "expected"), [(1.0, [0, 1], 2), (0.0, [0, 1], 0), (1.0, [1], 0)])
+def test_single_windows_are_shown_in_their_share(
+    bank: ClipBank, fabric: object, monkeypatch: pytest.MonkeyPatch, share: float, levels: list[int], expected: int
+) -> None:
+    shown = []
+    original = training_of_syncers.embed_single_windows
+    monkeypatch.setattr(training_of_syncers, "embed_single_windows", lambda *values: (shown.append(1), original(*values))[1])
+    settings = dataclasses.replace(TRAINING, steps=2, window_share=share)
+    train_syncers(SyncerPyramid(config=PYRAMID), bank, settings, fabric=fabric, levels=levels, progress=False)
+    assert len(shown) == expected
 
 
 def test_the_mean_of_several_runs_is_kept(bank: ClipBank, fabric: object, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,6 +229,8 @@ def test_deformed_faces_are_other_faces_with_the_same_motion_in_time() -> None:
 def test_bad_settings_are_named() -> None:
     with pytest.raises(ConfigError, match="`first_share`"):
         SyncerTrainingConfig(first_share=0.7, short_share=0.4)
+    with pytest.raises(ConfigError, match="`window_share`"):
+        SyncerTrainingConfig(window_share=1.5)
     with pytest.raises(ConfigError, match="`spans`"):
         SyncerTrainingConfig(spans=())
     with pytest.raises(ConfigError, match="`ema_decay`"):

@@ -35,6 +35,9 @@ class SyncerTrainingConfig:
             each make syncers that serve both, as a loss that starts from an observed face and as a metric.
         short_share: Share of the batches in which it is measured from the mean face of 5 frames or more somewhere in the crop, as
             it is in clips that last no longer.
+        window_share: Share of the batches in which each window of the finest level is a clip of its own: measured from the mean face
+            of its own frames, with the velocities that these frames alone show. That is what a syncer is given of a clip of 5
+            frames. Without such batches it learns to rely on more, and the longer it learns, the worse it does on short clips.
         ema_decay: Decay of the moving average of the weights (:class:`avsync.training.ema.WeightAverage`), with which the pyramid is
             evaluated and which it holds in the end; 0 for none.
         learning_rate: Peak rate of AdamW.
@@ -61,6 +64,7 @@ class SyncerTrainingConfig:
     fine_frames: int = 80
     first_share: float = 0.3
     short_share: float = 0.0
+    window_share: float = 0.0
     ema_decay: float = 0.0
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
@@ -84,6 +88,8 @@ class SyncerTrainingConfig:
         shares = (self.first_share, self.short_share)
         if min(shares) < 0 or sum(shares) > 1:
             raise ConfigError(f"`first_share`: expected shares of at most 1 together with `short_share`, got {shares}")
+        if not 0 <= self.window_share <= 1:
+            raise ConfigError(f"`window_share`: expected a share from 0 to 1, got {self.window_share}")
         if not self.spans or min(self.spans) < 1:
             raise ConfigError(f"`spans`: expected at least one number, all above 0, got {self.spans}")
         if self.objective not in OBJECTIVES:

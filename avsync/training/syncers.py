@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from avsync.corpus.augment import AugmentConfig
@@ -141,6 +142,26 @@ def embed_crops(
     return encoder(batch.landmarks[:, :frames], batch.audio[:, : stride * frames], reference=reference, levels=[0]) + embedded
 
 
+def embed_single_windows(pyramid: SyncerPyramid, batch: Batch, frames: int) -> Embeddings:
+    """Level 0 of the first ``frames`` frames of a batch, the motion of each window embedded as a clip that has no other frames.
+
+    Args:
+        pyramid: Syncers.
+        batch: Crops.
+        frames: Frames that level 0 sees.
+
+    Returns:
+        As many windows as :func:`embed_crops` returns for level 0.
+    """
+    frames = min(frames, batch.landmarks.shape[1])
+    stride = batch.audio.shape[1] // batch.landmarks.shape[1]
+    alone = batch.landmarks[:, :frames].unfold(1, pyramid.config.syncer.window, 1)
+    clips = rearrange(alone, "batch windows points dims frames -> (batch windows) frames points dims")
+    motion = pyramid.embed_motion(clips, reference="mean", levels=[0])[0]
+    audio = pyramid.embed_audio(batch.audio[:, : stride * frames], levels=[0])[0]
+    return Embeddings(audio, rearrange(motion, "(batch windows) 1 embed -> batch windows embed", batch=len(batch)))
+
+
 def draw_reference(landmarks: Tensor, config: SyncerTrainingConfig, generator: torch.Generator) -> str | Tensor:
     """What a batch's motion is measured from: see ``first_share`` and ``short_share`` of :class:`SyncerTrainingConfig`.
 
@@ -244,8 +265,15 @@ def train_syncers(
     chances: list[float] = []
     signs: dict[str, Tensor] = {}
 
+    def embed(batch: Batch, reference: str | Tensor) -> list[Embeddings]:
+        shares = config.window_share > 0 and chosen[0] == 0
+        if not shares or float(torch.rand((), generator=generator)) >= config.window_share:
+            return embed_crops(encode, batch, chosen, config.fine_frames, reference)
+        coarse = embed_crops(encode, batch, chosen[1:], config.fine_frames, reference)
+        return [embed_single_windows(pyramid, batch, config.fine_frames), *coarse]
+
     def level_losses(batch: Batch, reference: str | Tensor) -> Tensor:
-        embedded = embed_crops(encode, batch, chosen, config.fine_frames, reference)
+        embedded = embed(batch, reference)
         pairs = list(zip(objectives, embedded, strict=True))
         clips = fabric.world_size * len(batch)
         span = config.spans[int(torch.randint(len(config.spans), (), generator=generator))] if config.offset_weight else 1

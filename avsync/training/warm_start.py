@@ -79,9 +79,17 @@ def train_finest_first(
     Returns:
         The history of each stage, by its name: "fine", "level2-run0", ...
 
+    Raises:
+        ConfigError: Levels that begin with a finer one's weights differ from it in their ``audio_context``.
+
     Source: ours; means of the weights of several runs are known as model soups.
     """
     fine = list(range(min(warm_start.first_level, pyramid.num_levels)))
+    if len({pyramid.config.level_syncer(level) for level in range(fine[-1], pyramid.num_levels)}) > 1:
+        raise ConfigError(
+            f"`audio_context`: expected one number from level {fine[-1]} on, whose weights the coarser levels begin with, got"
+            f" {pyramid.config.audio_context}"
+        )
     histories: dict[str, History] = {}
 
     def train(stage: str, levels: list[int], settings: SyncerTrainingConfig) -> None:

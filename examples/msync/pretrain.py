@@ -48,8 +48,14 @@ class Variant:
         motion: What of the motion it sees; see :func:`avsync.motion_features.motion_features`.
         region: "face", "mouth" or "head".
         objective: "all_pairs" or, for the judge, "margin".
+        audio_context: Level frames of sound around a window that each level hears.
+        mean_normalisation: Whether the mean of a clip's features is taken off.
         steps: Optimisation steps of levels 0 and 1, from which the coarser ones begin.
+        batch_size: Clips in a batch.
         fine_frames: Frames of each crop that level 0 sees.
+        window_share: Share of the batches that show level 0 windows without their clip.
+        weight_decay: Decay of AdamW.
+        dropout: Dropout of the encoders.
         width: Channels of the encoders; the special pyramids are smaller, so that all of them fit into a small package.
         seed: Seed of the training.
     """
@@ -59,8 +65,14 @@ class Variant:
     motion: tuple[str, ...] = MOTIONS
     region: str = "face"
     objective: str = "all_pairs"
+    audio_context: tuple[int, ...] = (4, 0, 0, 0)
+    mean_normalisation: bool = True
     steps: int = 700
+    batch_size: int = 32
     fine_frames: int = 80
+    window_share: float = 0.5
+    weight_decay: float = 0.1
+    dropout: float = 0.1
     width: int = 64
     seed: int = 0
 
@@ -71,14 +83,25 @@ class Variant:
             dims=motion_channels(self.motion, DIMS),
             width=self.width,
             window_blocks=2,
-            dropout=0.05,
+            dropout=self.dropout,
         )
-        return SyncerPyramidConfig(syncer=syncer, audio=self.audio, motion=self.motion, region=self.region, reference="mean")
+        return SyncerPyramidConfig(
+            syncer=syncer,
+            audio=self.audio,
+            motion=self.motion,
+            region=self.region,
+            reference="mean",
+            audio_context=self.audio_context,
+            mean_normalisation=self.mean_normalisation,
+        )
 
     def training(self) -> SyncerTrainingConfig:
         """Settings of its training."""
         common = SyncerTrainingConfig(
             steps=self.steps,
+            batch_size=self.batch_size,
+            weight_decay=self.weight_decay,
+            window_share=self.window_share,
             first_share=0.2,
             short_share=0.3,
             ema_decay=0.99,
@@ -106,14 +129,21 @@ AUGMENT = AugmentConfig(
 VARIANTS = {
     "landmarks68-25fps": Variant(
         "The whole face against log-mel energies: the default of the loss and of the commands.",
-        steps=1500,
+        steps=1000,
         fine_frames=160,
         width=128,
     ),
     "landmarks68-25fps-judge": Variant(
         "An independent judge, trained with SyncNet's margin loss and another seed, for measuring what the default has guided.",
         objective="margin",
+        # It hears otherwise than what it judges, too: the window alone, and the sound as loud as it is.
+        audio_context=(),
+        mean_normalisation=False,
         steps=1000,
+        batch_size=16,
+        window_share=0.0,
+        weight_decay=0.01,
+        dropout=0.05,
         width=128,
         seed=1000,
     ),
@@ -127,7 +157,7 @@ VARIANTS = {
         "Points of the head that speech does not move on it: what it hears is said by nods, turns and sway.",
         motion=("displacement", "velocity", "speed"),
         region="head",
-        width=48,
+        width=40,
     ),
 }
 
