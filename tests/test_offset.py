@@ -66,7 +66,9 @@ def test_legacy_is_the_published_script(seed: int, windows: int, norm: float) ->
     got = sync_offset(motion, audio, max_offset=10, edges="legacy")
     # The script adds 1e-6 to every coordinate of a difference: together no more than 4e-6 to a distance.
     offset, confidence, distance = reference.published_script(motion[0].double().numpy(), audio[0].double().numpy(), 10)
-    assert got.offset_frames.item() == offset
+    # So offsets whose distances are nearer to each other than that may change places.
+    tied = got.distances[0, offset + 10] - got.distances[0].min()
+    assert got.offset_frames.item() == offset or tied <= 8e-6
     assert got.confidence.item() == pytest.approx(confidence, rel=1e-5, abs=1e-5)
     assert got.distance.item() == pytest.approx(distance, rel=1e-5, abs=1e-5)
 

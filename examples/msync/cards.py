@@ -15,8 +15,11 @@ _CARD = """# {name}
 {about}
 
 Four syncers, one a level of the pyramid (windows of 200, 400, 800 and 1600 ms), for 68 iBUG landmarks in two dimensions at 25 frames a
-second and 16 kHz sound. Motion: {motion} of the {region}; sound: {audio}; objective: {objective}. {width} channels; weights in 8 bits, one scale a
-row.
+second and 16 kHz sound.
+
+- Motion: {motion} of the {region}.
+- Sound: {audio}{hearing}.
+- Objective: {objective}. {width} channels; weights in 8 bits, one scale a row.
 
 ```python
 from avsync import MultiScaleSyncLoss, SyncerPyramid, from_pretrained
@@ -46,7 +49,8 @@ and 5 frames to both sides. A clip counts if at least {speech_share:.0f} % of it
 |---|---|---|
 {levels}
 
-Short clips, level 0, search of 15 frames to both sides; "with speech" are those with at least 80 % of such frames.
+Short clips, level 0, search of 15 frames to both sides, with 40 frames of sound around them; "with speech" are those with at least 80 % of
+such frames. Nothing outside of the clip is shown of the face.
 
 | frames | all clips | clips with speech |
 |---|---|---|
@@ -74,6 +78,13 @@ def cell(share: dict[str, Any]) -> str:
     return f"{share['percent']:.1f} % ({share['low']:.1f} to {share['high']:.1f})"
 
 
+def hearing(variant: Variant) -> str:
+    """What a pyramid hears beyond its windows, and of what level of sound it does not know, as the end of a clause."""
+    frames = next(iter(variant.audio_context), 0)
+    around = f", level 0 with {40 * frames} ms more on both sides of a window" if frames else ""
+    return around + (", the mean over the clip taken off" if variant.mean_normalisation else "")
+
+
 def write_card(path: Path, name: str, variant: Variant, numbers: dict[str, Any]) -> None:
     """Write ``README.md`` of a model.
 
@@ -96,6 +107,7 @@ def write_card(path: Path, name: str, variant: Variant, numbers: dict[str, Any])
         motion=", ".join(variant.motion),
         region=variant.region,
         width=variant.width,
+        hearing=hearing(variant),
         audio={"log-mel": "26 log-mel energies", "mfcc": "26 MFCCs"}[variant.audio],
         objective={"all_pairs": "InfoNCE", "margin": "margin loss"}[variant.objective],
         speech_share=100 * fixed["speech_share"],

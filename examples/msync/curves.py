@@ -78,8 +78,8 @@ def fixed_clips(
 def short_clips(pyramid: SyncerPyramid, bank: ClipBank, *, margin: int) -> list[dict[str, Any]]:
     """Level 0 on short clips, with those in which hardly anybody speaks and without them.
 
-    A clip of 5 frames is a single window. Nothing outside of a clip is shown of the face; of the sound, as always in a search for an
-    offset, 15 frames to both sides.
+    A clip of 5 frames is a single window. Nothing outside of a clip is shown of the face. The sound has ``margin`` frames more on both
+    sides, of which a search for an offset needs 15, an encoder with context some more, and the mean of the sound whatever there is.
     """
     rows = []
     for frames in SHORT_LENGTHS:
