@@ -90,10 +90,11 @@ class SyncerPyramidConfig:
             given waveforms later, or "custom".
         region: Which points are looked at: "face", "mouth" or "head"; the last two need the 68-point layout.
         reference: The face that motion is measured from, "first" frame or "mean" face of the clip.
-        audio_context: The syncers' :attr:`avsync.encoders.SyncerConfig.audio_context` level by level, (levels,), in frames of the
-            level; empty for that of ``syncer`` at every level.
+        audio_context: Sound that the audio encoders see around a window (:class:`avsync.encoders.SyncerConfig`), level by level,
+            (levels,), in frames of the level; empty for that of ``syncer`` at every level.
         mean_normalisation: Whether the mean of a clip's features is taken off them (cepstral mean normalisation, the mean over
-            whatever sound is given): microphones and rooms drop out, and so does how loud the clip is.
+            whatever sound is given): microphones and rooms drop out, and so does how loud the clip is. Short clips should therefore
+            be given with the sound around them.
         motion_scale: Factor on the displacement in face heights, which brings it to the order of 1.
 
     Raises:
