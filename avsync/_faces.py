@@ -7,6 +7,7 @@ from torch import Tensor
 
 from avsync._checks import check_choice, check_floating, describe_shape
 from avsync.errors import ClipTooShortError, ShapeError
+from avsync.pyramid import mean_over_frames
 
 NUM_POINTS = 68
 """Number of points of the iBUG layout."""
@@ -87,14 +88,9 @@ def reference_face(landmarks: Tensor, reference: str | Tensor = "first", *, leng
     check_choice("reference", reference, ("first", "mean"))
     if reference == "first":
         return landmarks[..., 0, :, :]
-    if lengths is None:
-        return landmarks.mean(dim=-3)
-    if lengths.shape != landmarks.shape[:-3]:
+    if lengths is not None and lengths.shape != landmarks.shape[:-3]:
         raise ShapeError(f"`lengths`: expected {tuple(landmarks.shape[:-3])}, got {describe_shape(lengths)}")
-    frame = torch.arange(landmarks.shape[-3], device=landmarks.device)
-    valid = (frame < lengths.to(landmarks.device)[..., None])[..., None, None]
-    total = torch.where(valid, landmarks, torch.zeros_like(landmarks)).sum(dim=-3)
-    return total / lengths.to(total)[..., None, None].clamp_min(1)
+    return mean_over_frames(landmarks, -3, lengths=lengths)
 
 
 def extent(face: Tensor) -> Tensor:

@@ -97,6 +97,31 @@ def hold_last_frame(x: Tensor, frames: int, lengths: Tensor) -> Tensor:
     return _take(x, torch.minimum(torch.arange(frames, device=x.device)[None], last.clamp(min=0)))
 
 
+def mean_over_frames(x: Tensor, dim: int, *, lengths: Tensor | None = None) -> Tensor:
+    """The mean over the true frames of each clip; padding is not looked at, whatever it holds.
+
+    Args:
+        x: (..., frames, ...), the leading axes those of ``lengths``.
+        dim: Axis of the frames, counted from the end.
+        lengths: (...), true frames of each clip; None if all frames are.
+
+    Returns:
+        ``x`` without that axis, in its unit.
+
+    Example:
+        >>> mean_over_frames(torch.tensor([[[1.0], [3.0], [torch.nan]]]), -2, lengths=torch.tensor([2]))
+        tensor([[2.]])
+
+    Source: ours.
+    """
+    if lengths is None:
+        return x.mean(dim=dim)
+    lengths = lengths.to(x.device).reshape(*lengths.shape, *[1] * -dim)
+    frame = torch.arange(x.shape[dim], device=x.device).reshape(-1, *[1] * (-dim - 1))
+    total = torch.where(frame < lengths, x, torch.zeros_like(x)).sum(dim=dim)
+    return total / lengths.squeeze(dim).to(total).clamp_min(1)
+
+
 def _take(x: Tensor, index: Tensor) -> Tensor:
     """The frames (batch, frames) of ``x``."""
     return x.gather(1, index.reshape(*index.shape, *[1] * (x.ndim - 2)).expand(-1, -1, *x.shape[2:]))

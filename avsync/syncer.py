@@ -14,7 +14,15 @@ from avsync._checks import check_positive, check_shape
 from avsync.encoders import AudioEncoder, MotionEncoder, SyncerConfig
 from avsync.errors import ArgumentError, ClipTooShortError, ConfigError, ShapeError
 from avsync.motion_features import REGIONS, check_motion, motion_channels, motion_features
-from avsync.pyramid import check_lengths, hold_last_frame, level_length, level_lengths, shortest_clip, temporal_pyramid
+from avsync.pyramid import (
+    check_lengths,
+    hold_last_frame,
+    level_length,
+    level_lengths,
+    mean_over_frames,
+    shortest_clip,
+    temporal_pyramid,
+)
 from avsync.speech_features import KINDS, SpeechFeatures
 
 
@@ -252,7 +260,8 @@ class SyncerPyramid(nn.Module):
         if audio.shape[1] % stride:
             raise ShapeError(f"`audio`: expected a multiple of {stride} audio frames, got {audio.shape[1]}")
         if self.config.mean_normalisation:
-            audio = audio - mean_frame(audio, lengths=None if lengths is None else stride * lengths)
+            true = None if lengths is None else check_lengths(stride * lengths, audio)
+            audio = audio - mean_over_frames(audio, -2, lengths=true)[:, None]
         sounds = temporal_pyramid(audio, max(chosen) + 1, lengths=None if lengths is None else stride * lengths)
         embedded = []
         for level in chosen:
@@ -311,24 +320,6 @@ class SyncerPyramid(nn.Module):
         if not chosen or not all(0 <= level < self.num_levels for level in chosen):
             raise ArgumentError(f"`levels`: expected levels from 0 to {self.num_levels - 1}, got {levels}")
         return chosen
-
-
-def mean_frame(x: Tensor, *, lengths: Tensor | None = None) -> Tensor:
-    """The mean over the frames of each clip, (batch, 1, channels).
-
-    Args:
-        x: (batch, frames, channels).
-        lengths: True frames of each clip, (batch,); what lies behind them is not looked at.
-
-    Example:
-        >>> mean_frame(torch.tensor([[[1.0], [3.0], [8.0]]]), lengths=torch.tensor([2])).item()
-        2.0
-    """
-    if lengths is None:
-        return x.mean(dim=1, keepdim=True)
-    lengths = check_lengths(lengths, x)[:, None, None]
-    inside = torch.arange(x.shape[1], device=x.device)[None, :, None] < lengths
-    return torch.where(inside, x, 0.0).sum(dim=1, keepdim=True) / lengths.clamp_min(1)
 
 
 def fill_motion_frames(audio: Tensor, frames: int, *, lengths: Tensor | None = None) -> Tensor:

@@ -152,6 +152,8 @@ def embed_single_windows(pyramid: SyncerPyramid, batch: Batch, frames: int) -> E
 
     Returns:
         As many windows as :func:`embed_crops` returns for level 0.
+
+    Source: ours.
     """
     frames = min(frames, batch.landmarks.shape[1])
     stride = batch.audio.shape[1] // batch.landmarks.shape[1]
@@ -233,7 +235,8 @@ def train_syncers(
         evaluate: Called with the step number; what it returns is logged.
         evaluate_every: Steps between evaluations.
         logs: Folder for ``metrics.csv`` and TensorBoard's events; None writes none.
-        compiled: Compile the pyramid with ``torch.compile``; ``benchmarks/bench_compile.py`` measures what it brings.
+        compiled: Compile the pyramid with ``torch.compile``; ``benchmarks/bench_compile.py`` measures what it brings. Batches of
+            single windows (``window_share``) run as they are.
         progress: Show a progress bar.
         name: What the bar is called.
 

@@ -2,8 +2,9 @@
 
     python examples/msync/pretrain.py --corpus PATH [--variants NAME ...] [--out avsync/weights] [--resume]
 
-Trains on the corpus' train speakers only and judges on its val speakers. Every variant takes about a quarter of an hour of one core;
-an interrupted run goes on with ``--resume``. ``python -m benchmarks.calibrate`` then adds the calibration of its confidences.
+Trains on the corpus' train speakers only and judges on its val speakers. The small variants take about ten minutes
+of one core, the default half an hour; an interrupted run goes on with ``--resume``. ``python -m benchmarks.calibrate`` then adds the
+calibration of its confidences.
 """
 
 from __future__ import annotations
