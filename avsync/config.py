@@ -1,4 +1,8 @@
-"""Frozen dataclass configs to JSON and back, strictly: what is unknown or missing is an error, never a silent default."""
+"""Frozen dataclass configs to JSON and back, strictly: what is unknown or missing is an error, never a silent default.
+
+The one exception are fields that say of themselves that they came later (:func:`added_later`): what was saved before they existed
+still loads, with the default that does what was done then.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,29 @@ from typing import Any, TypeVar
 from avsync.errors import ConfigError
 
 Config = TypeVar("Config")
+Value = TypeVar("Value")
+
+
+def added_later(default: Value) -> Value:
+    """A field of a config that files may lack, because they were written before there was such a field.
+
+    Args:
+        default: What the field is where it is missing; it must mean what was done before.
+
+    Returns:
+        The field, for the body of a dataclass.
+
+    Example:
+        >>> from avsync.syncer import SyncerPyramidConfig
+        >>> saved = config_to_dict(SyncerPyramidConfig())
+        >>> del saved["mean_normalisation"]
+        >>> config_from_dict(SyncerPyramidConfig, saved).mean_normalisation
+        False
+    """
+    return typing.cast(Value, dataclasses.field(default=default, metadata={_ADDED_LATER: True}))
+
+
+_ADDED_LATER = "added_later"
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
@@ -29,7 +56,7 @@ def config_from_dict(config_class: type[Config], values: Mapping[str, Any]) -> C
 
     Args:
         config_class: The dataclass to build.
-        values: Every field of it, and nothing else.
+        values: Every field of it, but for those that were added later, and nothing else.
 
     Returns:
         An instance of ``config_class``.
@@ -45,13 +72,15 @@ def config_from_dict(config_class: type[Config], values: Mapping[str, Any]) -> C
     if not isinstance(values, Mapping):
         raise ConfigError(f"`{config_class.__name__}`: expected a JSON object, got {type(values).__name__}")
     hints = typing.get_type_hints(config_class)
-    names = [field.name for field in dataclasses.fields(typing.cast(Any, config_class))]
-    unknown, missing = sorted(set(values) - set(names)), sorted(set(names) - set(values))
+    fields = dataclasses.fields(typing.cast(Any, config_class))
+    names = [field.name for field in fields]
+    needed = {field.name for field in fields if not field.metadata.get(_ADDED_LATER)}
+    unknown, missing = sorted(set(values) - set(names)), sorted(needed - set(values))
     if unknown or missing:
         raise ConfigError(
             f"`{config_class.__name__}`: expected exactly the fields {names}, got unknown {unknown}, missing {missing}"
         )
-    return config_class(**{name: _typed(f"{config_class.__name__}.{name}", hints[name], values[name]) for name in names})
+    return config_class(**{name: _typed(f"{config_class.__name__}.{name}", hints[name], values[name]) for name in values})
 
 
 def _plain(value: Any) -> Any:

@@ -17,6 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from avsync._checks import check_floating, check_shape
+from avsync.config import added_later
 from avsync.errors import ClipTooShortError, ConfigError, ShapeError
 from avsync.layers import ConvNeXtBlock1d
 
@@ -44,7 +45,7 @@ class SyncerConfig:
     points: int = 68
     dims: int = 2
     window: int = 5
-    audio_context: int = 0
+    audio_context: int = added_later(0)
     audio_stride: int = 4
     width: int = 128
     embed: int = 128

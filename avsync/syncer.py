@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from avsync._checks import check_positive, check_shape
+from avsync.config import added_later
 from avsync.encoders import AudioEncoder, MotionEncoder, SyncerConfig
 from avsync.errors import ArgumentError, ClipTooShortError, ConfigError, ShapeError
 from avsync.motion_features import REGIONS, check_motion, motion_channels, motion_features
@@ -84,9 +85,13 @@ def check_same_duration(landmarks: Tensor, audio: Tensor, audio_stride: int = 4)
         )
 
 
+_OF_A_LEVEL = ("audio_context", "width")
+"""What may differ from level to level: fields of :class:`SyncerPyramidConfig` that stand in for those of its ``syncer``."""
+
+
 @dataclass(frozen=True)
 class SyncerPyramidConfig:
-    """A stack of syncers, equal but for the sound around a window.
+    """A stack of syncers, equal but for the sound around a window and, where it is asked for, their width.
 
     Attributes:
         syncer: Sizes of every level's syncer; its ``points`` are those of the region, its ``dims`` the coordinates that the motion
@@ -100,6 +105,7 @@ class SyncerPyramidConfig:
         reference: The face that motion is measured from, "first" frame or "mean" face of the clip.
         audio_context: Sound that the audio encoders see around a window (:class:`avsync.encoders.SyncerConfig`), level by level,
             (levels,), in frames of the level; empty for that of ``syncer`` at every level.
+        width: Channels inside the encoders, level by level, (levels,); empty for that of ``syncer`` at every level.
         mean_normalisation: Whether the mean of a clip's features is taken off them (cepstral mean normalisation, the mean over
             whatever sound is given): microphones and rooms drop out, and so does how loud the clip is. Short clips should therefore
             be given with the sound around them.
@@ -115,8 +121,9 @@ class SyncerPyramidConfig:
     motion: tuple[str, ...] = ("displacement",)
     region: str = "face"
     reference: str = "first"
-    audio_context: tuple[int, ...] = ()
-    mean_normalisation: bool = False
+    audio_context: tuple[int, ...] = added_later(())
+    width: tuple[int, ...] = added_later(())
+    mean_normalisation: bool = added_later(False)
     motion_scale: float = 8.0
 
     def __post_init__(self) -> None:
@@ -140,15 +147,17 @@ class SyncerPyramidConfig:
                 f"`syncer.dims`: expected {wanted[0]} (or {wanted[1]} for landmarks in space) with motion {self.motion}, got"
                 f" {self.syncer.dims}"
             )
-        contexts = self.audio_context
-        if contexts and (len(contexts) != self.num_levels or min(contexts) < 0):
-            raise ConfigError(f"`audio_context`: expected {self.num_levels} numbers of at least 0 or none, got {contexts!r}")
+        for name in _OF_A_LEVEL:
+            if len(getattr(self, name)) not in (0, self.num_levels):
+                raise ConfigError(f"`{name}`: expected {self.num_levels} numbers or none, got {getattr(self, name)!r}")
+        for level in range(self.num_levels):
+            self.level_syncer(level)  # whose own checks name what cannot be
         if not 0 < self.motion_scale < math.inf:
             raise ConfigError(f"`motion_scale`: expected a finite number above 0, got {self.motion_scale}")
 
     def level_syncer(self, level: int) -> SyncerConfig:
         """Sizes of one level's syncer."""
-        return replace(self.syncer, audio_context=self.audio_context[level]) if self.audio_context else self.syncer
+        return replace(self.syncer, **{name: getattr(self, name)[level] for name in _OF_A_LEVEL if getattr(self, name)})
 
     @property
     def landmark_dims(self) -> int:

@@ -73,6 +73,16 @@ def test_a_missing_or_unknown_field_is_an_error(config: SyncerPyramidConfig, nam
         config_from_dict(SyncerPyramidConfig, values)
 
 
+def test_fields_that_came_later_may_be_missing() -> None:
+    """A model saved before level widths, context and normalisation existed loads as what it was."""
+    config = SyncerPyramidConfig(syncer=SyncerConfig(width=8), num_levels=2, reference="mean")
+    values = config_to_dict(config)
+    for name in ("audio_context", "width", "mean_normalisation"):
+        del values[name]
+    del values["syncer"]["audio_context"]
+    assert config_from_dict(SyncerPyramidConfig, values) == config
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

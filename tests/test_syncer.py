@@ -72,6 +72,15 @@ def test_each_level_has_its_own_context() -> None:
     assert changed.nonzero().flatten().tolist() == list(range(1, 12))
 
 
+def test_each_level_has_its_own_width() -> None:
+    model = pyramid(num_levels=2, width=(12, 6))
+    for syncer, width in zip(model.syncers, (12, 6), strict=True):
+        for encoder in (syncer.audio_encoder.encoder, syncer.motion_encoder.encoder):
+            assert encoder.stem.out_features == encoder.join.out_channels == width
+    for level in model(*clip(40)):
+        assert level.motion.shape[-1] == level.audio.shape[-1] == 4
+
+
 def test_mean_normalisation_takes_microphone_and_room_away() -> None:
     model, plain = pyramid(mean_normalisation=True), pyramid()
     _, audio = clip(40)
@@ -211,6 +220,8 @@ def test_other_errors() -> None:
         (SyncerPyramidConfig, {"reference": "last"}),
         (SyncerPyramidConfig, {"audio_context": (4, 0)}),
         (SyncerPyramidConfig, {"audio_context": (4, 0, 0, -1)}),
+        (SyncerPyramidConfig, {"width": (64, 64)}),
+        (SyncerPyramidConfig, {"width": (64, 64, 64, 0)}),
         (SyncerPyramidConfig, {"motion_scale": 0.0}),
         (SyncerPyramidConfig, {"motion_scale": float("nan")}),
     ],

@@ -81,9 +81,12 @@ def test_a_coarse_level_begins_with_the_finer_ones_weights(bank: ClipBank, fabri
     torch.testing.assert_close(weights(pyramid, 2), weights(pyramid, 0))
 
 
-def test_levels_that_hear_otherwise_cannot_begin_with_each_others_weights(bank: ClipBank, fabric: object) -> None:
-    pyramid = SyncerPyramid(config=dataclasses.replace(PYRAMID, audio_context=(2, 0, 0)))
-    with pytest.raises(ConfigError, match="`audio_context`: expected one number from level 0 on"):
+@pytest.mark.parametrize("own", [{"audio_context": (2, 0, 0)}, {"width": (12, 8, 8)}])
+def test_levels_built_otherwise_cannot_begin_with_each_others_weights(
+    bank: ClipBank, fabric: object, own: dict[str, tuple[int, ...]]
+) -> None:
+    pyramid = SyncerPyramid(config=dataclasses.replace(PYRAMID, **own))
+    with pytest.raises(ConfigError, match="`audio_context` and `width`: expected one number each from level 0 on"):
         train_finest_first(pyramid, bank, TRAINING, WarmStartConfig(first_level=1, steps=1), fabric=fabric, progress=False)
     train_finest_first(pyramid, bank, TRAINING, WarmStartConfig(first_level=2, steps=1), fabric=fabric, progress=False)
 

@@ -80,15 +80,15 @@ def train_finest_first(
         The history of each stage, by its name: "fine", "level2-run0", ...
 
     Raises:
-        ConfigError: Levels that begin with a finer one's weights differ from it in their ``audio_context``.
+        ConfigError: Levels that begin with a finer one's weights differ from it in ``audio_context`` or ``width``.
 
     Source: ours; means of the weights of several runs are known as model soups.
     """
     fine = list(range(min(warm_start.first_level, pyramid.num_levels)))
     if len({pyramid.config.level_syncer(level) for level in range(fine[-1], pyramid.num_levels)}) > 1:
         raise ConfigError(
-            f"`audio_context`: expected one number from level {fine[-1]} on, whose weights the coarser levels begin with, got"
-            f" {pyramid.config.audio_context}"
+            f"`audio_context` and `width`: expected one number each from level {fine[-1]} on, whose weights the coarser levels"
+            f" begin with, got {pyramid.config.audio_context} and {pyramid.config.width}"
         )
     histories: dict[str, History] = {}
 
