@@ -34,7 +34,7 @@ def added_later(default: Value) -> Value:
         >>> config_from_dict(SyncerPyramidConfig, saved).mean_normalisation
         False
     """
-    return typing.cast(Value, dataclasses.field(default=default, metadata={_ADDED_LATER: True}))
+    return dataclasses.field(default=default, metadata={_ADDED_LATER: True})
 
 
 _ADDED_LATER = "added_later"

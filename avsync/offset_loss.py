@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from avsync._checks import check_positive
 from avsync.errors import ArgumentError, ClipTooShortError
+from avsync.frame_shares import frame_shares
 from avsync.pair_losses import inverse_temperature
 from avsync.similarity import check_mask, check_windows, reduce_windows, unit_norm
 
@@ -18,6 +19,7 @@ def offset_info_nce(
     *,
     max_offset: int = 15,
     span: int = 1,
+    window: int = 1,
     temperature: float | Tensor = 0.07,
     mask: Tensor | None = None,
     reduction: str = "mean",
@@ -34,6 +36,8 @@ def offset_info_nce(
         motion: (clips, windows, embed).
         max_offset: V, the largest offset to tell from zero, in windows. Offsets that would leave the clip are left out.
         span: Windows of a stretch; the clip is cut into stretches of so many, and the rest of it is not used.
+        window: Frames that a window spans, for a mean over the frames of a stretch instead of its windows, as a search with the same
+            ``window`` takes it (:func:`avsync.metrics.offset.offset_distances`); 1 for the mean over windows.
         temperature: tau, above zero.
         mask: (clips, windows), bool, False for padding; a stretch or an offset that needs such a window does not count.
         reduction: "none", "mean" (over the stretches that count) or "sum".
@@ -43,7 +47,7 @@ def offset_info_nce(
 
     Raises:
         ShapeError: Shapes that do not fit each other.
-        ArgumentError: ``max_offset`` or ``span`` is below 1, or an unknown reduction.
+        ArgumentError: ``max_offset``, ``span`` or ``window`` is below 1, or an unknown reduction.
         ClipTooShortError: A stretch is longer than the clip.
 
     Example:
@@ -58,6 +62,7 @@ def offset_info_nce(
     check_windows(audio, motion)
     check_mask(mask, *audio.shape[:2])
     check_positive("max_offset", max_offset)
+    check_positive("window", window)
     if span < 1:
         raise ArgumentError(f"`span`: expected at least 1 window, got {span}")
     clips, windows, _ = motion.shape
@@ -76,7 +81,8 @@ def offset_info_nce(
             inside = inside & mask[:, :, None] & mask[:, other]
         used = slice(0, stretches * span)
         whole = inside[:, used].unflatten(1, (stretches, span)).all(dim=2)
-        logits = band[:, used].unflatten(1, (stretches, span)).mean(dim=2) * span**0.5
+        shares = frame_shares(scores.new_ones(1, span, 1), window)
+        logits = (band[:, used].unflatten(1, (stretches, span)) * (shares / shares.sum())).sum(dim=2) * span**0.5
         counts = whole[..., max_offset]
         # A finite floor: a stretch that is all padding would otherwise be NaN, and its gradient too.
         logits = logits.masked_fill(~whole, torch.finfo(logits.dtype).min / 2)

@@ -16,6 +16,7 @@ from avsync.metrics import (
     multi_scale_embeddings,
     multi_scale_offset,
     report_rows,
+    sync_offset,
     sync_report,
 )
 from avsync.metrics.multi_scale import MAX_OFFSETS
@@ -66,6 +67,21 @@ def test_in_sync_is_zero_at_all_levels_without_a_margin() -> None:
     assert [level.distances.shape[1] for level in levels] == [2 * v + 1 for v in MAX_OFFSETS]
     for level in levels:
         assert level.distance.item() == pytest.approx(0, abs=1e-6)
+
+
+def test_mean_over_frames_at_every_level() -> None:
+    model = twin_pyramid()
+    landmarks, face, sound = twin_signal(160)
+    clip = landmarks[:, 40:120]
+    got = multi_scale_offset(model, clip, sound, margin=40, reference=face, average="frames")
+    embedded = multi_scale_embeddings(model, clip, sound, margin=40, reference=face)
+    for level, reach in enumerate(MAX_OFFSETS):
+        expected = sync_offset(**embedded[level]._asdict(), max_offset=reach, window=5)
+        torch.testing.assert_close(got[level].distances, expected.distances)
+        even = sync_offset(**embedded[level]._asdict(), max_offset=reach)
+        assert not torch.allclose(got[level].distances, even.distances)
+    with pytest.raises(ArgumentError, match="`average`: expected one of"):
+        multi_scale_offset(model, clip, sound, margin=40, average="clips")
 
 
 def test_clips_of_different_lengths_share_a_batch() -> None:

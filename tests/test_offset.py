@@ -60,6 +60,38 @@ def test_matches_the_protocol(
         assert got.rank_at_zero[clip].item() == reference.rank_at_zero(v, a, max_offset, lead, edges)
 
 
+@given(seeds, st.integers(1, 14), st.integers(0, 6), st.integers(0, 8), st.integers(1, 6), st.data())
+def test_mean_over_frames(seed: int, windows: int, max_offset: int, lead: int, window: int, data: st.DataObject) -> None:
+    motion, audio = signal(seed, 1, windows, 6), signal(seed + 1, 1, windows + lead + 2, 6)
+    counted = data.draw(st.lists(st.booleans(), min_size=windows, max_size=windows))
+    mask = None if all(counted) else torch.tensor([counted])
+    got = offset_distances(motion, audio, max_offset=max_offset, lead=lead, mask=mask, window=window)
+    v, a = motion[0].double().numpy(), audio[0].double().numpy()
+    expected = reference.frame_mean_distances(v, a, max_offset, lead, window, counted)
+    np.testing.assert_allclose(got[0].numpy(), expected, rtol=1e-5, atol=1e-5)
+    if window == 1:
+        torch.testing.assert_close(
+            got, offset_distances(motion, audio, max_offset=max_offset, lead=lead, mask=mask), equal_nan=True
+        )
+    found = sync_offset(motion, audio, max_offset=max_offset, lead=lead, mask=mask, window=window)
+    torch.testing.assert_close(found.distances, got, equal_nan=True)
+
+
+def test_a_mean_over_frames_hears_the_ends_of_a_clip() -> None:
+    """The inner windows of this clip lean a little to the sound of one frame later; its first and its last know better."""
+    sound = torch.nn.functional.one_hot(torch.arange(15), 16).float()[None]
+    motion = 0.12 * sound[:, 3:14]
+    motion[:, [0, 10]] = 0.4 * sound[:, [2, 12]]
+    by_window, by_frame = (sync_offset(motion, sound, max_offset=2, lead=2, window=window) for window in (1, 5))
+    assert (by_window.offset_frames.item(), by_frame.offset_frames.item()) == (-1, 0)
+
+
+@pytest.mark.parametrize("window", [0, -1])
+def test_windows_have_frames(window: int) -> None:
+    with pytest.raises(ArgumentError, match="`window`"):
+        sync_offset(signal(0, 1, 5, 4), signal(1, 1, 5, 4), window=window)
+
+
 @given(seeds, st.integers(1, 60), st.sampled_from([1e-3, 1.0, 30.0]))
 def test_legacy_is_the_published_script(seed: int, windows: int, norm: float) -> None:
     motion, audio = norm * signal(seed, 1, windows, 16), norm * signal(seed + 1, 1, windows, 16)

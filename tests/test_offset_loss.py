@@ -15,8 +15,9 @@ from avsync.offset_loss import offset_info_nce
 from avsync.training.objectives import offset_chance
 
 
-def obvious(audio: np.ndarray, motion: np.ndarray, max_offset: int, span: int, temperature: float) -> float:
+def obvious(audio: np.ndarray, motion: np.ndarray, max_offset: int, span: int, temperature: float, window: int) -> float:
     """Loops over clips, stretches and offsets."""
+    shares = [0.5 * (window if i == 0 else 1) + 0.5 * (window if i == span - 1 else 1) for i in range(span)]
     audio = audio / np.linalg.norm(audio, axis=-1, keepdims=True)
     motion = motion / np.linalg.norm(motion, axis=-1, keepdims=True)
     losses = []
@@ -26,19 +27,25 @@ def obvious(audio: np.ndarray, motion: np.ndarray, max_offset: int, span: int, t
             for j in range(-max_offset, max_offset + 1):
                 if start + j >= 0 and start + span + j <= len(a):
                     pairs = [v[i] @ a[i + j] for i in range(start, start + span)]
-                    scores[j] = math.sqrt(span) * float(np.mean(pairs)) / temperature
+                    scores[j] = math.sqrt(span) * float(np.average(pairs, weights=shares)) / temperature
             largest = max(scores.values())
             losses.append(largest + math.log(sum(math.exp(s - largest) for s in scores.values())) - scores[0])
     return float(np.mean(losses))
 
 
-@given(windows=st.integers(1, 14), span=st.integers(1, 14), max_offset=st.integers(1, 6), seed=st.integers(0, 1000))
-def test_equals_the_obvious_version(windows: int, span: int, max_offset: int, seed: int) -> None:
+@given(
+    windows=st.integers(1, 14),
+    span=st.integers(1, 14),
+    max_offset=st.integers(1, 6),
+    window=st.integers(1, 6),
+    seed=st.integers(0, 1000),
+)
+def test_equals_the_obvious_version(windows: int, span: int, max_offset: int, window: int, seed: int) -> None:
     span = min(span, windows)
     generator = torch.Generator().manual_seed(seed)
     audio, motion = torch.randn((2, 3, windows, 5), generator=generator, dtype=torch.float64)
-    loss = offset_info_nce(audio, motion, max_offset=max_offset, span=span, temperature=0.3)
-    expected = obvious(audio.numpy(), motion.numpy(), max_offset, span, 0.3)
+    loss = offset_info_nce(audio, motion, max_offset=max_offset, span=span, window=window, temperature=0.3)
+    expected = obvious(audio.numpy(), motion.numpy(), max_offset, span, 0.3, window)
     assert loss.item() == pytest.approx(expected, abs=1e-9)
 
 

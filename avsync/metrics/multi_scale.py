@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from avsync._checks import check_positive, check_shape
+from avsync._checks import check_choice, check_positive, check_shape
 from avsync.errors import ArgumentError, ShapeError
 from avsync.metrics.offset import SyncOffset, sync_offset
 from avsync.pyramid import check_lengths
@@ -17,6 +17,9 @@ from avsync.syncer import SyncerPyramid, window_mask
 
 MAX_OFFSETS = (15, 15, 8, 5)
 """Frames of the level searched to both sides at levels 0 to 3 (15 at the finest is SyncNet's; the rest ours)."""
+
+
+AVERAGES = ("windows", "frames")
 
 
 class LevelEmbeddings(NamedTuple):
@@ -102,6 +105,7 @@ def multi_scale_offset(
     edges: str = "masked",
     lengths: Tensor | None = None,
     frame_mask: Tensor | None = None,
+    average: str = "windows",
 ) -> list[SyncOffset]:
     """Offset and confidence of clips at every level.
 
@@ -119,24 +123,30 @@ def multi_scale_offset(
             ``lengths + 2 * margin`` frames from the beginning of ``audio``. None if all are as long as ``landmarks``.
         frame_mask: True for the motion frames that count, (batch, frames) bool, where somebody speaks, say; a window counts if at
             least half of its frames do. None if all count.
+        average: What has the same say in the mean of a clip: its "windows", as in the published protocol, or its "frames", which finds
+            the offsets of short clips more often; see :func:`avsync.metrics.offset.offset_distances`.
 
     Returns:
         One :class:`avsync.metrics.offset.SyncOffset` a level, offsets in frames of the level (positive: the audio is early);
         :func:`avsync.metrics.offset.offset_milliseconds` converts them.
 
     Raises:
-        ArgumentError: ``margin`` is negative or does not divide, or ``max_offsets`` has not one value a level.
+        ArgumentError: ``margin`` is negative or does not divide, ``max_offsets`` has not one value a level, or ``average`` is an
+            unknown word.
         ShapeError: Audio that does not last as long as the clip and its margins, or a mask or lengths that do not fit.
         ClipTooShortError: A level has less than one window.
 
-    Source: paper section 4.3; sound around the clip ours.
+    Source: paper section 4.3; sound around the clip and the mean over frames ours.
     """
+    check_choice("average", average, AVERAGES)
+    window = pyramid.config.syncer.window if average == "frames" else 1
     check_max_offsets(max_offsets, pyramid.num_levels)
     embedded = multi_scale_embeddings(
         pyramid, landmarks, audio, margin=margin, reference=reference, lengths=lengths, frame_mask=frame_mask
     )
     return [
-        sync_offset(**level._asdict(), max_offset=most, edges=edges) for level, most in zip(embedded, max_offsets, strict=False)
+        sync_offset(**level._asdict(), max_offset=most, edges=edges, window=window)
+        for level, most in zip(embedded, max_offsets, strict=False)
     ]
 
 

@@ -49,6 +49,8 @@ class SyncerTrainingConfig:
         offset_weight: Weight of :func:`avsync.offset_loss.offset_info_nce`, added to any objective but "margin"; 0 leaves it out.
         spans: Stretches of windows that it is taken over, one of them drawn for each batch; those longer than a clip's windows
             at a level are cut to them.
+        offset_window: Frames that a window counts for in its mean over a stretch (``window`` there): 5 trains for a search that gives every
+            frame the same say, 1 for one that gives every window the same.
         temperature: Start of the learnable temperature of the InfoNCE objectives.
         num_negatives: Sampled negatives of "info_nce" and "margin".
         margin: Margin of "margin", a distance between unit vectors; 1.4, nearly that of orthogonal ones, learns about twice as fast as
@@ -73,6 +75,7 @@ class SyncerTrainingConfig:
     within_clip_weight: float = 3.0
     offset_weight: float = 0.0
     spans: tuple[int, ...] = (3, 6, 11, 21)
+    offset_window: int = 1
     temperature: float = 0.07
     num_negatives: int = 48
     margin: float = 1.0
@@ -80,7 +83,7 @@ class SyncerTrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "frames", "fine_frames", "num_negatives"):
+        for name in ("steps", "batch_size", "accumulate", "frames", "fine_frames", "num_negatives", "offset_window"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}`: expected at least 1, got {getattr(self, name)}")
         if not 0 <= self.ema_decay < 1:
@@ -153,7 +156,13 @@ class LevelObjective(nn.Module):
         if config.offset_weight:
             span = min(span, embedded.motion.shape[1])
             total = total + config.offset_weight * offset_info_nce(
-                embedded.audio, embedded.motion, max_offset=MAX_OFFSET, span=span, temperature=temperature, mask=embedded.mask
+                embedded.audio,
+                embedded.motion,
+                max_offset=MAX_OFFSET,
+                span=span,
+                window=config.offset_window,
+                temperature=temperature,
+                mask=embedded.mask,
             )
         return total
 

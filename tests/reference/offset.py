@@ -23,6 +23,25 @@ def offset_distances(motion: Array, audio: Array, max_offset: int, lead: int, ed
     return np.array(means)
 
 
+def frame_mean_distances(motion: Array, audio: Array, max_offset: int, lead: int, window: int, counted: list[bool]) -> Array:
+    """One clip with masked edges, its frames dealt out: to the first window that sees them, and to the last, half each."""
+    means = []
+    for j in range(2 * max_offset + 1):
+        pairs = [(i, i + j - max_offset + lead) for i in range(motion.shape[0]) if counted[i]]
+        pairs = [(i, at) for i, at in pairs if 0 <= at < audio.shape[0]]
+        share = dict.fromkeys((i for i, _ in pairs), 0.0)
+        for reading in (pairs, pairs[::-1]):
+            seen: set[int] = set()
+            for i, _ in reading:
+                frames = set(range(i, i + window))
+                share[i] += 0.5 * len(frames - seen)
+                seen |= frames
+        total = sum(share.values())
+        sums = sum(share[i] * np.linalg.norm(motion[i] - audio[at]) for i, at in pairs)
+        means.append(sums / total if pairs else np.nan)
+    return np.array(means)
+
+
 def sync_offset(motion: Array, audio: Array, max_offset: int, lead: int, edges: str) -> tuple[int, float, float]:
     """Offset, confidence and smallest distance of one clip."""
     means = offset_distances(motion, audio, max_offset, lead, edges)
