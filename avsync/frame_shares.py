@@ -29,8 +29,7 @@ def frame_shares(counts: Tensor, window: int) -> Tensor:
         >>> frame_shares(torch.ones(1, 6, 1), 5).flatten()
         tensor([3., 1., 1., 1., 1., 3.])
 
-    Source: ours; with correlations that fall by ``1 - 2 / (window + 1)`` from window to window, these are the weights of least
-    variance.
+    Source: ours. Where windows ``n`` apart correlate as ``(1 - 2 / (window + 1))**n``, no weights have a mean of less variance.
     """
     return torch.where(counts > 0, 0.5 * (_new_frames(counts, window) + _new_frames(counts.flip(1), window).flip(1)), 0.0)
 

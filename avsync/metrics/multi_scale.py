@@ -123,8 +123,8 @@ def multi_scale_offset(
             ``lengths + 2 * margin`` frames from the beginning of ``audio``. None if all are as long as ``landmarks``.
         frame_mask: True for the motion frames that count, (batch, frames) bool, where somebody speaks, say; a window counts if at
             least half of its frames do. None if all count.
-        average: What has the same say in the mean of a clip: its "windows", as in the published protocol, or its "frames", which finds
-            the offsets of short clips more often; see :func:`avsync.metrics.offset.offset_distances`.
+        average: What the mean of a clip counts once: its "windows", as in the published protocol, or its "frames", which finds the
+            offsets of short clips more often; see :func:`avsync.metrics.offset.offset_distances`.
 
     Returns:
         One :class:`avsync.metrics.offset.SyncOffset` a level, offsets in frames of the level (positive: the audio is early);

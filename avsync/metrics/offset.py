@@ -179,10 +179,10 @@ def offset_distances(
         mask: True for the motion windows that count, (batch, windows), bool; padding and silence can be left out with it.
         audio_mask: True for the audio windows that exist, (batch, audio_windows), bool; the others are beyond the sound. Needed where
             clips of different lengths share a batch.
-        window: Frames that a window spans, 5 for the syncers of this package, so that every *frame* of a clip has the same say. At 1
-            every window has, as in the published protocol, and the frames in the middle of a clip count ``window`` times as much as
-            its first and last. Of 15 frames with speech the shipped syncers find the offset more often with 5
-            (docs/results.md, "Short clips"); for long clips it is the same.
+        window: Frames that a window spans, 5 for the syncers of this package, for a mean that counts every *frame* of a clip once. At 1
+            it counts every window once, as the published protocol does, and the frames in the middle of a clip as often as there are
+            windows that see them. With 5 the offsets of short clips are found more often (docs/pretrained.md, "Short clips"); for
+            long ones it is the same.
 
     Returns:
         (batch, 2 * max_offset + 1), float32 or float64; NaN at offsets at which no pair is left, and at all offsets of a clip with
