@@ -19,7 +19,7 @@ second and 16 kHz sound.
 
 - Motion: {motion} of the {region}.
 - Sound: {audio}{hearing}.
-- Objective: {objective}. {width} channels; weights in 8 bits, one scale a row.
+- Objective: {objective}. {width} channels{by_level}; weights in 8 bits, one scale a row.
 
 ```python
 from avsync import MultiScaleSyncLoss, SyncerPyramid, from_pretrained
@@ -34,7 +34,7 @@ syncers = from_pretrained(SyncerPyramid, "{name}")
 trees of public repositories (company and personal web sites, course and research repositories, among them excerpts of GRID, LRS2, MEAD,
 VoxCeleb2, HDTF and ChaLearn First Impressions). Most of those repositories state no licence for the footage. No frame, landmark or sound
 of it is part of this package; the weights are what was learned from it. Landmarks are MediaPipe FaceMesh's, mapped to 68 points, unsmoothed;
-the lag of every source video was estimated by a regressor and corrected, to about a third of a frame. Mostly English, some
+the lag of every source video was estimated by a regressor and corrected, to about a third of a frame.{moved} Mostly English, some
 Portuguese, Spanish, French and perhaps other languages. Judged on {val_minutes} minutes of {val_speakers} other speakers.
 
 Trained by `python examples/msync/pretrain.py --corpus PATH --variants {name}` ({steps} steps).
@@ -50,10 +50,11 @@ and 5 frames to both sides. A clip counts if at least {speech_share:.0f} % of it
 {levels}
 
 Short clips, level 0, search of 15 frames to both sides, with 40 frames of sound around them; "with speech" are those with at least 80 % of
-such frames. Nothing outside of the clip is shown of the face.
+such frames. Nothing outside of the clip is shown of the face. Every frame of a clip counts once (`sync_offset(..., window=5)`); in the
+last column every window does, as in SyncNet's protocol.
 
-| frames | all clips | clips with speech |
-|---|---|---|
+| frames | all clips | clips with speech | with speech, mean over windows |
+|---|---|---|---|
 {short}
 
 ## Use and misuse
@@ -72,9 +73,14 @@ the data. Silence and stillness have no offset; the confidence, and better its c
 which repeat: it is the least certain.
 """
 
+_MOVED = """ What it was trained on
+was then moved once more, to where syncers trained on the other half of the speakers hear it in sync."""
+
 
 def cell(share: dict[str, Any]) -> str:
     """A share with its interval."""
+    if not share["clips"]:
+        return "no clips"
     return f"{share['percent']:.1f} % ({share['low']:.1f} to {share['high']:.1f})"
 
 
@@ -99,6 +105,7 @@ def write_card(path: Path, name: str, variant: Variant, numbers: dict[str, Any])
     levels = "\n".join(f"| {level} | {cell(near)} | {cell(exact)} |" for level, (near, exact) in enumerate(pairs))
     short = "\n".join(
         f"| {row['frames']} | {cell(row['all'])}, {row['all']['clips']} clips | {cell(row['speech'])}, {row['speech']['clips']} |"
+        f" {cell(row['windows'])} |"
         for row in numbers["short"]
     )
     text = _CARD.format(
@@ -106,8 +113,10 @@ def write_card(path: Path, name: str, variant: Variant, numbers: dict[str, Any])
         about=variant.about,
         motion=", ".join(variant.motion),
         region=variant.region,
-        width=variant.width,
+        by_level=" (level by level)" if len(variant.width) > 1 else "",
+        width=" / ".join(map(str, variant.width)),
         hearing=hearing(variant),
+        moved=_MOVED if variant.realign else "",
         audio={"log-mel": "26 log-mel energies", "mfcc": "26 MFCCs"}[variant.audio],
         objective={"all_pairs": "InfoNCE", "margin": "margin loss"}[variant.objective],
         speech_share=100 * fixed["speech_share"],

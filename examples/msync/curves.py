@@ -20,7 +20,9 @@ _CHUNK = 128
 
 
 def share(right: Tensor, groups: Tensor) -> dict[str, Any]:
-    """Share of clips, in per cent, with its 95 % interval over speakers."""
+    """Share of clips, in per cent, with its 95 % interval over speakers; of no clips there is none."""
+    if right.numel() == 0:
+        return {"clips": 0}
     found = bootstrap_interval(100.0 * right.double(), groups=groups)
     return {
         "percent": round(float(found.estimate), 1),
@@ -78,19 +80,29 @@ def fixed_clips(
 def short_clips(pyramid: SyncerPyramid, bank: ClipBank, *, margin: int) -> list[dict[str, Any]]:
     """Level 0 on short clips, with those in which hardly anybody speaks and without them.
 
-    A clip of 5 frames is a single window. Nothing outside of a clip is shown of the face. The sound has ``margin`` frames more on both
-    sides, of which a search for an offset needs 15, an encoder with context some more, and the mean of the sound whatever there is.
+    Every frame of a clip counts once (``window`` of :func:`avsync.metrics.sync_offset`), and beside it, as "windows", every window
+    does, as in the published protocol. A clip of 5 frames is a single window. Nothing outside of a clip is shown of the face. The
+    sound has ``margin`` frames more on both sides, of which a search for an offset needs 15, an encoder with context some more, and
+    the mean of the sound whatever there is.
     """
     rows = []
     for frames in SHORT_LENGTHS:
         crops = bank.windows(frames, stride=max(10, frames // 2), margin=margin)
-        found = []
+        found: dict[int, list[Tensor]] = {1: [], pyramid.config.syncer.window: []}
         for start in range(0, len(crops), _CHUNK):
             x = crops.select(slice(start, start + _CHUNK))
             motion = torch.nn.functional.normalize(pyramid.embed_motion(x.landmarks, levels=[0])[0], dim=-1)
             sound = torch.nn.functional.normalize(pyramid.embed_audio(x.audio, levels=[0])[0], dim=-1)
-            found.append(sync_offset(motion, sound, max_offset=15, lead=margin).within(1))
-        right, groups = torch.cat(found), speakers_of(bank, crops)
-        speaking = crops.speech_fraction >= SHORT_SPEECH_SHARE
-        rows.append({"frames": frames, "all": share(right, groups), "speech": share(right[speaking], groups[speaking])})
+            for window, right in found.items():
+                right.append(sync_offset(motion, sound, max_offset=15, lead=margin, window=window).within(1))
+        by_window, by_frame = (torch.cat(right) for right in found.values())
+        groups, speaking = speakers_of(bank, crops), crops.speech_fraction >= SHORT_SPEECH_SHARE
+        rows.append(
+            {
+                "frames": frames,
+                "all": share(by_frame, groups),
+                "speech": share(by_frame[speaking], groups[speaking]),
+                "windows": share(by_window[speaking], groups[speaking]),
+            }
+        )
     return rows

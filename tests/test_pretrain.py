@@ -1,0 +1,137 @@
+"""examples/msync/pretrain.py at a size that takes seconds, and the lags of training clips that it mends."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from avsync import SyncerPyramid, from_pretrained
+from avsync.audio import LogMel
+from avsync.corpus.clip import Clip, write_clip, write_index
+from avsync.corpus.dataset import ClipBank
+from avsync.corpus.synthetic import SyntheticCorpus
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "msync"
+OWN = ("pretrain", "realign", "curves", "cards")
+
+
+@pytest.fixture(autouse=True)
+def example(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.syspath_prepend(str(EXAMPLE))
+    yield
+    for name in OWN:
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def pretrain(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script, its default so small that it is trained in a moment."""
+    import pretrain
+
+    default = pretrain.VARIANTS["landmarks68-25fps"]
+    tiny = dataclasses.replace(default, steps=2, batch_size=2, fine_frames=20, width=(12, 8, 8, 8))
+    monkeypatch.setitem(pretrain.VARIANTS, "landmarks68-25fps", tiny)
+    monkeypatch.setattr(pretrain, "HALF_STEPS", 2)
+    monkeypatch.setattr(pretrain, "WARM_START", dataclasses.replace(pretrain.WARM_START, runs=1, steps=1))
+    return pretrain
+
+
+class Shifted:
+    """Embeddings of somebody who knows the lag of every clip: the first row of its landmarks says it."""
+
+    seen: Sequence[Clip] = ()
+
+    def eval(self) -> Shifted:
+        return self
+
+    def embed_motion(self, landmarks: Tensor, levels: list[int]) -> list[Tensor]:
+        self.lag = int(landmarks[0, 0, 0, 0])
+        return [self.signal(landmarks.shape[1], 0)]
+
+    def embed_audio(self, audio: Tensor, levels: list[int]) -> list[Tensor]:
+        return [self.signal(audio.shape[1] // 4, self.lag)]
+
+    @staticmethod
+    def signal(frames: int, early: int) -> Tensor:
+        told = torch.randn(frames + 20, 16, generator=torch.Generator().manual_seed(0))
+        return told[None, 10 + early : 10 + early + frames]
+
+
+def test_lags_are_those_that_others_hear() -> None:
+    import realign
+
+    rng = np.random.default_rng(0)
+    clips = [
+        Clip(
+            f"c{i}",
+            f"s{i % 4}",
+            "train",
+            np.full((120 if i else 60, 68, 2), i % 3 - 1, np.float32),
+            rng.normal(0, 0.1, (120 if i else 60) * 640).astype(np.float32),
+        )
+        for i in range(8)
+    ]
+    trained: list[set[str]] = []
+
+    def train(some: list[Clip]) -> SyncerPyramid:
+        trained.append({clip.speaker for clip in some})
+        return Shifted()  # type: ignore[return-value]
+
+    lags = realign.find_lags(clips, train, ClipBank(clips, features=LogMel()))
+    assert [len(speakers) for speakers in trained] == [2, 2] and trained[0].isdisjoint(trained[1])
+    assert set(lags) == {clip.id for clip in clips[1:]}, "a clip of 60 frames is too short to be sure"
+    for i in range(1, 8):
+        assert lags[f"c{i}"] == pytest.approx(i % 3 - 1, abs=0.3)
+
+
+@pytest.mark.parametrize("lag", [1.0, -0.5, 0.0])
+def test_early_sound_is_delayed(lag: float) -> None:
+    import realign
+
+    wave = np.arange(1, 6401, dtype=np.float32) / 6401
+    clip = Clip("a", "anna", "train", np.zeros((10, 68, 2), np.float32), wave)
+    moved = realign.with_sound_moved(clip, lag).waveform
+    shift = round(640 * lag)
+    expected = {i: wave[i - shift] if 0 <= i - shift < wave.size else 0.0 for i in (0, 300, 640, 3000, 6399)}
+    assert moved.shape == wave.shape and {i: moved[i] for i in expected} == expected
+
+
+@pytest.mark.slow
+def test_a_variant_from_corpus_to_card(
+    pretrain: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = tmp_path / "corpus"
+    clips = list(SyntheticCorpus(speakers=4, clips_per_speaker=1, seconds=8.0))[:4]
+    splits = ["train", "train", "train", "val"]
+    write_index(
+        corpus, [write_clip(dataclasses.replace(clip, split=split), corpus) for clip, split in zip(clips, splits, strict=True)]
+    )
+    command = ["pretrain.py", "--corpus", str(corpus), "--variants", "landmarks68-25fps", "--out", str(tmp_path / "out")]
+    command += ["--work", str(tmp_path / "work"), "--accelerator", "cpu", "--no-progress"]
+    monkeypatch.setattr(sys, "argv", command)
+    pretrain.main()
+    work, out = tmp_path / "work" / "landmarks68-25fps", tmp_path / "out" / "landmarks68-25fps"
+    assert set(json.loads((work / "lags.json").read_text())) == {clip.id for clip in clips[:3]}
+    shipped = from_pretrained(SyncerPyramid, out)
+    assert shipped.config.width == (12, 8, 8, 8) and shipped.config.audio_context == (4, 0, 0, 0)
+    numbers = json.loads((work / "numbers.json").read_text())
+    assert [row["frames"] for row in numbers["short"]] == [5, 9, 15, 25, 50, 80]
+    assert set(numbers["short"][0]) == {"frames", "all", "speech", "windows"}
+    assert numbers["short"][0]["speech"] == numbers["short"][0]["windows"], "a clip of 5 frames is one window"
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert "12 / 8 / 8 / 8 channels (level by level)" in card and "| 80 |" in card
+
+    before = (work / "model" / "model.safetensors").read_bytes()
+    monkeypatch.setattr(sys, "argv", [*command, "--resume"])
+    pretrain.main()
+    assert (work / "model" / "model.safetensors").read_bytes() == before, "what is there is not trained again"
+    assert capsys.readouterr().out.count("the sound of 3 clips moved") == 2
