@@ -1,7 +1,7 @@
 """What share of a clip's frames each of its overlapping windows stands for: a mean over windows that is a mean over frames.
 
-A plain mean over all windows of five frames hears the frames in the middle of a clip five times and its first and last once. In a clip
-of 15 frames, that is most of them, and what the ends have to say is nearly lost.
+A plain mean over all windows of five frames hears the frames in the middle of a clip five times, and the four at each end less, the
+outermost once. Of a clip of 15 frames these are 8: more than half of the clip, with a third of the say.
 """
 
 from __future__ import annotations
