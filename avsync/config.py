@@ -16,6 +16,7 @@ from avsync.errors import ConfigError
 
 Config = TypeVar("Config")
 Value = TypeVar("Value")
+_ADDED_LATER = "added_later"  # mark in the metadata of a field
 
 
 def added_later(default: Value) -> Value:
@@ -35,9 +36,6 @@ def added_later(default: Value) -> Value:
         False
     """
     return dataclasses.field(default=default, metadata={_ADDED_LATER: True})
-
-
-_ADDED_LATER = "added_later"
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:

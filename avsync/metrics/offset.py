@@ -165,8 +165,7 @@ def offset_distances(
     """Mean distance between motion and audio windows at every offset.
 
     ``m[j] = mean over i of || v[i] - a[i + j - V] ||`` for ``j = 0..2 V``; entry ``j`` belongs to the offset ``V - j``. With a
-    ``window`` above 1 the mean is weighted by
-    :func:`avsync.frame_shares.frame_shares`.
+    ``window`` above 1 the mean is weighted by :func:`avsync.frame_shares.frame_shares`.
 
     Args:
         motion: Embeddings of motion windows, (batch, windows, embed).
@@ -214,7 +213,7 @@ def mean_over_windows(distances: Tensor, counts: Tensor | None) -> Tensor:
 
     Args:
         distances: (batch, windows, offsets).
-        counts: 1 for what counts and 0 for the rest, in a shape that broadcasts to that of ``distances``; None if all does.
+        counts: How much each counts, 0 for not at all, in a shape that broadcasts to that of ``distances``; None if all count alike.
 
     Returns:
         (batch, offsets); NaN as :func:`offset_distances` says.

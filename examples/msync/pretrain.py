@@ -3,7 +3,7 @@
     python examples/msync/pretrain.py --corpus PATH [--variants NAME ...] [--out avsync/weights] [--resume]
 
 Trains on the corpus' train speakers only and judges on its val speakers. The small variants take about ten minutes
-of one core, the default half an hour; an interrupted run goes on with ``--resume``. ``python -m benchmarks.calibrate`` then adds the
+of one core, the default three quarters of an hour of two; an interrupted run goes on with ``--resume``. ``python -m benchmarks.calibrate`` then adds the
 calibration of its confidences.
 """
 

@@ -59,8 +59,9 @@ def clip_lag(pyramid: SyncerPyramid, bank: ClipBank, number: int) -> float:
     """Frames by which the sound of one clip is early, with their fraction."""
     begin, frames = int(bank.offsets[number]), int(bank.lengths[number])
     landmarks, audio = bank.landmarks[begin : begin + frames], bank.audio[4 * begin : 4 * (begin + frames)]
-    motion = pyramid.embed_motion(landmarks[None], levels=[0])[0]
-    sound = pyramid.embed_audio(audio[None], levels=[0])[0]
+    device = next(pyramid.parameters()).device
+    motion = pyramid.embed_motion(landmarks[None].to(device), levels=[0])[0]
+    sound = pyramid.embed_audio(audio[None].to(device), levels=[0])[0]
     found = sub_frame_offset(offset_distances(unit_norm(motion), unit_norm(sound), max_offset=SEARCH))
     return float(found.clamp(-MOST, MOST))
 
