@@ -159,6 +159,10 @@ class SyncerPyramidConfig:
         """Sizes of one level's syncer."""
         return replace(self.syncer, **{name: getattr(self, name)[level] for name in _OF_A_LEVEL if getattr(self, name)})
 
+    def finest(self, levels: int) -> SyncerPyramidConfig:
+        """The same without any but the ``levels`` finest levels."""
+        return replace(self, num_levels=levels, **{name: getattr(self, name)[:levels] for name in _OF_A_LEVEL})
+
     @property
     def landmark_dims(self) -> int:
         """Coordinates of a landmark."""

@@ -232,7 +232,7 @@ def _distances(
 def _levels_of(pyramid: SyncerPyramid, levels: int) -> SyncerPyramid:
     """The same syncers without the coarsest ones, for clips that are too short for those."""
     device = next(pyramid.parameters()).device
-    fewer = SyncerPyramid(config=replace(pyramid.config, num_levels=levels)).to(device).eval()
+    fewer = SyncerPyramid(config=pyramid.config.finest(levels)).to(device).eval()
     names = set(fewer.state_dict())
     fewer.load_state_dict({name: value for name, value in pyramid.state_dict().items() if name in names})
     return fewer

@@ -180,8 +180,7 @@ def offset_distances(
             clips of different lengths share a batch.
         window: Frames that a window spans, 5 for the syncers of this package, for a mean that counts every *frame* of a clip once. At 1
             it counts every window once, as the published protocol does, and the frames in the middle of a clip as often as there are
-            windows that see them. With 5 the offsets of short clips are found more often (docs/pretrained.md, "Short clips"); for
-            long ones it is the same.
+            windows that see them. With 5 the offsets of short clips are found more often (docs/pretrained.md, "Short clips").
 
     Returns:
         (batch, 2 * max_offset + 1), float32 or float64; NaN at offsets at which no pair is left, and at all offsets of a clip with

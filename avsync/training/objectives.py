@@ -49,8 +49,8 @@ class SyncerTrainingConfig:
         offset_weight: Weight of :func:`avsync.offset_loss.offset_info_nce`, added to any objective but "margin"; 0 leaves it out.
         spans: Stretches of windows that it is taken over, one of them drawn for each batch; those longer than a clip's windows
             at a level are cut to them.
-        offset_window: Frames that a window counts for in its mean over a stretch (``window`` there): 5 trains for a search that counts every
-            frame once, 1 for one that counts every window once.
+        offset_window: Frames that a window counts for in its mean over a stretch (``window`` there): 5 trains for a search that
+            counts every frame once, 1 for one that counts every window once.
         temperature: Start of the learnable temperature of the InfoNCE objectives.
         num_negatives: Sampled negatives of "info_nce" and "margin".
         margin: Margin of "margin", a distance between unit vectors; 1.4, nearly that of orthogonal ones, learns about twice as fast as

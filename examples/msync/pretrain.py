@@ -2,9 +2,9 @@
 
     python examples/msync/pretrain.py --corpus PATH [--variants NAME ...] [--out avsync/weights] [--resume]
 
-Trains on the corpus' train speakers only and judges on its val speakers. The small variants take about ten minutes
-of one core, the default three quarters of an hour of two; an interrupted run goes on with ``--resume``. ``python -m benchmarks.calibrate`` then adds the
-calibration of its confidences.
+Trains on the corpus' train speakers only and judges on its val speakers. The small variants take about ten minutes of one core, the
+default three quarters of an hour of two; an interrupted run goes on with ``--resume``. ``python -m benchmarks.calibrate`` then adds
+the calibration of its confidences.
 """
 
 from __future__ import annotations
@@ -180,36 +180,36 @@ VARIANTS = {
 
 WARM_START = WarmStartConfig(runs=4)
 """How levels 2 and 3 begin with the weights of the level before."""
-HALF_STEPS = 400
-"""Steps of the two small trainings of level 0 that find the lags of training clips."""
+HALF_STEPS, HALF_WIDTH = 400, 128
+"""Steps and channels of the two trainings of level 0 that find the lags of training clips."""
 
 
 def training_bank(name: str, variant: Variant, work: Path, args: argparse.Namespace) -> ClipBank:
     """The clips that a variant learns from, with their sound where it belongs."""
     corpus = Corpus(args.corpus, split="train")
     features = SpeechFeatures(kind=variant.audio).features
-    bank = ClipBank(corpus, features=features)
     if not variant.realign:
-        return bank
+        return ClipBank(corpus, features=features)
     clips, file = list(corpus), work / "lags.json"
 
-    def train_half(some: list[Clip]) -> SyncerPyramid:
+    def train_half(stage: str, some: list[Clip]) -> SyncerPyramid:
         torch.manual_seed(variant.seed)
-        config = replace(variant.pyramid(), num_levels=1, audio_context=variant.audio_context[:1], width=(128,))
-        pyramid = SyncerPyramid(config=config)
+        pyramid = SyncerPyramid(config=replace(variant.pyramid().finest(1), width=(HALF_WIDTH,)))
         train_syncers(
             pyramid,
             ClipBank(some, features=features),
             replace(variant.training(), steps=HALF_STEPS, fine_frames=80),
             fabric=make_fabric(accelerator=args.accelerator, precision=args.precision),
             augment=replace(AUGMENT, equaliser_db=variant.equaliser_db),
+            checkpoint=work / "checkpoints" / stage,
+            resume=args.resume,
             progress=not args.no_progress,
-            name=f"{name} half",
+            name=f"{name} {stage}",
         )
         return pyramid
 
     if not (args.resume and file.is_file()):
-        write_json(file, find_lags(clips, train_half, bank))
+        write_json(file, find_lags(clips, train_half))
     lags = json.loads(file.read_text())
     print(f"{name}: the sound of {len(lags)} clips moved, by {np.std(list(lags.values())):.2f} frames (s.d.)", flush=True)
     return ClipBank([with_sound_moved(clip, lags.get(clip.id, 0.0)) for clip in clips], features=features)
