@@ -160,7 +160,18 @@ class SyncerPyramidConfig:
         return replace(self.syncer, **{name: getattr(self, name)[level] for name in _OF_A_LEVEL if getattr(self, name)})
 
     def finest(self, levels: int) -> SyncerPyramidConfig:
-        """The same without any but the ``levels`` finest levels."""
+        """The same without any but the finest levels.
+
+        Args:
+            levels: How many are left, 1 to ``num_levels``.
+
+        Raises:
+            ConfigError: There are not so many.
+
+        Source: ours.
+        """
+        if not 1 <= levels <= self.num_levels:
+            raise ConfigError(f"`levels`: expected 1 to {self.num_levels}, got {levels}")
         return replace(self, num_levels=levels, **{name: getattr(self, name)[:levels] for name in _OF_A_LEVEL})
 
     @property

@@ -85,6 +85,9 @@ def test_a_pyramid_without_its_coarsest_levels() -> None:
     whole = pyramid(num_levels=3, audio_context=(2, 1, 0), width=(12, 6, 4))
     finest = SyncerPyramid(config=whole.config.finest(2)).double().eval()
     assert finest.config.audio_context == (2, 1) and finest.config.width == (12, 6) and finest.num_levels == 2
+    for levels in (0, 4):
+        with pytest.raises(ConfigError, match="`levels`: expected 1 to 3"):
+            whole.config.finest(levels)
     finest.load_state_dict({name: value for name, value in whole.state_dict().items() if name in finest.state_dict()})
     for got, expected in zip(finest(*clip(40)), whole(*clip(40)), strict=False):
         torch.testing.assert_close(got.motion, expected.motion)
