@@ -27,7 +27,7 @@ def training_step(pyramid: SyncerPyramid, *, compiled: bool, batch: int, frames:
         torch.randn(batch, 4 * frames, 26, generator=chance),
         torch.zeros(batch, dtype=torch.int64),
         torch.zeros(batch, dtype=torch.int64),
-        torch.ones(batch),
+        torch.ones(batch, frames, dtype=torch.bool),
     )
     config = SyncerTrainingConfig()
     objectives = [LevelObjective(config=config) for _ in range(pyramid.num_levels)]

@@ -18,6 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from avsync.contrastive import InfoNCE, info_nce_all_pairs, info_nce_sampled, sample_negatives
 from avsync.distributed import gather, reduce_windows_across, sum_across
+from avsync.syncer import Embeddings
+from avsync.training.objectives import LevelObjective, SyncerTrainingConfig
 
 WORLDS = (2, 4)
 CLIPS, WINDOWS, EMBED = 4, 6, 8
@@ -72,7 +74,19 @@ def drawn_negatives(a: Tensor, m: Tensor, temperature: Tensor, mask: Tensor | No
     return temperature * loss(a, m, generator=torch.Generator().manual_seed(5), mask=mask, group=group)
 
 
-LOSSES = {loss.__name__: loss for loss in (all_pairs, plain_scale, one_way_sum, given_negatives, drawn_negatives)}
+def weighted_windows(a: Tensor, m: Tensor, temperature: Tensor, mask: Tensor | None, group: Group) -> Tensor:
+    """What trains a level, windows counting by a weight that processes hold different sums of."""
+    objective = LevelObjective(config=SyncerTrainingConfig(offset_weight=1.0))
+    rank = 0 if group is None else dist.get_rank(group)
+    weight = torch.linspace(0, 1, CLIPS * WINDOWS, dtype=torch.float64).reshape(CLIPS, WINDOWS).square()
+    weight = weight[rank * a.shape[0] : (rank + 1) * a.shape[0]]
+    return temperature * objective(Embeddings(a, m, mask), torch.Generator(), group, span=2, weight=weight)
+
+
+LOSSES = {
+    loss.__name__: loss
+    for loss in (all_pairs, plain_scale, one_way_sum, given_negatives, drawn_negatives, weighted_windows)
+}
 
 
 def run(group: Group) -> Result:

@@ -37,6 +37,7 @@ def test_tempo_moves_face_and_sound_together(rng: torch.Generator) -> None:
     time = torch.cat([torch.arange(float(length)) for length in bank.lengths])
     bank.landmarks = time[:, None, None].expand(-1, 68, 2).clone()
     bank.audio = torch.cat([torch.arange(4.0 * length) / 4 for length in bank.lengths])[:, None].expand(-1, 26).clone()
+    bank.speech = (time % 7 < 3).float()
     batch = bank.sample(64, 40, generator=rng, augment=AugmentConfig(**{**vars(PLAIN), "tempo": (0.7, 1.4)}))
     face, sound = batch.landmarks[:, :, 0, 0], batch.audio[:, ::4, 0]
     torch.testing.assert_close(face, sound, atol=1e-3, rtol=0)
@@ -44,7 +45,9 @@ def test_tempo_moves_face_and_sound_together(rng: torch.Generator) -> None:
     assert float(speed.max()) <= 1.4 + 1e-3 and float(speed.min()) >= 0.7 - 1e-3
     assert float(speed.std(dim=1).max()) < 1e-3, "one speed a crop"
     assert float(speed[:, 0].std()) > 0.1, "different speeds in a batch"
-    assert 0 <= float(batch.speech_fraction.min()) <= float(batch.speech_fraction.max()) <= 1
+    between = (face % 1 - 0.5).abs() < 1e-3  # as near to one frame as to the next
+    assert torch.equal(batch.speech | between, (face.round() % 7 < 3) | between), "speech is that of the nearest frame"
+    assert 0.2 < float(batch.speech_fraction.mean()) < 0.7
 
 
 def test_a_clip_too_short_for_a_tempo_is_played_as_fast_as_it_allows(rng: torch.Generator) -> None:

@@ -57,8 +57,9 @@ def check_crops(bank: ClipBank, batch: Batch, frames: int, margin: int) -> None:
         np.testing.assert_array_equal(batch.landmarks[i].numpy(), clip.landmarks[start : start + frames])
         audio = bank.features(normalise_waveform(torch.from_numpy(clip.waveform)[None]))[0]
         torch.testing.assert_close(batch.audio[i], audio[4 * (start - margin) : 4 * (start + frames + margin)])
-        expected = speech_mask(clip.waveform)[start : start + frames].mean()
-        assert batch.speech_fraction[i].item() == pytest.approx(expected)
+        expected = speech_mask(clip.waveform)[start : start + frames]
+        np.testing.assert_array_equal(batch.speech[i].numpy(), expected)
+        assert batch.speech_fraction[i].item() == pytest.approx(expected.mean())
 
 
 @given(st.integers(0, 2**31), st.integers(1, 20), st.integers(1, 30), st.integers(0, 6), st.booleans())

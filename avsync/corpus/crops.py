@@ -31,18 +31,23 @@ class Batch:
         audio: (batch, 4 * (frames + 2 * margin), coeffs), features of the same time and of the margin around it.
         clip_index: (batch,), which clip of the bank.
         start: (batch,), first frame of ``landmarks`` within the clip.
-        speech_fraction: (batch,), share of the frames that hold speech; see :func:`avsync.corpus.dataset.speech_mask`.
+        speech: (batch, frames), bool, which frames hold speech; see :func:`avsync.corpus.dataset.speech_mask`.
     """
 
     landmarks: Tensor
     audio: Tensor
     clip_index: Tensor
     start: Tensor
-    speech_fraction: Tensor
+    speech: Tensor
 
     def __len__(self) -> int:
         """Number of crops."""
         return self.landmarks.shape[0]
+
+    @property
+    def speech_fraction(self) -> Tensor:
+        """Share of each crop's frames that hold speech, (batch,)."""
+        return self.speech.float().mean(dim=1)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """The same crops on another device; ``non_blocking`` lets a copy from pinned memory run beside the computation."""
@@ -57,7 +62,7 @@ class Batch:
         return Batch(*(x[which] for x in self._tensors()))
 
     def _tensors(self) -> tuple[Tensor, ...]:
-        return self.landmarks, self.audio, self.clip_index, self.start, self.speech_fraction
+        return self.landmarks, self.audio, self.clip_index, self.start, self.speech
 
 
 class _Plan(NamedTuple):
@@ -75,7 +80,7 @@ class CropBank(ABC):
     """What all banks of clips share: the index, the choice of crops, and their augmentation.
 
     A bank knows each clip's length and speaker; it is asked for rows, one a landmark frame and four a landmark frame of features,
-    numbered through all clips.
+    numbered through all clips. Whether a frame holds speech is a row too, of 0 or 1, so that it can be stretched like the others.
 
     Attributes:
         features: What made the audio features; its ``filter_offset`` serves augmentation.
@@ -121,15 +126,11 @@ class CropBank(ABC):
 
     @abstractmethod
     def _rows(self, name: str, begin: Tensor, count: int) -> Tensor:
-        """Rows of "landmarks" or "audio": ``count`` of them from each of ``begin`` (batch,) on, (batch, count, ...)."""
+        """Rows of "landmarks", "audio" or "speech": ``count`` of them from each of ``begin`` (batch,) on, (batch, count, ...)."""
 
     @abstractmethod
     def _stretched_rows(self, name: str, begin: Tensor, tempo: Tensor, count: int, end: Tensor) -> Tensor:
         """As :func:`avsync.corpus.augment.interpolate_rows` reads them."""
-
-    @abstractmethod
-    def _speech_frames(self, begin: Tensor, end: Tensor) -> Tensor:
-        """How many of the frames from ``begin`` to before ``end``, each (batch,), hold speech."""
 
     def __len__(self) -> int:
         """Number of clips."""
@@ -245,10 +246,9 @@ class CropBank(ABC):
 
     def _gather(self, clip: Tensor, start: Tensor, frames: int, margin: int) -> Batch:
         begin = self.offsets[clip] + start
-        speech = self._speech_frames(begin, begin + frames) / frames
         landmarks = self._rows("landmarks", begin, frames)
         audio = self._rows("audio", AUDIO_FRAMES_PER_FRAME * (begin - margin), AUDIO_FRAMES_PER_FRAME * (frames + 2 * margin))
-        return Batch(landmarks, audio, *(x.to(self.device) for x in (clip, start, speech)))
+        return Batch(landmarks, audio, clip.to(self.device), start.to(self.device), self._rows("speech", begin, frames) > 0.5)
 
     def _gather_stretched(self, clip: Tensor, start: Tensor, frames: int, tempo: Tensor) -> Batch:
         """Crops played ``tempo`` (batch,) times as fast, between whose frames values are interpolated."""
@@ -257,9 +257,8 @@ class CropBank(ABC):
         span = (frames - 1) * tempo
         start = torch.minimum(start, (length - 1 - span.ceil()).long().clamp_min(0))
         begin, end = self.offsets[clip] + start, self.offsets[clip] + length
-        last = torch.minimum(begin + span.long() + 1, end)
-        speech = self._speech_frames(begin, last) / (last - begin)
         rate = AUDIO_FRAMES_PER_FRAME
         landmarks = self._stretched_rows("landmarks", begin, tempo, frames, end - 1)
         audio = self._stretched_rows("audio", rate * begin, tempo, rate * frames, rate * end - 1)
-        return Batch(landmarks, audio, *(x.to(self.device) for x in (clip, start, speech)))
+        speech = self._stretched_rows("speech", begin, tempo, frames, end - 1) > 0.5
+        return Batch(landmarks, audio, clip.to(self.device), start.to(self.device), speech)

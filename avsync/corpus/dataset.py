@@ -90,6 +90,7 @@ class ClipBank(CropBank):
     Attributes:
         landmarks: (all frames, points, dims) float32.
         audio: (4 * all frames, coeffs) float32.
+        speech: (all frames,) float32, 1 where there is speech (:func:`speech_mask`), 0 elsewhere.
         lengths: (clips,), frames of each clip, on the CPU as all index tensors are.
         offsets: (clips,), first frame of each clip in ``landmarks``.
         ids: Name of each clip.
@@ -123,8 +124,7 @@ class ClipBank(CropBank):
         self._set_index([clip.id for clip, _, _ in kept], [clip.speaker for clip, _, _ in kept], lengths)
         self.landmarks = torch.cat([torch.from_numpy(clip.landmarks) for clip, _, _ in kept])
         self.audio = torch.cat([audio for _, audio, _ in kept])
-        speech = torch.cat([mask for _, _, mask in kept])
-        self._speech_before = nn.functional.pad(speech.long().cumsum(0), (1, 0))
+        self.speech = torch.cat([mask for _, _, mask in kept]).float()
 
     @property
     def device(self) -> torch.device:
@@ -132,9 +132,8 @@ class ClipBank(CropBank):
         return self.landmarks.device
 
     def to(self, device: torch.device | str) -> ClipBank:
-        """Move landmarks and features to a device, in place; batches then come from there."""
-        self.landmarks = self.landmarks.to(device)
-        self.audio = self.audio.to(device)
+        """Move landmarks, features and speech to a device, in place; batches then come from there."""
+        self.landmarks, self.audio, self.speech = (x.to(device) for x in (self.landmarks, self.audio, self.speech))
         self.features.to(device)
         return self
 
@@ -145,9 +144,6 @@ class ClipBank(CropBank):
 
     def _stretched_rows(self, name: str, begin: Tensor, tempo: Tensor, count: int, end: Tensor) -> Tensor:
         return interpolate_rows(getattr(self, name), begin, tempo, count, end)
-
-    def _speech_frames(self, begin: Tensor, end: Tensor) -> Tensor:
-        return self._speech_before[end] - self._speech_before[begin]
 
     def audio_statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of every coefficient over all frames, both (coeffs,), in the features' unit."""

@@ -248,9 +248,6 @@ class ShardedBank(CropBank):
         first = span * torch.arange(begin.shape[0])
         return interpolate_rows(block, first, tempo, count, first + counts - 1).to(self._device)
 
-    def _speech_frames(self, begin: Tensor, end: Tensor) -> Tensor:
-        return torch.tensor([int(piece.sum(dtype=np.int64)) for piece in self._pieces("speech", begin, end - begin)])
-
 
 def _digest(parts: Iterable[str]) -> str:
     digest = hashlib.sha256()

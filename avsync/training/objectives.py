@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
 from avsync.contrastive import AllPairsInfoNCE, InfoNCE, MarginLoss, chance_level, info_nce_within_clips
+from avsync.distributed import sum_across
 from avsync.errors import ConfigError
 from avsync.offset_loss import offset_info_nce
 from avsync.syncer import Embeddings
@@ -51,6 +53,9 @@ class SyncerTrainingConfig:
             at a level are cut to them.
         offset_window: Frames that a window counts for in its mean over a stretch (``window`` there): 5 trains for a search that
             counts every frame once, 1 for one that counts every window once.
+        pause_weight: How much a window without speech counts in the loss beside one full of it, from 0 to 1
+            (:func:`avsync.training.speech_weights.speech_weights`). All windows stay negatives of the others. Pauses cannot be told
+            apart but by heart, so 0 makes short clips of unseen speakers better.
         temperature: Start of the learnable temperature of the InfoNCE objectives.
         num_negatives: Sampled negatives of "info_nce" and "margin".
         margin: Margin of "margin", a distance between unit vectors; 1.4, nearly that of orthogonal ones, learns about twice as fast as
@@ -76,6 +81,7 @@ class SyncerTrainingConfig:
     offset_weight: float = 0.0
     spans: tuple[int, ...] = (3, 6, 11, 21)
     offset_window: int = 1
+    pause_weight: float = 1.0
     temperature: float = 0.07
     num_negatives: int = 48
     margin: float = 1.0
@@ -91,8 +97,9 @@ class SyncerTrainingConfig:
         shares = (self.first_share, self.short_share)
         if min(shares) < 0 or sum(shares) > 1:
             raise ConfigError(f"`first_share`: expected shares of at most 1 together with `short_share`, got {shares}")
-        if not 0 <= self.window_share <= 1:
-            raise ConfigError(f"`window_share`: expected a share from 0 to 1, got {self.window_share}")
+        for name in ("window_share", "pause_weight"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"`{name}`: expected a number from 0 to 1, got {getattr(self, name)}")
         if not self.spans or min(self.spans) < 1:
             raise ConfigError(f"`spans`: expected at least one number, all above 0, got {self.spans}")
         if self.objective not in OBJECTIVES:
@@ -109,13 +116,17 @@ class LevelObjective(nn.Module):
     def __init__(self, *, config: SyncerTrainingConfig) -> None:
         super().__init__()
         self.config = config
+        # One number a window: how much each of them counts is only known here.
+        each: dict[str, Any] = {"reduction": "none"}
         if config.objective == "margin":
-            self.loss: nn.Module = MarginLoss(margin=config.margin, num_negatives=config.num_negatives, source="in_clip")
+            self.loss: nn.Module = MarginLoss(
+                margin=config.margin, num_negatives=config.num_negatives, source="in_clip", **each
+            )
         elif config.objective == "info_nce":
-            self.loss = InfoNCE(num_negatives=config.num_negatives, temperature=config.temperature, learnable=True)
+            self.loss = InfoNCE(num_negatives=config.num_negatives, temperature=config.temperature, learnable=True, **each)
         else:
             # 60 is below the scale from which the loss needs a maximum, a third of its time; the temperature never gets there.
-            self.loss = AllPairsInfoNCE(temperature=config.temperature, learnable=True, max_scale=60.0)
+            self.loss = AllPairsInfoNCE(temperature=config.temperature, learnable=True, max_scale=60.0, **each)
 
     def chance(self, clips: int, windows: int, span: int = 1) -> float:
         """The loss of embeddings that say nothing, of ``clips`` clips of all processes together and stretches of ``span``."""
@@ -134,37 +145,59 @@ class LevelObjective(nn.Module):
         group: dist.ProcessGroup | None = None,
         *,
         span: int = 1,
+        weight: Tensor | None = None,
     ) -> Tensor:
         """The loss of one level's embeddings; negatives are drawn from ``generator`` where they are drawn.
 
         The InfoNCE objectives take the windows of all processes of ``group`` as negatives; those of "margin" lie in the clip, and
         so do those of the loss over offsets, which looks at stretches of ``span`` windows, or of the whole clip where it is shorter.
+        ``weight`` (clips, windows) says how much each window counts, all alike if None.
         """
         config = self.config
+        audio, motion, mask = embedded
+        if weight is None:
+            weight = audio.new_ones(audio.shape[:2], dtype=torch.float32)
+        if mask is not None:
+            weight = weight * mask
         if isinstance(self.loss, MarginLoss):
-            return self.loss(embedded.audio, embedded.motion, generator=generator, mask=embedded.mask)
+            return _weighted_mean(self.loss(audio, motion, generator=generator, mask=mask), weight, group)
         if isinstance(self.loss, InfoNCE):
             scale = self.loss.logit_scale
             temperature = config.temperature if scale is None else 1.0 / scale()
-            total = self.loss(embedded.audio, embedded.motion, generator=generator, mask=embedded.mask, group=group)
+            each = self.loss(audio, motion, generator=generator, mask=mask, group=group)
         elif isinstance(self.loss, AllPairsInfoNCE):
             temperature = self.loss.current_temperature()
-            total = self.loss(embedded.audio, embedded.motion, mask=embedded.mask, group=group)
+            each = self.loss(audio, motion, mask=mask, group=group)
             if config.within_clip_weight:
-                within = info_nce_within_clips(embedded.audio, embedded.motion, temperature=temperature, mask=embedded.mask)
-                total = total + config.within_clip_weight * within
+                within = info_nce_within_clips(audio, motion, temperature=temperature, mask=mask, reduction="none")
+                each = each + config.within_clip_weight * within
+        total = _weighted_mean(each, weight, group)
         if config.offset_weight:
-            span = min(span, embedded.motion.shape[1])
-            total = total + config.offset_weight * offset_info_nce(
-                embedded.audio,
-                embedded.motion,
+            span = min(span, motion.shape[1])
+            offsets = offset_info_nce(
+                audio,
+                motion,
                 max_offset=MAX_OFFSET,
                 span=span,
                 window=config.offset_window,
                 temperature=temperature,
-                mask=embedded.mask,
+                mask=mask,
+                reduction="none",
             )
+            total = total + config.offset_weight * _weighted_mean(offsets, _stretch_weight(weight, mask, span), group)
         return total
+
+
+def _stretch_weight(weight: Tensor, mask: Tensor | None, span: int) -> Tensor:
+    """Weight of each stretch of ``span`` windows: the mean of its windows', or nothing where one of them is padding."""
+    stretches = weight.unfold(1, span, span).mean(dim=2)
+    return stretches if mask is None else stretches * mask.unfold(1, span, span).all(dim=2)
+
+
+def _weighted_mean(values: Tensor, weight: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """Mean of (clips, ...) over all processes of ``group``; zero where no weight is left."""
+    total, count = sum_across((values * weight).sum(), group), sum_across(weight.sum(), group)
+    return total / count.clamp_min(torch.finfo(count.dtype).tiny)
 
 
 def offset_chance(windows: int, span: int, max_offset: int = MAX_OFFSET) -> float:

@@ -25,6 +25,7 @@ from avsync.training.engine import History, train_loop
 from avsync.training.objectives import LevelObjective, SyncerTrainingConfig
 from avsync.training.processes import Precision, Trained, world_group
 from avsync.training.schedule import cosine_schedule, set_learning_rate
+from avsync.training.speech_weights import speech_weights
 from avsync.training.store import CheckpointStore
 
 __all__ = [
@@ -275,6 +276,15 @@ def train_syncers(
         coarse = embed_crops(encode, batch, chosen[1:], config.fine_frames, reference)
         return [embed_single_windows(pyramid, batch, config.fine_frames), *coarse]
 
+    def level_weights(batch: Batch, windows: list[int]) -> list[Tensor | None]:
+        if config.pause_weight == 1:
+            return [None] * len(chosen)
+        levels = speech_weights(
+            batch.speech, chosen[-1] + 1, window=pyramid.config.syncer.window, pause_weight=config.pause_weight
+        )
+        # Level 0 may see the beginning of the crops alone.
+        return [levels[level][:, :count] for level, count in zip(chosen, windows, strict=True)]
+
     def level_losses(batch: Batch, reference: str | Tensor) -> Tensor:
         embedded = embed(batch, reference)
         pairs = list(zip(objectives, embedded, strict=True))
@@ -283,7 +293,13 @@ def train_syncers(
         chances[:] = [objective.chance(clips, level.motion.shape[1], span) for objective, level in pairs]
         temperatures = loss_temperatures(objective.loss for objective in objectives)
         signs.update(vital_signs(embedded, temperatures=temperatures, levels=chosen))
-        return torch.stack([objective(level, generator, group, span=span) for objective, level in pairs])
+        weights = level_weights(batch, [level.motion.shape[1] for level in embedded])
+        return torch.stack(
+            [
+                objective(level, generator, group, span=span, weight=weight)
+                for (objective, level), weight in zip(pairs, weights, strict=True)
+            ]
+        )
 
     compute = Trained(fabric, level_losses, [syncers, objective_modules], optimizer)
     # Behind Trained, which brings the weights to their device and makes them those of the first process.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -83,7 +84,7 @@ def judge(
     name: str, pyramids: Mapping[str, SyncerPyramid], landmarks: Tensor, crops: Batch, *, basis: Tensor, margin: int
 ) -> Judged:
     """Measure motion (clips, frames, points, dims) against the sound and the truth of ``crops``."""
-    motion = Batch(landmarks, crops.audio, crops.clip_index, crops.start, crops.speech_fraction)
+    motion = replace(crops, landmarks=landmarks)
     confidence, within_one, short = {}, {}, {}
     for role, pyramid in pyramids.items():
         offsets, confidences, _ = judge_offsets(pyramid, motion, margin=margin)

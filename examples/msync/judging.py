@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -54,7 +54,7 @@ def generate(generator: MultiScaleGenerator, crops: Batch, *, margin: int, seed:
 
 def judge(name: str, judge_pyramid: SyncerPyramid, landmarks: Tensor, crops: Batch, *, margin: int) -> Row:
     """One row: the judge's offsets and confidences for ``landmarks`` with the sound of ``crops``."""
-    motion = Batch(landmarks, crops.audio, crops.clip_index, crops.start, crops.speech_fraction)
+    motion = replace(crops, landmarks=landmarks)
     offsets, confidences, _ = judge_offsets(judge_pyramid, motion, margin=margin)
     error = 1.96 * confidences.std(dim=1) / confidences.shape[1] ** 0.5
     return Row(

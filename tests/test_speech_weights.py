@@ -1,0 +1,107 @@
+"""Windows that count by their speech: the weights, the losses under them, and the training that uses them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from avsync.contrastive import info_nce_all_pairs, info_nce_within_clips
+from avsync.errors import ClipTooShortError, ConfigError
+from avsync.offset_loss import offset_info_nce
+from avsync.pyramid import temporal_pyramid
+from avsync.syncer import Embeddings
+from avsync.training.objectives import LevelObjective, SyncerTrainingConfig
+from avsync.training.speech_weights import speech_weights
+
+CONFIG = SyncerTrainingConfig(offset_weight=0.7, offset_window=5, temperature=0.3)
+
+
+def embeddings(clips: int = 3, windows: int = 9, seed: int = 0) -> tuple[Tensor, Tensor]:
+    audio, motion = torch.randn(2, clips, windows, 6, generator=torch.Generator().manual_seed(seed))
+    return audio.requires_grad_(), motion.requires_grad_()
+
+
+@given(st.integers(17, 60), st.integers(1, 3), st.integers(1, 5), st.floats(0, 1), st.integers(0, 1000))
+def test_a_window_counts_by_its_share_of_speech(frames: int, levels: int, window: int, pause: float, seed: int) -> None:
+    speech = torch.rand(2, frames, generator=torch.Generator().manual_seed(seed)) > 0.4
+    found = speech_weights(speech, levels, window=window, pause_weight=pause)
+    blurred = temporal_pyramid(speech.float(), levels)
+    assert len(found) == levels
+    for level, weights in enumerate(found):
+        assert weights.shape == (2, blurred[level].shape[1] - window + 1)
+        for clip in range(2):
+            for i in range(weights.shape[1]):
+                share = sum(blurred[level][clip, i : i + window].tolist()) / window
+                assert weights[clip, i].item() == pytest.approx(pause + (1 - pause) * share, abs=1e-5)
+
+
+def test_weights_need_a_window_at_every_level() -> None:
+    with pytest.raises(ClipTooShortError):
+        speech_weights(torch.ones(1, 1, dtype=torch.bool), 3, window=5, pause_weight=0.0)
+
+
+def objective_loss(weight: Tensor | None, audio: Tensor, motion: Tensor, span: int = 3, **changes: object) -> Tensor:
+    objective = LevelObjective(config=dataclasses.replace(CONFIG, **changes))
+    return objective(Embeddings(audio, motion), torch.Generator().manual_seed(0), span=span, weight=weight)
+
+
+@pytest.mark.parametrize("objective", ["all_pairs", "info_nce", "margin"])
+def test_equal_weights_are_no_weights(objective: str) -> None:
+    audio, motion = embeddings()
+    plain = objective_loss(None, audio, motion, objective=objective)
+    torch.testing.assert_close(objective_loss(torch.full((3, 9), 0.3), audio, motion, objective=objective), plain)
+
+
+@given(st.integers(0, 1000), st.integers(1, 9))
+def test_weighted_losses_are_weighted_means(seed: int, span: int) -> None:
+    """Of the losses of single windows, and of stretches that weigh what their windows weigh on average."""
+    audio, motion = (x.detach() for x in embeddings(seed=seed))
+    weight = torch.rand(3, 9, generator=torch.Generator().manual_seed(seed))
+    options = {"temperature": 0.3, "reduction": "none"}
+    windows = info_nce_all_pairs(audio, motion, **options) + 3.0 * info_nce_within_clips(audio, motion, **options)
+    stretches = offset_info_nce(audio, motion, span=span, window=5, **options)
+    expected = float((weight * windows).sum() / weight.sum())
+    ends = range(span, 10, span)
+    shares = torch.stack([weight[:, end - span : end].mean(dim=1) for end in ends], dim=1)
+    expected += 0.7 * float((shares * stretches).sum() / shares.sum())
+    assert objective_loss(weight, audio, motion, span=span).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_silent_windows_are_negatives_and_padding_is_not() -> None:
+    audio, motion = embeddings()
+    speaking = torch.arange(9).expand(3, -1) < 4
+    objective_loss(speaking.float(), audio, motion, offset_weight=0.0).backward()
+    assert (audio.grad.abs().sum(dim=2) > 0).all(), "windows of weight zero are pushed away from the motion of the others"
+    audio.grad = None
+    LevelObjective(config=CONFIG)(Embeddings(audio, motion, speaking), torch.Generator(), span=3).backward()
+    assert torch.equal(audio.grad.abs().sum(dim=2) > 0, speaking)
+
+
+def test_a_batch_without_any_weight_loses_nothing() -> None:
+    audio, motion = embeddings()
+    loss = objective_loss(torch.zeros(3, 9), audio, motion)
+    loss.backward()
+    assert loss == 0 and not audio.grad.any()
+
+
+def test_padding_weighs_nothing() -> None:
+    """A clip with padded windows is worth as much as the clip alone, stretches that touch the padding left out."""
+    audio, motion = embeddings(clips=1)
+    padded = [torch.cat([x, torch.randn(1, 4, 6)], dim=1) for x in (audio, motion)]
+    mask = torch.arange(13)[None] < 9
+    weight = torch.rand(1, 13)
+    objective = LevelObjective(config=CONFIG)
+    chance = torch.Generator()
+    found = objective(Embeddings(*padded, mask), chance, span=3, weight=weight)
+    torch.testing.assert_close(found, objective(Embeddings(audio, motion), chance, span=3, weight=weight[:, :9]))
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5])
+def test_pause_weight_is_a_share(value: float) -> None:
+    with pytest.raises(ConfigError, match="`pause_weight`: expected a number from 0 to 1"):
+        SyncerTrainingConfig(pause_weight=value)
