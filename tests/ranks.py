@@ -84,8 +84,7 @@ def weighted_windows(a: Tensor, m: Tensor, temperature: Tensor, mask: Tensor | N
 
 
 LOSSES = {
-    loss.__name__: loss
-    for loss in (all_pairs, plain_scale, one_way_sum, given_negatives, drawn_negatives, weighted_windows)
+    loss.__name__: loss for loss in (all_pairs, plain_scale, one_way_sum, given_negatives, drawn_negatives, weighted_windows)
 }
 
 
