@@ -54,8 +54,8 @@ class SyncerTrainingConfig:
         offset_window: Frames that a window counts for in its mean over a stretch (``window`` there): 5 trains for a search that
             counts every frame once, 1 for one that counts every window once.
         pause_weight: How much a window without speech counts in the loss beside one full of it, from 0 to 1
-            (:func:`avsync.training.speech_weights.speech_weights`). All windows stay negatives of the others. Pauses cannot be told
-            apart but by heart, and with 0 a syncer learns more of unseen speakers from as many steps.
+            (:func:`avsync.training.speech_weights.speech_weights`). All windows stay negatives of the others. With 0 clips with speech
+            are found more often after as many steps, clips with hardly any less often.
         temperature: Start of the learnable temperature of the InfoNCE objectives.
         num_negatives: Sampled negatives of "info_nce" and "margin".
         margin: Margin of "margin", a distance between unit vectors; 1.4, nearly that of orthogonal ones, learns about twice as fast as
