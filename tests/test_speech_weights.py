@@ -10,13 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from avsync.audio import LogMel
 from avsync.contrastive import info_nce_all_pairs, info_nce_within_clips
-from avsync.errors import ClipTooShortError, ConfigError
+from avsync.corpus.dataset import ClipBank
+from avsync.corpus.synthetic import SyntheticCorpus
+from avsync.encoders import SyncerConfig
+from avsync.errors import ClipTooShortError, ConfigError, ShapeError
 from avsync.offset_loss import offset_info_nce
 from avsync.pyramid import temporal_pyramid
-from avsync.syncer import Embeddings
+from avsync.syncer import Embeddings, SyncerPyramid, SyncerPyramidConfig
 from avsync.training.objectives import LevelObjective, SyncerTrainingConfig
+from avsync.training.processes import make_fabric
 from avsync.training.speech_weights import speech_weights
+from avsync.training.syncers import train_syncers
 
 CONFIG = SyncerTrainingConfig(offset_weight=0.7, offset_window=5, temperature=0.3)
 
@@ -41,8 +47,15 @@ def test_a_window_counts_by_its_share_of_speech(frames: int, levels: int, window
 
 
 def test_weights_need_a_window_at_every_level() -> None:
-    with pytest.raises(ClipTooShortError):
-        speech_weights(torch.ones(1, 1, dtype=torch.bool), 3, window=5, pause_weight=0.0)
+    with pytest.raises(ClipTooShortError, match="`speech`: expected at least 17 frames for level 2, got 16"):
+        speech_weights(torch.ones(1, 16, dtype=torch.bool), 3, window=5, pause_weight=0.0)
+    assert [x.shape[1] for x in speech_weights(torch.ones(1, 17, dtype=torch.bool), 3, window=5, pause_weight=0.0)] == [
+        13,
+        5,
+        1,
+    ]
+    with pytest.raises(ShapeError, match="`speech`"):
+        speech_weights(torch.ones(17, dtype=torch.bool), 1, window=5, pause_weight=0.0)
 
 
 def objective_loss(weight: Tensor | None, audio: Tensor, motion: Tensor, span: int = 3, **changes: object) -> Tensor:
@@ -105,3 +118,26 @@ def test_padding_weighs_nothing() -> None:
 def test_pause_weight_is_a_share(value: float) -> None:
     with pytest.raises(ConfigError, match="`pause_weight`: expected a number from 0 to 1"):
         SyncerTrainingConfig(pause_weight=value)
+
+
+@pytest.mark.parametrize("levels", [None, [1]])
+def test_training_weighs_windows_level_by_level(levels: list[int] | None) -> None:
+    """A bank that never speaks has nothing to learn from, one that always does learns as if nobody had asked."""
+    bank = ClipBank(SyntheticCorpus(split="train", speakers=4, clips_per_speaker=1, seconds=4.0), features=LogMel())
+    sizes = SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=8, frame_blocks=1, window_blocks=0), num_levels=2)
+    # Level 0 sees a part of the crops, so its weights have to be cut; the window share covers its other way to be embedded.
+    config = SyncerTrainingConfig(
+        steps=2, batch_size=3, frames=32, fine_frames=20, warm_up=1, offset_weight=1.0, window_share=0.5
+    )
+
+    def losses(speech: float, pause_weight: float) -> list[float]:
+        torch.manual_seed(0)
+        bank.speech = torch.full_like(bank.speech, speech)
+        changed = dataclasses.replace(config, pause_weight=pause_weight)
+        fabric = make_fabric(accelerator="cpu")
+        history = train_syncers(SyncerPyramid(config=sizes), bank, changed, fabric=fabric, levels=levels, progress=False)
+        return [loss for _, loss in history["loss"]]
+
+    assert set(losses(0.0, 0.0)) == {0.0}
+    assert losses(1.0, 0.0) == pytest.approx(losses(0.0, 1.0))
+    assert min(losses(0.0, 1.0)) > 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -116,20 +115,24 @@ class LevelObjective(nn.Module):
     def __init__(self, *, config: SyncerTrainingConfig) -> None:
         super().__init__()
         self.config = config
-        # One number a window: how much each of them counts is only known here.
-        each: dict[str, Any] = {"reduction": "none"}
+        # "none", one number a window: how much each of them counts is only known in forward.
         if config.objective == "margin":
             self.loss: nn.Module = MarginLoss(
-                margin=config.margin, num_negatives=config.num_negatives, source="in_clip", **each
+                margin=config.margin, num_negatives=config.num_negatives, source="in_clip", reduction="none"
             )
         elif config.objective == "info_nce":
-            self.loss = InfoNCE(num_negatives=config.num_negatives, temperature=config.temperature, learnable=True, **each)
+            self.loss = InfoNCE(
+                num_negatives=config.num_negatives, temperature=config.temperature, learnable=True, reduction="none"
+            )
         else:
             # 60 is below the scale from which the loss needs a maximum, a third of its time; the temperature never gets there.
-            self.loss = AllPairsInfoNCE(temperature=config.temperature, learnable=True, max_scale=60.0, **each)
+            self.loss = AllPairsInfoNCE(temperature=config.temperature, learnable=True, max_scale=60.0, reduction="none")
 
     def chance(self, clips: int, windows: int, span: int = 1) -> float:
-        """The loss of embeddings that say nothing, of ``clips`` clips of all processes together and stretches of ``span``."""
+        """The loss of embeddings that say nothing, of ``clips`` clips of all processes together and stretches of ``span``.
+
+        Of windows that count alike: with weights, what stretches at a clip's ends can try counts a little more or less.
+        """
         if self.config.objective == "margin":
             # The best single distance d for aligned and misaligned pairs alike minimises (d^2 + (margin - d)^2) / 4.
             return self.config.margin**2 / 8

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from avsync.pyramid import temporal_pyramid
+from avsync._checks import check_shape
+from avsync.errors import ClipTooShortError
+from avsync.pyramid import shortest_clip, temporal_pyramid
 
 
 def speech_weights(speech: Tensor, num_levels: int, *, window: int, pause_weight: float) -> tuple[Tensor, ...]:
@@ -25,14 +26,22 @@ def speech_weights(speech: Tensor, num_levels: int, *, window: int, pause_weight
         One a level, (batch, windows), from ``pause_weight`` to 1.
 
     Raises:
-        ClipTooShortError: A level has too few frames for the next.
+        ShapeError: ``speech`` has another shape.
+        ClipTooShortError: A level has less than one window.
 
     Example:
+        >>> import torch
         >>> speech = torch.tensor([[True, True, True, False, False, False]])
         >>> speech_weights(speech, 1, window=2, pause_weight=0.5)
         (tensor([[1.0000, 1.0000, 0.7500, 0.5000, 0.5000]]),)
 
     Source: ours.
     """
+    check_shape("speech", speech, "batch frames")
+    shortest = shortest_clip(window, num_levels - 1)
+    if speech.shape[1] < shortest:
+        raise ClipTooShortError(
+            f"`speech`: expected at least {shortest} frames for level {num_levels - 1}, got {speech.shape[1]}"
+        )
     levels = temporal_pyramid(speech.float(), num_levels)
-    return tuple(torch.lerp(x.new_tensor(pause_weight), x.new_tensor(1.0), x.unfold(1, window, 1).mean(dim=-1)) for x in levels)
+    return tuple(pause_weight + (1 - pause_weight) * x.unfold(1, window, 1).mean(dim=-1) for x in levels)
