@@ -11,6 +11,7 @@ from avsync.audio import MFCC, LogMel
 from avsync.contrastive import AllPairsInfoNCE, CosineBCE, InfoNCE, MarginLoss, SigmoidPairLoss, info_nce
 from avsync.discriminators import FrameDiscriminator, PairDiscriminator, WindowDiscriminator
 from avsync.encoders import SyncerConfig
+from avsync.ensemble import SyncerEnsemble
 from avsync.errors import AvsyncError
 from avsync.generator import GeneratorConfig, MultiScaleGenerator
 from avsync.metrics import multi_scale_offset, sync_offset
@@ -38,6 +39,7 @@ __all__ = [
     "SyncLoss",
     "Syncer",
     "SyncerConfig",
+    "SyncerEnsemble",
     "SyncerPyramid",
     "SyncerPyramidConfig",
     "WindowDiscriminator",

@@ -7,11 +7,13 @@ folder of yours or, with the extra ``hub``, a repository of the Hugging Face hub
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError
@@ -23,14 +25,16 @@ from avsync._files import replacing, write_json
 from avsync.config import config_from_dict, config_to_dict
 from avsync.errors import ArgumentError, CheckpointError
 
-FORMAT = 1
-"""Version of the folder's layout; a reader refuses newer ones."""
+FORMAT = 2
+"""Version of the folder's layout, since 2 with parts that lie elsewhere; a reader refuses newer ones."""
 
 WEIGHTS = Path(__file__).parent / "weights"
 """Where the models that come with the package lie."""
 FILES = ("config.json", "model.safetensors")
 """The two files of a model."""
 
+_PARTS = "parts"
+"""In config.json, the models that a model is made of: by the name of the submodule, where each lies and what its weights are."""
 _SCALE = ":scale"
 """What the name of a row's scales ends with, beside the name of an 8-bit matrix."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -39,11 +43,19 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 Model = TypeVar("Model", bound=torch.nn.Module)
 
 
+def _classes(model_class: type[torch.nn.Module]) -> dict[str, type[torch.nn.Module]]:
+    """A class and all that derive from it, by their names."""
+    found = {model_class.__name__: model_class}
+    for derived in model_class.__subclasses__():
+        found |= _classes(derived)
+    return found
+
+
 def shipped_models(model_class: type[torch.nn.Module] | None = None) -> tuple[str, ...]:
     """Names of the models that come with the package, sorted.
 
     Args:
-        model_class: Only models of this class; None for all.
+        model_class: Only models of this class or one that derives from it; None for all.
 
     Example:
         >>> "landmarks68-25fps" in shipped_models()
@@ -53,8 +65,8 @@ def shipped_models(model_class: type[torch.nn.Module] | None = None) -> tuple[st
     """
     configs = sorted(WEIGHTS.glob(f"*/{FILES[0]}"))
     if model_class is not None:
-        wanted = model_class.__name__
-        configs = [path for path in configs if json.loads(path.read_text(encoding="utf-8"))["class"] == wanted]
+        wanted = _classes(model_class)
+        configs = [path for path in configs if json.loads(path.read_text(encoding="utf-8"))["class"] in wanted]
     return tuple(path.parent.name for path in configs)
 
 
@@ -100,7 +112,13 @@ def model_folder(name: str | os.PathLike[str], *, revision: str | None = None) -
         raise CheckpointError(f"`folder`: {text!r} is no folder, and cannot be had from the hub: {error}") from error
 
 
-def save_pretrained(model: torch.nn.Module, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> None:
+def save_pretrained(
+    model: torch.nn.Module,
+    folder: str | os.PathLike[str],
+    *,
+    dtype: torch.dtype | None = None,
+    parts: Mapping[str, str | os.PathLike[str]] | None = None,
+) -> None:
     """Write a model's config and weights.
 
     Args:
@@ -109,9 +127,13 @@ def save_pretrained(model: torch.nn.Module, folder: str | os.PathLike[str], *, d
         dtype: Type that floating-point weights are stored in; None keeps theirs. ``torch.float16`` halves the file; ``torch.int8``
             halves it again, matrices as whole numbers and one scale a row, the rest in float16. They are read into the model's own
             type.
+        parts: Submodules, by their names in ``model``, that are saved models themselves, and where each of those is: what
+            :func:`model_folder` takes. Their weights are not written again. What is written instead names the model and tells its
+            weights from any others, so that nobody ever reads it with a part that has been trained anew.
 
     Raises:
-        ArgumentError: ``model`` has no config.
+        ArgumentError: ``model`` has no config, or a part of it is not what lies there.
+        CheckpointError: There is no such part.
 
     Example:
         >>> import tempfile
@@ -128,13 +150,40 @@ def save_pretrained(model: torch.nn.Module, folder: str | os.PathLike[str], *, d
     target = Path(folder)
     if not dataclasses.is_dataclass(getattr(model, "config", None)):
         raise ArgumentError(f"`model`: expected a module with a dataclass `config`, got {type(model).__name__}")
+    own = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+    elsewhere = {}
+    for part, name in (parts or {}).items():
+        elsewhere[part] = _reference(name)
+        _take_out(own, part, _weights(model_folder(name)))
     weights: dict[str, Tensor] = {}
-    for name, value in model.state_dict().items():
-        weights |= _stored(name, value.detach().cpu(), dtype)
+    for key, value in own.items():
+        weights |= _stored(key, value, dtype)
     with replacing(target / "model.safetensors") as temporary:
         save_file(weights, temporary)
-    config = config_to_dict(model.config)
-    write_json(target / "config.json", {"format": FORMAT, "class": type(model).__name__, "config": config})
+    description = {"format": FORMAT if elsewhere else 1, "class": type(model).__name__, "config": config_to_dict(model.config)}
+    write_json(target / "config.json", description | ({_PARTS: elsewhere} if elsewhere else {}))
+
+
+def _reference(name: str | os.PathLike[str]) -> dict[str, str]:
+    """What is written of a part: its name, or the whole path of a folder, and the checksum of its weights."""
+    folder = model_folder(name)
+    local = Path(name).is_dir()
+    return {"model": str(folder.resolve()) if local else os.fspath(name), "sha256": _checksum(folder)}
+
+
+def _checksum(folder: Path) -> str:
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+def _take_out(weights: dict[str, Tensor], part: str, expected: Mapping[str, Tensor]) -> None:
+    """Remove the weights of a submodule from those of its model, once they have been found to be those expected."""
+    found = {key.removeprefix(f"{part}."): key for key in weights if key.startswith(f"{part}.")}
+    if set(found) != set(expected) or not all(
+        torch.equal(weights[found[key]].float(), expected[key].float()) for key in expected
+    ):
+        raise ArgumentError(f"`parts`: expected a submodule {part!r} with the weights of the model that is named, got others")
+    for key in found.values():
+        del weights[key]
 
 
 def _stored(name: str, value: Tensor, dtype: torch.dtype | None) -> dict[str, Tensor]:
@@ -161,11 +210,36 @@ def _restored(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return restored
 
 
+def _described(source: Path) -> dict[str, Any]:
+    """``config.json`` of a folder."""
+    description = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    if not isinstance(description, dict):
+        raise CheckpointError(f"`folder`: expected a JSON object in {source / 'config.json'}, got {description!r:.40}")
+    version = description.get("format")
+    if isinstance(version, int) and version > FORMAT:
+        raise CheckpointError(f"`folder`: {source} has format {version}, made by a newer avsync; this one reads up to {FORMAT}")
+    return description
+
+
+def _weights(source: Path) -> dict[str, Tensor]:
+    """Everything that a model in a folder is made of, its parts among it."""
+    weights = _restored(load_file(source / "model.safetensors"))
+    for part, reference in _described(source).get(_PARTS, {}).items():
+        folder = model_folder(reference["model"])
+        if _checksum(folder) != reference["sha256"]:
+            raise CheckpointError(
+                f"`folder`: {source} is made of {reference['model']!r} as it was then, and {folder} holds other weights now"
+            )
+        weights |= {f"{part}.{name}": value for name, value in _weights(folder).items()}
+    return weights
+
+
 def from_pretrained(model_class: type[Model], folder: str | os.PathLike[str], *, revision: str | None = None) -> Model:
     """Read a model that :func:`save_pretrained` wrote, or one that comes with the package.
 
     Args:
-        model_class: What the folder is to hold.
+        model_class: What the folder is to hold: a model of this class or of one that derives from it. So
+            :class:`avsync.multi_scale_syncer.MultiScaleSyncer` stands for pyramids and for ensembles.
         folder: The folder, or a name; see :func:`model_folder`.
         revision: Branch, tag or commit of a repository of the hub.
 
@@ -173,7 +247,8 @@ def from_pretrained(model_class: type[Model], folder: str | os.PathLike[str], *,
         The model in eval mode, on the CPU.
 
     Raises:
-        CheckpointError: A file is missing or damaged, holds another class, or its weights do not fit its config.
+        CheckpointError: A file is missing or damaged, holds another class, its weights do not fit its config, or a part of it
+            that lies elsewhere has been replaced.
         MissingExtraError: The name is one of the hub and huggingface_hub is not installed.
 
     Example:
@@ -185,25 +260,23 @@ def from_pretrained(model_class: type[Model], folder: str | os.PathLike[str], *,
     """
     source = model_folder(folder, revision=revision)
     try:
-        description = json.loads((source / "config.json").read_text(encoding="utf-8"))
-        weights = load_file(source / "model.safetensors")
+        description, weights = _described(source), _weights(source)
     except FileNotFoundError as error:
         raise CheckpointError(
             f"`folder`: expected config.json and model.safetensors in {source}, got none ({error})"
         ) from error
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
         raise CheckpointError(f"`folder`: {source} cannot be read: {error}") from error
-    if isinstance(description, dict) and isinstance(description.get("format"), int) and description["format"] > FORMAT:
+    known, found = _classes(model_class), {key: description.get(key) for key in ("format", "class")}
+    if found["format"] not in range(1, FORMAT + 1) or found["class"] not in known:
+        expected = " or ".join(repr(name) for name in known)
         raise CheckpointError(
-            f"`folder`: {source} has format {description['format']}, made by a newer avsync; this one reads up to {FORMAT}"
+            f"`folder`: expected format 1 to {FORMAT} and class {expected} in {source / 'config.json'}, got {found}"
         )
-    expected = {"format": FORMAT, "class": model_class.__name__}
-    found = {key: description.get(key) for key in expected} if isinstance(description, dict) else description
-    if found != expected:
-        raise CheckpointError(f"`folder`: expected {expected} in {source / 'config.json'}, got {found}")
     try:
-        model = model_class(config=config_from_dict(model_class.config_class, description.get("config")))  # type: ignore[attr-defined]
-        model.load_state_dict(_restored(weights))
-    except (ArgumentError, RuntimeError) as error:
+        holder: Any = known[found["class"]]
+        model = holder(config=config_from_dict(holder.config_class, description["config"]))
+        model.load_state_dict(weights)
+    except (ArgumentError, LookupError, RuntimeError) as error:
         raise CheckpointError(f"`folder`: the weights and the config in {source} do not fit together: {error}") from error
-    return model.eval()
+    return cast(Model, model.eval())

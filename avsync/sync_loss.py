@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from avsync._checks import check_shape, describe_shape
 from avsync.contrastive import cosine_similarity
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
+from avsync.multi_scale_syncer import MultiScaleSyncer, check_same_duration, window_mask
 from avsync.pretrained import from_pretrained
 from avsync.pyramid import check_lengths, hold_last_frame, level_lengths, temporal_pyramid
 from avsync.similarity import check_mask
-from avsync.syncer import SyncerPyramid, check_same_duration, fill_motion_frames, window_mask
+from avsync.syncer import fill_motion_frames
 
 
 class SyncLoss(NamedTuple):
@@ -120,7 +121,7 @@ def multi_scale_sync_loss(
 
 
 class _EncoderPairs(nn.Module):
-    """Gives a user's own encoder pairs the face of a :class:`~avsync.syncer.SyncerPyramid`."""
+    """Gives a user's own encoder pairs the face of a :class:`~avsync.multi_scale_syncer.MultiScaleSyncer`."""
 
     def __init__(self, pairs: Sequence[tuple[nn.Module, nn.Module]]) -> None:
         super().__init__()
@@ -160,7 +161,8 @@ class MultiScaleSyncLoss(nn.Module):
     Gradients reach the landmarks only. Lower is better; -1 is perfect.
 
     Args:
-        syncers: A trained :class:`~avsync.syncer.SyncerPyramid`, or a list of your own ``(audio_encoder, motion_encoder)`` pairs,
+        syncers: A trained :class:`~avsync.syncer.SyncerPyramid`, several as a
+            :class:`~avsync.ensemble.SyncerEnsemble`, or a list of your own ``(audio_encoder, motion_encoder)`` pairs,
             finest level first. A pair maps (batch, audio_frames, coeffs) and (batch, frames, points, dims) of its level, as the
             pyramid of equation (5) leaves them, to (batch, windows, embed) each.
         level_weights: Weight of each level, (levels,), not negative and not all zero; normalised to sum to one. Default: equal.
@@ -169,14 +171,14 @@ class MultiScaleSyncLoss(nn.Module):
             trained on, and the waveforms must be prepared alike: our trainings pass them through
             :func:`avsync.audio.normalise_waveform` first.
         skip_short: What to do with clips too short for the coarse levels: False raises, True leaves those levels out of the total.
-            Only for a SyncerPyramid: how many frames encoders of your own need is theirs to say.
+            Not with encoders of your own: how many frames encoders of your own need is theirs to say.
 
     Raises:
         ArgumentError: ``syncers`` is empty, or ``level_weights`` or ``skip_short`` does not fit it.
 
     Example:
         >>> from avsync.encoders import SyncerConfig
-        >>> from avsync.syncer import SyncerPyramidConfig
+        >>> from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
         >>> pyramid = SyncerPyramid(config=SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=4)))
         >>> loss = MultiScaleSyncLoss(syncers=pyramid)
         >>> landmarks = torch.rand(2, 40, 68, 2, requires_grad=True)
@@ -193,19 +195,19 @@ class MultiScaleSyncLoss(nn.Module):
     def __init__(
         self,
         *,
-        syncers: SyncerPyramid | Sequence[tuple[nn.Module, nn.Module]],
+        syncers: MultiScaleSyncer | Sequence[tuple[nn.Module, nn.Module]],
         level_weights: Sequence[float] | None = None,
         audio_transform: nn.Module | None = None,
         skip_short: bool = False,
     ) -> None:
         super().__init__()
-        if isinstance(syncers, SyncerPyramid):
-            self.syncers: SyncerPyramid | _EncoderPairs = syncers
+        if isinstance(syncers, MultiScaleSyncer):
+            self.syncers: MultiScaleSyncer | _EncoderPairs = syncers
             self.num_levels = syncers.num_levels
         else:
             if isinstance(syncers, nn.Module) or len(syncers) == 0 or any(len(pair) != 2 for pair in syncers):
                 raise ArgumentError(
-                    "`syncers`: expected a SyncerPyramid or a non-empty list of (audio_encoder, motion_encoder) pairs, got"
+                    "`syncers`: expected a SyncerPyramid, a SyncerEnsemble or a non-empty list of (audio_encoder, motion_encoder) pairs, got"
                     f" {type(syncers).__name__}"
                 )
             if skip_short:
@@ -255,7 +257,7 @@ class MultiScaleSyncLoss(nn.Module):
 
         Source: ours.
         """
-        syncers = from_pretrained(SyncerPyramid, name, revision=revision)
+        syncers = from_pretrained(MultiScaleSyncer, name, revision=revision)
         transform = syncers.speech_features()
         return cls(syncers=syncers, level_weights=level_weights, audio_transform=transform, skip_short=skip_short)
 
@@ -294,7 +296,7 @@ class MultiScaleSyncLoss(nn.Module):
         """
         check_shape("landmarks", landmarks, "batch frames points dims")
         features = self._features(landmarks, audio)
-        if isinstance(self.syncers, SyncerPyramid):
+        if isinstance(self.syncers, MultiScaleSyncer):
             levels = self._levels(landmarks.shape[1], self.syncers)
             embedded = self.syncers(landmarks, features, reference=reference, lengths=lengths, levels=levels)
         else:
@@ -329,7 +331,7 @@ class MultiScaleSyncLoss(nn.Module):
             )
         return features
 
-    def _levels(self, frames: int, syncers: SyncerPyramid) -> list[int]:
+    def _levels(self, frames: int, syncers: MultiScaleSyncer) -> list[int]:
         """Levels that clips of ``frames`` frames can fill; all, or an error, unless short clips may skip some."""
         levels = list(range(self.num_levels))
         if not self.skip_short:

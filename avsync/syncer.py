@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from avsync._checks import check_positive, check_shape
 from avsync.config import added_later
 from avsync.encoders import AudioEncoder, MotionEncoder, SyncerConfig
-from avsync.errors import ArgumentError, ClipTooShortError, ConfigError, ShapeError
+from avsync.errors import ClipTooShortError, ConfigError, ShapeError
 from avsync.motion_features import REGIONS, check_motion, motion_channels, motion_features
+from avsync.multi_scale_syncer import Embeddings, MultiScaleSyncer, check_same_duration
 from avsync.pyramid import (
     check_lengths,
     hold_last_frame,
@@ -25,17 +26,6 @@ from avsync.pyramid import (
     temporal_pyramid,
 )
 from avsync.speech_features import KINDS, SpeechFeatures
-
-
-class Embeddings(NamedTuple):
-    """Unnormalised embeddings of the windows of one level, and which of them are real."""
-
-    audio: Tensor
-    """(batch, windows, embed)."""
-    motion: Tensor
-    """(batch, windows, embed)."""
-    mask: Tensor | None = None
-    """(batch, windows), True for windows that lie inside their clip; None when no lengths were given."""
 
 
 class Syncer(nn.Module):
@@ -74,15 +64,6 @@ class Syncer(nn.Module):
         """
         check_same_duration(motion, audio, self.config.audio_stride)
         return Embeddings(self.audio_encoder(audio), self.motion_encoder(motion))
-
-
-def check_same_duration(landmarks: Tensor, audio: Tensor, audio_stride: int = 4) -> None:
-    """Raise :class:`ShapeError` unless ``audio`` has ``audio_stride`` frames for each frame of ``landmarks``."""
-    if audio.shape[:2] != (landmarks.shape[0], audio_stride * landmarks.shape[1]):
-        raise ShapeError(
-            f"`audio`: expected (batch={landmarks.shape[0]}, audio_frames={audio_stride * landmarks.shape[1]}, features)"
-            f" beside {landmarks.shape[1]} motion frames ({audio_stride} audio frames a motion frame), got {tuple(audio.shape)}"
-        )
 
 
 _OF_A_LEVEL = ("audio_context", "width")
@@ -175,13 +156,18 @@ class SyncerPyramidConfig:
         return replace(self, num_levels=levels, **{name: getattr(self, name)[:levels] for name in _OF_A_LEVEL})
 
     @property
+    def landmark_points(self) -> int:
+        """Points of a landmarked face: those of the region are picked out of the 68-point layout."""
+        return self.syncer.points if self.region == "face" else len(REGIONS["face"])
+
+    @property
     def landmark_dims(self) -> int:
         """Coordinates of a landmark."""
         speeds = self.motion.count("speed")
         return (self.syncer.dims - speeds) // (len(self.motion) - speeds)
 
 
-class SyncerPyramid(nn.Module):
+class SyncerPyramid(MultiScaleSyncer):
     """One syncer a level, over pyramids of motion and sound (Figure 1 of the paper).
 
     Args:
@@ -211,9 +197,25 @@ class SyncerPyramid(nn.Module):
         """Levels of the pyramid."""
         return self.config.num_levels
 
-    def shortest_clip(self, levels: Sequence[int] | None = None) -> int:
-        """Fewest frames at level 0 that fill one window at each of ``levels`` (default: all)."""
-        return shortest_clip(self.config.syncer.window, max(self._chosen(levels), default=0))
+    @property
+    def window(self) -> int:
+        """Level frames that a window lasts."""
+        return self.config.syncer.window
+
+    @property
+    def audio_stride(self) -> int:
+        """Audio frames a motion frame."""
+        return self.config.syncer.audio_stride
+
+    @property
+    def landmark_points(self) -> int:
+        """Points of the landmarks that it takes."""
+        return self.config.landmark_points
+
+    @property
+    def landmark_dims(self) -> int:
+        """Coordinates of a landmark."""
+        return self.config.landmark_dims
 
     def speech_features(self) -> SpeechFeatures | None:
         """A module from waveforms (batch, samples) to the features this pyramid was trained on; None for custom ones."""
@@ -294,43 +296,6 @@ class SyncerPyramid(nn.Module):
             embedded.append(self._syncer(level).audio_encoder(sound))
         return embedded
 
-    def forward(
-        self,
-        landmarks: Tensor,
-        audio: Tensor,
-        *,
-        reference: str | Tensor | None = None,
-        lengths: Tensor | None = None,
-        levels: Sequence[int] | None = None,
-    ) -> list[Embeddings]:
-        """Embed all windows of all levels.
-
-        Args:
-            landmarks: (batch, frames, points, dims) at the full rate, in any unit.
-            audio: Features (batch, audio_stride * frames, audio_features) at the full rate.
-            reference: "first", "mean", or the reference face itself, (batch, points, dims); default as configured.
-            lengths: True motion frames of each clip in a padded batch, (batch,). What lies behind them changes nothing.
-            levels: Which levels to embed (default: all).
-
-        Returns:
-            :class:`Embeddings` of each of ``levels``.
-
-        Raises:
-            ShapeError: Wrong shapes, or audio and landmarks that do not last equally long.
-            ClipTooShortError: A level has less than one window; the message names the shortest possible clip.
-        """
-        check_shape("landmarks", landmarks, "batch frames points dims")
-        check_shape("audio", audio, "batch audio_frames audio_features")
-        check_same_duration(landmarks, audio, self.config.syncer.audio_stride)
-        motions = self.embed_motion(landmarks, reference=reference, lengths=lengths, levels=levels)
-        sounds = self.embed_audio(audio, lengths=lengths, levels=levels)
-        window = self.config.syncer.window
-        lengths = None if lengths is None else check_lengths(lengths, landmarks)
-        return [
-            Embeddings(sound, motion, window_mask(lengths, level, motion.shape[1], window))
-            for level, sound, motion in zip(self._chosen(levels), sounds, motions, strict=True)
-        ]
-
     def _syncer(self, level: int) -> Syncer:
         return cast(Syncer, self.syncers[level])
 
@@ -338,12 +303,6 @@ class SyncerPyramid(nn.Module):
         shortest = stride * shortest_clip(self.config.syncer.window, max(chosen))
         if frames < shortest:
             raise ClipTooShortError(f"`{name}`: expected at least {shortest} frames for level {max(chosen)}, got {frames}")
-
-    def _chosen(self, levels: Sequence[int] | None) -> list[int]:
-        chosen = list(range(self.num_levels)) if levels is None else list(levels)
-        if not chosen or not all(0 <= level < self.num_levels for level in chosen):
-            raise ArgumentError(f"`levels`: expected levels from 0 to {self.num_levels - 1}, got {levels}")
-        return chosen
 
 
 def fill_motion_frames(audio: Tensor, frames: int, *, lengths: Tensor | None = None) -> Tensor:
@@ -365,11 +324,3 @@ def fill_motion_frames(audio: Tensor, frames: int, *, lengths: Tensor | None = N
     if lengths is None:
         lengths = torch.full_like(audio[:, 0, 0], audio.shape[1], dtype=torch.int64)
     return hold_last_frame(audio, frames, lengths)
-
-
-def window_mask(lengths: Tensor | None, level: int, windows: int, window: int = 5) -> Tensor | None:
-    """Which windows of a level lie inside their clip: (batch, windows) bool, or None without ``lengths`` (batch,)."""
-    if lengths is None:
-        return None
-    full = level_lengths(lengths, level) - window + 1
-    return torch.arange(windows, device=lengths.device)[None] < full[:, None]

@@ -29,14 +29,14 @@ from avsync.metrics.multi_scale import MAX_OFFSETS, multi_scale_embeddings
 from avsync.metrics.offset import offset_distances, offset_from_distances
 from avsync.metrics.posterior import offset_posterior
 from avsync.metrics.report import LEAST_SPEECH
+from avsync.multi_scale_syncer import MultiScaleSyncer
 from avsync.pretrained import from_pretrained
-from avsync.syncer import SyncerPyramid
 
 KINDS = ("own", "other", "still")
 MARGIN = 40
 
 
-def curves(pyramid: SyncerPyramid, landmarks: Tensor, audio: Tensor) -> tuple[list[Tensor], list[int]]:
+def curves(pyramid: MultiScaleSyncer, landmarks: Tensor, audio: Tensor) -> tuple[list[Tensor], list[int]]:
     """Distances at all offsets, one tensor (clips, offsets) a level, and the windows that they are means of."""
     parts, windows = [], []
     for start in range(0, landmarks.shape[0], 64):
@@ -55,7 +55,7 @@ def another_speaker(speaker: Tensor, generator: torch.Generator) -> Tensor:
     return torch.multinomial(weights, 1, generator=generator).squeeze(1)
 
 
-def measure(bank: ClipBank, pyramid: SyncerPyramid, lengths: Sequence[int], stride: int) -> list[dict[str, Any]]:
+def measure(bank: ClipBank, pyramid: MultiScaleSyncer, lengths: Sequence[int], stride: int) -> list[dict[str, Any]]:
     """Curves of every kind of clip at every length, with the speaker of each crop and its share of speech."""
     found = []
     names = {name: number for number, name in enumerate(bank.speakers)}
@@ -148,7 +148,7 @@ def _together(results: list[dict[str, Any]], level: int, kinds: Sequence[str]) -
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--pyramid", required=True, help="folder of a saved SyncerPyramid, or the name of a shipped one")
+    arguments.add_argument("--pyramid", required=True, help="folder of a saved MultiScaleSyncer, or the name of a shipped one")
     arguments.add_argument(
         "--corpus", type=Path, required=True, help="corpus whose split holds people the pyramid has not seen"
     )
@@ -157,7 +157,7 @@ def main() -> None:
     arguments.add_argument("--stride", type=int, default=20, help="frames from crop to crop (default: 20)")
     arguments.add_argument("--out", type=Path, required=True, help="folder for the three files")
     options = arguments.parse_args()
-    pyramid = from_pretrained(SyncerPyramid, options.pyramid)
+    pyramid = from_pretrained(MultiScaleSyncer, options.pyramid)
     transform = pyramid.speech_features()
     if transform is None:
         arguments.error(f"{options.pyramid} was trained on features of its own, which have no name to make them by")

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from avsync.contrastive import InfoNCE, info_nce_all_pairs, info_nce_sampled, sample_negatives
 from avsync.distributed import gather, reduce_windows_across, sum_across
-from avsync.syncer import Embeddings
+from avsync.multi_scale_syncer import Embeddings
 from avsync.training.objectives import LevelObjective, SyncerTrainingConfig
 
 WORLDS = (2, 4)

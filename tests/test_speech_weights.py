@@ -16,9 +16,10 @@ from avsync.corpus.dataset import ClipBank
 from avsync.corpus.synthetic import SyntheticCorpus
 from avsync.encoders import SyncerConfig
 from avsync.errors import ClipTooShortError, ConfigError, ShapeError
+from avsync.multi_scale_syncer import Embeddings
 from avsync.offset_loss import offset_info_nce
 from avsync.pyramid import temporal_pyramid
-from avsync.syncer import Embeddings, SyncerPyramid, SyncerPyramidConfig
+from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
 from avsync.training.objectives import LevelObjective, SyncerTrainingConfig
 from avsync.training.processes import make_fabric
 from avsync.training.speech_weights import speech_weights

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from avsync.errors import ArgumentError
-from avsync.syncer import Embeddings
+from avsync.multi_scale_syncer import Embeddings
 from avsync.training.doctor import diagnose, vital_signs
 
 

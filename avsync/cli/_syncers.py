@@ -16,9 +16,9 @@ from avsync.errors import ArgumentError
 from avsync.evaluation.recording import Recording, recording_report
 from avsync.metrics.calibration import Calibration, load_calibration
 from avsync.metrics.report import LevelSync, report_rows
+from avsync.multi_scale_syncer import MultiScaleSyncer
 from avsync.pretrained import from_pretrained, model_folder, shipped_models
 from avsync.speech_features import KINDS, SpeechFeatures
-from avsync.syncer import SyncerPyramid
 
 CALIBRATION = "calibration.json"
 """The file beside a pyramid's weights that turns its distances into probabilities."""
@@ -27,7 +27,7 @@ CALIBRATION = "calibration.json"
 class Syncers(NamedTuple):
     """A pyramid, and what it needs to be asked."""
 
-    pyramid: SyncerPyramid
+    pyramid: MultiScaleSyncer
     transform: nn.Module
     calibration: Calibration | None
 
@@ -50,7 +50,7 @@ def add_detector_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_syncer_arguments(parser: argparse.ArgumentParser, *, default: str | None, calibrated: bool = True) -> None:
     """Options that choose syncers; ``calibrated`` ones only where the command says how sure it is."""
-    known = ", ".join(shipped_models(SyncerPyramid))
+    known = ", ".join(shipped_models(MultiScaleSyncer))
     parser.add_argument(
         "--syncers",
         default=default,
@@ -78,13 +78,13 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def load_pyramid(args: argparse.Namespace) -> tuple[SyncerPyramid, SpeechFeatures]:
+def load_pyramid(args: argparse.Namespace) -> tuple[MultiScaleSyncer, SpeechFeatures]:
     """What ``--syncers``, ``--features`` and ``--device`` say: a pyramid, and the features that it was trained on."""
     return _pyramid_in(model_folder(args.syncers), args)
 
 
-def _pyramid_in(folder: Path, args: argparse.Namespace) -> tuple[SyncerPyramid, SpeechFeatures]:
-    pyramid = from_pretrained(SyncerPyramid, folder).to(device_of(args.device))
+def _pyramid_in(folder: Path, args: argparse.Namespace) -> tuple[MultiScaleSyncer, SpeechFeatures]:
+    pyramid = from_pretrained(MultiScaleSyncer, folder).to(device_of(args.device))
     transform = pyramid.speech_features()
     if transform is None and args.features is None:
         raise ArgumentError(

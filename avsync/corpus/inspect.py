@@ -19,7 +19,7 @@ from avsync.corpus.clip import FPS, Clip, Corpus, Entry, read_clip
 from avsync.corpus.dataset import speech_mask
 from avsync.errors import ArgumentError, ClipTooShortError, CorpusError
 from avsync.metrics.multi_scale import MAX_OFFSETS, multi_scale_offset
-from avsync.syncer import SyncerPyramid
+from avsync.multi_scale_syncer import MultiScaleSyncer
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -137,7 +137,7 @@ class CorpusStatistics:
 def inspect_corpus(
     folder: str | os.PathLike[str],
     *,
-    syncers: SyncerPyramid | None = None,
+    syncers: MultiScaleSyncer | None = None,
     features: nn.Module | None = None,
     max_offsets: Sequence[int] = MAX_OFFSETS,
     progress: Callable[[int, int], None] | None = None,
@@ -230,14 +230,14 @@ def _measure(clip: Clip, entry: Entry) -> tuple[float, float, float, float]:
     return clip.seconds, float(height), speech, 10 * float(np.log10(power + 1e-20))
 
 
-def _offsets(clip: Clip, syncers: SyncerPyramid, features: nn.Module, search: Sequence[int]) -> list[tuple[float, float]]:
+def _offsets(clip: Clip, syncers: MultiScaleSyncer, features: nn.Module, search: Sequence[int]) -> list[tuple[float, float]]:
     """Offset and confidence at each level."""
-    wanted = syncers.config.syncer.points
-    if syncers.config.region == "face" and clip.landmarks.shape[1] != wanted:
+    wanted = syncers.landmark_points
+    if clip.landmarks.shape[1] != wanted:
         raise ArgumentError(f"`syncers`: expected syncers for {clip.landmarks.shape[1]} points, got syncers for {wanted}")
     frames = min(clip.frames, MAX_OFFSET_FRAMES)
     device = next(syncers.parameters()).device
-    landmarks = torch.from_numpy(clip.landmarks[:frames, :, : syncers.config.landmark_dims]).to(device)
+    landmarks = torch.from_numpy(clip.landmarks[:frames, :, : syncers.landmark_dims]).to(device)
     waveform = torch.from_numpy(clip.waveform[: 640 * frames]).to(device)
     with torch.no_grad():
         audio = features.to(device)(normalise_waveform(waveform[None]))

@@ -38,7 +38,7 @@ from avsync.errors import ArgumentError, CorpusError
 from avsync.evaluation.recording import FRAME_SECONDS, OffsetAnswer, Recording, find_offset, recording_report
 from avsync.metrics.calibration import Calibration
 from avsync.metrics.report import LevelSync
-from avsync.syncer import SyncerPyramid
+from avsync.multi_scale_syncer import MultiScaleSyncer
 
 POOLS = ("auto", "clip", "source", "speaker")
 ALONE_SECONDS = 8.0
@@ -196,7 +196,7 @@ def clean_corpus(
     folder: str | os.PathLike[str],
     out: str | os.PathLike[str] | None = None,
     *,
-    pyramid: SyncerPyramid,
+    pyramid: MultiScaleSyncer,
     audio_transform: nn.Module,
     calibration: Calibration | None = None,
     uncalibrated: bool = False,

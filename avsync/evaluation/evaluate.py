@@ -34,7 +34,7 @@ from avsync.metrics.feature_nets import FrameFeatures, SequenceFeatures, TrailFe
 from avsync.metrics.frechet import load_motion_autoencoder
 from avsync.metrics.multi_scale import MAX_OFFSETS
 from avsync.motion_autoencoder import MotionAutoencoder
-from avsync.syncer import SyncerPyramid
+from avsync.multi_scale_syncer import MultiScaleSyncer
 
 SOUND = ("own", "refs")
 DEFAULT_FRAMES = 80
@@ -53,7 +53,7 @@ class Networks:
         i3d: From sequences (batch, frames, 3, size, size) to features, for FVD.
     """
 
-    syncers: SyncerPyramid | None = None
+    syncers: MultiScaleSyncer | None = None
     transform: nn.Module | None = None
     motion: nn.Module | None = None
     inception: nn.Module | None = None
@@ -236,7 +236,7 @@ def evaluate(
         heard = {name: own[name] if name in own and own[name].waveform is not None else refs[name] for name in refs}
         parts = []
         if sounds is not None:
-            window = sounds.pyramid.config.syncer.window
+            window = sounds.pyramid.window
             parts.append(sync_scores(sync_curves(sounds, motion, heard, pieces), window=window))
         voices = waveforms if not own else piece_waveforms(heard, pieces, frames=frames)
         parts.append(landmark_scores(motion, truth, voices))

@@ -21,8 +21,8 @@ from avsync.metrics.frechet import extract_statistics, frechet_distance, gaussia
 from avsync.metrics.multi_scale import MAX_OFFSETS, check_max_offsets
 from avsync.metrics.offset import SyncOffset, sync_offset
 from avsync.metrics.report import face_speed
+from avsync.multi_scale_syncer import MultiScaleSyncer
 from avsync.similarity import unit_norm
-from avsync.syncer import SyncerPyramid
 
 FRECHET_RESAMPLES = 100
 """Resamples of a Frechet distance, each of which takes eigenvalues."""
@@ -76,7 +76,7 @@ class Sounds:
         max_offsets: Largest offset at each level, in frames of the level.
     """
 
-    def __init__(self, pyramid: SyncerPyramid, transform: nn.Module, *, max_offsets: Sequence[int] = MAX_OFFSETS) -> None:
+    def __init__(self, pyramid: MultiScaleSyncer, transform: nn.Module, *, max_offsets: Sequence[int] = MAX_OFFSETS) -> None:
         check_max_offsets(max_offsets, pyramid.num_levels)
         self.pyramid, self.transform, self.max_offsets = pyramid, transform, tuple(max_offsets)
         self.device = next(pyramid.parameters()).device
@@ -126,7 +126,7 @@ def sync_curves(sounds: Sounds, motion: Tensor, tracks: Mapping[str, Track], pie
     parts: list[list[SyncOffset]] = [[] for _ in range(pyramid.num_levels)]
     for start in range(0, len(pieces), 64):
         chunk = pieces[start : start + 64]
-        landmarks = motion[start : start + 64, ..., : pyramid.config.landmark_dims].to(sounds.device)
+        landmarks = motion[start : start + 64, ..., : pyramid.landmark_dims].to(sounds.device)
         for level, embedded in enumerate(pyramid.embed_motion(landmarks)):
             audio, exists = sounds.around(tracks, chunk, level, embedded.shape[1])
             reach = sounds.max_offsets[level]

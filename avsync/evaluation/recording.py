@@ -28,7 +28,7 @@ from avsync.metrics.multi_scale import MAX_OFFSETS, check_max_offsets, multi_sca
 from avsync.metrics.offset import offset_from_distances, offset_milliseconds, window_distances
 from avsync.metrics.posterior import offset_posterior, sub_frame_offset
 from avsync.metrics.report import LEAST_SPEECH, LEAST_SPEED, LevelSync, face_speed
-from avsync.syncer import SyncerPyramid
+from avsync.multi_scale_syncer import MultiScaleSyncer
 
 FRAME_SECONDS = 0.04
 """Seconds of a frame at level 0."""
@@ -138,7 +138,7 @@ def with_delayed_sound(recording: Recording, seconds: float, *, video: str | os.
 @torch.no_grad()
 def recording_report(
     recording: Recording,
-    pyramid: SyncerPyramid,
+    pyramid: MultiScaleSyncer,
     *,
     audio_transform: nn.Module,
     calibration: Calibration | None = None,
@@ -151,7 +151,7 @@ def recording_report(
         recording: From :func:`read_recording`.
         pyramid: Trained syncers; the computation takes place where they are.
         audio_transform: From waveforms (batch, samples) to the features that the syncers were trained on, such as
-            :meth:`avsync.syncer.SyncerPyramid.speech_features`.
+            :meth:`avsync.multi_scale_syncer.MultiScaleSyncer.speech_features`.
         calibration: Of these syncers; without it there are no probabilities.
         threshold: Probability from which an offset counts as an answer.
         max_offsets: Largest offset searched at each level, in frames of the level.
@@ -198,10 +198,10 @@ def recording_report(
     return report
 
 
-def _inputs(clip: Clip, pyramid: SyncerPyramid, audio_transform: nn.Module) -> tuple[Tensor, Tensor]:
+def _inputs(clip: Clip, pyramid: MultiScaleSyncer, audio_transform: nn.Module) -> tuple[Tensor, Tensor]:
     device = next(pyramid.parameters()).device
-    dims, points = pyramid.config.landmark_dims, pyramid.config.syncer.points
-    if clip.landmarks.shape[2] < dims or (pyramid.config.region == "face" and clip.landmarks.shape[1] != points):
+    dims, points = pyramid.landmark_dims, pyramid.landmark_points
+    if clip.landmarks.shape[2] < dims or clip.landmarks.shape[1] != points:
         raise ShapeError(
             f"`recording`: expected landmarks of {points} points with at least {dims} dims, as the syncers know them,"
             f" got {clip.landmarks.shape[1]} points with {clip.landmarks.shape[2]} dims in {clip.id!r}"
@@ -212,7 +212,7 @@ def _inputs(clip: Clip, pyramid: SyncerPyramid, audio_transform: nn.Module) -> t
 
 
 def _distances(
-    pyramid: SyncerPyramid, landmarks: Tensor, features: Tensor, max_offsets: Sequence[int]
+    pyramid: MultiScaleSyncer, landmarks: Tensor, features: Tensor, max_offsets: Sequence[int]
 ) -> dict[int, tuple[Tensor, Tensor]]:
     """Distances of a clip's windows and which count, at those levels that have a window."""
     deepest = max(
@@ -220,22 +220,11 @@ def _distances(
     )
     if deepest < 0:
         return {}
-    if deepest < pyramid.num_levels - 1:
-        pyramid = _levels_of(pyramid, deepest + 1)
     found = {}
-    for level, embedded in enumerate(multi_scale_embeddings(pyramid, landmarks, features)):
+    for level, embedded in enumerate(multi_scale_embeddings(pyramid, landmarks, features, levels=deepest + 1)):
         distances, some = window_distances(**embedded._asdict(), max_offset=max_offsets[level])
         found[level] = (distances, torch.ones_like(distances) if some is None else some.expand_as(distances))
     return found
-
-
-def _levels_of(pyramid: SyncerPyramid, levels: int) -> SyncerPyramid:
-    """The same syncers without the coarsest ones, for clips that are too short for those."""
-    device = next(pyramid.parameters()).device
-    fewer = SyncerPyramid(config=pyramid.config.finest(levels)).to(device).eval()
-    names = set(fewer.state_dict())
-    fewer.load_state_dict({name: value for name, value in pyramid.state_dict().items() if name in names})
-    return fewer
 
 
 @dataclass(frozen=True)

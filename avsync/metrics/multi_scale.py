@@ -11,9 +11,9 @@ from torch import Tensor
 from avsync._checks import check_choice, check_positive, check_shape
 from avsync.errors import ArgumentError, ShapeError
 from avsync.metrics.offset import SyncOffset, sync_offset
+from avsync.multi_scale_syncer import MultiScaleSyncer, window_mask
 from avsync.pyramid import check_lengths
 from avsync.similarity import unit_norm
-from avsync.syncer import SyncerPyramid, window_mask
 
 MAX_OFFSETS = (15, 15, 8, 5)
 """Frames of the level searched to both sides at levels 0 to 3 (15 at the finest is SyncNet's; the rest ours)."""
@@ -39,7 +39,7 @@ class LevelEmbeddings(NamedTuple):
 
 @torch.no_grad()
 def multi_scale_embeddings(
-    pyramid: SyncerPyramid,
+    pyramid: MultiScaleSyncer,
     landmarks: Tensor,
     audio: Tensor,
     *,
@@ -47,11 +47,13 @@ def multi_scale_embeddings(
     reference: str | Tensor | None = None,
     lengths: Tensor | None = None,
     frame_mask: Tensor | None = None,
+    levels: int | None = None,
 ) -> list[LevelEmbeddings]:
     """Unit embeddings of all windows of clips at every level, ready for any metric on windows.
 
     Args:
         pyramid, landmarks, audio, margin, reference, lengths, frame_mask: As in :func:`multi_scale_offset`.
+        levels: How many of the levels, from the finest on, such as those that a short clip can fill; None for all.
 
     Returns:
         One :class:`LevelEmbeddings` a level.
@@ -61,7 +63,10 @@ def multi_scale_embeddings(
 
     Source: paper section 4.3; sound around the clip ours.
     """
-    levels, stride, window = pyramid.num_levels, pyramid.config.syncer.audio_stride, pyramid.config.syncer.window
+    levels = pyramid.num_levels if levels is None else levels
+    if not 1 <= levels <= pyramid.num_levels:
+        raise ArgumentError(f"`levels`: expected 1 to {pyramid.num_levels}, got {levels}")
+    stride, window = pyramid.audio_stride, pyramid.window
     check_shape("landmarks", landmarks, "batch frames points dims")
     check_shape("audio", audio, "batch audio_frames coeffs", batch=landmarks.shape[0])
     check_positive("margin", margin, allow_zero=True)
@@ -81,8 +86,8 @@ def multi_scale_embeddings(
     if lengths is not None:
         lengths = check_lengths(lengths, landmarks)
         sound_lengths = lengths + 2 * margin
-    motions = pyramid.embed_motion(landmarks, reference=reference, lengths=lengths)
-    sounds = pyramid.embed_audio(audio, lengths=sound_lengths)
+    motions = pyramid.embed_motion(landmarks, reference=reference, lengths=lengths, levels=range(levels))
+    sounds = pyramid.embed_audio(audio, lengths=sound_lengths, levels=range(levels))
     found = []
     for level, (motion, sound) in enumerate(zip(motions, sounds, strict=True)):
         mask = window_mask(lengths, level, motion.shape[1], window)
@@ -95,7 +100,7 @@ def multi_scale_embeddings(
 
 
 def multi_scale_offset(
-    pyramid: SyncerPyramid,
+    pyramid: MultiScaleSyncer,
     landmarks: Tensor,
     audio: Tensor,
     *,
@@ -139,7 +144,7 @@ def multi_scale_offset(
     Source: paper section 4.3; sound around the clip and the mean over frames ours.
     """
     check_choice("average", average, AVERAGES)
-    window = pyramid.config.syncer.window if average == "frames" else 1
+    window = pyramid.window if average == "frames" else 1
     check_max_offsets(max_offsets, pyramid.num_levels)
     embedded = multi_scale_embeddings(
         pyramid, landmarks, audio, margin=margin, reference=reference, lengths=lengths, frame_mask=frame_mask

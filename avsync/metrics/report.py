@@ -16,7 +16,7 @@ from avsync.metrics.calibration import Calibration
 from avsync.metrics.multi_scale import MAX_OFFSETS, check_max_offsets, multi_scale_embeddings
 from avsync.metrics.offset import SyncOffset, offset_milliseconds, sync_offset
 from avsync.metrics.posterior import OffsetPosterior, offset_posterior
-from avsync.syncer import SyncerPyramid
+from avsync.multi_scale_syncer import MultiScaleSyncer
 
 ANSWERS = ("offset", "unsure", "silent", "still", "nothing")
 """What a clip can be answered at a level: an offset; or "cannot tell" because it is not likely enough to be right, because hardly
@@ -77,7 +77,7 @@ def face_speed(landmarks: Tensor, *, fps: float = 25.0, lengths: Tensor | None =
 
 @torch.no_grad()
 def sync_report(
-    pyramid: SyncerPyramid,
+    pyramid: MultiScaleSyncer,
     landmarks: Tensor,
     audio: Tensor,
     *,
@@ -114,7 +114,7 @@ def sync_report(
 
     Example:
         >>> from avsync.encoders import SyncerConfig
-        >>> from avsync.syncer import SyncerPyramidConfig
+        >>> from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
         >>> pyramid = SyncerPyramid(config=SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=4)))
         >>> still = torch.rand(1, 1, 68, 2).expand(1, 80, 68, 2)
         >>> [level.answers for level in sync_report(pyramid, still, torch.rand(1, 320, 26))]
@@ -176,7 +176,7 @@ def report_rows(report: Sequence[LevelSync], *, ids: Sequence[str] | None = None
 
     Example:
         >>> from avsync.encoders import SyncerConfig
-        >>> from avsync.syncer import SyncerPyramidConfig
+        >>> from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
         >>> pyramid = SyncerPyramid(config=SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=4)))
         >>> rows = report_rows(sync_report(pyramid, torch.rand(1, 80, 68, 2), torch.rand(1, 320, 26)), ids=["anna"])
         >>> len(rows), rows[1]["id"], rows[1]["frame_ms"]

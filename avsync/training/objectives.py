@@ -12,8 +12,8 @@ from torch import distributed as dist
 from avsync.contrastive import AllPairsInfoNCE, InfoNCE, MarginLoss, chance_level, info_nce_within_clips
 from avsync.distributed import sum_across
 from avsync.errors import ConfigError
+from avsync.multi_scale_syncer import Embeddings
 from avsync.offset_loss import offset_info_nce
-from avsync.syncer import Embeddings
 
 OBJECTIVES = ("all_pairs", "info_nce", "margin")
 MAX_OFFSET = 15

@@ -16,7 +16,8 @@ from avsync.corpus.crops import Batch, CropBank
 from avsync.errors import ArgumentError
 from avsync.metrics.multi_scale import MAX_OFFSETS, multi_scale_offset
 from avsync.motion_features import local_shape
-from avsync.syncer import Embeddings, SyncerPyramid
+from avsync.multi_scale_syncer import Embeddings, MultiScaleSyncer
+from avsync.syncer import SyncerPyramid
 from avsync.training.chance import RandomState, rank_generator
 from avsync.training.checkpoint import Stateful
 from avsync.training.doctor.vitals import loss_temperatures, vital_signs
@@ -59,7 +60,7 @@ class LevelReport(NamedTuple):
 
 @torch.no_grad()
 def judge_offsets(
-    pyramid: SyncerPyramid, crops: Batch, *, margin: int, max_offsets: tuple[int, ...] = MAX_OFFSETS, chunk: int = 128
+    pyramid: MultiScaleSyncer, crops: Batch, *, margin: int, max_offsets: tuple[int, ...] = MAX_OFFSETS, chunk: int = 128
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Offset, confidence and distance of every crop at every level.
 
@@ -85,7 +86,7 @@ def judge_offsets(
 
 
 def evaluate_syncers(
-    pyramid: SyncerPyramid, crops: Batch, *, margin: int, max_offsets: tuple[int, ...] = MAX_OFFSETS
+    pyramid: MultiScaleSyncer, crops: Batch, *, margin: int, max_offsets: tuple[int, ...] = MAX_OFFSETS
 ) -> list[LevelReport]:
     """Offset accuracy and confidence on crops that are in sync.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from avsync.corpus.dataset import Batch, ClipBank
 from avsync.metrics import bootstrap_interval, multi_scale_offset
 from avsync.metrics.offset import sync_offset
-from avsync.syncer import SyncerPyramid
+from avsync.multi_scale_syncer import MultiScaleSyncer
 
 SHORT_LENGTHS = (5, 9, 15, 25, 50, 80)
 """Frames of the clips of the short-clip curve."""
@@ -39,7 +39,7 @@ def speakers_of(bank: ClipBank, crops: Batch) -> Tensor:
 
 
 def fixed_clips(
-    pyramid: SyncerPyramid, bank: ClipBank, *, frames: int, stride: int, margin: int, speech_share: float
+    pyramid: MultiScaleSyncer, bank: ClipBank, *, frames: int, stride: int, margin: int, speech_share: float
 ) -> dict[str, Any]:
     """Every level on clips of one length.
 
@@ -77,7 +77,7 @@ def fixed_clips(
 
 
 @torch.no_grad()
-def short_clips(pyramid: SyncerPyramid, bank: ClipBank, *, margin: int) -> list[dict[str, Any]]:
+def short_clips(pyramid: MultiScaleSyncer, bank: ClipBank, *, margin: int) -> list[dict[str, Any]]:
     """Level 0 on short clips, with those in which hardly anybody speaks and without them.
 
     Every frame of a clip counts once (``window`` of :func:`avsync.metrics.sync_offset`), and beside it, as "windows", every window
@@ -88,7 +88,7 @@ def short_clips(pyramid: SyncerPyramid, bank: ClipBank, *, margin: int) -> list[
     rows = []
     for frames in SHORT_LENGTHS:
         crops = bank.windows(frames, stride=max(10, frames // 2), margin=margin)
-        found: dict[int, list[Tensor]] = {1: [], pyramid.config.syncer.window: []}
+        found: dict[int, list[Tensor]] = {1: [], pyramid.window: []}
         for start in range(0, len(crops), _CHUNK):
             x = crops.select(slice(start, start + _CHUNK))
             motion = torch.nn.functional.normalize(pyramid.embed_motion(x.landmarks, levels=[0])[0], dim=-1)

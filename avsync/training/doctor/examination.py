@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from avsync.corpus.clip import Clip
 from avsync.corpus.dataset import ClipBank
 from avsync.errors import ClipTooShortError
-from avsync.landmarks import NUM_POINTS
 from avsync.metrics.multi_scale import MAX_OFFSETS
 from avsync.metrics.offset import sync_offset
+from avsync.multi_scale_syncer import MultiScaleSyncer
 from avsync.similarity import unit_norm
-from avsync.syncer import SyncerPyramid
 from avsync.training.doctor.alignment import LagScan, check_alignment, check_distances
 from avsync.training.doctor.clip_checks import check_clips
 from avsync.training.doctor.clip_facts import ClipFacts, clip_facts
@@ -120,7 +119,7 @@ class _Clock:
 def examine(
     corpus: str | os.PathLike[str] | Iterable[Clip],
     *,
-    syncers: SyncerPyramid | None = None,
+    syncers: MultiScaleSyncer | None = None,
     features: nn.Module | None = None,
     overfit_seconds: float = 0.0,
     split: str | None = None,
@@ -225,11 +224,10 @@ def _worth_keeping(kept: list[Clip], clip: Clip) -> bool:
 
 
 @torch.no_grad()
-def _judge(clip: Clip, syncers: SyncerPyramid, features: nn.Module) -> list[tuple[str, Tensor]]:
+def _judge(clip: Clip, syncers: MultiScaleSyncer, features: nn.Module) -> list[tuple[str, Tensor]]:
     """Distances of a clip's crops at every offset of level 0."""
-    config = syncers.config
-    points = config.syncer.points if config.region == "face" else NUM_POINTS
-    if clip.frames < _CROP + 2 * _MARGIN or clip.landmarks.shape[1:] != (points, config.landmark_dims):
+    faces = (syncers.landmark_points, syncers.landmark_dims)
+    if clip.frames < _CROP + 2 * _MARGIN or clip.landmarks.shape[1:] != faces:
         return []
     crops = ClipBank([clip], features=features).windows(_CROP, stride=_STRIDE, margin=_MARGIN)
     crops = crops.select(crops.speech_fraction > 0.2).to(next(syncers.parameters()).device)

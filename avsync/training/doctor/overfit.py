@@ -13,8 +13,9 @@ from avsync.all_pairs import info_nce_all_pairs
 from avsync.corpus.crops import Batch, CropBank
 from avsync.encoders import SyncerConfig
 from avsync.errors import ClipTooShortError
+from avsync.multi_scale_syncer import Embeddings
 from avsync.pyramid import shortest_clip
-from avsync.syncer import Embeddings, SyncerPyramid, SyncerPyramidConfig
+from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
 from avsync.training.doctor.findings import Finding
 from avsync.training.doctor.vitals import vital_signs
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from avsync._checks import check_positive
 from avsync.errors import ArgumentError
-from avsync.syncer import Embeddings
+from avsync.multi_scale_syncer import Embeddings
 
 
 @torch.no_grad()
