@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -20,13 +21,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from avsync._bits import pack, unpack
 from avsync._checks import import_extra
 from avsync._files import replacing, write_json
 from avsync.config import config_from_dict, config_to_dict
 from avsync.errors import ArgumentError, CheckpointError
 
 FORMAT = 2
-"""Version of the folder's layout, since 2 with parts that lie elsewhere; a reader refuses newer ones."""
+"""Version of the folder's layout, since 2 with parts that lie elsewhere and numbers of fewer than 8 bits; a reader refuses newer ones."""
 
 WEIGHTS = Path(__file__).parent / "weights"
 """Where the models that come with the package lie."""
@@ -36,7 +38,9 @@ FILES = ("config.json", "model.safetensors")
 _PARTS = "parts"
 """In config.json, the models that a model is made of: by the name of the submodule, where each lies and what its weights are."""
 _SCALE = ":scale"
-"""What the name of a row's scales ends with, beside the name of an 8-bit matrix."""
+"""What the name of a row's scales ends with, beside the name of a matrix of whole numbers."""
+_PACKED = ":packed"
+"""What the name ends with of how such numbers are packed, their bits and then the matrix's shape; missing for 8 bits."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -117,6 +121,7 @@ def save_pretrained(
     folder: str | os.PathLike[str],
     *,
     dtype: torch.dtype | None = None,
+    bits: int = 8,
     parts: Mapping[str, str | os.PathLike[str]] | None = None,
 ) -> None:
     """Write a model's config and weights.
@@ -127,12 +132,14 @@ def save_pretrained(
         dtype: Type that floating-point weights are stored in; None keeps theirs. ``torch.float16`` halves the file; ``torch.int8``
             halves it again, matrices as whole numbers and one scale a row, the rest in float16. They are read into the model's own
             type.
+        bits: How many bits such a whole number takes, 2 to 8; only for ``torch.int8``.
         parts: Submodules, by their names in ``model``, that are saved models themselves, and where each of those is: what
             :func:`model_folder` takes. Their weights are not written again. What is written instead names the model and tells its
             weights from any others, so that nobody ever reads it with a part that has been trained anew.
 
     Raises:
-        ArgumentError: ``model`` has no config, or a part of it is not what lies there.
+        ArgumentError: ``model`` has no config, ``bits`` are not 2 to 8 or given for another type, or a part of the model is not
+            what lies there.
         CheckpointError: There is no such part.
 
     Example:
@@ -150,6 +157,8 @@ def save_pretrained(
     target = Path(folder)
     if not dataclasses.is_dataclass(getattr(model, "config", None)):
         raise ArgumentError(f"`model`: expected a module with a dataclass `config`, got {type(model).__name__}")
+    if not 2 <= bits <= 8 or (bits < 8 and dtype != torch.int8):
+        raise ArgumentError(f"`bits`: expected 2 to 8, and fewer than 8 only with dtype=torch.int8, got {bits} with {dtype}")
     own = {name: value.detach().cpu() for name, value in model.state_dict().items()}
     elsewhere = {}
     for part, name in (parts or {}).items():
@@ -157,10 +166,11 @@ def save_pretrained(
         _take_out(own, part, _weights(model_folder(name)))
     weights: dict[str, Tensor] = {}
     for key, value in own.items():
-        weights |= _stored(key, value, dtype)
+        weights |= _stored(key, value, dtype, bits)
     with replacing(target / "model.safetensors") as temporary:
         save_file(weights, temporary)
-    description = {"format": FORMAT if elsewhere else 1, "class": type(model).__name__, "config": config_to_dict(model.config)}
+    version = FORMAT if elsewhere or bits < 8 else 1  # what older readers can read stays theirs
+    description = {"format": version, "class": type(model).__name__, "config": config_to_dict(model.config)}
     write_json(target / "config.json", description | ({_PARTS: elsewhere} if elsewhere else {}))
 
 
@@ -186,28 +196,32 @@ def _take_out(weights: dict[str, Tensor], part: str, expected: Mapping[str, Tens
         del weights[key]
 
 
-def _stored(name: str, value: Tensor, dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """A tensor as it lies in the file; an 8-bit one is two."""
+def _stored(name: str, value: Tensor, dtype: torch.dtype | None, bits: int) -> dict[str, Tensor]:
+    """A tensor as it lies in the file; one of whole numbers is two, and three if they are packed."""
     if dtype is None or not value.is_floating_point():
         return {name: value.contiguous().clone()}
     if dtype != torch.int8 or value.ndim < 2:
         return {name: value.to(torch.float16 if dtype == torch.int8 else dtype).contiguous().clone()}
     rows = value.flatten(1).float()
-    scale = (rows.abs().amax(dim=1) / 127).clamp_min(torch.finfo(torch.float16).tiny).half().float()
-    whole = (rows / scale[:, None]).round().clamp(-127, 127)
-    return {name: whole.to(torch.int8).reshape(value.shape), f"{name}{_SCALE}": scale.half()}
+    largest = 2 ** (bits - 1) - 1
+    scale = (rows.abs().amax(dim=1) / largest).clamp_min(torch.finfo(torch.float16).tiny).half().float()
+    whole = (rows / scale[:, None]).round().clamp(-largest, largest).to(torch.int8).reshape(value.shape)
+    stored = {name: whole, f"{name}{_SCALE}": scale.half()}
+    return stored if bits == 8 else stored | {name: pack(whole, bits), f"{name}{_PACKED}": torch.tensor([bits, *value.shape])}
 
 
 def _restored(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a model from those of its file."""
-    restored = {}
-    for name, value in weights.items():
-        scale = weights.get(f"{name}{_SCALE}")
-        if scale is not None:
-            restored[name] = (value.flatten(1).float() * scale.float()[:, None]).reshape(value.shape)
-        elif not name.endswith(_SCALE):
-            restored[name] = value
-    return restored
+    names = [name for name in weights if not name.endswith((_SCALE, _PACKED))]
+    return {name: _read(weights[name], weights.get(f"{name}{_SCALE}"), weights.get(f"{name}{_PACKED}")) for name in names}
+
+
+def _read(stored: Tensor, scale: Tensor | None, packed: Tensor | None) -> Tensor:
+    """A tensor from the up to three that :func:`_stored` made of it."""
+    if packed is not None:
+        bits, *shape = packed.tolist()
+        stored = unpack(stored, bits, math.prod(shape)).reshape(shape)
+    return stored if scale is None else (stored.flatten(1).float() * scale.float()[:, None]).reshape(stored.shape)
 
 
 def _described(source: Path) -> dict[str, Any]:
@@ -265,7 +279,7 @@ def from_pretrained(model_class: type[Model], folder: str | os.PathLike[str], *,
         raise CheckpointError(
             f"`folder`: expected config.json and model.safetensors in {source}, got none ({error})"
         ) from error
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise CheckpointError(f"`folder`: {source} cannot be read: {error}") from error
     known, found = _classes(model_class), {key: description.get(key) for key in ("format", "class")}
     if found["format"] not in range(1, FORMAT + 1) or found["class"] not in known:

@@ -21,6 +21,7 @@ from avsync.corpus.synthetic import synthetic_clip
 from avsync.encoders import SyncerConfig
 from avsync.evaluation.recording import OffsetAnswer, Recording, find_offset, read_recording, recording_report
 from avsync.metrics.calibration import Calibration, LevelCalibration, save_calibration
+from avsync.multi_scale_syncer import MultiScaleSyncer
 from avsync.pretrained import from_pretrained, save_pretrained
 from avsync.pyramid import temporal_pyramid
 from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
@@ -208,12 +209,13 @@ def test_silence_and_stillness_cannot_tell() -> None:
     assert answers(landmarks[:6], waveform[: 6 * 640])[0] == ["offset", "nothing", "nothing"]
 
 
+@pytest.mark.parametrize("name", ["landmarks68-25fps", "landmarks68-25fps-ensemble"])
 @pytest.mark.parametrize(("frames", "heard"), [(4, 0), (6, 1), (20, 3), (33, 4)])
-def test_short_recordings_by_the_shipped_syncers(frames: int, heard: int) -> None:
+def test_short_recordings_by_the_shipped_syncers(name: str, frames: int, heard: int) -> None:
     """Levels whose windows are longer than the clip say nothing; the others, whose sizes differ, say what they hear."""
     clip = synthetic_clip(seconds=4.0)
     short = Clip("short", "anna", "val", clip.landmarks[:frames], clip.waveform[: 640 * frames])
-    syncers = from_pretrained(SyncerPyramid, "landmarks68-25fps")
+    syncers = from_pretrained(MultiScaleSyncer, name)
     report = recording_report(Recording("short", (short,)), syncers, audio_transform=syncers.speech_features())
     assert [not bool(level.sync.distance.isnan()) for level in report] == [True] * heard + [False] * (4 - heard)
     whole = syncers.embed_motion(torch.from_numpy(short.landmarks)[None], levels=[0]) if heard else []

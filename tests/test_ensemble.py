@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -159,6 +160,17 @@ def test_a_part_that_was_trained_anew_is_refused(parts: dict[str, Path], tmp_pat
         from_pretrained(SyncerEnsemble, tmp_path / "both")
     (parts["pyramids.1"] / FILES[1]).unlink()
     with pytest.raises(CheckpointError, match="`folder`"):
+        from_pretrained(SyncerEnsemble, tmp_path / "both")
+
+
+def test_a_model_that_is_made_of_itself_is_refused(parts: dict[str, Path], tmp_path: Path) -> None:
+    save_pretrained(read(parts), tmp_path / "both", parts=parts)
+    path = tmp_path / "both" / FILES[0]
+    description = json.loads(path.read_text())
+    weights = (tmp_path / "both" / FILES[1]).read_bytes()
+    description["parts"]["pyramids.0"] = {"model": str(tmp_path / "both"), "sha256": hashlib.sha256(weights).hexdigest()}
+    path.write_text(json.dumps(description))
+    with pytest.raises(CheckpointError, match="cannot be read"):
         from_pretrained(SyncerEnsemble, tmp_path / "both")
 
 

@@ -15,13 +15,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from avsync import SyncerPyramid, SyncerPyramidConfig, from_pretrained
+from avsync import SyncerEnsemble, SyncerPyramid, SyncerPyramidConfig, from_pretrained, save_pretrained
 from avsync.corpus.clip import Clip, write_clip, write_index
 from avsync.corpus.synthetic import SyntheticCorpus
 from avsync.encoders import SyncerConfig
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "msync"
-OWN = ("pretrain", "realign", "curves", "cards")
+OWN = ("pretrain", "realign", "curves", "cards", "join")
 
 
 @pytest.fixture(autouse=True)
@@ -103,16 +103,21 @@ def test_early_sound_is_delayed(lag: float) -> None:
     assert moved.shape == wave.shape and {i: moved[i] for i in expected} == expected
 
 
+def write_corpus(folder: Path) -> list[Clip]:
+    """Four speakers, the last of them in the validation split."""
+    splits = ["train", "train", "train", "val"]
+    clips = list(SyntheticCorpus(speakers=4, clips_per_speaker=1, seconds=8.0))[:4]
+    clips = [dataclasses.replace(clip, split=split) for clip, split in zip(clips, splits, strict=True)]
+    write_index(folder, [write_clip(clip, folder) for clip in clips])
+    return clips
+
+
 @pytest.mark.slow
 def test_a_variant_from_corpus_to_card(
     pretrain: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     corpus = tmp_path / "corpus"
-    clips = list(SyntheticCorpus(speakers=4, clips_per_speaker=1, seconds=8.0))[:4]
-    splits = ["train", "train", "train", "val"]
-    write_index(
-        corpus, [write_clip(dataclasses.replace(clip, split=split), corpus) for clip, split in zip(clips, splits, strict=True)]
-    )
+    clips = write_corpus(corpus)
     command = ["pretrain.py", "--corpus", str(corpus), "--variants", "landmarks68-25fps", "--out", str(tmp_path / "out")]
     command += ["--work", str(tmp_path / "work"), "--accelerator", "cpu", "--no-progress"]
     monkeypatch.setattr(sys, "argv", command)
@@ -134,3 +139,22 @@ def test_a_variant_from_corpus_to_card(
     pretrain.main()
     assert (work / "model" / "model.safetensors").read_bytes() == before, "what is there is not trained again"
     assert capsys.readouterr().out.count("the sound of 3 clips moved") == 2
+
+
+def test_an_ensemble_from_its_members_to_its_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import join
+    import pretrain
+
+    members = {}
+    for name, weight in (("landmarks68-25fps", 1.0), ("landmarks68-25fps-mouth", 0.5)):
+        tiny = dataclasses.replace(pretrain.VARIANTS[name], width=(8,)).pyramid()
+        save_pretrained(SyncerPyramid(config=tiny), tmp_path / name)
+        members[str(tmp_path / name)] = weight
+    monkeypatch.setattr(join, "ENSEMBLES", {"both": join.Together("For a test.", members)})
+    write_corpus(tmp_path / "corpus")
+    monkeypatch.setattr(sys, "argv", ["join.py", "--corpus", str(tmp_path / "corpus"), "--out", str(tmp_path / "out")])
+    join.main()
+    both = from_pretrained(SyncerEnsemble, tmp_path / "out" / "both")
+    assert both.config.weights == (1.0, 0.5) and [member.region for member in both.config.members] == ["face", "mouth"]
+    card = (tmp_path / "out" / "both" / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("# both\n\nFor a test.") and "landmarks68-25fps-mouth` | 0.5 |" in card and "| 80 |" in card

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -11,14 +12,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from avsync import _files
+from avsync._bits import pack, unpack
 from avsync.corpus.synthetic import SyntheticCorpus
 from avsync.encoders import SyncerConfig
 from avsync.errors import ArgumentError, CheckpointError
 from avsync.metrics import load_calibration, multi_scale_offset
+from avsync.multi_scale_syncer import MultiScaleSyncer
 from avsync.pretrained import FILES, FORMAT, WEIGHTS, from_pretrained, model_folder, save_pretrained, shipped_models
 from avsync.sync_loss import MultiScaleSyncLoss
 from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
@@ -121,21 +126,60 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-PYRAMIDS = shipped_models(SyncerPyramid)
+SYNCERS = shipped_models(MultiScaleSyncer)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 1e-3), (torch.int8, 1 / 127)])
-def test_short_numbers_are_read_as_single_precision(saved: Path, tmp_path: Path, dtype: torch.dtype, tolerance: float) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "bits", "tolerance"),
+    [
+        (torch.float16, 8, 1e-3),
+        (torch.int8, 8, 1 / 127),
+        (torch.int8, 7, 1 / 63),
+        (torch.int8, 5, 1 / 15),
+        (torch.int8, 2, 1.0),
+    ],
+)
+def test_short_numbers_are_read_as_single_precision(
+    saved: Path, tmp_path: Path, dtype: torch.dtype, bits: int, tolerance: float
+) -> None:
     model = from_pretrained(SyncerPyramid, saved)
-    save_pretrained(model, tmp_path / "short", dtype=dtype)
+    save_pretrained(model, tmp_path / "short", dtype=dtype, bits=bits)
     back = from_pretrained(SyncerPyramid, tmp_path / "short")
     for name, value in back.state_dict().items():
         expected = model.state_dict()[name]
         assert value.dtype == torch.float32
-        # An 8-bit number is off by at most half a step, and a step is 1/127 of the row's largest.
+        # A whole number is off by at most half a step, and a step of 8 bits is 1/127 of the row's largest.
         assert float((value - expected).abs().max()) <= tolerance * float(expected.abs().max()) + 1e-6
     stored = load_file(tmp_path / "short" / FILES[1])
-    assert {value.dtype for value in stored.values()} == {torch.float16, dtype}
+    packed = {torch.uint8, torch.int64} if bits < 8 else {dtype}
+    assert {value.dtype for value in stored.values()} == {torch.float16} | packed
+    assert json.loads((tmp_path / "short" / FILES[0]).read_text())["format"] == (2 if bits < 8 else 1)
+
+
+@pytest.mark.parametrize(("bits", "dtype"), [(1, torch.int8), (9, torch.int8), (7, torch.float16), (7, None)])
+def test_impossible_bits(saved: Path, tmp_path: Path, bits: int, dtype: torch.dtype | None) -> None:
+    with pytest.raises(ArgumentError, match="`bits`: expected 2 to 8"):
+        save_pretrained(from_pretrained(SyncerPyramid, saved), tmp_path / "short", dtype=dtype, bits=bits)
+
+
+@given(data=st.data(), bits=st.integers(2, 8))
+def test_packed_numbers_come_back(data: st.DataObject, bits: int) -> None:
+    largest = 2 ** (bits - 1) - 1
+    numbers = data.draw(st.lists(st.integers(-largest, largest), min_size=1, max_size=40))
+    packed = pack(torch.tensor(numbers, dtype=torch.int8), bits)
+    assert packed.numel() == math.ceil(bits * len(numbers) / 8)
+    assert unpack(packed, bits, len(numbers)).tolist() == numbers
+
+
+@pytest.mark.parametrize("shape", [[7, 3], [7, -1, 3], [7, 10**6, 10**6], [0, 1, 3], [9, 4, 2, 5], []])
+def test_damaged_packing(saved: Path, tmp_path: Path, shape: list[int]) -> None:
+    save_pretrained(from_pretrained(SyncerPyramid, saved), tmp_path / "short", dtype=torch.int8, bits=7)
+    path = tmp_path / "short" / FILES[1]
+    stored = load_file(path)
+    name = next(key for key in stored if key.endswith(":packed"))
+    save_file(stored | {name: torch.tensor(shape)}, path)
+    with pytest.raises(CheckpointError, match="`folder`"):
+        from_pretrained(SyncerPyramid, tmp_path / "short")
 
 
 def test_rows_of_zeros_stay_zeros(tmp_path: Path) -> None:
@@ -148,7 +192,7 @@ def test_rows_of_zeros_stay_zeros(tmp_path: Path) -> None:
 
 
 def test_what_ships_is_small_and_described() -> None:
-    assert {"landmarks68-25fps", "landmarks68-25fps-judge"} <= set(PYRAMIDS)
+    assert {"landmarks68-25fps", "landmarks68-25fps-judge", "landmarks68-25fps-ensemble"} <= set(SYNCERS)
     files = [path for path in WEIGHTS.rglob("*") if path.is_file() and path.suffix != ".py"]
     assert sum(path.stat().st_size for path in files) < 20e6
     for name in shipped_models():
@@ -157,8 +201,8 @@ def test_what_ships_is_small_and_described() -> None:
         assert "## Data" in card
 
 
-@pytest.mark.parametrize("name", PYRAMIDS)
-def test_shipped_pyramids_guide_and_judge(name: str) -> None:
+@pytest.mark.parametrize("name", SYNCERS)
+def test_shipped_syncers_guide_and_judge(name: str) -> None:
     loss = MultiScaleSyncLoss.from_pretrained(name)
     landmarks = torch.rand(1, 40, 68, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
     waveform = torch.rand(1, 40 * 640, generator=torch.Generator().manual_seed(1)) - 0.5

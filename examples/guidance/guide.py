@@ -35,9 +35,9 @@ from avsync.corpus.synthetic import SyntheticCorpus
 from avsync.errors import AvsyncError, CorpusError
 from avsync.figures import save_figure
 from avsync.motion_basis import principal_motions
+from avsync.multi_scale_syncer import MultiScaleSyncer
 from avsync.pretrained import from_pretrained, model_folder
 from avsync.sync_loss import MultiScaleSyncLoss
-from avsync.syncer import SyncerPyramid
 
 FRAMES = 80
 MARGIN = 40
@@ -159,8 +159,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         torch.set_num_threads(arguments.threads)
     sync_loss = MultiScaleSyncLoss.from_pretrained(arguments.weights)
     pyramids = {
-        "guide": from_pretrained(SyncerPyramid, arguments.weights).eval(),
-        "judge": from_pretrained(SyncerPyramid, arguments.judge).eval(),
+        "guide": from_pretrained(MultiScaleSyncer, arguments.weights).eval(),
+        "judge": from_pretrained(MultiScaleSyncer, arguments.judge).eval(),
     }
     speech = pyramids["guide"].speech_features()
     if speech is None:

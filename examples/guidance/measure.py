@@ -15,7 +15,7 @@ from avsync.landmarks import displacement
 from avsync.metrics import bootstrap_interval
 from avsync.metrics.distance import landmark_error, velocity_error
 from avsync.metrics.offset import sync_offset
-from avsync.syncer import SyncerPyramid
+from avsync.multi_scale_syncer import MultiScaleSyncer
 from avsync.training.syncers import judge_offsets
 
 SHORT = (5, 15)
@@ -81,7 +81,7 @@ class Difference(NamedTuple):
 
 @torch.no_grad()
 def judge(
-    name: str, pyramids: Mapping[str, SyncerPyramid], landmarks: Tensor, crops: Batch, *, basis: Tensor, margin: int
+    name: str, pyramids: Mapping[str, MultiScaleSyncer], landmarks: Tensor, crops: Batch, *, basis: Tensor, margin: int
 ) -> Judged:
     """Measure motion (clips, frames, points, dims) against the sound and the truth of ``crops``."""
     motion = replace(crops, landmarks=landmarks)
@@ -96,7 +96,7 @@ def judge(
 
 
 def short_share(
-    pyramid: SyncerPyramid, landmarks: Tensor, audio: Tensor, frames: int, *, margin: int, stride: int = 20
+    pyramid: MultiScaleSyncer, landmarks: Tensor, audio: Tensor, frames: int, *, margin: int, stride: int = 20
 ) -> Tensor:
     """Share of each clip's pieces, one every ``stride`` frames, whose offset is found within one frame at level 0, (clips,)."""
     found = []

@@ -1,7 +1,8 @@
-"""Model cards: what a shipped pyramid is, what it learned from, how good it is, what it is not for."""
+"""Model cards: what shipped syncers are, what they learned from, how good they are, what they are not for."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from avsync._files import replacing
 if TYPE_CHECKING:
     from pretrain import Variant
 
-_CARD = """# {name}
+_PYRAMID = """# {name}
 
 {about}
 
@@ -19,7 +20,7 @@ second and 16 kHz sound.
 
 - Motion: {motion} of the {region}.
 - Sound: {audio}{hearing}.
-- Objective: {objective}. {width} channels{by_level}; weights in 8 bits, one scale a row.
+- Objective: {objective}{pauses}. {width} channels{by_level}; weights in {bits} bits, one scale a row.
 
 ```python
 from avsync import MultiScaleSyncLoss, SyncerPyramid, from_pretrained
@@ -39,7 +40,37 @@ Portuguese, Spanish, French and perhaps other languages. Judged on {val_minutes}
 
 Trained by `python examples/msync/pretrain.py --corpus PATH --variants {name}` ({steps} steps).
 
-## Numbers
+"""
+
+_ENSEMBLE = """# {name}
+
+{about}
+
+The cosine of its embeddings is the weighted mean of its members' cosines, which share levels (windows of 200, 400, 800 and 1600 ms),
+landmarks (68 iBUG points in two dimensions at 25 frames a second) and sound (16 kHz). It has no weights of its own: this folder names the
+members and the checksums of their weights.
+
+| member | weight |
+|---|---|
+{members}
+
+```python
+from avsync import MultiScaleSyncLoss, SyncerEnsemble, from_pretrained
+
+sync_loss = MultiScaleSyncLoss.from_pretrained("{name}")
+syncers = from_pretrained(SyncerEnsemble, "{name}")
+```
+
+## Data
+
+What its members learned from: their cards tell it. The weights were chosen, and the numbers below measured, on {val_minutes} minutes of
+{val_speakers} speakers whom no member was trained on.
+
+Joined and judged by `python examples/msync/join.py --corpus PATH`.
+
+"""
+
+_NUMBERS = """## Numbers
 
 Share of clips of 80 frames (3.2 s), with the sound around them, whose offset is found within one frame of the level; search of 15, 15, 8
 and 5 frames to both sides. A clip counts if at least {speech_share:.0f} % of its frames are within 20 dB of the recording's loud ones:
@@ -91,8 +122,16 @@ def hearing(variant: Variant) -> str:
     return around + (", the mean over the clip taken off" if variant.mean_normalisation else "")
 
 
+def pauses(variant: Variant) -> str:
+    """What windows without speech counted for in training, as the end of a clause."""
+    if variant.pause_weight == 1:
+        return ""
+    least = f", down to {variant.pause_weight:g} for none" if variant.pause_weight else ""
+    return f", to which a window counted by its share of speech{least}"
+
+
 def write_card(path: Path, name: str, variant: Variant, numbers: dict[str, Any]) -> None:
-    """Write ``README.md`` of a model.
+    """Write ``README.md`` of a pyramid.
 
     Args:
         path: The file.
@@ -100,15 +139,7 @@ def write_card(path: Path, name: str, variant: Variant, numbers: dict[str, Any])
         variant: What it is.
         numbers: What was measured.
     """
-    fixed = numbers["levels"]
-    pairs = zip(fixed["within_one"], fixed["exact"], strict=True)
-    levels = "\n".join(f"| {level} | {cell(near)} | {cell(exact)} |" for level, (near, exact) in enumerate(pairs))
-    short = "\n".join(
-        f"| {row['frames']} | {cell(row['all'])}, {row['all']['clips']} clips | {cell(row['speech'])}, {row['speech']['clips']} |"
-        f" {cell(row['windows'])} |"
-        for row in numbers["short"]
-    )
-    text = _CARD.format(
+    text = _PYRAMID.format(
         name=name,
         about=variant.about,
         motion=", ".join(variant.motion),
@@ -119,12 +150,46 @@ def write_card(path: Path, name: str, variant: Variant, numbers: dict[str, Any])
         moved=_MOVED if variant.realign else "",
         audio={"log-mel": "26 log-mel energies", "mfcc": "26 MFCCs"}[variant.audio],
         objective={"all_pairs": "InfoNCE", "margin": "margin loss"}[variant.objective],
+        pauses=pauses(variant),
+        bits=variant.bits,
+        **{key: numbers[key] for key in ("train_minutes", "train_speakers", "val_minutes", "val_speakers", "steps")},
+    )
+    _write(path, text, numbers)
+
+
+def write_ensemble_card(path: Path, name: str, about: str, members: Mapping[str, float], numbers: dict[str, Any]) -> None:
+    """Write ``README.md`` of pyramids that judge together.
+
+    Args:
+        path: The file.
+        name: Of the model.
+        about: What it is for, a sentence.
+        members: Weights of the pyramids, by their names.
+        numbers: What was measured.
+    """
+    rows = "\n".join(f"| `{member}` | {weight:g} |" for member, weight in members.items())
+    text = _ENSEMBLE.format(
+        name=name, about=about, members=rows, val_minutes=numbers["val_minutes"], val_speakers=numbers["val_speakers"]
+    )
+    _write(path, text, numbers)
+
+
+def _write(path: Path, text: str, numbers: dict[str, Any]) -> None:
+    """Write a card that begins with ``text`` and goes on with what was measured and what the model is not for."""
+    fixed = numbers["levels"]
+    pairs = zip(fixed["within_one"], fixed["exact"], strict=True)
+    levels = "\n".join(f"| {level} | {cell(near)} | {cell(exact)} |" for level, (near, exact) in enumerate(pairs))
+    short = "\n".join(
+        f"| {row['frames']} | {cell(row['all'])}, {row['all']['clips']} clips | {cell(row['speech'])}, {row['speech']['clips']} |"
+        f" {cell(row['windows'])} |"
+        for row in numbers["short"]
+    )
+    text += _NUMBERS.format(
         speech_share=100 * fixed["speech_share"],
         clips=fixed["clips"],
         left_out=fixed["left_out"],
         levels=levels,
         short=short,
-        **{key: numbers[key] for key in ("train_minutes", "train_speakers", "val_minutes", "val_speakers", "steps")},
     )
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")

@@ -11,7 +11,7 @@ from torch import Tensor
 from avsync.corpus.dataset import Batch
 from avsync.generator import MultiScaleGenerator
 from avsync.landmarks import face_height
-from avsync.syncer import SyncerPyramid
+from avsync.multi_scale_syncer import MultiScaleSyncer
 from avsync.training.syncers import LevelReport, judge_offsets
 
 
@@ -52,7 +52,7 @@ def generate(generator: MultiScaleGenerator, crops: Batch, *, margin: int, seed:
     return torch.cat(parts)
 
 
-def judge(name: str, judge_pyramid: SyncerPyramid, landmarks: Tensor, crops: Batch, *, margin: int) -> Row:
+def judge(name: str, judge_pyramid: MultiScaleSyncer, landmarks: Tensor, crops: Batch, *, margin: int) -> Row:
     """One row: the judge's offsets and confidences for ``landmarks`` with the sound of ``crops``."""
     motion = replace(crops, landmarks=landmarks)
     offsets, confidences, _ = judge_offsets(judge_pyramid, motion, margin=margin)
@@ -67,7 +67,7 @@ def judge(name: str, judge_pyramid: SyncerPyramid, landmarks: Tensor, crops: Bat
     )
 
 
-def bounds(judge_pyramid: SyncerPyramid, crops: Batch, *, margin: int) -> list[Row]:
+def bounds(judge_pyramid: MultiScaleSyncer, crops: Batch, *, margin: int) -> list[Row]:
     """The rows that need no generator: the truth, a face that stands still, and the motion of another clip."""
     still = crops.landmarks[:, :1].expand_as(crops.landmarks)
     # Half the clips away: neighbours in the list are overlapping pieces of one recording.

@@ -19,6 +19,7 @@ from avsync.discriminators import FrameDiscriminator, PairDiscriminator, WindowD
 from avsync.errors import ArgumentError, CorpusError
 from avsync.generator import MultiScaleGenerator
 from avsync.motion_basis import principal_motions
+from avsync.multi_scale_syncer import MultiScaleSyncer
 from avsync.pretrained import from_pretrained, save_pretrained
 from avsync.speech_features import SpeechFeatures
 from avsync.sync_loss import MultiScaleSyncLoss
@@ -149,8 +150,8 @@ def syncer_stage(
     return trained.to(fabric.device), history  # type: ignore[return-value]
 
 
-def trained_pyramid(name: str, source: str, preset: Preset, fabric: Any) -> SyncerPyramid:
-    """A pyramid that is trained already: a folder, or one of those that come with the package.
+def trained_pyramid(name: str, source: str, preset: Preset, fabric: Any) -> MultiScaleSyncer:
+    """Syncers that are trained already: a folder, or one of those that come with the package.
 
     Args:
         name: Of the option that asked for it.
@@ -162,24 +163,23 @@ def trained_pyramid(name: str, source: str, preset: Preset, fabric: Any) -> Sync
         CheckpointError: There is no such model.
         ArgumentError: It was trained on other features than the run computes.
     """
-    pyramid = from_pretrained(SyncerPyramid, source)
-    if pyramid.config.audio not in (preset.features, "custom"):
-        raise ArgumentError(
-            f"`{name}`: expected syncers of {preset.features} features, got {source}, of {pyramid.config.audio}"
-        )
+    pyramid = from_pretrained(MultiScaleSyncer, source)
+    features = pyramid.speech_features()
+    if features is not None and features.kind != preset.features:
+        raise ArgumentError(f"`{name}`: expected syncers of {preset.features} features, got {source}, of {features.kind}")
     return pyramid.to(fabric.device)
 
 
 def generator_stage(
     material: Material,
     preset: Preset,
-    syncers: SyncerPyramid,
+    syncers: MultiScaleSyncer,
     run: Path,
     fabric: Any,
     *,
     resume: bool,
     progress: bool,
-    judging: SyncerPyramid | None = None,
+    judging: MultiScaleSyncer | None = None,
 ) -> tuple[MultiScaleGenerator, History]:
     """Train the generator against the discriminators and the frozen syncers of the first ``preset.levels`` levels.
 

@@ -22,7 +22,7 @@ from avsync.figures import (
 )
 from avsync.generator import MultiScaleGenerator
 from avsync.metrics.multi_scale import MAX_OFFSETS
-from avsync.syncer import SyncerPyramid
+from avsync.multi_scale_syncer import MultiScaleSyncer
 from avsync.training.engine import History
 from avsync.training.syncers import judge_offsets
 
@@ -33,7 +33,7 @@ def write_figures(
     preset: Preset,
     histories: Mapping[str, History],
     rows: Sequence[Row],
-    syncers: SyncerPyramid,
+    syncers: MultiScaleSyncer,
     generator: MultiScaleGenerator,
     made: Tensor,
 ) -> None:

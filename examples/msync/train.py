@@ -29,7 +29,7 @@ from avsync._files import write_json
 from avsync.config import config_to_dict
 from avsync.errors import AvsyncError, CheckpointError
 from avsync.generator import MultiScaleGenerator
-from avsync.syncer import SyncerPyramid
+from avsync.multi_scale_syncer import MultiScaleSyncer
 from avsync.training.engine import History
 from avsync.training.processes import first_process, make_fabric, on_first_process
 from avsync.training.syncers import evaluate_syncers
@@ -96,7 +96,7 @@ def open_run(run: Path, arguments: argparse.Namespace, preset: Preset) -> None:
 
 
 def evaluate(
-    material: Material, preset: Preset, judge_pyramid: SyncerPyramid, generator: MultiScaleGenerator
+    material: Material, preset: Preset, judge_pyramid: MultiScaleSyncer, generator: MultiScaleGenerator
 ) -> tuple[list[Row], torch.Tensor]:
     """The rows of the table, and the motion that the generator made for the judged clips."""
     margin = preset.judged_margin
