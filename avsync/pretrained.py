@@ -202,12 +202,22 @@ def _stored(name: str, value: Tensor, dtype: torch.dtype | None, bits: int) -> d
         return {name: value.contiguous().clone()}
     if dtype != torch.int8 or value.ndim < 2:
         return {name: value.to(torch.float16 if dtype == torch.int8 else dtype).contiguous().clone()}
-    rows = value.flatten(1).float()
-    largest = 2 ** (bits - 1) - 1
-    scale = (rows.abs().amax(dim=1) / largest).clamp_min(torch.finfo(torch.float16).tiny).half().float()
-    whole = (rows / scale[:, None]).round().clamp(-largest, largest).to(torch.int8).reshape(value.shape)
-    stored = {name: whole, f"{name}{_SCALE}": scale.half()}
+    whole, scale = _rounded(value.flatten(1).float(), bits)
+    stored = {name: whole.reshape(value.shape), f"{name}{_SCALE}": scale.half()}
     return stored if bits == 8 else stored | {name: pack(whole, bits), f"{name}{_PACKED}": torch.tensor([bits, *value.shape])}
+
+
+def _rounded(rows: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Rows as whole numbers, and the scale of each that loses least: cutting off the largest few makes all others finer."""
+    most = 2 ** (bits - 1) - 1
+    peak = rows.abs().amax(dim=1, keepdim=True)
+    shares = torch.linspace(1.0, 0.5, 26)
+    scales = [(share * peak / most).clamp_min(torch.finfo(torch.float16).tiny).half().float() for share in shares]
+    found = [(rows / scale).round().clamp(-most, most) for scale in scales]
+    errors = [(whole * scale - rows).square().sum(dim=1) for whole, scale in zip(found, scales, strict=True)]
+    best = torch.stack(errors).argmin(dim=0)
+    row = torch.arange(len(rows))
+    return torch.stack(found)[best, row].to(torch.int8), torch.stack(scales)[best, row, 0]
 
 
 def _restored(weights: dict[str, Tensor]) -> dict[str, Tensor]:

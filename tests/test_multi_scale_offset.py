@@ -20,6 +20,7 @@ from avsync.metrics import (
     sync_report,
 )
 from avsync.metrics.multi_scale import MAX_OFFSETS
+from avsync.similarity import unit_norm
 from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
 
 MARGIN = 64
@@ -67,6 +68,18 @@ def test_in_sync_is_zero_at_all_levels_without_a_margin() -> None:
     assert [level.distances.shape[1] for level in levels] == [2 * v + 1 for v in MAX_OFFSETS]
     for level in levels:
         assert level.distance.item() == pytest.approx(0, abs=1e-6)
+
+
+def test_short_clips_at_the_levels_that_they_fill() -> None:
+    model = twin_pyramid()
+    landmarks, face, sound = twin_signal(80)
+    short = multi_scale_embeddings(model, landmarks[:, :12], sound[:, :12], reference=face, levels=2)
+    for found, expected in zip(short, model(landmarks[:, :12], sound[:, :12], reference=face, levels=[0, 1]), strict=True):
+        torch.testing.assert_close(found.motion, unit_norm(expected.motion))
+        torch.testing.assert_close(found.audio, unit_norm(expected.audio))
+    for levels in (0, 5):
+        with pytest.raises(ArgumentError, match=r"`levels`: expected 1 to 4"):
+            multi_scale_embeddings(model, landmarks, sound, levels=levels)
 
 
 def test_mean_over_frames_at_every_level() -> None:

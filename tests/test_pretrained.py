@@ -148,8 +148,10 @@ def test_short_numbers_are_read_as_single_precision(
     for name, value in back.state_dict().items():
         expected = model.state_dict()[name]
         assert value.dtype == torch.float32
-        # A whole number is off by at most half a step, and a step of 8 bits is 1/127 of the row's largest.
-        assert float((value - expected).abs().max()) <= tolerance * float(expected.abs().max()) + 1e-6
+        # Rounding is off by at most half a step, of 8 bits 1/127 of the row's largest; a better scale is off by less on the whole.
+        rows, wanted = value.reshape(len(value), -1), expected.reshape(len(value), -1)
+        most = tolerance / 2 * wanted.abs().amax(1) + 1e-3 * wanted.abs().amax()
+        assert ((rows - wanted).square().mean(1).sqrt() <= most).all()
     stored = load_file(tmp_path / "short" / FILES[1])
     packed = {torch.uint8, torch.int64} if bits < 8 else {dtype}
     assert {value.dtype for value in stored.values()} == {torch.float16} | packed

@@ -154,6 +154,7 @@ VARIANTS = {
         equaliser_db=5.0,
         offset_window=5,
         realign=True,
+        bits=7,
     ),
     "landmarks68-25fps-judge": Variant(
         "An independent judge, trained with SyncNet's margin loss and another seed, for measuring what the default has guided.",
@@ -174,10 +175,15 @@ VARIANTS = {
         "The lips alone, in coordinates of the head: what it hears is said by the lips and by nothing else.",
         motion=("shape", "velocity", "speed"),
         region="mouth",
+        fine_frames=160,
+        dropout=0.15,
+        width=(128, 64, 64, 64),
+        equaliser_db=5.0,
         offset_window=5,
-        # Less would find more clips with speech and fewer of those with hardly any (docs/results.md, "Pauses").
-        pause_weight=0.3,
+        # None would find more clips with speech, but fewer of those with hardly any (docs/results.md, "Pauses").
+        pause_weight=0.1,
         realign=True,
+        bits=7,
     ),
     "landmarks68-25fps-head": Variant(
         "Points of the head that speech does not move on it: what it hears is said by nods, turns and sway.",
