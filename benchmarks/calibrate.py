@@ -148,7 +148,7 @@ def _together(results: list[dict[str, Any]], level: int, kinds: Sequence[str]) -
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--pyramid", required=True, help="folder of a saved MultiScaleSyncer, or the name of a shipped one")
+    arguments.add_argument("--pyramid", required=True, help="folder of saved syncers, or the name of a shipped one")
     arguments.add_argument(
         "--corpus", type=Path, required=True, help="corpus whose split holds people the pyramid has not seen"
     )

@@ -58,17 +58,19 @@ class OpenWhenLoud(SyncerPyramid):
     def __init__(self) -> None:
         super().__init__(config=SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=5, audio_features=1), num_levels=3))
 
-    def embed_motion(self, landmarks: Tensor, **_: Any) -> list[Tensor]:
+    def embed_motion(self, landmarks: Tensor, *, levels: Sequence[int] | None = None, **_: Any) -> list[Tensor]:
         opening = landmarks[:, :, 66, 1] - landmarks[:, :, 62, 1]
         opening = (opening > (opening.amax() + opening.amin()) / 2).float()[..., None]
-        return self._windows(opening)
+        return self._windows(opening, levels)
 
-    def embed_audio(self, audio: Tensor, **_: Any) -> list[Tensor]:
+    def embed_audio(self, audio: Tensor, *, levels: Sequence[int] | None = None, **_: Any) -> list[Tensor]:
         # Of the four hundredths of a frame the middle two, which sound coded as AAC hardly smears into.
-        return self._windows(audio.unflatten(1, (-1, 4))[:, :, 1:3].mean(dim=2))
+        return self._windows(audio.unflatten(1, (-1, 4))[:, :, 1:3].mean(dim=2), levels)
 
-    def _windows(self, track: Tensor) -> list[Tensor]:
-        return [level.squeeze(2).unfold(1, 5, 1) - 0.3 for level in temporal_pyramid(track, self.num_levels)]
+    def _windows(self, track: Tensor, levels: Sequence[int] | None) -> list[Tensor]:
+        chosen = self._chosen(levels)
+        tracks = temporal_pyramid(track, max(chosen) + 1)
+        return [tracks[level].squeeze(2).unfold(1, 5, 1) - 0.3 for level in chosen]
 
 
 def activity(frames: int, seed: int = 0) -> npt.NDArray[np.bool_]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -110,6 +111,22 @@ def test_interrupted_syncers_end_with_the_same_weights(bank: ClipBank, fabric: o
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+def test_a_training_that_ends_early_is_the_beginning_of_a_longer_one(bank: ClipBank, fabric: object) -> None:
+    whole: dict[int, Any] = {}
+    early: dict[int, Any] = {}
+    for config, found in ((SYNCERS, whole), (dataclasses.replace(SYNCERS, steps=3, schedule_steps=6), early)):
+        torch.manual_seed(0)
+        pyramid = SyncerPyramid(config=PYRAMID)
+
+        def keep(step: int, found: dict[int, Any] = found, pyramid: SyncerPyramid = pyramid) -> dict[str, float]:
+            found[step] = {name: value.clone() for name, value in pyramid.state_dict().items()}
+            return {}
+
+        train_syncers(pyramid, bank, config, fabric=fabric, evaluate=keep, evaluate_every=3, progress=False)
+    assert list(whole) == [3, 6] and list(early) == [3]
+    assert all(torch.equal(value, early[3][name]) for name, value in whole[3].items())
+
+
 def test_generator_training_moves_generator_and_judges_but_not_syncers(bank: ClipBank, fabric: object) -> None:
     syncers = SyncerPyramid(config=PYRAMID)
     generator, judges = make_generator(), make_judges()
@@ -169,6 +186,8 @@ def test_configs_refuse_what_cannot_be() -> None:
         SyncerTrainingConfig(objective="triplet")
     with pytest.raises(ConfigError, match="steps"):
         SyncerTrainingConfig(steps=0)
+    with pytest.raises(ConfigError, match="`schedule_steps`: expected at least the 5"):
+        SyncerTrainingConfig(steps=5, schedule_steps=4)
     with pytest.raises(ConfigError, match="accumulate"):
         SyncerTrainingConfig(accumulate=0)
     with pytest.raises(ConfigError, match="ema_decay"):

@@ -42,6 +42,9 @@ class SyncerTrainingConfig:
         ema_decay: Decay of the moving average of the weights (:class:`avsync.training.ema.WeightAverage`), with which the pyramid is
             evaluated and which it holds in the end; 0 for none.
         learning_rate: Peak rate of AdamW.
+        schedule_steps: Steps over which the rate falls, at least ``steps``; None for ``steps``. More of them end a training while its
+            rate is still high: where the falling rate would only make it learn its clips by heart, that is the better end, above all
+            beside an ``ema_decay``.
         weight_decay: Decay of AdamW.
         warm_up: Steps of linear warm-up before the cosine.
         objective: "all_pairs" (InfoNCE over the whole batch plus InfoNCE within clips), "info_nce" (sampled negatives, the
@@ -73,6 +76,7 @@ class SyncerTrainingConfig:
     window_share: float = 0.0
     ema_decay: float = 0.0
     learning_rate: float = 1e-3
+    schedule_steps: int | None = None
     weight_decay: float = 0.01
     warm_up: int = 50
     objective: str = "all_pairs"
@@ -91,6 +95,10 @@ class SyncerTrainingConfig:
         for name in ("steps", "batch_size", "accumulate", "frames", "fine_frames", "num_negatives", "offset_window"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}`: expected at least 1, got {getattr(self, name)}")
+        if self.schedule_steps is not None and self.schedule_steps < self.steps:
+            raise ConfigError(
+                f"`schedule_steps`: expected at least the {self.steps} of `steps`, or None, got {self.schedule_steps}"
+            )
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"`ema_decay`: expected a number from 0 to below 1, got {self.ema_decay!r}")
         shares = (self.first_share, self.short_share)

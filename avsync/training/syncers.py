@@ -307,7 +307,8 @@ def train_syncers(
     average = WeightAverage(pyramid, decay=config.ema_decay) if config.ema_decay else None
 
     def step(now: int) -> dict[str, Tensor]:
-        set_learning_rate(compute.optimizer, cosine_schedule(now, config.steps, warm_up=config.warm_up))
+        factor = cosine_schedule(now, config.schedule_steps or config.steps, warm_up=config.warm_up)
+        set_learning_rate(compute.optimizer, factor)
         compute.optimizer.zero_grad()
         total = torch.zeros(len(chosen), device=fabric.device)
         for part in range(config.accumulate):

@@ -108,7 +108,7 @@ def train_finest_first(
         )
 
     train("fine", fine, config)
-    later = replace(config, steps=warm_start.steps, learning_rate=warm_start.learning_rate)
+    later = replace(config, steps=warm_start.steps, schedule_steps=None, learning_rate=warm_start.learning_rate)
     for level in range(len(fine), pyramid.num_levels):
         finer = _weights(pyramid, level - 1)
         found = []

@@ -56,6 +56,7 @@ class Variant:
         audio_context: Level frames of sound around a window that each level hears.
         mean_normalisation: Whether the mean of a clip's features is taken off.
         steps: Optimisation steps of levels 0 and 1, from which the coarser ones begin.
+        schedule_steps: Steps over which the rate of levels 0 and 1 would fall to nothing; None for ``steps``.
         batch_size: Clips in a batch.
         fine_frames: Frames of each crop that level 0 sees.
         window_share: Share of the batches that show level 0 windows without their clip.
@@ -67,7 +68,7 @@ class Variant:
         offset_window: Frames that a window counts for in the mean over a stretch of windows that is searched for its offset.
         pause_weight: How much windows without speech count in the loss.
         realign: Whether the sound of the training clips is moved to where syncers of the other half of the speakers hear it.
-        bits: Of a weight on disk; 7 cost nothing measurable and make room for a wider pyramid.
+        bits: Of a weight on disk; fewer make room for wider pyramids (docs/results.md has what they cost).
         seed: Seed of the training.
     """
 
@@ -79,6 +80,7 @@ class Variant:
     audio_context: tuple[int, ...] = (4, 0, 0, 0)
     mean_normalisation: bool = True
     steps: int = 700
+    schedule_steps: int | None = None
     batch_size: int = 32
     fine_frames: int = 80
     window_share: float = 0.5
@@ -116,6 +118,7 @@ class Variant:
         """Settings of its training."""
         common = SyncerTrainingConfig(
             steps=self.steps,
+            schedule_steps=self.schedule_steps,
             batch_size=self.batch_size,
             weight_decay=self.weight_decay,
             window_share=self.window_share,
@@ -170,26 +173,31 @@ VARIANTS = {
         width=(128,),
         seed=1000,
     ),
-    "landmarks68-25fps-mfcc": Variant("The whole face against 26 MFCCs, the paper's sound features.", audio="mfcc"),
+    "landmarks68-25fps-mfcc": Variant("The whole face against 26 MFCCs, the paper's sound features.", audio="mfcc", bits=6),
     "landmarks68-25fps-mouth": Variant(
         "The lips alone, in coordinates of the head: what it hears is said by the lips and by nothing else.",
         motion=("shape", "velocity", "speed"),
         region="mouth",
+        # It is at its best here; 200 steps later it has begun to learn its clips by heart.
+        steps=400,
+        schedule_steps=700,
+        batch_size=48,
         fine_frames=160,
         dropout=0.15,
-        width=(128, 64, 64, 64),
+        width=(192, 64, 64, 64),
         equaliser_db=5.0,
         offset_window=5,
         # None would find more clips with speech, but fewer of those with hardly any (docs/results.md, "Pauses").
         pause_weight=0.1,
         realign=True,
-        bits=7,
+        bits=5,
     ),
     "landmarks68-25fps-head": Variant(
         "Points of the head that speech does not move on it: what it hears is said by nods, turns and sway.",
         motion=("displacement", "velocity", "speed"),
         region="head",
         width=(40,),
+        bits=5,
     ),
 }
 
@@ -214,7 +222,7 @@ def training_bank(name: str, variant: Variant, work: Path, args: argparse.Namesp
         train_syncers(
             pyramid,
             ClipBank(some, features=features),
-            replace(variant.training(), steps=HALF_STEPS, fine_frames=80),
+            replace(variant.training(), steps=HALF_STEPS, schedule_steps=None, fine_frames=80),
             fabric=make_fabric(accelerator=args.accelerator, precision=args.precision),
             augment=replace(AUGMENT, equaliser_db=variant.equaliser_db),
             checkpoint=work / "checkpoints" / stage,
