@@ -171,7 +171,7 @@ class MultiScaleSyncLoss(nn.Module):
             trained on, and the waveforms must be prepared alike: our trainings pass them through
             :func:`avsync.audio.normalise_waveform` first.
         skip_short: What to do with clips too short for the coarse levels: False raises, True leaves those levels out of the total.
-            Not with encoders of your own: how many frames encoders of your own need is theirs to say.
+            Not with encoder pairs of your own: how many frames those need is theirs to say.
 
     Raises:
         ArgumentError: ``syncers`` is empty, or ``level_weights`` or ``skip_short`` does not fit it.

@@ -123,7 +123,7 @@ def test_a_variant_from_corpus_to_card(
     monkeypatch.setattr(sys, "argv", command)
     pretrain.main()
     work, out = tmp_path / "work" / "landmarks68-25fps", tmp_path / "out" / "landmarks68-25fps"
-    assert set(json.loads((work / "lags.json").read_text())) == {clip.id for clip in clips[:3]}
+    assert set(json.loads((tmp_path / "work" / "lags" / "lags.json").read_text())) == {clip.id for clip in clips[:3]}
     shipped = from_pretrained(SyncerPyramid, out)
     assert shipped.config.width == (12, 8, 8, 8) and shipped.config.audio_context == (4, 0, 0, 0)
     numbers = json.loads((work / "numbers.json").read_text())
@@ -134,7 +134,9 @@ def test_a_variant_from_corpus_to_card(
     assert "12 / 8 / 8 / 8 channels (level by level)" in card and "| 80 |" in card
 
     before = (work / "model" / "model.safetensors").read_bytes()
-    (work / "lags.json").unlink()  # as if killed while the lags were sought: the trainings of the halves are read again
+    (
+        tmp_path / "work" / "lags" / "lags.json"
+    ).unlink()  # as if killed while the lags were sought: the trainings of the halves are read again
     monkeypatch.setattr(sys, "argv", [*command, "--resume"])
     pretrain.main()
     assert (work / "model" / "model.safetensors").read_bytes() == before, "what is there is not trained again"

@@ -3,8 +3,8 @@
     python examples/msync/pretrain.py --corpus PATH [--variants NAME ...] [--out avsync/weights] [--resume]
 
 Trains on the corpus' train speakers only and judges on its val speakers. The small variants take about ten minutes of one core, the
-default three quarters of an hour of two; an interrupted run goes on with ``--resume``. ``python -m benchmarks.calibrate`` then adds
-the calibration of its confidences.
+default half an hour of two, the mouth's a quarter, and the lags that these two need ten minutes more; an interrupted run goes on with
+``--resume``. ``join.py`` then joins the ensemble, and ``python -m benchmarks.calibrate`` adds the calibrations.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -206,15 +207,25 @@ WARM_START = WarmStartConfig(runs=4)
 """How levels 2 and 3 begin with the weights of the level before."""
 HALF_STEPS, HALF_WIDTH = 400, 128
 """Steps and channels of the two trainings of level 0 that find the lags of training clips."""
+LAGS_BY = "landmarks68-25fps"
+"""The variant whose recipe these two follow."""
 
 
-def training_bank(name: str, variant: Variant, work: Path, args: argparse.Namespace) -> ClipBank:
+def training_bank(name: str, variant: Variant, lags: Mapping[str, float], args: argparse.Namespace) -> ClipBank:
     """The clips that a variant learns from, with their sound where it belongs."""
     corpus = Corpus(args.corpus, split="train")
     features = SpeechFeatures(kind=variant.audio).features
     if not variant.realign:
         return ClipBank(corpus, features=features)
-    clips, file = list(corpus), work / "lags.json"
+    print(f"{name}: the sound of {len(lags)} clips moved, by {np.std(list(lags.values())):.2f} frames (s.d.)", flush=True)
+    return ClipBank([with_sound_moved(clip, lags.get(clip.id, 0.0)) for clip in corpus], features=features)
+
+
+def training_lags(args: argparse.Namespace) -> dict[str, float]:
+    """Lags of the training clips, found once for all variants: where a clip's sound belongs does not depend on who is to hear it."""
+    work, variant = Path(args.work) / "lags", VARIANTS[LAGS_BY]
+    features = SpeechFeatures(kind=variant.audio).features
+    file = work / "lags.json"
 
     def train_half(stage: str, some: list[Clip]) -> SyncerPyramid:
         torch.manual_seed(variant.seed)
@@ -225,18 +236,17 @@ def training_bank(name: str, variant: Variant, work: Path, args: argparse.Namesp
             replace(variant.training(), steps=HALF_STEPS, schedule_steps=None, fine_frames=80),
             fabric=make_fabric(accelerator=args.accelerator, precision=args.precision),
             augment=replace(AUGMENT, equaliser_db=variant.equaliser_db),
-            checkpoint=work / "checkpoints" / stage,
+            checkpoint=work / stage,
             resume=args.resume,
             progress=not args.no_progress,
-            name=f"{name} {stage}",
+            name=stage,
         )
         return pyramid
 
     if not (args.resume and file.is_file()):
-        write_json(file, find_lags(clips, train_half))
-    lags = json.loads(file.read_text())
-    print(f"{name}: the sound of {len(lags)} clips moved, by {np.std(list(lags.values())):.2f} frames (s.d.)", flush=True)
-    return ClipBank([with_sound_moved(clip, lags.get(clip.id, 0.0)) for clip in clips], features=features)
+        write_json(file, find_lags(list(Corpus(args.corpus, split="train")), train_half))
+    found: dict[str, float] = json.loads(file.read_text())
+    return found
 
 
 def judged(syncers: MultiScaleSyncer, val: ClipBank) -> dict[str, Any]:
@@ -249,11 +259,11 @@ def judged(syncers: MultiScaleSyncer, val: ClipBank) -> dict[str, Any]:
     }
 
 
-def train_variant(name: str, args: argparse.Namespace) -> None:
+def train_variant(name: str, lags: Mapping[str, float], args: argparse.Namespace) -> None:
     """Train, judge and write one variant."""
     variant = VARIANTS[name]
     work = Path(args.work) / name
-    train = training_bank(name, variant, work, args)
+    train = training_bank(name, variant, lags, args)
     val = ClipBank(Corpus(args.corpus, split="val"), features=SpeechFeatures(kind=variant.audio).features)
     torch.manual_seed(variant.seed)
     pyramid = SyncerPyramid(config=variant.pyramid())
@@ -310,8 +320,9 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
     parser.add_argument("--no-progress", action="store_true")
     args = parser.parse_args()
+    lags = training_lags(args) if any(VARIANTS[name].realign for name in args.variants) else {}
     for name in args.variants:
-        train_variant(name, args)
+        train_variant(name, lags, args)
 
 
 if __name__ == "__main__":
