@@ -147,7 +147,7 @@ class SyncerEnsemble(MultiScaleSyncer):
         lengths: Tensor | None = None,
         levels: Sequence[int] | None = None,
     ) -> list[Tensor]:
-        """Embed all windows of motion; the arguments are those of :meth:`forward`, ``reference`` by default each member's own.
+        """Embed all windows of motion; the arguments are those of ``forward``, ``reference`` by default each member's own.
 
         Returns:
             Embeddings of length 1 of each of ``levels``, (batch, windows, sum of the members' embed).
@@ -157,7 +157,7 @@ class SyncerEnsemble(MultiScaleSyncer):
         )
 
     def embed_audio(self, audio: Tensor, *, lengths: Tensor | None = None, levels: Sequence[int] | None = None) -> list[Tensor]:
-        """Embed all windows of sound; the arguments are those of :meth:`forward`.
+        """Embed all windows of sound; the arguments are those of ``forward``.
 
         Returns:
             Embeddings of length 1 of each of ``levels``, (batch, windows, sum of the members' embed).

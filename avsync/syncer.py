@@ -250,7 +250,7 @@ class SyncerPyramid(MultiScaleSyncer):
         lengths: Tensor | None = None,
         levels: Sequence[int] | None = None,
     ) -> list[Tensor]:
-        """Embed all windows of motion; the arguments are those of :meth:`forward`.
+        """Embed all windows of motion; the arguments are those of ``forward``.
 
         Returns:
             Unnormalised embeddings of each of ``levels``, (batch, ceil(frames / 2**level) - window + 1, embed).
@@ -274,7 +274,7 @@ class SyncerPyramid(MultiScaleSyncer):
         return [self._syncer(level).motion_encoder(motions[level]) for level in chosen]
 
     def embed_audio(self, audio: Tensor, *, lengths: Tensor | None = None, levels: Sequence[int] | None = None) -> list[Tensor]:
-        """Embed all windows of sound; the arguments are those of :meth:`forward`.
+        """Embed all windows of sound; the arguments are those of ``forward``.
 
         Returns:
             Unnormalised embeddings of each of ``levels``, (batch, ceil(frames / 2**level) - window + 1, embed).

@@ -6,6 +6,7 @@ seconds a clip are reported beside them: they say what the second process costs 
 core costs none. With InfoNCE every process scores its windows against those of all processes, so that two of them have twice the matrix
 each that one has with the same batch. So there are two measures: against one process with a batch as large as one of the two has (more
 work for each window), and against one process with a batch as large as both have together (the same step, to the last gradient).
+What the machine itself allows is measured beside them, by two trainings that run at the same time and know nothing of each other.
 ``--objective margin`` has its negatives in the clip, and one measure for both.
 """
 
@@ -17,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from avsync.training.syncers import train_syncers
 from benchmarks._harness import Timing, parser, report
 
 BATCH, FRAMES = 16, 160
+APART = "2 apart, both batches each"
 ROOT = Path(__file__).parent.parent
 
 
@@ -87,6 +90,14 @@ def run_group(objective: str, world: int, batch: int, steps: int, warm_up: int) 
     return wall, processor
 
 
+def run_apart(objective: str, batch: int, steps: int, warm_up: int) -> tuple[float, float]:
+    """Wall and processor seconds a step, the means of two trainings of one process each that run at the same time."""
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: run_group(objective, 1, batch, steps, warm_up), range(2)))
+    wall, processor = (sum(column) / len(found) for column in zip(*found, strict=True))
+    return wall, processor
+
+
 def main() -> None:
     """Run one and two processes in turns, and report seconds a clip of both kinds."""
     options = parser(__doc__, repeats=3, warm_up=5)
@@ -97,11 +108,14 @@ def main() -> None:
         "1 process": (1, BATCH),
         "1 process, both batches": (1, 2 * BATCH),
         "2 processes": (2, BATCH),
+        APART: (2, 2 * BATCH),
     }
     results: dict[str, list[tuple[float, float]]] = {name: [] for name in candidates}
     for _ in range(arguments.repeats):
         for name, (world, batch) in candidates.items():
-            results[name].append(run_group(arguments.objective, world, batch, arguments.steps, arguments.warm_up))
+            sizes = (batch, arguments.steps, arguments.warm_up)
+            run = run_apart(arguments.objective, *sizes) if name == APART else run_group(arguments.objective, world, *sizes)
+            results[name].append(run)
             print(f"{name}: {results[name][-1][0]:.3f} s a step, {results[name][-1][1]:.3f} s of processor", flush=True)
     timings: dict[str, Timing] = {}
     for name, (world, batch) in candidates.items():
@@ -110,8 +124,8 @@ def main() -> None:
             per_clip = [values[column] / (world * batch) for values in results[name]]
             timings[f"{name}, {kind}"] = Timing(statistics.median(per_clip), max(per_clip) - min(per_clip), per_clip)
 
-    def ratio(baseline: str, kind: str) -> float:
-        return round(timings[f"{baseline}, {kind}"].median / timings[f"2 processes, {kind}"].median, 3)
+    def ratio(baseline: str, kind: str, two: str = "2 processes") -> float:
+        return round(timings[f"{baseline}, {kind}"].median / timings[f"{two}, {kind}"].median, 3)
 
     extra = {
         "objective": arguments.objective,
@@ -122,6 +136,7 @@ def main() -> None:
         "2 processes over 1, by processor time": ratio("1 process", "processor"),
         "2 processes over 1 with both batches, wall": ratio("1 process, both batches", "wall"),
         "2 processes over 1 with both batches, by processor time": ratio("1 process, both batches", "processor"),
+        "2 apart over 1, both batches each, wall": ratio("1 process, both batches", "wall", APART),
     }
     report("processes", timings, baseline="1 process, wall", extra=extra, out=arguments.out)
 

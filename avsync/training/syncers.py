@@ -133,7 +133,7 @@ def embed_crops(
         reference: "first", "mean", or faces (batch, points, dims).
 
     Returns:
-        One :class:`avsync.syncer.Embeddings` a level.
+        One :class:`avsync.multi_scale_syncer.Embeddings` a level.
     """
     coarse = [level for level in levels if level > 0]
     embedded = encoder(batch.landmarks, batch.audio, reference=reference, levels=coarse) if coarse else []
