@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from avsync.errors import ConfigError
-from avsync.multi_scale_syncer import MultiScaleSyncer
+from avsync.multi_scale_syncer import MultiScaleSyncer, SyncerInterface
 from avsync.similarity import unit_norm
-from avsync.speech_features import SpeechFeatures
 from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
-
-_SHARED: dict[str, Callable[[SyncerPyramidConfig], Any]] = {
-    "num_levels": lambda config: config.num_levels,
-    "audio": lambda config: config.audio,
-    "syncer.window": lambda config: config.syncer.window,
-    "syncer.audio_stride": lambda config: config.syncer.audio_stride,
-    "syncer.audio_features": lambda config: config.syncer.audio_features,
-    "landmark_points": lambda config: config.landmark_points,
-    "landmark_dims": lambda config: config.landmark_dims,
-}
-"""What members must agree on: they are given the same landmarks and the same sound, and answer for the same windows."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +39,9 @@ class SyncerEnsembleConfig:
             raise ConfigError(
                 f"`weights`: expected {len(self.members)} finite numbers above 0, one a member, got {self.weights}"
             )
-        for name, value in _SHARED.items():
-            found = [value(member) for member in self.members]
+        # They are given the same landmarks and the same sound, and answer for the same windows.
+        for name in SyncerInterface._fields:
+            found = [getattr(member.interface, name) for member in self.members]
             if len(set(found)) > 1:
                 raise ConfigError(f"`members`: expected pyramids with the same {name}, got {found}")
 
@@ -81,7 +70,7 @@ class SyncerEnsemble(MultiScaleSyncer):
     config_class = SyncerEnsembleConfig
 
     def __init__(self, *, config: SyncerEnsembleConfig, pyramids: Sequence[SyncerPyramid] | None = None) -> None:
-        super().__init__()
+        super().__init__(config.members[0].interface)
         self.config = config
         if pyramids is None:
             pyramids = [SyncerPyramid(config=member) for member in config.members]
@@ -109,35 +98,6 @@ class SyncerEnsemble(MultiScaleSyncer):
         ensemble = cls(config=config, pyramids=pyramids)
         ensemble.training = any(pyramid.training for pyramid in pyramids)
         return ensemble
-
-    @property
-    def num_levels(self) -> int:
-        """Levels of each of the pyramids."""
-        return self._first.num_levels
-
-    @property
-    def window(self) -> int:
-        """Level frames that a window lasts."""
-        return self._first.window
-
-    @property
-    def audio_stride(self) -> int:
-        """Audio frames a motion frame."""
-        return self._first.audio_stride
-
-    @property
-    def landmark_points(self) -> int:
-        """Points of the landmarks that it takes."""
-        return self._first.landmark_points
-
-    @property
-    def landmark_dims(self) -> int:
-        """Coordinates of a landmark."""
-        return self._first.landmark_dims
-
-    def speech_features(self) -> SpeechFeatures | None:
-        """A module from waveforms (batch, samples) to the features its members were trained on; None for custom ones."""
-        return self._first.speech_features()
 
     def embed_motion(
         self,
@@ -167,10 +127,6 @@ class SyncerEnsemble(MultiScaleSyncer):
     @property
     def _members(self) -> list[SyncerPyramid]:
         return [cast(SyncerPyramid, pyramid) for pyramid in self.pyramids]
-
-    @property
-    def _first(self) -> SyncerPyramid:
-        return self._members[0]
 
     def _joined(self, embedded: list[list[Tensor]]) -> list[Tensor]:
         """Embeddings of every member at every level, joined to one a level."""

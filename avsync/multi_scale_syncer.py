@@ -25,44 +25,69 @@ class Embeddings(NamedTuple):
     """(batch, windows), True for windows that lie inside their clip; None when no lengths were given."""
 
 
+class SyncerInterface(NamedTuple):
+    """What is given to syncers and what they answer for: those that agree in it can stand in for each other."""
+
+    num_levels: int
+    """Levels of the pyramid."""
+    window: int
+    """Level frames that a window lasts."""
+    audio: str
+    """Features it hears, "log-mel", "mfcc" or "custom"."""
+    audio_features: int
+    """How many of them an audio frame has."""
+    audio_stride: int
+    """Audio frames a motion frame."""
+    landmark_points: int
+    """Points of the landmarks that it takes."""
+    landmark_dims: int
+    """Coordinates of a landmark."""
+
+
 class MultiScaleSyncer(nn.Module):
     """A module that embeds the windows of motion and of sound at several levels, s(a, x) of equation (3) being their cosine.
 
     The loss, the metrics and the commands take any of them: :class:`avsync.syncer.SyncerPyramid` is one,
-    :class:`avsync.ensemble.SyncerEnsemble` another. This class itself embeds nothing; a subclass says what it takes and embeds the two
-    modalities.
+    :class:`avsync.ensemble.SyncerEnsemble` another. This class itself embeds nothing; a subclass embeds the two modalities.
+
+    Args:
+        interface: What is given to it and what it answers for.
 
     Source: ours; what it describes is Figure 1 of the paper.
     """
 
+    def __init__(self, interface: SyncerInterface) -> None:
+        super().__init__()
+        self.interface = interface
+
     @property
     def num_levels(self) -> int:
         """Levels of the pyramid."""
-        raise NotImplementedError
+        return self.interface.num_levels
 
     @property
     def window(self) -> int:
         """Level frames that a window lasts."""
-        raise NotImplementedError
+        return self.interface.window
 
     @property
     def audio_stride(self) -> int:
         """Audio frames a motion frame."""
-        raise NotImplementedError
+        return self.interface.audio_stride
 
     @property
     def landmark_points(self) -> int:
         """Points of the landmarks that it takes."""
-        raise NotImplementedError
+        return self.interface.landmark_points
 
     @property
     def landmark_dims(self) -> int:
         """Coordinates of a landmark."""
-        raise NotImplementedError
+        return self.interface.landmark_dims
 
     def speech_features(self) -> SpeechFeatures | None:
         """A module from waveforms (batch, samples) to the features this was trained on; None for custom ones."""
-        raise NotImplementedError
+        return None if self.interface.audio == "custom" else SpeechFeatures(kind=self.interface.audio)
 
     def embed_motion(
         self,

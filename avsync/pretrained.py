@@ -140,7 +140,7 @@ def save_pretrained(
     Raises:
         ArgumentError: ``model`` has no config, ``bits`` are not 2 to 8 or given for another type, or a part of the model is not
             what lies there.
-        CheckpointError: There is no such part.
+        CheckpointError: There is no such part, or it is damaged.
 
     Example:
         >>> import tempfile
@@ -162,8 +162,9 @@ def save_pretrained(
     own = {name: value.detach().cpu() for name, value in model.state_dict().items()}
     elsewhere = {}
     for part, name in (parts or {}).items():
-        elsewhere[part] = _reference(name)
-        _take_out(own, part, _weights(model_folder(name)))
+        folder_of_part = model_folder(name)
+        _take_out(own, part, _model_in(folder_of_part)[1])
+        elsewhere[part] = _reference(name, folder_of_part)
     weights: dict[str, Tensor] = {}
     for key, value in own.items():
         weights |= _stored(key, value, dtype, bits)
@@ -174,9 +175,8 @@ def save_pretrained(
     write_json(target / "config.json", description | ({_PARTS: elsewhere} if elsewhere else {}))
 
 
-def _reference(name: str | os.PathLike[str]) -> dict[str, str]:
+def _reference(name: str | os.PathLike[str], folder: Path) -> dict[str, str]:
     """What is written of a part: its name, or the whole path of a folder, and the checksum of its weights."""
-    folder = model_folder(name)
     local = Path(name).is_dir()
     return {"model": str(folder.resolve()) if local else os.fspath(name), "sha256": _checksum(folder)}
 
@@ -258,6 +258,18 @@ def _weights(source: Path) -> dict[str, Tensor]:
     return weights
 
 
+def _model_in(source: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Description and weights of the model in a folder; every kind of damage is a :class:`avsync.errors.CheckpointError`."""
+    try:
+        return _described(source), _weights(source)
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"`folder`: expected config.json and model.safetensors in {source}, got none ({error})"
+        ) from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+        raise CheckpointError(f"`folder`: {source} cannot be read: {error}") from error
+
+
 def from_pretrained(model_class: type[Model], folder: str | os.PathLike[str], *, revision: str | None = None) -> Model:
     """Read a model that :func:`save_pretrained` wrote, or one that comes with the package.
 
@@ -283,14 +295,7 @@ def from_pretrained(model_class: type[Model], folder: str | os.PathLike[str], *,
     Source: ours.
     """
     source = model_folder(folder, revision=revision)
-    try:
-        description, weights = _described(source), _weights(source)
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"`folder`: expected config.json and model.safetensors in {source}, got none ({error})"
-        ) from error
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
-        raise CheckpointError(f"`folder`: {source} cannot be read: {error}") from error
+    description, weights = _model_in(source)
     known, found = _classes(model_class), {key: description.get(key) for key in ("format", "class")}
     if found["format"] not in range(1, FORMAT + 1) or found["class"] not in known:
         expected = " or ".join(repr(name) for name in known)

@@ -15,7 +15,7 @@ from avsync.config import added_later
 from avsync.encoders import AudioEncoder, MotionEncoder, SyncerConfig
 from avsync.errors import ClipTooShortError, ConfigError, ShapeError
 from avsync.motion_features import REGIONS, check_motion, motion_channels, motion_features
-from avsync.multi_scale_syncer import Embeddings, MultiScaleSyncer, check_same_duration
+from avsync.multi_scale_syncer import Embeddings, MultiScaleSyncer, SyncerInterface, check_same_duration
 from avsync.pyramid import (
     check_lengths,
     hold_last_frame,
@@ -25,7 +25,7 @@ from avsync.pyramid import (
     shortest_clip,
     temporal_pyramid,
 )
-from avsync.speech_features import KINDS, SpeechFeatures
+from avsync.speech_features import KINDS
 
 
 class Syncer(nn.Module):
@@ -156,6 +156,19 @@ class SyncerPyramidConfig:
         return replace(self, num_levels=levels, **{name: getattr(self, name)[:levels] for name in _OF_A_LEVEL})
 
     @property
+    def interface(self) -> SyncerInterface:
+        """What is given to such a pyramid and what it answers for."""
+        return SyncerInterface(
+            num_levels=self.num_levels,
+            window=self.syncer.window,
+            audio=self.audio,
+            audio_features=self.syncer.audio_features,
+            audio_stride=self.syncer.audio_stride,
+            landmark_points=self.landmark_points,
+            landmark_dims=self.landmark_dims,
+        )
+
+    @property
     def landmark_points(self) -> int:
         """Points of a landmarked face: those of the region are picked out of the 68-point layout."""
         return self.syncer.points if self.region == "face" else len(REGIONS["face"])
@@ -185,41 +198,13 @@ class SyncerPyramid(MultiScaleSyncer):
     average_shape: Tensor | None
 
     def __init__(self, *, config: SyncerPyramidConfig | None = None) -> None:
-        super().__init__()
-        self.config = config or SyncerPyramidConfig()
+        config = config or SyncerPyramidConfig()
+        super().__init__(config.interface)
+        self.config = config
         self.syncers = nn.ModuleList(Syncer(config=self.config.level_syncer(level)) for level in range(self.config.num_levels))
         # Only those that look at shape have this buffer, so that the others' files need not carry it.
         shape = torch.zeros(len(REGIONS["face"]), self.config.landmark_dims) if "shape" in self.config.motion else None
         self.register_buffer("average_shape", shape)
-
-    @property
-    def num_levels(self) -> int:
-        """Levels of the pyramid."""
-        return self.config.num_levels
-
-    @property
-    def window(self) -> int:
-        """Level frames that a window lasts."""
-        return self.config.syncer.window
-
-    @property
-    def audio_stride(self) -> int:
-        """Audio frames a motion frame."""
-        return self.config.syncer.audio_stride
-
-    @property
-    def landmark_points(self) -> int:
-        """Points of the landmarks that it takes."""
-        return self.config.landmark_points
-
-    @property
-    def landmark_dims(self) -> int:
-        """Coordinates of a landmark."""
-        return self.config.landmark_dims
-
-    def speech_features(self) -> SpeechFeatures | None:
-        """A module from waveforms (batch, samples) to the features this pyramid was trained on; None for custom ones."""
-        return None if self.config.audio == "custom" else SpeechFeatures(kind=self.config.audio)
 
     def set_audio_statistics(self, mean: Tensor, std: Tensor) -> None:
         """Standardise the features of every level with these statistics, both (audio_features,), in the features' unit.

@@ -102,9 +102,9 @@ def test_members_are_kept_and_frozen_with_the_ensemble() -> None:
     [
         ({"num_levels": 3}, "num_levels"),
         ({"audio": "mfcc"}, "audio"),
-        ({"syncer": replace(CONFIG.syncer, window=4)}, r"syncer\.window"),
-        ({"syncer": replace(CONFIG.syncer, audio_stride=2)}, r"syncer\.audio_stride"),
-        ({"syncer": replace(CONFIG.syncer, audio_features=5)}, r"syncer\.audio_features"),
+        ({"syncer": replace(CONFIG.syncer, window=4)}, "window"),
+        ({"syncer": replace(CONFIG.syncer, audio_stride=2)}, "audio_stride"),
+        ({"syncer": replace(CONFIG.syncer, audio_features=5)}, "audio_features"),
         ({"syncer": replace(CONFIG.syncer, points=5)}, "landmark_points"),
         ({"syncer": replace(CONFIG.syncer, dims=3)}, "landmark_dims"),
     ],
@@ -182,6 +182,9 @@ def test_parts_that_are_not_what_lies_there(parts: dict[str, Path], tmp_path: Pa
             save_pretrained(both, tmp_path / "both", parts=wrong)
     with pytest.raises(CheckpointError, match="nowhere"):
         save_pretrained(both, tmp_path / "both", parts={"pyramids.0": "nowhere"})
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"`folder`: expected config.json and model.safetensors in .*empty"):
+        save_pretrained(both, tmp_path / "both", parts={"pyramids.0": tmp_path / "empty"})
     assert not (tmp_path / "both" / FILES[0]).exists()
 
 

@@ -37,7 +37,7 @@ class Together:
 
 ENSEMBLES = {
     "landmarks68-25fps-ensemble": Together(
-        "The default and the lips alone, asked together: for short clips, and wherever twice the time is no matter.",
+        "The default and the lips alone, asked together: for short clips, and wherever nearly twice the time is no matter.",
         {"landmarks68-25fps": 1.0, "landmarks68-25fps-mouth": 1.0},
     ),
 }
