@@ -7,6 +7,7 @@ They cost no device synchronisation and add no data-dependent branch, so every f
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sized
 from types import ModuleType
 from typing import Any
 
@@ -62,6 +63,14 @@ def check_positive(name: str, value: float, *, allow_zero: bool = False) -> None
     if value < 0 or (value == 0 and not allow_zero):
         bound = "at least 0" if allow_zero else "above 0"
         raise ArgumentError(f"`{name}`: expected a number {bound}, got {value!r}")
+
+
+def check_counts(**sequences: Sized) -> None:
+    """Raise :class:`ArgumentError` unless all arguments have the same number of entries, at least one."""
+    counts = {name: len(entries) for name, entries in sequences.items()}
+    if len(set(counts.values())) > 1 or 0 in counts.values():
+        names = ", ".join(f"`{name}`" for name in counts)
+        raise ArgumentError(f"{names}: expected as many entries of each, at least one, got {tuple(counts.values())}")
 
 
 def reduce(values: Tensor, reduction: str) -> Tensor:

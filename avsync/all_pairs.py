@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from avsync._checks import check_positive
-from avsync.distributed import gather, gather_mask, rank_and_size, reduce_windows_across, sum_across
+from avsync._checks import check_counts, check_positive
+from avsync.distributed import (
+    gather_each,
+    gather_mask,
+    log_sum_exp_each_across,
+    rank_and_size,
+    reduce_windows_each_across,
+)
 from avsync.negatives import excluded_pairs
 from avsync.pair_losses import LogitScale, inverse_temperature
 from avsync.similarity import check_mask, check_windows, reduce_windows, unit_norm
@@ -61,40 +68,135 @@ def info_nce_all_pairs(
 
     Source: ours, after equation (2): the same loss with all N = clips x windows - 1 negatives that the batch holds.
     """
-    check_windows(audio, motion)
-    check_mask(mask, *audio.shape[:2])
-    excluded = _excluded(audio, exclusion, mask, group)
+    (loss,) = info_nce_all_pairs_each(
+        [audio],
+        [motion],
+        temperatures=[temperature],
+        exclusion=exclusion,
+        masks=[mask],
+        symmetric=symmetric,
+        min_temperature=min_temperature,
+        reduction=reduction,
+        group=group,
+    )
+    return loss
+
+
+def info_nce_all_pairs_each(
+    audio: Sequence[Tensor],
+    motion: Sequence[Tensor],
+    *,
+    temperatures: Sequence[float | Tensor],
+    exclusion: int = 0,
+    masks: Sequence[Tensor | None] | None = None,
+    symmetric: bool = True,
+    min_temperature: float | None = None,
+    reduction: str = "mean",
+    group: dist.ProcessGroup | None = None,
+) -> list[Tensor]:
+    """:func:`info_nce_all_pairs` of several levels, each by itself, for which processes meet once instead of once a level.
+
+    Args:
+        audio: Each level's, (clips, windows, embed).
+        motion: Each level's, (clips, windows, embed).
+        temperatures: Each level's tau, above zero.
+        exclusion: As in :func:`info_nce_all_pairs`, as all that follows.
+        masks: Each level's, (clips, windows), bool, or None.
+        symmetric: Average both directions.
+        min_temperature: The least temperature of every level.
+        reduction: "none", "mean" or "sum".
+        group: Processes whose windows serve as negatives too.
+
+    Returns:
+        One loss a level.
+
+    Raises:
+        ShapeError: Shapes that do not fit each other.
+        ArgumentError: An unknown reduction, a temperature that is not positive, or not as many of one argument as of the others.
+
+    Example:
+        >>> levels = [torch.eye(3)[None], torch.eye(2)[None]]
+        >>> [round(loss.item(), 4) for loss in info_nce_all_pairs_each(levels, levels, temperatures=[1.0, 1.0])]
+        [0.5514, 0.3133]
+
+    Source: ours, after equation (2).
+    """
+    masks = [None] * len(audio) if masks is None else masks
+    check_counts(audio=audio, motion=motion, temperatures=temperatures, masks=masks)
+    levels = [
+        _Level(a, m, temperature=temperature, min_temperature=min_temperature, excluded=_excluded(a, m, exclusion, mask, group))
+        for a, m, temperature, mask in zip(audio, motion, temperatures, masks, strict=True)
+    ]
+    for level, candidates in zip(levels, gather_each([level.motion for level in levels], group), strict=True):
+        level.score(candidates)
+    columns: list[Tensor | None] = [None] * len(levels)
+    if symmetric:
+        moderate = all(level.plain for level in levels)
+        columns[:] = log_sum_exp_each_across([level.columns for level in levels], group, moderate=moderate)
+    rank, _ = rank_and_size(group)
+    losses = [level.losses(column, rank) for level, column in zip(levels, columns, strict=True)]
+    return reduce_windows_each_across(losses, masks, reduction, group)
+
+
+class _Level:
+    """All pairs of one level, cut where something of the other processes is needed."""
+
+    def __init__(
+        self,
+        audio: Tensor,
+        motion: Tensor,
+        *,
+        temperature: float | Tensor,
+        min_temperature: float | None,
+        excluded: Tensor | None,
+    ) -> None:
+        scale, largest = _scale(temperature, min_temperature)
+        self.excluded, self.plain = excluded, largest <= _LARGEST_PLAIN_SCALE
+        with torch.autocast(device_type=audio.device.type, enabled=False):
+            self.audio, self.motion = unit_norm(audio) * scale, unit_norm(motion)
+
+    def score(self, candidates: Tensor) -> None:
+        """Score this process's windows against the motion windows of all, (clips, windows, embed): its rows of the matrix."""
+        with torch.autocast(device_type=self.audio.device.type, enabled=False):
+            logits = self.audio.flatten(0, 1) @ candidates.flatten(0, 1).transpose(0, 1)
+        if self.excluded is not None:
+            # Finite: a column may hold nothing but excluded pairs here and have its others on another process.
+            logits = logits.masked_fill(self.excluded, torch.finfo(logits.dtype).min / 2)
+        if self.plain:
+            weights = logits.exp_()  # shared by rows and columns; two calls of logsumexp would compute it twice
+            # The logarithm of a column without a pair here, see above, would have no gradient.
+            columns = weights.sum(dim=0).clamp_min(torch.finfo(weights.dtype).tiny)
+            self.rows, self.columns = weights.sum(dim=1).log(), columns.log()
+        else:
+            self.rows, self.columns = logits.logsumexp(dim=1), logits.logsumexp(dim=0)
+
+    def losses(self, columns: Tensor | None, rank: int) -> Tensor:
+        """(clips, windows) of this process, from the sums of whole columns; None for the loss of the rows alone."""
+        partition = self.rows
+        if columns is not None:
+            first = rank * partition.shape[0]
+            partition = 0.5 * (partition + columns[first : first + partition.shape[0]])
+        return partition.reshape(self.motion.shape[:2]) - (self.audio * self.motion).sum(dim=-1)
+
+
+def _scale(temperature: float | Tensor, min_temperature: float | None) -> tuple[float | Tensor, float]:
+    """1 / tau, and the largest that it can become."""
     scale = inverse_temperature(temperature)
     largest = scale if isinstance(scale, float) else math.inf
-    if min_temperature is not None:
-        check_positive("min_temperature", min_temperature)
-        largest = min(largest, 1.0 / min_temperature)
-        scale = min(scale, largest) if isinstance(scale, float) else scale.clamp(max=largest)
-    with torch.autocast(device_type=audio.device.type, enabled=False):
-        a, m = unit_norm(audio) * scale, unit_norm(motion)
-        positive = (a * m).sum(dim=-1)
-        # With a group, this process's rows of the matrix; no process holds the whole of it.
-        logits = a.flatten(0, 1) @ gather(m, group).flatten(0, 1).transpose(0, 1)
-        if excluded is not None:
-            # Finite: a column may hold nothing but excluded pairs here and have its others on another process.
-            logits = logits.masked_fill(excluded, torch.finfo(logits.dtype).min / 2)
-        if largest <= _LARGEST_PLAIN_SCALE:
-            weights = logits.exp()  # shared by rows and columns, which two calls of logsumexp would each compute anew
-            partition = weights.sum(dim=1).log()
-            other = sum_across(weights.sum(dim=0), group).log() if symmetric else partition
-        else:
-            partition = logits.logsumexp(dim=1)
-            other = gather(logits.logsumexp(dim=0)[None], group).logsumexp(dim=0) if symmetric else partition
-        if group is not None and symmetric:
-            first = rank_and_size(group)[0] * partition.shape[0]
-            other = other[first : first + partition.shape[0]]
-        losses = 0.5 * (partition + other).reshape(positive.shape) - positive
-        return reduce_windows_across(losses, mask, reduction, group)
+    if min_temperature is None:
+        return scale, largest
+    check_positive("min_temperature", min_temperature)
+    largest = min(largest, 1.0 / min_temperature)
+    return min(scale, largest) if isinstance(scale, float) else scale.clamp(max=largest), largest
 
 
-def _excluded(audio: Tensor, exclusion: int, mask: Tensor | None, group: dist.ProcessGroup | None) -> Tensor | None:
+def _excluded(
+    audio: Tensor, motion: Tensor, exclusion: int, mask: Tensor | None, group: dist.ProcessGroup | None
+) -> Tensor | None:
     """The pairs of this process's windows with all windows that are neither positive nor negative."""
+    check_windows(audio, motion)
     num_clips, num_windows, _ = audio.shape
+    check_mask(mask, num_clips, num_windows)
     rank, size = rank_and_size(group)
     rows = None if group is None else (rank * num_clips, (rank + 1) * num_clips)
     mask = gather_mask(mask, group)

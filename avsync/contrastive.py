@@ -8,15 +8,16 @@ normalisation happens inside, in float32 at least.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn import functional as F
 
-from avsync._checks import check_choice, check_floating, check_positive, describe_shape, reduce
-from avsync.all_pairs import AllPairsInfoNCE, info_nce_all_pairs, info_nce_within_clips
-from avsync.distributed import gather, gather_mask, rank_and_size, reduce_windows_across
+from avsync._checks import check_choice, check_counts, check_floating, check_positive, describe_shape, reduce
+from avsync.all_pairs import AllPairsInfoNCE, info_nce_all_pairs, info_nce_all_pairs_each, info_nce_within_clips
+from avsync.distributed import gather_each, gather_mask, rank_and_size, reduce_windows_each_across
 from avsync.errors import ShapeError
 from avsync.negatives import SOURCES, excluded_pairs, gather_negatives, sample_negatives
 from avsync.pair_losses import (
@@ -56,7 +57,9 @@ __all__ = [
     "half_squared_distance",
     "info_nce",
     "info_nce_all_pairs",
+    "info_nce_all_pairs_each",
     "info_nce_sampled",
+    "info_nce_sampled_each",
     "info_nce_within_clips",
     "margin_loss",
     "sample_negatives",
@@ -173,19 +176,75 @@ def info_nce_sampled(
 
     Source: paper section 3.1.
     """
-    scale = inverse_temperature(temperature)
-    scores = sampled_similarity(audio, motion, indices) if group is None else _sampled_across(audio, motion, indices, group)
-    check_mask(mask, audio.shape[0], audio.shape[1])
-    return reduce_windows_across(_nce(cosine_similarity(audio, motion), scores, scale), mask, reduction, group)
+    (loss,) = info_nce_sampled_each(
+        [audio], [motion], [indices], temperatures=[temperature], masks=[mask], reduction=reduction, group=group
+    )
+    return loss
 
 
-def _sampled_across(audio: Tensor, motion: Tensor, indices: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """:func:`sampled_similarity` with indices into the motion windows of all processes."""
-    check_windows(audio, motion)
-    check_indices(indices, audio.shape[0], audio.shape[1])
-    with torch.autocast(device_type=audio.device.type, enabled=False):
-        anchors, candidates = unit_norm(audio).flatten(0, 1), gather(unit_norm(motion), group).flatten(0, 1)
-        return (anchors @ candidates.transpose(0, 1)).gather(1, indices.flatten(0, 1)).reshape(indices.shape)
+def info_nce_sampled_each(
+    audio: Sequence[Tensor],
+    motion: Sequence[Tensor],
+    indices: Sequence[Tensor],
+    *,
+    temperatures: Sequence[float | Tensor],
+    masks: Sequence[Tensor | None] | None = None,
+    reduction: str = "mean",
+    group: dist.ProcessGroup | None = None,
+) -> list[Tensor]:
+    """:func:`info_nce_sampled` of several levels, each by itself, for which processes meet once instead of once a level.
+
+    Args:
+        audio: Each level's, (clips, windows, embed).
+        motion: Each level's, (clips, windows, embed).
+        indices: Each level's, (clips, windows, num_negatives), int64.
+        temperatures: Each level's tau, above zero.
+        masks: Each level's, (clips, windows), bool, or None.
+        reduction: As in :func:`info_nce_sampled`.
+        group: As in :func:`info_nce_sampled`.
+
+    Returns:
+        One loss a level.
+
+    Raises:
+        ShapeError: Shapes that do not fit each other.
+        ArgumentError: An unknown reduction, a temperature that is not positive, or not as many of one argument as of the others.
+
+    Example:
+        >>> levels, indices = [torch.eye(4)[None]] * 2, [torch.tensor([[[2], [3], [0], [1]]])] * 2
+        >>> [round(loss.item(), 4) for loss in info_nce_sampled_each(levels, levels, indices, temperatures=[1.0, 0.5])]
+        [0.3133, 0.1269]
+
+    Source: paper section 3.1.
+    """
+    masks = [None] * len(audio) if masks is None else masks
+    check_counts(audio=audio, motion=motion, indices=indices, temperatures=temperatures, masks=masks)
+    scales = [inverse_temperature(temperature) for temperature in temperatures]
+    if group is None:
+        scores = [sampled_similarity(a, m, chosen) for a, m, chosen in zip(audio, motion, indices, strict=True)]
+    else:
+        scores = _sampled_across(audio, motion, indices, group)
+    for a, mask in zip(audio, masks, strict=True):
+        check_mask(mask, a.shape[0], a.shape[1])
+    losses = [
+        _nce(cosine_similarity(a, m), score, scale) for a, m, score, scale in zip(audio, motion, scores, scales, strict=True)
+    ]
+    return reduce_windows_each_across(losses, masks, reduction, group)
+
+
+def _sampled_across(
+    audio: Sequence[Tensor], motion: Sequence[Tensor], indices: Sequence[Tensor], group: dist.ProcessGroup
+) -> list[Tensor]:
+    """:func:`sampled_similarity` of each level, with indices into the motion windows of all processes."""
+    for a, m, chosen in zip(audio, motion, indices, strict=True):
+        check_windows(a, m)
+        check_indices(chosen, a.shape[0], a.shape[1])
+    with torch.autocast(device_type=audio[0].device.type, enabled=False):
+        candidates = gather_each([unit_norm(m) for m in motion], group)
+        return [
+            (unit_norm(a).flatten(0, 1) @ c.flatten(0, 1).transpose(0, 1)).gather(1, chosen.flatten(0, 1)).reshape(chosen.shape)
+            for a, c, chosen in zip(audio, candidates, indices, strict=True)
+        ]
 
 
 class InfoNCE(nn.Module):
@@ -245,22 +304,37 @@ class InfoNCE(nn.Module):
         """
         check_windows(audio, motion)
         if indices is None:
-            clips = audio.shape[0]
-            rank, size = rank_and_size(group)
-            indices = sample_negatives(
-                size * clips,
-                audio.shape[1],
-                self.num_negatives,
-                source=self.source,
-                exclusion=self.exclusion,
-                mask=gather_mask(mask, group),
-                generator=generator,
-                device=audio.device,
-            )[rank * clips : (rank + 1) * clips]
-        temperature = self.temperature if self.logit_scale is None else 1.0 / self.logit_scale()
+            indices = self.draw(audio.shape[0], audio.shape[1], generator, mask, group, audio.device)
         return info_nce_sampled(
-            audio, motion, indices, temperature=temperature, mask=mask, reduction=self.reduction, group=group
+            audio, motion, indices, temperature=self.current_temperature(), mask=mask, reduction=self.reduction, group=group
         )
+
+    def current_temperature(self) -> float | Tensor:
+        """tau as it is now: the constant, or a scalar tensor with gradient if it is learnable."""
+        return self.temperature if self.logit_scale is None else 1.0 / self.logit_scale()
+
+    def draw(
+        self,
+        clips: int,
+        windows: int,
+        generator: torch.Generator | None = None,
+        mask: Tensor | None = None,
+        group: dist.ProcessGroup | None = None,
+        device: torch.device | None = None,
+    ) -> Tensor:
+        """Negatives of ``clips`` clips of ``windows`` windows, (clips, windows, num_negatives), as one call takes them."""
+        rank, size = rank_and_size(group)
+        drawn = sample_negatives(
+            size * clips,
+            windows,
+            self.num_negatives,
+            source=self.source,
+            exclusion=self.exclusion,
+            mask=gather_mask(mask, group),
+            generator=generator,
+            device=device,
+        )
+        return drawn[rank * clips : (rank + 1) * clips]
 
 
 def _nce(positive: Tensor, negatives: Tensor, scale: float | Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 
 from avsync.corpus.crops import Batch
 from avsync.syncer import SyncerPyramid
+from avsync.training.level_losses import level_losses
 from avsync.training.objectives import LevelObjective, SyncerTrainingConfig
 from avsync.training.syncers import embed_crops
 from benchmarks._harness import measure, parser, report
@@ -36,8 +37,7 @@ def training_step(pyramid: SyncerPyramid, *, compiled: bool, batch: int, frames:
     def step() -> None:
         pyramid.zero_grad()
         embedded = embed_crops(encode, crops, range(pyramid.num_levels), config.fine_frames, "first")
-        losses = [objective(level, chance) for objective, level in zip(objectives, embedded, strict=True)]
-        torch.stack(losses).sum().backward()
+        level_losses(objectives, embedded, chance).sum().backward()
 
     return step
 

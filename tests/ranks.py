@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +19,16 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from avsync.contrastive import InfoNCE, info_nce_all_pairs, info_nce_sampled, sample_negatives
-from avsync.distributed import gather, reduce_windows_across, sum_across
+from avsync.distributed import (
+    gather,
+    gather_each,
+    log_sum_exp_each_across,
+    reduce_windows_across,
+    sum_across,
+    sum_each_across,
+)
 from avsync.multi_scale_syncer import Embeddings
+from avsync.training.level_losses import level_losses
 from avsync.training.objectives import LevelObjective, SyncerTrainingConfig
 
 WORLDS = (2, 4)
@@ -75,16 +85,29 @@ def drawn_negatives(a: Tensor, m: Tensor, temperature: Tensor, mask: Tensor | No
 
 
 def weighted_windows(a: Tensor, m: Tensor, temperature: Tensor, mask: Tensor | None, group: Group) -> Tensor:
-    """What trains a level, windows counting by a weight that processes hold different sums of."""
-    objective = LevelObjective(config=SyncerTrainingConfig(offset_weight=1.0))
+    """What trains two levels, windows counting by a weight that processes hold different sums of."""
+    return temperature * trained(a, m, mask, group, objective="all_pairs", offset_weight=1.0)
+
+
+def weighted_negatives(a: Tensor, m: Tensor, temperature: Tensor, mask: Tensor | None, group: Group) -> Tensor:
+    return temperature * trained(a, m, mask, group, objective="info_nce", num_negatives=5)
+
+
+def trained(a: Tensor, m: Tensor, mask: Tensor | None, group: Group, **settings: Any) -> Tensor:
+    objectives = [LevelObjective(config=SyncerTrainingConfig(**settings)) for _ in range(2)]
     rank = 0 if group is None else dist.get_rank(group)
     weight = torch.linspace(0, 1, CLIPS * WINDOWS, dtype=torch.float64).reshape(CLIPS, WINDOWS).square()
     weight = weight[rank * a.shape[0] : (rank + 1) * a.shape[0]]
-    return temperature * objective(Embeddings(a, m, mask), torch.Generator(), group, span=2, weight=weight)
+    # The second level has other values and fewer windows.
+    levels = [Embeddings(a, m, mask), Embeddings(m[:, 1:], a[:, 1:], None if mask is None else mask[:, 1:])]
+    chance = torch.Generator().manual_seed(5)
+    losses = level_losses(objectives, levels, chance, group, span=2, weights=[weight, weight[:, 1:]])
+    return losses @ losses.new_tensor([1.0, 0.3])
 
 
 LOSSES = {
-    loss.__name__: loss for loss in (all_pairs, plain_scale, one_way_sum, given_negatives, drawn_negatives, weighted_windows)
+    loss.__name__: loss
+    for loss in (all_pairs, plain_scale, one_way_sum, given_negatives, drawn_negatives, weighted_windows, weighted_negatives)
 }
 
 
@@ -100,7 +123,9 @@ def run(group: Group) -> Result:
             encoders = Encoders().double()
             model: nn.Module = encoders if group is None else DistributedDataParallel(encoders)
             value = model(loss, audio[own], motion[own], mask[own] if masked else None, group)
-            value.backward()
+            # Not even a gradient that is thrown away may be NaN: who looks for another one would find it first.
+            with warnings.catch_warnings(action="ignore"), torch.autograd.detect_anomaly():
+                value.backward()
             key = f"{name}, {'masked' if masked else 'whole'}"
             results[f"{key}: loss"] = value.detach()
             results |= {f"{key}: {part}": parameter.grad for part, parameter in encoders.named_parameters()}
@@ -117,7 +142,33 @@ def pieces(group: Group, rank: int) -> Result:
     total = sum_across(y, group)
     ((rank + 1) * total).backward()
     none = reduce_windows_across(torch.full((1, 2), float(rank)), None, "none", group)
-    return {"gathered": gathered.detach(), "gather grad": x.grad, "total": total.detach(), "total grad": y.grad, "none": none}
+    return joined_pieces(group, rank) | {
+        "gathered": gathered.detach(),
+        "gather grad": x.grad,
+        "total": total.detach(),
+        "total grad": y.grad,
+        "none": none,
+    }
+
+
+def joined_pieces(group: Group, rank: int) -> Result:
+    """Collectives over tensors of several shapes and types, one of which nothing depends on in backward."""
+    given = [torch.full((1, 2), float(rank)), torch.full((2,), rank + 0.1, dtype=torch.float64), torch.ones(1, 1)]
+    for x in given:
+        x.requires_grad_()
+    gathered = gather_each(given, group)
+    sums = sum_each_across(given, group)
+    (gathered[0][0].sum() + 2 * gathered[1].sum() + 3 * sums[0].sum() + sums[2].sum()).backward()
+    large = torch.tensor([1000.0 * rank, -1000.0 * rank], requires_grad=True)
+    moderate = torch.tensor([float(rank)], requires_grad=True)
+    logs = [*log_sum_exp_each_across([large], group), *log_sum_exp_each_across([moderate], group, moderate=True)]
+    (logs[0].sum() + logs[1].sum()).backward()
+    assert [x.dtype for x in gathered] == [x.dtype for x in sums] == [x.dtype for x in given]
+    results = {f"joined gathered {i}": x.detach() for i, x in enumerate(gathered)}
+    results |= {f"joined sum {i}": x.detach() for i, x in enumerate(sums)}
+    results |= {f"joined grad {i}": x.grad for i, x in enumerate(given)}
+    results |= {"log sum large": logs[0].detach(), "log sum large grad": large.grad}
+    return results | {"log sum moderate": logs[1].detach(), "log sum moderate grad": moderate.grad}
 
 
 def main(folder: Path) -> int:

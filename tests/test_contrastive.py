@@ -28,7 +28,9 @@ from avsync.contrastive import (
     half_squared_distance,
     info_nce,
     info_nce_all_pairs,
+    info_nce_all_pairs_each,
     info_nce_sampled,
+    info_nce_sampled_each,
     margin_loss,
     sample_negatives,
     sampled_similarity,
@@ -181,6 +183,20 @@ def test_all_pairs_short_cut_and_floor_of_the_temperature() -> None:
     torch.testing.assert_close(floored, info_nce_all_pairs(audio, motion, temperature=0.02), rtol=1e-5, atol=1e-5)
     extreme = info_nce_all_pairs(audio, -audio, temperature=0.001)
     assert extreme.isfinite() and extreme > 1000
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_several_levels_are_each_by_itself(reduction: str) -> None:
+    levels = [pair(3, 9, 8), pair(2, 5, 4, seed=1)]
+    masks, taus = [None, some_mask(2, 5, 1)], [0.2, torch.tensor(0.01, dtype=torch.float64)]
+    audio, motion = zip(*levels, strict=True)
+    options = {"temperatures": taus, "masks": masks, "reduction": reduction}
+    drawn = [sample_negatives(3, 9, 4, generator=seeded()), sample_negatives(2, 5, 2, mask=masks[1], generator=seeded())]
+    together = info_nce_all_pairs_each(audio, motion, **options), info_nce_sampled_each(audio, motion, drawn, **options)
+    for i, (a, m) in enumerate(levels):
+        alone = {"temperature": taus[i], "mask": masks[i], "reduction": reduction}
+        torch.testing.assert_close(together[0][i], info_nce_all_pairs(a, m, **alone))
+        torch.testing.assert_close(together[1][i], info_nce_sampled(a, m, drawn[i], **alone))
 
 
 @given(seed=SEEDS)
@@ -529,6 +545,10 @@ def test_bad_arguments() -> None:
         info_nce_all_pairs(audio, motion, reduction="avg")
     with pytest.raises(ArgumentError, match="`temperature`"):
         info_nce_all_pairs(audio, motion, temperature=0.0)
+    with pytest.raises(ArgumentError, match=r"`audio`, .*`masks`: expected as many entries of each.*got \(2, 1, 2, 2\)"):
+        info_nce_all_pairs_each([audio] * 2, [motion], temperatures=[0.1] * 2)
+    with pytest.raises(ArgumentError, match="at least one, got"):
+        info_nce_sampled_each([], [], [], temperatures=[])
     with pytest.raises(ArgumentError, match="`mapping`"):
         cosine_bce(audio, motion, torch.ones(2, 6), mapping="linear")
     with pytest.raises(ArgumentError, match="`source`"):

@@ -11,7 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from avsync.distributed import gather, gather_mask, rank_and_size, reduce_windows_across, sum_across
+from avsync.distributed import (
+    gather,
+    gather_each,
+    gather_mask,
+    log_sum_exp_each_across,
+    rank_and_size,
+    reduce_windows_across,
+    sum_across,
+    sum_each_across,
+)
 from avsync.errors import ArgumentError, ShapeError
 from avsync.negatives import excluded_pairs
 from tests import ranks
@@ -66,11 +75,37 @@ def test_collectives_and_their_gradients(processes: dict[int, list[dict[str, Ten
         assert of_rank["none"].tolist() == [[rank, rank]]
 
 
+@pytest.mark.parametrize("world", ranks.WORLDS)
+def test_collectives_over_several_tensors(processes: dict[int, list[dict[str, Tensor]]], world: int) -> None:
+    for rank, got in enumerate(processes[world]):
+        assert got["joined gathered 0"].tolist() == [[float(r)] * 2 for r in range(world)]
+        assert got["joined gathered 1"].tolist() == [r + 0.1 for r in range(world) for _ in range(2)]
+        assert got["joined sum 0"].tolist() == [[float(sum(range(world)))] * 2]
+        assert got["joined sum 2"].tolist() == [[float(world)]]
+        # Every process takes the first process's row of what is gathered, and thrice the sum.
+        assert got["joined grad 0"].tolist() == [[world * (rank == 0) + 3.0 * world] * 2]
+        assert got["joined grad 1"].tolist() == [2.0 * world] * 2
+        assert got["joined grad 2"].tolist() == [[float(world)]]
+
+
+@pytest.mark.parametrize("world", ranks.WORLDS)
+def test_logarithms_of_sums_do_not_overflow(processes: dict[int, list[dict[str, Tensor]]], world: int) -> None:
+    values = torch.arange(float(world))
+    for rank, got in enumerate(processes[world]):
+        assert got["log sum large"].tolist() == [1000.0 * (world - 1), 0.0]
+        # All processes call backward: each sees its share of the sum once a process.
+        assert got["log sum large grad"].tolist() == [world * float(rank == world - 1), world * float(rank == 0)]
+        assert got["log sum moderate"].item() == pytest.approx(values.logsumexp(0).item(), rel=1e-6)
+        assert got["log sum moderate grad"].item() == pytest.approx(world * values.softmax(0)[rank].item(), rel=1e-6)
+
+
 def test_one_process_needs_no_group() -> None:
     x = torch.rand(2, 3, requires_grad=True)
     mask = torch.tensor([[True, False, True]] * 2)
     assert gather(x, None) is x and sum_across(x, None) is x and gather_mask(mask, None) is mask
     assert gather_mask(None, None) is None
+    assert gather_each([x, x], None)[1] is x and log_sum_exp_each_across([x], None)[0] is x
+    assert [part is x for part in sum_each_across([x, mask.float()], None)] == [True, False]
     assert rank_and_size(None) == (0, 1)
     assert float(reduce_windows_across(x.detach(), mask, "mean")) == pytest.approx(float(x.detach()[mask].mean()))
 
@@ -80,6 +115,8 @@ def test_errors() -> None:
         gather(torch.ones(2, dtype=torch.int64), None)
     with pytest.raises(ShapeError, match="floating"):
         sum_across(torch.ones(2, dtype=torch.int64), None)
+    with pytest.raises(ShapeError, match="floating"):
+        log_sum_exp_each_across([torch.ones(2), torch.ones(2, dtype=torch.int64)], None)
     with pytest.raises(ArgumentError, match="reduction"):
         reduce_windows_across(torch.ones(1, 1), None, "max")
 

@@ -20,6 +20,7 @@ from avsync.multi_scale_syncer import Embeddings
 from avsync.offset_loss import offset_info_nce
 from avsync.pyramid import temporal_pyramid
 from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
+from avsync.training.level_losses import level_losses
 from avsync.training.objectives import LevelObjective, SyncerTrainingConfig
 from avsync.training.processes import make_fabric
 from avsync.training.speech_weights import speech_weights
@@ -61,7 +62,9 @@ def test_weights_need_a_window_at_every_level() -> None:
 
 def objective_loss(weight: Tensor | None, audio: Tensor, motion: Tensor, span: int = 3, **changes: object) -> Tensor:
     objective = LevelObjective(config=dataclasses.replace(CONFIG, **changes))
-    return objective(Embeddings(audio, motion), torch.Generator().manual_seed(0), span=span, weight=weight)
+    return level_losses(
+        [objective], [Embeddings(audio, motion)], torch.Generator().manual_seed(0), span=span, weights=[weight]
+    )[0]
 
 
 @pytest.mark.parametrize("objective", ["all_pairs", "info_nce", "margin"])
@@ -92,7 +95,8 @@ def test_silent_windows_are_negatives_and_padding_is_not() -> None:
     objective_loss(speaking.float(), audio, motion, offset_weight=0.0).backward()
     assert (audio.grad.abs().sum(dim=2) > 0).all(), "windows of weight zero are pushed away from the motion of the others"
     audio.grad = None
-    LevelObjective(config=CONFIG)(Embeddings(audio, motion, speaking), torch.Generator(), span=3).backward()
+    objective = LevelObjective(config=CONFIG)
+    level_losses([objective], [Embeddings(audio, motion, speaking)], torch.Generator(), span=3).sum().backward()
     assert torch.equal(audio.grad.abs().sum(dim=2) > 0, speaking)
 
 
@@ -109,10 +113,11 @@ def test_padding_weighs_nothing() -> None:
     padded = [torch.cat([x, torch.randn(1, 4, 6)], dim=1) for x in (audio, motion)]
     mask = torch.arange(13)[None] < 9
     weight = torch.rand(1, 13)
-    objective = LevelObjective(config=CONFIG)
+    objectives = [LevelObjective(config=CONFIG)]
     chance = torch.Generator()
-    found = objective(Embeddings(*padded, mask), chance, span=3, weight=weight)
-    torch.testing.assert_close(found, objective(Embeddings(audio, motion), chance, span=3, weight=weight[:, :9]))
+    found = level_losses(objectives, [Embeddings(*padded, mask)], chance, span=3, weights=[weight])
+    alone = level_losses(objectives, [Embeddings(audio, motion)], chance, span=3, weights=[weight[:, :9]])
+    torch.testing.assert_close(found, alone)
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.5])

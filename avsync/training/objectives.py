@@ -1,23 +1,22 @@
-"""How syncers are trained: the settings, and the loss of one level."""
+"""How syncers are trained: the settings, and what each level learns by."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
-from torch import distributed as dist
 
-from avsync.contrastive import AllPairsInfoNCE, InfoNCE, MarginLoss, chance_level, info_nce_within_clips
-from avsync.distributed import sum_across
+from avsync.all_pairs import AllPairsInfoNCE
+from avsync.contrastive import InfoNCE, MarginLoss, chance_level
 from avsync.errors import ConfigError
-from avsync.multi_scale_syncer import Embeddings
-from avsync.offset_loss import offset_info_nce
 
 OBJECTIVES = ("all_pairs", "info_nce", "margin")
 MAX_OFFSET = 15
 """Windows to both sides that the loss over offsets tells zero from, the farthest that the metrics search."""
+LARGEST_SCALE = 60.0
+"""Cap of the logit scale over all pairs: below the scale from which that loss needs a maximum, a third of its time. No training
+comes near it."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,9 @@ class SyncerTrainingConfig:
 
 
 class LevelObjective(nn.Module):
-    """The training loss of one level, and what it would be at chance.
+    """What one level learns by, its temperature included, and what that loss would be at chance.
+
+    :func:`avsync.training.level_losses.level_losses` computes it.
 
     Args:
         config: Which loss, and its settings.
@@ -123,9 +124,9 @@ class LevelObjective(nn.Module):
     def __init__(self, *, config: SyncerTrainingConfig) -> None:
         super().__init__()
         self.config = config
-        # "none", one number a window: how much each of them counts is only known in forward.
+        # "none", one number a window: how much each of them counts is only known beside the batch.
         if config.objective == "margin":
-            self.loss: nn.Module = MarginLoss(
+            self.loss: MarginLoss | InfoNCE | AllPairsInfoNCE = MarginLoss(
                 margin=config.margin, num_negatives=config.num_negatives, source="in_clip", reduction="none"
             )
         elif config.objective == "info_nce":
@@ -133,8 +134,9 @@ class LevelObjective(nn.Module):
                 num_negatives=config.num_negatives, temperature=config.temperature, learnable=True, reduction="none"
             )
         else:
-            # 60 is below the scale from which the loss needs a maximum, a third of its time; the temperature never gets there.
-            self.loss = AllPairsInfoNCE(temperature=config.temperature, learnable=True, max_scale=60.0, reduction="none")
+            self.loss = AllPairsInfoNCE(
+                temperature=config.temperature, learnable=True, max_scale=LARGEST_SCALE, reduction="none"
+            )
 
     def chance(self, clips: int, windows: int, span: int = 1) -> float:
         """The loss of embeddings that say nothing, of ``clips`` clips of all processes together and stretches of ``span``.
@@ -149,66 +151,9 @@ class LevelObjective(nn.Module):
             return chance_level(self.config.num_negatives) + offsets
         return math.log(clips * windows) + self.config.within_clip_weight * math.log(windows) + offsets
 
-    def forward(
-        self,
-        embedded: Embeddings,
-        generator: torch.Generator,
-        group: dist.ProcessGroup | None = None,
-        *,
-        span: int = 1,
-        weight: Tensor | None = None,
-    ) -> Tensor:
-        """The loss of one level's embeddings; negatives are drawn from ``generator`` where they are drawn.
-
-        The InfoNCE objectives take the windows of all processes of ``group`` as negatives; those of "margin" lie in the clip, and
-        so do those of the loss over offsets, which looks at stretches of ``span`` windows, or of the whole clip where it is shorter.
-        ``weight`` (clips, windows) says how much each window counts, all alike if None.
-        """
-        config = self.config
-        audio, motion, mask = embedded
-        if weight is None:
-            weight = audio.new_ones(audio.shape[:2], dtype=torch.float32)
-        if mask is not None:
-            weight = weight * mask
-        if isinstance(self.loss, MarginLoss):
-            return _weighted_mean(self.loss(audio, motion, generator=generator, mask=mask), weight, group)
-        if isinstance(self.loss, InfoNCE):
-            scale = self.loss.logit_scale
-            temperature = config.temperature if scale is None else 1.0 / scale()
-            each = self.loss(audio, motion, generator=generator, mask=mask, group=group)
-        elif isinstance(self.loss, AllPairsInfoNCE):
-            temperature = self.loss.current_temperature()
-            each = self.loss(audio, motion, mask=mask, group=group)
-            if config.within_clip_weight:
-                within = info_nce_within_clips(audio, motion, temperature=temperature, mask=mask, reduction="none")
-                each = each + config.within_clip_weight * within
-        total = _weighted_mean(each, weight, group)
-        if config.offset_weight:
-            span = min(span, motion.shape[1])
-            offsets = offset_info_nce(
-                audio,
-                motion,
-                max_offset=MAX_OFFSET,
-                span=span,
-                window=config.offset_window,
-                temperature=temperature,
-                mask=mask,
-                reduction="none",
-            )
-            total = total + config.offset_weight * _weighted_mean(offsets, _stretch_weight(weight, mask, span), group)
-        return total
-
-
-def _stretch_weight(weight: Tensor, mask: Tensor | None, span: int) -> Tensor:
-    """Weight of each stretch of ``span`` windows: the mean of its windows', or nothing where one of them is padding."""
-    stretches = weight.unfold(1, span, span).mean(dim=2)
-    return stretches if mask is None else stretches * mask.unfold(1, span, span).all(dim=2)
-
-
-def _weighted_mean(values: Tensor, weight: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """Mean of (clips, ...) over all processes of ``group``; zero where no weight is left."""
-    total, count = sum_across((values * weight).sum(), group), sum_across(weight.sum(), group)
-    return total / count.clamp_min(torch.finfo(count.dtype).tiny)
+    def temperature(self) -> float | Tensor:
+        """tau as it is now; "margin" has none and keeps that of its settings."""
+        return self.config.temperature if isinstance(self.loss, MarginLoss) else self.loss.current_temperature()
 
 
 def offset_chance(windows: int, span: int, max_offset: int = MAX_OFFSET) -> float:

@@ -23,6 +23,7 @@ from avsync.training.checkpoint import Stateful
 from avsync.training.doctor.vitals import loss_temperatures, vital_signs
 from avsync.training.ema import WeightAverage
 from avsync.training.engine import History, train_loop
+from avsync.training.level_losses import level_losses
 from avsync.training.objectives import LevelObjective, SyncerTrainingConfig
 from avsync.training.processes import Precision, Trained, world_group
 from avsync.training.schedule import cosine_schedule, set_learning_rate
@@ -286,23 +287,19 @@ def train_syncers(
         # Level 0 may see the beginning of the crops alone.
         return [levels[level][:, :count] for level, count in zip(chosen, windows, strict=True)]
 
-    def level_losses(batch: Batch, reference: str | Tensor) -> Tensor:
+    def batch_losses(batch: Batch, reference: str | Tensor) -> Tensor:
         embedded = embed(batch, reference)
-        pairs = list(zip(objectives, embedded, strict=True))
         clips = fabric.world_size * len(batch)
         span = config.spans[int(torch.randint(len(config.spans), (), generator=generator))] if config.offset_weight else 1
-        chances[:] = [objective.chance(clips, level.motion.shape[1], span) for objective, level in pairs]
+        chances[:] = [
+            objective.chance(clips, level.motion.shape[1], span) for objective, level in zip(objectives, embedded, strict=True)
+        ]
         temperatures = loss_temperatures(objective.loss for objective in objectives)
         signs.update(vital_signs(embedded, temperatures=temperatures, levels=chosen))
         weights = level_weights(batch, [level.motion.shape[1] for level in embedded])
-        return torch.stack(
-            [
-                objective(level, generator, group, span=span, weight=weight)
-                for (objective, level), weight in zip(pairs, weights, strict=True)
-            ]
-        )
+        return level_losses(objectives, embedded, generator, group, span=span, weights=weights)
 
-    compute = Trained(fabric, level_losses, [syncers, objective_modules], optimizer)
+    compute = Trained(fabric, batch_losses, [syncers, objective_modules], optimizer)
     # Behind Trained, which brings the weights to their device and makes them those of the first process.
     average = WeightAverage(pyramid, decay=config.ema_decay) if config.ema_decay else None
 
