@@ -93,7 +93,11 @@ def weighted_negatives(a: Tensor, m: Tensor, temperature: Tensor, mask: Tensor |
     return temperature * trained(a, m, mask, group, objective="info_nce", num_negatives=5)
 
 
-def trained(a: Tensor, m: Tensor, mask: Tensor | None, group: Group, **settings: Any) -> Tensor:
+def equal_windows(a: Tensor, m: Tensor, temperature: Tensor, mask: Tensor | None, group: Group) -> Tensor:
+    return temperature * trained(a, m, mask, group, weighted=False, objective="all_pairs", offset_weight=1.0)
+
+
+def trained(a: Tensor, m: Tensor, mask: Tensor | None, group: Group, *, weighted: bool = True, **settings: Any) -> Tensor:
     objectives = [LevelObjective(config=SyncerTrainingConfig(**settings)) for _ in range(2)]
     rank = 0 if group is None else dist.get_rank(group)
     weight = torch.linspace(0, 1, CLIPS * WINDOWS, dtype=torch.float64).reshape(CLIPS, WINDOWS).square()
@@ -101,13 +105,25 @@ def trained(a: Tensor, m: Tensor, mask: Tensor | None, group: Group, **settings:
     # The second level has other values and fewer windows.
     levels = [Embeddings(a, m, mask), Embeddings(m[:, 1:], a[:, 1:], None if mask is None else mask[:, 1:])]
     chance = torch.Generator().manual_seed(5)
-    losses = level_losses(objectives, levels, chance, group, span=2, weights=[weight, weight[:, 1:]])
-    return losses @ losses.new_tensor([1.0, 0.3])
+    weights = [weight, weight[:, 1:]] if weighted else None
+    losses = level_losses(objectives, levels, chance, group, span=2, weights=weights)
+    # Processes hold shares here, whose mean is the loss; the other losses are whole on every process.
+    mean = sum_across(losses.detach(), group) / (1 if group is None else dist.get_world_size(group))
+    return (losses - losses.detach() + mean) @ losses.new_tensor([1.0, 0.3])
 
 
 LOSSES = {
     loss.__name__: loss
-    for loss in (all_pairs, plain_scale, one_way_sum, given_negatives, drawn_negatives, weighted_windows, weighted_negatives)
+    for loss in (
+        all_pairs,
+        plain_scale,
+        one_way_sum,
+        given_negatives,
+        drawn_negatives,
+        weighted_windows,
+        weighted_negatives,
+        equal_windows,
+    )
 }
 
 

@@ -11,7 +11,7 @@ from torch import distributed as dist
 
 from avsync.all_pairs import info_nce_all_pairs_each, info_nce_within_clips
 from avsync.contrastive import InfoNCE, info_nce_sampled_each
-from avsync.distributed import sum_each_across
+from avsync.distributed import rank_and_size, sum_across
 from avsync.multi_scale_syncer import Embeddings
 from avsync.offset_loss import offset_info_nce
 from avsync.training.objectives import LARGEST_SCALE, MAX_OFFSET, LevelObjective
@@ -43,7 +43,8 @@ def level_losses(
         weights: How much each level's windows (clips, windows) count, all alike if None.
 
     Returns:
-        (levels,), the same on every process.
+        (levels,). With a group, the mean of what its processes get is the loss, and the mean of their gradients its gradient: what
+        the others got only a log wants to know, so nobody waits for it.
 
     Source: ours.
     """
@@ -56,11 +57,12 @@ def level_losses(
         losses = _all_pairs(objectives, embedded, group)
     counted = [_counted(level, weight) for level, weight in zip(embedded, weights or [None] * len(embedded), strict=True)]
     terms = list(zip(losses, counted, strict=True))
+    alike = all(weight is None for weight in weights or []) and all(level.mask is None for level in embedded)
     if not config.offset_weight or config.objective == "margin":
-        return _weighted_means(terms, group)
+        return _weighted_means(terms, group, alike=alike)
     for objective, level, weight in zip(objectives, embedded, counted, strict=True):
         terms.append(_offset_term(objective, level, weight, span))
-    of_windows, of_offsets = _weighted_means(terms, group).chunk(2)
+    of_windows, of_offsets = _weighted_means(terms, group, alike=alike).chunk(2)
     return of_windows + config.offset_weight * of_offsets
 
 
@@ -146,9 +148,13 @@ def _stretch_weight(weight: Tensor, mask: Tensor | None, span: int) -> Tensor:
     return stretches if mask is None else stretches * mask.unfold(1, span, span).all(dim=2)
 
 
-def _weighted_means(terms: Sequence[Term], group: dist.ProcessGroup | None) -> Tensor:
-    """Means over all processes of ``group``; zero where no weight is left."""
+def _weighted_means(terms: Sequence[Term], group: dist.ProcessGroup | None, *, alike: bool) -> Tensor:
+    """This process's shares of the means over all processes, times their number; zero where no weight is left.
+
+    ``alike`` says that every process holds the same weight, which then need not be asked for.
+    """
     totals = torch.stack([(values * weight).sum() for values, weight in terms])
     counts = torch.stack([weight.sum() for _, weight in terms])
-    totals, counts = sum_each_across([totals, counts], group)
-    return totals / counts.clamp_min(torch.finfo(counts.dtype).tiny)
+    _, processes = rank_and_size(group)
+    everywhere = processes * counts if alike else sum_across(counts, group)
+    return processes * totals / everywhere.clamp_min(torch.finfo(counts.dtype).tiny)
