@@ -62,17 +62,6 @@ def world_group(fabric: Any) -> dist.ProcessGroup | None:
     return dist.group.WORLD if fabric.world_size > 1 else None
 
 
-def fused_kernels(fabric: Any) -> bool:
-    """Whether optimisers may be made with ``fused=True``, one kernel for all parameters: a third of the time on a processor.
-
-    Beside the loss scale of 16-bit training Fabric does not clip the gradients of such optimisers.
-
-    Args:
-        fabric: A launched Fabric.
-    """
-    return fabric.strategy.precision.precision != "16-mixed"
-
-
 class _Sealed:
     """Holds arguments so that Fabric does not see the tensors among them.
 

@@ -25,7 +25,7 @@ from avsync.training.ema import WeightAverage
 from avsync.training.engine import History, train_loop
 from avsync.training.level_losses import level_losses
 from avsync.training.objectives import LevelObjective, SyncerTrainingConfig
-from avsync.training.processes import Precision, Trained, fused_kernels, world_group
+from avsync.training.processes import Precision, Trained, world_group
 from avsync.training.schedule import cosine_schedule, set_learning_rate
 from avsync.training.speech_weights import speech_weights
 from avsync.training.store import CheckpointStore
@@ -264,9 +264,7 @@ def train_syncers(
     # Decaying a temperature would pull it towards scale 1, which is no neutral value.
     groups: list[dict[str, Any]] = [{"params": list(syncers.parameters())}]
     groups += [{"params": scales, "weight_decay": 0.0}] if scales else []
-    optimizer = torch.optim.AdamW(
-        groups, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98), fused=fused_kernels(fabric)
-    )
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98))
     generator = rank_generator(config.seed, fabric.global_rank)
     group = world_group(fabric)
     encode = torch.compile(pyramid.forward) if compiled else pyramid
