@@ -128,7 +128,7 @@ def info_nce_all_pairs_each(
         for a, m, temperature, mask in zip(audio, motion, temperatures, masks, strict=True)
     ]
     for level, candidates in zip(levels, gather_each([level.motion for level in levels], group), strict=True):
-        level.score(candidates)
+        level.score(candidates, symmetric=symmetric)
     columns: list[Tensor | None] = [None] * len(levels)
     if symmetric:
         moderate = all(level.plain for level in levels)
@@ -155,8 +155,11 @@ class _Level:
         with torch.autocast(device_type=audio.device.type, enabled=False):
             self.audio, self.motion = unit_norm(audio) * scale, unit_norm(motion)
 
-    def score(self, candidates: Tensor) -> None:
-        """Score this process's windows against the motion windows of all, (clips, windows, embed): its rows of the matrix."""
+    def score(self, candidates: Tensor, *, symmetric: bool) -> None:
+        """Score this process's windows against the motion windows of all, (clips, windows, embed): its rows of the matrix.
+
+        Leaves the logarithms of the sums of ``rows`` and, for a symmetric loss, of what they add to ``columns``.
+        """
         with torch.autocast(device_type=self.audio.device.type, enabled=False):
             logits = self.audio.flatten(0, 1) @ candidates.flatten(0, 1).transpose(0, 1)
         if self.excluded is not None:
@@ -164,11 +167,14 @@ class _Level:
             logits = logits.masked_fill(self.excluded, torch.finfo(logits.dtype).min / 2)
         if self.plain:
             weights = logits.exp_()  # shared by rows and columns; two calls of logsumexp would compute it twice
-            # The logarithm of a column without a pair here, see above, would have no gradient.
-            columns = weights.sum(dim=0).clamp_min(torch.finfo(weights.dtype).tiny)
-            self.rows, self.columns = weights.sum(dim=1).log(), columns.log()
+            self.rows = weights.sum(dim=1).log()
+            if symmetric:
+                # The logarithm of a column without a pair here, see above, would have no gradient.
+                self.columns = weights.sum(dim=0).clamp_min(torch.finfo(weights.dtype).tiny).log()
         else:
-            self.rows, self.columns = logits.logsumexp(dim=1), logits.logsumexp(dim=0)
+            self.rows = logits.logsumexp(dim=1)
+            if symmetric:
+                self.columns = logits.logsumexp(dim=0)
 
     def losses(self, columns: Tensor | None, rank: int) -> Tensor:
         """(clips, windows) of this process, from the sums of whole columns; None for the loss of the rows alone."""
