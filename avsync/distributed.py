@@ -66,6 +66,7 @@ def gather(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
 
     Source: ours.
     """
+    check_floating("x", x)
     return gather_each([x], group)[0]
 
 
@@ -92,7 +93,7 @@ def gather_each(tensors: Sequence[Tensor], group: dist.ProcessGroup | None) -> l
     Source: ours.
     """
     for x in tensors:
-        check_floating("x", x)
+        check_floating("tensors", x)
     if group is None or not tensors:
         return list(tensors)
     rank_and_size(group)
@@ -132,6 +133,7 @@ def sum_across(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
 
     Source: ours.
     """
+    check_floating("x", x)
     return sum_each_across([x], group)[0]
 
 
@@ -156,7 +158,7 @@ def sum_each_across(tensors: Sequence[Tensor], group: dist.ProcessGroup | None) 
     Source: ours.
     """
     for x in tensors:
-        check_floating("x", x)
+        check_floating("tensors", x)
     if group is None or not tensors:
         return list(tensors)
     rank_and_size(group)
@@ -188,7 +190,7 @@ def log_sum_exp_each_across(
     Source: ours.
     """
     if group is None:
-        return sum_each_across(tensors, group)
+        return sum_each_across(tensors, None)
     if moderate:
         return [total.log() for total in sum_each_across([x.exp() for x in tensors], group)]
     largest = _largest_across([x.detach() for x in tensors], group)

@@ -134,9 +134,8 @@ def test_a_variant_from_corpus_to_card(
     assert "12 / 8 / 8 / 8 channels (level by level)" in card and "| 80 |" in card
 
     before = (work / "model" / "model.safetensors").read_bytes()
-    (
-        tmp_path / "work" / "lags" / "lags.json"
-    ).unlink()  # as if killed while the lags were sought: the trainings of the halves are read again
+    # As if killed while the lags were sought: the trainings of the halves are read again.
+    (tmp_path / "work" / "lags" / "lags.json").unlink()
     monkeypatch.setattr(sys, "argv", [*command, "--resume"])
     pretrain.main()
     assert (work / "model" / "model.safetensors").read_bytes() == before, "what is there is not trained again"
