@@ -46,7 +46,8 @@ def _timed(function: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _timing(times: Sequence[float]) -> Timing:
+def timing_of(times: Sequence[float]) -> Timing:
+    """Median and interquartile range of times in seconds."""
     if len(times) == 1:
         return Timing(times[0], 0.0, list(times))
     low, _, high = statistics.quantiles(times, n=4, method="inclusive")
@@ -83,7 +84,7 @@ def measure(functions: Mapping[str, Callable[[], object]], *, repeats: int = 20,
     finally:
         if collecting:
             gc.enable()
-    return {name: _timing(values) for name, values in times.items()}
+    return {name: timing_of(values) for name, values in times.items()}
 
 
 def matmul_peak(threads: int | None = None, *, size: int = 2048, repeats: int = 9, device: str | torch.device = "cpu") -> float:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import socket
-import statistics
 import subprocess
 import sys
 import time
@@ -31,7 +30,7 @@ from avsync.syncer import SyncerPyramid
 from avsync.training.objectives import OBJECTIVES, SyncerTrainingConfig
 from avsync.training.processes import make_fabric
 from avsync.training.syncers import train_syncers
-from benchmarks._harness import Timing, parser, report
+from benchmarks._harness import Timing, parser, report, timing_of
 
 BATCH, FRAMES = 16, 160
 APART = "2 apart, both batches each"
@@ -122,7 +121,7 @@ def main() -> None:
         for column, kind in enumerate(("wall", "processor")):
             # Processor seconds are the first process's: were every process on a core of its own, the group would take as long.
             per_clip = [values[column] / (world * batch) for values in results[name]]
-            timings[f"{name}, {kind}"] = Timing(statistics.median(per_clip), max(per_clip) - min(per_clip), per_clip)
+            timings[f"{name}, {kind}"] = timing_of(per_clip)
 
     def ratio(baseline: str, kind: str, two: str = "2 processes") -> float:
         return round(timings[f"{baseline}, {kind}"].median / timings[f"{two}, {kind}"].median, 3)
