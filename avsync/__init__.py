@@ -6,19 +6,21 @@ safetensors only.
 
 from __future__ import annotations
 
-from avsync.adversarial import hinge_discriminator_loss, hinge_generator_loss
-from avsync.audio import MFCC, LogMel
-from avsync.contrastive import AllPairsInfoNCE, CosineBCE, InfoNCE, MarginLoss, SigmoidPairLoss, info_nce
-from avsync.discriminators import FrameDiscriminator, PairDiscriminator, WindowDiscriminator
-from avsync.encoders import SyncerConfig
-from avsync.ensemble import SyncerEnsemble
+from avsync.audio.features import MFCC, LogMel
 from avsync.errors import AvsyncError
-from avsync.generator import GeneratorConfig, MultiScaleGenerator
+from avsync.losses.adversarial import hinge_discriminator_loss, hinge_generator_loss
+from avsync.losses.all_pairs import AllPairsInfoNCE
+from avsync.losses.info_nce import InfoNCE, info_nce
+from avsync.losses.pairs import CosineBCE, MarginLoss, SigmoidPairLoss
+from avsync.losses.sync import MultiScaleSyncLoss, SyncLoss, multi_scale_sync_loss
 from avsync.metrics import multi_scale_offset, sync_offset
+from avsync.models.discriminators import FrameDiscriminator, PairDiscriminator, WindowDiscriminator
+from avsync.models.generator.model import GeneratorConfig, MultiScaleGenerator
+from avsync.models.syncer.encoders import SyncerConfig
+from avsync.models.syncer.ensemble import SyncerEnsemble
+from avsync.models.syncer.pyramid import Syncer, SyncerPyramid, SyncerPyramidConfig
 from avsync.pretrained import from_pretrained, save_pretrained
 from avsync.pyramid import blur_downsample, temporal_pyramid
-from avsync.sync_loss import MultiScaleSyncLoss, SyncLoss, multi_scale_sync_loss
-from avsync.syncer import Syncer, SyncerPyramid, SyncerPyramidConfig
 
 __version__ = "0.1.0"
 

@@ -95,3 +95,8 @@ def import_extra(module: str, extra: str) -> ModuleType:
         raise MissingExtraError(
             f"`{module}` is needed here and could not be imported ({error}); install it with: pip install 'avsync[{extra}]'"
         ) from error
+
+
+def is_tensor(x: object) -> bool:
+    """Whether ``x`` is a tensor; for arguments that are declared as one but come from a stranger."""
+    return isinstance(x, Tensor)

@@ -12,6 +12,8 @@ import json
 import math
 import os
 import re
+import types
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -24,8 +26,7 @@ from torch import Tensor
 from avsync._bits import pack, unpack
 from avsync._checks import import_extra
 from avsync._files import replacing, write_json
-from avsync.config import config_from_dict, config_to_dict
-from avsync.errors import ArgumentError, CheckpointError
+from avsync.errors import ArgumentError, CheckpointError, ConfigError
 
 FORMAT = 2
 """Version of the folder's layout, since 2 with parts that lie elsewhere and numbers of fewer than 8 bits; a reader refuses newer ones."""
@@ -127,7 +128,7 @@ def save_pretrained(
     """Write a model's config and weights.
 
     Args:
-        model: A module with ``config_class`` and ``config``, such as :class:`avsync.syncer.SyncerPyramid`.
+        model: A module with ``config_class`` and ``config``, such as :class:`avsync.models.syncer.pyramid.SyncerPyramid`.
         folder: Where to write; made if it is not there. Files already there are replaced, each whole or not at all.
         dtype: Type that floating-point weights are stored in; None keeps theirs. ``torch.float16`` halves the file; ``torch.int8``
             halves it again, matrices as whole numbers and one scale a row, the rest in float16. They are read into the model's own
@@ -144,8 +145,8 @@ def save_pretrained(
 
     Example:
         >>> import tempfile
-        >>> from avsync.encoders import SyncerConfig
-        >>> from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
+        >>> from avsync.models.syncer.encoders import SyncerConfig
+        >>> from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
         >>> pyramid = SyncerPyramid(config=SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=4), num_levels=2))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save_pretrained(pyramid, folder)
@@ -275,7 +276,7 @@ def from_pretrained(model_class: type[Model], folder: str | os.PathLike[str], *,
 
     Args:
         model_class: What the folder is to hold: a model of this class or of one that derives from it. So
-            :class:`avsync.multi_scale_syncer.MultiScaleSyncer` stands for pyramids and for ensembles.
+            :class:`avsync.models.syncer.interface.MultiScaleSyncer` stands for pyramids and for ensembles.
         folder: The folder, or a name; see :func:`model_folder`.
         revision: Branch, tag or commit of a repository of the hub.
 
@@ -288,7 +289,7 @@ def from_pretrained(model_class: type[Model], folder: str | os.PathLike[str], *,
         MissingExtraError: The name is one of the hub and huggingface_hub is not installed.
 
     Example:
-        >>> from avsync.syncer import SyncerPyramid
+        >>> from avsync.models.syncer.pyramid import SyncerPyramid
         >>> from_pretrained(SyncerPyramid, "landmarks68-25fps").num_levels
         4
 
@@ -309,3 +310,116 @@ def from_pretrained(model_class: type[Model], folder: str | os.PathLike[str], *,
     except (ArgumentError, LookupError, RuntimeError) as error:
         raise CheckpointError(f"`folder`: the weights and the config in {source} do not fit together: {error}") from error
     return cast(Model, model.eval())
+
+
+Config = TypeVar("Config")
+Value = TypeVar("Value")
+_ADDED_LATER = "added_later"  # mark in the metadata of a field
+
+
+def added_later(default: Value) -> Value:
+    """A field of a config that files may lack, because they were written before there was such a field.
+
+    Args:
+        default: What the field is where it is missing; it must mean what was done before.
+
+    Returns:
+        The field, for the body of a dataclass.
+
+    Example:
+        >>> from avsync.models.syncer.pyramid import SyncerPyramidConfig
+        >>> saved = config_to_dict(SyncerPyramidConfig())
+        >>> del saved["mean_normalisation"]
+        >>> config_from_dict(SyncerPyramidConfig, saved).mean_normalisation
+        False
+    """
+    return dataclasses.field(default=default, metadata={_ADDED_LATER: True})
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """A config as plain JSON types; nested configs become nested dictionaries, tuples become lists.
+
+    Example:
+        >>> from avsync.models.syncer.pyramid import SyncerPyramidConfig
+        >>> config_to_dict(SyncerPyramidConfig())["syncer"]["window"]
+        5
+    """
+    return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+
+
+def config_from_dict(config_class: type[Config], values: Mapping[str, Any]) -> Config:
+    """The config that :func:`config_to_dict` wrote.
+
+    Args:
+        config_class: The dataclass to build.
+        values: Every field of it, but for those that were added later, and nothing else.
+
+    Returns:
+        An instance of ``config_class``.
+
+    Raises:
+        ConfigError: A field is unknown or missing, has the wrong type, or an impossible value.
+
+    Example:
+        >>> from avsync.models.syncer.encoders import SyncerConfig
+        >>> config_from_dict(SyncerConfig, config_to_dict(SyncerConfig(width=8))).width
+        8
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"`{config_class.__name__}`: expected a JSON object, got {type(values).__name__}")
+    hints = typing.get_type_hints(config_class)
+    fields = dataclasses.fields(typing.cast(Any, config_class))
+    names = [field.name for field in fields]
+    needed = {field.name for field in fields if not field.metadata.get(_ADDED_LATER)}
+    unknown, missing = sorted(set(values) - set(names)), sorted(needed - set(values))
+    if unknown or missing:
+        raise ConfigError(
+            f"`{config_class.__name__}`: expected exactly the fields {names}, got unknown {unknown}, missing {missing}"
+        )
+    return config_class(**{name: _typed(f"{config_class.__name__}.{name}", hints[name], values[name]) for name in values})
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return config_to_dict(value)
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _typed(name: str, hint: Any, value: Any) -> Any:
+    """``value`` as ``hint`` wants it; JSON has no tuples and writes 1.0 as it likes, so those two are converted."""
+    if dataclasses.is_dataclass(hint):
+        return config_from_dict(typing.cast(Any, hint), value)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _any_of(name, [argument for argument in arguments if argument is not type(None)], value)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"`{name}`: expected a list, got {value!r}")
+        if Ellipsis in arguments:
+            return tuple(_typed(name, arguments[0], item) for item in value)
+        if len(value) != len(arguments):
+            raise ConfigError(f"`{name}`: expected {len(arguments)} values, got {value!r}")
+        return tuple(_typed(name, argument, item) for argument, item in zip(arguments, value, strict=True))
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise ConfigError(f"`{name}`: expected one of {arguments}, got {value!r}")
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and (not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool)):
+        raise ConfigError(f"`{name}`: expected {hint.__name__}, got {value!r}")
+    return value
+
+
+def _any_of(name: str, hints: list[Any], value: Any) -> Any:
+    """``value`` as the first of ``hints`` that it fits."""
+    for hint in hints[:-1]:
+        try:
+            return _typed(name, hint, value)
+        except ConfigError:
+            continue
+    return _typed(name, hints[-1], value)

@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import torch
 
-from avsync.corpus.crops import Batch
-from avsync.syncer import SyncerPyramid
+from avsync.corpus.banks.crops import Batch
+from avsync.models.syncer.pyramid import SyncerPyramid
 from avsync.training.level_losses import level_losses
 from avsync.training.objectives import LevelObjective, SyncerTrainingConfig
 from avsync.training.syncers import embed_crops

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from avsync.corpus.media import write_video
-from avsync.corpus.sound_source import SoundSource
-from avsync.corpus.video_source import VideoSource
+from avsync.corpus.media.audio_source import SoundSource
+from avsync.corpus.media.files import write_video
+from avsync.corpus.media.video_source import VideoSource
 from benchmarks import _harness
 
 WIDTH, HEIGHT, FPS = 1280, 720, 25

@@ -20,9 +20,9 @@ import numpy.typing as npt
 import torch
 
 from avsync.corpus.detectors import as_detector
-from avsync.corpus.extract import iter_clips
-from avsync.corpus.media import write_video
-from avsync.corpus.video_source import VideoSource
+from avsync.corpus.extraction.from_video import iter_clips
+from avsync.corpus.media.files import write_video
+from avsync.corpus.media.video_source import VideoSource
 from benchmarks import _harness
 
 REQUIRED = 8.0

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from avsync.generator import GeneratorConfig, MultiScaleGenerator
+from avsync.models.generator.model import GeneratorConfig, MultiScaleGenerator
 from benchmarks._harness import matmul_peak, measure, parser, report
 from tests.reference.generator import SeparateGenerator
 

@@ -15,16 +15,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from avsync.audio import LogMel
-from avsync.contrastive import AllPairsInfoNCE
-from avsync.corpus.augment import AugmentConfig
+from avsync.audio.features import LogMel
+from avsync.corpus.banks.augmentation import AugmentConfig
+from avsync.corpus.banks.crops import Batch, CropBank
+from avsync.corpus.banks.loader import BatchLoader
+from avsync.corpus.banks.memory import ClipBank
+from avsync.corpus.banks.shards import ShardedBank, build_shards
 from avsync.corpus.clip import Corpus, write_clip, write_index
-from avsync.corpus.crops import Batch, CropBank
-from avsync.corpus.dataset import ClipBank
-from avsync.corpus.loader import BatchLoader
-from avsync.corpus.shards import ShardedBank, build_shards
-from avsync.corpus.synthetic import SyntheticCorpus
-from avsync.syncer import SyncerPyramid
+from avsync.corpus.synthetic.talker import SyntheticCorpus
+from avsync.losses.all_pairs import AllPairsInfoNCE
+from avsync.models.syncer.pyramid import SyncerPyramid
 from benchmarks import _harness
 
 REQUIRED_SHARE = 0.05

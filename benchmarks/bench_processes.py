@@ -23,10 +23,10 @@ from typing import Any
 
 import torch
 
-from avsync.audio import LogMel
-from avsync.corpus.dataset import ClipBank
-from avsync.corpus.synthetic import SyntheticCorpus
-from avsync.syncer import SyncerPyramid
+from avsync.audio.features import LogMel
+from avsync.corpus.banks.memory import ClipBank
+from avsync.corpus.synthetic.talker import SyntheticCorpus
+from avsync.models.syncer.pyramid import SyncerPyramid
 from avsync.training.objectives import OBJECTIVES, SyncerTrainingConfig
 from avsync.training.processes import make_fabric
 from avsync.training.syncers import train_syncers

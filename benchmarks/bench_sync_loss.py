@@ -14,10 +14,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from avsync.landmarks import displacement
+from avsync.landmarks.geometry import displacement
+from avsync.losses.sync import MultiScaleSyncLoss, multi_scale_sync_loss
+from avsync.models.syncer.pyramid import Syncer, SyncerPyramid, SyncerPyramidConfig
 from avsync.pyramid import level_length, temporal_pyramid
-from avsync.sync_loss import MultiScaleSyncLoss, multi_scale_sync_loss
-from avsync.syncer import Syncer, SyncerPyramid, SyncerPyramidConfig
 from benchmarks import _harness
 
 REQUIRED = {"batched windows": 4.0, "clip loop": 8.0}

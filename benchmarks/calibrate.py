@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from avsync._files import write_json
+from avsync.corpus.banks.memory import Batch, ClipBank
 from avsync.corpus.clip import Corpus
-from avsync.corpus.dataset import Batch, ClipBank
 from avsync.figures import save_figure
 from avsync.figures.calibration import expected_calibration_error, reliability_diagram
 from avsync.metrics.calibration import Calibration, save_calibration
@@ -29,7 +29,7 @@ from avsync.metrics.multi_scale import MAX_OFFSETS, multi_scale_embeddings
 from avsync.metrics.offset import offset_distances, offset_from_distances
 from avsync.metrics.posterior import offset_posterior
 from avsync.metrics.report import LEAST_SPEECH
-from avsync.multi_scale_syncer import MultiScaleSyncer
+from avsync.models.syncer.interface import MultiScaleSyncer
 from avsync.pretrained import from_pretrained
 
 KINDS = ("own", "other", "still")

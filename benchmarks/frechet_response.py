@@ -25,7 +25,7 @@ from avsync._files import write_json
 from avsync.corpus.clip import SAMPLES_PER_FRAME, Corpus
 from avsync.figures import save_figure
 from avsync.figures._style import MARKERS, PALETTE, new_figure, plain_axes
-from avsync.landmarks import face_height
+from avsync.landmarks.geometry import face_height
 from avsync.metrics.beat_align import beat_align
 from avsync.metrics.distance import landmark_distance, landmark_error, mouth_opening_correlation, velocity_error
 from avsync.metrics.feature_nets import FrameFeatures, SequenceFeatures, TrailFeatures, load_i3d

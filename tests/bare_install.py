@@ -98,9 +98,9 @@ def use_losses() -> None:
     import torch
 
     from avsync import MultiScaleSyncLoss, SyncerPyramid, SyncerPyramidConfig
-    from avsync.audio import LogMel
-    from avsync.contrastive import info_nce
-    from avsync.encoders import SyncerConfig
+    from avsync.audio.features import LogMel
+    from avsync.losses.info_nce import info_nce
+    from avsync.models.syncer.encoders import SyncerConfig
     from avsync.pyramid import blur_downsample
 
     torch.manual_seed(0)

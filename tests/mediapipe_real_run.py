@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from avsync.corpus.cropping import crop_image
 from avsync.corpus.detectors import CheckedDetector, as_detector
-from avsync.corpus.retime import resample_track
-from avsync.corpus.scene_cuts import SceneCuts
-from avsync.corpus.tracks import FaceTracker, Track, choose_tracks
+from avsync.corpus.extraction.cropping import crop_image
+from avsync.corpus.extraction.retime import resample_track
+from avsync.corpus.extraction.scene_cuts import SceneCuts
+from avsync.corpus.extraction.tracks import FaceTracker, Track, choose_tracks
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from avsync.contrastive import InfoNCE, info_nce_all_pairs, info_nce_sampled, sample_negatives
-from avsync.distributed import (
+from avsync.losses.all_pairs import info_nce_all_pairs
+from avsync.losses.distributed import (
     gather,
     gather_each,
     log_sum_exp_each_across,
@@ -27,7 +27,9 @@ from avsync.distributed import (
     sum_across,
     sum_each_across,
 )
-from avsync.multi_scale_syncer import Embeddings
+from avsync.losses.info_nce import InfoNCE, info_nce_sampled
+from avsync.losses.negatives import sample_negatives
+from avsync.models.syncer.interface import Embeddings
 from avsync.training.level_losses import level_losses
 from avsync.training.objectives import LevelObjective, SyncerTrainingConfig
 

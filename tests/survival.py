@@ -28,20 +28,20 @@ import torch._dynamo
 import torch.utils.tensorboard
 import tqdm  # noqa: F401
 
-from avsync.audio import LogMel
-from avsync.corpus.augment import AugmentConfig
-from avsync.corpus.dataset import Batch, ClipBank
-from avsync.corpus.synthetic import SyntheticCorpus
-from avsync.discriminators import (
+from avsync.audio.features import LogMel
+from avsync.corpus.banks.augmentation import AugmentConfig
+from avsync.corpus.banks.memory import Batch, ClipBank
+from avsync.corpus.synthetic.talker import SyntheticCorpus
+from avsync.models.discriminators import (
     FrameDiscriminator,
     FrameDiscriminatorConfig,
     PairDiscriminator,
     WindowDiscriminator,
     WindowDiscriminatorConfig,
 )
-from avsync.encoders import SyncerConfig
-from avsync.generator import GeneratorConfig, MultiScaleGenerator
-from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
+from avsync.models.generator.model import GeneratorConfig, MultiScaleGenerator
+from avsync.models.syncer.encoders import SyncerConfig
+from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
 from avsync.training.gan import Discriminators, GanTrainingConfig, train_generator
 from avsync.training.processes import make_fabric
 from avsync.training.store import CheckpointStore

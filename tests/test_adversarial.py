@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from avsync.adversarial import HingeDiscriminatorLoss, HingeGeneratorLoss, hinge_discriminator_loss, hinge_generator_loss
 from avsync.errors import ArgumentError, ShapeError
+from avsync.losses.adversarial import HingeDiscriminatorLoss, HingeGeneratorLoss, hinge_discriminator_loss, hinge_generator_loss
 from tests.reference import adversarial as reference
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from avsync.audio import MFCC, LogMel, log_mel, mfcc, normalise_waveform
+from avsync.audio.features import MFCC, LogMel, dct_matrix, log_mel, mel_filterbank, mfcc, normalise_waveform
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
-from avsync.filterbanks import dct_matrix, mel_filterbank
 from tests.reference import audio as reference
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from avsync.audio_pyramid import AudioPyramid, StridedConvNeXtBlock, upsample_maps
 from avsync.errors import ArgumentError, ShapeError
-from avsync.streaming import AudioPyramidStream
+from avsync.models.generator.audio_pyramid import AudioPyramid, StridedConvNeXtBlock, upsample_maps
+from avsync.models.generator.stream import AudioPyramidStream
 from tests.reference import generator as reference
 
 

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avsync.audio import MFCC, LogMel
-from avsync.corpus.augment import AugmentConfig, interpolate_rows, random_tempo, vary_audio
-from avsync.corpus.dataset import ClipBank
-from avsync.corpus.synthetic import SyntheticCorpus
+from avsync.audio.features import MFCC, LogMel
+from avsync.corpus.banks.augmentation import AugmentConfig, interpolate_rows, random_tempo, vary_audio
+from avsync.corpus.banks.memory import ClipBank
+from avsync.corpus.synthetic.talker import SyntheticCorpus
 from avsync.errors import ArgumentError, ConfigError
 
 PLAIN = AugmentConfig(scale=(1.0, 1.0), translation=0.0, rotation=0.0, flip_probability=0.0, gain_db=(0.0, 0.0))

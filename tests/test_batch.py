@@ -18,13 +18,13 @@ import pytest
 
 pytest.importorskip("av")
 
-from avsync.corpus import batch, extraction_records
-from avsync.corpus.batch import Progress, extract_corpus
+from avsync.corpus.extraction import batch, records as extraction_records
 from avsync.corpus.clip import Clip, Corpus, read_clip, write_clip, write_index
-from avsync.corpus.extraction_jobs import Job, find_videos, plan, speaker_of, video_key
-from avsync.corpus.extraction_records import finished, merge_records, read_record
-from avsync.corpus.extraction_report import VideoReport
-from avsync.corpus.media import write_video
+from avsync.corpus.extraction.batch import Progress, extract_corpus
+from avsync.corpus.extraction.jobs import Job, find_videos, plan, speaker_of, video_key
+from avsync.corpus.extraction.records import finished, merge_records, read_record
+from avsync.corpus.extraction.report import VideoReport
+from avsync.corpus.media.files import write_video
 from avsync.errors import ArgumentError, CorpusError
 from tests.extraction_detectors import Counting, constant, visible
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from avsync.corpus.synthetic import synthetic_clip
+from avsync.corpus.synthetic.talker import synthetic_clip
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
 from avsync.metrics.beat_align import audio_onsets, beat_align, motion_beats, onset_strength
 

@@ -14,16 +14,16 @@ import pytest
 av = pytest.importorskip("av")
 pytest.importorskip("matplotlib")
 
+from avsync.audio.speech import SpeechFeatures
 from avsync.cli import main
 from avsync.corpus.clip import Clip, Corpus, write_clip, write_index
 from avsync.corpus.inspect import inspect_corpus
-from avsync.corpus.synthetic import synthetic_clip
-from avsync.encoders import SyncerConfig
+from avsync.corpus.synthetic.talker import synthetic_clip
 from avsync.errors import ArgumentError
 from avsync.figures import corpus_figure, write_gif
+from avsync.models.syncer.encoders import SyncerConfig
+from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
 from avsync.pretrained import save_pretrained
-from avsync.speech_features import SpeechFeatures
-from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
 from tests.test_batch import talk
 
 CONSTANT = "tests.extraction_detectors:constant"
@@ -112,7 +112,7 @@ def test_ctrl_c_is_one_line(
     def interrupt(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("avsync.corpus.batch.write_clip", interrupt)
+    monkeypatch.setattr("avsync.corpus.extraction.batch.write_clip", interrupt)
     assert extract(talks, "--out", tmp_path / "c") == 130
     assert capsys.readouterr().err.splitlines()[-1] == "avsync extract: interrupted; what was finished is kept"
     assert not list((tmp_path / "c").glob("*.npz")) and not list((tmp_path / "c" / "extraction").iterdir())

@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from avsync.cli import main
 from avsync.cli._syncers import Syncers, level_lines
 from avsync.corpus.clip import Clip, write_clip, write_index
-from avsync.corpus.media import write_video
-from avsync.corpus.synthetic import synthetic_clip
-from avsync.encoders import SyncerConfig
+from avsync.corpus.media.files import write_video
+from avsync.corpus.synthetic.talker import synthetic_clip
 from avsync.evaluation.recording import OffsetAnswer, Recording, find_offset, read_recording, recording_report
 from avsync.metrics.calibration import Calibration, LevelCalibration, save_calibration
-from avsync.multi_scale_syncer import MultiScaleSyncer
+from avsync.models.syncer.encoders import SyncerConfig
+from avsync.models.syncer.interface import MultiScaleSyncer
+from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
 from avsync.pretrained import from_pretrained, save_pretrained
 from avsync.pyramid import temporal_pyramid
-from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
 
 DETECTOR = "tests.test_cli_offset:bright_mouth"
 SMALL = SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=4), num_levels=2, audio="log-mel")

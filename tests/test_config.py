@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avsync.config import config_from_dict, config_to_dict
-from avsync.encoders import SyncerConfig
 from avsync.errors import ConfigError
-from avsync.syncer import SyncerPyramidConfig
+from avsync.models.syncer.encoders import SyncerConfig
+from avsync.models.syncer.pyramid import SyncerPyramidConfig
+from avsync.pretrained import config_from_dict, config_to_dict
 
 sizes = st.integers(1, 500)
 syncers = st.builds(

@@ -13,31 +13,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from avsync.contrastive import (
-    AllPairsInfoNCE,
+from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
+from avsync.losses._windows import sampled_similarity
+from avsync.losses.all_pairs import AllPairsInfoNCE, info_nce_all_pairs, info_nce_all_pairs_each
+from avsync.losses.info_nce import InfoNCE, chance_level, info_nce, info_nce_sampled, info_nce_sampled_each
+from avsync.losses.negatives import excluded_pairs, gather_negatives, sample_negatives
+from avsync.losses.pairs import (
     CosineBCE,
-    InfoNCE,
     LogitScale,
     MarginLoss,
     SigmoidPairLoss,
-    chance_level,
     cosine_bce,
-    cosine_similarity,
-    excluded_pairs,
-    gather_negatives,
-    half_squared_distance,
-    info_nce,
-    info_nce_all_pairs,
-    info_nce_all_pairs_each,
-    info_nce_sampled,
-    info_nce_sampled_each,
     margin_loss,
-    sample_negatives,
-    sampled_similarity,
     sigmoid_pairs,
-    unit_norm,
 )
-from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
+from avsync.models.syncer.similarity import cosine_similarity, half_squared_distance, unit_norm
 from tests.reference import contrastive as reference
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avsync.audio import LogMel
+from avsync.audio.features import LogMel
+from avsync.corpus.banks.memory import ClipBank
 from avsync.corpus.clip import Clip, Corpus, check_clip, read_clip, sample_of_frame, write_clip, write_index
-from avsync.corpus.dataset import ClipBank
 from avsync.errors import ArgumentError, CorpusError
 
 pytest.importorskip("av")
@@ -157,7 +157,7 @@ def _flip_byte(path: Path) -> None:
 
 
 def _flac(samples: int, *, sample_rate: int = 16000) -> bytes:
-    from avsync.corpus.media import write_audio
+    from avsync.corpus.media.files import write_audio
 
     with tempfile.TemporaryDirectory() as folder:
         write_audio(Path(folder, "x.flac"), make_clip(frames=13).waveform[:samples], sample_rate=sample_rate)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from avsync._files import replacing, write_json
-from avsync.corpus.media import read_audio, write_audio, write_video
+from avsync.corpus.media.files import read_audio, write_audio, write_video
 from avsync.errors import ArgumentError, CorpusError, MissingExtraError, ShapeError
 
 av = pytest.importorskip("av")

@@ -7,9 +7,9 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from avsync.corpus.cropping import crop_centred, crop_fixed, crop_image
+from avsync.corpus.extraction.cropping import crop_centred, crop_fixed, crop_image
 from avsync.errors import ArgumentError, ShapeError
-from avsync.landmarks import displacement
+from avsync.landmarks.geometry import displacement
 
 Array = npt.NDArray[np.float64]
 

@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from avsync.audio import MFCC, LogMel, normalise_waveform
-from avsync.config import config_from_dict, config_to_dict
+from avsync.audio.features import MFCC, LogMel, normalise_waveform
+from avsync.corpus.banks.memory import AugmentConfig, Batch, ClipBank, speech_mask
 from avsync.corpus.clip import Clip, Corpus, write_clip, write_index
-from avsync.corpus.dataset import AugmentConfig, Batch, ClipBank, speech_mask
 from avsync.errors import ArgumentError, ClipTooShortError, ConfigError, CorpusError, ShapeError
-from avsync.landmarks import velocity
+from avsync.landmarks.geometry import velocity
+from avsync.pretrained import config_from_dict, config_to_dict
 
 REAL_CORPUS = Path(os.environ.get("AVSYNC_CORPUS", Path(__file__).parents[2] / "shared" / "corpus"))
 LENGTHS = {"a": ("s0", 40), "b": ("s1", 25), "c": ("s0", 12), "d": ("s2", 60), "e": ("s1", 30)}

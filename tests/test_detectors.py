@@ -17,11 +17,11 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from avsync._faces import FLIP_INDEX
 from avsync.corpus.detectors import CheckedDetector, Detections, as_detector
 from avsync.corpus.detectors.fan import FaceAlignmentDetector
 from avsync.corpus.detectors.mesh import MESH_TO_68, MediapipeDetector, mesh_to_68
 from avsync.errors import ArgumentError, MissingExtraError, ShapeError
+from avsync.landmarks.layouts import FLIP_INDEX
 
 Image = npt.NDArray[np.uint8]
 IMAGES = [np.zeros((8, 10, 3), np.uint8)] * 3

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from avsync.config import config_from_dict, config_to_dict
-from avsync.discriminators import (
+from avsync.errors import ClipTooShortError, ConfigError, ShapeError
+from avsync.models.discriminators import (
     FrameDiscriminator,
     FrameDiscriminatorConfig,
     PairDiscriminator,
@@ -17,7 +17,7 @@ from avsync.discriminators import (
     WindowDiscriminatorConfig,
     window_starts,
 )
-from avsync.errors import ClipTooShortError, ConfigError, ShapeError
+from avsync.pretrained import config_from_dict, config_to_dict
 from tests.reference.discriminators import window_logits
 
 FRAME = FrameDiscriminatorConfig(points=5, embed=8, depth=2)

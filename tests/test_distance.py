@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from avsync.corpus.synthetic import synthetic_clip
+from avsync.corpus.synthetic.talker import synthetic_clip
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
-from avsync.frontal import FRONTAL_ASPECT, frontalise
-from avsync.landmarks import face_height
+from avsync.landmarks.frontal import FRONTAL_ASPECT, frontalise
+from avsync.landmarks.geometry import face_height
 from avsync.metrics.distance import landmark_distance, landmark_error, mouth_opening_correlation, velocity_error
 from tests.reference import distance as reference
 

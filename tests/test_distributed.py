@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from avsync.distributed import (
+from avsync.errors import ArgumentError, ShapeError
+from avsync.losses.distributed import (
     gather,
     gather_each,
     gather_mask,
@@ -21,8 +22,7 @@ from avsync.distributed import (
     sum_across,
     sum_each_across,
 )
-from avsync.errors import ArgumentError, ShapeError
-from avsync.negatives import excluded_pairs
+from avsync.losses.negatives import excluded_pairs
 from tests import ranks
 
 ROOT = Path(__file__).parent.parent

@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 import torch
 
-from avsync.audio import MFCC, LogMel
+from avsync.audio.features import MFCC, LogMel
 from avsync.cli import main
+from avsync.corpus.banks.memory import ClipBank
 from avsync.corpus.clip import Clip, write_clip, write_index
-from avsync.corpus.dataset import ClipBank
-from avsync.corpus.synthetic import SyntheticCorpus, synthetic_clip
-from avsync.encoders import SyncerConfig
+from avsync.corpus.synthetic.talker import SyntheticCorpus, synthetic_clip
 from avsync.errors import ArgumentError, ClipTooShortError
-from avsync.landmarks import flip
+from avsync.landmarks.geometry import flip
+from avsync.models.syncer.encoders import SyncerConfig
+from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
 from avsync.pretrained import save_pretrained
-from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
 from avsync.training.doctor import Examination, Finding, examine, overfit_batch
 from avsync.training.doctor.alignment import LagScan, check_alignment, check_distances
 from avsync.training.doctor.clip_checks import check_clips

@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from avsync.encoders import SyncerConfig
-from avsync.ensemble import SyncerEnsemble
 from avsync.errors import ArgumentError, CheckpointError, ConfigError
+from avsync.losses.sync import MultiScaleSyncLoss
 from avsync.metrics import multi_scale_offset
-from avsync.multi_scale_syncer import MultiScaleSyncer
+from avsync.models.syncer.encoders import SyncerConfig
+from avsync.models.syncer.ensemble import SyncerEnsemble
+from avsync.models.syncer.interface import MultiScaleSyncer
+from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
+from avsync.models.syncer.similarity import cosine_similarity
 from avsync.pretrained import FILES, from_pretrained, save_pretrained
-from avsync.similarity import cosine_similarity
-from avsync.sync_loss import MultiScaleSyncLoss
-from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
 
 CONFIG = SyncerPyramidConfig(syncer=SyncerConfig(audio_features=3, points=4, width=4, embed=2), num_levels=2, reference="mean")
 OTHER = replace(CONFIG, syncer=replace(CONFIG.syncer, width=6, embed=3), reference="first")

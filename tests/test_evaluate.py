@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from avsync.cli import main
 from avsync.corpus.clip import Clip, write_clip, write_index
-from avsync.corpus.media import write_audio
-from avsync.corpus.synthetic import synthetic_clip
-from avsync.encoders import SyncerConfig
+from avsync.corpus.media.files import write_audio
+from avsync.corpus.synthetic.talker import synthetic_clip
 from avsync.errors import ArgumentError, CorpusError
 from avsync.evaluation.evaluate import Networks, evaluate
 from avsync.evaluation.measures import Sounds, set_distance, sync_curves
@@ -29,8 +28,9 @@ from avsync.figures.sync import evaluation_figures, read_history
 from avsync.metrics.distance import landmark_distance
 from avsync.metrics.frechet import frechet_distance, frechet_motion_distance
 from avsync.metrics.multi_scale import multi_scale_offset
+from avsync.models.syncer.encoders import SyncerConfig
+from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
 from avsync.pyramid import temporal_pyramid
-from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
 
 FACE = synthetic_clip(seconds=0.08).landmarks[0]
 LOWER_LIP = [55, 56, 57, 58, 59, 65, 66, 67]

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from avsync.corpus.detectors import as_detector
-from avsync.corpus.media import write_video
-from avsync.corpus.sound_source import SoundSource
-from avsync.corpus.video_source import VideoSource
+from avsync.corpus.media.audio_source import SoundSource
+from avsync.corpus.media.files import write_video
+from avsync.corpus.media.video_source import VideoSource
 from avsync.errors import ArgumentError, ClipTooShortError, CorpusError, ShapeError
-from avsync.evaluation.face_crop import crop_face, crop_path, face_boxes, median_filter
-from avsync.evaluation.face_track import face_paths, frames_at
-from avsync.evaluation.video import score_video
-from avsync.syncnet import SyncNet
-from avsync.syncnet_audio import syncnet_mfcc
+from avsync.evaluation.syncnet.audio import syncnet_mfcc
+from avsync.evaluation.syncnet.face_crop import crop_face, crop_path, face_boxes, median_filter
+from avsync.evaluation.syncnet.face_track import face_paths, frames_at
+from avsync.evaluation.syncnet.network import SyncNet
+from avsync.evaluation.syncnet.scoring import score_video
 from tests.reference import offset as reference
 
 Images = Sequence[npt.NDArray[np.uint8]]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from avsync.corpus.clip import write_clip, write_index
-from avsync.corpus.synthetic import SyntheticCorpus
+from avsync.corpus.synthetic.talker import SyntheticCorpus
 from avsync.figures.sync import read_history
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "msync"

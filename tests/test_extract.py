@@ -14,11 +14,11 @@ import pytest
 
 pytest.importorskip("av")
 
-from avsync.corpus._ahead import ahead
 from avsync.corpus.clip import Clip, check_clip, sample_of_frame
-from avsync.corpus.extract import extract, iter_clips
-from avsync.corpus.extraction_report import VideoReport, dropped_seconds, uncovered
-from avsync.corpus.media import write_video
+from avsync.corpus.extraction._ahead import ahead
+from avsync.corpus.extraction.from_video import extract, iter_clips
+from avsync.corpus.extraction.report import VideoReport, dropped_seconds, uncovered
+from avsync.corpus.media.files import write_video
 from avsync.errors import ArgumentError
 from tests.media_samples import SQUARE, Truth, flash_click_video, read_picture
 

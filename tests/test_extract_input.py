@@ -11,8 +11,8 @@ import pytest
 
 pytest.importorskip("av")
 
-from avsync.corpus.extract import extract
-from avsync.corpus.extraction_report import VideoReport, dropped_seconds
+from avsync.corpus.extraction.from_video import extract
+from avsync.corpus.extraction.report import VideoReport, dropped_seconds
 from avsync.errors import CorpusError
 from tests.media_samples import flash_click_video
 from tests.test_extract import ALLOWED, Faces, Image, Table, face_at, film, peaks, scenery, squares, start_by_picture

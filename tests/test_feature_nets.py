@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from avsync.errors import ArgumentError, CheckpointError, ClipTooShortError, ShapeError
+from avsync.landmarks.raster import rasterise, temporal_picture
 from avsync.metrics.feature_nets import (
     I3D,
     FrameFeatures,
@@ -29,7 +30,6 @@ from avsync.metrics.feature_nets import (
 from avsync.metrics.frechet import frechet_distance
 from avsync.metrics.inception import InceptionV3, enlarge, load_inception
 from avsync.metrics.weight_files import read_state_dict
-from avsync.raster import rasterise, temporal_picture
 from tests.reference import inception as reference
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from avsync.corpus.synthetic import synthetic_clip
+from avsync.corpus.synthetic.talker import synthetic_clip
 from avsync.errors import ArgumentError, ShapeError
 from avsync.figures import (
     confidence_by_level,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from avsync.corpus.synthetic import SyntheticCorpus
+from avsync.corpus.synthetic.talker import SyntheticCorpus
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
 from avsync.metrics.distance import landmark_distance, landmark_error
 from avsync.metrics.frechet import (

@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from avsync.audio_pyramid import mirror_audio
-from avsync.config import config_from_dict, config_to_dict
 from avsync.errors import ArgumentError, ClipTooShortError, ConfigError, ShapeError
-from avsync.generator import GeneratorConfig, MultiScaleGenerator
-from avsync.stacked import lstm_update, merge_branches
+from avsync.models.generator.audio_pyramid import mirror_audio
+from avsync.models.generator.model import GeneratorConfig, MultiScaleGenerator
+from avsync.models.generator.stacked import lstm_update, merge_branches
+from avsync.models.generator.stream import GeneratorStream
+from avsync.pretrained import config_from_dict, config_to_dict
 from tests.reference.generator import SeparateGenerator
 
 SMALL = GeneratorConfig(
@@ -196,7 +197,7 @@ def test_stream_equals_forward(causal: bool, frames: int, branches: int) -> None
     faces, audio = batch(frames)
     seeded = [torch.Generator().manual_seed(5) for _ in range(2)]
     expected = network(faces, audio, generator=seeded[0]).landmarks
-    stream = network.stream(faces, generator=seeded[1])
+    stream = GeneratorStream(network, faces, generator=seeded[1])
     steps = [stream.step(piece) for piece in audio.split(4, dim=1)]
     first = min(frames, 3 + network.look_ahead)
     assert all(step is None for step in steps[:first])
@@ -210,7 +211,7 @@ def test_stream_equals_forward(causal: bool, frames: int, branches: int) -> None
 def test_stream_from_one_face_equals_generate() -> None:
     network = make(causal=True)
     faces, audio = batch(12)
-    stream = network.stream(faces[:, 0])
+    stream = GeneratorStream(network, faces[:, 0])
     steps = [stream.step(piece) for piece in mirror_audio(audio, 3).split(4, dim=1)]
     out = torch.stack([step for step in steps if step is not None], dim=1)
     torch.testing.assert_close(out, network.generate(faces[:, 0], audio).landmarks)
@@ -311,4 +312,4 @@ def test_bad_input() -> None:
     with pytest.raises(ShapeError, match="`face`"):
         network.generate(faces, audio)
     with pytest.raises(ShapeError, match=r"`audio`: expected .batch=2, audio_frames=4, coeffs."):
-        network.stream(faces).step(audio)
+        GeneratorStream(network, faces).step(audio)

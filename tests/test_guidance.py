@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from avsync.encoders import SyncerConfig
+from avsync.losses.sync import MultiScaleSyncLoss
+from avsync.models.syncer.encoders import SyncerConfig
+from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
 from avsync.pretrained import save_pretrained
-from avsync.sync_loss import MultiScaleSyncLoss
-from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "guidance"
 TINY = SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=8, frame_blocks=1), audio="log-mel")

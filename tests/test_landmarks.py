@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from avsync import landmark_views as views
+from avsync.landmarks import augmentation as views
 from avsync import landmarks as lm
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
 

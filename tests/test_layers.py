@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
-from avsync.layers import ConvNeXtBlock1d, depthwise_conv
+from avsync.models.convnext import ConvNeXtBlock1d, depthwise_conv
 
 
 @given(st.integers(1, 7), st.integers(0, 6), st.integers(1, 5))

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from avsync.audio import LogMel
-from avsync.corpus.augment import AugmentConfig
+from avsync.audio.features import LogMel
+from avsync.corpus.banks.augmentation import AugmentConfig
+from avsync.corpus.banks.crops import Batch
+from avsync.corpus.banks.loader import BatchLoader
+from avsync.corpus.banks.memory import ClipBank
 from avsync.corpus.clip import Clip
-from avsync.corpus.crops import Batch
-from avsync.corpus.dataset import ClipBank
-from avsync.corpus.loader import BatchLoader
 from avsync.errors import ArgumentError, CheckpointError, ClipTooShortError
 
 

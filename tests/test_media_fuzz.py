@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip("av")
 
-from avsync.corpus.sound_source import SoundSource
-from avsync.corpus.video_source import VideoSource
+from avsync.corpus.media.audio_source import SoundSource
+from avsync.corpus.media.video_source import VideoSource
 from avsync.errors import CorpusError
 from tests.media_samples import flash_click_video
 

@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("av")
 
-from avsync.corpus.sound_source import SoundSource
-from avsync.corpus.video_source import VideoSource
+from avsync.corpus.media.audio_source import SoundSource
+from avsync.corpus.media.video_source import VideoSource
 from tests.media_samples import Truth, flash_click_video, picture_time, read_picture
 
 #: Seconds; what issue 3 allows. Everything here stays far below it, so the tests ask for less than half.

@@ -10,13 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avsync.audio import LogMel
-from avsync.corpus.dataset import ClipBank
-from avsync.corpus.synthetic import SyntheticCorpus, synthetic_clip
+from avsync.audio.features import LogMel
+from avsync.corpus.banks.memory import ClipBank
+from avsync.corpus.synthetic.talker import SyntheticCorpus, synthetic_clip
 from avsync.errors import ClipTooShortError, ConfigError, ShapeError
-from avsync.landmarks import displacement
+from avsync.landmarks.geometry import displacement
 from avsync.metrics.frechet import load_motion_autoencoder
-from avsync.motion_autoencoder import REGIONS, MotionAutoencoder, MotionAutoencoderConfig, quickness
+from avsync.models.motion_autoencoder import REGIONS, MotionAutoencoder, MotionAutoencoderConfig, quickness
 from avsync.pretrained import from_pretrained, save_pretrained
 from avsync.training.autoencoder import AutoencoderTrainingConfig, autoencoder_loss, train_motion_autoencoder
 from avsync.training.engine import make_fabric

@@ -10,21 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avsync.encoders import SyncerConfig
 from avsync.errors import ConfigError, ShapeError
-from avsync.landmarks import displacement
-from avsync.motion_features import (
-    ANCHORS,
-    MOTIONS,
-    REGIONS,
-    frame_velocity,
-    head_size,
-    local_shape,
-    motion_channels,
-    motion_features,
-)
+from avsync.landmarks.geometry import displacement
+from avsync.landmarks.layouts import ANCHORS, REGIONS
+from avsync.landmarks.motion_features import MOTIONS, frame_velocity, head_size, local_shape, motion_channels, motion_features
+from avsync.models.syncer.encoders import SyncerConfig
+from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
 from avsync.pyramid import temporal_pyramid
-from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
 
 
 def faces(frames: int = 7, *, batch: int = 2, dims: int = 2, seed: int = 0) -> torch.Tensor:

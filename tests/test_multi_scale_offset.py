@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from avsync.encoders import SyncerConfig
 from avsync.errors import ArgumentError, ShapeError
 from avsync.metrics import (
     Calibration,
@@ -20,8 +19,9 @@ from avsync.metrics import (
     sync_report,
 )
 from avsync.metrics.multi_scale import MAX_OFFSETS
-from avsync.similarity import unit_norm
-from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
+from avsync.models.syncer.encoders import SyncerConfig
+from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
+from avsync.models.syncer.similarity import unit_norm
 
 MARGIN = 64
 

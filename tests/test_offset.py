@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from avsync.audio import log_mel
+from avsync.audio.features import log_mel
 from avsync.corpus.clip import Clip
-from avsync.corpus.synthetic import SyntheticConfig, synthetic_clip
+from avsync.corpus.synthetic.talker import SyntheticConfig, synthetic_clip
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
 from avsync.metrics import _band
 from avsync.metrics.offset import (

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avsync.errors import ArgumentError, ClipTooShortError
-from avsync.offset_loss import offset_info_nce
+from avsync.losses.offsets import offset_info_nce
 from avsync.training.objectives import offset_chance
 
 

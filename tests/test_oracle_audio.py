@@ -14,8 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from avsync.audio import MFCC, LogMel
-from avsync.filterbanks import dct_matrix, mel_filterbank
+from avsync.audio.features import MFCC, LogMel, dct_matrix, mel_filterbank
 
 FRAMING = {"n_fft": 400, "win_length": 400, "hop_length": 160}
 SETTINGS = [

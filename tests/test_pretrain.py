@@ -1,4 +1,4 @@
-"""examples/msync/pretrain.py at a size that takes seconds, and the lags of training clips that it mends."""
+"""examples/pretrained_models/pretrain.py at a size that takes seconds, and the lags of training clips that it mends."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from torch import Tensor
 
 from avsync import SyncerEnsemble, SyncerPyramid, SyncerPyramidConfig, from_pretrained, save_pretrained
 from avsync.corpus.clip import Clip, write_clip, write_index
-from avsync.corpus.synthetic import SyntheticCorpus
-from avsync.encoders import SyncerConfig
+from avsync.corpus.synthetic.talker import SyntheticCorpus
+from avsync.models.syncer.encoders import SyncerConfig
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "msync"
+EXAMPLE = Path(__file__).parent.parent / "examples" / "pretrained_models"
 OWN = ("pretrain", "realign", "curves", "cards", "join")
 
 

@@ -19,14 +19,14 @@ from torch import nn
 
 from avsync import _files
 from avsync._bits import pack, unpack
-from avsync.corpus.synthetic import SyntheticCorpus
-from avsync.encoders import SyncerConfig
+from avsync.corpus.synthetic.talker import SyntheticCorpus
 from avsync.errors import ArgumentError, CheckpointError
+from avsync.losses.sync import MultiScaleSyncLoss
 from avsync.metrics import load_calibration, multi_scale_offset
-from avsync.multi_scale_syncer import MultiScaleSyncer
+from avsync.models.syncer.encoders import SyncerConfig
+from avsync.models.syncer.interface import MultiScaleSyncer
+from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
 from avsync.pretrained import FILES, FORMAT, WEIGHTS, from_pretrained, model_folder, save_pretrained, shipped_models
-from avsync.sync_loss import MultiScaleSyncLoss
-from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
 
 CONFIG = SyncerPyramidConfig(syncer=SyncerConfig(audio_features=3, points=4, width=4, embed=2), num_levels=2, reference="mean")
 

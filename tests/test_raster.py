@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avsync.corpus.synthetic import synthetic_clip
+from avsync.corpus.synthetic.talker import synthetic_clip
 from avsync.errors import ArgumentError, ShapeError
-from avsync.raster import rasterise, temporal_picture, temporal_weights, to_pixels
+from avsync.landmarks.raster import rasterise, temporal_picture, temporal_weights, to_pixels
 
 seeds = st.integers(0, 2**31)
 

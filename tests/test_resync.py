@@ -11,9 +11,9 @@ import av
 import numpy as np
 import pytest
 
-from avsync.corpus.media import write_video
-from avsync.corpus.sound_source import SoundSource
-from avsync.corpus.video_source import VideoSource
+from avsync.corpus.media.audio_source import SoundSource
+from avsync.corpus.media.files import write_video
+from avsync.corpus.media.video_source import VideoSource
 from avsync.errors import ArgumentError, CorpusError
 from avsync.evaluation.resync import default_output, ffmpeg_command, shift_sound
 from tests.media_samples import flash_click_video

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avsync.corpus.retime import resample_track
+from avsync.corpus.extraction.retime import resample_track
 from avsync.errors import ArgumentError, ShapeError
 
 RATES = [Fraction(24000, 1001), Fraction(24), Fraction(25), Fraction(30000, 1001), Fraction(50), Fraction(60), Fraction(12)]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avsync.corpus.scene_cuts import SceneCuts
+from avsync.corpus.extraction.scene_cuts import SceneCuts
 from avsync.errors import ArgumentError, ShapeError
 
 Image = npt.NDArray[np.uint8]

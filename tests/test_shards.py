@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from avsync._files import write_json
-from avsync.audio import MFCC, LogMel
-from avsync.corpus import shards as module
-from avsync.corpus._shard_file import read_header
-from avsync.corpus.augment import AugmentConfig
+from avsync.audio.features import MFCC, LogMel
+from avsync.corpus.banks import shards as module
+from avsync.corpus.banks._shard_file import read_header
+from avsync.corpus.banks.augmentation import AugmentConfig
+from avsync.corpus.banks.crops import Batch
+from avsync.corpus.banks.memory import ClipBank
+from avsync.corpus.banks.shards import MANIFEST, ShardedBank, build_shards
 from avsync.corpus.clip import Clip, Corpus, write_clip, write_index
-from avsync.corpus.crops import Batch
-from avsync.corpus.dataset import ClipBank
-from avsync.corpus.shards import MANIFEST, ShardedBank, build_shards
 from avsync.errors import ArgumentError, ClipTooShortError, CorpusError, ShapeError
 
 LENGTHS = {"a": ("s0", 40), "b": ("s1", 25), "c": ("s0", 12), "d": ("s2", 60), "e": ("s1", 30)}
@@ -158,7 +158,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: py
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("avsync.corpus._shard_file.save_file", full)
+    monkeypatch.setattr("avsync.corpus.banks._shard_file.save_file", full)
     with pytest.raises(OSError, match="No space left"):
         build_shards(CLIPS, tmp_path, features=LogMel())
     assert not list(tmp_path.iterdir())

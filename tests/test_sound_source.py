@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 av = pytest.importorskip("av")
 
-from avsync.corpus._downmix import mix_weights
-from avsync.corpus._interpolate import interpolate
-from avsync.corpus._sound_clock import TOLERANCE, Block, SoundClock
-from avsync.corpus.media import write_audio
-from avsync.corpus.sound_source import KEPT_SECONDS, SoundSource
+from avsync.corpus.media._audio_clock import TOLERANCE, Block, SoundClock
+from avsync.corpus.media._downmix import mix_weights
+from avsync.corpus.media._interpolate import interpolate
+from avsync.corpus.media.audio_source import KEPT_SECONDS, SoundSource
+from avsync.corpus.media.files import write_audio
 from avsync.errors import ArgumentError, CorpusError
 from tests.media_samples import flash_click_video
 

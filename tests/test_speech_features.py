@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from avsync.audio import MFCC, LogMel, normalise_waveform
+from avsync.audio.features import MFCC, LogMel, normalise_waveform
+from avsync.audio.speech import SpeechFeatures
 from avsync.errors import ArgumentError
-from avsync.speech_features import SpeechFeatures
 
 
 @pytest.mark.parametrize(("kind", "plain"), [("log-mel", LogMel), ("mfcc", MFCC)])

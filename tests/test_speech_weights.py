@@ -10,16 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from avsync.audio import LogMel
-from avsync.contrastive import info_nce_all_pairs, info_nce_within_clips
-from avsync.corpus.dataset import ClipBank
-from avsync.corpus.synthetic import SyntheticCorpus
-from avsync.encoders import SyncerConfig
+from avsync.audio.features import LogMel
+from avsync.corpus.banks.memory import ClipBank
+from avsync.corpus.synthetic.talker import SyntheticCorpus
 from avsync.errors import ClipTooShortError, ConfigError, ShapeError
-from avsync.multi_scale_syncer import Embeddings
-from avsync.offset_loss import offset_info_nce
+from avsync.losses.all_pairs import info_nce_all_pairs, info_nce_within_clips
+from avsync.losses.offsets import offset_info_nce
+from avsync.models.syncer.encoders import SyncerConfig
+from avsync.models.syncer.interface import Embeddings
+from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
 from avsync.pyramid import temporal_pyramid
-from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
 from avsync.training.level_losses import level_losses
 from avsync.training.objectives import LevelObjective, SyncerTrainingConfig
 from avsync.training.processes import make_fabric

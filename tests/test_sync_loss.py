@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from avsync.audio import LogMel
-from avsync.encoders import SyncerConfig
+from avsync.audio.features import LogMel
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
-from avsync.sync_loss import MultiScaleSyncLoss, SyncLoss, level_sync_loss, multi_scale_sync_loss
-from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
+from avsync.losses.sync import MultiScaleSyncLoss, SyncLoss, level_sync_loss, multi_scale_sync_loss
+from avsync.models.syncer.encoders import SyncerConfig
+from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
 from tests.reference import sync_loss as reference
 
 seeds = st.integers(0, 2**31)

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from avsync.encoders import AudioEncoder, MotionEncoder, SyncerConfig
 from avsync.errors import ArgumentError, ClipTooShortError, ConfigError, ShapeError
-from avsync.syncer import Syncer, SyncerPyramid, SyncerPyramidConfig, fill_motion_frames
+from avsync.models.syncer.encoders import AudioEncoder, MotionEncoder, SyncerConfig
+from avsync.models.syncer.pyramid import Syncer, SyncerPyramid, SyncerPyramidConfig, fill_motion_frames
 
 
 def small(**options: int) -> SyncerConfig:

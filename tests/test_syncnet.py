@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from avsync.errors import CheckpointError, ClipTooShortError, ShapeError
+from avsync.evaluation.syncnet.audio import num_mfcc_frames, syncnet_mfcc
+from avsync.evaluation.syncnet.network import SyncNet, SyncNetConfig
 from avsync.pretrained import from_pretrained, save_pretrained
-from avsync.syncnet import SyncNet, SyncNetConfig
-from avsync.syncnet_audio import num_mfcc_frames, syncnet_mfcc
 from tests.reference import syncnet_audio as reference
 
 # What the published file holds, as its loaders state it: layers and the shapes of their weights.

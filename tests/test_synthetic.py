@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from avsync.config import config_from_dict, config_to_dict
 from avsync.corpus.clip import Clip, check_clip
-from avsync.corpus.synthetic import SyntheticConfig, SyntheticCorpus, synthetic_clip
+from avsync.corpus.synthetic.talker import SyntheticConfig, SyntheticCorpus, synthetic_clip
 from avsync.errors import ArgumentError, ConfigError
+from avsync.pretrained import config_from_dict, config_to_dict
 
 Floats = npt.NDArray[np.float64]
 BANDS = {"lips": (5.0, 11.0), "brows": (1.3, 3.2), "posture": (0.1, 0.75)}

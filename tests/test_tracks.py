@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avsync.corpus.tracks import Chosen, FaceTracker, Track, choose_tracks, split_long
+from avsync.corpus.extraction.tracks import Chosen, FaceTracker, Track, choose_tracks, split_long
 from avsync.errors import ArgumentError, ShapeError
 
 Face = npt.NDArray[np.float32]

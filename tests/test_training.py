@@ -11,22 +11,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from avsync.audio import LogMel
-from avsync.corpus.augment import AugmentConfig
-from avsync.corpus.dataset import Batch, ClipBank
-from avsync.corpus.synthetic import SyntheticCorpus
-from avsync.discriminators import (
+from avsync.audio.features import LogMel
+from avsync.corpus.banks.augmentation import AugmentConfig
+from avsync.corpus.banks.memory import Batch, ClipBank
+from avsync.corpus.synthetic.talker import SyntheticCorpus
+from avsync.errors import ConfigError
+from avsync.losses.sync import MultiScaleSyncLoss
+from avsync.models.discriminators import (
     FrameDiscriminator,
     FrameDiscriminatorConfig,
     PairDiscriminator,
     WindowDiscriminator,
     WindowDiscriminatorConfig,
 )
-from avsync.encoders import SyncerConfig
-from avsync.errors import ConfigError
-from avsync.generator import GeneratorConfig, MultiScaleGenerator
-from avsync.sync_loss import MultiScaleSyncLoss
-from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
+from avsync.models.generator.model import GeneratorConfig, MultiScaleGenerator
+from avsync.models.syncer.encoders import SyncerConfig
+from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
 from avsync.training.ema import WeightAverage
 from avsync.training.gan import Discriminators, GanTrainingConfig, train_generator
 from avsync.training.processes import make_fabric
@@ -218,7 +218,7 @@ def fixed_negatives(num_clips: int, num_windows: int, num_negatives: int, **opti
 def test_accumulated_batches_are_one_large_batch_for_syncers(
     bank: ClipBank, fabric: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("avsync.pair_losses.sample_negatives", fixed_negatives)
+    monkeypatch.setattr("avsync.losses.pairs.sample_negatives", fixed_negatives)
     whole = bank.sample(8, 48, generator=torch.Generator().manual_seed(1))
     results = []
     for batch_size, accumulate in ((8, 1), (2, 4)):

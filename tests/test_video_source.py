@@ -13,7 +13,7 @@ import pytest
 
 av = pytest.importorskip("av")
 
-from avsync.corpus.video_source import VideoSource
+from avsync.corpus.media.video_source import VideoSource
 from avsync.errors import ArgumentError, CorpusError
 from tests.media_samples import flash_click_video, picture_time, read_picture, set_display_matrix
 

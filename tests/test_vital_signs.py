@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from avsync.errors import ArgumentError
-from avsync.multi_scale_syncer import Embeddings
+from avsync.models.syncer.interface import Embeddings
 from avsync.training.doctor import diagnose, vital_signs
 
 

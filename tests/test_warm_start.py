@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from avsync.corpus.augment import AugmentConfig, deform
-from avsync.corpus.dataset import ClipBank
-from avsync.corpus.synthetic import SyntheticCorpus
-from avsync.encoders import SyncerConfig
+from avsync.audio.speech import SpeechFeatures
+from avsync.corpus.banks.augmentation import AugmentConfig, deform
+from avsync.corpus.banks.memory import ClipBank
+from avsync.corpus.synthetic.talker import SyntheticCorpus
 from avsync.errors import ArgumentError, ConfigError
-from avsync.motion_features import local_shape
-from avsync.speech_features import SpeechFeatures
-from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
+from avsync.landmarks.motion_features import local_shape
+from avsync.models.syncer.encoders import SyncerConfig
+from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
 from avsync.training import syncers as training_of_syncers
 from avsync.training import warm_start
 from avsync.training.processes import make_fabric

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from avsync.audio.speech import KINDS, SpeechFeatures
 from avsync.errors import ArgumentError
 from avsync.evaluation.recording import Recording, recording_report
 from avsync.metrics.calibration import Calibration, load_calibration
 from avsync.metrics.report import LevelSync, report_rows
-from avsync.multi_scale_syncer import MultiScaleSyncer
+from avsync.models.syncer.interface import MultiScaleSyncer
 from avsync.pretrained import from_pretrained, model_folder, shipped_models
-from avsync.speech_features import KINDS, SpeechFeatures
 
 CALIBRATION = "calibration.json"
 """The file beside a pyramid's weights that turns its distances into probabilities."""

@@ -12,9 +12,9 @@ import json
 import sys
 from pathlib import Path
 
+from avsync.audio.speech import SpeechFeatures
 from avsync.cli._syncers import add_syncer_arguments, load_pyramid
 from avsync.errors import ArgumentError, CorpusError
-from avsync.speech_features import SpeechFeatures
 from avsync.training.doctor.findings import Finding
 
 

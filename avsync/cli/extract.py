@@ -16,13 +16,13 @@ import sys
 from pathlib import Path
 
 from avsync._files import replacing, write_json
-from avsync.corpus.batch import Progress, extract_corpus
 from avsync.corpus.detectors import DETECTORS
-from avsync.corpus.extract import CROPS
-from avsync.corpus.extraction_jobs import SPEAKER_FROM
-from avsync.corpus.extraction_records import merge_records
-from avsync.corpus.extraction_report import ExtractionReport, VideoReport
-from avsync.corpus.tracks import POLICIES
+from avsync.corpus.extraction.batch import Progress, extract_corpus
+from avsync.corpus.extraction.from_video import CROPS
+from avsync.corpus.extraction.jobs import SPEAKER_FROM
+from avsync.corpus.extraction.records import merge_records
+from avsync.corpus.extraction.report import ExtractionReport, VideoReport
+from avsync.corpus.extraction.tracks import POLICIES
 from avsync.errors import ArgumentError, MissingExtraError
 
 

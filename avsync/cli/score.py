@@ -31,9 +31,9 @@ from avsync.cli._syncers import (
 )
 from avsync.errors import ArgumentError, AvsyncError
 from avsync.evaluation.recording import read_recording
-from avsync.evaluation.video import TrackScore, score_video
+from avsync.evaluation.syncnet.network import SyncNet
+from avsync.evaluation.syncnet.scoring import TrackScore, score_video
 from avsync.metrics.offset import EDGES
-from avsync.syncnet import SyncNet
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -39,7 +39,7 @@ from avsync.corpus._clip_checks import (
     is_rate,
     sample_of_frame,
 )
-from avsync.corpus.media import read_audio, write_audio
+from avsync.corpus.media.files import read_audio, write_audio
 from avsync.errors import ArgumentError, CorpusError
 
 __all__ = [

@@ -14,12 +14,12 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from avsync.audio import normalise_waveform
+from avsync.audio.features import normalise_waveform
+from avsync.corpus.banks.memory import speech_mask
 from avsync.corpus.clip import FPS, Clip, Corpus, Entry, read_clip
-from avsync.corpus.dataset import speech_mask
 from avsync.errors import ArgumentError, ClipTooShortError, CorpusError
 from avsync.metrics.multi_scale import MAX_OFFSETS, multi_scale_offset
-from avsync.multi_scale_syncer import MultiScaleSyncer
+from avsync.models.syncer.interface import MultiScaleSyncer
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -39,7 +39,7 @@ class CorpusStatistics:
         native_rates: Clips by the images a second of their videos, where the index tells.
         seconds: Length of each clip.
         face_heights: Median height of each clip's face: in pixels of the source where the index tells, else in the landmarks' unit.
-        speech: Share of each clip's frames that hold speech, by :func:`avsync.corpus.dataset.speech_mask`.
+        speech: Share of each clip's frames that hold speech, by :func:`avsync.corpus.banks.memory.speech_mask`.
         rms_db: Level of each clip's sound, decibels of full scale.
         bad: (id, reason) of every clip that cannot be read.
         offsets: For every level, the offset of each clip that is long enough, in frames of the level; positive: the audio is early.
@@ -161,7 +161,7 @@ def inspect_corpus(
     Example:
         >>> import tempfile
         >>> from avsync.corpus.clip import write_clip, write_index
-        >>> from avsync.corpus.synthetic import synthetic_clip
+        >>> from avsync.corpus.synthetic.talker import synthetic_clip
         >>> with tempfile.TemporaryDirectory() as corpus:
         ...     write_index(corpus, [write_clip(synthetic_clip(speaker=number, seconds=2.0), corpus) for number in (0, 1)])
         ...     statistics = inspect_corpus(corpus)

@@ -38,7 +38,7 @@ from avsync.errors import ArgumentError, CorpusError
 from avsync.evaluation.recording import FRAME_SECONDS, OffsetAnswer, Recording, find_offset, recording_report
 from avsync.metrics.calibration import Calibration
 from avsync.metrics.report import LevelSync
-from avsync.multi_scale_syncer import MultiScaleSyncer
+from avsync.models.syncer.interface import MultiScaleSyncer
 
 POOLS = ("auto", "clip", "source", "speaker")
 ALONE_SECONDS = 8.0

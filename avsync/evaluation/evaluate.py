@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from avsync._checks import check_choice, check_positive
-from avsync._faces import NUM_POINTS
 from avsync.corpus.clip import FPS
 from avsync.errors import ArgumentError
 from avsync.evaluation.measures import (
@@ -30,11 +29,12 @@ from avsync.evaluation.measures import (
 from avsync.evaluation.rows import BOUNDS, Piece, bound_motions, cut_pieces, piece_landmarks, piece_waveforms
 from avsync.evaluation.sources import LeftOut, Track, match_tracks
 from avsync.evaluation.tables import Cell, Measure, Table, cell
+from avsync.landmarks.layouts import NUM_POINTS
 from avsync.metrics.feature_nets import FrameFeatures, SequenceFeatures, TrailFeatures
 from avsync.metrics.frechet import load_motion_autoencoder
 from avsync.metrics.multi_scale import MAX_OFFSETS
-from avsync.motion_autoencoder import MotionAutoencoder
-from avsync.multi_scale_syncer import MultiScaleSyncer
+from avsync.models.motion_autoencoder import MotionAutoencoder
+from avsync.models.syncer.interface import MultiScaleSyncer
 
 SOUND = ("own", "refs")
 DEFAULT_FRAMES = 80

@@ -9,20 +9,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from avsync._faces import NUM_POINTS
 from avsync.corpus.clip import FPS
 from avsync.errors import ArgumentError
 from avsync.evaluation.rows import Piece
 from avsync.evaluation.sources import Track
 from avsync.evaluation.tables import Cell, Measure
+from avsync.landmarks.layouts import NUM_POINTS
 from avsync.metrics.beat_align import beat_align
 from avsync.metrics.distance import landmark_distance, landmark_error, mouth_opening_correlation, velocity_error
 from avsync.metrics.frechet import extract_statistics, frechet_distance, gaussian_distance
 from avsync.metrics.multi_scale import MAX_OFFSETS, check_max_offsets
 from avsync.metrics.offset import SyncOffset, sync_offset
 from avsync.metrics.report import face_speed
-from avsync.multi_scale_syncer import MultiScaleSyncer
-from avsync.similarity import unit_norm
+from avsync.models.syncer.interface import MultiScaleSyncer
+from avsync.models.syncer.similarity import unit_norm
 
 FRECHET_RESAMPLES = 100
 """Resamples of a Frechet distance, each of which takes eigenvalues."""

@@ -15,20 +15,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from avsync.corpus.banks.memory import speech_mask
 from avsync.corpus.clip import INDEX_NAME, SAMPLE_RATE, Clip, Corpus
-from avsync.corpus.dataset import speech_mask
 from avsync.corpus.detectors import Detector
-from avsync.corpus.extract import iter_clips
-from avsync.corpus.extraction_report import VideoReport
-from avsync.corpus.sound_source import SoundSource
-from avsync.corpus.video_source import VideoSource
+from avsync.corpus.extraction.from_video import iter_clips
+from avsync.corpus.extraction.report import VideoReport
+from avsync.corpus.media.audio_source import SoundSource
+from avsync.corpus.media.video_source import VideoSource
 from avsync.errors import ArgumentError, CorpusError, ShapeError
 from avsync.metrics.calibration import Calibration
 from avsync.metrics.multi_scale import MAX_OFFSETS, check_max_offsets, multi_scale_embeddings
 from avsync.metrics.offset import offset_from_distances, offset_milliseconds, window_distances
 from avsync.metrics.posterior import offset_posterior, sub_frame_offset
 from avsync.metrics.report import LEAST_SPEECH, LEAST_SPEED, LevelSync, face_speed
-from avsync.multi_scale_syncer import MultiScaleSyncer
+from avsync.models.syncer.interface import MultiScaleSyncer
 
 FRAME_SECONDS = 0.04
 """Seconds of a frame at level 0."""
@@ -151,7 +151,7 @@ def recording_report(
         recording: From :func:`read_recording`.
         pyramid: Trained syncers; the computation takes place where they are.
         audio_transform: From waveforms (batch, samples) to the features that the syncers were trained on, such as
-            :meth:`avsync.multi_scale_syncer.MultiScaleSyncer.speech_features`.
+            :meth:`avsync.models.syncer.interface.MultiScaleSyncer.speech_features`.
         calibration: Of these syncers; without it there are no probabilities.
         threshold: Probability from which an offset counts as an answer.
         max_offsets: Largest offset searched at each level, in frames of the level.

@@ -12,10 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from avsync.corpus.banks.memory import speech_mask
 from avsync.corpus.clip import SAMPLES_PER_FRAME
-from avsync.corpus.dataset import speech_mask
 from avsync.evaluation.sources import LeftOut, Track
-from avsync.landmarks import face_height
+from avsync.landmarks.geometry import face_height
 
 BOUNDS = ("ground truth", "static", "shuffled", "reversed", "shifted")
 """Rows without a network: the real motion; its first frame held; another speaker's motion on this face; played backwards; and late."""
@@ -41,7 +41,7 @@ def cut_pieces(
         refs: By id, with sound.
         frames: Frames of a piece.
         stride: Frames from one piece to the next; the first starts at 0.
-        min_speech: Share of a piece's frames that must hold speech, by :func:`avsync.corpus.dataset.speech_mask` of its clip.
+        min_speech: Share of a piece's frames that must hold speech, by :func:`avsync.corpus.banks.memory.speech_mask` of its clip.
 
     Returns:
         The pieces in the order of the clips; and clips that are too short or without sound, and pieces without speech.

@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from avsync.corpus._clip_checks import check_landmarks
+from avsync.corpus.banks.memory import clip_readers
 from avsync.corpus.clip import FPS, INDEX_NAME, SAMPLE_RATE, SAMPLES_PER_FRAME, Clip, Corpus
-from avsync.corpus.dataset import clip_readers
-from avsync.corpus.media import read_audio
+from avsync.corpus.media.files import read_audio
 from avsync.errors import CorpusError
 
 SOUNDS = (".flac", ".wav")
@@ -79,7 +79,7 @@ def tracks_of_clips(clips: Iterable[Clip], *, row: str = "refs") -> tuple[dict[s
         Tracks by id, and what was left out.
 
     Example:
-        >>> from avsync.corpus.synthetic import synthetic_clip
+        >>> from avsync.corpus.synthetic.talker import synthetic_clip
         >>> tracks, left_out = tracks_of_clips([synthetic_clip(seconds=2.0)])
         >>> [track.frames for track in tracks.values()], left_out
         ([50], [])

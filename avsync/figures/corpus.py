@@ -32,7 +32,7 @@ def corpus_figure(statistics: CorpusStatistics) -> Figure:
         >>> import tempfile
         >>> from avsync.corpus.clip import write_clip, write_index
         >>> from avsync.corpus.inspect import inspect_corpus
-        >>> from avsync.corpus.synthetic import synthetic_clip
+        >>> from avsync.corpus.synthetic.talker import synthetic_clip
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_index(folder, [write_clip(synthetic_clip(seconds=2.0), folder)])
         ...     len(corpus_figure(inspect_corpus(folder)).axes)

@@ -27,7 +27,7 @@ def examination_figure(examination: Examination) -> Figure:
         MissingExtraError: Matplotlib is not installed.
 
     Example:
-        >>> from avsync.corpus.synthetic import SyntheticCorpus
+        >>> from avsync.corpus.synthetic.talker import SyntheticCorpus
         >>> from avsync.training.doctor import examine
         >>> figure = examination_figure(examine(SyntheticCorpus(speakers=1, clips_per_speaker=1, seconds=4.0)))
         >>> figure.axes[0].get_xlabel()

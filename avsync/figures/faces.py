@@ -12,11 +12,11 @@ import numpy.typing as npt
 from torch import Tensor
 
 from avsync._checks import check_positive, import_extra
-from avsync._faces import NUM_POINTS
-from avsync.corpus._synthetic_face import NEUTRAL
-from avsync.corpus.media import write_video
+from avsync.corpus.media.files import write_video
+from avsync.corpus.synthetic._face import NEUTRAL
 from avsync.errors import ArgumentError, ShapeError
 from avsync.figures._style import PALETTE, new_figure
+from avsync.landmarks.layouts import NUM_POINTS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,7 +93,7 @@ def draw_face(
         ArgumentError: A size or width that is not positive.
 
     Example:
-        >>> from avsync.corpus.synthetic import synthetic_clip
+        >>> from avsync.corpus.synthetic.talker import synthetic_clip
         >>> draw_face(synthetic_clip(seconds=1.0).landmarks[0], 64).shape
         (64, 64, 3)
 

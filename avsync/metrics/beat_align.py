@@ -30,9 +30,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from avsync._checks import check_choice, check_positive, check_shape
-from avsync.audio import log_mel, normalise_waveform
+from avsync.audio.features import log_mel, normalise_waveform
 from avsync.errors import ClipTooShortError, ShapeError
-from avsync.landmarks import velocity
+from avsync.landmarks.geometry import velocity
 
 EXTREMA = ("minima", "maxima", "both")
 AUDIO_RATE = 100.0

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from avsync._checks import check_shape
 from avsync._files import write_json
-from avsync.config import config_from_dict, config_to_dict
 from avsync.errors import CheckpointError, ConfigError
 from avsync.metrics.offset import offset_from_distances
+from avsync.pretrained import config_from_dict, config_to_dict
 
 FORMAT = 1
 """Version of the file's layout; a reader refuses newer ones."""

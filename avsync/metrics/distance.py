@@ -11,8 +11,9 @@ from torch import Tensor
 
 from avsync._checks import check_choice, check_floating, check_shape, describe_shape, reduce
 from avsync.errors import ClipTooShortError, ShapeError
-from avsync.frontal import frontalise
-from avsync.landmarks import MOUTH, NUM_POINTS, mouth_opening, reference_face, velocity
+from avsync.landmarks.frontal import frontalise
+from avsync.landmarks.geometry import mouth_opening, reference_face, velocity
+from avsync.landmarks.layouts import MOUTH, NUM_POINTS
 
 UNITS = ("input", "face")
 OVER_POINTS = ("mean", "sum")
@@ -72,7 +73,7 @@ def landmark_distance(
     Args:
         preds: (batch, frames, 68, dims).
         target: The same shape, in the same unit.
-        frontal: LMD-f: every frame of both is turned to the front first, by :func:`avsync.frontal.frontalise`.
+        frontal: LMD-f: every frame of both is turned to the front first, by :func:`avsync.landmarks.frontal.frontalise`.
         over_points: "mean" over the mouth points, or "sum" as the authors' script has it, 20 times as much.
         unit: "input" for the unit of the landmarks (raw pixels), "face" for heights of the target's reference face.
         reference: That face: "first", "mean" or a face (batch, points, dims).

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from avsync._checks import check_positive, check_shape, describe_shape
 from avsync.errors import CheckpointError, ClipTooShortError, ShapeError
+from avsync.landmarks.raster import chunk_of, rasterise, temporal_picture
 from avsync.metrics.frechet import frechet_extractor_distance
-from avsync.raster import chunk_of, rasterise, temporal_picture
 
 
 class _Drawn(nn.Module):
@@ -65,7 +65,7 @@ class FrameFeatures(_Drawn):
 
     Args:
         network: Pictures to features (pictures, features), such as :class:`avsync.metrics.inception.InceptionV3`.
-        size, frame_size, view: How faces are drawn; see :func:`avsync.raster.rasterise`.
+        size, frame_size, view: How faces are drawn; see :func:`avsync.landmarks.raster.rasterise`.
 
     Example:
         >>> FrameFeatures(nn.Flatten(), size=8)(torch.rand(2, 5, 68, 2)).shape
@@ -84,7 +84,7 @@ class SequenceFeatures(_Drawn):
 
     Args:
         network: Sequences to features (batch, features), such as :class:`I3D`.
-        size, frame_size, view: How faces are drawn; see :func:`avsync.raster.rasterise`.
+        size, frame_size, view: How faces are drawn; see :func:`avsync.landmarks.raster.rasterise`.
 
     Example:
         >>> SequenceFeatures(nn.Flatten(), size=8)(torch.rand(2, 5, 68, 2)).shape
@@ -103,13 +103,13 @@ class TrailFeatures(_Drawn):
 
     Args:
         network: Pictures to features (batch, features), such as :class:`avsync.metrics.inception.InceptionV3`.
-        size, frame_size, view: How faces are drawn; see :func:`avsync.raster.rasterise`.
+        size, frame_size, view: How faces are drawn; see :func:`avsync.landmarks.raster.rasterise`.
 
     Example:
         >>> TrailFeatures(nn.Flatten(), size=8)(torch.rand(2, 5, 68, 2)).shape
         torch.Size([2, 192])
 
-    Source: the authors' code, as :func:`avsync.raster.temporal_picture`.
+    Source: the authors' code, as :func:`avsync.landmarks.raster.temporal_picture`.
     """
 
     def see(self, pictures: Tensor) -> Tensor:

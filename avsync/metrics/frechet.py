@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from avsync._checks import check_floating, check_positive, check_shape, describe_shape
 from avsync.errors import ArgumentError, ShapeError
-from avsync.motion_autoencoder import MotionAutoencoder
+from avsync.models.motion_autoencoder import MotionAutoencoder
 from avsync.pretrained import from_pretrained
 
 _SHIPPED = Path(__file__).parents[1] / "weights" / "motion-autoencoder"

@@ -11,9 +11,9 @@ from torch import Tensor
 from avsync._checks import check_choice, check_positive, check_shape
 from avsync.errors import ArgumentError, ShapeError
 from avsync.metrics.offset import SyncOffset, sync_offset
-from avsync.multi_scale_syncer import MultiScaleSyncer, window_mask
+from avsync.models.syncer.interface import MultiScaleSyncer, window_mask
+from avsync.models.syncer.similarity import unit_norm
 from avsync.pyramid import check_lengths
-from avsync.similarity import unit_norm
 
 MAX_OFFSETS = (15, 15, 8, 5)
 """Frames of the level searched to both sides at levels 0 to 3 (15 at the finest is SyncNet's; the rest ours)."""

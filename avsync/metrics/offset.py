@@ -14,10 +14,10 @@ from torch import Tensor
 
 from avsync._checks import check_choice, check_floating, check_positive, check_shape
 from avsync.errors import ClipTooShortError, ShapeError
-from avsync.frame_shares import frame_shares
+from avsync.losses._windows import check_mask
+from avsync.losses.offsets import frame_shares
 from avsync.metrics._band import band_distances
 from avsync.metrics._median import nan_median
-from avsync.similarity import check_mask
 
 EDGES = ("masked", "legacy")
 _ROUNDING = 8  # units in the last place within which mean distances count as equal
@@ -165,7 +165,7 @@ def offset_distances(
     """Mean distance between motion and audio windows at every offset.
 
     ``m[j] = mean over i of || v[i] - a[i + j - V] ||`` for ``j = 0..2 V``; entry ``j`` belongs to the offset ``V - j``. With a
-    ``window`` above 1 the mean is weighted by :func:`avsync.frame_shares.frame_shares`.
+    ``window`` above 1 the mean is weighted by :func:`avsync.losses.offsets.frame_shares`.
 
     Args:
         motion: Embeddings of motion windows, (batch, windows, embed).

@@ -11,18 +11,18 @@ from torch import Tensor
 
 from avsync._checks import check_positive, check_shape
 from avsync.errors import ArgumentError, ShapeError
-from avsync.landmarks import displacement
+from avsync.landmarks.geometry import displacement
 from avsync.metrics.calibration import Calibration
 from avsync.metrics.multi_scale import MAX_OFFSETS, check_max_offsets, multi_scale_embeddings
 from avsync.metrics.offset import SyncOffset, offset_milliseconds, sync_offset
 from avsync.metrics.posterior import OffsetPosterior, offset_posterior
-from avsync.multi_scale_syncer import MultiScaleSyncer
+from avsync.models.syncer.interface import MultiScaleSyncer
 
 ANSWERS = ("offset", "unsure", "silent", "still", "nothing")
 """What a clip can be answered at a level: an offset; or "cannot tell" because it is not likely enough to be right, because hardly
 anybody speaks, because the face hardly moves, or because no window counts (or one that does holds NaN)."""
 LEAST_SPEECH = 0.2
-"""Share of frames that must hold speech; see ``avsync.corpus.dataset.speech_mask``."""
+"""Share of frames that must hold speech; see ``avsync.corpus.banks.memory.speech_mask``."""
 LEAST_SPEED = 0.02
 """Mean speed of the points, in face heights a second, below which a face is still; real clips start at 0.07."""
 
@@ -113,8 +113,8 @@ def sync_report(
         ShapeError: Shapes do not fit together.
 
     Example:
-        >>> from avsync.encoders import SyncerConfig
-        >>> from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
+        >>> from avsync.models.syncer.encoders import SyncerConfig
+        >>> from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
         >>> pyramid = SyncerPyramid(config=SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=4)))
         >>> still = torch.rand(1, 1, 68, 2).expand(1, 80, 68, 2)
         >>> [level.answers for level in sync_report(pyramid, still, torch.rand(1, 320, 26))]
@@ -175,8 +175,8 @@ def report_rows(report: Sequence[LevelSync], *, ids: Sequence[str] | None = None
         ArgumentError: There are not as many ids as clips.
 
     Example:
-        >>> from avsync.encoders import SyncerConfig
-        >>> from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
+        >>> from avsync.models.syncer.encoders import SyncerConfig
+        >>> from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
         >>> pyramid = SyncerPyramid(config=SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=4)))
         >>> rows = report_rows(sync_report(pyramid, torch.rand(1, 80, 68, 2), torch.rand(1, 320, 26)), ids=["anna"])
         >>> len(rows), rows[1]["id"], rows[1]["frame_ms"]

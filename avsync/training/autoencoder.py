@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from avsync.corpus.augment import AugmentConfig
-from avsync.corpus.dataset import ClipBank
+from avsync.corpus.banks.augmentation import AugmentConfig
+from avsync.corpus.banks.memory import ClipBank
 from avsync.errors import ConfigError
-from avsync.motion_autoencoder import MotionAutoencoder, quickness
+from avsync.models.motion_autoencoder import MotionAutoencoder, quickness
 from avsync.training.checkpoint import RandomState
 from avsync.training.engine import History, cosine_schedule, set_learning_rate, train_loop
 

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from avsync.adversarial import hinge_discriminator_loss, hinge_generator_loss
-from avsync.corpus.augment import AugmentConfig
-from avsync.corpus.dataset import Batch, ClipBank
-from avsync.discriminators import FrameDiscriminator, PairDiscriminator, WindowDiscriminator
+from avsync.corpus.banks.augmentation import AugmentConfig
+from avsync.corpus.banks.memory import Batch, ClipBank
 from avsync.errors import ConfigError
-from avsync.generator import GeneratorOutput, MultiScaleGenerator
-from avsync.landmarks import normalise
-from avsync.sync_loss import MultiScaleSyncLoss
+from avsync.landmarks.geometry import normalise
+from avsync.losses.adversarial import hinge_discriminator_loss, hinge_generator_loss
+from avsync.losses.sync import MultiScaleSyncLoss
+from avsync.models.discriminators import FrameDiscriminator, PairDiscriminator, WindowDiscriminator
+from avsync.models.generator.model import GeneratorOutput, MultiScaleGenerator
 from avsync.training.chance import RandomState, rank_generator
 from avsync.training.checkpoint import Stateful
 from avsync.training.ema import WeightAverage

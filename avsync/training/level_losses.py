@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from avsync.all_pairs import info_nce_all_pairs_each, info_nce_within_clips
-from avsync.contrastive import InfoNCE, info_nce_sampled_each
-from avsync.distributed import rank_and_size, sum_across
-from avsync.multi_scale_syncer import Embeddings
-from avsync.offset_loss import offset_info_nce
+from avsync.losses.all_pairs import info_nce_all_pairs_each, info_nce_within_clips
+from avsync.losses.distributed import rank_and_size, sum_across
+from avsync.losses.info_nce import InfoNCE, info_nce_sampled_each
+from avsync.losses.offsets import offset_info_nce
+from avsync.models.syncer.interface import Embeddings
 from avsync.training.objectives import LARGEST_SCALE, MAX_OFFSET, LevelObjective
 
 Term = tuple[Tensor, Tensor]

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from avsync.all_pairs import AllPairsInfoNCE
-from avsync.contrastive import InfoNCE, MarginLoss, chance_level
 from avsync.errors import ConfigError
+from avsync.losses.all_pairs import AllPairsInfoNCE
+from avsync.losses.info_nce import InfoNCE, chance_level
+from avsync.losses.pairs import MarginLoss
 
 OBJECTIVES = ("all_pairs", "info_nce", "margin")
 MAX_OFFSET = 15
@@ -49,7 +50,7 @@ class SyncerTrainingConfig:
         objective: "all_pairs" (InfoNCE over the whole batch plus InfoNCE within clips), "info_nce" (sampled negatives, the
             paper's) or "margin" (SyncNet's, for metric syncers).
         within_clip_weight: Weight of the part within clips in "all_pairs".
-        offset_weight: Weight of :func:`avsync.offset_loss.offset_info_nce`, added to any objective but "margin"; 0 leaves it out.
+        offset_weight: Weight of :func:`avsync.losses.offsets.offset_info_nce`, added to any objective but "margin"; 0 leaves it out.
         spans: Stretches of windows that it is taken over, one of them drawn for each batch; those longer than a clip's windows
             at a level are cut to them.
         offset_window: Frames that a window counts for in its mean over a stretch (``window`` there): 5 trains for a search that

@@ -11,13 +11,13 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from avsync.corpus.augment import AugmentConfig
-from avsync.corpus.crops import Batch, CropBank
+from avsync.corpus.banks.augmentation import AugmentConfig
+from avsync.corpus.banks.crops import Batch, CropBank
 from avsync.errors import ArgumentError
+from avsync.landmarks.motion_features import local_shape
 from avsync.metrics.multi_scale import MAX_OFFSETS, multi_scale_offset
-from avsync.motion_features import local_shape
-from avsync.multi_scale_syncer import Embeddings, MultiScaleSyncer
-from avsync.syncer import SyncerPyramid
+from avsync.models.syncer.interface import Embeddings, MultiScaleSyncer
+from avsync.models.syncer.pyramid import SyncerPyramid
 from avsync.training.chance import RandomState, rank_generator
 from avsync.training.checkpoint import Stateful
 from avsync.training.doctor.vitals import loss_temperatures, vital_signs
@@ -67,7 +67,7 @@ def judge_offsets(
 
     Args:
         pyramid: Syncers.
-        crops: Crops with ``margin`` frames of sound around them, as :meth:`avsync.corpus.crops.CropBank.windows` cuts them.
+        crops: Crops with ``margin`` frames of sound around them, as :meth:`avsync.corpus.banks.crops.CropBank.windows` cuts them.
         margin: That margin, in motion frames.
         max_offsets: Frames of the level searched to both sides, one a level.
         chunk: Crops handled at once.
@@ -127,14 +127,14 @@ def embed_crops(
     """Some levels of a batch's embeddings, level 0 of the first ``fine_frames`` frames only.
 
     Args:
-        encoder: A :class:`avsync.syncer.SyncerPyramid`, perhaps wrapped for other devices.
+        encoder: A :class:`avsync.models.syncer.pyramid.SyncerPyramid`, perhaps wrapped for other devices.
         batch: Crops.
         levels: Which levels, in order.
         fine_frames: Frames that level 0 sees.
         reference: "first", "mean", or faces (batch, points, dims).
 
     Returns:
-        One :class:`avsync.multi_scale_syncer.Embeddings` a level.
+        One :class:`avsync.models.syncer.interface.Embeddings` a level.
     """
     coarse = [level for level in levels if level > 0]
     embedded = encoder(batch.landmarks, batch.audio, reference=reference, levels=coarse) if coarse else []
@@ -191,7 +191,7 @@ def draw_reference(landmarks: Tensor, config: SyncerTrainingConfig, generator: t
 
 
 def average_shape(bank: CropBank, *, stride: int = 25) -> Tensor:
-    """Mean of :func:`avsync.motion_features.local_shape` over speakers, each counted once, (points, dims).
+    """Mean of :func:`avsync.landmarks.motion_features.local_shape` over speakers, each counted once, (points, dims).
 
     Args:
         bank: Clips of the 68-point layout.

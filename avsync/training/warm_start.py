@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from avsync.corpus.augment import AugmentConfig
-from avsync.corpus.crops import CropBank
+from avsync.corpus.banks.augmentation import AugmentConfig
+from avsync.corpus.banks.crops import CropBank
 from avsync.errors import ConfigError
-from avsync.syncer import SyncerPyramid
+from avsync.models.syncer.pyramid import SyncerPyramid
 from avsync.training.engine import History
 from avsync.training.objectives import SyncerTrainingConfig
 from avsync.training.syncers import train_syncers

@@ -10,7 +10,7 @@ import torch
 from measure import Row
 from torch import Tensor
 
-from avsync.corpus.dataset import Batch, ClipBank
+from avsync.corpus.banks.memory import Batch, ClipBank
 from avsync.figures import PALETTE, face_strip, landmark_video
 from avsync.figures._style import new_figure, plain_axes
 

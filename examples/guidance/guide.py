@@ -29,15 +29,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from avsync._files import replacing, write_json
+from avsync.corpus.banks.memory import Batch, ClipBank
 from avsync.corpus.clip import Corpus
-from avsync.corpus.dataset import Batch, ClipBank
-from avsync.corpus.synthetic import SyntheticCorpus
+from avsync.corpus.synthetic.talker import SyntheticCorpus
 from avsync.errors import AvsyncError, CorpusError
 from avsync.figures import save_figure
-from avsync.motion_basis import principal_motions
-from avsync.multi_scale_syncer import MultiScaleSyncer
+from avsync.landmarks.principal_motions import principal_motions
+from avsync.losses.sync import MultiScaleSyncLoss
+from avsync.models.syncer.interface import MultiScaleSyncer
 from avsync.pretrained import from_pretrained, model_folder
-from avsync.sync_loss import MultiScaleSyncLoss
 
 FRAMES = 80
 MARGIN = 40

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from avsync.corpus.dataset import Batch, ClipBank
-from avsync.landmarks import displacement
+from avsync.corpus.banks.memory import Batch, ClipBank
+from avsync.landmarks.geometry import displacement
 from avsync.metrics import bootstrap_interval
 from avsync.metrics.distance import landmark_error, velocity_error
 from avsync.metrics.offset import sync_offset
-from avsync.multi_scale_syncer import MultiScaleSyncer
+from avsync.models.syncer.interface import MultiScaleSyncer
 from avsync.training.syncers import judge_offsets
 
 SHORT = (5, 15)

@@ -31,8 +31,8 @@ from report import write_sample
 from avsync._files import write_json
 from avsync.errors import AvsyncError
 from avsync.figures import confidence_by_level, save_figure
+from avsync.models.syncer.pyramid import SyncerPyramid
 from avsync.pretrained import from_pretrained
-from avsync.syncer import SyncerPyramid
 from avsync.training.engine import make_fabric
 from avsync.training.syncers import evaluate_syncers
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from avsync.corpus.dataset import Batch
-from avsync.generator import MultiScaleGenerator
-from avsync.landmarks import face_height
-from avsync.multi_scale_syncer import MultiScaleSyncer
+from avsync.corpus.banks.memory import Batch
+from avsync.landmarks.geometry import face_height
+from avsync.models.generator.model import MultiScaleGenerator
+from avsync.models.syncer.interface import MultiScaleSyncer
 from avsync.training.syncers import LevelReport, judge_offsets
 
 

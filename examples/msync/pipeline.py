@@ -12,25 +12,25 @@ from judging import generate, judge
 from presets import Preset
 from torch import nn
 
+from avsync.audio.speech import SpeechFeatures
+from avsync.corpus.banks.memory import Batch, ClipBank
 from avsync.corpus.clip import Corpus
-from avsync.corpus.dataset import Batch, ClipBank
-from avsync.corpus.synthetic import SyntheticCorpus
-from avsync.discriminators import FrameDiscriminator, PairDiscriminator, WindowDiscriminator
+from avsync.corpus.synthetic.talker import SyntheticCorpus
 from avsync.errors import ArgumentError, CorpusError
-from avsync.generator import MultiScaleGenerator
-from avsync.motion_basis import principal_motions
-from avsync.multi_scale_syncer import MultiScaleSyncer
+from avsync.landmarks.principal_motions import principal_motions
+from avsync.losses.sync import MultiScaleSyncLoss
+from avsync.models.discriminators import FrameDiscriminator, PairDiscriminator, WindowDiscriminator
+from avsync.models.generator.model import MultiScaleGenerator
+from avsync.models.syncer.interface import MultiScaleSyncer
+from avsync.models.syncer.pyramid import SyncerPyramid
 from avsync.pretrained import from_pretrained, save_pretrained
-from avsync.speech_features import SpeechFeatures
-from avsync.sync_loss import MultiScaleSyncLoss
-from avsync.syncer import SyncerPyramid
 from avsync.training.engine import History
 from avsync.training.gan import Discriminators, train_generator
 from avsync.training.processes import on_first_process
 from avsync.training.syncers import SyncerTrainingConfig, evaluate_syncers, train_syncers
 
 SPEECH_SHARE = 0.4
-"""Share of a judged clip's frames that must hold speech (:func:`avsync.corpus.dataset.speech_mask`) for it to count."""
+"""Share of a judged clip's frames that must hold speech (:func:`avsync.corpus.banks.memory.speech_mask`) for it to count."""
 
 
 WATCHED_CLIPS = 48

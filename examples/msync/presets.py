@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from avsync.corpus.augment import AugmentConfig
-from avsync.discriminators import FrameDiscriminatorConfig, WindowDiscriminatorConfig
-from avsync.encoders import SyncerConfig
-from avsync.generator import GeneratorConfig
-from avsync.syncer import SyncerPyramidConfig
+from avsync.corpus.banks.augmentation import AugmentConfig
+from avsync.models.discriminators import FrameDiscriminatorConfig, WindowDiscriminatorConfig
+from avsync.models.generator.model import GeneratorConfig
+from avsync.models.syncer.encoders import SyncerConfig
+from avsync.models.syncer.pyramid import SyncerPyramidConfig
 from avsync.training.gan import GanTrainingConfig
 from avsync.training.syncers import SyncerTrainingConfig
 
@@ -18,7 +18,7 @@ class Preset:
     """Everything that a run depends on, apart from its corpus.
 
     Attributes:
-        features: "log-mel" or "mfcc" (:class:`avsync.speech_features.SpeechFeatures`), 26 coefficients each.
+        features: "log-mel" or "mfcc" (:class:`avsync.audio.speech.SpeechFeatures`), 26 coefficients each.
         synthetic_speakers: Speakers of the embedded corpus to train on; a quarter as many more are made to judge on.
         synthetic_seconds: Seconds of each synthetic clip; every speaker has four.
         levels: Levels of the sync loss, finest first; the judge always has four.

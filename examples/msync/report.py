@@ -20,9 +20,9 @@ from avsync.figures import (
     save_figure,
     training_curves,
 )
-from avsync.generator import MultiScaleGenerator
 from avsync.metrics.multi_scale import MAX_OFFSETS
-from avsync.multi_scale_syncer import MultiScaleSyncer
+from avsync.models.generator.model import MultiScaleGenerator
+from avsync.models.syncer.interface import MultiScaleSyncer
 from avsync.training.engine import History
 from avsync.training.syncers import judge_offsets
 

@@ -26,10 +26,10 @@ from presets import PRESETS, Preset
 from report import write_figures, write_sample
 
 from avsync._files import write_json
-from avsync.config import config_to_dict
 from avsync.errors import AvsyncError, CheckpointError
-from avsync.generator import MultiScaleGenerator
-from avsync.multi_scale_syncer import MultiScaleSyncer
+from avsync.models.generator.model import MultiScaleGenerator
+from avsync.models.syncer.interface import MultiScaleSyncer
+from avsync.pretrained import config_to_dict
 from avsync.training.engine import History
 from avsync.training.processes import first_process, make_fabric, on_first_process
 from avsync.training.syncers import evaluate_syncers

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from avsync.discriminators import PairDiscriminator, WindowDiscriminator
+from avsync.models.discriminators import PairDiscriminator, WindowDiscriminator
 
 
 def torch_lstm(network: WindowDiscriminator | PairDiscriminator) -> nn.LSTM:

@@ -1,6 +1,6 @@
 """The generator as one would first write it: one ``Linear`` a branch and layer, concatenation, a Python loop, torch's LSTM cell.
 
-Slow and obvious; `avsync.generator` must agree with it, and the benchmark measures against it.
+Slow and obvious; `avsync.models.generator.model` must agree with it, and the benchmark measures against it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avsync.generator import MultiScaleGenerator
+from avsync.models.generator.model import MultiScaleGenerator
 
 
 def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:

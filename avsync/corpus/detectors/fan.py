@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from avsync._checks import check_choice, check_positive, import_extra
-from avsync._faces import NUM_POINTS
 from avsync.errors import ArgumentError, CheckpointError
+from avsync.landmarks.layouts import NUM_POINTS
 
 Image = npt.NDArray[np.uint8]
 Faces = npt.NDArray[np.float32]

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from avsync._checks import check_positive
-from avsync._faces import NUM_POINTS
 from avsync.errors import ArgumentError, MissingExtraError
+from avsync.landmarks.layouts import NUM_POINTS
 
 Image = npt.NDArray[np.uint8]
 Faces = npt.NDArray[np.float32]

@@ -38,7 +38,7 @@ class LagScan:
     """Correlates the speed of the lips with the changes of the sound, pooled over clips and by speaker.
 
     Example:
-        >>> from avsync.corpus.synthetic import synthetic_clip
+        >>> from avsync.corpus.synthetic.talker import synthetic_clip
         >>> from avsync.training.doctor.tracks import clip_tracks
         >>> scan = LagScan()
         >>> scan.add(clip_tracks(synthetic_clip(seconds=20.0)), speaker="anna")

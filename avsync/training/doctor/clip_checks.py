@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from avsync.landmarks import NUM_POINTS
+from avsync.landmarks.layouts import NUM_POINTS
 from avsync.training.doctor.clip_facts import ClipFacts
 from avsync.training.doctor.findings import Finding
 
@@ -26,7 +26,7 @@ _FAULTS = {
     ),
     "mirrored": (
         "left and right are exchanged: the first point of every part lies at the right of the image. Either x was negated without "
-        "swapping the indices (avsync.landmarks.flip does both), or the detector counts from the other side."
+        "swapping the indices (avsync.landmarks.geometry.flip does both), or the detector counts from the other side."
     ),
     "axes_swapped": "the face lies on its side: x and y are exchanged, or a phone's rotation was not applied.",
     "points_swapped": "parts of the face disagree about left and right: some points carry each other's indices.",

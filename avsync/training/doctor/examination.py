@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from avsync.corpus.banks.memory import ClipBank
 from avsync.corpus.clip import Clip
-from avsync.corpus.dataset import ClipBank
 from avsync.errors import ClipTooShortError
 from avsync.metrics.multi_scale import MAX_OFFSETS
 from avsync.metrics.offset import sync_offset
-from avsync.multi_scale_syncer import MultiScaleSyncer
-from avsync.similarity import unit_norm
+from avsync.models.syncer.interface import MultiScaleSyncer
+from avsync.models.syncer.similarity import unit_norm
 from avsync.training.doctor.alignment import LagScan, check_alignment, check_distances
 from avsync.training.doctor.clip_checks import check_clips
 from avsync.training.doctor.clip_facts import ClipFacts, clip_facts
@@ -130,7 +130,7 @@ def examine(
     Args:
         corpus: A corpus folder, or clips.
         syncers: Trained syncers, whose finest level also judges the alignment of speakers; they need ``features``.
-        features: What makes the features of the syncers, and of the overfitting: :class:`avsync.audio.LogMel` or its like.
+        features: What makes the features of the syncers, and of the overfitting: :class:`avsync.audio.features.LogMel` or its like.
         overfit_seconds: Time to spend at most on learning one batch by heart; 0 leaves it out.
         split: Clips of this split only; leaks and duplicates across splits are not found then.
         progress: Called with clips done and clips in all (0 if unknown) after each clip.
@@ -139,7 +139,7 @@ def examine(
         The findings, and what they rest on.
 
     Example:
-        >>> from avsync.corpus.synthetic import SyntheticCorpus
+        >>> from avsync.corpus.synthetic.talker import SyntheticCorpus
         >>> examination = examine(SyntheticCorpus(speakers=1, clips_per_speaker=1, seconds=4.0))
         >>> examination.healthy, examination.clips, [finding.code for finding in examination.findings]
         (True, 2, ['too_short_to_align'])

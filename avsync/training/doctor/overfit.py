@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from avsync._checks import check_positive
-from avsync.all_pairs import info_nce_all_pairs
-from avsync.corpus.crops import Batch, CropBank
-from avsync.encoders import SyncerConfig
+from avsync.corpus.banks.crops import Batch, CropBank
 from avsync.errors import ClipTooShortError
-from avsync.multi_scale_syncer import Embeddings
+from avsync.losses.all_pairs import info_nce_all_pairs
+from avsync.models.syncer.encoders import SyncerConfig
+from avsync.models.syncer.interface import Embeddings
+from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
 from avsync.pyramid import shortest_clip
-from avsync.syncer import SyncerPyramid, SyncerPyramidConfig
 from avsync.training.doctor.findings import Finding
 from avsync.training.doctor.vitals import vital_signs
 

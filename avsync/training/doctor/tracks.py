@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from avsync.audio import log_mel, normalise_waveform
+from avsync.audio.features import log_mel, normalise_waveform
 from avsync.corpus.clip import Clip
-from avsync.landmarks import MOUTH, NOSE, NUM_POINTS
+from avsync.landmarks.layouts import MOUTH, NOSE, NUM_POINTS
 
 Array = npt.NDArray[np.float64]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from avsync._checks import check_positive
 from avsync.errors import ArgumentError
-from avsync.multi_scale_syncer import Embeddings
+from avsync.models.syncer.interface import Embeddings
 
 
 @torch.no_grad()
@@ -35,7 +35,7 @@ def vital_signs(
     * ``grad``: norm of the level's gradient, if given.
 
     Args:
-        embedded: The embeddings of each level, as :class:`avsync.syncer.SyncerPyramid` returns them.
+        embedded: The embeddings of each level, as :class:`avsync.models.syncer.pyramid.SyncerPyramid` returns them.
         temperatures: The temperature of each level's loss.
         gradient_norms: The norm of each level's gradient, before clipping.
         levels: Number of each level, where they are not all levels from 0 on.
@@ -77,13 +77,13 @@ def loss_temperatures(losses: Iterable[nn.Module]) -> list[float | Tensor] | Non
     """The temperature of each level's loss as it is now; None if any has none.
 
     Args:
-        losses: One a level, such as :class:`avsync.contrastive.InfoNCE` or :class:`avsync.all_pairs.AllPairsInfoNCE`.
+        losses: One a level, such as :class:`avsync.losses.info_nce.InfoNCE` or :class:`avsync.losses.all_pairs.AllPairsInfoNCE`.
 
     Returns:
         Numbers or scalar tensors, for :func:`vital_signs`.
 
     Example:
-        >>> from avsync.contrastive import InfoNCE, MarginLoss
+        >>> from avsync.losses.info_nce import InfoNCE, MarginLoss
         >>> loss_temperatures([InfoNCE(temperature=0.1)]), loss_temperatures([MarginLoss()])
         ([0.1], None)
     """

@@ -1,0 +1,405 @@
+"""Waveform to features: log-mel energies and MFCCs, in pure ``torch.stft``, differentiable and batched.
+
+The alignment, which everything else in the library relies on: audio frame ``s`` is centred on sample ``hop_length * s``. With the
+defaults (16 kHz, hop 160) there are 100 frames a second, motion frame ``k`` of a 25 fps clip is the instant of sample ``640 k``, and
+audio frame ``4 k`` is centred on that same sample. A clip of ``640 T`` samples gives exactly ``4 T`` frames: the one further frame
+that a centred transform yields, centred on the sample after the last, is dropped. The ends are padded by reflection.
+
+The numbers agree with ``torchaudio.transforms.MelSpectrogram`` followed by decibels, and with ``torchaudio.transforms.MFCC``, for
+the same parameters (HTK mel scale, filters not normalised, power spectrum, periodic Hann window).
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from avsync._checks import check_floating, check_positive, check_shape
+from avsync.errors import ArgumentError, ClipTooShortError
+
+
+def _hertz_to_mel(hertz: float) -> float:
+    return 2595.0 * math.log10(1.0 + hertz / 700.0)
+
+
+def mel_filterbank(
+    *,
+    n_mels: int = 26,
+    n_fft: int = 400,
+    sample_rate: int = 16000,
+    f_min: float = 0.0,
+    f_max: float | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Triangular filters, evenly spaced on the HTK mel scale, each with a peak of 1 and no area normalisation.
+
+    Args:
+        n_mels: Number of filters.
+        n_fft: Length of the Fourier transform, in samples.
+        sample_rate: Samples a second.
+        f_min: Lowest frequency, in hertz.
+        f_max: Highest frequency, in hertz; half the sample rate by default.
+        dtype, device: Of the result, which is always computed in float64 on the CPU.
+
+    Returns:
+        (n_fft // 2 + 1, n_mels): the weight of each frequency bin in each filter.
+
+    Raises:
+        ArgumentError: A size is not positive, or not 0 <= f_min < f_max <= sample_rate / 2.
+
+    Example:
+        >>> mel_filterbank(n_mels=26).shape
+        torch.Size([201, 26])
+
+    Source: the HTK book's scale, as torchaudio has it by default (``mel_scale="htk"``, ``norm=None``).
+    """
+    for name, value in (("n_mels", n_mels), ("n_fft", n_fft), ("sample_rate", sample_rate)):
+        check_positive(name, value)
+    top = sample_rate / 2 if f_max is None else float(f_max)
+    if not 0 <= f_min < top <= sample_rate / 2:
+        raise ArgumentError(f"`f_min`, `f_max`: expected 0 <= f_min < f_max <= {sample_rate / 2}, got {f_min!r} and {f_max!r}")
+    bins = torch.arange(n_fft // 2 + 1, dtype=torch.float64, device="cpu") * sample_rate / n_fft
+    mels = torch.linspace(_hertz_to_mel(f_min), _hertz_to_mel(top), n_mels + 2, dtype=torch.float64, device="cpu")
+    edges = 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
+    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
+    rising = (bins[:, None] - low) / (centre - low)
+    falling = (high - bins[:, None]) / (high - centre)
+    return torch.minimum(rising, falling).clamp(min=0.0).to(dtype=dtype, device=device)
+
+
+def dct_matrix(
+    *, n_mfcc: int = 26, n_mels: int = 40, dtype: torch.dtype = torch.float32, device: torch.device | None = None
+) -> Tensor:
+    """The first columns of the orthonormal DCT-II: ``mfcc = log_mel @ dct_matrix(...)``.
+
+    Args:
+        n_mfcc: Number of coefficients kept.
+        n_mels: Number of mel bands.
+        dtype, device: Of the result, which is always computed in float64 on the CPU.
+
+    Returns:
+        (n_mels, n_mfcc), columns orthonormal.
+
+    Raises:
+        ArgumentError: A size is not positive, or more coefficients than bands are asked for.
+
+    Example:
+        >>> basis = dct_matrix(n_mfcc=3, n_mels=8)
+        >>> torch.allclose(basis.T @ basis, torch.eye(3), atol=1e-6)
+        True
+
+    Source: the textbook definition; torchaudio's ``norm="ortho"``.
+    """
+    check_positive("n_mfcc", n_mfcc)
+    if n_mfcc > n_mels:
+        raise ArgumentError(f"`n_mfcc`: expected at most n_mels = {n_mels}, got {n_mfcc}")
+    band = torch.arange(n_mels, dtype=torch.float64, device="cpu")[:, None]
+    order = torch.arange(n_mfcc, dtype=torch.float64, device="cpu")
+    basis = torch.cos(math.pi / n_mels * (band + 0.5) * order) * math.sqrt(2.0 / n_mels)
+    basis[:, 0] *= math.sqrt(0.5)
+    return basis.to(dtype=dtype, device=device)
+
+
+def log_mel(
+    waveform: Tensor,
+    *,
+    sample_rate: int = 16000,
+    n_fft: int = 400,
+    win_length: int = 400,
+    hop_length: int = 160,
+    n_mels: int = 26,
+    f_min: float = 0.0,
+    f_max: float | None = None,
+    amin: float = 1e-10,
+    top_db: float | None = None,
+    window: Tensor | None = None,
+    filterbank: Tensor | None = None,
+) -> Tensor:
+    """Mel energies in decibels, ``10 log10(max(mel power, amin))``, one frame for every ``hop_length`` samples.
+
+    Computed in float32 at least, whatever the input and whatever autocast says: no FFT exists in half precision everywhere.
+
+    Args:
+        waveform: (batch, samples), floating point, in [-1, 1].
+        sample_rate: Samples a second. A wrong rate cannot be seen from the samples; it shows as a wrong number of frames.
+        n_fft: Length of the Fourier transform, in samples.
+        win_length: Length of the periodic Hann window, in samples; at most ``n_fft``.
+        hop_length: Samples from one frame to the next.
+        n_mels: Number of mel bands.
+        f_min: Lowest frequency, in hertz.
+        f_max: Highest frequency, in hertz; half the sample rate by default.
+        amin: Floor of the mel power before the logarithm.
+        top_db: If given, values more than this many decibels below the loudest of **their own clip** are raised to that floor.
+            (torchaudio takes the loudest of the whole batch, so that a clip's features depend on its neighbours.) None, the
+            default, has no such floor: one that depends on the rest of the clip would make a window's features differ between a
+            whole clip, a crop of it and a stream.
+        window: (win_length,) in place of the Hann window; modules pass their buffer here.
+        filterbank: (n_fft // 2 + 1, n_mels) in place of :func:`mel_filterbank`; modules pass their buffer here.
+
+    Returns:
+        (batch, samples // hop_length, n_mels), in decibels; frame ``s`` is centred on sample ``hop_length * s``.
+
+    Raises:
+        ShapeError: ``waveform`` is not (batch, samples) or not floating point.
+        ClipTooShortError: There are too few samples to pad by reflection.
+
+    Example:
+        >>> log_mel(torch.zeros(2, 640 * 5)).shape
+        torch.Size([2, 20, 26])
+
+    Source: paper section 4 (the 26 values its code feeds the network); the decibel scale is torchaudio's.
+    """
+    check_shape("waveform", waveform, "batch samples")
+    check_floating("waveform", waveform)
+    shortest = max(n_fft // 2 + 1, hop_length)
+    if waveform.shape[1] < shortest:
+        raise ClipTooShortError(
+            f"`waveform`: expected at least {shortest} samples (n_fft = {n_fft}), got {tuple(waveform.shape)}"
+        )
+    with torch.autocast(device_type=waveform.device.type, enabled=False):
+        x = waveform if waveform.dtype == torch.float64 else waveform.float()
+        if window is None:
+            window = torch.hann_window(win_length, dtype=x.dtype, device=x.device)
+        if filterbank is None:
+            bands = mel_filterbank(n_mels=n_mels, n_fft=n_fft, sample_rate=sample_rate, f_min=f_min, f_max=f_max, dtype=x.dtype)
+            filterbank = bands.to(x.device)
+        # center=True, pad_mode="reflect" are the defaults
+        spectrum = torch.stft(x, n_fft, hop_length, win_length, window.to(x.dtype), return_complex=True)
+        power = torch.view_as_real(spectrum[..., : x.shape[1] // hop_length]).square().sum(dim=-1)
+        mel = power.transpose(1, 2) @ filterbank.to(x.dtype)
+        decibels = 10.0 * torch.log10(mel.clamp(min=amin))
+        if top_db is not None:
+            decibels = torch.maximum(decibels, decibels.amax(dim=(1, 2), keepdim=True) - top_db)
+        return decibels
+
+
+def mfcc(
+    waveform: Tensor,
+    *,
+    sample_rate: int = 16000,
+    n_fft: int = 400,
+    win_length: int = 400,
+    hop_length: int = 160,
+    n_mels: int = 40,
+    n_mfcc: int = 26,
+    f_min: float = 0.0,
+    f_max: float | None = None,
+    amin: float = 1e-10,
+    top_db: float | None = None,
+    window: Tensor | None = None,
+    filterbank: Tensor | None = None,
+    dct: Tensor | None = None,
+) -> Tensor:
+    """Mel-frequency cepstral coefficients: the orthonormal DCT-II of :func:`log_mel`.
+
+    Args:
+        waveform: (batch, samples), floating point, in [-1, 1].
+        n_mels: Number of mel bands under the cosine transform.
+        n_mfcc: Number of coefficients kept.
+        dct: (n_mels, n_mfcc) in place of :func:`dct_matrix`; modules pass their buffer here.
+        sample_rate, n_fft, win_length, hop_length, f_min, f_max, amin, top_db, window, filterbank: As in :func:`log_mel`.
+
+    Returns:
+        (batch, samples // hop_length, n_mfcc); frame ``s`` is centred on sample ``hop_length * s``.
+
+    Raises:
+        ShapeError: ``waveform`` is not (batch, samples) or not floating point.
+        ClipTooShortError: There are too few samples to pad by reflection.
+
+    Example:
+        >>> mfcc(torch.zeros(2, 640 * 5)).shape
+        torch.Size([2, 20, 26])
+
+    Source: paper section 4 (26 coefficients, window 400, hop 160, 16 kHz); 40 bands are ours, the paper names none.
+    """
+    framing = {"sample_rate": sample_rate, "n_fft": n_fft, "win_length": win_length, "hop_length": hop_length}
+    bands = log_mel(
+        waveform,
+        **framing,
+        n_mels=n_mels,
+        f_min=f_min,
+        f_max=f_max,
+        amin=amin,
+        top_db=top_db,
+        window=window,
+        filterbank=filterbank,
+    )
+    if dct is None:
+        dct = dct_matrix(n_mfcc=n_mfcc, n_mels=n_mels, dtype=bands.dtype, device=bands.device)
+    with torch.autocast(device_type=bands.device.type, enabled=False):
+        return bands @ dct.to(bands.dtype)
+
+
+def normalise_waveform(waveform: Tensor) -> Tensor:
+    """Remove each clip's mean and scale its peak to 1; a silent (or constant) clip becomes zeros.
+
+    Args:
+        waveform: (..., samples), floating point.
+
+    Returns:
+        The same shape, each clip in [-1, 1] with its largest magnitude at 1.
+
+    Raises:
+        ShapeError: Not floating point, or no samples.
+
+    Example:
+        >>> normalise_waveform(torch.tensor([[0.0, 0.5, 0.1, 0.2], [0.0, 0.0, 0.0, 0.0]])).abs().amax(dim=-1)
+        tensor([1., 0.])
+
+    Source: the preparation in the authors' code.
+    """
+    check_floating("waveform", waveform)
+    if waveform.ndim == 0 or waveform.shape[-1] == 0:
+        raise ClipTooShortError(f"`waveform`: expected (..., samples) with at least 1 sample, got {tuple(waveform.shape)}")
+    centred = waveform - waveform.mean(dim=-1, keepdim=True)
+    peak = centred.abs().amax(dim=-1, keepdim=True)
+    # What is left of a constant clip is rounding error; scaling that to a peak of 1 would invent sound.
+    floor = 16 * torch.finfo(waveform.dtype).eps * waveform.abs().amax(dim=-1, keepdim=True)
+    audible = peak > floor
+    return centred * (audible / torch.where(audible, peak, 1.0))
+
+
+class LogMel(nn.Module):
+    """:func:`log_mel` with its window and filters kept as buffers.
+
+    Args:
+        sample_rate, n_fft, win_length, hop_length, n_mels, f_min, f_max, amin, top_db: As in :func:`log_mel`.
+
+    Attributes:
+        num_features: Width of the features.
+        sample_rate: Samples a second.
+        hop_length: Samples from one frame to the next.
+        frame_rate: Frames a second.
+
+    Raises:
+        ArgumentError: A size is out of its range.
+
+    Example:
+        >>> features = LogMel()
+        >>> features(torch.zeros(1, 6400)).shape, features.frame_rate
+        (torch.Size([1, 40, 26]), 100.0)
+
+    Source: as :func:`log_mel`.
+    """
+
+    window: Tensor
+    filterbank: Tensor
+
+    def __init__(
+        self,
+        *,
+        sample_rate: int = 16000,
+        n_fft: int = 400,
+        win_length: int = 400,
+        hop_length: int = 160,
+        n_mels: int = 26,
+        f_min: float = 0.0,
+        f_max: float | None = None,
+        amin: float = 1e-10,
+        top_db: float | None = None,
+    ) -> None:
+        super().__init__()
+        check_positive("hop_length", hop_length)
+        check_positive("amin", amin)
+        if not 0 < win_length <= n_fft:
+            raise ArgumentError(f"`win_length`: expected a number from 1 to n_fft = {n_fft}, got {win_length}")
+        if top_db is not None:
+            check_positive("top_db", top_db)
+        filterbank = mel_filterbank(n_mels=n_mels, n_fft=n_fft, sample_rate=sample_rate, f_min=f_min, f_max=f_max)
+        empty = int((filterbank.amax(dim=0) == 0).sum())
+        if empty:
+            warnings.warn(
+                f"{empty} of {n_mels} mel bands hold no frequency bin; use fewer bands or a larger n_fft", stacklevel=2
+            )
+        self.sample_rate, self.n_fft, self.win_length, self.hop_length = sample_rate, n_fft, win_length, hop_length
+        self.n_mels, self.amin, self.top_db = n_mels, amin, top_db
+        self.num_features = n_mels
+        self.register_buffer("window", torch.hann_window(win_length), persistent=False)
+        self.register_buffer("filterbank", filterbank, persistent=False)
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames a second."""
+        return self.sample_rate / self.hop_length
+
+    def filter_offset(self, db: Tensor) -> Tensor:
+        """What a filter with a gain of ``db`` decibels in each mel band adds: (..., n_mels) to (..., num_features).
+
+        It allows augmentation of features that were computed beforehand. Exact for filters that are flat within a band, wherever
+        ``amin`` does not cut.
+        """
+        return db
+
+    def gain_offset(self, db: Tensor) -> Tensor:
+        """What a gain of ``db`` decibels on the waveform adds to the features: (...) to (..., num_features)."""
+        return self.filter_offset(db[..., None].expand(*db.shape, self.n_mels))
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """(batch, samples) to (batch, samples // hop_length, num_features)."""
+        return log_mel(
+            waveform,
+            n_fft=self.n_fft,
+            win_length=self.win_length,
+            hop_length=self.hop_length,
+            amin=self.amin,
+            top_db=self.top_db,
+            window=self.window,
+            filterbank=self.filterbank,
+        )
+
+
+class MFCC(LogMel):
+    """:func:`mfcc` with its window, filters and cosine transform kept as buffers.
+
+    Args:
+        n_mfcc: Number of coefficients kept.
+        n_mels: Number of mel bands under the cosine transform.
+        sample_rate, n_fft, win_length, hop_length, f_min, f_max, amin, top_db: As in :func:`log_mel`.
+
+    Attributes:
+        num_features: Width of the features, ``n_mfcc``.
+
+    Raises:
+        ArgumentError: A size is out of its range.
+
+    Example:
+        >>> MFCC()(torch.zeros(1, 6400)).shape
+        torch.Size([1, 40, 26])
+
+    Source: as :func:`mfcc`.
+    """
+
+    dct: Tensor
+
+    def __init__(
+        self,
+        *,
+        n_mfcc: int = 26,
+        n_mels: int = 40,
+        sample_rate: int = 16000,
+        n_fft: int = 400,
+        win_length: int = 400,
+        hop_length: int = 160,
+        f_min: float = 0.0,
+        f_max: float | None = None,
+        amin: float = 1e-10,
+        top_db: float | None = None,
+    ) -> None:
+        framing = {"sample_rate": sample_rate, "n_fft": n_fft, "win_length": win_length, "hop_length": hop_length}
+        super().__init__(**framing, n_mels=n_mels, f_min=f_min, f_max=f_max, amin=amin, top_db=top_db)
+        self.num_features = n_mfcc
+        self.register_buffer("dct", dct_matrix(n_mfcc=n_mfcc, n_mels=n_mels), persistent=False)
+
+    def filter_offset(self, db: Tensor) -> Tensor:
+        """The cosine transform of the band gains: (..., n_mels) to (..., n_mfcc)."""
+        return db @ self.dct.to(db)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """(batch, samples) to (batch, samples // hop_length, n_mfcc)."""
+        bands = super().forward(waveform)
+        with torch.autocast(device_type=bands.device.type, enabled=False):
+            return bands @ self.dct.to(bands.dtype)

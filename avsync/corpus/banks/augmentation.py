@@ -1,0 +1,226 @@
+"""Ways to vary training crops, all of them on batches of landmarks and of features that were computed beforehand.
+
+Features in decibels make this cheap: a gain or an equaliser is an offset, and a change of tempo moves frames in time without
+touching pitch. Tempo, equaliser and noise are what keeps coarse levels from learning their few training clips by heart.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from avsync.errors import ArgumentError, ConfigError
+from avsync.landmarks.augmentation import augment as augment_landmarks
+from avsync.landmarks.geometry import face_height
+
+FRAMES_PER_SECOND = 25.0
+"""Landmark frames a second of every crop."""
+_EQUALISER_POINTS = 6  # a curve of about an octave and a half a point: rooms and microphones, not single formants
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """How training crops are varied; see :func:`avsync.landmarks.augmentation.augment`.
+
+    The displacement that the syncer sees knows neither position nor size, so of the kinds for landmarks the flip and the rotation
+    are what changes its input; scale and translation matter to models that see positions, as the generator does.
+
+    Attributes:
+        scale: Smallest and largest factor on the face.
+        translation: Largest shift in x and in y, in face heights.
+        rotation: Largest angle in either direction, in radians.
+        flip_probability: Share of the crops that are mirrored; needs the 68-point layout when above 0.
+        shear: Standard deviation of each entry of a random matrix that is added to the identity, one a crop: other proportions, and
+            heads turned another way.
+        sway: As ``shear``, but coming and going at 0.2 to 0.8 Hz, as turns of the head do; what a face looks like at some instant
+            is then no key by which to remember what was said.
+        identity: Standard deviation of an offset of every point, the same through the crop, in face heights.
+        jitter: Standard deviation of an offset of every point in every frame, as detectors make, in face heights.
+        gain_db: Smallest and largest gain of the sound, in decibels.
+        tempo: Smallest and largest speed at which a crop is played, face and sound together; drawn evenly in its logarithm.
+        equaliser_db: Standard deviation of a random smooth curve over the mel bands, one a crop, in decibels.
+        noise_db: Standard deviation of noise on every feature, in decibels.
+        enabled: False leaves crops as they are.
+
+    Raises:
+        ConfigError: A range is empty or out of bounds.
+
+    Example:
+        >>> AugmentConfig(flip_probability=0.0).gain_db
+        (-6.0, 6.0)
+
+    Source: scale, translation, flip and gain from the paper's code, the rest and all ranges but the scale's ours.
+    """
+
+    scale: tuple[float, float] = (0.9, 1.1)
+    translation: float = 0.05
+    rotation: float = math.radians(5.0)
+    flip_probability: float = 0.5
+    shear: float = 0.0
+    sway: float = 0.0
+    identity: float = 0.0
+    jitter: float = 0.0
+    gain_db: tuple[float, float] = (-6.0, 6.0)
+    tempo: tuple[float, float] = (1.0, 1.0)
+    equaliser_db: float = 0.0
+    noise_db: float = 0.0
+    enabled: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        ranges = (("scale", self.scale, 0.0), ("tempo", self.tempo, 0.0), ("gain_db", self.gain_db, -math.inf))
+        for name, (low, high), bound in ranges:
+            if not bound < low <= high < math.inf:
+                raise ConfigError(f"`{name}`: expected (smallest, largest), got {(low, high)!r}")
+        for name, value, limit in (
+            ("translation", self.translation, math.inf),
+            ("rotation", self.rotation, math.inf),
+            ("shear", self.shear, math.inf),
+            ("sway", self.sway, math.inf),
+            ("identity", self.identity, math.inf),
+            ("jitter", self.jitter, math.inf),
+            ("equaliser_db", self.equaliser_db, math.inf),
+            ("noise_db", self.noise_db, math.inf),
+            ("flip_probability", self.flip_probability, 1.0),
+        ):
+            if not 0 <= value <= limit:
+                raise ConfigError(f"`{name}`: expected a number from 0 to {limit:g}, got {value!r}")
+
+
+@runtime_checkable
+class DecibelFeatures(Protocol):
+    """Features in decibels, to which a filter on the sound is an offset: :class:`avsync.audio.features.LogMel` and its kin."""
+
+    n_mels: int
+
+    def filter_offset(self, db: Tensor) -> Tensor:
+        """What a filter with a gain of ``db`` decibels in each mel band adds: (..., n_mels) to (..., coeffs)."""
+        ...
+
+
+def random_tempo(batch_size: int, config: AugmentConfig, generator: torch.Generator | None = None) -> Tensor:
+    """A speed for each crop, (batch,), drawn evenly in its logarithm from ``config.tempo``."""
+    low, high = math.log(config.tempo[0]), math.log(config.tempo[1])
+    device = torch.device("cpu") if generator is None else generator.device
+    return (low + (high - low) * torch.rand(batch_size, generator=generator, device=device)).exp().cpu()
+
+
+def interpolate_rows(rows: Tensor, begin: Tensor, tempo: Tensor, count: int, end: Tensor) -> Tensor:
+    """Read rows at a speed that is not 1, with linear interpolation between neighbours.
+
+    Args:
+        rows: (all rows, ...).
+        begin: First row of each crop, (batch,).
+        tempo: Rows to go on by at each step, (batch,).
+        count: Rows of a crop.
+        end: Last row each crop may read, (batch,).
+
+    Returns:
+        (batch, count, ...).
+
+    Example:
+        >>> interpolate_rows(torch.arange(9.0), torch.tensor([2]), torch.tensor([1.5]), 4, torch.tensor([8]))
+        tensor([[2.0000, 3.5000, 5.0000, 6.5000]])
+    """
+    # Offsets from `begin` stay small, so float32 keeps their fraction even where a corpus has millions of rows.
+    offset = torch.minimum(tempo[:, None] * torch.arange(count), (end - begin)[:, None].to(tempo.dtype))
+    whole = offset.floor()
+    lower = begin[:, None] + whole.long()
+    upper = torch.minimum(lower + 1, end[:, None])
+    share = (offset - whole).to(rows).reshape(*offset.shape, *[1] * (rows.ndim - 1))
+    return torch.lerp(rows[lower.to(rows.device)], rows[upper.to(rows.device)], share)
+
+
+def vary_landmarks(landmarks: Tensor, config: AugmentConfig, generator: torch.Generator | None = None) -> Tensor:
+    """One random similarity, and perhaps a flip, for each crop (batch, frames, points, dims); then what changes the faces."""
+    views = augment_landmarks(
+        landmarks,
+        scale=config.scale,
+        translation=config.translation,
+        rotation=config.rotation,
+        flip_probability=config.flip_probability,
+        generator=generator,
+    )
+    return deform(views, config, generator)
+
+
+def deform(landmarks: Tensor, config: AugmentConfig, generator: torch.Generator | None = None) -> Tensor:
+    """Other heads and other poses: ``shear``, ``sway``, ``identity`` and ``jitter`` of :class:`AugmentConfig`.
+
+    Args:
+        landmarks: (batch, frames, points, dims), at least 2 dims, of which the first two are changed; 25 frames a second.
+        config: How much of each.
+        generator: Source of chance, on any device; torch's own if None.
+
+    Returns:
+        (batch, frames, points, dims).
+
+    Example:
+        >>> faces = torch.rand(2, 5, 68, 2)
+        >>> torch.equal(deform(faces, AugmentConfig()), faces)
+        True
+
+    Source: ours.
+    """
+    if not (config.shear or config.sway or config.identity or config.jitter):
+        return landmarks
+    device = landmarks.device if generator is None else generator.device
+    batch, frames, points, dims = landmarks.shape
+    plane = landmarks[..., :2]
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, device=device).to(landmarks)
+
+    if config.shear or config.sway:
+        hertz, phase = torch.rand((2, batch, 1, 2, 2), generator=generator, device=device).to(landmarks)
+        seconds = torch.arange(frames, device=landmarks.device)[:, None, None] / FRAMES_PER_SECOND
+        wave = torch.sin(2 * math.pi * ((0.2 + 0.6 * hertz) * seconds + phase))
+        matrix = config.shear * normal(batch, 1, 2, 2) + config.sway * math.sqrt(2.0) * wave
+        centre = plane.mean(dim=(1, 2), keepdim=True)
+        plane = plane + (plane - centre) @ matrix.transpose(2, 3)
+    if config.identity or config.jitter:
+        height = face_height(landmarks, "mean")[:, None, None, None]
+        offset = config.identity * normal(batch, 1, points, 2)
+        if config.jitter:
+            offset = offset + config.jitter * normal(batch, frames, points, 2)
+        plane = plane + height * offset
+    return plane if dims == 2 else torch.cat([plane, landmarks[..., 2:]], dim=-1)
+
+
+def vary_audio(audio: Tensor, features: nn.Module, config: AugmentConfig, generator: torch.Generator | None = None) -> Tensor:
+    """Gain, equaliser and noise on features in decibels.
+
+    Args:
+        audio: (batch, audio_frames, coeffs).
+        features: What made them; its ``filter_offset`` says what a filter adds to them, as
+            :meth:`avsync.audio.features.LogMel.filter_offset` does.
+        config: How much of each.
+        generator: Source of chance; torch's own if None.
+
+    Returns:
+        (batch, audio_frames, coeffs).
+
+    Raises:
+        ArgumentError: ``features`` has no ``filter_offset`` and a gain or an equaliser is asked for.
+    """
+    device = audio.device if generator is None else generator.device
+    low, high = config.gain_db
+    if (low, high) != (0, 0) or config.equaliser_db:
+        if not isinstance(features, DecibelFeatures):
+            raise ArgumentError(
+                "`augment`: expected gain_db = (0, 0) and equaliser_db = 0, as the features have no filter_offset, got"
+                f" {(low, high)!r} and {config.equaliser_db!r}"
+            )
+        batch = audio.shape[0]
+        gain = low + (high - low) * torch.rand(batch, 1, generator=generator, device=device)
+        knots = config.equaliser_db * torch.randn(batch, 1, _EQUALISER_POINTS, generator=generator, device=device)
+        curve = F.interpolate(knots, size=features.n_mels, mode="linear", align_corners=True)[:, 0]
+        audio = audio + features.filter_offset((gain + curve).to(audio))[:, None]
+    if config.noise_db:
+        audio = audio + config.noise_db * torch.randn(audio.shape, generator=generator, device=device).to(audio)
+    return audio

@@ -1,0 +1,264 @@
+"""Crops of clips: which ones chance picks, how they are varied, and what a batch of them holds.
+
+Where landmarks and features lie is left to the banks: :class:`avsync.corpus.banks.memory.ClipBank` keeps them in memory and
+:class:`avsync.corpus.banks.shards.ShardedBank` in files. Both pick the same crops for the same generator, and return the same numbers.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from avsync._checks import check_positive
+from avsync.corpus.banks.augmentation import AugmentConfig, random_tempo, vary_audio, vary_landmarks
+from avsync.errors import ArgumentError, ClipTooShortError
+
+AUDIO_FRAMES_PER_FRAME = 4
+"""Audio feature frames a landmark frame."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Crops of clips.
+
+    Attributes:
+        landmarks: (batch, frames, points, dims), in the unit of the corpus.
+        audio: (batch, 4 * (frames + 2 * margin), coeffs), features of the same time and of the margin around it.
+        clip_index: (batch,), which clip of the bank.
+        start: (batch,), first frame of ``landmarks`` within the clip.
+        speech: (batch, frames), bool, which frames hold speech; see :func:`avsync.corpus.banks.memory.speech_mask`.
+    """
+
+    landmarks: Tensor
+    audio: Tensor
+    clip_index: Tensor
+    start: Tensor
+    speech: Tensor
+
+    def __len__(self) -> int:
+        """Number of crops."""
+        return self.landmarks.shape[0]
+
+    @property
+    def speech_fraction(self) -> Tensor:
+        """Share of each crop's frames that hold speech, (batch,)."""
+        return self.speech.float().mean(dim=1)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
+        """The same crops on another device; ``non_blocking`` lets a copy from pinned memory run beside the computation."""
+        return Batch(*(x.to(device, non_blocking=non_blocking) for x in self._tensors()))
+
+    def pin_memory(self) -> Batch:
+        """The same crops in page-locked memory, from which a GPU fetches them by itself; needs CUDA."""
+        return Batch(*(x.pin_memory() for x in self._tensors()))
+
+    def select(self, which: Tensor | slice) -> Batch:
+        """Some of the crops, by a mask (batch,), by indices or by a slice."""
+        return Batch(*(x[which] for x in self._tensors()))
+
+    def _tensors(self) -> tuple[Tensor, ...]:
+        return self.landmarks, self.audio, self.clip_index, self.start, self.speech
+
+
+class _Plan(NamedTuple):
+    """Where the crops of one length are. It costs a pass over all clips, so a bank keeps it between batches."""
+
+    counts: Tensor
+    """(clips,), crops of each clip."""
+    per_speaker: Tensor
+    """(speakers,), crops of each speaker."""
+    last: Tensor
+    """(clips,), crops up to and with each clip, in the order of the speakers."""
+
+
+class CropBank(ABC):
+    """What all banks of clips share: the index, the choice of crops, and their augmentation.
+
+    A bank knows each clip's length and speaker; it is asked for rows, one a landmark frame and four a landmark frame of features,
+    numbered through all clips. Whether a frame holds speech is a row too, of 0 or 1, so that it can be stretched like the others.
+
+    Attributes:
+        features: What made the audio features; its ``filter_offset`` serves augmentation.
+        ids: Name of each clip.
+        clip_speakers: Speaker of each clip.
+        speakers: All speakers, sorted.
+        lengths: (clips,), frames of each clip, on the CPU as all index tensors are.
+        offsets: (clips,), number of each clip's first frame among the frames of all clips.
+        bad: (id, reason) of every clip left out.
+
+    Source: ours.
+    """
+
+    features: nn.Module
+    ids: tuple[str, ...]
+    clip_speakers: tuple[str, ...]
+    speakers: tuple[str, ...]
+    lengths: Tensor
+    offsets: Tensor
+    bad: tuple[tuple[str, str], ...]
+    _speaker: Tensor
+    _by_speaker: Tensor
+
+    def _set_index(self, ids: Sequence[str], speakers: Sequence[str], lengths: Tensor) -> None:
+        """Take note of the clips, in the order of their rows."""
+        self.ids = tuple(ids)
+        self.clip_speakers = tuple(speakers)
+        self.speakers = tuple(sorted(set(speakers)))
+        self.lengths = lengths
+        self.offsets = lengths.cumsum(0) - lengths
+        number = {speaker: i for i, speaker in enumerate(self.speakers)}
+        self._speaker = torch.tensor([number[speaker] for speaker in speakers])
+        self._by_speaker = self._speaker.argsort(stable=True)
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where batches come from."""
+
+    @abstractmethod
+    def audio_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of every coefficient over all frames, both (coeffs,), in the features' unit."""
+
+    @abstractmethod
+    def _rows(self, name: str, begin: Tensor, count: int) -> Tensor:
+        """Rows of "landmarks", "audio" or "speech": ``count`` of them from each of ``begin`` (batch,) on, (batch, count, ...)."""
+
+    @abstractmethod
+    def _stretched_rows(self, name: str, begin: Tensor, tempo: Tensor, count: int, end: Tensor) -> Tensor:
+        """As :func:`avsync.corpus.banks.augmentation.interpolate_rows` reads them."""
+
+    def __len__(self) -> int:
+        """Number of clips."""
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        """Sizes."""
+        minutes = int(self.lengths.sum()) / 25 / 60
+        kind = type(self).__name__
+        return f"{kind}({len(self)} clips, {len(self.speakers)} speakers, {minutes:.1f} min, {len(self.bad)} bad)"
+
+    def _plan(self, frames: int, margin: int) -> _Plan:
+        check_positive("frames", frames)
+        check_positive("margin", margin, allow_zero=True)
+        plans: dict[tuple[int, int], _Plan] = self.__dict__.setdefault("_plans", {})
+        if (frames, margin) in plans:
+            return plans[frames, margin]
+        counts = (self.lengths - (frames + 2 * margin) + 1).clamp_min(0)
+        if not bool(counts.any()):
+            around = f" and a margin of {margin}" if margin else ""
+            raise ClipTooShortError(
+                f"`frames`: expected at most {int(self.lengths.max()) - 2 * margin}, the longest clip has "
+                f"{int(self.lengths.max())} frames, got {frames}{around}"
+            )
+        per_speaker = torch.zeros(len(self.speakers), dtype=torch.long).index_add_(0, self._speaker, counts)
+        plan = _Plan(counts, per_speaker, counts[self._by_speaker].cumsum(0))
+        if len(plans) >= 8:  # a caller who varies the length with every batch must not fill the memory with plans
+            plans.pop(next(iter(plans)), None)
+        plans[frames, margin] = plan
+        return plan
+
+    def sample(
+        self,
+        batch_size: int,
+        frames: int,
+        *,
+        generator: torch.Generator | None = None,
+        augment: AugmentConfig | None = None,
+        margin: int = 0,
+        speakers_distinct: bool = True,
+        speaker_power: float = 1.0,
+    ) -> Batch:
+        """Random crops: a speaker, then one of the speaker's crops, each as likely as the other.
+
+        Args:
+            batch_size: Number of crops.
+            frames: Landmark frames of a crop; shorter clips are left out.
+            generator: Source of chance, on any device; torch's own if None.
+            augment: How to vary the crops; None leaves them as they are. A faster tempo needs longer clips: where a clip is too
+                short for it, it is played as fast as it allows.
+            margin: Landmark frames of further audio on both sides.
+            speakers_distinct: No speaker comes again before all others have come; with a batch as large as the number of speakers,
+                each comes once. False draws every crop by itself.
+            speaker_power: A speaker's weight is its number of crops to this power. 1 makes every crop of the corpus equally
+                likely (as far as ``speakers_distinct`` lets it), 0 every speaker.
+
+        Returns:
+            The batch, on the device of the bank.
+
+        Raises:
+            ClipTooShortError: No clip is long enough.
+            ArgumentError: ``batch_size`` or ``frames`` is not positive, or a margin is asked for with a tempo that varies.
+        """
+        check_positive("batch_size", batch_size)
+        counts, per_speaker, last = self._plan(frames, margin)
+        device = torch.device("cpu") if generator is None else generator.device
+        weights = torch.where(per_speaker > 0, per_speaker.double() ** speaker_power, 0.0).to(device)
+        if speakers_distinct:
+            at_most = int((per_speaker > 0).sum())
+            sizes = [min(at_most, batch_size - done) for done in range(0, batch_size, at_most)]
+            rounds = [torch.multinomial(weights, size, replacement=False, generator=generator) for size in sizes]
+            speaker = torch.cat(rounds).cpu()
+        else:
+            speaker = torch.multinomial(weights, batch_size, replacement=True, generator=generator).cpu()
+        # With clips in the order of their speakers, the crops of one speaker are a run of numbers, and one draw finds clip and start.
+        chance = torch.rand(batch_size, generator=generator, device=device, dtype=torch.float64).cpu()
+        within = torch.minimum((chance * per_speaker[speaker]).long(), per_speaker[speaker] - 1)
+        crop = (per_speaker.cumsum(0) - per_speaker)[speaker] + within
+        row = torch.searchsorted(last, crop, right=True)
+        clip = self._by_speaker[row]
+        start = crop - (last[row] - counts[clip]) + margin
+        if augment is None or not augment.enabled:
+            return self._gather(clip, start, frames, margin)
+        if augment.tempo == (1.0, 1.0):
+            batch = self._gather(clip, start, frames, margin)
+        elif margin:
+            raise ArgumentError(f"`margin`: expected 0 with a tempo that varies, got {margin}")
+        else:
+            batch = self._gather_stretched(clip, start, frames, random_tempo(batch_size, augment, generator))
+        landmarks = vary_landmarks(batch.landmarks, augment, generator)
+        return replace(batch, landmarks=landmarks, audio=vary_audio(batch.audio, self.features, augment, generator))
+
+    def windows(self, frames: int, *, stride: int, margin: int = 0) -> Batch:
+        """All crops at multiples of a stride whose surroundings lie inside the recording, in the order of the clips.
+
+        Args:
+            frames: Landmark frames of a crop; clips shorter than ``frames + 2 * margin`` are left out.
+            stride: Frames from one crop of a clip to the next; the first starts at frame ``margin``.
+            margin: Landmark frames of further audio on both sides, for a search over offsets of up to that many frames.
+
+        Returns:
+            The batch, on the device of the bank; all of it, so ask a large bank for few.
+
+        Raises:
+            ClipTooShortError: No clip is long enough.
+            ArgumentError: ``frames`` or ``stride`` is not positive.
+        """
+        check_positive("stride", stride)
+        counts = (self._plan(frames, margin).counts + stride - 1) // stride
+        clip = torch.arange(len(self)).repeat_interleave(counts)
+        number = torch.arange(clip.shape[0]) - (counts.cumsum(0) - counts)[clip]
+        return self._gather(clip, margin + stride * number, frames, margin)
+
+    def _gather(self, clip: Tensor, start: Tensor, frames: int, margin: int) -> Batch:
+        begin = self.offsets[clip] + start
+        landmarks = self._rows("landmarks", begin, frames)
+        audio = self._rows("audio", AUDIO_FRAMES_PER_FRAME * (begin - margin), AUDIO_FRAMES_PER_FRAME * (frames + 2 * margin))
+        return Batch(landmarks, audio, clip.to(self.device), start.to(self.device), self._rows("speech", begin, frames) > 0.5)
+
+    def _gather_stretched(self, clip: Tensor, start: Tensor, frames: int, tempo: Tensor) -> Batch:
+        """Crops played ``tempo`` (batch,) times as fast, between whose frames values are interpolated."""
+        length = self.lengths[clip]
+        tempo = torch.minimum(tempo, (length - 1) / (frames - 1)) if frames > 1 else tempo
+        span = (frames - 1) * tempo
+        start = torch.minimum(start, (length - 1 - span.ceil()).long().clamp_min(0))
+        begin, end = self.offsets[clip] + start, self.offsets[clip] + length
+        rate = AUDIO_FRAMES_PER_FRAME
+        landmarks = self._stretched_rows("landmarks", begin, tempo, frames, end - 1)
+        audio = self._stretched_rows("audio", rate * begin, tempo, rate * frames, rate * end - 1)
+        speech = self._stretched_rows("speech", begin, tempo, frames, end - 1) > 0.5
+        return Batch(landmarks, audio, clip.to(self.device), start.to(self.device), speech)

@@ -1,0 +1,152 @@
+"""Batches that are ready before they are asked for, and the same ones however many workers make them.
+
+Batch ``n`` has a random generator of its own, seeded by the loader's seed and ``n``. So the order in which workers finish changes
+nothing, and the loader's whole state is one number: how many batches were handed out. Workers are threads: what a batch costs is
+copying, which runs outside of Python's lock, and they share the bank instead of sending copies of crops between processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from avsync._checks import check_positive
+from avsync.corpus.banks.augmentation import AugmentConfig
+from avsync.corpus.banks.crops import Batch, CropBank
+from avsync.errors import ArgumentError, CheckpointError
+
+
+class BatchLoader:
+    """An endless sequence of random batches, made ahead of time by threads.
+
+    Args:
+        bank: Where crops come from; in memory or in shards.
+        batch_size: Number of crops of a batch.
+        frames: Landmark frames of a crop.
+        augment: How crops are varied; None leaves them as they are.
+        margin: Landmark frames of further audio on both sides.
+        speakers_distinct: As in :meth:`avsync.corpus.banks.crops.CropBank.sample`.
+        speaker_power: As there.
+        seed: Another seed, other batches.
+        workers: Threads; 0 makes each batch when it is asked for.
+        prefetch: Batches made ahead.
+        device: Where batches are delivered. To a GPU they travel from page-locked memory, beside the computation.
+        rank: Number of this process among ``world_size``; each gets other batches, and together they get what one process with
+            this seed would.
+        world_size: Processes.
+
+    Raises:
+        ArgumentError: A number is out of its range, or no clip of the bank is long enough (a
+            :class:`~avsync.errors.ClipTooShortError`).
+
+    Example:
+        >>> import numpy as np
+        >>> from avsync.audio.features import LogMel
+        >>> from avsync.corpus.clip import Clip
+        >>> from avsync.corpus.banks.memory import ClipBank
+        >>> clip = Clip("a", "anna", "train", np.ones((50, 68, 2), np.float32), np.zeros(32000, np.float32))
+        >>> with BatchLoader(ClipBank([clip], features=LogMel()), batch_size=2, frames=20, workers=1) as loader:
+        ...     next(loader).landmarks.shape, loader.state_dict()["position"]
+        (torch.Size([2, 20, 68, 2]), 1)
+
+    Source: ours.
+    """
+
+    def __init__(
+        self,
+        bank: CropBank,
+        *,
+        batch_size: int,
+        frames: int,
+        augment: AugmentConfig | None = None,
+        margin: int = 0,
+        speakers_distinct: bool = True,
+        speaker_power: float = 1.0,
+        seed: int = 0,
+        workers: int = 1,
+        prefetch: int = 4,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        check_positive("workers", workers, allow_zero=True)
+        check_positive("prefetch", prefetch)
+        if not 0 <= rank < world_size:
+            raise ArgumentError(f"`rank`: expected a number from 0 to world_size - 1 = {world_size - 1}, got {rank}")
+        self.bank, self.seed, self.rank, self.world_size = bank, seed, rank, world_size
+        self.workers, self.prefetch, self.device = workers, prefetch, torch.device(device)
+        self._what: dict[str, Any] = {
+            "batch_size": batch_size,
+            "frames": frames,
+            "augment": augment,
+            "margin": margin,
+            "speakers_distinct": speakers_distinct,
+            "speaker_power": speaker_power,
+        }
+        self._pin = self.device.type == "cuda" and bank.device.type == "cpu"
+        self._position = 0
+        self._ahead: deque[Future[Batch]] = deque()
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="avsync-loader") if workers else None
+        self._make(0)  # what is wrong with the arguments is said here, not by a thread later on
+
+    def _make(self, number: int) -> Batch:
+        """Batch ``number`` of this process."""
+        words = f"{self.seed}/{number * self.world_size + self.rank}".encode()
+        seed = int.from_bytes(hashlib.blake2b(words, digest_size=8).digest(), "big") >> 1  # torch takes 63 bits
+        batch = self.bank.sample(generator=torch.Generator().manual_seed(seed), **self._what)
+        return batch.pin_memory() if self._pin else batch
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Itself: the sequence has no end."""
+        return self
+
+    def __next__(self) -> Batch:
+        """The next batch, on the loader's device."""
+        if self._pool is None:
+            batch = self._make(self._position)
+        else:
+            while len(self._ahead) < self.prefetch:
+                self._ahead.append(self._pool.submit(self._make, self._position + len(self._ahead)))
+            batch = self._ahead.popleft().result()
+            self._ahead.append(self._pool.submit(self._make, self._position + self.prefetch))
+        self._position += 1
+        return batch.to(self.device, non_blocking=self._pin)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the sequence stands: batches handed out, not those made ahead."""
+        return {"seed": self.seed, "position": self._position}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from where :meth:`state_dict` was taken.
+
+        Raises:
+            CheckpointError: The state is of a loader with another seed.
+        """
+        if set(state_dict) != {"seed", "position"} or state_dict["seed"] != self.seed:
+            raise CheckpointError(f"`state_dict`: expected that of a loader with seed {self.seed}, got {state_dict!r}")
+        self._forget()
+        self._position = int(state_dict["position"])
+
+    def _forget(self) -> None:
+        while self._ahead:
+            self._ahead.pop().cancel()
+
+    def close(self) -> None:
+        """Stop the threads; a closed loader makes no more batches."""
+        self._forget()
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def __enter__(self) -> Self:
+        """The loader, to be closed at the end of the block."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close."""
+        self.close()

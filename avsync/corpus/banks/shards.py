@@ -1,0 +1,356 @@
+"""Clips in files: features computed once, kept in memory-mapped shards, cropped like those of a bank in memory.
+
+A folder of shards holds ``shard-00000.safetensors``, ... with the landmarks, features and speech masks of some clips each, and
+``shards.json``, which is written last. Opening reads the headers only; a batch reads its own crops, so a corpus may be far larger
+than the memory. Each shard says what it was made from, so that building goes on after an interruption where it stopped, makes
+anew what has changed, and does nothing when nothing has. Source: ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from avsync._checks import check_positive
+from avsync._files import write_json
+from avsync.corpus.banks._shard_file import (
+    Array,
+    ShardHeader,
+    checksum,
+    column_sums,
+    map_shard,
+    read_header,
+    write_shard,
+)
+from avsync.corpus.banks.augmentation import interpolate_rows
+from avsync.corpus.banks.crops import AUDIO_FRAMES_PER_FRAME, CropBank
+from avsync.corpus.banks.memory import clip_readers, encode_waveform, prepare_clips
+from avsync.corpus.clip import SAMPLES_PER_FRAME, Clip, Corpus
+from avsync.errors import CorpusError
+
+FORMAT = 1
+"""Version of the folder's layout; a reader refuses others."""
+MANIFEST = "shards.json"
+"""Name of the list of shards inside their folder."""
+_MAPPED_AT_ONCE = 256  # each map holds a file open, and processes may open 1024
+_SECONDS_OF_PROBE = 1
+
+
+class _Source(NamedTuple):
+    """A clip that goes into a shard, and what changes when it does."""
+
+    name: str
+    frames: int
+    signature: str
+    read: Callable[[], Clip]
+
+
+def build_shards(
+    clips: Iterable[Clip],
+    folder: str | os.PathLike[str],
+    *,
+    features: nn.Module,
+    skip_bad: bool = False,
+    shard_frames: int = 200_000,
+) -> ShardedBank:
+    """Write the shards of a corpus, or those that are missing or out of date, and open them.
+
+    A shard is kept if the features and its clips are as they were: for a :class:`~avsync.corpus.clip.Corpus` its entries and the
+    size and time of its files, for other clips their content.
+
+    Args:
+        clips: A corpus or any other clips; all must have the same points and dims.
+        folder: Where to write; created when missing. Nothing else should be in it.
+        features: As :class:`avsync.corpus.banks.memory.ClipBank` takes them.
+        skip_bad: Leave out clips that cannot be read or break the format, and list them in ``bad``, instead of raising.
+        shard_frames: Landmark frames after which a shard is full; a shard of 200,000 (2.2 hours) is about 190 MB, and is held in
+            memory while it is made.
+
+    Returns:
+        The opened bank.
+
+    Raises:
+        CorpusError: A clip is bad and ``skip_bad`` is off, or none is left.
+        ArgumentError: ``shard_frames`` is not positive.
+
+    Example:
+        >>> import tempfile
+        >>> from avsync.audio.features import LogMel
+        >>> clip = Clip("a", "anna", "train", np.ones((50, 68, 2), np.float32), np.zeros(32000, np.float32))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     build_shards([clip], folder, features=LogMel()).sample(3, 20).audio.shape
+        torch.Size([3, 80, 26])
+
+    Source: ours.
+    """
+    check_positive("shard_frames", shard_frames)
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    made_by = _describe(features)
+    bad = list(clips.bad) if isinstance(clips, Corpus) else []
+    headers: list[ShardHeader] = []
+    known = _read_manifest(target) if (target / MANIFEST).is_file() else None
+    for number, group in enumerate(_groups(_sources(clips), shard_frames)):
+        path = target / f"shard-{number:05d}.safetensors"
+        fingerprint = _digest([json.dumps([FORMAT, made_by]), *(source.signature for source in group)])
+        header = _kept(path, fingerprint)
+        if header is None:
+            if known is not None:  # from here on the old list is wrong; a reader must not believe it meanwhile
+                (target / MANIFEST).unlink(missing_ok=True)
+                known = None
+            shape = headers[0].layout["landmarks"][1][1:] if headers else None
+            missed: list[tuple[str, str]] = []
+            readers = [(source.name, source.read) for source in group]
+            kept = list(prepare_clips(readers, features=features, bad=missed if skip_bad else None, shape=shape))
+            if not kept:  # nothing to keep, and nothing to know it by the next time
+                bad += missed
+                continue
+            header = _write(path, kept, missed, fingerprint)
+        elif header.metadata["bad"] and not skip_bad:
+            raise CorpusError(str(header.metadata["bad"][0][1]))
+        bad += [(str(name), str(reason)) for name, reason in header.metadata["bad"]]
+        headers.append(header)
+    if not headers:
+        raise CorpusError(f"expected at least one good clip, got none and {len(bad)} bad ones")
+    names = [header.path.name for header in headers]
+    if known is None or [shard["file"] for shard in known["shards"]] != names or known["bad"] != [list(pair) for pair in bad]:
+        (target / MANIFEST).unlink(missing_ok=True)
+        for path in target.glob("shard-[0-9]*.safetensors"):
+            if path.name not in names:
+                path.unlink()
+        shards = [
+            {
+                "file": header.path.name,
+                "fingerprint": header.metadata["fingerprint"],
+                "bytes": header.path.stat().st_size,
+                "sha256": checksum(header.path),
+            }
+            for header in headers
+        ]
+        write_json(target / MANIFEST, {"format": FORMAT, "features": made_by, "bad": bad, "shards": shards})
+    return ShardedBank(target, features=features)
+
+
+class ShardedBank(CropBank):
+    """All clips of a folder of shards, read crop by crop; stands in for a :class:`~avsync.corpus.banks.memory.ClipBank`.
+
+    Args:
+        folder: Written by :func:`build_shards`.
+        features: The features that the shards were made with; augmentation needs them.
+        verify: Read every shard once and compare its checksum; about a second a gigabyte.
+
+    Attributes:
+        lengths: (clips,), frames of each clip.
+        offsets: (clips,), number of each clip's first frame among the frames of all clips.
+        ids: Name of each clip.
+        clip_speakers: Speaker of each clip.
+        speakers: All speakers, sorted.
+        bad: (id, reason) of every clip left out when the shards were made.
+
+    Raises:
+        CorpusError: The folder is incomplete or damaged, its shards are of another format, or ``features`` are not those that the
+            shards were made with.
+
+    Source: ours.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, features: nn.Module, verify: bool = False) -> None:
+        self.folder, self.features = Path(folder), features
+        manifest = _read_manifest(self.folder)
+        _check_features(self.folder, manifest["features"], features)
+        self._headers: list[ShardHeader] = []
+        for shard in manifest["shards"]:
+            header = read_header(self.folder / shard["file"])
+            found = (header.metadata["fingerprint"], header.path.stat().st_size)
+            if found != (shard["fingerprint"], shard["bytes"]):
+                raise CorpusError(
+                    f"{header.path}: expected the shard that {MANIFEST} names, got another; build the shards again"
+                )
+            if verify and checksum(header.path) != shard["sha256"]:
+                raise CorpusError(f"{header.path}: expected the checksum in {MANIFEST}, got another: the shard is damaged")
+            self._headers.append(header)
+        self.bad = tuple((str(name), str(reason)) for name, reason in manifest["bad"])
+        columns: dict[str, list[Any]] = {
+            key: [value for header in self._headers for value in header.metadata[key]] for key in ("ids", "speakers", "frames")
+        }
+        self._set_index(columns["ids"], columns["speakers"], torch.tensor(columns["frames"]))
+        ends = torch.tensor([header.frames for header in self._headers]).cumsum(0)
+        self._ends, self._starts = ends, ends - torch.tensor([header.frames for header in self._headers])
+        self._device = torch.device("cpu")
+        self._maps: dict[int, dict[str, Array]] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches come from."""
+        return self._device
+
+    def to(self, device: torch.device | str) -> ShardedBank:
+        """Deliver batches on a device; the shards stay where they are."""
+        self._device = torch.device(device)
+        self.features.to(device)
+        return self
+
+    def audio_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of every coefficient over all frames, both (coeffs,), in the features' unit."""
+        total, squares = (
+            torch.tensor([header.metadata["audio"][key] for header in self._headers], dtype=torch.float64).sum(0)
+            for key in ("sum", "squares")
+        )
+        count = AUDIO_FRAMES_PER_FRAME * int(self._ends[-1])
+        mean = total / count
+        variance = ((squares - count * mean.square()) / (count - 1)).clamp_min(0)
+        return mean.float(), variance.sqrt().float()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the maps, which another process makes for itself."""
+        return {**self.__dict__, "_maps": {}}
+
+    def _map(self, shard: int) -> dict[str, Array]:
+        arrays = self._maps.get(shard)
+        if arrays is None:
+            arrays = map_shard(self._headers[shard])
+            if len(self._maps) >= _MAPPED_AT_ONCE:
+                self._maps.pop(next(iter(self._maps)), None)
+            self._maps[shard] = arrays
+        return arrays
+
+    def _pieces(self, name: str, begin: Tensor, counts: Tensor) -> Iterator[Array]:
+        """The rows of each crop as a view of its shard; a crop lies inside a clip, and a clip inside a shard."""
+        rate = AUDIO_FRAMES_PER_FRAME if name == "audio" else 1
+        shards = torch.searchsorted(self._ends, begin // rate, right=True)
+        local = begin - rate * self._starts[shards]
+        for shard, first, count in zip(shards.tolist(), local.tolist(), counts.tolist(), strict=True):
+            yield self._map(shard)[name][first : first + count]
+
+    def _rows(self, name: str, begin: Tensor, count: int) -> Tensor:
+        return self._block(name, begin, torch.full_like(begin, count), count).to(self._device)
+
+    def _block(self, name: str, begin: Tensor, counts: Tensor, longest: int) -> Tensor:
+        """(batch, longest, ...); rows behind a crop's own count hold zeros."""
+        shape = (begin.shape[0], longest, *self._headers[0].layout[name][1][1:])
+        rows = torch.zeros(shape)
+        for row, piece in zip(rows.numpy(), self._pieces(name, begin, counts), strict=True):
+            row[: len(piece)] = piece
+        return rows
+
+    def _stretched_rows(self, name: str, begin: Tensor, tempo: Tensor, count: int, end: Tensor) -> Tensor:
+        span = int(((count - 1) * tempo.max()).floor()) + 2
+        counts = (end - begin + 1).clamp_max(span)
+        block = self._block(name, begin, counts, span).flatten(0, 1)
+        first = span * torch.arange(begin.shape[0])
+        return interpolate_rows(block, first, tempo, count, first + counts - 1).to(self._device)
+
+
+def _digest(parts: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode() + b"\0")
+    return digest.hexdigest()
+
+
+def _sources(clips: Iterable[Clip]) -> Iterator[_Source]:
+    if isinstance(clips, Corpus):
+        for entry, (name, read) in zip(clips.entries, clip_readers(clips), strict=True):
+            parts = [name, entry["speaker"], str(entry["frames"])]
+            for path in (clips.folder / f"{name}.npz", clips.folder / f"{name}.flac"):
+                status = path.stat() if path.is_file() else None
+                parts.append("missing" if status is None else f"{status.st_size} {status.st_mtime_ns}")
+            yield _Source(name, entry["frames"], _digest(parts), read)
+    else:
+        for clip, (name, read) in ((clip, next(clip_readers([clip]))) for clip in clips):
+            content = hashlib.sha256(np.ascontiguousarray(clip.landmarks).data).hexdigest()
+            sound = hashlib.sha256(np.ascontiguousarray(clip.waveform).data).hexdigest()
+            yield _Source(name, clip.frames, _digest([name, clip.speaker, content, sound]), read)
+
+
+def _groups(sources: Iterable[_Source], shard_frames: int) -> Iterator[list[_Source]]:
+    group: list[_Source] = []
+    frames = 0
+    for source in sources:
+        group.append(source)
+        frames += source.frames
+        if frames >= shard_frames:
+            yield group
+            group, frames = [], 0
+    if group:
+        yield group
+
+
+def _kept(path: Path, fingerprint: str) -> ShardHeader | None:
+    """The header of a shard that is whole and made of the same; None where it has to be made."""
+    if not path.is_file():
+        return None
+    try:
+        header = read_header(path)
+    except CorpusError:  # the remains of something else: it is about to be replaced
+        return None
+    return header if header.metadata.get("fingerprint") == fingerprint else None
+
+
+def _write(path: Path, kept: list[tuple[Clip, Tensor, Tensor]], bad: list[tuple[str, str]], fingerprint: str) -> ShardHeader:
+    audio = torch.cat([features for _, features, _ in kept])
+    tensors = {
+        "landmarks": torch.from_numpy(np.concatenate([clip.landmarks for clip, _, _ in kept])),
+        "audio": audio,
+        "speech": torch.cat([mask for _, _, mask in kept]).to(torch.uint8),
+    }
+    metadata = {
+        "fingerprint": fingerprint,
+        "ids": [clip.id for clip, _, _ in kept],
+        "speakers": [clip.speaker for clip, _, _ in kept],
+        "frames": [clip.frames for clip, _, _ in kept],
+        "bad": bad,
+        "audio": column_sums(audio),
+    }
+    write_shard(path, tensors, metadata)
+    return read_header(path)
+
+
+def _describe(features: nn.Module) -> dict[str, Any]:
+    """What identifies features: their class, and what they make of a sound of known noise.
+
+    The answer to the probe covers every setting, weights included, of any module, and the waveform's own preparation.
+    """
+    noise = np.random.default_rng(0).normal(0.0, 0.1, 25 * _SECONDS_OF_PROBE * SAMPLES_PER_FRAME)
+    swell = np.linspace(0.0, 1.0, noise.size) ** 2
+    answer = encode_waveform((noise * swell).astype(np.float32), features)
+    # Few digits: processors and libraries round differently, settings that differ answer differently by far more.
+    return {"class": type(features).__name__, "answer": np.round(answer[::20].numpy().astype(np.float64), 2).tolist()}
+
+
+def _check_features(folder: Path, recorded: dict[str, Any], features: nn.Module) -> None:
+    given = _describe(features)
+    fits = recorded["class"] == given["class"] and np.shape(recorded["answer"]) == np.shape(given["answer"])
+    if not fits or not np.allclose(recorded["answer"], given["answer"], atol=0.05, rtol=1e-3):
+        was, width = recorded["class"], np.shape(recorded["answer"])[-1]
+        raise CorpusError(
+            f"{folder}: expected the features that its shards were made with ({was} with {width} coefficients), got "
+            f"{given['class']} with {np.shape(given['answer'])[-1]} or other settings; build the shards again"
+        )
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        fits = manifest["format"] == FORMAT and {"class", "answer"} <= set(manifest["features"])
+        names = [shard["file"] for shard in manifest["shards"]]
+        fits = fits and isinstance(manifest["bad"], list) and all(Path(name).name == name for name in names) and bool(names)
+        fits = fits and all({"fingerprint", "bytes", "sha256"} <= set(shard) for shard in manifest["shards"])
+    except FileNotFoundError as error:
+        raise CorpusError(
+            f"{path}: expected a finished folder of shards, found no list; build_shards writes it last"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CorpusError(f"{path}: expected a list of shards, got {type(error).__name__}: {error}") from error
+    if not fits:
+        raise CorpusError(f"{path}: expected a list of shards of format {FORMAT}, got something else; build the shards again")
+    return dict(manifest)

@@ -1,0 +1,166 @@
+"""Many videos to one corpus: several processes, several machines, interrupted and resumed; a video that fails does not stop the rest.
+
+Every video is written whole before its record is (see :mod:`avsync.corpus.extraction.records`), so a run may be ended at any moment, by
+Ctrl-C, ``kill -9`` or a full disk, and taken up again with ``resume``: what was finished is kept, what was not is done anew.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from avsync._checks import check_positive
+from avsync.corpus.detectors import Detector, as_detector
+from avsync.corpus.extraction import records
+from avsync.corpus.extraction._workers import run_workers
+from avsync.corpus.extraction.from_video import iter_clips
+from avsync.corpus.extraction.jobs import Job, find_videos, plan
+from avsync.corpus.extraction.report import ExtractionReport, VideoReport
+from avsync.corpus.extraction.run_job import Passed, extract_job
+from avsync.errors import ArgumentError
+
+OPTIONS = ("fps", "faces", "crop", "min_seconds", "max_seconds", "max_height", "scene_cuts")
+"""Options of :func:`avsync.corpus.extraction.from_video.iter_clips` that are one for all videos of a corpus."""
+
+
+class Progress:
+    """What a run tells of its progress; this one keeps silent. Sizes are in bytes of video files.
+
+    Source: ours.
+    """
+
+    def begin(self, videos: int, size: int) -> None:
+        """So many videos are to be extracted."""
+
+    def advance(self, size: int) -> None:
+        """So many more bytes have passed."""
+
+    def finish_video(self, report: VideoReport) -> None:
+        """A video is done, or has failed."""
+
+    def end(self) -> None:
+        """No more is to come."""
+
+
+def extract_corpus(
+    videos: Iterable[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    detector: str | Detector = "face-alignment",
+    workers: int = 1,
+    shard: tuple[int, int] = (1, 1),
+    speaker_from: str = "file",
+    split: str = "train",
+    resume: bool = False,
+    progress: Progress | None = None,
+    **options: Any,
+) -> ExtractionReport:
+    """Extract videos into a corpus.
+
+    Args:
+        videos: Files and folders; see :func:`avsync.corpus.extraction.jobs.find_videos`.
+        out: The corpus; a new folder, or one that this function made with the same options, to which videos are then added.
+        detector: As in :func:`avsync.corpus.extraction.from_video.iter_clips`; with several workers a name, "module:function" or something
+            that can be pickled, because each process makes its own.
+        workers: Processes. With more than one, a script of your own needs ``if __name__ == "__main__":`` around what it does.
+        shard: (i, n): do the i-th of n shares, from 1; every machine is given the same videos. The index is then left to
+            :func:`avsync.corpus.extraction.records.merge_records`, to be called once all shares are done.
+        speaker_from: Where a person's label comes from, "file", "name" or "folder"; see
+            :func:`avsync.corpus.extraction.jobs.speaker_of`.
+        split: Label of the part of the corpus.
+        resume: Keep videos that are finished; without it they are an error.
+        progress: Told how far the run is.
+        **options: Of :func:`avsync.corpus.extraction.from_video.iter_clips`: ``fps``, ``faces``, ``crop``, ``min_seconds``, ``max_seconds``,
+            ``max_height``, ``scene_cuts``.
+
+    Returns:
+        The report; of a single share that share's alone, otherwise of all videos of the corpus.
+
+    Raises:
+        ArgumentError: A path that is not there, a folder of other making, finished videos without ``resume``.
+        OSError: The corpus cannot be written: a full disk, for one. What was finished is kept.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from avsync.corpus.clip import Corpus
+        >>> from avsync.corpus.media.files import write_video
+        >>> face = np.array([[20, 20], [40, 20], [30, 44]], np.float32)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     images = (np.full((48, 64, 3), 90, np.uint8) for _ in range(75))
+        ...     _ = write_video(Path(folder, "anna_1.mp4"), images, fps=25, waveform=np.zeros(48000, np.float32))
+        ...     report = extract_corpus(
+        ...         [folder], Path(folder, "corpus"), detector=lambda images: [face] * len(images), speaker_from="name"
+        ...     )
+        ...     Corpus(Path(folder, "corpus"))[0].speaker, report.failed
+        ('anna', [])
+
+    Source: ours.
+    """
+    check_positive("workers", workers)
+    folder, quiet = Path(out), progress or Progress()
+    found, ignored = find_videos(videos)
+    jobs, duplicates = plan(found, speaker_from=speaker_from, split=split, shard=shard)
+    settings = {"detector": _name(detector), **_complete(options)}
+    records.claim_folder(folder, settings)
+    done = {job.key: report for job in jobs if (report := records.finished(folder, job)) is not None}
+    if done and not resume:
+        raise ArgumentError(
+            f"`out`: {len(done)} of the videos are already in {folder} ({next(iter(done.values())).source}, ...); "
+            "resume keeps them and does the rest, another folder begins anew"
+        )
+    todo = [job for job in jobs if job.key not in done]
+    quiet.begin(len(todo), sum(job.size for job in todo))
+    reports = dict(done)
+    try:
+        for job, report in _run(todo, folder, detector, options, workers, quiet):
+            reports[job.key] = report
+            quiet.finish_video(report)
+    finally:
+        quiet.end()
+    everything = records.merge_records(folder) if shard[1] == 1 else [reports[job.key] for job in jobs]
+    return ExtractionReport(
+        videos=everything,
+        kept=[report.source for report in done.values()],
+        duplicates=duplicates,
+        ignored=[str(path) for path in ignored],
+    )
+
+
+def _complete(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with which all videos of a corpus are extracted, defaults filled in."""
+    defaults = {name: inspect.signature(iter_clips).parameters[name].default for name in OPTIONS}
+    unknown = sorted(set(options) - set(OPTIONS))
+    if unknown:
+        raise ArgumentError(f"`options`: expected some of {', '.join(OPTIONS)}, got {', '.join(unknown)}")
+    return {**defaults, **options}
+
+
+def _name(detector: str | Detector) -> str:
+    if isinstance(detector, str):
+        return detector
+    kind = detector if hasattr(detector, "__qualname__") else type(detector)
+    return f"{getattr(kind, '__module__', '')}:{getattr(kind, '__qualname__', '')}"
+
+
+def _run(
+    todo: list[Job],
+    out: Path,
+    detector: str | Detector,
+    options: Mapping[str, Any],
+    workers: int,
+    progress: Progress,
+) -> Iterable[tuple[Job, VideoReport]]:
+    if not todo:
+        return
+    if workers > 1 and len(todo) > 1:
+        yield from run_workers(todo, out, detector, options, min(workers, len(todo)), progress.advance)
+        return
+    finder = as_detector(detector)
+    for job in todo:
+        passed = Passed(job.size, progress.advance)
+        yield job, extract_job(job, out, finder, options, passed)
+        passed(1.0)

@@ -1,0 +1,380 @@
+"""From a video to clips: faces followed from image to image, resampled in time, and the sound of the very same time beside them.
+
+All times are on the one clock that picture and sound of a file share. A clip begins at a time ``t0`` of that clock: its landmark frame
+``k`` is the face at ``t0 + k / fps`` and its sample ``s`` the sound at ``t0 + s / 16000``, whatever the file's own frame rate, sample
+rate, start times and gaps are.
+
+The video passes once, a batch of images at a time; the next batch is decoded while the detector looks at one. Of the faces only those
+of tracks that are not decided yet are held, at most ten minutes. A video of any length needs little memory, and clips come while it is
+still being decoded.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from avsync._checks import check_choice, check_positive
+from avsync.corpus.clip import SAMPLE_RATE, Clip, sample_of_frame
+from avsync.corpus.detectors import CheckedDetector, Detector, as_detector
+from avsync.corpus.extraction._ahead import ahead
+from avsync.corpus.extraction.cropping import crop_centred, crop_fixed
+from avsync.corpus.extraction.report import NO_FACE, ClipReport, Dropped, VideoReport, uncovered
+from avsync.corpus.extraction.retime import resample_track
+from avsync.corpus.extraction.scene_cuts import SceneCuts
+from avsync.corpus.extraction.tracks import GAP, LENGTH, POLICIES, FaceTracker, Track, choose_tracks, split_long
+from avsync.corpus.media.audio_source import SoundSource
+from avsync.corpus.media.video_source import VideoSource
+from avsync.errors import ArgumentError, AvsyncError, CorpusError
+
+Faces = npt.NDArray[np.float32]
+Progress = Callable[[float], None]
+
+CROPS = ("fixed", "centred", "none")
+"""What landmarks are relative to: one square for the clip (the paper's VoxCeleb2 II), one a frame (I), or the picture."""
+
+_TRACK_SECONDS = 600.0  # tracks are decided on at least this often, which bounds what is held of a video
+_CROP_SIZE = 256
+_BATCH_BYTES = 1 << 26  # a batch of larger images is made smaller, for the same reason
+
+
+def extract(video: str | os.PathLike[str], *, report: VideoReport | None = None, **options: object) -> list[Clip]:
+    """All clips of a video, in a list.
+
+    Args:
+        video: The file.
+        report: Filled with what became of every second of the video.
+        **options: As in :func:`iter_clips`, which gives the same clips one by one.
+
+    Returns:
+        The clips; none for a video without a face.
+
+    Raises:
+        CorpusError: The file cannot be read or has no picture or no sound, or the detector failed.
+
+    Example:
+        >>> import tempfile
+        >>> from avsync.corpus.media.files import write_video
+        >>> face = np.array([[20, 20], [40, 20], [30, 44]], np.float32)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     images = (np.full((48, 64, 3), 90, np.uint8) for _ in range(90))
+        ...     _ = write_video(Path(folder, "talk.mp4"), images, fps=30, waveform=np.zeros(48000, np.float32))
+        ...     [clip] = extract(Path(folder, "talk.mp4"), detector=lambda images: [face] * len(images))
+        >>> clip.id, clip.landmarks.shape, clip.waveform.shape
+        ('talk_000', (75, 3, 2), (48000,))
+
+    Source: ours.
+    """
+    return list(iter_clips(video, report=report, **options))  # type: ignore[arg-type]
+
+
+def iter_clips(
+    video: str | os.PathLike[str],
+    *,
+    detector: str | Detector = "face-alignment",
+    fps: float = 25.0,
+    faces: str = "largest",
+    crop: str = "fixed",
+    min_seconds: float = 2.0,
+    max_seconds: float = 32.0,
+    max_height: int | None = None,
+    scene_cuts: bool = True,
+    name: str | None = None,
+    speaker: str | None = None,
+    split: str = "train",
+    report: VideoReport | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Clip]:
+    """The clips of a video, one by one, while it is decoded.
+
+    A clip ends at a scene cut, where the face is lost or jumps, where images are missing, and at ``max_seconds``; longer stretches are
+    cut into equal parts, which follow one another without a gap.
+
+    Args:
+        video: The file.
+        detector: "face-alignment", "mediapipe", "package.module:function", or a callable; see :mod:`avsync.corpus.detectors`.
+        fps: Landmark frames a second. 25 is what syncers, trainings and metrics of this library take.
+        faces: "largest" or "stable" for one face at a time, "all" for a clip a person; see
+            :func:`avsync.corpus.extraction.tracks.choose_tracks`.
+        crop: What the landmarks are relative to: "fixed", a square of 256 pixels around all that the face covers in the clip, which
+            keeps the motion of the head; "centred", such a square around the face in every frame; "none", pixels of the picture. See
+            :mod:`avsync.corpus.extraction.cropping`.
+        min_seconds: Shortest clip; what is shorter is dropped.
+        max_seconds: Longest clip.
+        max_height: Scale higher pictures down to this height before detection, to save time; landmarks stay in pixels of the source.
+        scene_cuts: Look for cuts in the pictures. Without it only faces that jump end a clip: for footage whose lights flash.
+        name: Stem of the clips' ids; the file's name by default.
+        speaker: Label of the person; the name by default. With ``faces="all"`` and several persons ``_p0``, ``_p1``, ... is added.
+        split: Label of the part of the corpus.
+        report: Filled with what became of every second of the video; complete when the iteration has ended.
+        progress: Called now and then with the share of the video that has passed, 0 to 1.
+
+    Yields:
+        Clips by the order in which they are decided, numbered in that order.
+
+    Raises:
+        CorpusError: The file cannot be read or has no picture or no sound, or the detector failed.
+        ArgumentError: An option has an impossible value.
+
+    Source: ours; the splits follow the corpus that this library was measured on, the crops the paper's section 4.1.
+    """
+    check_choice("faces", faces, POLICIES)
+    check_choice("crop", crop, CROPS)
+    for key, value in {"fps": fps, "min_seconds": min_seconds, "max_seconds": max_seconds}.items():
+        check_positive(key, value)
+    if max_seconds < min_seconds or max_seconds * fps < 1:
+        raise ArgumentError(
+            f"`max_seconds`: expected at least `min_seconds` = {min_seconds:g} and a frame, got {max_seconds:g}"
+        )
+    report = VideoReport(source=os.fspath(video)) if report is None else report
+    name = Path(video).stem if name is None else name
+    found = as_detector(detector)
+    found.reset()
+    with ExitStack() as stack:
+        source = stack.enter_context(VideoSource(video, max_height=max_height))
+        if not source.info.has_audio:
+            raise CorpusError(f"{video}: expected a sound stream, got a video without sound")
+        sound = stack.enter_context(SoundSource(video, sample_rate=SAMPLE_RATE))
+        report.width, report.height = source.info.width, source.info.height
+        ledger = _Ledger(report)
+        persons = _Persons()
+        # The next images are decoded while the detector looks at these.
+        images = ahead(_batches(source, found.batch_size, SceneCuts() if scene_cuts else None))
+        batches = stack.enter_context(closing(images))
+        for tracks in _groups(source, batches, found, ledger, progress):
+            # A track is as long as the time between its first and last image, a clip one frame longer.
+            chosen = choose_tracks(tracks, faces, min_seconds=max(0.0, min_seconds - 1 / fps - 1e-6))
+            for track, reason in chosen.dropped:
+                ledger.drop(track, reason)
+            parts = [part for track in chosen.kept for part in _parts(track, persons.number(track), fps, max_seconds)]
+            # By start, because sound is read forwards, and the tracks of several persons overlap.
+            for part in sorted(parts, key=lambda part: part.start):
+                landmarks, size, box = _cropped(part.landmarks, crop, (source.info.width, source.info.height))
+                label = (speaker or name) if faces != "all" else f"{speaker or name}_p{part.person}"
+                clip = Clip(
+                    id=f"{name}_{len(report.clips):03d}",
+                    speaker=label,
+                    split=split,
+                    landmarks=landmarks,
+                    waveform=sound.read(part.start, sample_of_frame(len(landmarks), fps)),
+                    fps=fps,
+                    sample_rate=SAMPLE_RATE,
+                    frame_size=size,
+                )
+                report.clips.append(_clip_report(clip, part, box, ledger.native_fps))
+                yield clip
+        ledger.close()
+        report.warnings += [text for text in (*source.warnings, *sound.warnings) if text not in report.warnings]
+    if progress is not None:
+        progress(1.0)
+
+
+class _Ledger:
+    """Account of the video's time while it passes."""
+
+    def __init__(self, report: VideoReport) -> None:
+        self.report = report
+        self._covered: list[tuple[float, float]] = []  # images with a face, tracks, gaps between images
+        self._first: float | None = None
+        self._last = 0.0
+        self._interval = 0.0
+        self._face_since: float | None = None
+
+    @property
+    def native_fps(self) -> float:
+        """Images a second so far."""
+        span = self._last - (self._first or 0.0)
+        return (self.report.images - 1) / span if span > 0 else 0.0
+
+    def image(self, time: float, has_face: bool, max_gap: float) -> None:
+        """Take note of the next image."""
+        if self._first is None:
+            self._first = time
+        else:
+            self._interval = time - self._last
+            if self._interval > max_gap:
+                self._end_of_faces(self._last)
+                self._covered.append((self._last, time))
+                self.report.dropped.append(Dropped(start=self._last, seconds=self._interval, reason=GAP))
+        self._last = time
+        self.report.images += 1
+        if has_face and self._face_since is None:
+            self._face_since = time
+        elif not has_face:
+            self._end_of_faces(time)
+
+    def track(self, track: Track) -> None:
+        """A track bridges images without its face."""
+        self._covered.append((float(track.times[0]), float(track.times[-1])))
+
+    def drop(self, track: Track, reason: str) -> None:
+        """A track, or a part of one, becomes no clip."""
+        seconds = track.seconds + (1 / self.native_fps if self.native_fps else 0.0)
+        part = Dropped(start=float(track.times[0]), seconds=seconds, reason=reason, started=track.started, ended=track.ended)
+        self.report.dropped.append(part)
+
+    def close(self) -> None:
+        """The video has ended."""
+        if self._first is None:
+            return
+        end = self._last + (1 / self.native_fps if self.native_fps else 0.0)
+        self._end_of_faces(end)
+        self.report.seconds = end - self._first
+        gaps = uncovered(self._covered, self._first, end)
+        self.report.dropped += [Dropped(start=low, seconds=high - low, reason=NO_FACE) for low, high in gaps]
+        self.report.dropped = _joined(self.report.dropped, slack=2 * (end - self._last))
+
+    def _end_of_faces(self, time: float) -> None:
+        if self._face_since is not None:
+            self._covered.append((self._face_since, time))
+            self._face_since = None
+
+
+def _joined(dropped: list[Dropped], slack: float) -> list[Dropped]:
+    """By start, neighbours with one reason as one: a still or a crowd would fill the report with single images."""
+    joined: list[Dropped] = []
+    for part in sorted(dropped, key=lambda part: (part.reason, part.start)):
+        last = joined[-1] if joined else None
+        if last is not None and last.reason == part.reason and 0 <= part.start - last.start - last.seconds <= slack:
+            seconds = part.start + part.seconds - last.start
+            joined[-1] = Dropped(start=last.start, seconds=seconds, reason=last.reason, started=last.started, ended=part.ended)
+        else:
+            joined.append(part)
+    return sorted(joined, key=lambda part: part.start)
+
+
+class _Persons:
+    """Numbers of the persons of a video. A track that takes up another one, image for image, has its number."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._handed_over: list[tuple[Track, int]] = []
+
+    def number(self, track: Track) -> int:
+        found = self._count
+        if track.started == LENGTH:
+            for earlier, person in self._handed_over:
+                if earlier.times[-1] == track.times[0] and np.array_equal(earlier.points[-1], track.points[0]):
+                    found = person
+        if found == self._count:
+            self._count += 1
+        if track.ended == LENGTH:
+            self._handed_over = [(t, p) for t, p in self._handed_over if t.times[-1] >= track.times[0]] + [(track, found)]
+        return found
+
+
+class _Image(NamedTuple):
+    time: float
+    picture: npt.NDArray[np.uint8]
+    cut: bool
+
+
+def _batches(source: VideoSource, size: int, cuts: SceneCuts | None) -> Iterator[list[_Image]]:
+    """The images of a video, so many at a time."""
+    batch: list[_Image] = []
+    for frame in source.frames():
+        batch.append(_Image(frame.time, frame.image, cuts is not None and cuts.push(frame.image)))
+        if len(batch) >= min(size, max(1, _BATCH_BYTES // frame.image.nbytes)):
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _groups(
+    source: VideoSource,
+    batches: Iterable[list[_Image]],
+    detector: CheckedDetector,
+    ledger: _Ledger,
+    progress: Progress | None,
+) -> Iterator[list[Track]]:
+    """Tracks in groups that no other track overlaps in time, so that each group can be decided on by itself."""
+    tracker = FaceTracker(max_seconds=_TRACK_SECONDS)
+    start, length = source.info.video_start or 0.0, source.info.seconds or 0.0
+    pending: list[Track] = []
+    for batch in batches:
+        for image, faces in zip(batch, _detect(source, detector, batch), strict=True):
+            ledger.image(image.time, len(faces) > 0, tracker.max_gap)
+            for track in tracker.push(image.time, faces, cut=image.cut):
+                ledger.track(track)
+                pending.append(track)
+            if pending and (tracker.open_since is None or tracker.open_since >= max(track.times[-1] for track in pending)):
+                yield pending
+                pending = []
+        if progress is not None and length > 0:
+            progress(min(1.0, max(0.0, (batch[-1].time - start) / length)))
+    for track in tracker.finish():
+        ledger.track(track)
+        pending.append(track)
+    yield pending
+
+
+def _detect(source: VideoSource, detector: CheckedDetector, batch: list[_Image]) -> list[Faces]:
+    """The faces of each image, in pixels of the source."""
+    try:
+        found = detector([image.picture for image in batch])
+    except AvsyncError:
+        raise
+    except Exception as error:  # whatever a detector of somebody else's raises, the video and the time must be named
+        raise CorpusError(
+            f"{source.path}: the detector {detector.name!r} failed between {batch[0].time:.2f} and {batch[-1].time:.2f} s: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    height, width = batch[0].picture.shape[:2]
+    if (width, height) == (source.info.width, source.info.height):
+        return found
+    # Depth has the scale of the width, as detectors give it.
+    scale = np.array([source.info.width / width, source.info.height / height, source.info.width / width], np.float32)
+    return [faces * scale[: faces.shape[-1]] if len(faces) else faces for faces in found]
+
+
+class _Part(NamedTuple):
+    """What becomes a clip: one person's landmarks at exact instants from ``start`` on, in pixels of the source."""
+
+    start: float
+    landmarks: Faces
+    person: int
+    started: str
+    ended: str
+
+
+def _parts(track: Track, person: int, fps: float, max_seconds: float) -> Iterator[_Part]:
+    """Equal parts of a track, none too long."""
+    start, landmarks = resample_track(track.times, track.points, fps=fps)
+    bounds = split_long(len(landmarks), int(max_seconds * fps + 1e-9))
+    for number, (first, stop) in enumerate(bounds):
+        started = track.started if number == 0 else LENGTH
+        ended = track.ended if number == len(bounds) - 1 else LENGTH
+        yield _Part(start + first / fps, landmarks[first:stop], person, started, ended)
+
+
+def _cropped(landmarks: Faces, crop: str, picture: tuple[int, int]) -> tuple[Faces, tuple[int, int], list[float]]:
+    """Landmarks, size of the image they are in, and where it lies in the first picture: left, top, right, bottom."""
+    if crop == "none":
+        return landmarks, picture, [0.0, 0.0, float(picture[0]), float(picture[1])]
+    points, boxes = (crop_fixed if crop == "fixed" else crop_centred)(landmarks, size=_CROP_SIZE)
+    return points, (_CROP_SIZE, _CROP_SIZE), [round(float(edge), 2) for edge in boxes[0]]
+
+
+def _clip_report(clip: Clip, part: _Part, box: list[float], native_fps: float) -> ClipReport:
+    heights = np.ptp(part.landmarks[..., 1], axis=1)
+    power = float(np.mean(np.square(clip.waveform, dtype=np.float64)))
+    return ClipReport(
+        id=clip.id,
+        start=round(part.start, 6),
+        seconds=clip.seconds,
+        frames=clip.frames,
+        started=part.started,
+        ended=part.ended,
+        face_height=round(float(np.median(heights)), 2),
+        rms_db=round(10 * float(np.log10(power + 1e-20)), 2),
+        person=part.person,
+        native_fps=round(native_fps, 3),
+        crop_box=tuple(box),
+    )

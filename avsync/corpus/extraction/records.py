@@ -1,0 +1,205 @@
+"""What an extraction remembers of each video, so that it can be interrupted, resumed and shared among machines.
+
+Beside its clips a corpus that ``avsync extract`` makes holds
+
+* ``extraction.json``: the settings, the same for all of its videos;
+* ``extraction/<key>.json``: one record a video, written after the last of its clips. Without a record a video is not finished,
+  whatever clips of it may lie about; :func:`merge_records` makes ``index.json`` of the finished ones, and nothing reads a clip that is
+  not in the index.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from avsync._files import write_json
+from avsync.corpus.clip import INDEX_NAME, write_index
+from avsync.corpus.extraction.jobs import Job
+from avsync.corpus.extraction.report import DONE, VideoReport
+from avsync.errors import ArgumentError, CorpusError
+
+RECORDS = "extraction"
+SETTINGS = "extraction.json"
+
+
+def _record_path(out: Path, key: str) -> Path:
+    return out / RECORDS / f"{key}.json"
+
+
+def read_record(path: Path) -> tuple[Job, VideoReport, float]:
+    """Job, report and time (seconds since 1970) of a record.
+
+    Raises:
+        CorpusError: It is damaged.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return Job(**values["job"]), VideoReport.from_json(values["report"]), float(values["time"])
+    except (ValueError, KeyError, TypeError, CorpusError) as error:
+        raise CorpusError(f"{path}: expected the record of a video, got {type(error).__name__}: {error}") from error
+
+
+def write_record(out: Path, job: Job, report: VideoReport, *, time: float, traceback: str = "") -> None:
+    """Write the record of a video, whole or not at all: from now on it is finished."""
+    more = {"traceback": traceback} if traceback else {}
+    write_json(_record_path(out, job.key), {"job": asdict(job), "time": time, "report": report.to_json(), **more})
+    _marker(out, job.key).unlink(missing_ok=True)
+
+
+def finished(out: Path, job: Job) -> VideoReport | None:
+    """The report of a video that needs no more work: done, and all of its clips are there. Its labels are brought up to date."""
+    path = _record_path(out, job.key)
+    if not path.is_file():
+        return None
+    try:
+        before, report, time = read_record(path)
+    except CorpusError:
+        return None
+    if report.status != DONE or not all(
+        (out / f"{clip.id}{end}").is_file() for clip in report.clips for end in (".npz", ".flac")
+    ):
+        return None
+    if before != job:
+        report.source = job.path
+        write_record(out, job, report, time=time)
+    return report
+
+
+def begin(out: Path, job: Job) -> None:
+    """Mark a video as being worked on; delete what an interrupted run left of it."""
+    marker = _marker(out, job.key)
+    if marker.exists() or _record_path(out, job.key).exists():
+        remove_unfinished(out, job.key)
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    marker.touch()
+
+
+def remove_unfinished(out: Path, key: str) -> None:
+    """Delete what there is of a video: its record first, then clips and temporary files; nothing of any other video."""
+    _record_path(out, key).unlink(missing_ok=True)
+    mine = re.compile(rf"\.?{re.escape(key)}(_\d{{3,}})?(-\w+)?\.(npz|flac|json)")
+    for folder in (out, out / RECORDS):
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if mine.fullmatch(entry.name)]
+        for name in names:
+            Path(folder, name).unlink(missing_ok=True)
+    _marker(out, key).unlink(missing_ok=True)
+
+
+def _marker(out: Path, key: str) -> Path:
+    return out / RECORDS / f"{key}.begun"
+
+
+def claim_folder(out: Path, settings: Mapping[str, Any]) -> None:
+    """Take a folder for an extraction with these settings.
+
+    Raises:
+        ArgumentError: It holds a corpus of other making, or one made with other settings.
+    """
+    path = out / SETTINGS
+    if not path.is_file() and (out / INDEX_NAME).is_file():
+        raise ArgumentError(f"`out`: expected a new folder or one of avsync extract, got {out}, a corpus of other making")
+    if not any((out / RECORDS).glob("*")):  # a run that came to nothing binds nobody
+        write_json(path, dict(settings))
+        return
+    before = read_settings(out)
+    other = [
+        f"{key} = {before.get(key)!r}, not {settings.get(key)!r}"
+        for key in {**before, **settings}
+        if before.get(key) != settings.get(key)
+    ]
+    if other:
+        raise ArgumentError(f"`out`: {out} was begun with other settings: {'; '.join(other)}; choose another folder")
+
+
+def read_settings(out: Path) -> dict[str, Any]:
+    """The settings of an extraction.
+
+    Raises:
+        CorpusError: The folder is not one of ``avsync extract``.
+    """
+    path = out / SETTINGS
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(settings, dict) or "fps" not in settings:
+            raise ValueError("no settings")
+    except FileNotFoundError as error:
+        raise CorpusError(f"{path}: expected the settings of an extraction, found no file") from error
+    except ValueError as error:
+        raise CorpusError(f"{path}: expected the settings of an extraction, got {type(error).__name__}: {error}") from error
+    return settings
+
+
+def merge_records(out: str | os.PathLike[str]) -> list[VideoReport]:
+    """Write ``index.json`` from the records of all finished videos.
+
+    A video whose file was replaced by another has two records; the later one counts. What later steps have noted in the index of
+    a clip (keys that an extraction does not write) is kept.
+
+    Args:
+        out: The corpus.
+
+    Returns:
+        The reports of all videos, failed ones too, by name.
+
+    Raises:
+        CorpusError: The folder is none of ``avsync extract``, a record is damaged, or a speaker is in two splits.
+
+    Source: ours.
+    """
+    folder = Path(out)
+    settings = read_settings(folder)
+    latest: dict[str, tuple[Job, VideoReport, float]] = {}
+    for path in sorted((folder / RECORDS).glob("[!.]*.json")):
+        record = read_record(path)
+        source = str(Path(record[0].path).absolute())
+        if source not in latest or latest[source][2] <= record[2]:
+            latest[source] = record
+    chosen = sorted(latest.values(), key=lambda record: record[0].key)
+    noted = _index_entries(folder)
+    entries = [
+        {**noted.get(clip["id"], {}), **clip}
+        for job, report, _ in chosen
+        if report.status == DONE
+        for clip in index_entries(job, report)
+    ]
+    write_index(folder, entries, fps=settings["fps"], extraction=settings)
+    return sorted((report for _, report, _ in chosen), key=lambda report: report.source)
+
+
+def index_entries(job: Job, report: VideoReport) -> list[dict[str, Any]]:
+    """Entries of a video's clips for the index."""
+    several = len({clip.person for clip in report.clips}) > 1
+    return [
+        {
+            "id": clip.id,
+            "seconds": clip.seconds,
+            "frames": clip.frames,
+            "speaker": f"{job.speaker}_p{clip.person}" if several else job.speaker,
+            "split": job.split,
+            "source": Path(job.path).name,
+            "source_start_sec": clip.start,
+            "native_fps": clip.native_fps,
+            "native_resolution": [report.width, report.height],
+            "face_height_px": clip.face_height,
+            "crop_box": list(clip.crop_box),
+            "rms_db": clip.rms_db,
+            "started": clip.started,
+            "ended": clip.ended,
+        }
+        for clip in report.clips
+    ]
+
+
+def _index_entries(folder: Path) -> dict[str, dict[str, Any]]:
+    try:
+        index = json.loads((folder / INDEX_NAME).read_text(encoding="utf-8"))
+        return {entry["id"]: entry for entry in index["clips"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}

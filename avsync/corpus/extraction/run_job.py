@@ -1,0 +1,92 @@
+"""Extraction of one video of a corpus: its clips, then its record."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from avsync.corpus.clip import write_clip
+from avsync.corpus.detectors import Detector
+from avsync.corpus.extraction import records
+from avsync.corpus.extraction.from_video import iter_clips
+from avsync.corpus.extraction.jobs import Job
+from avsync.corpus.extraction.report import FAILED, VideoReport
+from avsync.errors import AvsyncError, MissingExtraError
+
+Notify = Callable[[float], None]
+
+
+class Passed:
+    """Turn the share of a video that has passed into bytes more; all of them together are its size."""
+
+    def __init__(self, size: int, advance: Callable[[int], None]) -> None:
+        self._size, self._advance, self._told = size, advance, 0
+
+    def __call__(self, share: float) -> None:
+        """So much of the video, from 0 to 1, has passed by now."""
+        reached = round(share * self._size)
+        if reached > self._told:
+            self._advance(reached - self._told)
+            self._told = reached
+
+
+class _Failure(NamedTuple):
+    text: str
+    trace: str
+
+
+def extract_job(job: Job, out: Path, detector: Detector, options: Mapping[str, Any], notify: Notify) -> VideoReport:
+    """Extract one video into a corpus: clips, then the record. What is wrong with the video goes into the record.
+
+    Raises:
+        OSError: The corpus cannot be written; nothing of the video is left in it.
+        MissingExtraError: Something that every video needs is not installed.
+    """
+    records.begin(out, job)
+    report = VideoReport(source=job.path)
+    clips = iter_clips(
+        job.path,
+        detector=detector,
+        name=job.key,
+        speaker=job.speaker,
+        split=job.split,
+        report=report,
+        progress=notify,
+        **options,
+    )
+    failure: _Failure | None = None
+    try:
+        while failure is None:
+            try:
+                clip = next(clips, None)
+            except MissingExtraError:
+                raise
+            except (AvsyncError, OSError) as error:
+                failure = _Failure(str(error), "")
+                break
+            except Exception as error:  # noqa: BLE001 - one video's trouble must not stop the others; the record keeps the trace
+                failure = _Failure(f"{job.path}: unexpected {type(error).__name__}: {error}", traceback.format_exc())
+                break
+            if clip is None:
+                break
+            try:
+                write_clip(clip, out)
+            except MissingExtraError:
+                raise
+            except AvsyncError as error:
+                failure = _Failure(str(error), "")
+        if failure is not None:
+            records.remove_unfinished(out, job.key)
+            failed = VideoReport(source=job.path, status=FAILED, error=failure.text.removeprefix(f"{job.path}: "))
+            failed.warnings = report.warnings
+            report = failed
+        records.write_record(out, job, report, time=time.time(), traceback=failure.trace if failure else "")
+    except BaseException:
+        records.remove_unfinished(out, job.key)
+        raise
+    finally:
+        clips.close()  # type: ignore[attr-defined]
+    return report

@@ -1,0 +1,19 @@
+"""Media files: video frames and audio on one clock, through PyAV (extra ``media``)."""
+
+from __future__ import annotations
+
+from avsync.corpus.media.audio_source import SoundSource
+from avsync.corpus.media.files import read_audio, write_audio, write_video
+from avsync.corpus.media.info import MediaInfo, describe
+from avsync.corpus.media.video_source import VideoFrame, VideoSource
+
+__all__ = [
+    "MediaInfo",
+    "SoundSource",
+    "VideoFrame",
+    "VideoSource",
+    "describe",
+    "read_audio",
+    "write_audio",
+    "write_video",
+]

@@ -1,0 +1,62 @@
+"""Decoding that goes on behind damage: what can be decoded is handed out, what cannot is counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from avsync.corpus.media.info import failures, reason
+
+# A demuxer that fails this often in a row without a packet between will not recover.
+_PATIENCE = 8
+
+
+def decode_stream(container: Any, stream: Any, damage: Counter[str]) -> Iterator[Any]:
+    """The frames of one stream in the order of their decoding, streaming.
+
+    Args:
+        container: An open one.
+        stream: One of its streams.
+        damage: Counts what went wrong, by a sentence for each kind.
+    """
+    failed = failures()
+    for packet in _packets(container, stream, damage):
+        try:
+            frames = _decode(stream.codec_context, packet)
+        except EOFError:
+            return
+        except failed as error:
+            damage[f"packets of the {stream.type} stream that cannot be decoded ({reason(error)})"] += 1
+            continue
+        yield from frames
+
+
+def tally(damage: Counter[str]) -> list[str]:
+    """One line for each kind of damage, with its count; a kind with the count 0 is a remark on the whole file."""
+    return [f"{what}: {count}" if count else what for what, count in damage.items()]
+
+
+def _packets(container: Any, stream: Any, damage: Counter[str]) -> Iterator[Any]:
+    failed = failures()
+    silent = 0
+    while silent < _PATIENCE:
+        try:
+            for packet in container.demux(stream):
+                silent = 0
+                if packet.is_corrupt:
+                    damage[f"packets of the {stream.type} stream that the file itself calls corrupt or cuts short"] += 1
+                yield packet
+            return
+        except failed as error:
+            silent += 1
+            damage[f"places where the file cannot be read ({reason(error)})"] += 1
+
+
+def _decode(context: Any, packet: Any) -> list[Any]:
+    try:
+        return list(context.decode(packet))
+    except BlockingIOError:
+        # An error left the decoder full; emptying it costs the frames until the next key frame, but not the rest of the file.
+        context.flush_buffers()
+        return list(context.decode(packet))

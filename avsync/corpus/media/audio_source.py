@@ -1,0 +1,210 @@
+"""The sound of a media file as 16 kHz mono at any instant of the picture's clock."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter, deque
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from avsync._checks import check_positive
+from avsync.corpus.media._audio_clock import Block, Placed, SoundClock
+from avsync.corpus.media._downmix import to_mono
+from avsync.corpus.media._interpolate import interpolate, reach
+from avsync.corpus.media._packets import decode_stream, tally
+from avsync.corpus.media.info import contents, failures, open_media, pick_audio, reason
+from avsync.errors import ArgumentError, CorpusError
+
+FloatArray = npt.NDArray[np.float32]
+
+#: Seconds of sound that stay readable behind the latest read.
+KEPT_SECONDS = 10.0
+
+# Rates beyond this are damage, not sound.
+_MAX_RATE = 768000
+
+
+class SoundSource:
+    """The sound of a file on the container's presentation clock, which it shares with :class:`~avsync.corpus.media.video_source.VideoSource`.
+
+    Timestamps decide where sound lies: before the stream starts, in its gaps and after its end there is silence, and sound whose place
+    is taken is cut. Deviations of less than 5 ms, as rounding makes them, move nothing, and neither do single wild timestamps. An
+    encoder's delay is removed where the file tells it (edit lists, Opus and Matroska delays, Xing headers of MP3 files). A windowed
+    sinc of linear phase changes the rate; nothing is delayed and nothing drifts, however long the file.
+
+    Mono stays itself, stereo becomes the mean of its sides. More channels are mixed as ITU-R BS.775 has it, scaled so that nothing
+    clips: beside a front channel the centre, where speech is, counts sqrt(2) times, a surround channel 1 / sqrt(2) times, and the
+    low-frequency channel not at all.
+
+    The file is read forwards, in constant memory; the last ten seconds stay readable.
+
+    Args:
+        path: Any file that FFmpeg reads.
+        sample_rate: Of what :meth:`read` returns, in hertz.
+
+    Raises:
+        CorpusError: The file cannot be read, has no sound, or nothing of it can be decoded.
+        ArgumentError: ``sample_rate`` is not positive.
+        MissingExtraError: PyAV is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from avsync.corpus.media.files import write_audio
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_audio(Path(folder, "a.flac"), np.full(1600, 0.5, dtype=np.float32))
+        ...     with SoundSource(Path(folder, "a.flac")) as sound:
+        ...         sound.read(-2 / 16000, 4).tolist(), sound.read(0.1 - 1 / 16000, 3).tolist()
+        ([0.0, 0.0, 0.5, 0.5], [0.5, 0.0, 0.0])
+
+    Source: ours.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, sample_rate: int = 16000) -> None:
+        check_positive("sample_rate", sample_rate)
+        self.path = os.fspath(path)
+        self.sample_rate = sample_rate
+        self._damage: Counter[str] = Counter()
+        self._closed = False
+        self._kept: deque[Placed] = deque()
+        self._forgotten: int | None = None  # index before which sound has been let go
+        self._container = open_media(path)
+        try:
+            stream = pick_audio(self._container)
+            if stream is None:
+                raise CorpusError(f"{path}: expected a sound stream that can be decoded, got {contents(self._container)}")
+            self._stream = stream
+            self._decoded = decode_stream(self._container, stream, self._damage)
+            first = next(self._decoded, None)
+            if first is None:
+                why = "; ".join(self.warnings) or "no samples"
+                raise CorpusError(f"{path}: expected a sound stream that can be decoded, got {why}")
+            #: Of the coded sound, in hertz.
+            self.native_rate: int = first.sample_rate
+            if not 0 < self.native_rate <= _MAX_RATE:
+                raise CorpusError(f"{path}: expected a sample rate up to {_MAX_RATE} Hz, got {self.native_rate}")
+            #: Channels of the coded sound.
+            self.channels: int = first.layout.nb_channels
+            self._clock = SoundClock(self.native_rate)
+            self._placed = self._clock.place(self._blocks(first))
+            placed = next(self._placed, None)
+            if placed is not None:
+                self._kept.append(placed)
+        except failures() as error:
+            self._container.close()
+            raise CorpusError(f"{path}: expected readable sound, got: {reason(error)}") from error
+        except BaseException:
+            self._container.close()
+            raise
+        #: Time of the first sample, in seconds.
+        self.start: float = self._clock.start
+        #: Time after the last sample, in seconds; None until reading has come there.
+        self.end: float | None = None
+        self._length = 0 if placed is None else placed.samples.size
+
+    @property
+    def warnings(self) -> list[str]:
+        """What went wrong so far, one line a kind, with its count."""
+        lines = tally(self._damage)
+        clock = getattr(self, "_clock", None)
+        if clock is not None and clock.gaps[0]:
+            lines.append(f"gaps in the sound, {clock.gaps[1]:.3f} s in all, read as silence: {clock.gaps[0]}")
+        if clock is not None and clock.overlaps[0]:
+            lines.append(
+                f"blocks of sound cut by {clock.overlaps[1]:.3f} s in all, because their time was taken: {clock.overlaps[0]}"
+            )
+        return lines
+
+    def read(self, start: float, samples: int) -> FloatArray:
+        """Sound from an instant on.
+
+        Args:
+            start: Time of the first sample, in seconds on the presentation clock; it is met exactly, also between the file's own
+                samples.
+            samples: How many, at ``sample_rate``.
+
+        Returns:
+            (samples,) float32 in [-1, 1].
+
+        Raises:
+            ArgumentError: ``start`` lies more than ten seconds before an earlier read, or an argument is no usable number, or the
+                source is closed.
+        """
+        if self._closed:
+            raise ArgumentError(f"`read`: expected an open SoundSource, got a closed one ({self.path})")
+        if samples < 0 or not math.isfinite(start):
+            raise ArgumentError(
+                f"`start`, `samples`: expected a finite time and a number of at least 0, got {start} and {samples}"
+            )
+        margin = reach(self.native_rate, self.sample_rate)
+        position = (start - self.start) * self.native_rate
+        low = math.floor(position) - margin
+        high = math.ceil(position + samples * self.native_rate / self.sample_rate) + margin + 2
+        if self._forgotten is not None and low + margin < self._forgotten:
+            earliest = self.start + self._forgotten / self.native_rate
+            raise ArgumentError(f"`start`: expected at least {earliest:.3f} s, as sound is read forwards, got {start:.3f}")
+        self._advance(low, high)
+        window = np.zeros(high - low, dtype=np.float32)
+        for begin, block in self._kept:
+            first, last = max(begin, low), min(begin + block.size, high)
+            if last > first:
+                window[first - low : last - low] = block[first - begin : last - begin]
+        values = interpolate(window, position - low, samples, source_rate=self.native_rate, target_rate=self.sample_rate)
+        return np.clip(values, -1.0, 1.0)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._closed = True
+        self._decoded.close()  # type: ignore[attr-defined]
+        self._container.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _advance(self, low: int, high: int) -> None:
+        """Decode until ``high`` and let go of what lies long before ``low``."""
+        oldest = low - round(KEPT_SECONDS * self.native_rate)
+        while self.end is None and self._length < high:
+            placed = next(self._placed, None)
+            if placed is None:
+                self.end = self.start + self._length / self.native_rate
+                break
+            self._kept.append(placed)
+            self._length = placed.begin + placed.samples.size
+            self._forget(oldest)
+        self._forget(oldest)
+
+    def _forget(self, oldest: int) -> None:
+        while self._kept and self._kept[0].begin + self._kept[0].samples.size <= oldest:
+            block = self._kept.popleft()
+            self._forgotten = block.begin + block.samples.size
+
+    def _blocks(self, first: Any) -> Iterator[Block]:
+        yield from self._block(first)
+        for frame in self._decoded:
+            yield from self._block(frame)
+
+    def _block(self, frame: Any) -> Iterator[Block]:
+        if frame.is_corrupt:
+            self._damage["blocks of sound that the decoder calls damaged"] += 1
+        try:
+            samples = to_mono(frame)
+        except failures() as error:
+            self._damage[f"blocks of sound that cannot be used ({reason(error)})"] += 1
+            return
+        rate = frame.sample_rate
+        if rate != self.native_rate and 0 < rate <= _MAX_RATE and samples.size:
+            self._damage[f"blocks of sound at {rate} Hz amid sound at {self.native_rate} Hz"] += 1
+            # Straight lines between samples: rare enough, and free of edges where blocks meet.
+            places = np.arange(max(1, round(samples.size * self.native_rate / rate))) * (rate / self.native_rate)
+            samples = np.interp(places, np.arange(samples.size), samples).astype(np.float32)
+        base = frame.time_base or self._stream.time_base
+        yield Block(None if frame.pts is None or base is None else float(frame.pts * base), samples)

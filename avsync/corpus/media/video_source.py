@@ -1,0 +1,251 @@
+"""Frames of a video at their true times, upright, one by one."""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+from collections import Counter
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from avsync._checks import check_positive, import_extra
+from avsync.corpus.media._packets import decode_stream, tally
+from avsync.corpus.media.info import MediaInfo, contents, describe, failures, open_media, pick_video, reason
+from avsync.errors import ArgumentError, CorpusError
+
+Image = npt.NDArray[np.uint8]
+
+# Frames of more pixels than this are damage, not video (8192 x 8192).
+_MAX_PIXELS = 1 << 26
+
+
+class VideoFrame:
+    """One picture and the instant at which it is shown.
+
+    Attributes:
+        time: Seconds on the container's presentation clock.
+
+    The picture is converted when it is first asked for, so a frame that nobody looks at costs its decoding only.
+    """
+
+    __slots__ = ("_frame", "_image", "_source", "time")
+
+    def __init__(self, time: float, frame: Any, source: VideoSource) -> None:
+        self.time = time
+        self._frame: Any = frame
+        self._source = source
+        self._image: Image | None = None
+
+    @property
+    def image(self) -> Image:
+        """The picture (height, width, 3) uint8: RGB, upright, square pixels, contiguous; one size for the whole file."""
+        if self._image is None:
+            self._image = self._source._convert(self._frame)
+            self._frame = None
+        return self._image
+
+    def __repr__(self) -> str:
+        return f"VideoFrame(time={self.time:.6f})"
+
+
+class VideoSource:
+    """A video file as a stream of frames with true timestamps, in constant memory.
+
+    Times are the presentation timestamps of the file, so variable frame rates, late starts, gaps and edit lists are what they are.
+    Pictures are turned and mirrored as the file's display matrix says, and stretched to square pixels. Frames without a timestamp get
+    one by the frame rate, counted from the frame before. Frames whose time is not after the one before them are dropped, and so is a
+    frame whose time lies beyond its successor's. Fields of interlaced video are not separated.
+
+    What goes wrong in the file is told in :attr:`warnings` as it is met. One pass: :meth:`frames` goes on where it was left.
+
+    Args:
+        path: Any file that FFmpeg reads.
+        max_height: Scale larger pictures down to this height, in the same pass as the conversion to RGB.
+
+    Raises:
+        CorpusError: The file cannot be read, has no video stream, or nothing in it can be decoded.
+        ArgumentError: ``max_height`` is not positive.
+        MissingExtraError: PyAV is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from avsync.corpus.media.files import write_video
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = write_video(Path(folder, "a.mp4"), (np.zeros((48, 64, 3), np.uint8) for _ in range(3)), fps=25)
+        ...     with VideoSource(Path(folder, "a.mp4")) as video:
+        ...         [(round(frame.time, 3), frame.image.shape) for frame in video.frames()]
+        [(0.0, (48, 64, 3)), (0.04, (48, 64, 3)), (0.08, (48, 64, 3))]
+
+    Source: ours.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, max_height: int | None = None) -> None:
+        av = import_extra("av", "media")
+        if max_height is not None:
+            check_positive("max_height", max_height)
+        self.path = os.fspath(path)
+        self._damage: Counter[str] = Counter()
+        self._held: VideoFrame | None = None
+        self._last: float | None = None
+        self._closed = False
+        self._container = open_media(path)
+        try:
+            stream = pick_video(self._container)
+            if stream is None:
+                raise CorpusError(f"{path}: expected a video stream that can be decoded, got {contents(self._container)}")
+            self._stream: Any = stream
+            stream.thread_type = "AUTO"
+            stream.codec_context.options = {"max_pixels": str(_MAX_PIXELS)}
+            rate = stream.average_rate or stream.guessed_rate
+            self._interval = 1.0 / float(rate) if rate else 0.04
+            self._decoded = decode_stream(self._container, stream, self._damage)
+            self._first = next(self._decoded, None)
+            if self._first is None:
+                why = "; ".join(self.warnings) or "no picture"
+                raise CorpusError(f"{path}: expected a video stream that can be decoded, got {why}")
+            self._reformatter = av.video.reformatter.VideoReformatter()
+            self._orientation = _orientation(self._first)
+            self._size, upright = _sizes(self._first, stream, self._orientation, max_height)
+            start = self._time(self._first)
+        except failures() as error:
+            self._container.close()
+            raise CorpusError(f"{path}: expected a readable video, got: {reason(error)}") from error
+        except BaseException:
+            self._container.close()
+            raise
+        #: What the file holds.
+        self.info: MediaInfo = describe(
+            self._container,
+            path,
+            width=upright[0],
+            height=upright[1],
+            rotation=(360 - 90 * self._orientation[1]) % 360,
+            video_start=start if start is not None else 0.0,
+        )
+
+    @property
+    def warnings(self) -> list[str]:
+        """What went wrong so far, one line a kind, with its count."""
+        return tally(self._damage)
+
+    def frames(self) -> Iterator[VideoFrame]:
+        """The frames in the order of their times.
+
+        Yields:
+            :class:`VideoFrame`, each with a time after the one before it.
+
+        Raises:
+            ArgumentError: The source is closed.
+        """
+        if self._closed:
+            raise ArgumentError(f"`frames`: expected an open VideoSource, got a closed one ({self.path})")
+        for decoded in self._pending():
+            if decoded.is_corrupt:
+                self._damage["frames that the decoder calls damaged"] += 1
+            time = self._time(decoded)
+            if time is None:
+                before = self._held.time if self._held is not None else self._last
+                time = before + self._interval if before is not None else self.info.video_start or 0.0
+                self._damage["frames without a timestamp, which got one by the frame rate"] += 1
+            frame, held, last = VideoFrame(time, decoded, self), self._held, -math.inf if self._last is None else self._last
+            if held is not None and time > held.time:
+                self._held, self._last = frame, held.time
+                yield held
+            elif time > last and (held is None or time < held.time):
+                if held is not None:
+                    # It was ahead of its successor: a wild timestamp, which must not silence everything behind it.
+                    self._damage["frames dropped because their time is beyond the next one's"] += 1
+                self._held = frame
+            else:
+                self._damage["frames dropped because their time is not after the one before"] += 1
+        final, self._held = self._held, None
+        if final is not None:
+            self._last = final.time
+            yield final
+        self._check_end()
+
+    def close(self) -> None:
+        """Close the file; frames that were handed out stay usable."""
+        self._closed = True
+        self._decoded.close()  # type: ignore[attr-defined]
+        self._container.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _pending(self) -> Iterator[Any]:
+        if self._first is not None:
+            first, self._first = self._first, None
+            yield first
+        # Not "yield from", which would close the decoder together with an iterator that is left early.
+        for frame in self._decoded:  # noqa: UP028
+            yield frame
+
+    def _time(self, frame: Any) -> float | None:
+        base = frame.time_base or self._stream.time_base
+        return None if frame.pts is None or base is None else float(frame.pts * base)
+
+    def _check_end(self) -> None:
+        stream, last = self._stream, self._last
+        if stream.duration is not None and stream.time_base is not None:
+            declared = (self.info.video_start or 0.0) + float(stream.duration * stream.time_base)
+        elif self.info.seconds is not None:
+            declared = self.info.seconds
+        else:
+            return
+        if last is not None and declared - last > 1.0 + 2.0 * self._interval:
+            self._damage[f"the picture ends at {last:.2f} s, but the file declares {declared:.2f} s: it may be cut short"] = 0
+
+    def _convert(self, frame: Any) -> Image:
+        try:
+            width, height = self._size
+            # Area averaging keeps landmarks' contours where they are when a picture shrinks; at full size it has nothing to do.
+            method = "BILINEAR" if (width, height) == (frame.width, frame.height) else "AREA"
+            picture = self._reformatter.reformat(frame, width=width, height=height, format="rgb24", interpolation=method)
+            image: Image = picture.to_ndarray()
+        except failures() as error:
+            raise CorpusError(f"{self.path}: expected a picture that can be converted to RGB, got: {reason(error)}") from error
+        mirror, turns = self._orientation
+        if mirror:
+            image = image[:, ::-1]
+        return np.ascontiguousarray(np.rot90(image, k=turns))
+
+
+def _orientation(frame: Any) -> tuple[bool, int]:
+    """Whether to mirror the coded picture left to right, and by how many quarter turns to rotate it counter-clockwise after that.
+
+    The display matrix maps (x, y), y downwards, to (a x + c y, b x + d y); its entries are rounded to the nearest of the eight
+    ways of laying a rectangle on itself.
+    """
+    for data in frame.side_data:
+        if data.type.name == "DISPLAYMATRIX" and len(bytes(data)) >= 36:
+            a, b, _, c, d = struct.unpack("<5i", bytes(data)[:20])
+            mirror = a * d - b * c < 0
+            if mirror:
+                a, b = -a, -b
+            return mirror, round(math.atan2(-b, a) / (math.pi / 2)) % 4 if (a or b) else 0
+    return False, 0
+
+
+def _sizes(
+    frame: Any, stream: Any, orientation: tuple[bool, int], max_height: int | None
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The size (width, height) to convert to before turning, and the upright full size."""
+    width, height = frame.width, frame.height
+    aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
+    if aspect and 0.1 < aspect < 10:
+        width = max(1, round(width * float(aspect)))
+    across = orientation[1] % 2 == 1
+    upright = (height, width) if across else (width, height)
+    scale = 1.0 if max_height is None else min(1.0, max_height / upright[1])
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return size, upright

@@ -1,0 +1,11 @@
+"""The synthetic talker: an embedded corpus whose audio and face agree at three time scales."""
+
+from __future__ import annotations
+
+from avsync.corpus.synthetic.talker import SyntheticConfig, SyntheticCorpus, synthetic_clip
+
+__all__ = [
+    "SyntheticConfig",
+    "SyntheticCorpus",
+    "synthetic_clip",
+]

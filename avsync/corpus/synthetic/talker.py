@@ -1,0 +1,310 @@
+"""The embedded corpus: a synthetic talker, made of random numbers, whose sound and face are linked at three time scales.
+
+A hidden process (phones in syllables in words in phrases) drives both the voice and the gestures of the face: lips follow phones,
+brows and nods follow stress and pitch accents, head and shoulders follow the loudness and the tension of phrases. The gestures
+are split into three bands of frequency, and each band has a knob:
+
+=========== ============ ==================================================================================
+knob        band         what mostly lives there
+=========== ============ ==================================================================================
+``lips``    above 4 Hz   lips: phones, closures
+``brows``   1 to 4 Hz    brows and nods: stress, pitch accents; the opening of the mouth syllable by syllable
+``posture`` below 1 Hz   pitch, yaw, roll, lean and height of the head: phrases; the mouth's rest in pauses
+=========== ============ ==================================================================================
+
+A knob at 1 links its band with the sound. A knob at 0 feeds the band from a second, **independent** hidden process of the same
+speaker: the same kind of motion with the same statistics goes on, but it tells nothing about the sound. In between the two are
+mixed at constant variance. The knobs act on bands rather than on parts of the face because a mouth moves at every scale (it rests
+in pauses), so cutting only the head loose would leave the coarse scale readable from the lips. A lag delays its band: positive
+means that the motion comes later than the sound.
+
+The bands part at 0.8-1.25 and 3.3-4.8 Hz. They are bands of the motion, not levels of the pyramid: a fine level also sees the
+slower motion, so level 0 stays readable with ``lips`` alone at 0, while levels 2 and 3 are blind with ``posture`` and ``brows``
+at 0. Nothing is read from files; a clip depends on the configuration, its speaker, its number and its length alone.
+
+Source: ours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import overload
+
+import numpy as np
+
+from avsync._checks import check_choice, check_positive
+from avsync.corpus.clip import Clip
+from avsync.corpus.synthetic import _face as face_model
+from avsync.corpus.synthetic import _voice as voice_model
+from avsync.corpus.synthetic._face import Array
+from avsync.errors import ArgumentError, ConfigError
+
+FPS = 25.0
+FRAME_SIZE = (640, 480)
+SPLITS = ("train", "val")
+_FIRST_SPEAKER = {"train": 0, "val": 100_000}
+_STEP = round(voice_model.CONTROL_RATE / FPS)  # control frames a motion frame
+_MARGIN = 4.0  # seconds of script on both sides of a clip, so that filters and lags never meet its ends
+_MAX_LAG = 2.0
+_BAND_EDGES = ((0.8, 1.25), (3.3, 4.8))  # Hz: each crossover's beginning and end
+_BANDS = ("posture", "brows", "lips")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticConfig:
+    """What links the synthetic talker's face with its voice, and what disturbs both.
+
+    Attributes:
+        seed: The random world: another seed, other speakers and other clips.
+        lips: Strength, 0 to 1, of the link above 4 Hz (lips follow phones).
+        brows: Strength, 0 to 1, of the link between 1 and 4 Hz (brows and nods follow stress).
+        posture: Strength, 0 to 1, of the link below 1 Hz (the head follows phrases).
+        lips_lag: Delay of the motion above 4 Hz after the sound, in seconds, -2 to 2.
+        brows_lag: The same between 1 and 4 Hz.
+        posture_lag: The same below 1 Hz.
+        drift: Strength of slow head motion that has nothing to do with the sound.
+        blinks: Factor on the rate of blinks; 0 for none.
+        jitter: Standard deviation of the detector's error on every point and frame, in face heights.
+        snr_db: Level of the speech above the background noise in decibels; None for no noise.
+
+    Raises:
+        ConfigError: A strength outside 0 to 1, a lag beyond two seconds, a negative amount.
+
+    Example:
+        >>> SyntheticConfig(posture=0.0).posture
+        0.0
+    """
+
+    seed: int = 0
+    lips: float = 1.0
+    brows: float = 1.0
+    posture: float = 1.0
+    lips_lag: float = 0.0
+    brows_lag: float = 0.0
+    posture_lag: float = 0.0
+    drift: float = 1.0
+    blinks: float = 1.0
+    jitter: float = 0.003
+    snr_db: float | None = 25.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in _BANDS:
+                low, high = 0.0, 1.0
+            elif field.name.endswith("_lag"):
+                low, high = -_MAX_LAG, _MAX_LAG
+            elif field.name == "snr_db":
+                low, high = -math.inf, math.inf
+            else:
+                low, high = 0.0, math.inf
+            if value is None and field.name == "snr_db":
+                continue
+            if not isinstance(value, int | float) or not low <= value <= high:
+                raise ConfigError(f"`{field.name}`: expected a number from {low:g} to {high:g}, got {value!r}")
+
+
+def synthetic_clip(config: SyntheticConfig | None = None, speaker: int = 0, clip: int = 0, *, seconds: float = 12.0) -> Clip:
+    """One clip of the synthetic talker: landmark frame k is the instant of sample 640 k.
+
+    Args:
+        config: Links and disturbances; the defaults when None.
+        speaker: Number of the speaker, from 0; it fixes face, voice and habits. From 100000 on the speaker's split is "val",
+            below it is "train".
+        clip: Number of the clip among the speaker's, from 0.
+        seconds: Length; rounded to whole motion frames of 40 ms.
+
+    Returns:
+        The clip: landmarks (frames, 68, 2) in pixels of a 640 x 480 picture, waveform (frames * 640,) in [-1, 1].
+
+    Raises:
+        ArgumentError: A negative number, or a length of less than one frame.
+
+    Example:
+        >>> clip = synthetic_clip(SyntheticConfig(seed=1), speaker=3, clip=0, seconds=2.0)
+        >>> clip.landmarks.shape, clip.waveform.shape
+        ((50, 68, 2), (32000,))
+    """
+    config = SyntheticConfig() if config is None else config
+    check_positive("speaker", speaker, allow_zero=True)
+    check_positive("clip", clip, allow_zero=True)
+    frames = round(seconds * FPS)
+    check_positive("seconds", frames / FPS)
+
+    traits = _generator("traits", config.seed, speaker)
+    voice, face = voice_model.Voice.draw(traits), face_model.Face.draw(traits)
+
+    heard = _generator("heard", config.seed, speaker, clip)
+    performance = _perform(heard, voice, frames)
+    margin = round(_MARGIN * voice_model.CONTROL_RATE)
+    waveform = voice_model.speak(performance.cut(margin, margin + frames * _STEP + 1), voice, heard)
+    waveform = _recorded(waveform, config.snr_db, _generator("noise", config.seed, speaker, clip))
+
+    hidden = _perform(_generator("hidden", config.seed, speaker, clip), voice, frames)
+    gestures = _linked(config, performance.gestures[::_STEP], hidden.gestures[::_STEP])
+    gestures = gestures[round(_MARGIN * FPS) :][:frames]
+    camera = _generator("camera", config.seed, speaker, clip)
+    height = float(camera.uniform(110, 190))
+    centre = np.array(FRAME_SIZE) * (0.5 + camera.uniform(-0.12, 0.12, 2))
+    motion = face_model.film(face, gestures, camera, fps=FPS, drift=config.drift, blinks=config.blinks, jitter=config.jitter)
+    landmarks = (centre + height * motion).astype(np.float32)
+    return Clip(
+        id=_clip_name(speaker, clip),
+        speaker=_speaker_name(speaker),
+        split=_split_of(speaker),
+        landmarks=landmarks,
+        waveform=waveform,
+        fps=FPS,
+        sample_rate=voice_model.SAMPLE_RATE,
+        frame_size=FRAME_SIZE,
+    )
+
+
+class SyntheticCorpus(Sequence[Clip]):
+    """Clips of many synthetic talkers, made when they are asked for; looks like a corpus on disk.
+
+    Training and validation speakers are numbered from 0 and from 100000, so no speaker is ever in both splits.
+
+    Args:
+        config: Links and disturbances; the defaults when None.
+        split: "train", "val", or None for both one after the other.
+        speakers: Number of speakers of each split.
+        clips_per_speaker: Number of clips of each speaker.
+        seconds: Length of every clip.
+        cache: Keep clips once made (an hour takes 280 MB); otherwise every access makes them anew, in 5 ms a second.
+
+    Attributes:
+        entries: Id, frames, speaker and split of every clip, without making it.
+        speakers: Labels of the speakers, sorted.
+        bad: Always empty; there for likeness with :class:`avsync.corpus.clip.Corpus`.
+
+    Raises:
+        ArgumentError: An unknown split, or a number that is not positive.
+
+    Example:
+        >>> corpus = SyntheticCorpus(split="val", speakers=2, clips_per_speaker=3, seconds=1.0)
+        >>> len(corpus), corpus[0].id, corpus[-1].id
+        (6, 'syn100000_000', 'syn100001_002')
+    """
+
+    def __init__(
+        self,
+        config: SyntheticConfig | None = None,
+        *,
+        split: str | None = None,
+        speakers: int = 20,
+        clips_per_speaker: int = 5,
+        seconds: float = 12.0,
+        cache: bool = True,
+    ) -> None:
+        if split is not None:
+            check_choice("split", split, SPLITS)
+        check_positive("speakers", speakers)
+        check_positive("clips_per_speaker", clips_per_speaker)
+        if speakers > _FIRST_SPEAKER["val"]:
+            raise ArgumentError(f"`speakers`: expected at most {_FIRST_SPEAKER['val']}, got {speakers!r}")
+        self.config = SyntheticConfig() if config is None else config
+        self.split = split
+        self.seconds = seconds
+        check_positive("seconds", round(seconds * FPS) / FPS)
+        numbers = [
+            (_FIRST_SPEAKER[part] + speaker, clip)
+            for part in (SPLITS if split is None else (split,))
+            for speaker in range(speakers)
+            for clip in range(clips_per_speaker)
+        ]
+        self._numbers = numbers
+        frames = round(seconds * FPS)
+        self.entries: tuple[dict[str, object], ...] = tuple(
+            {"id": _clip_name(*number), "frames": frames, "speaker": _speaker_name(number[0]), "split": _split_of(number[0])}
+            for number in numbers
+        )
+        self.speakers: tuple[str, ...] = tuple(sorted({_speaker_name(speaker) for speaker, _ in numbers}))
+        self.bad: tuple[tuple[str, str], ...] = ()
+        self._cache: dict[int, Clip] | None = {} if cache else None
+
+    def __len__(self) -> int:
+        """Number of clips."""
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> Clip: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Clip]: ...
+
+    def __getitem__(self, index: int | slice) -> Clip | list[Clip]:
+        """Make one clip, or the list of those in a slice."""
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        if self._cache is not None and index in self._cache:
+            return self._cache[index]
+        speaker, clip = self._numbers[index]
+        made = synthetic_clip(self.config, speaker, clip, seconds=self.seconds)
+        if self._cache is not None:
+            self._cache[index] = made
+        return made
+
+    def __repr__(self) -> str:
+        """Split and sizes."""
+        return f"SyntheticCorpus(split={self.split!r}: {len(self)} clips of {self.seconds:g} s, {len(self.speakers)} speakers)"
+
+
+def _speaker_name(speaker: int) -> str:
+    return f"syn{speaker:06d}"
+
+
+def _clip_name(speaker: int, clip: int) -> str:
+    return f"{_speaker_name(speaker)}_{clip:03d}"
+
+
+def _split_of(speaker: int) -> str:
+    return "val" if speaker >= _FIRST_SPEAKER["val"] else "train"
+
+
+_PURPOSES = ("traits", "heard", "hidden", "noise", "camera")
+
+
+def _generator(purpose: str, *numbers: int) -> np.random.Generator:
+    """A stream of its own for every purpose, so that a knob changes nothing but what it is named for."""
+    return np.random.default_rng([_PURPOSES.index(purpose) + 1, *numbers])
+
+
+def _perform(rng: np.random.Generator, voice: voice_model.Voice, frames: int) -> voice_model.Performance:
+    length = frames * _STEP + 1 + 2 * round(_MARGIN * voice_model.CONTROL_RATE)
+    times = (np.arange(length) / voice_model.CONTROL_RATE - _MARGIN).astype(np.float32)
+    script = voice_model.write_script(rng, voice.tempo, -_MARGIN, float(times[-1]) + 0.5)
+    return voice_model.perform(script, times)
+
+
+def _linked(config: SyntheticConfig, real: Array, hidden: Array) -> Array:
+    """Gestures (frames, channels) at 25 Hz whose bands follow ``real`` as far as their knobs say and ``hidden`` for the rest."""
+    frequency = np.fft.rfftfreq(len(real), 1 / FPS)
+    octaves = np.log(np.maximum(frequency, 1e-9))
+    coarse, fine = (
+        0.5 - 0.5 * np.cos(np.pi * np.clip((octaves - math.log(low)) / math.log(high / low), 0, 1)) for low, high in _BAND_EDGES
+    )
+    shares = {"posture": 1 - coarse, "brows": coarse - fine, "lips": fine}
+    spectrum_real = np.fft.rfft(real - voice_model.GESTURE_MEANS, axis=0)
+    spectrum_hidden = np.fft.rfft(hidden - voice_model.GESTURE_MEANS, axis=0)
+    mixed = np.zeros_like(spectrum_real, dtype=np.complex128)
+    for band, share in shares.items():
+        strength, lag = getattr(config, band), getattr(config, f"{band}_lag")
+        delayed = strength * np.exp(-2j * np.pi * frequency * lag)
+        other = math.sqrt(1 - strength**2)
+        mixed += share[:, None] * (delayed[:, None] * spectrum_real + other * spectrum_hidden)
+    return (np.fft.irfft(mixed, len(real), axis=0) + voice_model.GESTURE_MEANS).astype(np.float32)
+
+
+def _recorded(waveform: Array, snr_db: float | None, rng: np.random.Generator) -> Array:
+    """Add background noise, falling with frequency, at ``snr_db`` under the speech's own level; keep within [-1, 1]."""
+    if snr_db is not None:
+        white = rng.standard_normal(len(waveform) + 23, dtype=np.float32)
+        kernel = 1 / np.sqrt(np.arange(1, 25, dtype=np.float32))
+        noise = np.convolve(white, kernel / np.sqrt((kernel**2).sum()), mode="valid")
+        level = float(np.sqrt(np.mean(waveform**2))) + 1e-4
+        waveform = waveform + np.float32(level * 10 ** (-snr_db / 20)) * noise.astype(np.float32)
+    return np.tanh(waveform)

@@ -1,0 +1,73 @@
+"""Facial landmarks: layouts, geometry, motion features, principal motions, augmentation and raster images."""
+
+from __future__ import annotations
+
+from avsync.landmarks.augmentation import LandmarkAugment, augment
+from avsync.landmarks.frontal import frontalise
+from avsync.landmarks.geometry import (
+    NormalisedLandmarks,
+    accumulate,
+    denormalise,
+    displacement,
+    face_height,
+    flip,
+    mouth_opening,
+    normalise,
+    reference_face,
+    velocity,
+)
+from avsync.landmarks.layouts import (
+    ANCHORS,
+    BROWS,
+    EYES,
+    FLIP_INDEX,
+    INNER_LIP,
+    JAW,
+    MOUTH,
+    NOSE,
+    NUM_POINTS,
+    OUTER_LIP,
+    REGIONS,
+)
+from avsync.landmarks.motion_features import MOTIONS, frame_velocity, head_size, local_shape, motion_channels, motion_features
+from avsync.landmarks.principal_motions import PrincipalMotions, principal_motions
+from avsync.landmarks.raster import rasterise, temporal_picture, temporal_weights, to_pixels
+
+__all__ = [
+    "ANCHORS",
+    "BROWS",
+    "EYES",
+    "FLIP_INDEX",
+    "INNER_LIP",
+    "JAW",
+    "MOTIONS",
+    "MOUTH",
+    "NOSE",
+    "NUM_POINTS",
+    "OUTER_LIP",
+    "REGIONS",
+    "LandmarkAugment",
+    "NormalisedLandmarks",
+    "PrincipalMotions",
+    "accumulate",
+    "augment",
+    "denormalise",
+    "displacement",
+    "face_height",
+    "flip",
+    "frame_velocity",
+    "frontalise",
+    "head_size",
+    "local_shape",
+    "motion_channels",
+    "motion_features",
+    "mouth_opening",
+    "normalise",
+    "principal_motions",
+    "rasterise",
+    "reference_face",
+    "temporal_picture",
+    "temporal_weights",
+    "to_pixels",
+    "velocity",
+]

@@ -1,0 +1,67 @@
+"""The principal motions of faces, in which a generator may speak instead of in single coordinates."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from avsync._checks import check_shape
+from avsync.errors import ArgumentError
+from avsync.landmarks.geometry import normalise
+
+
+class PrincipalMotions(NamedTuple):
+    """What :func:`principal_motions` finds."""
+
+    motions: Tensor
+    """(components, points, dims), in heights of the first face a frame: each as long as faces typically move along it in a
+    frame, the first that along which they go farthest."""
+    reach: Tensor
+    """(components,), how far from the first face they go along each motion, as a multiple of it."""
+
+
+def principal_motions(landmarks: Tensor, components: int, *, quantile: float = 0.995) -> PrincipalMotions:
+    """The directions in which faces move most, how fast and how far they go along each.
+
+    The directions are those of the displacement from each clip's first face, which holds what velocities hide under the
+    detector's noise; the lengths are root mean squares of the velocity.
+
+    Args:
+        landmarks: Clips, (batch, frames, points, dims), in any unit; together at least as many frames as ``components``.
+        components: Number of directions, at most points * dims.
+        quantile: Share of the frames that lie within ``reach``.
+
+    Returns:
+        :class:`PrincipalMotions`.
+
+    Raises:
+        ShapeError: Not (batch, frames, points, dims).
+        ArgumentError: More components than coordinates or displacements, or a quantile outside 0 to 1.
+
+    Example:
+        >>> motions, reach = principal_motions(torch.rand(4, 10, 68, 2), 5)
+        >>> motions.shape, reach.shape
+        (torch.Size([5, 68, 2]), torch.Size([5]))
+
+    Source: ours.
+    """
+    check_shape("landmarks", landmarks, "batch frames points dims")
+    faces = normalise(landmarks.double()).landmarks
+    displacement = (faces[:, 1:] - faces[:, :1]).flatten(0, 1).flatten(1)
+    most = min(displacement.shape)
+    if not 1 <= components <= most:
+        raise ArgumentError(f"`components`: expected a number from 1 to {most}, got {components}")
+    if not 0 < quantile <= 1:
+        raise ArgumentError(f"`quantile`: expected a share above 0 and at most 1, got {quantile}")
+    covariance = displacement.mT @ displacement
+    directions = torch.linalg.eigh(covariance).eigenvectors.flip(1).mT[:components]
+    velocity = (faces[:, 1:] - faces[:, :-1]).flatten(0, 1).flatten(1)
+    lengths = (velocity @ directions.mT).square().mean(dim=0).sqrt()
+    motions = (lengths[:, None] * directions).unflatten(1, landmarks.shape[2:])
+    distance = (displacement @ directions.mT).abs()
+    rank = max(0, math.ceil(quantile * distance.shape[0]) - 1)  # torch.quantile refuses more than 16 million values
+    reach = distance.sort(dim=0).values[rank] / lengths.clamp_min(torch.finfo(lengths.dtype).tiny)
+    return PrincipalMotions(motions.to(landmarks.dtype), reach.to(landmarks.dtype))

@@ -1,0 +1,321 @@
+"""Collectives with gradients, so that a loss over several processes is the loss of one process that holds the whole batch.
+
+One convention everywhere: every process gets the value of the loss over the whole batch and calls backward on it, and the gradients
+of the parameters are then **averaged** over processes, which is what DistributedDataParallel does by itself. The result is the
+gradient of one process with the whole batch, whether the loss is a mean or a sum. So is that of shares whose mean over processes is the
+loss, where nobody needs its value at once (:func:`avsync.training.level_losses.level_losses`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from avsync._checks import REDUCTIONS, check_choice, check_floating
+from avsync.errors import ArgumentError
+from avsync.losses._windows import reduce_windows
+
+
+def rank_and_size(group: dist.ProcessGroup | None) -> tuple[int, int]:
+    """This process's number within a group and how many there are; (0, 1) for None.
+
+    Args:
+        group: A process group, for all processes ``torch.distributed.group.WORLD``; None for this process alone.
+
+    Returns:
+        Rank and size.
+
+    Raises:
+        ArgumentError: This process is no member of the group.
+
+    Example:
+        >>> rank_and_size(None)
+        (0, 1)
+
+    Source: ours.
+    """
+    if group is None:
+        return 0, 1
+    rank = dist.get_rank(group)
+    if rank < 0:
+        raise ArgumentError("`group`: expected a group that this process is a member of, got one without it")
+    return rank, dist.get_world_size(group)
+
+
+def gather(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """The tensors of all processes, one after the other in the order of ranks, with gradients to all of them.
+
+    Args:
+        x: (clips, ...), floating point, of the same shape on every process.
+        group: The processes; None returns ``x`` itself.
+
+    Returns:
+        (processes * clips, ...). In backward every process gets the sum of all processes' gradients of its own part.
+
+    Raises:
+        ShapeError: ``x`` is not floating point.
+        ArgumentError: This process is no member of the group.
+
+    Example:
+        >>> gather(torch.ones(2, 3), None).shape
+        torch.Size([2, 3])
+
+    Source: ours.
+    """
+    check_floating("x", x)
+    return gather_each([x], group)[0]
+
+
+def gather_each(tensors: Sequence[Tensor], group: dist.ProcessGroup | None) -> list[Tensor]:
+    """:func:`gather` of several tensors, in one collective forward and one backward.
+
+    Processes wait for each other in every collective, as long as the last of them needs; the fewer there are, the better.
+
+    Args:
+        tensors: Each (clips, ...), floating point, of the same shape on every process.
+        group: The processes; None returns the tensors themselves.
+
+    Returns:
+        One (processes * clips, ...) a tensor.
+
+    Raises:
+        ShapeError: One of the tensors is not floating point.
+        ArgumentError: This process is no member of the group.
+
+    Example:
+        >>> [part.shape[0] for part in gather_each([torch.ones(2, 3), torch.ones(1)], None)]
+        [2, 1]
+
+    Source: ours.
+    """
+    for x in tensors:
+        check_floating("tensors", x)
+    if group is None or not tensors:
+        return list(tensors)
+    rank_and_size(group)
+    return list(_Gather.apply(group, *tensors))
+
+
+@torch.no_grad()
+def gather_mask(mask: Tensor | None, group: dist.ProcessGroup | None) -> Tensor | None:
+    """The masks (clips, ...), bool, of all processes, one after the other; None stays None.
+
+    Example:
+        >>> gather_mask(torch.tensor([True]), None)
+        tensor([True])
+    """
+    if mask is None or group is None:
+        return mask
+    return _gathered(mask.to(torch.uint8), group).flatten(0, 1).bool()
+
+
+def sum_across(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """The sum of a tensor over all processes, with gradients to all of them.
+
+    Args:
+        x: Floating point, of the same shape on every process.
+        group: The processes; None returns ``x`` itself.
+
+    Returns:
+        The same shape, and the same values on every process.
+
+    Raises:
+        ShapeError: ``x`` is not floating point.
+        ArgumentError: This process is no member of the group.
+
+    Example:
+        >>> sum_across(torch.tensor(2.0), None)
+        tensor(2.)
+
+    Source: ours.
+    """
+    check_floating("x", x)
+    return sum_each_across([x], group)[0]
+
+
+def sum_each_across(tensors: Sequence[Tensor], group: dist.ProcessGroup | None) -> list[Tensor]:
+    """:func:`sum_across` of several tensors, in one collective forward and one backward.
+
+    Args:
+        tensors: Floating point, each of the same shape on every process.
+        group: The processes; None returns the tensors themselves.
+
+    Returns:
+        The sums, in the shapes of the tensors.
+
+    Raises:
+        ShapeError: One of the tensors is not floating point.
+        ArgumentError: This process is no member of the group.
+
+    Example:
+        >>> sum_each_across([torch.tensor(2.0), torch.tensor([1.0])], None)
+        [tensor(2.), tensor([1.])]
+
+    Source: ours.
+    """
+    for x in tensors:
+        check_floating("tensors", x)
+    if group is None or not tensors:
+        return list(tensors)
+    rank_and_size(group)
+    return list(_SumAcross.apply(group, *tensors))
+
+
+def log_sum_exp_each_across(
+    tensors: Sequence[Tensor], group: dist.ProcessGroup | None, *, moderate: bool = False
+) -> list[Tensor]:
+    """The logarithm of the sum of exp(x) over all processes, without overflow, of several tensors at once.
+
+    Args:
+        tensors: Floating point and finite, each of the same shape on every process.
+        group: The processes; None returns the tensors themselves.
+        moderate: Promises that no value, nor any of the results, is above 88 or, where its exp counts, below -88. Spares one of two
+            collectives, which finds the largest values.
+
+    Returns:
+        The logarithms, in the shapes of the tensors, with gradients to all processes.
+
+    Raises:
+        ShapeError: One of the tensors is not floating point.
+        ArgumentError: This process is no member of the group.
+
+    Example:
+        >>> log_sum_exp_each_across([torch.tensor(2.0)], None)
+        [tensor(2.)]
+
+    Source: ours.
+    """
+    if group is None:
+        return sum_each_across(tensors, None)
+    if moderate:
+        return [total.log() for total in sum_each_across([x.exp() for x in tensors], group)]
+    largest = _largest_across([x.detach() for x in tensors], group)
+    sums = sum_each_across([(x - top).exp() for x, top in zip(tensors, largest, strict=True)], group)
+    return [total.log() + top for total, top in zip(sums, largest, strict=True)]
+
+
+def reduce_windows_across(
+    values: Tensor, mask: Tensor | None, reduction: str, group: dist.ProcessGroup | None = None
+) -> Tensor:
+    """Reduce (clips, windows) values over the windows that count, those of all processes together.
+
+    Args:
+        values: (clips, windows), this process's.
+        mask: (clips, windows), bool, False for windows that count as nothing; on all processes or on none.
+        reduction: "mean" and "sum" are over all processes; "none" returns this process's values.
+        group: The processes; None for this one alone.
+
+    Returns:
+        A scalar, the same on every process, or (clips, windows) for "none".
+
+    Raises:
+        ArgumentError: An unknown reduction.
+
+    Example:
+        >>> reduce_windows_across(torch.tensor([[1.0, 2.0]]), torch.tensor([[True, False]]), "mean")
+        tensor(1.)
+
+    Source: ours.
+    """
+    return reduce_windows_each_across([values], [mask], reduction, group)[0]
+
+
+def reduce_windows_each_across(
+    values: Sequence[Tensor], masks: Sequence[Tensor | None], reduction: str, group: dist.ProcessGroup | None = None
+) -> list[Tensor]:
+    """:func:`reduce_windows_across` of several tensors, in one collective.
+
+    Args:
+        values: Each (clips, windows), this process's.
+        masks: One a tensor, (clips, windows), bool, or None.
+        reduction: "mean" and "sum" are over all processes; "none" returns this process's values.
+        group: The processes; None for this one alone.
+
+    Returns:
+        A scalar for each tensor, the same on every process, or (clips, windows) for "none".
+
+    Raises:
+        ArgumentError: An unknown reduction.
+
+    Example:
+        >>> reduce_windows_each_across([torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0]])], [None, None], "sum")
+        [tensor(3.), tensor(3.)]
+
+    Source: ours.
+    """
+    check_choice("reduction", reduction, REDUCTIONS)
+    pairs = list(zip(values, masks, strict=True))
+    if group is None or reduction == "none":
+        return [reduce_windows(each, mask, reduction) for each, mask in pairs]
+    totals = [reduce_windows(each, mask, "sum") for each, mask in pairs]
+    if reduction == "sum":
+        return sum_each_across(totals, group)
+    counts = [each.new_tensor(each.numel()) if mask is None else mask.sum().to(each) for each, mask in pairs]
+    sums = sum_each_across(totals + counts, group)
+    return [total / count.clamp(min=1) for total, count in zip(sums[: len(pairs)], sums[len(pairs) :], strict=True)]
+
+
+def _gathered(x: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """(...) of each process to (processes, ...)."""
+    everyone = x.new_empty(dist.get_world_size(group), *x.shape)
+    dist.all_gather(list(everyone.unbind()), x.contiguous(), group=group)
+    return everyone
+
+
+def _joined(tensors: Sequence[Tensor], lead: tuple[int, ...] = ()) -> Tensor:
+    """Tensors side by side in one (*lead, values), a copy; of the widest of their types."""
+    return torch.cat([x.reshape(*lead, -1) for x in tensors], dim=-1)
+
+
+def _apart(joined: Tensor, like: Sequence[tuple[torch.Size, torch.dtype]]) -> tuple[Tensor, ...]:
+    """(values,) back to tensors of the given shapes and types."""
+    parts = joined.split([shape.numel() for shape, _ in like])
+    return tuple(part.reshape(shape).to(dtype) for part, (shape, dtype) in zip(parts, like, strict=True))
+
+
+def _form(tensors: Sequence[Tensor]) -> list[tuple[torch.Size, torch.dtype]]:
+    return [(x.shape, x.dtype) for x in tensors]
+
+
+def _largest_across(tensors: Sequence[Tensor], group: dist.ProcessGroup) -> tuple[Tensor, ...]:
+    """The largest value of each element over all processes; no gradients."""
+    joined = _joined(tensors)
+    dist.all_reduce(joined, dist.ReduceOp.MAX, group=group)
+    return _apart(joined, _form(tensors))
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, group: dist.ProcessGroup, *tensors: Tensor) -> tuple[Tensor, ...]:
+        context.group, context.form = group, _form(tensors)
+        everyone = _gathered(_joined(tensors), group)
+        parts = everyone.split([x.numel() for x in tensors], dim=1)
+        return tuple(part.reshape(-1, *x.shape[1:]).to(x.dtype) for part, x in zip(parts, tensors, strict=True))
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        # A sum over all, of which the own row is taken: over gloo a reduce_scatter, which spares the other rows, takes longer.
+        total = _joined(gradients, (dist.get_world_size(context.group),))
+        dist.all_reduce(total, group=context.group)
+        return None, *_apart(total[dist.get_rank(context.group)], context.form)
+
+
+class _SumAcross(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, group: dist.ProcessGroup, *tensors: Tensor) -> tuple[Tensor, ...]:
+        context.group = group
+        return _sums(tensors, group)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *_sums(gradients, context.group)
+
+
+def _sums(tensors: Sequence[Tensor], group: dist.ProcessGroup) -> tuple[Tensor, ...]:
+    joined = _joined(tensors)
+    dist.all_reduce(joined, group=group)
+    return _apart(joined, _form(tensors))

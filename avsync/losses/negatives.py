@@ -1,0 +1,216 @@
+"""Which windows may serve as negatives, and a random choice among them.
+
+Two sources: misaligned windows of the same clip, which teach *when*, and windows of other clips, which teach *what*. Windows closer
+to the positive than an exclusion zone are no negatives: they overlap it, and half of their content is right.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from avsync._checks import check_choice, check_positive, check_shape
+from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
+from avsync.losses._windows import check_indices, check_mask
+
+SOURCES = ("both", "in_clip", "cross_clip")
+
+# Two half-open intervals of candidates for each anchor: (start, end, start, end), each (anchors, 1).
+_Intervals = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def sample_negatives(
+    num_clips: int,
+    num_windows: int,
+    num_negatives: int = 48,
+    *,
+    source: str = "both",
+    exclusion: int = 1,
+    mask: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Draw negative windows for every window of a batch, without loops and without a matrix of all pairs.
+
+    Every candidate of a source is equally likely, and none is drawn twice for one anchor before all have been drawn once.
+
+    Args:
+        num_clips: Clips in the batch.
+        num_windows: Windows a clip.
+        num_negatives: Negatives for each window.
+        source: "in_clip" draws from the same clip, "cross_clip" from the other clips, "both" half of them from each (the odd one
+            from the other clips); where one of the two has no candidate, "both" draws all from the other.
+        exclusion: Windows of the same clip at this distance or nearer are never drawn; 0 excludes the positive alone.
+        mask: (clips, windows), bool, False for padding, which is not drawn. Only an anchor whose every candidate is padding gets
+            padding, since that cannot be told from shapes; such anchors do not arise while each clip has enough valid windows.
+        generator: Source of randomness; torch's global one by default.
+        device: Of the result; that of ``mask``, or else of ``generator``, by default.
+
+    Returns:
+        (clips, windows, num_negatives), int64: indices into the flattened (clips * windows) axis.
+
+    Raises:
+        ArgumentError: An unknown source, or sizes that are not positive.
+        ShapeError: There is one clip only and the source is "cross_clip", or ``mask`` does not fit.
+        ClipTooShortError: The clips are so short that some window has no candidate.
+
+    Example:
+        >>> indices = sample_negatives(4, 10, 6, generator=torch.Generator().manual_seed(0))
+        >>> indices.shape, int((indices[2] // 10 == 2).sum(dim=-1).max())
+        (torch.Size([4, 10, 6]), 3)
+
+    Source: paper section 3.1 (48 negatives, from the same clip or from others); proportions and exclusion zone are ours.
+    """
+    check_choice("source", source, SOURCES)
+    check_positive("num_negatives", num_negatives)
+    check_positive("exclusion", exclusion, allow_zero=True)
+    check_mask(mask, num_clips, num_windows)
+    can_in_clip, can_cross_clip = num_windows >= 2 * exclusion + 2, num_clips >= 2
+    if not can_in_clip and (source == "in_clip" or not can_cross_clip):
+        raise ClipTooShortError(
+            f"`num_windows`: expected at least {2 * exclusion + 2} windows a clip for in-clip negatives with exclusion {exclusion}, "
+            f"or several clips and cross-clip negatives; got {num_clips} clips of {num_windows} windows with source {source!r}"
+        )
+    if source == "cross_clip" and not can_cross_clip:
+        raise ShapeError("`num_clips`: expected at least 2 clips for cross-clip negatives, got 1")
+    if device is None:
+        device = mask.device if mask is not None else generator.device if generator is not None else torch.device("cpu")
+
+    num_in_clip = {"in_clip": num_negatives, "cross_clip": 0, "both": num_negatives // 2}[source]
+    if source == "both" and not (can_in_clip and can_cross_clip):
+        num_in_clip = num_negatives if can_in_clip else 0
+
+    count = num_clips * num_windows
+    plain = torch.arange(count + 1, device=device)
+    drawn_on = device if generator is None else generator.device
+    parts = []
+    for num, inside in ((num_in_clip, True), (num_negatives - num_in_clip, False)):
+        if num == 0:
+            continue
+        uniform = torch.rand(count, num + 1, generator=generator, device=drawn_on).to(device)
+        indices, _ = _draw(_candidates(plain, num_clips, num_windows, exclusion, inside), uniform)
+        if mask is not None:
+            # Candidates are counted among the valid windows only; `order` turns a rank among these into an index.
+            valid = mask.reshape(-1)
+            before = torch.nn.functional.pad(valid.cumsum(0), (1, 0))
+            order = torch.argsort((~valid).to(torch.uint8), stable=True)
+            intervals = _candidates(before, num_clips, num_windows, exclusion, inside)
+            if source == "both" and can_in_clip and can_cross_clip:
+                others = _candidates(before, num_clips, num_windows, exclusion, not inside)
+                none_left = _total(intervals) == 0
+                a, b, c, d = (torch.where(none_left, other, own) for own, other in zip(intervals, others, strict=True))
+                intervals = (a, b, c, d)
+            ranks, total = _draw(intervals, uniform)
+            indices = torch.where(total > 0, order[ranks], indices)
+        parts.append(indices)
+    return torch.cat(parts, dim=1).reshape(num_clips, num_windows, num_negatives)
+
+
+def _candidates(before: Tensor, num_clips: int, num_windows: int, exclusion: int, inside: bool) -> _Intervals:
+    """The two intervals of candidates of each anchor, in ranks; ``before[p]`` counts the windows that may be drawn before p."""
+    index = torch.arange(num_clips * num_windows, device=before.device)[:, None]
+    clip_start = index - index % num_windows
+    clip_end = clip_start + num_windows
+    if not inside:
+        return torch.zeros_like(index), before[clip_start], before[clip_end], before[-1].expand(index.shape)
+    zone_start = torch.maximum(index - exclusion, clip_start)
+    zone_end = torch.minimum(index + exclusion + 1, clip_end)
+    return before[clip_start], before[zone_start], before[zone_end], before[clip_end]
+
+
+def _total(intervals: _Intervals) -> Tensor:
+    start, end, start_2, end_2 = intervals
+    return (end - start) + (end_2 - start_2)
+
+
+def _draw(intervals: _Intervals, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """One candidate from each of equal shares of the candidates, turned by a random amount so that each is equally likely."""
+    start, end, start_2, _ = intervals
+    total = _total(intervals)
+    size = total.clamp(min=1)
+    num = uniform.shape[1] - 1
+    edges = torch.arange(num + 1, device=uniform.device) * size // num
+    share = (edges[:, 1:] - edges[:, :-1]).clamp(min=1)
+    within = torch.minimum((uniform[:, :num] * share).long(), share - 1)
+    turn = torch.minimum((uniform[:, num:] * size).long(), size - 1)
+    rank = (edges[:, :-1] + within + turn) % size
+    rank = torch.where(rank < end - start, start + rank, start_2 + rank - (end - start))
+    return torch.where(total > 0, rank, 0), total
+
+
+def gather_negatives(embeddings: Tensor, indices: Tensor) -> Tensor:
+    """The embeddings that ``indices`` names.
+
+    Args:
+        embeddings: (clips, windows, embed).
+        indices: (clips, windows, num_negatives), int64, into the flattened (clips * windows) axis.
+
+    Returns:
+        (clips, windows, num_negatives, embed).
+
+    Raises:
+        ShapeError: Shapes that do not fit each other.
+
+    Example:
+        >>> embeddings = torch.arange(6.0).reshape(2, 3, 1)
+        >>> gather_negatives(embeddings, torch.full((2, 3, 1), 4))[0, 0]
+        tensor([[4.]])
+
+    Source: ours.
+    """
+    check_shape("embeddings", embeddings, "clips windows embed")
+    check_indices(indices, embeddings.shape[0], embeddings.shape[1])
+    return embeddings.flatten(0, 1)[indices]
+
+
+def excluded_pairs(
+    num_clips: int,
+    num_windows: int,
+    *,
+    exclusion: int = 0,
+    mask: Tensor | None = None,
+    rows: tuple[int, int] | None = None,
+    device: torch.device | None = None,
+) -> Tensor | None:
+    """The pairs of windows that are neither positive nor negative, or None if there are none.
+
+    Args:
+        num_clips: Clips in the batch.
+        num_windows: Windows a clip.
+        exclusion: Windows of the same clip at distances 1 to this are excluded.
+        mask: (clips, windows), bool, False for padding; every pair with padding is excluded, save padding with itself, so that
+            no row or column is ever empty.
+        rows: The first clip whose rows are wanted and the one behind the last; all by default. Where the clips of several processes
+            come together, each wants its own.
+        device: Of the result; ``mask`` must be there too.
+
+    Returns:
+        (clips * windows, clips * windows), bool, never True on the diagonal, or the rows of it that are wanted; or None.
+
+    Raises:
+        ArgumentError: ``exclusion`` is negative.
+        ShapeError: ``mask`` does not fit.
+
+    Example:
+        >>> excluded_pairs(1, 3, exclusion=1).int().tolist()
+        [[0, 1, 0], [1, 0, 1], [0, 1, 0]]
+
+    Source: ours.
+    """
+    check_positive("exclusion", exclusion, allow_zero=True)
+    check_mask(mask, num_clips, num_windows)
+    if exclusion != int(exclusion):
+        raise ArgumentError(f"`exclusion`: expected a whole number of windows, got {exclusion!r}")
+    if exclusion == 0 and mask is None:
+        return None
+    first, end = rows or (0, num_clips)
+    window = torch.arange(num_windows, device=device)
+    distance = (window[:, None] - window).abs()
+    clip = torch.arange(num_clips, device=device)
+    same_clip = (clip[first:end, None] == clip)[:, None, :, None]
+    excluded = same_clip & ((distance > 0) & (distance <= exclusion))[None, :, None, :]
+    if mask is not None:
+        padded = ~mask
+        self_pair = same_clip & (distance == 0)[None, :, None, :]
+        excluded = excluded | ((padded[first:end, :, None, None] | padded) & ~self_pair)
+    return excluded.reshape((end - first) * num_windows, num_clips * num_windows)

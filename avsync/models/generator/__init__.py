@@ -1,0 +1,19 @@
+"""The multi-scale autoregressive generator: equations (6) to (8), its audio pyramid, its stream."""
+
+from __future__ import annotations
+
+from avsync.models.generator.audio_pyramid import AudioPyramid, mirror_audio
+from avsync.models.generator.model import GeneratorConfig, GeneratorOutput, MultiScaleGenerator, Rollout, StepOutput
+from avsync.models.generator.stream import AudioPyramidStream, GeneratorStream
+
+__all__ = [
+    "AudioPyramid",
+    "AudioPyramidStream",
+    "GeneratorConfig",
+    "GeneratorOutput",
+    "GeneratorStream",
+    "MultiScaleGenerator",
+    "Rollout",
+    "StepOutput",
+    "mirror_audio",
+]

@@ -1,0 +1,26 @@
+"""Syncers: encoders of audio and motion, their score (equation 3), and pyramids and ensembles of them."""
+
+from __future__ import annotations
+
+from avsync.models.syncer.encoders import AudioEncoder, MotionEncoder, SyncerConfig
+from avsync.models.syncer.ensemble import SyncerEnsemble, SyncerEnsembleConfig
+from avsync.models.syncer.interface import Embeddings, MultiScaleSyncer, SyncerInterface
+from avsync.models.syncer.pyramid import Syncer, SyncerPyramid, SyncerPyramidConfig
+from avsync.models.syncer.similarity import cosine_similarity, half_squared_distance, unit_norm
+
+__all__ = [
+    "AudioEncoder",
+    "Embeddings",
+    "MotionEncoder",
+    "MultiScaleSyncer",
+    "Syncer",
+    "SyncerConfig",
+    "SyncerEnsemble",
+    "SyncerEnsembleConfig",
+    "SyncerInterface",
+    "SyncerPyramid",
+    "SyncerPyramidConfig",
+    "cosine_similarity",
+    "half_squared_distance",
+    "unit_norm",
+]

@@ -1,0 +1,136 @@
+"""Several syncer pyramids that judge together, with the interface of one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from avsync.errors import ConfigError
+from avsync.models.syncer.interface import MultiScaleSyncer, SyncerInterface
+from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
+from avsync.models.syncer.similarity import unit_norm
+
+
+@dataclass(frozen=True)
+class SyncerEnsembleConfig:
+    """Which pyramids judge together, and how much each of them counts.
+
+    Attributes:
+        members: Sizes of the pyramids. What they look at, how wide they are and how they were trained may differ; their levels,
+            windows, sound features and landmarks may not.
+        weights: How much each counts, above 0; only their ratios matter.
+
+    Raises:
+        ConfigError: No members, members that do not fit together, or weights that are not one positive number a member.
+    """
+
+    members: tuple[SyncerPyramidConfig, ...]
+    weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.members:
+            raise ConfigError("`members`: expected at least one pyramid, got none")
+        if len(self.weights) != len(self.members) or not all(0 < weight < math.inf for weight in self.weights):
+            raise ConfigError(
+                f"`weights`: expected {len(self.members)} finite numbers above 0, one a member, got {self.weights}"
+            )
+        # They are given the same landmarks and the same sound, and answer for the same windows.
+        for name in SyncerInterface._fields:
+            found = [getattr(member.interface, name) for member in self.members]
+            if len(set(found)) > 1:
+                raise ConfigError(f"`members`: expected pyramids with the same {name}, got {found}")
+
+
+class SyncerEnsemble(MultiScaleSyncer):
+    """Pyramids that judge together: the cosine of its embeddings is the weighted mean of the members' cosines.
+
+    The unit embeddings of the members, each times the root of its share of the weight, are joined end to end. So whatever takes the
+    embeddings of one pyramid, every loss and every metric, takes those of several, at the price of asking each of them. Pyramids that
+    look at different things err at different clips, which helps most where a clip is short.
+
+    Args:
+        config: The members' sizes and weights.
+        pyramids: The members, as ``config`` describes them; None for untrained ones. :meth:`of` takes trained ones without a config.
+
+    Example:
+        >>> from avsync.pretrained import from_pretrained
+        >>> names = ("landmarks68-25fps", "landmarks68-25fps-mouth")
+        >>> both = SyncerEnsemble.of([from_pretrained(SyncerPyramid, name) for name in names], weights=[1.0, 0.5])
+        >>> [level.motion.shape[1] for level in both(torch.rand(1, 80, 68, 2), torch.zeros(1, 320, 26))]
+        [76, 36, 16, 6]
+
+    Source: ours.
+    """
+
+    config_class = SyncerEnsembleConfig
+
+    def __init__(self, *, config: SyncerEnsembleConfig, pyramids: Sequence[SyncerPyramid] | None = None) -> None:
+        super().__init__(config.members[0].interface)
+        self.config = config
+        if pyramids is None:
+            pyramids = [SyncerPyramid(config=member) for member in config.members]
+        elif tuple(pyramid.config for pyramid in pyramids) != config.members:
+            raise ConfigError("`pyramids`: expected those that `config.members` describes, in its order, got others")
+        self.pyramids = nn.ModuleList(pyramids)
+        self._roots = [math.sqrt(weight / sum(config.weights)) for weight in config.weights]
+
+    @classmethod
+    def of(cls, pyramids: Sequence[SyncerPyramid], *, weights: Sequence[float] | None = None) -> SyncerEnsemble:
+        """Trained pyramids together.
+
+        Args:
+            pyramids: The members; they are kept, not copied.
+            weights: How much each counts, above 0; default alike.
+
+        Returns:
+            The ensemble, in the mode, train or eval, that its members are in.
+
+        Raises:
+            ConfigError: No members, members that do not fit together, or weights that do not fit them.
+        """
+        shares = tuple(float(weight) for weight in weights) if weights is not None else (1.0,) * len(pyramids)
+        config = SyncerEnsembleConfig(tuple(pyramid.config for pyramid in pyramids), shares)
+        ensemble = cls(config=config, pyramids=pyramids)
+        ensemble.training = any(pyramid.training for pyramid in pyramids)
+        return ensemble
+
+    def embed_motion(
+        self,
+        landmarks: Tensor,
+        *,
+        reference: str | Tensor | None = None,
+        lengths: Tensor | None = None,
+        levels: Sequence[int] | None = None,
+    ) -> list[Tensor]:
+        """Embed all windows of motion; the arguments are those of ``forward``, ``reference`` by default each member's own.
+
+        Returns:
+            Embeddings of length 1 of each of ``levels``, (batch, windows, sum of the members' embed).
+        """
+        return self._joined(
+            [member.embed_motion(landmarks, reference=reference, lengths=lengths, levels=levels) for member in self._members]
+        )
+
+    def embed_audio(self, audio: Tensor, *, lengths: Tensor | None = None, levels: Sequence[int] | None = None) -> list[Tensor]:
+        """Embed all windows of sound; the arguments are those of ``forward``.
+
+        Returns:
+            Embeddings of length 1 of each of ``levels``, (batch, windows, sum of the members' embed).
+        """
+        return self._joined([member.embed_audio(audio, lengths=lengths, levels=levels) for member in self._members])
+
+    @property
+    def _members(self) -> list[SyncerPyramid]:
+        return [cast(SyncerPyramid, pyramid) for pyramid in self.pyramids]
+
+    def _joined(self, embedded: list[list[Tensor]]) -> list[Tensor]:
+        """Embeddings of every member at every level, joined to one a level."""
+        return [
+            torch.cat([root * unit_norm(part) for root, part in zip(self._roots, parts, strict=True)], dim=-1)
+            for parts in zip(*embedded, strict=True)
+        ]

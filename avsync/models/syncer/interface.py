@@ -1,0 +1,176 @@
+"""What every judge of synchrony at several levels can do, whether it is one pyramid of syncers or several together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from avsync._checks import check_shape
+from avsync.audio.speech import SpeechFeatures
+from avsync.errors import ArgumentError, ShapeError
+from avsync.pyramid import check_lengths, level_lengths, shortest_clip
+
+
+class Embeddings(NamedTuple):
+    """Unnormalised embeddings of the windows of one level, and which of them are real."""
+
+    audio: Tensor
+    """(batch, windows, embed)."""
+    motion: Tensor
+    """(batch, windows, embed)."""
+    mask: Tensor | None = None
+    """(batch, windows), True for windows that lie inside their clip; None when no lengths were given."""
+
+
+class SyncerInterface(NamedTuple):
+    """What is given to syncers and what they answer for: those that agree in it can stand in for each other."""
+
+    num_levels: int
+    """Levels of the pyramid."""
+    window: int
+    """Level frames that a window lasts."""
+    audio: str
+    """Features it hears, "log-mel", "mfcc" or "custom"."""
+    audio_features: int
+    """How many of them an audio frame has."""
+    audio_stride: int
+    """Audio frames a motion frame."""
+    landmark_points: int
+    """Points of the landmarks that it takes."""
+    landmark_dims: int
+    """Coordinates of a landmark."""
+
+
+class MultiScaleSyncer(nn.Module):
+    """A module that embeds the windows of motion and of sound at several levels, s(a, x) of equation (3) being their cosine.
+
+    The loss, the metrics and the commands take any of them: :class:`avsync.models.syncer.pyramid.SyncerPyramid` is one,
+    :class:`avsync.models.syncer.ensemble.SyncerEnsemble` another. This class itself embeds nothing; a subclass embeds the two modalities.
+
+    Args:
+        interface: What is given to it and what it answers for.
+
+    Source: ours; what it describes is Figure 1 of the paper.
+    """
+
+    def __init__(self, interface: SyncerInterface) -> None:
+        super().__init__()
+        self.interface = interface
+
+    @property
+    def num_levels(self) -> int:
+        """Levels of the pyramid."""
+        return self.interface.num_levels
+
+    @property
+    def window(self) -> int:
+        """Level frames that a window lasts."""
+        return self.interface.window
+
+    @property
+    def audio_stride(self) -> int:
+        """Audio frames a motion frame."""
+        return self.interface.audio_stride
+
+    @property
+    def landmark_points(self) -> int:
+        """Points of the landmarks that it takes."""
+        return self.interface.landmark_points
+
+    @property
+    def landmark_dims(self) -> int:
+        """Coordinates of a landmark."""
+        return self.interface.landmark_dims
+
+    def speech_features(self) -> SpeechFeatures | None:
+        """A module from waveforms (batch, samples) to the features this was trained on; None for custom ones."""
+        return None if self.interface.audio == "custom" else SpeechFeatures(kind=self.interface.audio)
+
+    def embed_motion(
+        self,
+        landmarks: Tensor,
+        *,
+        reference: str | Tensor | None = None,
+        lengths: Tensor | None = None,
+        levels: Sequence[int] | None = None,
+    ) -> list[Tensor]:
+        """Embed all windows of motion; the arguments are those of :meth:`forward`.
+
+        Returns:
+            Unnormalised embeddings of each of ``levels``, (batch, ceil(frames / 2**level) - window + 1, embed).
+        """
+        raise NotImplementedError
+
+    def embed_audio(self, audio: Tensor, *, lengths: Tensor | None = None, levels: Sequence[int] | None = None) -> list[Tensor]:
+        """Embed all windows of sound; the arguments are those of :meth:`forward`.
+
+        Returns:
+            Unnormalised embeddings of each of ``levels``, (batch, ceil(frames / 2**level) - window + 1, embed).
+        """
+        raise NotImplementedError
+
+    def shortest_clip(self, levels: Sequence[int] | None = None) -> int:
+        """Fewest frames at level 0 that fill one window at each of ``levels`` (default: all)."""
+        return shortest_clip(self.window, max(self._chosen(levels), default=0))
+
+    def forward(
+        self,
+        landmarks: Tensor,
+        audio: Tensor,
+        *,
+        reference: str | Tensor | None = None,
+        lengths: Tensor | None = None,
+        levels: Sequence[int] | None = None,
+    ) -> list[Embeddings]:
+        """Embed all windows of all levels.
+
+        Args:
+            landmarks: (batch, frames, points, dims) at the full rate, in any unit.
+            audio: Features (batch, audio_stride * frames, audio_features) at the full rate.
+            reference: "first", "mean", or the reference face itself, (batch, points, dims); default as configured.
+            lengths: True motion frames of each clip in a padded batch, (batch,). What lies behind them changes nothing.
+            levels: Which levels to embed (default: all).
+
+        Returns:
+            :class:`Embeddings` of each of ``levels``.
+
+        Raises:
+            ShapeError: Wrong shapes, or audio and landmarks that do not last equally long.
+            ClipTooShortError: A level has less than one window; the message names the shortest possible clip.
+        """
+        check_shape("landmarks", landmarks, "batch frames points dims")
+        check_shape("audio", audio, "batch audio_frames audio_features")
+        check_same_duration(landmarks, audio, self.audio_stride)
+        motions = self.embed_motion(landmarks, reference=reference, lengths=lengths, levels=levels)
+        sounds = self.embed_audio(audio, lengths=lengths, levels=levels)
+        lengths = None if lengths is None else check_lengths(lengths, landmarks)
+        return [
+            Embeddings(sound, motion, window_mask(lengths, level, motion.shape[1], self.window))
+            for level, sound, motion in zip(self._chosen(levels), sounds, motions, strict=True)
+        ]
+
+    def _chosen(self, levels: Sequence[int] | None) -> list[int]:
+        chosen = list(range(self.num_levels)) if levels is None else list(levels)
+        if not chosen or not all(0 <= level < self.num_levels for level in chosen):
+            raise ArgumentError(f"`levels`: expected levels from 0 to {self.num_levels - 1}, got {levels}")
+        return chosen
+
+
+def check_same_duration(landmarks: Tensor, audio: Tensor, audio_stride: int = 4) -> None:
+    """Raise :class:`ShapeError` unless ``audio`` has ``audio_stride`` frames for each frame of ``landmarks``."""
+    if audio.shape[:2] != (landmarks.shape[0], audio_stride * landmarks.shape[1]):
+        raise ShapeError(
+            f"`audio`: expected (batch={landmarks.shape[0]}, audio_frames={audio_stride * landmarks.shape[1]}, features)"
+            f" beside {landmarks.shape[1]} motion frames ({audio_stride} audio frames a motion frame), got {tuple(audio.shape)}"
+        )
+
+
+def window_mask(lengths: Tensor | None, level: int, windows: int, window: int = 5) -> Tensor | None:
+    """Which windows of a level lie inside their clip: (batch, windows) bool, or None without ``lengths`` (batch,)."""
+    if lengths is None:
+        return None
+    full = level_lengths(lengths, level) - window + 1
+    return torch.arange(windows, device=lengths.device)[None] < full[:, None]

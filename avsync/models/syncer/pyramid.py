@@ -1,0 +1,312 @@
+"""Syncers: a pair of encoders a level, and the pyramid of them (Figure 1 of the paper)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from avsync._checks import check_positive, check_shape
+from avsync.audio.speech import KINDS
+from avsync.errors import ClipTooShortError, ConfigError, ShapeError
+from avsync.landmarks.layouts import REGIONS
+from avsync.landmarks.motion_features import check_motion, motion_channels, motion_features
+from avsync.models.syncer.encoders import AudioEncoder, MotionEncoder, SyncerConfig
+from avsync.models.syncer.interface import Embeddings, MultiScaleSyncer, SyncerInterface, check_same_duration
+from avsync.pretrained import added_later
+from avsync.pyramid import (
+    check_lengths,
+    hold_last_frame,
+    level_length,
+    level_lengths,
+    mean_over_frames,
+    shortest_clip,
+    temporal_pyramid,
+)
+
+
+class Syncer(nn.Module):
+    """One level's pair of encoders, s(a, x) = cos(e_a(a), e_x(x)) of equation (3) being the cosine of what it returns.
+
+    Args:
+        config: Sizes; see :class:`SyncerConfig`.
+
+    Example:
+        >>> syncer = Syncer(config=SyncerConfig(width=8, embed=4))
+        >>> audio, motion, _ = syncer(torch.zeros(2, 80, 68, 2), torch.zeros(2, 320, 26))
+        >>> audio.shape == motion.shape == (2, 76, 4)
+        True
+
+    Source: paper section 3.1.
+    """
+
+    def __init__(self, *, config: SyncerConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or SyncerConfig()
+        self.audio_encoder = AudioEncoder(config=self.config)
+        self.motion_encoder = MotionEncoder(config=self.config)
+
+    def forward(self, motion: Tensor, audio: Tensor) -> Embeddings:
+        """Embed all windows of both modalities.
+
+        Args:
+            motion: (batch, frames, points, dims) at the level's rate.
+            audio: (batch, audio_stride * frames, audio_features) at the level's rate.
+
+        Returns:
+            :class:`Embeddings` of ``frames - window + 1`` windows.
+
+        Raises:
+            ShapeError: The two do not last equally long, or have a wrong shape.
+        """
+        check_same_duration(motion, audio, self.config.audio_stride)
+        return Embeddings(self.audio_encoder(audio), self.motion_encoder(motion))
+
+
+_OF_A_LEVEL = ("audio_context", "width")
+"""What may differ from level to level: fields of :class:`SyncerPyramidConfig` that stand in for those of its ``syncer``."""
+
+
+@dataclass(frozen=True)
+class SyncerPyramidConfig:
+    """A stack of syncers, equal but for the sound around a window and, where it is asked for, their width.
+
+    Attributes:
+        syncer: Sizes of every level's syncer; its ``points`` are those of the region, its ``dims`` the coordinates that the motion
+            has for each of them (:func:`avsync.landmarks.motion_features.motion_channels`).
+        num_levels: Levels of the pyramid (the paper: 4).
+        motion: What of the motion is looked at: some of "displacement", "shape", "velocity" and "speed"; see
+            :func:`avsync.landmarks.motion_features.motion_features`.
+        audio: Features it is trained on: "log-mel" or "mfcc" (:class:`avsync.audio.speech.SpeechFeatures`), which let it be
+            given waveforms later, or "custom".
+        region: Which points are looked at: "face", "mouth" or "head"; the last two need the 68-point layout.
+        reference: The face that motion is measured from, "first" frame or "mean" face of the clip.
+        audio_context: Sound that the audio encoders see around a window (:class:`avsync.models.syncer.encoders.SyncerConfig`), level by level,
+            (levels,), in frames of the level; empty for that of ``syncer`` at every level.
+        width: Channels inside the encoders, level by level, (levels,); empty for that of ``syncer`` at every level.
+        mean_normalisation: Whether the mean of a clip's features is taken off them (cepstral mean normalisation, the mean over
+            whatever sound is given): microphones and rooms drop out, and so does how loud the clip is. Short clips should therefore
+            be given with the sound around them.
+        motion_scale: Factor on the displacement in face heights, which brings it to the order of 1.
+
+    Raises:
+        ConfigError: An unknown word, or sizes that do not fit the motion or the region.
+    """
+
+    syncer: SyncerConfig = SyncerConfig()
+    num_levels: int = 4
+    audio: str = "custom"
+    motion: tuple[str, ...] = ("displacement",)
+    region: str = "face"
+    reference: str = "first"
+    audio_context: tuple[int, ...] = added_later(())
+    width: tuple[int, ...] = added_later(())
+    mean_normalisation: bool = added_later(False)
+    motion_scale: float = 8.0
+
+    def __post_init__(self) -> None:
+        if self.num_levels < 1:
+            raise ConfigError(f"`num_levels`: expected at least 1, got {self.num_levels}")
+        if self.reference not in ("first", "mean"):
+            raise ConfigError(f"`reference`: expected 'first' or 'mean', got {self.reference!r}")
+        for name, choices in (("audio", (*KINDS, "custom")), ("region", tuple(REGIONS))):
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"`{name}`: expected one of {choices}, got {getattr(self, name)!r}")
+        check_motion(self.motion)
+        points = len(REGIONS[self.region])
+        if (self.region != "face" or "shape" in self.motion) and self.syncer.points != points:
+            raise ConfigError(
+                f"`syncer.points`: expected {points} with motion {self.motion!r} of the region {self.region!r}, got"
+                f" {self.syncer.points}"
+            )
+        wanted = [motion_channels(self.motion, dims) for dims in (2, 3)]
+        if self.motion != ("displacement",) and self.syncer.dims not in wanted:
+            raise ConfigError(
+                f"`syncer.dims`: expected {wanted[0]} (or {wanted[1]} for landmarks in space) with motion {self.motion}, got"
+                f" {self.syncer.dims}"
+            )
+        for name in _OF_A_LEVEL:
+            if len(getattr(self, name)) not in (0, self.num_levels):
+                raise ConfigError(f"`{name}`: expected {self.num_levels} numbers or none, got {getattr(self, name)!r}")
+        for level in range(self.num_levels):
+            self.level_syncer(level)  # whose own checks name what cannot be
+        if not 0 < self.motion_scale < math.inf:
+            raise ConfigError(f"`motion_scale`: expected a finite number above 0, got {self.motion_scale}")
+
+    def level_syncer(self, level: int) -> SyncerConfig:
+        """Sizes of one level's syncer."""
+        return replace(self.syncer, **{name: getattr(self, name)[level] for name in _OF_A_LEVEL if getattr(self, name)})
+
+    def finest(self, levels: int) -> SyncerPyramidConfig:
+        """The same without any but the finest levels.
+
+        Args:
+            levels: How many are left, 1 to ``num_levels``.
+
+        Raises:
+            ConfigError: There are not so many.
+
+        Source: ours.
+        """
+        if not 1 <= levels <= self.num_levels:
+            raise ConfigError(f"`levels`: expected 1 to {self.num_levels}, got {levels}")
+        return replace(self, num_levels=levels, **{name: getattr(self, name)[:levels] for name in _OF_A_LEVEL})
+
+    @property
+    def interface(self) -> SyncerInterface:
+        """What is given to such a pyramid and what it answers for."""
+        return SyncerInterface(
+            num_levels=self.num_levels,
+            window=self.syncer.window,
+            audio=self.audio,
+            audio_features=self.syncer.audio_features,
+            audio_stride=self.syncer.audio_stride,
+            landmark_points=self.landmark_points,
+            landmark_dims=self.landmark_dims,
+        )
+
+    @property
+    def landmark_points(self) -> int:
+        """Points of a landmarked face: those of the region are picked out of the 68-point layout."""
+        return self.syncer.points if self.region == "face" else len(REGIONS["face"])
+
+    @property
+    def landmark_dims(self) -> int:
+        """Coordinates of a landmark."""
+        speeds = self.motion.count("speed")
+        return (self.syncer.dims - speeds) // (len(self.motion) - speeds)
+
+
+class SyncerPyramid(MultiScaleSyncer):
+    """One syncer a level, over pyramids of motion and sound (Figure 1 of the paper).
+
+    Args:
+        config: Sizes; see :class:`SyncerPyramidConfig`.
+
+    Example:
+        >>> pyramid = SyncerPyramid(config=SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=4)))
+        >>> [level.motion.shape[1] for level in pyramid(torch.rand(2, 80, 68, 2), torch.zeros(2, 320, 26))]
+        [76, 36, 16, 6]
+
+    Source: paper section 3.1; motion as displacement from a reference face ours.
+    """
+
+    config_class = SyncerPyramidConfig
+    average_shape: Tensor | None
+
+    def __init__(self, *, config: SyncerPyramidConfig | None = None) -> None:
+        config = config or SyncerPyramidConfig()
+        super().__init__(config.interface)
+        self.config = config
+        self.syncers = nn.ModuleList(Syncer(config=self.config.level_syncer(level)) for level in range(self.config.num_levels))
+        # Only those that look at shape have this buffer, so that the others' files need not carry it.
+        shape = torch.zeros(len(REGIONS["face"]), self.config.landmark_dims) if "shape" in self.config.motion else None
+        self.register_buffer("average_shape", shape)
+
+    def set_audio_statistics(self, mean: Tensor, std: Tensor) -> None:
+        """Standardise the features of every level with these statistics, both (audio_features,), in the features' unit.
+
+        With ``mean_normalisation`` clips have no mean left to take off, and ``mean`` counts as 0.
+        """
+        check_positive("std", float(std.min()))
+        if self.config.mean_normalisation:
+            mean = torch.zeros_like(mean)
+        for level in range(self.num_levels):
+            self._syncer(level).audio_encoder.set_statistics(mean, std)
+
+    def set_average_shape(self, shape: Tensor) -> None:
+        """Measure shapes from this one, (points=68, dims), the mean of :func:`avsync.landmarks.motion_features.local_shape` over speakers.
+
+        Without effect on a pyramid that does not look at shape.
+        """
+        if self.average_shape is not None:
+            points, dims = self.average_shape.shape
+            check_shape("shape", shape, "points dims", points=points, dims=dims)
+            self.average_shape.copy_(shape)
+
+    def embed_motion(
+        self,
+        landmarks: Tensor,
+        *,
+        reference: str | Tensor | None = None,
+        lengths: Tensor | None = None,
+        levels: Sequence[int] | None = None,
+    ) -> list[Tensor]:
+        """Embed all windows of motion; the arguments are those of ``forward``.
+
+        Returns:
+            Unnormalised embeddings of each of ``levels``, (batch, ceil(frames / 2**level) - window + 1, embed).
+        """
+        chosen = self._chosen(levels)
+        check_shape("landmarks", landmarks, "batch frames points dims")
+        self._check_frames("landmarks", landmarks.shape[1], 1, chosen)
+        reference = self.config.reference if reference is None else reference
+        if lengths is not None:  # what padding holds, NaN perhaps, must not reach even the windows that do not count
+            landmarks = hold_last_frame(landmarks, landmarks.shape[1], lengths)
+        motion = motion_features(
+            landmarks,
+            motion=self.config.motion,
+            region=self.config.region,
+            average_shape=self.average_shape,
+            reference=reference,
+            scale=self.config.motion_scale,
+            lengths=lengths,
+        )
+        motions = temporal_pyramid(motion, max(chosen) + 1, lengths=lengths)
+        return [self._syncer(level).motion_encoder(motions[level]) for level in chosen]
+
+    def embed_audio(self, audio: Tensor, *, lengths: Tensor | None = None, levels: Sequence[int] | None = None) -> list[Tensor]:
+        """Embed all windows of sound; the arguments are those of ``forward``.
+
+        Returns:
+            Unnormalised embeddings of each of ``levels``, (batch, ceil(frames / 2**level) - window + 1, embed).
+        """
+        chosen, stride = self._chosen(levels), self.config.syncer.audio_stride
+        check_shape("audio", audio, "batch audio_frames audio_features")
+        self._check_frames("audio", audio.shape[1], stride, chosen)
+        frames = audio.shape[1] // stride
+        if audio.shape[1] % stride:
+            raise ShapeError(f"`audio`: expected a multiple of {stride} audio frames, got {audio.shape[1]}")
+        if self.config.mean_normalisation:
+            true = None if lengths is None else check_lengths(stride * lengths, audio)
+            audio = audio - mean_over_frames(audio, -2, lengths=true)[:, None]
+        sounds = temporal_pyramid(audio, max(chosen) + 1, lengths=None if lengths is None else stride * lengths)
+        embedded = []
+        for level in chosen:
+            true = None if lengths is None else level_lengths(stride * lengths, level)
+            sound = fill_motion_frames(sounds[level], stride * level_length(frames, level), lengths=true)
+            embedded.append(self._syncer(level).audio_encoder(sound))
+        return embedded
+
+    def _syncer(self, level: int) -> Syncer:
+        return cast(Syncer, self.syncers[level])
+
+    def _check_frames(self, name: str, frames: int, stride: int, chosen: Sequence[int]) -> None:
+        shortest = stride * shortest_clip(self.config.syncer.window, max(chosen))
+        if frames < shortest:
+            raise ClipTooShortError(f"`{name}`: expected at least {shortest} frames for level {max(chosen)}, got {frames}")
+
+
+def fill_motion_frames(audio: Tensor, frames: int, *, lengths: Tensor | None = None) -> Tensor:
+    """Repeat the last audio frame until there are ``frames`` of them.
+
+    Halving rounds up, so a level of an odd number of motion frames has up to ``stride - 1`` audio frames too few: 81 motion
+    frames halve to 41, their 324 audio frames to 162 instead of 164.
+
+    Args:
+        audio: (batch, audio_frames, coeffs).
+        frames: How many audio frames are wanted, at least as many as there are.
+        lengths: True audio frames of each clip, (batch,); what lies behind them is overwritten too.
+
+    Returns:
+        (batch, frames, coeffs).
+    """
+    if lengths is None and frames == audio.shape[1]:
+        return audio
+    if lengths is None:
+        lengths = torch.full_like(audio[:, 0, 0], audio.shape[1], dtype=torch.int64)
+    return hold_last_frame(audio, frames, lengths)

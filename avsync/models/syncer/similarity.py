@@ -1,0 +1,96 @@
+"""Equation (3): the score of an audio and a motion embedding is their cosine.
+
+Embeddings come un-normalised from any model. Everything here is computed in at least float32, whatever autocast says, because a
+cosine near 1 has no digits left in half precision.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from avsync._checks import check_floating, describe_shape, is_tensor
+from avsync.errors import ShapeError
+
+_SMALLEST_SQUARED_NORM = 1e-24
+
+
+def unit_norm(embeddings: Tensor) -> Tensor:
+    """Scale each embedding to length 1, in float32 at least.
+
+    Args:
+        embeddings: (..., embed), floating point.
+
+    Returns:
+        The same shape, float32 or float64. An embedding of zeros stays zeros and receives no gradient, rather than a huge one.
+
+    Raises:
+        ShapeError: Not floating point.
+
+    Example:
+        >>> unit_norm(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+        tensor([[0.6000, 0.8000],
+                [0.0000, 0.0000]])
+
+    Source: the normalisation inside equation (3).
+    """
+    check_floating("embeddings", embeddings)
+    x = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
+    squared = x.square().sum(dim=-1, keepdim=True)
+    scale = torch.where(squared > _SMALLEST_SQUARED_NORM, squared.clamp(min=_SMALLEST_SQUARED_NORM).rsqrt(), 0.0)
+    return x * scale
+
+
+def cosine_similarity(audio: Tensor, motion: Tensor) -> Tensor:
+    """Equation (3): the score of an audio window and a motion window is the cosine of their embeddings.
+
+    Args:
+        audio: (..., embed).
+        motion: (..., embed), the same shape.
+
+    Returns:
+        (...), in [-1, 1].
+
+    Raises:
+        ShapeError: The shapes differ, or not floating point.
+
+    Example:
+        >>> cosine_similarity(torch.tensor([[2.0, 0.0]]), torch.tensor([[3.0, 0.0]]))
+        tensor([1.])
+
+    Source: paper section 3.1.
+    """
+    check_pair(audio, motion)
+    return (unit_norm(audio) * unit_norm(motion)).sum(dim=-1)
+
+
+def half_squared_distance(audio: Tensor, motion: Tensor) -> Tensor:
+    """One minus the cosine, as half the squared distance of the unit vectors: exact where the cosine is close to 1.
+
+    Args:
+        audio: (..., embed).
+        motion: (..., embed), the same shape.
+
+    Returns:
+        (...), in [0, 2].
+
+    Raises:
+        ShapeError: The shapes differ, or not floating point.
+
+    Example:
+        >>> half_squared_distance(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 3.0]]))
+        tensor([1.])
+
+    Source: ours.
+    """
+    check_pair(audio, motion)
+    return 0.5 * (unit_norm(audio) - unit_norm(motion)).square().sum(dim=-1)
+
+
+def check_pair(audio: Tensor, motion: Tensor) -> None:
+    """Raise :class:`ShapeError` unless both are floating point and of one shape (..., embed)."""
+    if not is_tensor(audio) or not is_tensor(motion) or audio.ndim == 0 or audio.shape != motion.shape:
+        shapes = f"{describe_shape(audio)} and {describe_shape(motion)}"
+        raise ShapeError(f"`audio`, `motion`: expected the same shape (..., embed), got {shapes}")
+    check_floating("audio", audio)
+    check_floating("motion", motion)

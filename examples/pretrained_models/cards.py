@@ -1,0 +1,195 @@
+"""Model cards: what shipped syncers are, what they learned from, how good they are, what they are not for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from avsync._files import replacing
+
+if TYPE_CHECKING:
+    from pretrain import Variant
+
+_PYRAMID = """# {name}
+
+{about}
+
+Four syncers, one a level of the pyramid (windows of 200, 400, 800 and 1600 ms), for 68 iBUG landmarks in two dimensions at 25 frames a
+second and 16 kHz sound.
+
+- Motion: {motion} of the {region}.
+- Sound: {audio}{hearing}.
+- Objective: {objective}{pauses}. {width} channels{by_level}; weights in {bits} bits, one scale a row.
+
+```python
+from avsync import MultiScaleSyncLoss, SyncerPyramid, from_pretrained
+
+sync_loss = MultiScaleSyncLoss.from_pretrained("{name}")
+syncers = from_pretrained(SyncerPyramid, "{name}")
+```
+
+## Data
+
+{train_minutes} minutes of {train_speakers} speakers: landmarks and sound of people who talk into a camera, drawn from videos in the
+trees of public repositories (company and personal web sites, course and research repositories, among them excerpts of GRID, LRS2, MEAD,
+VoxCeleb2, HDTF and ChaLearn First Impressions). Most of those repositories state no licence for the footage. No frame, landmark or sound
+of it is part of this package; the weights are what was learned from it. Landmarks are MediaPipe FaceMesh's, mapped to 68 points, unsmoothed;
+the lag of every source video was estimated by a regressor and corrected, to about a third of a frame.{moved} Mostly English, some
+Portuguese, Spanish, French and perhaps other languages. Judged on {val_minutes} minutes of {val_speakers} other speakers.
+
+Trained by `python examples/pretrained_models/pretrain.py --corpus PATH --variants {name}` ({steps} steps).
+
+"""
+
+_ENSEMBLE = """# {name}
+
+{about}
+
+The cosine of its embeddings is the weighted mean of its members' cosines, which share levels (windows of 200, 400, 800 and 1600 ms),
+landmarks (68 iBUG points in two dimensions at 25 frames a second) and sound (16 kHz). It has no weights of its own: this folder names the
+members and the checksums of their weights.
+
+| member | weight |
+|---|---|
+{members}
+
+```python
+from avsync import MultiScaleSyncLoss, SyncerEnsemble, from_pretrained
+
+sync_loss = MultiScaleSyncLoss.from_pretrained("{name}")
+syncers = from_pretrained(SyncerEnsemble, "{name}")
+```
+
+## Data
+
+What its members learned from: their cards tell it. The weights were chosen, and the numbers below measured, on {val_minutes} minutes of
+{val_speakers} speakers whom no member was trained on.
+
+Joined and judged by `python examples/pretrained_models/join.py --corpus PATH`.
+
+"""
+
+_NUMBERS = """## Numbers
+
+Share of clips of 80 frames (3.2 s), with the sound around them, whose offset is found within one frame of the level; search of 15, 15, 8
+and 5 frames to both sides. A clip counts if at least {speech_share:.0f} % of its frames are within 20 dB of the recording's loud ones:
+{clips} clips do, {left_out} do not. Intervals: 95 %, bootstrap over speakers.
+
+| level | within one frame | exact |
+|---|---|---|
+{levels}
+
+Short clips, level 0, search of 15 frames to both sides, with 40 frames of sound around them; "with speech" are those with at least 80 % of
+such frames. Nothing outside of the clip is shown of the face. Every frame of a clip counts once (`sync_offset(..., window=5)`); in the
+last column every window does, as in SyncNet's protocol.
+
+| frames | all clips | clips with speech | with speech, mean over windows |
+|---|---|---|---|
+{short}
+
+## Use and misuse
+
+For guiding and judging generators of facial landmarks, for measuring and mending the offset of recordings, for research on synchrony. The
+loss's syncers should not judge what they have guided: that is what `landmarks68-25fps-judge` is for. A generator that is given nothing but
+this loss finds motion that pleases the syncers and is no face (see the guide "Guidance"); keep a reconstruction or adversarial loss beside it.
+
+Not a detector of forged videos, not a means to identify people or to judge what somebody says, and no measure of how well somebody
+articulates. Do not use it for decisions about persons.
+
+## Limits
+
+About 160 speakers are few: expect less on languages, ages, speech impairments, beards, masks, profile views and detectors that are not in
+the data. Silence and stillness have no offset; the confidence, and better its calibration, say so. Level 3 hears prosody and pauses,
+which repeat: it is the least certain.
+"""
+
+_MOVED = """ What it was trained on
+was then moved once more, to where syncers trained on the other half of the speakers hear it in sync."""
+
+
+def cell(share: dict[str, Any]) -> str:
+    """A share with its interval."""
+    if not share["clips"]:
+        return "no clips"
+    return f"{share['percent']:.1f} % ({share['low']:.1f} to {share['high']:.1f})"
+
+
+def hearing(variant: Variant) -> str:
+    """What a pyramid hears beyond its windows, and of what level of sound it does not know, as the end of a clause."""
+    frames = next(iter(variant.audio_context), 0)
+    around = f", level 0 with {40 * frames} ms more on both sides of a window" if frames else ""
+    return around + (", the mean over the clip taken off" if variant.mean_normalisation else "")
+
+
+def pauses(variant: Variant) -> str:
+    """What windows without speech counted for in training, as the end of a clause."""
+    if variant.pause_weight == 1:
+        return ""
+    least = f", down to {variant.pause_weight:g} for none" if variant.pause_weight else ""
+    return f", to which a window counted by its share of speech{least}"
+
+
+def write_card(path: Path, name: str, variant: Variant, numbers: dict[str, Any]) -> None:
+    """Write ``README.md`` of a pyramid.
+
+    Args:
+        path: The file.
+        name: Of the model.
+        variant: What it is.
+        numbers: What was measured.
+    """
+    text = _PYRAMID.format(
+        name=name,
+        about=variant.about,
+        motion=", ".join(variant.motion),
+        region=variant.region,
+        by_level=" (level by level)" if len(variant.width) > 1 else "",
+        width=" / ".join(map(str, variant.width)),
+        hearing=hearing(variant),
+        moved=_MOVED if variant.realign else "",
+        audio={"log-mel": "26 log-mel energies", "mfcc": "26 MFCCs"}[variant.audio],
+        objective={"all_pairs": "InfoNCE", "margin": "margin loss"}[variant.objective],
+        pauses=pauses(variant),
+        bits=variant.bits,
+        **{key: numbers[key] for key in ("train_minutes", "train_speakers", "val_minutes", "val_speakers", "steps")},
+    )
+    _write(path, text, numbers)
+
+
+def write_ensemble_card(path: Path, name: str, about: str, members: Mapping[str, float], numbers: dict[str, Any]) -> None:
+    """Write ``README.md`` of pyramids that judge together.
+
+    Args:
+        path: The file.
+        name: Of the model.
+        about: What it is for, a sentence.
+        members: Weights of the pyramids, by their names.
+        numbers: What was measured.
+    """
+    rows = "\n".join(f"| `{member}` | {weight:g} |" for member, weight in members.items())
+    text = _ENSEMBLE.format(
+        name=name, about=about, members=rows, val_minutes=numbers["val_minutes"], val_speakers=numbers["val_speakers"]
+    )
+    _write(path, text, numbers)
+
+
+def _write(path: Path, text: str, numbers: dict[str, Any]) -> None:
+    """Write a card that begins with ``text`` and goes on with what was measured and what the model is not for."""
+    fixed = numbers["levels"]
+    pairs = zip(fixed["within_one"], fixed["exact"], strict=True)
+    levels = "\n".join(f"| {level} | {cell(near)} | {cell(exact)} |" for level, (near, exact) in enumerate(pairs))
+    short = "\n".join(
+        f"| {row['frames']} | {cell(row['all'])}, {row['all']['clips']} clips | {cell(row['speech'])}, {row['speech']['clips']} |"
+        f" {cell(row['windows'])} |"
+        for row in numbers["short"]
+    )
+    text += _NUMBERS.format(
+        speech_share=100 * fixed["speech_share"],
+        clips=fixed["clips"],
+        left_out=fixed["left_out"],
+        levels=levels,
+        short=short,
+    )
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")

@@ -1,0 +1,108 @@
+"""How often a pyramid finds the offset of clips it has never seen, with intervals over speakers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from avsync.corpus.banks.memory import Batch, ClipBank
+from avsync.metrics import bootstrap_interval, multi_scale_offset
+from avsync.metrics.offset import sync_offset
+from avsync.models.syncer.interface import MultiScaleSyncer
+
+SHORT_LENGTHS = (5, 9, 15, 25, 50, 80)
+"""Frames of the clips of the short-clip curve."""
+SHORT_SPEECH_SHARE = 0.8
+"""Share of a short clip's frames that must hold speech for it to count as one with speech."""
+_CHUNK = 128
+
+
+def share(right: Tensor, groups: Tensor) -> dict[str, Any]:
+    """Share of clips, in per cent, with its 95 % interval over speakers; of no clips there is none."""
+    if right.numel() == 0:
+        return {"clips": 0}
+    found = bootstrap_interval(100.0 * right.double(), groups=groups)
+    return {
+        "percent": round(float(found.estimate), 1),
+        "low": round(float(found.low), 1),
+        "high": round(float(found.high), 1),
+        "clips": right.numel(),
+    }
+
+
+def speakers_of(bank: ClipBank, crops: Batch) -> Tensor:
+    """Number of each crop's speaker."""
+    number = {name: i for i, name in enumerate(bank.speakers)}
+    return torch.tensor([number[name] for name in bank.clip_speakers])[crops.clip_index]
+
+
+def fixed_clips(
+    pyramid: MultiScaleSyncer, bank: ClipBank, *, frames: int, stride: int, margin: int, speech_share: float
+) -> dict[str, Any]:
+    """Every level on clips of one length.
+
+    Args:
+        pyramid: Trained syncers.
+        bank: Clips of speakers whom they have not been trained on.
+        frames: Length of the clips.
+        stride: Frames from one clip to the next.
+        margin: Frames of sound around them.
+        speech_share: Share of the frames that must hold speech.
+
+    Returns:
+        How many clips there are and were left out, and a share a level.
+    """
+    crops = bank.windows(frames, stride=stride, margin=margin)
+    speaking = crops.speech_fraction >= speech_share
+    chosen = crops.select(speaking)
+    judged = [
+        multi_scale_offset(pyramid, x.landmarks, x.audio, margin=margin)
+        for x in (chosen.select(slice(start, start + _CHUNK)) for start in range(0, len(chosen), _CHUNK))
+    ]
+    near, exact = (
+        [torch.cat([found.within(most) for found in level]) for level in zip(*judged, strict=True)] for most in (1, 0)
+    )
+    groups = speakers_of(bank, chosen)
+    return {
+        "frames": frames,
+        "stride": stride,
+        "speech_share": speech_share,
+        "clips": len(chosen),
+        "left_out": int((~speaking).sum()),
+        "within_one": [share(right, groups) for right in near],
+        "exact": [share(right, groups) for right in exact],
+    }
+
+
+@torch.no_grad()
+def short_clips(pyramid: MultiScaleSyncer, bank: ClipBank, *, margin: int) -> list[dict[str, Any]]:
+    """Level 0 on short clips, with those in which hardly anybody speaks and without them.
+
+    Every frame of a clip counts once (``window`` of :func:`avsync.metrics.sync_offset`), and beside it, as "windows", every window
+    does, as in the published protocol. A clip of 5 frames is a single window. Nothing outside of a clip is shown of the face. The
+    sound has ``margin`` frames more on both sides, of which a search for an offset needs 15, an encoder with context some more, and
+    the mean of the sound whatever there is.
+    """
+    rows = []
+    for frames in SHORT_LENGTHS:
+        crops = bank.windows(frames, stride=max(10, frames // 2), margin=margin)
+        found: dict[int, list[Tensor]] = {1: [], pyramid.window: []}
+        for start in range(0, len(crops), _CHUNK):
+            x = crops.select(slice(start, start + _CHUNK))
+            motion = torch.nn.functional.normalize(pyramid.embed_motion(x.landmarks, levels=[0])[0], dim=-1)
+            sound = torch.nn.functional.normalize(pyramid.embed_audio(x.audio, levels=[0])[0], dim=-1)
+            for window, right in found.items():
+                right.append(sync_offset(motion, sound, max_offset=15, lead=margin, window=window).within(1))
+        by_window, by_frame = (torch.cat(right) for right in found.values())
+        groups, speaking = speakers_of(bank, crops), crops.speech_fraction >= SHORT_SPEECH_SHARE
+        rows.append(
+            {
+                "frames": frames,
+                "all": share(by_frame, groups),
+                "speech": share(by_frame[speaking], groups[speaking]),
+                "windows": share(by_window[speaking], groups[speaking]),
+            }
+        )
+    return rows

@@ -1,0 +1,71 @@
+"""Join shipped pyramids to ensembles, and judge and describe those: one folder of references, numbers and a model card each.
+
+    python examples/pretrained_models/join.py --corpus PATH [--out avsync/weights]
+
+Nothing is trained: run it after ``pretrain.py`` has written the members, and ``python -m benchmarks.calibrate`` after it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from cards import write_ensemble_card
+from pretrain import judged
+
+from avsync.audio.speech import SpeechFeatures
+from avsync.corpus.banks.memory import ClipBank
+from avsync.corpus.clip import Corpus
+from avsync.models.syncer.ensemble import SyncerEnsemble
+from avsync.models.syncer.pyramid import SyncerPyramid
+from avsync.pretrained import from_pretrained, save_pretrained
+
+
+@dataclass(frozen=True)
+class Together:
+    """Pyramids that judge together.
+
+    Attributes:
+        about: What they are for, a sentence of the model card.
+        members: How much each counts, by its name.
+    """
+
+    about: str
+    members: dict[str, float]
+
+
+ENSEMBLES = {
+    "landmarks68-25fps-ensemble": Together(
+        "The default and the lips alone, asked together: for short clips, and wherever nearly twice the time is no matter.",
+        {"landmarks68-25fps": 1.0, "landmarks68-25fps-mouth": 1.0},
+    ),
+}
+
+
+def join(name: str, together: Together, val: Corpus, out: Path) -> None:
+    """Join, judge and write one ensemble of shipped pyramids."""
+    pyramids = [from_pretrained(SyncerPyramid, member) for member in together.members]
+    ensemble = SyncerEnsemble.of(pyramids, weights=list(together.members.values()))
+    parts = {f"pyramids.{i}": member for i, member in enumerate(together.members)}
+    save_pretrained(ensemble, out / name, parts=parts)
+    # Judged as it is read.
+    bank = ClipBank(val, features=SpeechFeatures(kind=pyramids[0].config.audio).features)
+    numbers = judged(from_pretrained(SyncerEnsemble, out / name), bank)
+    write_ensemble_card(out / name / "README.md", name, together.about, together.members, numbers)
+    print(f"{name}: written to {out / name}")
+
+
+def main() -> None:
+    """Join all ensembles."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", required=True, help="folder of a corpus with the split val")
+    parser.add_argument("--out", default="avsync/weights", help="folder of the finished models")
+    args = parser.parse_args()
+    val = Corpus(args.corpus, split="val")
+    for name, together in ENSEMBLES.items():
+        join(name, together, val, Path(args.out))
+
+
+if __name__ == "__main__":
+    main()

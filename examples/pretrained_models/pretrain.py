@@ -1,0 +1,330 @@
+"""Train and judge the pyramids that come with the package: one folder of weights, numbers and a model card a variant.
+
+    python examples/pretrained_models/pretrain.py --corpus PATH [--variants NAME ...] [--out avsync/weights] [--resume]
+
+Trains on the corpus' train speakers only and judges on its val speakers. The small variants take about ten minutes of one core, the
+default half an hour of two, the mouth's a quarter, and the lags that these two need ten minutes more; an interrupted run goes on with
+``--resume``. ``join.py`` then joins the ensemble, and ``python -m benchmarks.calibrate`` adds the calibrations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from cards import write_card
+from curves import fixed_clips, short_clips
+from realign import find_lags, with_sound_moved
+
+from avsync._files import replacing, write_json
+from avsync.audio.speech import SpeechFeatures
+from avsync.corpus.banks.augmentation import AugmentConfig
+from avsync.corpus.banks.memory import ClipBank
+from avsync.corpus.clip import Clip, Corpus
+from avsync.landmarks.layouts import REGIONS
+from avsync.landmarks.motion_features import MOTIONS, motion_channels
+from avsync.models.syncer.encoders import SyncerConfig
+from avsync.models.syncer.interface import MultiScaleSyncer
+from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
+from avsync.pretrained import FILES, from_pretrained, save_pretrained
+from avsync.training.processes import make_fabric
+from avsync.training.syncers import SyncerTrainingConfig, evaluate_syncers, train_syncers
+from avsync.training.warm_start import WarmStartConfig, train_finest_first
+
+DIMS = 2
+MARGIN = 40
+"""Frames of sound around a judged clip."""
+SPEECH_SHARE = 0.4
+"""Share of a judged clip's frames that must hold speech."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What tells one shipped pyramid from another.
+
+    Attributes:
+        about: What it is for, a sentence of the model card.
+        audio: "log-mel" or "mfcc".
+        motion: What of the motion it sees; see :func:`avsync.landmarks.motion_features.motion_features`.
+        region: "face", "mouth" or "head".
+        objective: "all_pairs" or, for the judge, "margin".
+        audio_context: Level frames of sound around a window that each level hears.
+        mean_normalisation: Whether the mean of a clip's features is taken off.
+        steps: Optimisation steps of levels 0 and 1, from which the coarser ones begin.
+        schedule_steps: Steps over which the rate of levels 0 and 1 would fall to nothing; None for ``steps``.
+        batch_size: Clips in a batch.
+        fine_frames: Frames of each crop that level 0 sees.
+        window_share: Share of the batches that show level 0 windows without their clip.
+        weight_decay: Decay of AdamW.
+        dropout: Dropout of the encoders.
+        width: Channels of the encoders, of all levels or level by level; the special pyramids are smaller, so that all of them fit
+            into a small package.
+        equaliser_db: How far the sound's bands are raised and lowered.
+        offset_window: Frames that a window counts for in the mean over a stretch of windows that is searched for its offset.
+        pause_weight: How much windows without speech count in the loss.
+        realign: Whether the sound of the training clips is moved to where syncers of the other half of the speakers hear it.
+        bits: Of a weight on disk; fewer make room for wider pyramids (docs/results.md has what they cost).
+        seed: Seed of the training.
+    """
+
+    about: str
+    audio: str = "log-mel"
+    motion: tuple[str, ...] = MOTIONS
+    region: str = "face"
+    objective: str = "all_pairs"
+    audio_context: tuple[int, ...] = (4, 0, 0, 0)
+    mean_normalisation: bool = True
+    steps: int = 700
+    schedule_steps: int | None = None
+    batch_size: int = 32
+    fine_frames: int = 80
+    window_share: float = 0.5
+    weight_decay: float = 0.1
+    dropout: float = 0.1
+    width: tuple[int, ...] = (64,)
+    equaliser_db: float = 3.0
+    offset_window: int = 1
+    pause_weight: float = 1.0
+    realign: bool = False
+    bits: int = 8
+    seed: int = 0
+
+    def pyramid(self) -> SyncerPyramidConfig:
+        """Sizes of the model."""
+        syncer = SyncerConfig(
+            points=len(REGIONS[self.region]),
+            dims=motion_channels(self.motion, DIMS),
+            width=self.width[0],
+            window_blocks=2,
+            dropout=self.dropout,
+        )
+        return SyncerPyramidConfig(
+            syncer=syncer,
+            audio=self.audio,
+            motion=self.motion,
+            region=self.region,
+            reference="mean",
+            audio_context=self.audio_context,
+            width=self.width if len(self.width) > 1 else (),
+            mean_normalisation=self.mean_normalisation,
+        )
+
+    def training(self) -> SyncerTrainingConfig:
+        """Settings of its training."""
+        common = SyncerTrainingConfig(
+            steps=self.steps,
+            schedule_steps=self.schedule_steps,
+            batch_size=self.batch_size,
+            weight_decay=self.weight_decay,
+            window_share=self.window_share,
+            first_share=0.2,
+            short_share=0.3,
+            ema_decay=0.99,
+            fine_frames=self.fine_frames,
+            pause_weight=self.pause_weight,
+            seed=self.seed,
+        )
+        if self.objective == "margin":
+            return replace(common, objective="margin", margin=1.4)
+        return replace(common, offset_weight=1.0, offset_window=self.offset_window)
+
+
+AUGMENT = AugmentConfig(
+    scale=(0.85, 1.15),
+    rotation=0.2,
+    shear=0.1,
+    sway=0.035,
+    identity=0.01,
+    jitter=0.002,
+    tempo=(1 / 1.5, 1.5),
+    noise_db=4.5,
+)
+"""How training crops are varied, but for the equaliser, which is the variant's."""
+
+VARIANTS = {
+    "landmarks68-25fps": Variant(
+        "The whole face against log-mel energies: the default of the loss and of the commands.",
+        steps=1000,
+        fine_frames=160,
+        dropout=0.15,
+        # Short clips are level 0's task alone, and the one that more channels and more varied voices make better.
+        width=(192, 96, 96, 96),
+        equaliser_db=5.0,
+        offset_window=5,
+        realign=True,
+        bits=7,
+    ),
+    "landmarks68-25fps-judge": Variant(
+        "An independent judge, trained with SyncNet's margin loss and another seed, for measuring what the default has guided.",
+        objective="margin",
+        # It hears otherwise than what it judges, too: the window alone, and the sound as loud as it is.
+        audio_context=(),
+        mean_normalisation=False,
+        steps=1000,
+        batch_size=16,
+        window_share=0.0,
+        weight_decay=0.01,
+        dropout=0.05,
+        width=(128,),
+        seed=1000,
+    ),
+    "landmarks68-25fps-mfcc": Variant("The whole face against 26 MFCCs, the paper's sound features.", audio="mfcc", bits=6),
+    "landmarks68-25fps-mouth": Variant(
+        "The lips alone, in coordinates of the head: what it hears is said by the lips and by nothing else.",
+        motion=("shape", "velocity", "speed"),
+        region="mouth",
+        # It is at its best here; 200 steps later it has begun to learn its clips by heart.
+        steps=400,
+        schedule_steps=700,
+        batch_size=48,
+        fine_frames=160,
+        dropout=0.15,
+        width=(192, 64, 64, 64),
+        equaliser_db=5.0,
+        offset_window=5,
+        # None would find more clips with speech, but fewer of those with hardly any (docs/results.md, "Pauses").
+        pause_weight=0.1,
+        realign=True,
+        bits=5,
+    ),
+    "landmarks68-25fps-head": Variant(
+        "Points of the head that speech does not move on it: what it hears is said by nods, turns and sway.",
+        motion=("displacement", "velocity", "speed"),
+        region="head",
+        width=(40,),
+        bits=5,
+    ),
+}
+
+
+WARM_START = WarmStartConfig(runs=4)
+"""How levels 2 and 3 begin with the weights of the level before."""
+HALF_STEPS, HALF_WIDTH = 400, 128
+"""Steps and channels of the two trainings of level 0 that find the lags of training clips."""
+LAGS_BY = "landmarks68-25fps"
+"""The variant whose recipe these two follow."""
+
+
+def training_bank(name: str, variant: Variant, lags: Mapping[str, float], args: argparse.Namespace) -> ClipBank:
+    """The clips that a variant learns from, with their sound where it belongs."""
+    corpus = Corpus(args.corpus, split="train")
+    features = SpeechFeatures(kind=variant.audio).features
+    if not variant.realign:
+        return ClipBank(corpus, features=features)
+    print(f"{name}: the sound of {len(lags)} clips moved, by {np.std(list(lags.values())):.2f} frames (s.d.)", flush=True)
+    return ClipBank([with_sound_moved(clip, lags.get(clip.id, 0.0)) for clip in corpus], features=features)
+
+
+def training_lags(args: argparse.Namespace) -> dict[str, float]:
+    """Lags of the training clips, found once for all variants: where a clip's sound belongs does not depend on who is to hear it."""
+    work, variant = Path(args.work) / "lags", VARIANTS[LAGS_BY]
+    features = SpeechFeatures(kind=variant.audio).features
+    file = work / "lags.json"
+
+    def train_half(stage: str, some: list[Clip]) -> SyncerPyramid:
+        torch.manual_seed(variant.seed)
+        pyramid = SyncerPyramid(config=replace(variant.pyramid().finest(1), width=(HALF_WIDTH,)))
+        train_syncers(
+            pyramid,
+            ClipBank(some, features=features),
+            replace(variant.training(), steps=HALF_STEPS, schedule_steps=None, fine_frames=80),
+            fabric=make_fabric(accelerator=args.accelerator, precision=args.precision),
+            augment=replace(AUGMENT, equaliser_db=variant.equaliser_db),
+            checkpoint=work / stage,
+            resume=args.resume,
+            progress=not args.no_progress,
+            name=stage,
+        )
+        return pyramid
+
+    if not (args.resume and file.is_file()):
+        write_json(file, find_lags(list(Corpus(args.corpus, split="train")), train_half))
+    found: dict[str, float] = json.loads(file.read_text())
+    return found
+
+
+def judged(syncers: MultiScaleSyncer, val: ClipBank) -> dict[str, Any]:
+    """The numbers of a model card: how often the offset of unseen speakers' clips is found."""
+    return {
+        "levels": fixed_clips(syncers, val, frames=80, stride=20, margin=MARGIN, speech_share=SPEECH_SHARE),
+        "short": short_clips(syncers, val, margin=MARGIN),
+        "val_minutes": round(float(val.lengths.sum()) / 1500, 1),
+        "val_speakers": len(val.speakers),
+    }
+
+
+def train_variant(name: str, lags: Mapping[str, float], args: argparse.Namespace) -> None:
+    """Train, judge and write one variant."""
+    variant = VARIANTS[name]
+    work = Path(args.work) / name
+    train = training_bank(name, variant, lags, args)
+    val = ClipBank(Corpus(args.corpus, split="val"), features=SpeechFeatures(kind=variant.audio).features)
+    torch.manual_seed(variant.seed)
+    pyramid = SyncerPyramid(config=variant.pyramid())
+    crops = val.windows(80, stride=20, margin=MARGIN)
+    crops = crops.select(crops.speech_fraction >= SPEECH_SHARE)
+
+    def evaluate(step: int) -> dict[str, float]:
+        reports = evaluate_syncers(pyramid, crops, margin=MARGIN)
+        print(f"{name} step {step}: " + " ".join(f"{report.within_one:.1%}" for report in reports), flush=True)
+        return {f"acc{level}": report.within_one for level, report in enumerate(reports)}
+
+    if not (args.resume and (work / "model" / "config.json").is_file()):
+        history = train_finest_first(
+            pyramid,
+            train,
+            variant.training(),
+            WARM_START,
+            fabric=make_fabric(accelerator=args.accelerator, precision=args.precision),
+            augment=replace(AUGMENT, equaliser_db=variant.equaliser_db),
+            checkpoint=work / "checkpoints",
+            resume=args.resume,
+            evaluate=evaluate,
+            evaluate_every=args.evaluate_every,
+            progress=not args.no_progress,
+            name=name,
+        )
+        write_json(work / "history.json", history)
+        save_pretrained(pyramid, work / "model", dtype=torch.int8, bits=variant.bits)
+    # Judged as it is shipped, with few bits a weight.
+    numbers = judged(from_pretrained(SyncerPyramid, work / "model"), val) | {
+        "train_minutes": round(float(train.lengths.sum()) / 1500, 1),
+        "train_speakers": len(train.speakers),
+        "steps": variant.steps,
+    }
+    write_json(work / "numbers.json", numbers)
+    target = Path(args.out) / name
+    for file in FILES:
+        with replacing(target / file) as part:
+            shutil.copyfile(work / "model" / file, part)
+    write_card(target / "README.md", name, variant, numbers)
+    print(f"{name}: written to {target}")
+
+
+def main() -> None:
+    """Train the variants that were asked for, one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", required=True, help="folder of a corpus with the splits train and val")
+    parser.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--out", default="avsync/weights", help="folder of the finished models")
+    parser.add_argument("--work", default="runs/pretrain", help="folder of checkpoints, histories and numbers")
+    parser.add_argument("--evaluate-every", type=int, default=500)
+    parser.add_argument("--accelerator", default="auto")
+    parser.add_argument("--precision", default="bf16-mixed")
+    parser.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
+    parser.add_argument("--no-progress", action="store_true")
+    args = parser.parse_args()
+    lags = training_lags(args) if any(VARIANTS[name].realign for name in args.variants) else {}
+    for name in args.variants:
+        train_variant(name, lags, args)
+
+
+if __name__ == "__main__":
+    main()
