@@ -18,8 +18,9 @@ import pytest
 
 pytest.importorskip("av")
 
-from avsync.corpus.extraction import batch, records as extraction_records
 from avsync.corpus.clip import Clip, Corpus, read_clip, write_clip, write_index
+from avsync.corpus.extraction import records as extraction_records
+from avsync.corpus.extraction import run_job
 from avsync.corpus.extraction.batch import Progress, extract_corpus
 from avsync.corpus.extraction.jobs import Job, find_videos, plan, speaker_of, video_key
 from avsync.corpus.extraction.records import finished, merge_records, read_record
@@ -174,7 +175,7 @@ def test_a_full_disk_ends_the_run_and_leaves_it_clean(
     talks: Path, tmp_path: Path, fails: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, calls = tmp_path / "c", []
-    owner: Any = batch if fails == "write_clip" else extraction_records
+    owner: Any = run_job if fails == "write_clip" else extraction_records
     real: Callable[..., Any] = getattr(owner, fails)
 
     def full(*args: Any, **options: Any) -> Any:
@@ -324,7 +325,7 @@ def test_speakers_by_rule() -> None:
 
 def test_progress_of_a_share_never_runs_backwards() -> None:
     moves: list[int] = []
-    passed = batch.Passed(200, moves.append)
+    passed = run_job.Passed(200, moves.append)
     shares: Iterator[float] = iter((0.1, 0.05, 0.5, 0.5, 1.0))
     for share in shares:
         passed(share)

@@ -112,7 +112,7 @@ def test_ctrl_c_is_one_line(
     def interrupt(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("avsync.corpus.extraction.batch.write_clip", interrupt)
+    monkeypatch.setattr("avsync.corpus.extraction.run_job.write_clip", interrupt)
     assert extract(talks, "--out", tmp_path / "c") == 130
     assert capsys.readouterr().err.splitlines()[-1] == "avsync extract: interrupted; what was finished is kept"
     assert not list((tmp_path / "c").glob("*.npz")) and not list((tmp_path / "c" / "extraction").iterdir())

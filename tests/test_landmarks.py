@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from avsync.landmarks import augmentation as views
 from avsync import landmarks as lm
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
+from avsync.landmarks import augmentation as views
 
 
 def clips(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -127,6 +127,7 @@ class GeneratorStream:
         ShapeError: Wrong rank, points or dims.
 
     Example:
+        >>> from avsync.models.generator.model import GeneratorConfig
         >>> config = GeneratorConfig(hidden=8, position_embed=8, audio_channels=8, branch_width=8, causal=True)
         >>> stream = GeneratorStream(MultiScaleGenerator(config), torch.rand(1, 68, 2), warm_up=1)
         >>> [face is None for face in (stream.step(torch.zeros(1, 4, 26)) for _ in range(3))]
