@@ -1,25 +1,40 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and the gate through which files of unknown origin are read."""
 
 from __future__ import annotations
 
 import json
 import os
+import platform
+import re
+import stat
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from avsync.errors import AvsyncError
+
+_HOST = f"{zlib.crc32(platform.node().encode()):08x}"
+_TEMPORARY = re.compile(rf"\..+-{_HOST}-(\d+)-\w+(\.\w+)?")
+
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path beside ``path`` to write to; when the block ends well, it takes the place of ``path``.
+    """Yield a temporary path next to ``path``; when the block ends without an exception, it replaces ``path``.
 
-    The content is flushed to disk before the rename, so a crash leaves the old file or the new one, never half of one.
+    The content is flushed to disk before the rename, so a crash leaves the old file or the new one, never half of one. The temporary
+    name holds the host and the process, so that :func:`sweep_temporaries` can tell whether its writer still runs.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix)
+    prefix = f".{target.stem[:80]}-{_HOST}-{os.getpid()}-"
+    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=prefix, suffix=target.suffix)
     os.close(descriptor)
     temporary = Path(name)
     try:
@@ -35,7 +50,162 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def sweep_temporaries(folder: str | os.PathLike[str]) -> None:
+    """Remove the temporary files that killed processes of this host left in a folder; the files of running processes stay."""
+    if os.name != "posix":  # elsewhere os.kill with signal 0 is not a question but a signal
+        return
+    for file in Path(folder).iterdir():
+        match = _TEMPORARY.fullmatch(file.name)
+        if match is not None and not _runs(int(match[1])):
+            file.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # it runs, as another user
+        return True
+    return True
+
+
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write ``value`` as indented JSON, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def untrusted(error: type[AvsyncError], message: str) -> Iterator[None]:
+    """Raise ``error`` for whatever goes wrong in the block: the one gate for the content of files of unknown origin.
+
+    A damaged or hostile file can make its reader raise almost anything: RecursionError for deep JSON, MemoryError and OverflowError for
+    sizes in a header, TypeError and AttributeError for values of other types, tokenize errors from NumPy. Keep the block small: read,
+    check and convert one file. Exceptions of the type ``error`` pass unchanged.
+
+    Args:
+        error: The exception to raise, CheckpointError or CorpusError.
+        message: Beginning of its message: the argument or the file.
+    """
+    try:
+        yield
+    except error:
+        raise
+    except Exception as problem:
+        reason = str(problem) if isinstance(problem, AvsyncError) else f"{type(problem).__name__}: {problem}"
+        raise error(f"{message}: {reason:.500}") from problem
+
+
+def check_regular(path: str | os.PathLike[str], *, most_bytes: int | None = None) -> int:
+    """Return the size of a regular file; a FIFO or a device, which may never end, raises OSError, a larger file ValueError."""
+    status = Path(path).stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(f"expected a regular file, got {path}")
+    if most_bytes is not None and status.st_size > most_bytes:
+        raise ValueError(f"expected at most {most_bytes} bytes, got {status.st_size}")
+    return status.st_size
+
+
+def read_json(
+    path: str | os.PathLike[str],
+    *,
+    error: type[AvsyncError],
+    message: str | None = None,
+    most_bytes: int = 1 << 26,
+    most_depth: int = 32,
+) -> Any:
+    """Read a JSON file of unknown origin.
+
+    Args:
+        path: The file.
+        error: The exception to raise, CheckpointError or CorpusError.
+        message: Beginning of its message; the path by default.
+        most_bytes: Largest file that is read.
+        most_depth: Deepest nesting of lists and objects.
+
+    Returns:
+        The value.
+
+    Raises:
+        AvsyncError: ``error``, if the file is missing, no regular file, too large, nested too deeply or no JSON.
+    """
+    with untrusted(error, message or str(path)):
+        check_regular(path, most_bytes=most_bytes)
+        return parse_json(Path(path).read_bytes(), most_depth=most_depth)
+
+
+def parse_json(text: str | bytes, *, most_depth: int = 32) -> Any:
+    """Parse JSON that is nested at most ``most_depth`` deep; for use inside :func:`untrusted`."""
+    value = json.loads(text)
+    level: list[Any] = [value]
+    for _ in range(most_depth):
+        level = [
+            item
+            for holder in level
+            if isinstance(holder, (dict, list))
+            for item in (holder.values() if isinstance(holder, dict) else holder)
+            if isinstance(item, (dict, list))
+        ]
+        if not level:
+            return value
+    raise ValueError(f"expected JSON nested at most {most_depth} deep")
+
+
+def read_npz(
+    path: str | os.PathLike[str], *, error: type[AvsyncError], message: str | None = None, most_bytes: int = 1 << 31
+) -> dict[str, npt.NDArray[Any]]:
+    """Read a NumPy archive of unknown origin; sizes are checked in the headers before any array is made.
+
+    Args:
+        path: The file.
+        error: The exception to raise, CheckpointError or CorpusError.
+        message: Beginning of its message; the path by default.
+        most_bytes: Largest sum of all arrays, unpacked.
+
+    Returns:
+        The arrays, by name.
+
+    Raises:
+        AvsyncError: ``error``, if the file is missing or damaged, holds Python objects, or its arrays are larger than ``most_bytes`` or than
+            the file's own index states.
+    """
+    with untrusted(error, message or str(path)):
+        check_regular(path)
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            total = sum(member.file_size for member in members)
+            if total > most_bytes:
+                raise ValueError(f"expected at most {most_bytes} bytes of arrays, got {total}")
+            found = {}
+            for member in members:
+                # zipfile yields at most `file_size` bytes of a member and checks their sum at its end.
+                with archive.open(member) as file:
+                    found[member.filename.removesuffix(".npy")] = _read_array(file, member.file_size)
+                    if file.read(1):
+                        raise ValueError(f"expected one array in {member.filename}, got more")
+            return found
+
+
+def _read_array(file: Any, size: int) -> npt.NDArray[Any]:
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"expected an array of format 1.0 or 2.0, got {version}")
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read_header(file)
+    if dtype.hasobject:
+        raise ValueError(f"expected plain numbers or text, got {dtype}")
+    count = 1
+    for length in shape:
+        if length < 0:
+            raise ValueError(f"expected a shape, got {shape}")
+        count *= length  # Python's integers do not overflow, NumPy's do
+    if count * dtype.itemsize > size:
+        raise ValueError(f"expected at most {size} bytes, got shape {shape} of {dtype}")
+    # Empty arrays and types of no bytes would pass the bound with any shape.
+    if max(shape, default=0) > max(size, 1):
+        raise ValueError(f"expected at most {size} bytes, got shape {shape} of {dtype}")
+    content = file.read(count * dtype.itemsize)
+    if len(content) != count * dtype.itemsize:
+        raise ValueError(f"expected {count * dtype.itemsize} bytes, got {len(content)}")
+    return np.frombuffer(content, dtype=dtype).reshape(shape, order="F" if fortran else "C").copy()

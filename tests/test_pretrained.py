@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from avsync import _files
 from avsync._bits import pack, unpack
 from avsync.corpus.synthetic.talker import SyntheticCorpus
 from avsync.errors import ArgumentError, CheckpointError
@@ -109,21 +108,6 @@ def test_not_an_object(saved: Path) -> None:
 def test_a_model_without_config(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="`model`"):
         save_pretrained(nn.Linear(2, 2), tmp_path)
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "file.json"
-    _files.write_json(path, [1])
-
-    def fail() -> None:
-        with _files.replacing(path) as temporary:
-            temporary.write_text("half")
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        fail()
-    assert json.loads(path.read_text()) == [1]
-    assert list(tmp_path.iterdir()) == [path]
 
 
 SYNCERS = shipped_models(MultiScaleSyncer)
