@@ -9,12 +9,14 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sized
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from avsync.errors import ArgumentError, MissingExtraError, ShapeError
+
+Config = TypeVar("Config")
 
 REDUCTIONS = ("none", "mean", "sum")
 
@@ -56,6 +58,19 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         expected = ", ".join(repr(choice) for choice in choices)
         raise ArgumentError(f"`{name}`: expected one of {expected}, got {value!r}")
+
+
+def checked_config(config: object, config_class: type[Config]) -> Config:
+    """Return ``config``, or a config of the defaults if it is None.
+
+    Raises:
+        ArgumentError: ``config`` is of another class.
+    """
+    if config is None:
+        return config_class()
+    if not isinstance(config, config_class):
+        raise ArgumentError(f"`config`: expected {config_class.__name__} or None, got {type(config).__name__}")
+    return config
 
 
 def check_positive(name: str, value: float, *, allow_zero: bool = False) -> None:

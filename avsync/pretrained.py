@@ -315,6 +315,7 @@ def from_pretrained(model_class: type[Model], folder: str | os.PathLike[str], *,
 Config = TypeVar("Config")
 Value = TypeVar("Value")
 _ADDED_LATER = "added_later"  # mark in the metadata of a field
+_FORMERLY = "formerly"  # the same, with the field's name in older files
 
 
 def added_later(default: Value) -> Value:
@@ -334,6 +335,26 @@ def added_later(default: Value) -> Value:
         False
     """
     return dataclasses.field(default=default, metadata={_ADDED_LATER: True})
+
+
+def renamed(default: Value, *, formerly: str) -> Value:
+    """Declare a field of a config that older files hold under another name.
+
+    Args:
+        default: Default of the field.
+        formerly: Name of the field in older files.
+
+    Returns:
+        The field, for the body of a dataclass.
+
+    Example:
+        >>> from avsync.models.syncer.encoders import SyncerConfig
+        >>> saved = config_to_dict(SyncerConfig(motion_channels=7))
+        >>> saved["dims"] = saved.pop("motion_channels")
+        >>> config_from_dict(SyncerConfig, saved).motion_channels
+        7
+    """
+    return dataclasses.field(default=default, metadata={_FORMERLY: formerly})
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
@@ -369,6 +390,8 @@ def config_from_dict(config_class: type[Config], values: Mapping[str, Any]) -> C
         raise ConfigError(f"`{config_class.__name__}`: expected a JSON object, got {type(values).__name__}")
     hints = typing.get_type_hints(config_class)
     fields = dataclasses.fields(typing.cast(Any, config_class))
+    former = {field.metadata.get(_FORMERLY): field.name for field in fields}
+    values = {former.get(name, name): value for name, value in values.items()}
     names = [field.name for field in fields]
     needed = {field.name for field in fields if not field.metadata.get(_ADDED_LATER)}
     unknown, missing = sorted(set(values) - set(names)), sorted(needed - set(values))

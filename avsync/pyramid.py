@@ -15,6 +15,12 @@ from torch import Tensor, nn
 from avsync._checks import check_floating, check_positive, describe_shape
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
 
+FPS = 25.0
+"""Motion frames per second."""
+SAMPLE_RATE = 16000
+"""Audio samples per second."""
+AUDIO_FRAMES_PER_FRAME = 4
+"""Audio frames (100 per second) per motion frame."""
 DEFAULT_RADIUS = 3
 """Half-width K of the averaging kernel: 7 taps (the authors' code; the paper's value is lost in its text)."""
 
@@ -58,7 +64,7 @@ def level_fps(fps: float, level: int) -> float:
     return fps / 2**level
 
 
-def window_seconds(level: int, *, window: int = 5, fps: float = 25.0) -> float:
+def window_seconds(level: int, *, window: int = 5, fps: float = FPS) -> float:
     """Seconds that a window of ``window`` frames spans at ``level`` (0.2, 0.4, 0.8, 1.6 for the paper's four levels)."""
     return window * 2**level / fps
 

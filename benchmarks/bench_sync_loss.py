@@ -79,9 +79,9 @@ def main() -> None:
     pyramid = SyncerPyramid()
     loss = MultiScaleSyncLoss(syncers=pyramid)
     config = pyramid.config
-    landmarks = torch.rand(options.batch, options.frames, config.syncer.points, config.syncer.dims, requires_grad=True)
+    landmarks = torch.rand(options.batch, options.frames, config.syncer.points, config.landmark_dims, requires_grad=True)
     audio = torch.randn(options.batch, config.syncer.audio_stride * options.frames, config.syncer.audio_features)
-    reference = torch.rand(options.batch, config.syncer.points, config.syncer.dims)
+    reference = torch.rand(options.batch, config.syncer.points, config.landmark_dims)
 
     def backward(value: Tensor) -> Tensor:
         value.backward()

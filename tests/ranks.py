@@ -105,7 +105,7 @@ def trained(a: Tensor, m: Tensor, mask: Tensor | None, group: Group, *, weighted
     weight = torch.linspace(0, 1, CLIPS * WINDOWS, dtype=torch.float64).reshape(CLIPS, WINDOWS).square()
     weight = weight[rank * a.shape[0] : (rank + 1) * a.shape[0]]
     # The second level has other values and fewer windows.
-    levels = [Embeddings(a, m, mask), Embeddings(m[:, 1:], a[:, 1:], None if mask is None else mask[:, 1:])]
+    levels = [Embeddings(m, a, mask), Embeddings(a[:, 1:], m[:, 1:], None if mask is None else mask[:, 1:])]
     chance = torch.Generator().manual_seed(5)
     weights = [weight, weight[:, 1:]] if weighted else None
     losses = level_losses(objectives, levels, chance, group, span=2, weights=weights)

@@ -93,14 +93,14 @@ def test_own_sound_up_to_its_last_audio_frame(causal: bool) -> None:
 def test_stream_equals_whole(causal: bool, levels: int, frames: int, chunk: int) -> None:
     pyramid = make(levels, causal=causal)
     audio = sound(frames, batch=2)
-    stream = AudioPyramidStream(pyramid)
+    stream = AudioPyramidStream(pyramid=pyramid)
     vectors = [vector for piece in audio.split(chunk, dim=1) for vector in stream.push(piece)]
     vectors += stream.push(audio[:, :0], last=True)
     torch.testing.assert_close(torch.stack(vectors, dim=2), pyramid(audio))
 
 
 def test_stream_keeps_a_constant_amount() -> None:
-    stream = AudioPyramidStream(make(4))
+    stream = AudioPyramidStream(pyramid=make(4))
     sizes = []
     for _ in range(150):
         stream.push(sound(1))

@@ -20,7 +20,7 @@ syncers = st.builds(
     SyncerConfig,
     audio_features=sizes,
     points=sizes,
-    dims=st.integers(1, 3),
+    motion_channels=st.just(2),
     width=sizes,
     embed=sizes,
     frame_blocks=st.integers(0, 5),

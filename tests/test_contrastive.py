@@ -55,16 +55,16 @@ def some_mask(clips: int, windows: int, seed: int) -> Tensor:
 @given(seed=SEEDS, factor=st.floats(min_value=1e-4, max_value=1e4))
 def test_cosine(seed: int, factor: float) -> None:
     audio, motion = pair(3, 5, seed=seed)
-    scores = cosine_similarity(audio, motion)
+    scores = cosine_similarity(motion, audio)
     expected = [reference.cosine(a, m) for a, m in zip(audio.numpy(), motion.numpy(), strict=True)]
     np.testing.assert_allclose(scores.numpy(), expected, atol=1e-12)
-    torch.testing.assert_close(cosine_similarity(factor * audio, motion), scores)
-    torch.testing.assert_close(half_squared_distance(audio, motion), 1 - scores)
+    torch.testing.assert_close(cosine_similarity(motion, factor * audio), scores)
+    torch.testing.assert_close(half_squared_distance(motion, audio), 1 - scores)
 
 
 def test_embeddings_of_zeros_have_no_gradient_and_no_nan() -> None:
     zeros = torch.zeros(2, 4, requires_grad=True)
-    cosine_similarity(zeros, torch.ones(2, 4)).sum().backward()
+    cosine_similarity(torch.ones(2, 4), zeros).sum().backward()
     assert zeros.grad is not None and (zeros.grad == 0).all()
     assert (unit_norm(torch.zeros(3)) == 0).all()
 
@@ -73,7 +73,7 @@ def test_embeddings_of_zeros_have_no_gradient_and_no_nan() -> None:
 def test_sampled_similarity(embed: int) -> None:
     audio, motion = pair(3, 6, embed)
     indices = sample_negatives(3, 6, 4, generator=seeded())
-    expected = cosine_similarity(audio[:, :, None].expand(-1, -1, 4, -1), gather_negatives(motion, indices))
+    expected = cosine_similarity(gather_negatives(motion, indices), audio[:, :, None].expand(-1, -1, 4, -1))
     torch.testing.assert_close(sampled_similarity(audio, motion, indices), expected)
 
 
@@ -119,10 +119,10 @@ def test_info_nce_gradient_pulls_the_positive_and_pushes_the_negatives(seed: int
     with torch.no_grad():
         nearer = motion - 1e-3 * motion.grad / (motion.grad.norm() + 1e-30)
         farther = negatives - 1e-3 * negatives.grad / (negatives.grad.norm() + 1e-30)
-        before = cosine_similarity(audio, motion)
-        assert (cosine_similarity(audio, nearer) >= before - 1e-9).all()
+        before = cosine_similarity(motion, audio)
+        assert (cosine_similarity(nearer, audio) >= before - 1e-9).all()
         wide = audio[:, None].expand(-1, 5, -1)
-        assert (cosine_similarity(wide, farther) <= cosine_similarity(wide, negatives) + 1e-9).all()
+        assert (cosine_similarity(farther, wide) <= cosine_similarity(negatives, wide) + 1e-9).all()
 
 
 def test_a_lower_temperature_sharpens() -> None:
@@ -514,13 +514,13 @@ def test_learnable_temperature(make: Callable[..., nn.Module]) -> None:
 def test_bad_arguments() -> None:
     audio, motion = pair(2, 6, 4)
     with pytest.raises(
-        ShapeError, match=r"`audio`, `motion`: expected the same shape \(..., embed\), got \(2, 6, 4\) and \(6, 4\)"
+        ShapeError, match=r"`motion`, `audio`: expected the same shape \(..., embed\), got \(6, 4\) and \(2, 6, 4\)"
     ):
-        cosine_similarity(audio, motion[0])
+        cosine_similarity(motion[0], audio)
     with pytest.raises(ShapeError, match=r"expected \(clips, windows, embed\), got \(6, 4\)"):
         info_nce_all_pairs(audio[0], motion[0])
     with pytest.raises(ShapeError, match="floating-point"):
-        cosine_similarity(audio.long(), motion.long())
+        cosine_similarity(motion.long(), audio.long())
     with pytest.raises(ShapeError, match="`negatives`"):
         info_nce(audio, motion, motion)
     with pytest.raises(ShapeError, match="at least one negative"):

@@ -47,9 +47,9 @@ def test_the_cosine_is_the_weighted_mean_of_the_members(weights: list[float], pa
     together = SyncerEnsemble.of(members, weights=weights)(landmarks, audio, lengths=lengths)
     alone = [member(landmarks, audio, lengths=lengths) for member in members]
     for level, found in enumerate(together):
-        cosines = [cosine_similarity(parts[level].audio, parts[level].motion) for parts in alone]
+        cosines = [cosine_similarity(parts[level].motion, parts[level].audio) for parts in alone]
         expected = sum(weight * cosine for weight, cosine in zip(weights, cosines, strict=True)) / sum(weights)
-        torch.testing.assert_close(cosine_similarity(found.audio, found.motion), expected)
+        torch.testing.assert_close(cosine_similarity(found.motion, found.audio), expected)
         torch.testing.assert_close(found.audio.norm(dim=-1), torch.ones_like(found.audio[..., 0]))
         assert (found.mask is None) == (not padded)
         assert found.mask is None or torch.equal(found.mask, alone[0][level].mask)
@@ -106,7 +106,7 @@ def test_members_are_kept_and_frozen_with_the_ensemble() -> None:
         ({"syncer": replace(CONFIG.syncer, audio_stride=2)}, "audio_stride"),
         ({"syncer": replace(CONFIG.syncer, audio_features=5)}, "audio_features"),
         ({"syncer": replace(CONFIG.syncer, points=5)}, "landmark_points"),
-        ({"syncer": replace(CONFIG.syncer, dims=3)}, "landmark_dims"),
+        ({"syncer": replace(CONFIG.syncer, motion_channels=3), "landmark_dims": 3}, "landmark_dims"),
     ],
 )
 def test_members_that_do_not_fit_together(changes: dict[str, object], message: str) -> None:

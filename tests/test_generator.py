@@ -197,7 +197,7 @@ def test_stream_equals_forward(causal: bool, frames: int, branches: int) -> None
     faces, audio = batch(frames)
     seeded = [torch.Generator().manual_seed(5) for _ in range(2)]
     expected = network(faces, audio, generator=seeded[0]).landmarks
-    stream = GeneratorStream(network, faces, generator=seeded[1])
+    stream = GeneratorStream(network=network, observed=faces, generator=seeded[1])
     steps = [stream.step(piece) for piece in audio.split(4, dim=1)]
     first = min(frames, 3 + network.look_ahead)
     assert all(step is None for step in steps[:first])
@@ -211,7 +211,7 @@ def test_stream_equals_forward(causal: bool, frames: int, branches: int) -> None
 def test_stream_from_one_face_equals_generate() -> None:
     network = make(causal=True)
     faces, audio = batch(12)
-    stream = GeneratorStream(network, faces[:, 0])
+    stream = GeneratorStream(network=network, observed=faces[:, 0])
     steps = [stream.step(piece) for piece in mirror_audio(audio, 3).split(4, dim=1)]
     out = torch.stack([step for step in steps if step is not None], dim=1)
     torch.testing.assert_close(out, network.generate(faces[:, 0], audio).landmarks)
@@ -312,4 +312,4 @@ def test_bad_input() -> None:
     with pytest.raises(ShapeError, match="`face`"):
         network.generate(faces, audio)
     with pytest.raises(ShapeError, match=r"`audio`: expected .batch=2, audio_frames=4, coeffs."):
-        GeneratorStream(network, faces).step(audio)
+        GeneratorStream(network=network, observed=faces).step(audio)

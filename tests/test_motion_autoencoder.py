@@ -16,7 +16,7 @@ from avsync.corpus.synthetic.talker import SyntheticCorpus, synthetic_clip
 from avsync.errors import ClipTooShortError, ConfigError, ShapeError
 from avsync.landmarks.geometry import displacement
 from avsync.metrics.frechet import load_motion_autoencoder
-from avsync.models.motion_autoencoder import REGIONS, MotionAutoencoder, MotionAutoencoderConfig, quickness
+from avsync.models.motion_autoencoder import FACE_PARTS, MotionAutoencoder, MotionAutoencoderConfig, quickness
 from avsync.pretrained import from_pretrained, save_pretrained
 from avsync.training.autoencoder import AutoencoderTrainingConfig, autoencoder_loss, train_motion_autoencoder
 from avsync.training.engine import make_fabric
@@ -43,14 +43,14 @@ def test_decoding_has_the_shape_of_what_was_encoded() -> None:
     model = MotionAutoencoder(config=SMALL).eval()
     made = model.decode(model.encode(torch.rand(3, 16, 68, 2)))
     assert made.motion.shape == (3, 16, 68, 2)
-    assert made.quickness.shape == (3, 2 * len(REGIONS))
+    assert made.quickness.shape == (3, 2 * len(FACE_PARTS))
 
 
 def test_quickness_is_its_definition() -> None:
     motion = torch.rand(2, 9, 68, 2, generator=torch.Generator().manual_seed(0))
     velocity = np.diff(motion.numpy(), axis=1)
     for power, got in ((velocity, quickness(motion)[:, :5]), (np.diff(velocity, axis=1), quickness(motion)[:, 5:])):
-        expected = [np.log(np.sqrt((power[:, :, region] ** 2).sum(-1).mean((1, 2)))) for region in REGIONS]
+        expected = [np.log(np.sqrt((power[:, :, region] ** 2).sum(-1).mean((1, 2)))) for region in FACE_PARTS]
         np.testing.assert_allclose(got.numpy(), np.stack(expected, axis=1), atol=1e-4)
 
 

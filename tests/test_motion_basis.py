@@ -85,7 +85,7 @@ def test_the_stream_speaks_in_the_same_motions() -> None:
     generator = MultiScaleGenerator(GeneratorConfig(num_branches=2, motion_components=4, causal=True, **SMALL)).eval()
     observed, audio = torch.rand(1, 3, 68, 2), torch.randn(1, 4 * 11, 26)
     whole = generator(observed, audio, generator=torch.Generator().manual_seed(1)).landmarks
-    stream = GeneratorStream(generator, observed, generator=torch.Generator().manual_seed(1))
+    stream = GeneratorStream(network=generator, observed=observed, generator=torch.Generator().manual_seed(1))
     faces = [stream.step(piece) for piece in audio.split(4, dim=1)]
     torch.testing.assert_close(torch.stack([face for face in faces if face is not None], dim=1), whole, atol=1e-5, rtol=1e-5)
 

@@ -16,6 +16,7 @@ from avsync.landmarks.layouts import ANCHORS, REGIONS
 from avsync.landmarks.motion_features import MOTIONS, frame_velocity, head_size, local_shape, motion_channels, motion_features
 from avsync.models.syncer.encoders import SyncerConfig
 from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
+from avsync.pretrained import config_from_dict, config_to_dict
 from avsync.pyramid import temporal_pyramid
 
 
@@ -124,8 +125,8 @@ def test_shape_needs_the_layout() -> None:
 def test_configs_that_do_not_fit_say_what_would() -> None:
     with pytest.raises(ConfigError, match=r"`syncer.points`: expected 20 .* got 68"):
         SyncerPyramidConfig(region="mouth")
-    with pytest.raises(ConfigError, match=r"`syncer.dims`: expected 4 .* got 3"):
-        SyncerPyramidConfig(motion=("displacement", "shape"), syncer=SyncerConfig(dims=3))
+    with pytest.raises(ConfigError, match=r"`syncer.motion_channels`: expected 4 .* got 3"):
+        SyncerPyramidConfig(motion=("displacement", "shape"), syncer=SyncerConfig(motion_channels=3))
 
 
 @pytest.mark.parametrize(
@@ -133,19 +134,31 @@ def test_configs_that_do_not_fit_say_what_would() -> None:
 )
 def test_motions_that_there_are_not(motion: Any) -> None:
     with pytest.raises(ConfigError, match=r"`motion`: expected some of"):
-        SyncerPyramidConfig(motion=motion, syncer=SyncerConfig(dims=4))
+        SyncerPyramidConfig(motion=motion, syncer=SyncerConfig(motion_channels=4))
     with pytest.raises(ConfigError, match=r"`motion`: expected some of"):
         motion_features(faces(), motion=motion)
 
 
-@pytest.mark.parametrize(("motion", "dims"), [(MOTIONS, 7), (MOTIONS, 10), (("shape", "speed"), 4), (("displacement",), 1)])
-def test_landmarks_have_the_coordinates_that_the_motion_came_from(motion: tuple[str, ...], dims: int) -> None:
-    config = SyncerPyramidConfig(motion=motion, syncer=SyncerConfig(dims=dims))
-    assert motion_channels(motion, config.landmark_dims) == dims
+@pytest.mark.parametrize(
+    ("motion", "dims", "channels"), [(MOTIONS, 2, 7), (MOTIONS, 3, 10), (("shape", "speed"), 3, 4), (("displacement",), 1, 1)]
+)
+def test_landmark_dims_and_motion_channels_fit_together(motion: tuple[str, ...], dims: int, channels: int) -> None:
+    syncer = SyncerConfig(motion_channels=channels)
+    assert SyncerPyramidConfig(motion=motion, landmark_dims=dims, syncer=syncer).interface.landmark_dims == dims
+    with pytest.raises(ConfigError, match=f"`syncer.motion_channels`: expected {channels} .* got {channels + 1}"):
+        SyncerPyramidConfig(motion=motion, landmark_dims=dims, syncer=SyncerConfig(motion_channels=channels + 1))
+
+
+def test_configs_of_the_old_form_still_load() -> None:
+    config = SyncerPyramidConfig(motion=MOTIONS, syncer=SyncerConfig(motion_channels=7))
+    old = config_to_dict(config)
+    del old["landmark_dims"]
+    old["syncer"]["dims"] = old["syncer"].pop("motion_channels")
+    assert config_from_dict(SyncerPyramidConfig, old) == config
 
 
 @pytest.mark.parametrize(
-    ("motion", "region", "dims"),
+    ("motion", "region", "channels"),
     [
         (("displacement", "shape"), "face", 4),
         (MOTIONS, "face", 7),
@@ -153,9 +166,9 @@ def test_landmarks_have_the_coordinates_that_the_motion_came_from(motion: tuple[
         (("displacement",), "head", 2),
     ],
 )
-def test_a_pyramid_of_each_kind_takes_plain_landmarks(motion: tuple[str, ...], region: str, dims: int) -> None:
+def test_a_pyramid_of_each_kind_takes_plain_landmarks(motion: tuple[str, ...], region: str, channels: int) -> None:
     config = SyncerPyramidConfig(
-        syncer=SyncerConfig(width=8, embed=4, points=len(REGIONS[region]), dims=dims),
+        syncer=SyncerConfig(width=8, embed=4, points=len(REGIONS[region]), motion_channels=channels),
         motion=motion,
         region=region,
         num_levels=2,
@@ -176,7 +189,7 @@ def test_a_pyramid_of_each_kind_takes_plain_landmarks(motion: tuple[str, ...], r
 
 
 def test_shape_pyramids_compile_as_one_graph() -> None:
-    config = SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=4, dims=7), motion=MOTIONS, num_levels=1)
+    config = SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=4, motion_channels=7), motion=MOTIONS, num_levels=1)
     pyramid = SyncerPyramid(config=config).eval()
     x = faces(12)
     compiled = torch.compile(pyramid.embed_motion, fullgraph=True, backend="aot_eager")

@@ -63,7 +63,7 @@ def test_weights_need_a_window_at_every_level() -> None:
 def objective_loss(weight: Tensor | None, audio: Tensor, motion: Tensor, span: int = 3, **changes: object) -> Tensor:
     objective = LevelObjective(config=dataclasses.replace(CONFIG, **changes))
     return level_losses(
-        [objective], [Embeddings(audio, motion)], torch.Generator().manual_seed(0), span=span, weights=[weight]
+        [objective], [Embeddings(motion, audio)], torch.Generator().manual_seed(0), span=span, weights=[weight]
     )[0]
 
 
@@ -96,7 +96,7 @@ def test_silent_windows_are_negatives_and_padding_is_not() -> None:
     assert (audio.grad.abs().sum(dim=2) > 0).all(), "windows of weight zero are pushed away from the motion of the others"
     audio.grad = None
     objective = LevelObjective(config=CONFIG)
-    level_losses([objective], [Embeddings(audio, motion, speaking)], torch.Generator(), span=3).sum().backward()
+    level_losses([objective], [Embeddings(motion, audio, speaking)], torch.Generator(), span=3).sum().backward()
     assert torch.equal(audio.grad.abs().sum(dim=2) > 0, speaking)
 
 
@@ -110,13 +110,13 @@ def test_a_batch_without_any_weight_loses_nothing() -> None:
 def test_padding_weighs_nothing() -> None:
     """A clip with padded windows is worth as much as the clip alone, stretches that touch the padding left out."""
     audio, motion = embeddings(clips=1)
-    padded = [torch.cat([x, torch.randn(1, 4, 6)], dim=1) for x in (audio, motion)]
+    padded = [torch.cat([x, torch.randn(1, 4, 6)], dim=1) for x in (motion, audio)]
     mask = torch.arange(13)[None] < 9
     weight = torch.rand(1, 13)
     objectives = [LevelObjective(config=CONFIG)]
     chance = torch.Generator()
     found = level_losses(objectives, [Embeddings(*padded, mask)], chance, span=3, weights=[weight])
-    alone = level_losses(objectives, [Embeddings(audio, motion)], chance, span=3, weights=[weight[:, :9]])
+    alone = level_losses(objectives, [Embeddings(motion, audio)], chance, span=3, weights=[weight[:, :9]])
     torch.testing.assert_close(found, alone)
 
 

@@ -17,8 +17,8 @@ from avsync.training.doctor import diagnose, vital_signs
 
 
 def draw(seed: int, clips: int, windows: int, embed: int = 16) -> tuple[Tensor, Tensor]:
-    audio, motion = torch.randn(2, clips, windows, embed, generator=torch.Generator().manual_seed(seed))
-    return audio, motion
+    motion, audio = torch.randn(2, clips, windows, embed, generator=torch.Generator().manual_seed(seed))
+    return motion, audio
 
 
 def by_loops(audio: Tensor, motion: Tensor, mask: Tensor) -> dict[str, float]:
@@ -45,25 +45,25 @@ def by_loops(audio: Tensor, motion: Tensor, mask: Tensor) -> dict[str, float]:
 
 @given(seed=st.integers(0, 1000), clips=st.integers(2, 5), windows=st.integers(1, 9))
 def test_signs_are_those_of_loops_and_padding_does_not_count(seed: int, clips: int, windows: int) -> None:
-    audio, motion = draw(seed, clips, windows)
+    motion, audio = draw(seed, clips, windows)
     mask = torch.rand(clips, windows, generator=torch.Generator().manual_seed(seed)) < 0.8
     mask[:2] = True
     expected = by_loops(audio, motion, mask)
-    found = vital_signs([Embeddings(audio, motion, mask)])
+    found = vital_signs([Embeddings(motion, audio, mask)])
     assert set(found) == set(expected)
     for name, value in expected.items():
         assert found[name].item() == pytest.approx(value, abs=1e-5), name
     spoilt = torch.where(mask[..., None], audio, 1e3)
-    assert vital_signs([Embeddings(spoilt, motion, mask)])["gap0"].item() == pytest.approx(expected["gap0"], abs=1e-5)
+    assert vital_signs([Embeddings(motion, spoilt, mask)])["gap0"].item() == pytest.approx(expected["gap0"], abs=1e-5)
 
 
 def test_chance_learnt_and_collapsed() -> None:
-    audio, motion = draw(0, 8, 60, 64)
-    chance = vital_signs([Embeddings(audio, motion)])
+    motion, audio = draw(0, 8, 60, 64)
+    chance = vital_signs([Embeddings(motion, audio)])
     assert abs(chance["gap0"]) < 0.03 and abs(chance["in_sync0"] - 0.5) < 0.1 and chance["spread0"] > 0.9
-    learnt = vital_signs([Embeddings(audio, audio + 0.1 * motion)])
+    learnt = vital_signs([Embeddings(audio + 0.1 * motion, audio)])
     assert learnt["gap0"] > 0.9 and learnt["in_sync0"] == learnt["off_sync0"] == 1.0
-    collapsed = vital_signs([Embeddings(audio, motion * 1e-4 + 1.0)])  # one dead modality is enough
+    collapsed = vital_signs([Embeddings(motion, audio * 1e-4 + 1.0)])  # one dead modality is enough
     assert collapsed["spread0"] < 1e-3 and abs(collapsed["gap0"]) < 0.03
 
 

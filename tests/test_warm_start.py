@@ -24,7 +24,7 @@ from avsync.training.syncers import SyncerTrainingConfig, average_shape, draw_re
 from avsync.training.warm_start import WarmStartConfig, train_finest_first
 
 PYRAMID = SyncerPyramidConfig(
-    syncer=SyncerConfig(width=8, embed=8, frame_blocks=1, dims=4),
+    syncer=SyncerConfig(width=8, embed=8, frame_blocks=1, motion_channels=4),
     num_levels=3,
     motion=("displacement", "shape"),
     audio="log-mel",
@@ -93,11 +93,11 @@ def test_levels_built_otherwise_cannot_begin_with_each_others_weights(
 
 def test_single_windows_are_clips_of_their_own(bank: ClipBank) -> None:
     config = dataclasses.replace(
-        PYRAMID, motion=("displacement", "shape", "velocity"), syncer=SyncerConfig(width=8, embed=8, dims=6)
+        PYRAMID, motion=("displacement", "shape", "velocity"), syncer=SyncerConfig(width=8, embed=8, motion_channels=6)
     )
     pyramid = SyncerPyramid(config=config).eval()
     batch = bank.windows(20, stride=20).select(slice(0, 2))
-    audio, motion, _ = embed_single_windows(pyramid, batch, 16)
+    motion, audio, _ = embed_single_windows(pyramid, batch, 16)
     assert audio.shape == motion.shape == (2, 12, 8)
     torch.testing.assert_close(audio, pyramid.embed_audio(batch.audio[:, :64], levels=[0])[0])
     for t in range(12):

@@ -10,13 +10,10 @@ from typing import Any
 import numpy as np
 
 from avsync.errors import CorpusError
+from avsync.pyramid import FPS, SAMPLE_RATE
 
 Entry = Mapping[str, Any]
 
-FPS = 25.0
-"""Landmark frames a second."""
-SAMPLE_RATE = 16000
-"""Audio samples a second."""
 SAMPLES_PER_FRAME = 640
 """Audio samples a landmark frame, at 25 frames a second."""
 INDEX_NAME = "index.json"
@@ -50,7 +47,7 @@ def expect(fits: bool, clip: str, source: str, expected: str, got: object) -> No
         raise CorpusError(f"clip {clip!r}, {source}: expected {expected}, got {got}")
 
 
-def check_landmarks(clip: str, source: str, landmarks: Any) -> None:
+def check_clip_landmarks(clip: str, source: str, landmarks: Any) -> None:
     fits = isinstance(landmarks, np.ndarray) and landmarks.ndim == 3 and landmarks.dtype == np.float32
     shape = f"shape {landmarks.shape} of {landmarks.dtype}" if isinstance(landmarks, np.ndarray) else type(landmarks).__name__
     expect(fits, clip, source, "landmarks (frames, points, dims) of float32", shape)

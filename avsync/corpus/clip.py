@@ -32,8 +32,8 @@ from avsync.corpus._clip_checks import (
     SAMPLE_RATE,
     SAMPLES_PER_FRAME,
     Entry,
+    check_clip_landmarks,
     check_entry,
-    check_landmarks,
     check_waveform,
     expect,
     is_rate,
@@ -117,7 +117,7 @@ def check_clip(clip: Clip) -> None:
 
     Source: ours.
     """
-    check_landmarks(clip.id, "landmarks", clip.landmarks)
+    check_clip_landmarks(clip.id, "landmarks", clip.landmarks)
     check_entry({"id": clip.id, "frames": clip.frames, "speaker": clip.speaker, "split": clip.split})
     expect(is_rate(clip.fps), clip.id, "fps", "a rate above 0", clip.fps)
     expect(clip.sample_rate == SAMPLE_RATE, clip.id, "sample_rate", f"{SAMPLE_RATE} samples a second", clip.sample_rate)
@@ -168,7 +168,7 @@ def read_clip(folder: str | os.PathLike[str], entry: Entry, *, fps: float | None
         raise CorpusError(
             f"clip {name!r}, {track.name}: expected a whole npz archive without pickles, got {type(error).__name__}: {error}"
         ) from error
-    check_landmarks(name, track.name, landmarks)
+    check_clip_landmarks(name, track.name, landmarks)
     expect(landmarks.shape[0] == frames, name, track.name, f"{frames} frames as in the index", landmarks.shape[0])
     fits = stored.size == 1 and np.issubdtype(stored.dtype, np.number) and is_rate(rate := stored.item())
     fits = fits and (fps is None or rate == fps)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from avsync.corpus._clip_checks import check_landmarks
+from avsync.corpus._clip_checks import check_clip_landmarks
 from avsync.corpus.banks.memory import clip_readers
 from avsync.corpus.clip import FPS, INDEX_NAME, SAMPLE_RATE, SAMPLES_PER_FRAME, Clip, Corpus
 from avsync.corpus.media.files import read_audio
@@ -168,7 +168,7 @@ def _read_track(file: Path) -> Track:
         raise CorpusError(f"{file.name}: expected {FPS:g} frames a second, got {rate:g}")
     with np.errstate(over="ignore"):
         landmarks = landmarks.astype(np.float32)
-    check_landmarks(file.stem, file.name, landmarks)
+    check_clip_landmarks(file.stem, file.name, landmarks)
     sound = next((path for suffix in SOUNDS if (path := file.with_suffix(suffix)).is_file()), None)
     if sound is None:
         return Track(file.stem, landmarks)

@@ -15,7 +15,7 @@ from avsync.errors import ArgumentError
 from avsync.landmarks.geometry import check_landmarks, reference_face, safe_height
 from avsync.landmarks.layouts import JAW, MOUTH, NUM_POINTS
 
-CHANNELS = 3
+IMAGE_CHANNELS = 3
 """Channels of a picture: contour; brows, nose and eyes; mouth."""
 
 
@@ -107,10 +107,10 @@ def rasterise(
     column, row = torch.where(seen[..., None], place, 0.0).long().unbind(dim=-1)
     # A spare pixel after each picture takes the points that are not to be seen, so that the shapes do not depend on the values.
     pixel = (_channel_of_point(landmarks.device) * size + row) * size + column
-    spare = CHANNELS * size * size
+    spare = IMAGE_CHANNELS * size * size
     pictures = torch.zeros(*landmarks.shape[:-2], spare + 1, device=landmarks.device)
     pictures.scatter_(-1, torch.where(seen, pixel, spare), 1.0)
-    return pictures[..., :spare].unflatten(-1, (CHANNELS, size, size))
+    return pictures[..., :spare].unflatten(-1, (IMAGE_CHANNELS, size, size))
 
 
 def temporal_weights(frames: int, *, low: float = 0.2, high: float = 0.8, device: torch.device | None = None) -> Tensor:
@@ -173,4 +173,4 @@ def chunk_of(clips: int, frames: int, *, size: int, megabytes: float = 64.0) -> 
 
     Source: ours.
     """
-    return min(clips, max(1, math.floor(megabytes * 2**20 / (4 * CHANNELS * size * size * frames))))
+    return min(clips, max(1, math.floor(megabytes * 2**20 / (4 * IMAGE_CHANNELS * size * size * frames))))

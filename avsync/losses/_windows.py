@@ -12,7 +12,7 @@ from avsync.models.syncer.similarity import check_pair, unit_norm
 
 def check_windows(audio: Tensor, motion: Tensor) -> None:
     """Raise :class:`ShapeError` unless both are floating point and of one shape (clips, windows, embed)."""
-    check_pair(audio, motion)
+    check_pair(motion, audio)
     if audio.ndim != 3:
         raise ShapeError(f"`audio`, `motion`: expected (clips, windows, embed), got {describe_shape(audio)}")
 

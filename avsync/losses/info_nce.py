@@ -111,7 +111,7 @@ def info_nce(
 
     Source: paper section 3.1; its text does not state tau.
     """
-    check_pair(audio, motion)
+    check_pair(motion, audio)
     fits = is_tensor(negatives) and negatives.ndim == audio.ndim + 1
     if not fits or negatives.shape[:-2] + negatives.shape[-1:] != audio.shape or negatives.shape[-2] == 0:
         raise ShapeError(
@@ -218,7 +218,7 @@ def info_nce_sampled_each(
     for a, mask in zip(audio, masks, strict=True):
         check_mask(mask, a.shape[0], a.shape[1])
     losses = [
-        _nce(cosine_similarity(a, m), score, scale) for a, m, score, scale in zip(audio, motion, scores, scales, strict=True)
+        _nce(cosine_similarity(m, a), score, scale) for a, m, score, scale in zip(audio, motion, scores, scales, strict=True)
     ]
     return reduce_windows_each_across(losses, masks, reduction, group)
 

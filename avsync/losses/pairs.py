@@ -45,11 +45,11 @@ def margin_loss(audio: Tensor, motion: Tensor, target: Tensor, *, margin: float 
 
     Source: SyncNet (Chung and Zisserman 2016), after Chopra, Hadsell and LeCun 2005.
     """
-    check_pair(audio, motion)
+    check_pair(motion, audio)
     y = _check_target(audio, target)
     check_positive("margin", margin)
     with torch.autocast(device_type=audio.device.type, enabled=False):
-        half = half_squared_distance(audio, motion)
+        half = half_squared_distance(motion, audio)
         return reduce(y * half + (1.0 - y) * _repulsion(half, margin), reduction)
 
 
@@ -81,11 +81,11 @@ def cosine_bce(audio: Tensor, motion: Tensor, target: Tensor, *, mapping: str = 
 
     Source: Wav2Lip (Prajwal et al. 2020), section 3; the affine mapping is ours.
     """
-    check_pair(audio, motion)
+    check_pair(motion, audio)
     y = _check_target(audio, target)
     check_choice("mapping", mapping, MAPPINGS)
     with torch.autocast(device_type=audio.device.type, enabled=False):
-        logits = _alignment_logits(half_squared_distance(audio, motion), mapping)
+        logits = _alignment_logits(half_squared_distance(motion, audio), mapping)
         return reduce(F.binary_cross_entropy_with_logits(logits, y.to(logits.dtype), reduction="none"), reduction)
 
 
@@ -227,7 +227,7 @@ class _SampledPairLoss(nn.Module):
                 device=audio.device,
             )
         with torch.autocast(device_type=audio.device.type, enabled=False):
-            aligned = self.aligned_cost(half_squared_distance(audio, motion))
+            aligned = self.aligned_cost(half_squared_distance(motion, audio))
             mismatched = self.mismatched_cost((1.0 - sampled_similarity(audio, motion, indices)).clamp(min=0.0))
             return reduce_windows(0.5 * (aligned + mismatched.mean(dim=-1)), mask, self.reduction)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from avsync._checks import check_shape, describe_shape
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
 from avsync.losses._windows import check_mask
-from avsync.models.syncer.interface import MultiScaleSyncer, check_same_duration, window_mask
+from avsync.models.syncer.interface import Embeddings, MultiScaleSyncer, check_same_duration, window_mask
 from avsync.models.syncer.pyramid import fill_motion_frames
 from avsync.models.syncer.similarity import cosine_similarity
 from avsync.pretrained import from_pretrained
@@ -59,7 +59,7 @@ def level_sync_loss(audio: Tensor, motion: Tensor, *, mask: Tensor | None = None
     if audio.shape[1] == 0:
         raise ClipTooShortError("`audio`, `motion`: expected at least 1 window, got 0")
     with torch.autocast(device_type=audio.device.type, enabled=False):
-        score = cosine_similarity(audio, motion)
+        score = cosine_similarity(motion, audio)
     if mask is None:
         return -score.mean()
     check_mask(mask, audio.shape[0], audio.shape[1])
@@ -128,9 +128,7 @@ class _EncoderPairs(nn.Module):
         self.audio_encoders = nn.ModuleList(pair[0] for pair in pairs)
         self.motion_encoders = nn.ModuleList(pair[1] for pair in pairs)
 
-    def forward(
-        self, landmarks: Tensor, audio: Tensor, lengths: Tensor | None, levels: Sequence[int]
-    ) -> list[tuple[Tensor, Tensor, Tensor | None]]:
+    def forward(self, landmarks: Tensor, audio: Tensor, lengths: Tensor | None, levels: Sequence[int]) -> list[Embeddings]:
         stride = audio.shape[1] // max(landmarks.shape[1], 1)
         check_same_duration(landmarks, audio, stride)
         if lengths is not None:
@@ -150,7 +148,7 @@ class _EncoderPairs(nn.Module):
                     f" {tuple(motion.shape)} of motion"
                 )
             window = motions[level].shape[1] - motion.shape[1] + 1
-            embedded.append((sound, motion, window_mask(lengths, level, motion.shape[1], window)))
+            embedded.append(Embeddings(motion, sound, window_mask(lengths, level, motion.shape[1], window)))
         return embedded
 
 
@@ -306,7 +304,7 @@ class MultiScaleSyncLoss(nn.Module):
                 )
             levels = list(range(self.num_levels))
             embedded = self.syncers(landmarks, features, lengths, levels)
-        sounds, motions, masks = zip(*embedded, strict=True)
+        motions, sounds, masks = zip(*embedded, strict=True)
         loss = multi_scale_sync_loss(sounds, motions, level_weights=self.level_weights[: len(levels)], masks=masks)
         skipped = loss.per_level.new_zeros(self.num_levels - len(levels))
         return SyncLoss(loss.total, torch.cat([loss.per_level, skipped]))

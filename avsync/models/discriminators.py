@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from avsync._checks import check_floating, check_shape, describe_shape
+from avsync._checks import check_floating, check_shape, checked_config, describe_shape
 from avsync.errors import ClipTooShortError, ConfigError, ShapeError
 from avsync.landmarks.geometry import normalise
 from avsync.models.convnext import ConvNeXtBlock1d
@@ -136,7 +136,7 @@ class FrameDiscriminator(nn.Module):
 
     def __init__(self, config: FrameDiscriminatorConfig | None = None) -> None:
         super().__init__()
-        self.config = config = FrameDiscriminatorConfig() if config is None else config
+        self.config = config = checked_config(config, FrameDiscriminatorConfig)
         self.embedding = FrameEmbedding(in_features=config.points * config.dims, embed=config.embed, expansion=config.expansion)
         self.blocks = nn.Sequential(
             *(ConvNeXtBlock1d(channels=config.embed, kernel_size=1, expansion=config.expansion) for _ in range(config.depth))
@@ -275,7 +275,7 @@ class _WindowNetwork(nn.Module):
 
     def __init__(self, config: WindowDiscriminatorConfig | None = None) -> None:
         super().__init__()
-        self.config = config = WindowDiscriminatorConfig() if config is None else config
+        self.config = config = checked_config(config, WindowDiscriminatorConfig)
         self.embedding = FrameEmbedding(
             in_features=3 * config.points * config.dims, embed=config.embed, expansion=config.expansion
         )

@@ -15,12 +15,12 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from avsync._checks import check_floating, check_positive, check_shape
+from avsync._checks import check_floating, check_positive, check_shape, checked_config
 from avsync.errors import ClipTooShortError, ConfigError
 from avsync.landmarks.geometry import displacement
 from avsync.landmarks.layouts import BROWS, EYES, JAW, MOUTH, NOSE, NUM_POINTS
 
-REGIONS: tuple[slice, ...] = (JAW, BROWS, NOSE, EYES, MOUTH)
+FACE_PARTS: tuple[slice, ...] = (JAW, BROWS, NOSE, EYES, MOUTH)
 """Parts of the face whose quickness the code tells."""
 
 _STRIDES = 3  # halvings of the frame rate before the code
@@ -97,7 +97,7 @@ def quickness(motion: Tensor) -> Tensor:
     parts = []
     for signal in (velocity, velocity[:, 1:] - velocity[:, :-1]):
         power = signal.square().sum(-1).mean(1)  # (batch, points)
-        parts += [power[:, region].mean(-1) for region in REGIONS]
+        parts += [power[:, region].mean(-1) for region in FACE_PARTS]
     return 0.5 * torch.log(torch.stack(parts, dim=1) + _QUICKNESS_FLOOR**2)
 
 
@@ -134,9 +134,9 @@ class MotionAutoencoder(nn.Module):
 
     config_class = MotionAutoencoderConfig
 
-    def __init__(self, *, config: MotionAutoencoderConfig | None = None) -> None:
+    def __init__(self, config: MotionAutoencoderConfig | None = None) -> None:
         super().__init__()
-        self.config = config = config or MotionAutoencoderConfig()
+        self.config = config = checked_config(config, MotionAutoencoderConfig)
         self.num_features = config.features
         width, coarse = config.width, config.window // 2**_STRIDES
         coordinates = config.points * config.dims
@@ -148,7 +148,7 @@ class MotionAutoencoder(nn.Module):
         self.from_code = nn.Linear(config.features, coarse * width)
         self.up = nn.ModuleList(_Shift(width, width, stride=1) for _ in range(_STRIDES))
         self.head = nn.Linear(width, coordinates)
-        self.quickness_head = nn.Linear(config.features, 2 * len(REGIONS))
+        self.quickness_head = nn.Linear(config.features, 2 * len(FACE_PARTS))
         nn.init.constant_(self.quickness_head.bias, -2.5)  # about the mean of real faces
 
     def windows(self, landmarks: Tensor, *, reference: str | Tensor = "first", hop: int | None = None) -> Tensor:

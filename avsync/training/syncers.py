@@ -164,7 +164,7 @@ def embed_single_windows(pyramid: SyncerPyramid, batch: Batch, frames: int) -> E
     clips = rearrange(alone, "batch windows points dims frames -> (batch windows) frames points dims")
     motion = pyramid.embed_motion(clips, reference="mean", levels=[0])[0]
     audio = pyramid.embed_audio(batch.audio[:, : stride * frames], levels=[0])[0]
-    return Embeddings(audio, rearrange(motion, "(batch windows) 1 embed -> batch windows embed", batch=len(batch)))
+    return Embeddings(rearrange(motion, "(batch windows) 1 embed -> batch windows embed", batch=len(batch)), audio)
 
 
 def draw_reference(landmarks: Tensor, config: SyncerTrainingConfig, generator: torch.Generator) -> str | Tensor:

@@ -100,7 +100,7 @@ class Variant:
         """Sizes of the model."""
         syncer = SyncerConfig(
             points=len(REGIONS[self.region]),
-            dims=motion_channels(self.motion, DIMS),
+            motion_channels=motion_channels(self.motion, DIMS),
             width=self.width[0],
             window_blocks=2,
             dropout=self.dropout,

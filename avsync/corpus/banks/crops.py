@@ -17,9 +17,7 @@ from torch import Tensor, nn
 from avsync._checks import check_positive
 from avsync.corpus.banks.augmentation import AugmentConfig, random_tempo, vary_audio, vary_landmarks
 from avsync.errors import ArgumentError, ClipTooShortError
-
-AUDIO_FRAMES_PER_FRAME = 4
-"""Audio feature frames a landmark frame."""
+from avsync.pyramid import AUDIO_FRAMES_PER_FRAME
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from avsync.audio.features import normalise_waveform
 from avsync.corpus.banks.augmentation import AugmentConfig, interpolate_rows
-from avsync.corpus.banks.crops import AUDIO_FRAMES_PER_FRAME, Batch, CropBank
+from avsync.corpus.banks.crops import Batch, CropBank
 from avsync.corpus.clip import FPS, SAMPLES_PER_FRAME, Clip, Corpus, check_clip
 from avsync.errors import ClipTooShortError, CorpusError, ShapeError
+from avsync.pyramid import AUDIO_FRAMES_PER_FRAME
 
-__all__ = ["AUDIO_FRAMES_PER_FRAME", "AugmentConfig", "Batch", "ClipBank", "speech_mask"]
+__all__ = ["AugmentConfig", "Batch", "ClipBank", "speech_mask"]
 
 
 def speech_mask(

@@ -31,10 +31,11 @@ from avsync.corpus.banks._shard_file import (
     write_shard,
 )
 from avsync.corpus.banks.augmentation import interpolate_rows
-from avsync.corpus.banks.crops import AUDIO_FRAMES_PER_FRAME, CropBank
+from avsync.corpus.banks.crops import CropBank
 from avsync.corpus.banks.memory import clip_readers, encode_waveform, prepare_clips
 from avsync.corpus.clip import SAMPLES_PER_FRAME, Clip, Corpus
 from avsync.errors import CorpusError
+from avsync.pyramid import AUDIO_FRAMES_PER_FRAME
 
 FORMAT = 1
 """Version of the folder's layout; a reader refuses others."""

@@ -12,9 +12,10 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from avsync.pyramid import SAMPLE_RATE
+
 Array = NDArray[np.float32]
 
-SAMPLE_RATE = 16000
 HOP = 128
 """Samples between two control frames; 5 of them make one motion frame, and control frame j sits on sample 128 j."""
 CONTROL_RATE = SAMPLE_RATE / HOP

@@ -40,8 +40,8 @@ from avsync.corpus.synthetic import _face as face_model
 from avsync.corpus.synthetic import _voice as voice_model
 from avsync.corpus.synthetic._face import Array
 from avsync.errors import ArgumentError, ConfigError
+from avsync.pyramid import FPS, SAMPLE_RATE
 
-FPS = 25.0
 FRAME_SIZE = (640, 480)
 SPLITS = ("train", "val")
 _FIRST_SPEAKER = {"train": 0, "val": 100_000}
@@ -157,7 +157,7 @@ def synthetic_clip(config: SyntheticConfig | None = None, speaker: int = 0, clip
         landmarks=landmarks,
         waveform=waveform,
         fps=FPS,
-        sample_rate=voice_model.SAMPLE_RATE,
+        sample_rate=SAMPLE_RATE,
         frame_size=FRAME_SIZE,
     )
 

@@ -20,9 +20,8 @@ from torch import Tensor
 from avsync._checks import check_floating, check_shape
 from avsync.audio.features import dct_matrix
 from avsync.errors import ClipTooShortError
+from avsync.pyramid import SAMPLE_RATE
 
-SAMPLE_RATE = 16000
-"""Samples a second that SyncNet hears."""
 FRAME_LENGTH = 400
 """Samples a frame of features looks at."""
 HOP_LENGTH = 160

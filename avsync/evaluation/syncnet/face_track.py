@@ -20,9 +20,8 @@ from avsync.corpus.extraction.tracks import POLICIES, FaceTracker, Track, choose
 from avsync.corpus.media.video_source import VideoFrame, VideoSource
 from avsync.errors import AvsyncError, CorpusError
 from avsync.evaluation.syncnet.face_crop import FILTER_FRAMES, CropPath, crop_path, face_boxes
+from avsync.pyramid import FPS
 
-FPS = 25.0
-"""Pictures a second that SyncNet sees."""
 _LOST_SECONDS = 1.0  # 25 frames without the face end a published track
 _GAP_SECONDS = 0.25
 _BATCH_BYTES = 1 << 27

@@ -22,11 +22,12 @@ from avsync.corpus.detectors import Detector, as_detector
 from avsync.corpus.media.audio_source import SoundSource
 from avsync.corpus.media.video_source import VideoSource
 from avsync.errors import ArgumentError, ClipTooShortError
-from avsync.evaluation.syncnet.audio import FRAME_LENGTH, HOP_LENGTH, SAMPLE_RATE, syncnet_mfcc
+from avsync.evaluation.syncnet.audio import FRAME_LENGTH, HOP_LENGTH, syncnet_mfcc
 from avsync.evaluation.syncnet.face_crop import crop_face
-from avsync.evaluation.syncnet.face_track import FPS, FacePath, face_paths, frames_at
+from avsync.evaluation.syncnet.face_track import FacePath, face_paths, frames_at
 from avsync.evaluation.syncnet.network import AUDIO_STRIDE, AUDIO_WINDOW, WINDOW, SyncNet
 from avsync.metrics.offset import EDGES, offset_from_distances, window_distances
+from avsync.pyramid import FPS, SAMPLE_RATE
 
 FloatArray = npt.NDArray[np.float32]
 SAMPLES = int(SAMPLE_RATE / FPS)

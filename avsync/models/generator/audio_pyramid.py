@@ -15,9 +15,7 @@ from torch.nn import functional as F
 
 from avsync._checks import check_floating, check_positive, check_shape, describe_shape
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
-
-AUDIO_FRAMES_PER_FRAME = 4
-"""Audio frames (100 Hz) a motion frame (25 Hz)."""
+from avsync.pyramid import AUDIO_FRAMES_PER_FRAME
 
 
 def mirror_audio(audio: Tensor, warm_up: int) -> Tensor:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avsync._checks import check_floating, check_positive, check_shape, describe_shape
+from avsync._checks import check_floating, check_positive, check_shape, checked_config, describe_shape
 from avsync.errors import ArgumentError, ClipTooShortError, ConfigError
 from avsync.landmarks.geometry import normalise
-from avsync.models.generator.audio_pyramid import AUDIO_FRAMES_PER_FRAME, AudioPyramid, mirror_audio
+from avsync.models.generator.audio_pyramid import AudioPyramid, mirror_audio
 from avsync.models.generator.stacked import (
     StackedLinear,
     StackedPointwiseBlock,
@@ -22,6 +22,7 @@ from avsync.models.generator.stacked import (
     lstm_update,
     merge_branches,
 )
+from avsync.pyramid import AUDIO_FRAMES_PER_FRAME
 
 
 @dataclass(frozen=True)
@@ -264,7 +265,7 @@ class MultiScaleGenerator(nn.Module):
 
     def __init__(self, config: GeneratorConfig | None = None) -> None:
         super().__init__()
-        self.config = config = GeneratorConfig() if config is None else config
+        self.config = config = checked_config(config, GeneratorConfig)
         coordinates = config.points * config.dims
         branches, width = config.num_branches, config.branch_width
         self.audio_pyramid = AudioPyramid(

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from avsync._checks import check_positive, check_shape
 from avsync.errors import ArgumentError
-from avsync.models.generator.audio_pyramid import AUDIO_FRAMES_PER_FRAME, AudioPyramid, StridedConvNeXtBlock
+from avsync.models.generator.audio_pyramid import AudioPyramid, StridedConvNeXtBlock
 from avsync.models.generator.model import MultiScaleGenerator
+from avsync.pyramid import AUDIO_FRAMES_PER_FRAME
 
 
 class _BlockStream:
@@ -50,13 +51,13 @@ class AudioPyramidStream:
 
     Example:
         >>> pyramid = AudioPyramid(channels=8, levels=1, causal=True)
-        >>> [vector.shape for vector in AudioPyramidStream(pyramid).push(torch.zeros(2, 4, 26))]
+        >>> [vector.shape for vector in AudioPyramidStream(pyramid=pyramid).push(torch.zeros(2, 4, 26))]
         [torch.Size([1, 2, 8])]
 
     Source: ours.
     """
 
-    def __init__(self, pyramid: AudioPyramid) -> None:
+    def __init__(self, *, pyramid: AudioPyramid) -> None:
         self.pyramid = pyramid
         self._blocks = [_BlockStream(block) for block in pyramid.blocks]
         self._frames: list[deque[Tensor]] = [deque() for _ in range(pyramid.levels)]
@@ -129,7 +130,7 @@ class GeneratorStream:
     Example:
         >>> from avsync.models.generator.model import GeneratorConfig
         >>> config = GeneratorConfig(hidden=8, position_embed=8, audio_channels=8, branch_width=8, causal=True)
-        >>> stream = GeneratorStream(MultiScaleGenerator(config), torch.rand(1, 68, 2), warm_up=1)
+        >>> stream = GeneratorStream(network=MultiScaleGenerator(config), observed=torch.rand(1, 68, 2), warm_up=1)
         >>> [face is None for face in (stream.step(torch.zeros(1, 4, 26)) for _ in range(3))]
         [True, False, False]
 
@@ -138,9 +139,9 @@ class GeneratorStream:
 
     def __init__(
         self,
+        *,
         network: MultiScaleGenerator,
         observed: Tensor,
-        *,
         warm_up: int = 3,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -149,7 +150,7 @@ class GeneratorStream:
             observed = observed[:, None].expand(-1, warm_up, -1, -1)
         self.network = network
         self._observed = observed.shape[1]
-        self._audio = AudioPyramidStream(network.audio_pyramid)
+        self._audio = AudioPyramidStream(pyramid=network.audio_pyramid)
         with torch.no_grad():
             self._rollout = network.start(observed, generator=generator)
         self._pending: deque[Tensor] = deque()

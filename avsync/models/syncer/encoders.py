@@ -16,10 +16,10 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from avsync._checks import check_floating, check_shape
+from avsync._checks import check_floating, check_shape, checked_config
 from avsync.errors import ClipTooShortError, ConfigError, ShapeError
 from avsync.models.convnext import ConvNeXtBlock1d
-from avsync.pretrained import added_later
+from avsync.pretrained import added_later, renamed
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class SyncerConfig:
     Attributes:
         audio_features: Coefficients of an audio frame.
         points: Points of a face.
-        dims: Coordinates of a point.
+        motion_channels: Numbers per point that the motion encoder sees: the coordinates of a landmark if it sees displacements
+            only, more if it sees several motion features (:func:`avsync.landmarks.motion_features.motion_channels`).
         window: Motion frames of a window.
         audio_context: Motion frames before and behind a window whose sound the audio encoder sees beside the window's own; 0 is the
             paper's. At the ends of a clip its first and last audio frame are held.
@@ -43,7 +44,7 @@ class SyncerConfig:
 
     audio_features: int = 26
     points: int = 68
-    dims: int = 2
+    motion_channels: int = renamed(2, formerly="dims")
     window: int = 5
     audio_context: int = added_later(0)
     audio_stride: int = 4
@@ -54,7 +55,7 @@ class SyncerConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("audio_features", "points", "dims", "window", "audio_stride", "width", "embed"):
+        for name in ("audio_features", "points", "motion_channels", "window", "audio_stride", "width", "embed"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}`: expected at least 1, got {getattr(self, name)}")
         for name in ("audio_context", "frame_blocks", "window_blocks"):
@@ -103,31 +104,31 @@ class MotionEncoder(nn.Module):
     Source: ours; the paper names the blocks (section 4.1) and the window (section 3.1).
     """
 
-    def __init__(self, *, config: SyncerConfig | None = None) -> None:
+    def __init__(self, config: SyncerConfig | None = None) -> None:
         super().__init__()
-        self.config = config = config or SyncerConfig()
-        self.encoder = _WindowEncoder(features=config.points * config.dims, seen=config.window, config=config)
+        self.config = config = checked_config(config, SyncerConfig)
+        self.encoder = _WindowEncoder(features=config.points * config.motion_channels, seen=config.window, config=config)
 
     def forward(self, motion: Tensor) -> Tensor:
         """Embed all windows.
 
         Args:
-            motion: (batch, frames, points, dims) at the level's rate, as :func:`avsync.landmarks.geometry.displacement` gives it.
+            motion: (batch, frames, points, channels) at the level's rate, as :func:`avsync.landmarks.motion_features.motion_features`
+                returns it.
 
         Returns:
             Unnormalised embeddings (batch, frames - window + 1, embed); output ``t`` sees frames ``t..t + window - 1``.
 
         Raises:
-            ShapeError: Another number of points or dims than configured.
+            ShapeError: Another number of points or channels than configured.
             ClipTooShortError: Fewer frames than a window.
         """
-        check_shape("motion", motion, "batch frames points dims", points=self.config.points, dims=self.config.dims)
+        config = self.config
+        check_shape("motion", motion, "batch frames points channels", points=config.points, channels=config.motion_channels)
         check_floating("motion", motion)
-        if motion.shape[1] < self.config.window:
-            raise ClipTooShortError(
-                f"`motion`: expected at least {self.config.window} frames of the level, got {motion.shape[1]}"
-            )
-        return self.encoder(rearrange(motion, "batch frames points dims -> batch frames (points dims)"))
+        if motion.shape[1] < config.window:
+            raise ClipTooShortError(f"`motion`: expected at least {config.window} frames of the level, got {motion.shape[1]}")
+        return self.encoder(rearrange(motion, "batch frames points channels -> batch frames (points channels)"))
 
 
 class AudioEncoder(nn.Module):
@@ -149,9 +150,9 @@ class AudioEncoder(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, *, config: SyncerConfig | None = None) -> None:
+    def __init__(self, config: SyncerConfig | None = None) -> None:
         super().__init__()
-        self.config = config = config or SyncerConfig()
+        self.config = config = checked_config(config, SyncerConfig)
         seen = config.window + 2 * config.audio_context
         self.encoder = _WindowEncoder(features=config.audio_features * config.audio_stride, seen=seen, config=config)
         self.register_buffer("mean", torch.zeros(config.audio_features))

@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from avsync.errors import ConfigError
+from avsync.errors import ArgumentError, ConfigError
 from avsync.models.syncer.interface import MultiScaleSyncer, SyncerInterface
 from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
 from avsync.models.syncer.similarity import unit_norm
@@ -69,8 +69,10 @@ class SyncerEnsemble(MultiScaleSyncer):
 
     config_class = SyncerEnsembleConfig
 
-    def __init__(self, *, config: SyncerEnsembleConfig, pyramids: Sequence[SyncerPyramid] | None = None) -> None:
-        super().__init__(config.members[0].interface)
+    def __init__(self, config: SyncerEnsembleConfig, *, pyramids: Sequence[SyncerPyramid] | None = None) -> None:
+        if not isinstance(config, SyncerEnsembleConfig):
+            raise ArgumentError(f"`config`: expected SyncerEnsembleConfig, got {type(config).__name__}")
+        super().__init__(interface=config.members[0].interface)
         self.config = config
         if pyramids is None:
             pyramids = [SyncerPyramid(config=member) for member in config.members]

@@ -17,9 +17,9 @@ from avsync.pyramid import check_lengths, level_lengths, shortest_clip
 class Embeddings(NamedTuple):
     """Unnormalised embeddings of the windows of one level, and which of them are real."""
 
-    audio: Tensor
-    """(batch, windows, embed)."""
     motion: Tensor
+    """(batch, windows, embed)."""
+    audio: Tensor
     """(batch, windows, embed)."""
     mask: Tensor | None = None
     """(batch, windows), True for windows that lie inside their clip; None when no lengths were given."""
@@ -56,7 +56,7 @@ class MultiScaleSyncer(nn.Module):
     Source: ours; what it describes is Figure 1 of the paper.
     """
 
-    def __init__(self, interface: SyncerInterface) -> None:
+    def __init__(self, *, interface: SyncerInterface) -> None:
         super().__init__()
         self.interface = interface
 
@@ -148,8 +148,8 @@ class MultiScaleSyncer(nn.Module):
         sounds = self.embed_audio(audio, lengths=lengths, levels=levels)
         lengths = None if lengths is None else check_lengths(lengths, landmarks)
         return [
-            Embeddings(sound, motion, window_mask(lengths, level, motion.shape[1], self.window))
-            for level, sound, motion in zip(self._chosen(levels), sounds, motions, strict=True)
+            Embeddings(motion, sound, window_mask(lengths, level, motion.shape[1], self.window))
+            for level, motion, sound in zip(self._chosen(levels), motions, sounds, strict=True)
         ]
 
     def _chosen(self, levels: Sequence[int] | None) -> list[int]:

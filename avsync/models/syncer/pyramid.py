@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from avsync._checks import check_positive, check_shape
+from avsync._checks import check_positive, check_shape, checked_config
 from avsync.audio.speech import KINDS
 from avsync.errors import ClipTooShortError, ConfigError, ShapeError
 from avsync.landmarks.layouts import REGIONS
@@ -37,16 +37,16 @@ class Syncer(nn.Module):
 
     Example:
         >>> syncer = Syncer(config=SyncerConfig(width=8, embed=4))
-        >>> audio, motion, _ = syncer(torch.zeros(2, 80, 68, 2), torch.zeros(2, 320, 26))
-        >>> audio.shape == motion.shape == (2, 76, 4)
+        >>> motion, audio, _ = syncer(torch.zeros(2, 80, 68, 2), torch.zeros(2, 320, 26))
+        >>> motion.shape == audio.shape == (2, 76, 4)
         True
 
     Source: paper section 3.1.
     """
 
-    def __init__(self, *, config: SyncerConfig | None = None) -> None:
+    def __init__(self, config: SyncerConfig | None = None) -> None:
         super().__init__()
-        self.config = config or SyncerConfig()
+        self.config = checked_config(config, SyncerConfig)
         self.audio_encoder = AudioEncoder(config=self.config)
         self.motion_encoder = MotionEncoder(config=self.config)
 
@@ -54,7 +54,7 @@ class Syncer(nn.Module):
         """Embed all windows of both modalities.
 
         Args:
-            motion: (batch, frames, points, dims) at the level's rate.
+            motion: (batch, frames, points, channels) at the level's rate.
             audio: (batch, audio_stride * frames, audio_features) at the level's rate.
 
         Returns:
@@ -64,7 +64,7 @@ class Syncer(nn.Module):
             ShapeError: The two do not last equally long, or have a wrong shape.
         """
         check_same_duration(motion, audio, self.config.audio_stride)
-        return Embeddings(self.audio_encoder(audio), self.motion_encoder(motion))
+        return Embeddings(self.motion_encoder(motion), self.audio_encoder(audio))
 
 
 _OF_A_LEVEL = ("audio_context", "width")
@@ -76,9 +76,10 @@ class SyncerPyramidConfig:
     """A stack of syncers, equal but for the sound around a window and, where it is asked for, their width.
 
     Attributes:
-        syncer: Sizes of every level's syncer; its ``points`` are those of the region, its ``dims`` the coordinates that the motion
-            has for each of them (:func:`avsync.landmarks.motion_features.motion_channels`).
+        syncer: Sizes of every level's syncer; its ``points`` are those of the region, its ``motion_channels`` the numbers per
+            point of the motion features (:func:`avsync.landmarks.motion_features.motion_channels`).
         num_levels: Levels of the pyramid (the paper: 4).
+        landmark_dims: Coordinates of a landmark, 2 or 3.
         motion: What of the motion is looked at: some of "displacement", "shape", "velocity" and "speed"; see
             :func:`avsync.landmarks.motion_features.motion_features`.
         audio: Features it is trained on: "log-mel" or "mfcc" (:class:`avsync.audio.speech.SpeechFeatures`), which let it be
@@ -99,6 +100,7 @@ class SyncerPyramidConfig:
 
     syncer: SyncerConfig = SyncerConfig()
     num_levels: int = 4
+    landmark_dims: int = added_later(2)
     audio: str = "custom"
     motion: tuple[str, ...] = ("displacement",)
     region: str = "face"
@@ -123,11 +125,13 @@ class SyncerPyramidConfig:
                 f"`syncer.points`: expected {points} with motion {self.motion!r} of the region {self.region!r}, got"
                 f" {self.syncer.points}"
             )
-        wanted = [motion_channels(self.motion, dims) for dims in (2, 3)]
-        if self.motion != ("displacement",) and self.syncer.dims not in wanted:
+        if self.landmark_dims < 1:
+            raise ConfigError(f"`landmark_dims`: expected at least 1, got {self.landmark_dims}")
+        wanted = motion_channels(self.motion, self.landmark_dims)
+        if self.syncer.motion_channels != wanted:
             raise ConfigError(
-                f"`syncer.dims`: expected {wanted[0]} (or {wanted[1]} for landmarks in space) with motion {self.motion}, got"
-                f" {self.syncer.dims}"
+                f"`syncer.motion_channels`: expected {wanted} with motion {self.motion} of landmarks of {self.landmark_dims}"
+                f" dims, got {self.syncer.motion_channels}"
             )
         for name in _OF_A_LEVEL:
             if len(getattr(self, name)) not in (0, self.num_levels):
@@ -174,12 +178,6 @@ class SyncerPyramidConfig:
         """Points of a landmarked face: those of the region are picked out of the 68-point layout."""
         return self.syncer.points if self.region == "face" else len(REGIONS["face"])
 
-    @property
-    def landmark_dims(self) -> int:
-        """Coordinates of a landmark."""
-        speeds = self.motion.count("speed")
-        return (self.syncer.dims - speeds) // (len(self.motion) - speeds)
-
 
 class SyncerPyramid(MultiScaleSyncer):
     """One syncer a level, over pyramids of motion and sound (Figure 1 of the paper).
@@ -198,9 +196,9 @@ class SyncerPyramid(MultiScaleSyncer):
     config_class = SyncerPyramidConfig
     average_shape: Tensor | None
 
-    def __init__(self, *, config: SyncerPyramidConfig | None = None) -> None:
-        config = config or SyncerPyramidConfig()
-        super().__init__(config.interface)
+    def __init__(self, config: SyncerPyramidConfig | None = None) -> None:
+        config = checked_config(config, SyncerPyramidConfig)
+        super().__init__(interface=config.interface)
         self.config = config
         self.syncers = nn.ModuleList(Syncer(config=self.config.level_syncer(level)) for level in range(self.config.num_levels))
         # Only those that look at shape have this buffer, so that the others' files need not carry it.

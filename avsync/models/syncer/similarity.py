@@ -1,4 +1,4 @@
-"""Equation (3): the score of an audio and a motion embedding is their cosine.
+"""Equation (3): the score of a motion and an audio embedding is their cosine.
 
 Embeddings come un-normalised from any model. Everything here is computed in at least float32, whatever autocast says, because a
 cosine near 1 has no digits left in half precision.
@@ -41,12 +41,12 @@ def unit_norm(embeddings: Tensor) -> Tensor:
     return x * scale
 
 
-def cosine_similarity(audio: Tensor, motion: Tensor) -> Tensor:
-    """Equation (3): the score of an audio window and a motion window is the cosine of their embeddings.
+def cosine_similarity(motion: Tensor, audio: Tensor) -> Tensor:
+    """Equation (3): the score of a motion window and an audio window is the cosine of their embeddings.
 
     Args:
-        audio: (..., embed).
-        motion: (..., embed), the same shape.
+        motion: (..., embed).
+        audio: (..., embed), the same shape.
 
     Returns:
         (...), in [-1, 1].
@@ -60,16 +60,16 @@ def cosine_similarity(audio: Tensor, motion: Tensor) -> Tensor:
 
     Source: paper section 3.1.
     """
-    check_pair(audio, motion)
-    return (unit_norm(audio) * unit_norm(motion)).sum(dim=-1)
+    check_pair(motion, audio)
+    return (unit_norm(motion) * unit_norm(audio)).sum(dim=-1)
 
 
-def half_squared_distance(audio: Tensor, motion: Tensor) -> Tensor:
+def half_squared_distance(motion: Tensor, audio: Tensor) -> Tensor:
     """One minus the cosine, as half the squared distance of the unit vectors: exact where the cosine is close to 1.
 
     Args:
-        audio: (..., embed).
-        motion: (..., embed), the same shape.
+        motion: (..., embed).
+        audio: (..., embed), the same shape.
 
     Returns:
         (...), in [0, 2].
@@ -83,14 +83,14 @@ def half_squared_distance(audio: Tensor, motion: Tensor) -> Tensor:
 
     Source: ours.
     """
-    check_pair(audio, motion)
-    return 0.5 * (unit_norm(audio) - unit_norm(motion)).square().sum(dim=-1)
+    check_pair(motion, audio)
+    return 0.5 * (unit_norm(motion) - unit_norm(audio)).square().sum(dim=-1)
 
 
-def check_pair(audio: Tensor, motion: Tensor) -> None:
+def check_pair(motion: Tensor, audio: Tensor) -> None:
     """Raise :class:`ShapeError` unless both are floating point and of one shape (..., embed)."""
-    if not is_tensor(audio) or not is_tensor(motion) or audio.ndim == 0 or audio.shape != motion.shape:
-        shapes = f"{describe_shape(audio)} and {describe_shape(motion)}"
-        raise ShapeError(f"`audio`, `motion`: expected the same shape (..., embed), got {shapes}")
-    check_floating("audio", audio)
+    if not is_tensor(motion) or not is_tensor(audio) or motion.ndim == 0 or motion.shape != audio.shape:
+        shapes = f"{describe_shape(motion)} and {describe_shape(audio)}"
+        raise ShapeError(f"`motion`, `audio`: expected the same shape (..., embed), got {shapes}")
     check_floating("motion", motion)
+    check_floating("audio", audio)
