@@ -14,9 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from avsync.audio.features import MFCC, LogMel
+from avsync.corpus.banks.interference import add_interference
 from avsync.errors import ArgumentError, ConfigError
 from avsync.landmarks.augmentation import augment as augment_landmarks
 from avsync.landmarks.geometry import face_height
+from avsync.landmarks.tracking_faults import track_roughly
 
 FRAMES_PER_SECOND = 25.0
 """Landmark frames a second of every crop."""
@@ -45,6 +48,13 @@ class AugmentConfig:
         tempo: Smallest and largest speed at which a crop is played, face and sound together; drawn evenly in its logarithm.
         equaliser_db: Standard deviation of a random smooth curve over the mel bands, one a crop, in decibels.
         noise_db: Standard deviation of noise on every feature, in decibels.
+        interference_share: Share of the crops to whose audio background noise or other voices are added; needs log-mel features. See
+            :func:`avsync.corpus.banks.interference.add_interference`.
+        snr_db: Smallest and largest signal-to-noise ratio of these crops, in decibels.
+        smooth_share: Share of the crops whose tracks are smoothed over 3 to 5 frames. See
+            :func:`avsync.landmarks.tracking_faults.track_roughly`, also for the next two.
+        repeat_share: Share of the crops with repeated frames.
+        tremble_share: Share of the crops with a jitter of up to 0.006 face heights on top of ``jitter``.
         enabled: False leaves crops as they are.
 
     Raises:
@@ -69,11 +79,21 @@ class AugmentConfig:
     tempo: tuple[float, float] = (1.0, 1.0)
     equaliser_db: float = 0.0
     noise_db: float = 0.0
+    interference_share: float = 0.0
+    snr_db: tuple[float, float] = (0.0, 20.0)
+    smooth_share: float = 0.0
+    repeat_share: float = 0.0
+    tremble_share: float = 0.0
     enabled: bool = True
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        ranges = (("scale", self.scale, 0.0), ("tempo", self.tempo, 0.0), ("gain_db", self.gain_db, -math.inf))
+        ranges = (
+            ("scale", self.scale, 0.0),
+            ("tempo", self.tempo, 0.0),
+            ("gain_db", self.gain_db, -math.inf),
+            ("snr_db", self.snr_db, -math.inf),
+        )
         for name, (low, high), bound in ranges:
             if not bound < low <= high < math.inf:
                 raise ConfigError(f"`{name}`: expected (smallest, largest), got {(low, high)!r}")
@@ -87,6 +107,10 @@ class AugmentConfig:
             ("equaliser_db", self.equaliser_db, math.inf),
             ("noise_db", self.noise_db, math.inf),
             ("flip_probability", self.flip_probability, 1.0),
+            ("interference_share", self.interference_share, 1.0),
+            ("smooth_share", self.smooth_share, 1.0),
+            ("repeat_share", self.repeat_share, 1.0),
+            ("tremble_share", self.tremble_share, 1.0),
         ):
             if not 0 <= value <= limit:
                 raise ConfigError(f"`{name}`: expected a number from 0 to {limit:g}, got {value!r}")
@@ -137,7 +161,7 @@ def interpolate_rows(rows: Tensor, begin: Tensor, tempo: Tensor, count: int, end
 
 
 def vary_landmarks(landmarks: Tensor, config: AugmentConfig, generator: torch.Generator | None = None) -> Tensor:
-    """One random similarity, and perhaps a flip, for each crop (batch, frames, points, dims); then what changes the faces."""
+    """Apply one random similarity, and perhaps a flip, to each crop (batch, frames, points, dims); then other faces, then faults."""
     views = augment_landmarks(
         landmarks,
         scale=config.scale,
@@ -146,7 +170,16 @@ def vary_landmarks(landmarks: Tensor, config: AugmentConfig, generator: torch.Ge
         flip_probability=config.flip_probability,
         generator=generator,
     )
-    return deform(views, config, generator)
+    faces = deform(views, config, generator)
+    if not (config.tremble_share or config.repeat_share or config.smooth_share):
+        return faces
+    return track_roughly(
+        faces,
+        jitter_share=config.tremble_share,
+        repeat_share=config.repeat_share,
+        smooth_share=config.smooth_share,
+        generator=generator,
+    )
 
 
 def deform(landmarks: Tensor, config: AugmentConfig, generator: torch.Generator | None = None) -> Tensor:
@@ -193,7 +226,7 @@ def deform(landmarks: Tensor, config: AugmentConfig, generator: torch.Generator 
 
 
 def vary_audio(audio: Tensor, features: nn.Module, config: AugmentConfig, generator: torch.Generator | None = None) -> Tensor:
-    """Gain, equaliser and noise on features in decibels.
+    """Apply gain, equaliser and noise to features in decibels, then interference to log-mel energies.
 
     Args:
         audio: (batch, audio_frames, coeffs).
@@ -206,7 +239,8 @@ def vary_audio(audio: Tensor, features: nn.Module, config: AugmentConfig, genera
         (batch, audio_frames, coeffs).
 
     Raises:
-        ArgumentError: ``features`` has no ``filter_offset`` and a gain or an equaliser is asked for.
+        ArgumentError: ``features`` has no ``filter_offset`` and a gain or an equaliser is asked for, or they are not log-mel energies
+            and interference is.
     """
     device = audio.device if generator is None else generator.device
     low, high = config.gain_db
@@ -223,4 +257,11 @@ def vary_audio(audio: Tensor, features: nn.Module, config: AugmentConfig, genera
         audio = audio + features.filter_offset((gain + curve).to(audio))[:, None]
     if config.noise_db:
         audio = audio + config.noise_db * torch.randn(audio.shape, generator=generator, device=device).to(audio)
+    if config.interference_share:
+        if not isinstance(features, LogMel) or isinstance(features, MFCC):
+            raise ArgumentError(
+                "`augment`: expected interference_share = 0, as only the powers of log-mel features can be added, got"
+                f" {config.interference_share!r} with {type(features).__name__}"
+            )
+        audio = add_interference(audio, share=config.interference_share, snr_db=config.snr_db, generator=generator)
     return audio
