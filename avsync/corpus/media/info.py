@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from avsync._checks import import_extra
@@ -68,6 +69,11 @@ def reason(error: BaseException) -> str:
     return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
 
 
+def _lenient(av: ModuleType) -> dict[str, str]:
+    """Arguments of ``av.open`` with which metadata in broken UTF-8 does not matter; PyAV 19 needs and knows none."""
+    return {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+
+
 def open_media(path: str | os.PathLike[str]) -> Any:
     """Open a media file for reading.
 
@@ -84,11 +90,9 @@ def open_media(path: str | os.PathLike[str]) -> Any:
     if file.stat().st_size == 0:
         raise CorpusError(f"{path}: expected a media file, got an empty one")
     try:
-        # "file:" keeps FFmpeg from reading a colon in a name as a protocol; broken text in the metadata is of no interest.
-        # Options of the container alone: PyAV before 18 hands others to streams too, and crashes where these turn up late (MPEG).
-        container = av.open(
-            f"file:{os.fspath(file)}", metadata_errors="replace", container_options={"protocol_whitelist": "file"}
-        )
+        # "file:" keeps FFmpeg from reading a colon in a name as a protocol.
+        # Options of the container alone: PyAV hands others to streams too, and crashes where these turn up late (MPEG).
+        container = av.open(f"file:{os.fspath(file)}", container_options={"protocol_whitelist": "file"}, **_lenient(av))
     except PermissionError as error:
         raise CorpusError(f"{path}: expected a readable file, got: {reason(error)}") from error
     except failures() as error:

@@ -226,14 +226,14 @@ def _orientation(frame: Any) -> tuple[bool, int]:
     The display matrix maps (x, y), y downwards, to (a x + c y, b x + d y); its entries are rounded to the nearest of the eight
     ways of laying a rectangle on itself.
     """
-    for data in frame.side_data:
-        if data.type.name == "DISPLAYMATRIX" and len(bytes(data)) >= 36:
-            a, b, _, c, d = struct.unpack("<5i", bytes(data)[:20])
-            mirror = a * d - b * c < 0
-            if mirror:
-                a, b = -a, -b
-            return mirror, round(math.atan2(-b, a) / (math.pi / 2)) % 4 if (a or b) else 0
-    return False, 0
+    matrix = frame.side_data.get("DISPLAYMATRIX")  # PyAV 18 iterates over values, 19 over keys; both know names
+    if matrix is None or len(bytes(matrix)) < 36:
+        return False, 0
+    a, b, _, c, d = struct.unpack("<5i", bytes(matrix)[:20])
+    mirror = a * d - b * c < 0
+    if mirror:
+        a, b = -a, -b
+    return mirror, round(math.atan2(-b, a) / (math.pi / 2)) % 4 if (a or b) else 0
 
 
 def _sizes(
