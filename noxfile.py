@@ -1,5 +1,8 @@
 """Sessions: ``python -m nox`` runs every check in fresh environments; ``python -m nox -s tests -- -k pyramid`` one of them.
 
+The default sessions need Python 3.11, 3.12 and 3.13. An interpreter that is missing is an error, so that no version goes untested in
+silence; ``python -m nox -s tests`` needs the running one only.
+
 The sessions ask for torch 2.13.0 by its exact number, so that all of them, and everybody who runs them, check against the same
 release. ``oracle`` alone has another: torchaudio is compiled against particular releases of torch, and imports beside that one.
 """
@@ -7,6 +10,7 @@ release. ``oracle`` alone has another: torchaudio is compiled against particular
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -16,13 +20,15 @@ nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_existing_virtualenvs = True
 # In this order; the tests come last, so that their closing line is the first thing that one sees.
-nox.options.sessions = ["lint", "typecheck", "build", "docs", "oracle", "fan", "tests"]
+nox.options.sessions = ["lint", "typecheck", "build", "docs", "oracle", "fan", "lowest", "newer", "tests"]
+nox.options.error_on_missing_interpreters = True
 
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 TORCH = "torch==2.13.0"
 # pytest runs as two processes: more threads in each than its share of the cores would only make them wait for one another.
 WORKERS = 2
+PYTEST = ["hypothesis>=6.115", "pytest>=8.3,<10", "pytest-xdist>=3.6"]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -34,6 +40,47 @@ def install(session: nox.Session, *requirements: str) -> None:
 def group(name: str) -> list[str]:
     """The requirements of one of pyproject.toml's dependency groups."""
     return list(nox.project.dependency_groups(PROJECT, name))
+
+
+# What depends on the versions of PyAV, NumPy and Python: media files, extraction, files of unknown origin, worker processes.
+MEDIA_TESTS = [
+    "test_corpus_media.py",
+    "test_video_source.py",
+    "test_sound_source.py",
+    "test_media_timing.py",
+    "test_media_fuzz.py",
+    "test_corpus_clip.py",
+    "test_extract.py",
+    "test_extract_input.py",
+    "test_batch.py",
+    "test_shards.py",
+    "test_resync.py",
+]
+LOWEST_TESTS = [
+    "test_sync_loss.py",
+    "test_contrastive.py",
+    "test_adversarial.py",
+    "test_discriminators.py",
+    "test_generator.py",
+    "test_pyramid.py",
+    "test_offset_loss.py",
+    "test_pretrained.py",
+    "test_checkpoint.py",
+    "test_metric_classes.py",
+    "test_frechet.py",
+    "test_figures.py",
+]
+
+
+def test_files(*names: str) -> list[str]:
+    """Paths of test files; one that is missing is an error of pytest."""
+    return [str(Path("tests", name)) for name in names]
+
+
+def lowest_versions(requirements: list[str]) -> list[str]:
+    """The requirements with each ``>=`` as ``==``: the oldest releases that they admit."""
+    found = [re.match(r"([\w.-]+)>=([\w.]+)", requirement) for requirement in requirements]
+    return [f"{match[1]}=={match[2]}" for match in found if match is not None]
 
 
 @nox.session
@@ -100,7 +147,7 @@ def oracle(session: nox.Session) -> None:
 @nox.session
 def fan(session: nox.Session) -> None:
     """Run the real face-alignment on weights that the test writes in its cache format."""
-    install(session, TORCH, "-e", ".[landmarks]", "hypothesis>=6.115", "pytest>=8.3,<10")
+    install(session, TORCH, "-e", ".[landmarks]", *PYTEST)
     paths = session.posargs or ["tests/test_face_alignment_real.py"]
     session.run("python", "-m", "pytest", *paths, env={**ONE_THREAD, "AVSYNC_REQUIRE_FACE_ALIGNMENT": "1"})
 
@@ -109,8 +156,39 @@ def fan(session: nox.Session) -> None:
 def mediapipe(session: nox.Session) -> None:
     """Run the real mediapipe on the two videos beside the corpus (``AVSYNC_CORPUS``, by default ../shared/corpus); not for CI."""
     # Another release of numpy than the other sessions have: this mediapipe was built for the first.
-    install(session, TORCH, "-e", ".[media]", "mediapipe==0.10.14", "numpy<2", "hypothesis>=6.115", "pytest>=8.3,<10")
+    install(session, TORCH, "-e", ".[media]", "mediapipe==0.10.14", "numpy<2", *PYTEST)
     session.run("python", "-m", "pytest", "-s", *(session.posargs or ["tests/mediapipe_real_run.py"]), env=ONE_THREAD)
+
+
+@nox.session(python="3.11")
+def lowest(session: nox.Session) -> None:
+    """Test media, files and losses with the oldest release of every dependency that pyproject.toml admits."""
+    extras = PROJECT["project"]["optional-dependencies"]
+    # torchaudio and face-alignment have sessions of their own.
+    optional = [name for extra in ("media", "train", "metrics", "plot", "hub", "rich") for name in extras[extra]]
+    install(session, *lowest_versions([*PROJECT["project"]["dependencies"], *optional]), *PYTEST)
+    install(session, "--no-deps", "-e", ".")
+    paths = session.posargs or test_files(*MEDIA_TESTS, *LOWEST_TESTS)
+    session.run("python", "-m", "pytest", "-n", str(WORKERS), *paths, env=ONE_THREAD)
+
+
+@nox.session(python=["3.12", "3.13"], reuse_venv=False)
+def newer(session: nox.Session) -> None:
+    """On every newer Python: the wheel with its core dependencies alone, then media, extraction and compiled losses."""
+    wheels = Path(session.create_tmp()) / "wheels"
+    shutil.rmtree(wheels, ignore_errors=True)
+    session.run("python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(wheels), ".")
+    (wheel,) = wheels.glob("*.whl")
+    install(session, TORCH, str(wheel))
+    session.run("python", "-I", str(ROOT / "tests" / "bare_install.py"), str(wheel), env=ONE_THREAD)
+    # pytest prefers the package of the working directory to the installed one.
+    install(session, *group("test"))
+    pytest = ("python", "-m", "pytest", "-n", str(WORKERS))
+    if session.posargs:
+        session.run(*pytest, *session.posargs, env=ONE_THREAD)
+        return
+    session.run(*pytest, *test_files(*MEDIA_TESTS), env=ONE_THREAD)
+    session.run(*pytest, "tests", "-k", "compil", env=ONE_THREAD)
 
 
 @nox.session

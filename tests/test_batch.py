@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("av")
-
 from avsync.corpus.clip import Clip, Corpus, read_clip, write_clip, write_index
 from avsync.corpus.extraction import records as extraction_records
 from avsync.corpus.extraction import run_job

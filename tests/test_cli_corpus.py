@@ -8,11 +8,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
-
-av = pytest.importorskip("av")
-pytest.importorskip("matplotlib")
 
 from avsync.audio.speech import SpeechFeatures
 from avsync.cli import main
@@ -98,7 +96,6 @@ def test_extract_in_shares(talks: Path, tmp_path: Path, capsys: pytest.CaptureFi
 def test_the_bar_runs_to_its_end(
     talks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("tqdm")
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     (tmp_path / "bad.mp4").write_bytes(b"")
     assert extract(talks, tmp_path / "bad.mp4", "--out", tmp_path / "c") == 1

@@ -21,8 +21,6 @@ from avsync.corpus.banks.memory import ClipBank
 from avsync.corpus.clip import Clip, Corpus, check_clip, read_clip, sample_of_frame, write_clip, write_index
 from avsync.errors import ArgumentError, CorpusError
 
-pytest.importorskip("av")
-
 REAL_CORPUS = Path(os.environ.get("AVSYNC_CORPUS", Path(__file__).parents[2] / "shared" / "corpus"))
 
 

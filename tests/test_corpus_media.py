@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import av
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -12,8 +13,6 @@ import pytest
 from avsync._files import replacing, write_json
 from avsync.corpus.media.files import read_audio, write_audio, write_video
 from avsync.errors import ArgumentError, CorpusError, MissingExtraError, ShapeError
-
-av = pytest.importorskip("av")
 
 
 def noise(samples: int) -> npt.NDArray[np.float32]:

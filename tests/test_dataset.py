@@ -241,7 +241,6 @@ def test_bad_clips_raise_or_are_listed(tmp_path: Path) -> None:
     assert bank.ids == ("a", "b") and [name for name, _ in bank.bad] == ["x", "y", "z"]
     with pytest.raises(CorpusError, match="expected at least one good clip, got none and 2 bad ones"):
         ClipBank(damaged[:2], features=LogMel(), skip_bad=True)
-    pytest.importorskip("av")
     clips = [dataclasses.replace(clip, waveform=clip.waveform.clip(-1, 1)) for clip in make_clips()]
     write_index(tmp_path, [write_clip(clip, tmp_path) for clip in clips])
     (tmp_path / "b.npz").unlink()
@@ -272,7 +271,6 @@ def test_speech_mask() -> None:
 
 @pytest.mark.skipif(not (REAL_CORPUS / "index.json").is_file(), reason="the real corpus is not on this machine")
 def test_on_the_real_corpus() -> None:
-    pytest.importorskip("av")
     bank = ClipBank(Corpus(REAL_CORPUS, split="val")[:12], features=LogMel())
     batch = bank.windows(80, stride=40, margin=15)
     assert len(batch) > 20 and torch.isfinite(batch.audio).all() and torch.isfinite(batch.landmarks).all()

@@ -338,7 +338,6 @@ def test_what_cannot_be_learnt_by_heart_is_told() -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("av")
     folder = tmp_path_factory.mktemp("corpus")
     clips = [clip for clip in corpus() if clip.id.endswith("_000")]
     write_index(folder, [write_clip(clip, folder) for clip in clips])
@@ -357,7 +356,6 @@ def edited(folder: Path, target: Path, edit: Callable[[dict[str, Any]], None]) -
 
 
 def test_the_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("matplotlib")
     assert main(["doctor", str(folder), "--figure", str(tmp_path / "scan.png")]) == 0
     out = capsys.readouterr().out
     assert "4 clips (2 in train, 2 in val), 4 speakers" in out and "no errors" in out

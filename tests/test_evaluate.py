@@ -325,7 +325,6 @@ class TestTables:
         assert best == {"lower": "a", "higher": "b", "zero": "b", "truth": None}
 
     def test_rich(self, capsys: pytest.CaptureFixture[str]) -> None:
-        pytest.importorskip("rich")
         print_rich(Table((Measure("x", "x", "lower", "", "Section"),), {"a": (Cell(0.5, None, None, 1),)}))
         assert "0.500" in capsys.readouterr().out
 

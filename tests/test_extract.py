@@ -12,8 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-pytest.importorskip("av")
-
 from avsync.corpus.clip import Clip, check_clip, sample_of_frame
 from avsync.corpus.extraction._ahead import ahead
 from avsync.corpus.extraction.from_video import extract, iter_clips

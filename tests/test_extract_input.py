@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("av")
-
 from avsync.corpus.extraction.from_video import extract
 from avsync.corpus.extraction.report import VideoReport, dropped_seconds
 from avsync.errors import CorpusError

@@ -87,7 +87,8 @@ def test_wrong_shapes_are_named(faces: torch.Tensor) -> None:
 
 
 def test_a_video_has_all_faces_and_the_sound(faces: torch.Tensor, tmp_path: Path) -> None:
-    av = pytest.importorskip("av")
+    import av
+
     path = tmp_path / "faces.mp4"
     sound = 0.1 * torch.sin(torch.arange(20000) / 10)
     assert landmark_video(path, {"truth": faces, "a long name of a method": faces.numpy()}, waveform=sound, size=96) == 25

@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("av")
-
 from avsync.corpus.media.audio_source import SoundSource
 from avsync.corpus.media.video_source import VideoSource
 from avsync.errors import CorpusError

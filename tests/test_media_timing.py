@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("av")
-
 from avsync.corpus.media.audio_source import SoundSource
 from avsync.corpus.media.video_source import VideoSource
 from tests.media_samples import Truth, flash_click_video, picture_time, read_picture

@@ -231,7 +231,6 @@ def test_bad_clips_raise_or_are_listed(tmp_path: Path) -> None:
 
 
 def test_shards_of_a_corpus_follow_its_files(tmp_path: Path) -> None:
-    pytest.importorskip("av")
     corpus, cache = tmp_path / "corpus", tmp_path / "cache"
     write_index(corpus, [write_clip(clip, corpus) for clip in CLIPS])
     bank = build_shards(Corpus(corpus), cache, features=LogMel(), shard_frames=60)

@@ -7,13 +7,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-av = pytest.importorskip("av")
 
 from avsync.corpus.media._audio_clock import TOLERANCE, Block, SoundClock
 from avsync.corpus.media._downmix import mix_weights

@@ -7,11 +7,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import numpy.typing as npt
 import pytest
-
-av = pytest.importorskip("av")
 
 from avsync.corpus.media.video_source import VideoSource
 from avsync.errors import ArgumentError, CorpusError
@@ -238,6 +237,21 @@ def test_info_tells_both_streams(tmp_path: Path) -> None:
     assert info.frame_rate == pytest.approx(29.97, abs=0.01) and info.seconds == pytest.approx(1.0, abs=0.05)
     assert info.video_start == pytest.approx(0.3, abs=1e-3) and info.audio_start == pytest.approx(0.5, abs=0.03)
     assert (info.sample_rate, info.channels, info.video_codec, info.audio_codec) == (48000, 1, "h264", "aac")
+
+
+def test_metadata_in_broken_utf8_is_of_no_interest(tmp_path: Path) -> None:
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as output:
+        output.metadata["title"] = "a plain title"
+        stream = output.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        output.mux(stream.encode(av.VideoFrame.from_ndarray(quarters(), format="rgb24")))
+        output.mux(stream.encode(None))
+    content = path.read_bytes()
+    assert b"plain" in content
+    path.write_bytes(content.replace(b"plain", b"pl\xff\xfen"))
+    with VideoSource(path) as video:
+        assert [frame.image.shape for frame in video.frames()] == [(48, 64, 3)]
 
 
 def test_a_cover_is_no_video_and_of_two_videos_the_default_one_is_read(tmp_path: Path) -> None:
