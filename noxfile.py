@@ -118,7 +118,7 @@ def build(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Build the API reference with Sphinx, run its examples, and build the site around it; every warning is an error."""
+    """Build the API reference, run its examples, and build the site; every warning is an error."""
     # The examples in the docstrings use the extras.
     install(session, TORCH, "-e", ".[media,train,metrics,plot]", *group("docs"))
     source, api = "docs/sphinx", "docs/api"

@@ -1,13 +1,30 @@
-"""Gives mkdocstrings the inventory of the API reference that Sphinx has written into ``docs/api``."""
+"""Hooks of the site: the inventory of the API reference, equations as MathML, and the reference of the command line.
+
+Equations become MathML while the site is built. Browsers draw MathML themselves, so the pages need no script and no network.
+"""
 
 from __future__ import annotations
 
+import argparse
 import hashlib
+import html
+import re
+import sys
 from pathlib import Path
+from typing import Any
 
+import latex2mathml.converter
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.plugins import event_priority
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from avsync.cli import build_parser
+
+_INLINE = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', flags=re.DOTALL)
+_BLOCK = re.compile(r'<div class="arithmatex">\s*\\\[(.*?)\\\]\s*</div>', flags=re.DOTALL)
+_COMMANDS = "<!-- commands -->"
 
 
 @event_priority(100)
@@ -21,3 +38,61 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     handlers = config.plugins["mkdocstrings"].config.handlers
     handlers.setdefault("python", {})["inventories"] = [{"url": address, "base_url": "api"}]
     return config
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Put the reference of the command line in the place of its marker."""
+    return markdown.replace(_COMMANDS, "\n".join(_commands())) if _COMMANDS in markdown else markdown
+
+
+def on_page_content(content: str, **_: Any) -> str:
+    """Turn the equations of a page into MathML."""
+    content = _INLINE.sub(lambda found: latex2mathml.converter.convert(html.unescape(found[1])), content)
+    return _BLOCK.sub(
+        lambda found: (
+            f'<div class="math-block">{latex2mathml.converter.convert(html.unescape(found[1]), display="block")}</div>'
+        ),
+        content,
+    )
+
+
+def _commands() -> list[str]:
+    """Return the reference of every command, from its parser: description, usage and all options."""
+    lines: list[str] = []
+    parser = build_parser()
+    (subparsers,) = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    for name, command in subparsers.choices.items():
+        summary, _, rest = (command.description or "").strip().partition("\n")
+        lines += [f"## avsync {name}", "", f"{summary.rstrip('.')}.", ""]
+        usage = re.sub(r"\s+", " ", command.format_usage().removeprefix("usage:")).strip()
+        lines += ["```text", usage if len(usage) < 90 else f"avsync {name} [OPTIONS] ...", "```", ""]
+        if rest.strip():
+            lines += ["```text", rest.strip("\n"), "```", ""]
+        lines += ["| option | meaning |", "|---|---|", *_options(command), ""]
+    return lines
+
+
+def _options(command: argparse.ArgumentParser) -> list[str]:
+    """Return one row of a table per argument of a command."""
+    formatter = command._get_formatter()
+    rows = []
+    for action in command._actions:
+        if action.help == argparse.SUPPRESS:
+            continue
+        value = formatter._format_args(action, action.metavar or action.dest.upper())
+        names = ", ".join(action.option_strings) or value
+        shown = f"{names} {value}" if action.option_strings and action.nargs != 0 else names
+        text = formatter._expand_help(action) if action.help else ""
+        if (
+            action.default not in (None, False, argparse.SUPPRESS)
+            and "default" not in text
+            and "%(default" not in (action.help or "")
+        ):
+            text += f" (default: {action.default})"
+        rows.append(f"| `{shown}` | {_cell(text)} |".replace("`` ", "`"))
+    return rows
+
+
+def _cell(text: str) -> str:
+    """Escape what Markdown would take for a sign of its own in a cell of a table."""
+    return re.sub(r"([|<>*_\[\]])", r"\\\1", re.sub(r"\s+", " ", text))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pydoc
 import re
 import tomllib
 from pathlib import Path
@@ -53,20 +54,64 @@ def test_files_named_in_the_readme_exist() -> None:
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
-def test_paper_in_code_has_every_equation_in_the_file_it_names() -> None:
+def layers(contract: str) -> list[list[str]]:
+    """Return the layers of an import-linter contract from the top down, each with the names that share it, without parentheses."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    (found,) = [entry for entry in contracts if entry["name"] == contract]
+    return [[name.strip(" ()") for name in layer.split(":")] for layer in found["layers"]]
+
+
+def map_of_the_rooms() -> list[str]:
+    """Return the paths of the tree in CONTRIBUTING, relative to avsync/, in its order; folders end with a slash."""
+    (tree,) = code_blocks(ROOT / "CONTRIBUTING.md", "text")
+    first, *lines = tree.splitlines()
+    assert first == "avsync/"
+    paths: list[str] = []
+    parents: list[str] = []
+    for line in lines:
+        depth, rest = divmod(len(line) - len(line.lstrip()), 2)
+        assert rest == 0 and depth <= len(parents) + 1, line
+        parents[depth - 1 :] = [line.split()[0]]
+        paths.append("".join(parents))
+    return paths
+
+
+def test_map_shows_every_folder_and_every_file_at_the_top() -> None:
+    package = ROOT / "avsync"
+    folders = {f"{path.relative_to(package).as_posix()}/" for path in package.rglob("*") if path.is_dir()}
+    folders = {path for path in folders if "__pycache__" not in path and not path.startswith("weights/")} | {"weights/"}
+    files = {path.name for path in package.glob("*.py")} - {"__init__.py"}
+    shown = map_of_the_rooms()
+    assert len(shown) == len(set(shown))
+    assert set(shown) == folders | files
+
+
+def test_order_of_the_map_is_the_order_of_the_imports() -> None:
+    floors = layers("rooms import only downwards")
+    floor = {name: number for number, layer in enumerate(floors) for name in layer}
+    top = [path.rstrip("/").removesuffix(".py") for path in map_of_the_rooms() if path.count("/") - path.endswith("/") == 0]
+    code = [name for name in top if name != "weights"]  # data, which nothing imports
+    assert set(code) <= set(floor)
+    assert [floor[name] for name in code] == sorted(floor[name] for name in code)
+
+
+def test_paper_in_code_has_every_equation_next_to_the_file_and_the_names_that_it_links() -> None:
     page = (ROOT / "docs" / "paper-in-code.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\|([^|]*)\|[^|]*\| `(avsync/[\w/]+\.py)` \|([^|]*)\|$", page, flags=re.MULTILINE)
+    sections = re.findall(r"^### (\(.*?)\n(.*?)(?=^##)", page, flags=re.MULTILINE | re.DOTALL)
     equations: set[int] = set()
-    for equation, file, names in rows:
-        bounds = [int(number) for number in re.findall(r"\((\d+)\)", equation)]
-        equations.update(range(bounds[0], bounds[-1] + 1) if " to " in equation else bounds)
-        module = file.removesuffix(".py").replace("/", ".")
-        targets = re.findall(r"\]\[([\w.]+)\]", names)
-        assert targets, file
+    for title, text in sections:
+        bounds = [int(number) for number in re.findall(r"\((\d+)\)", title)]
+        equations.update(range(bounds[0], bounds[-1] + 1))
+        assert re.search(r"^\$\$.+?\$\$$", text, flags=re.MULTILINE | re.DOTALL), title
+        sources = "".join((ROOT / file).read_text(encoding="utf-8") for file in re.findall(r"`(avsync/[\w/]+\.py)`", text))
+        targets = re.findall(r"\]\[(avsync\.[\w.]+)\]", text)
+        assert targets, title
         for target in targets:
-            assert target.startswith(f"{module}."), (file, target)
-            name = target.removeprefix(f"{module}.").split(".")[-1]
-            assert re.search(rf"^\s*(?:def|class) {name}\b", (ROOT / file).read_text(encoding="utf-8"), flags=re.MULTILINE), (
-                target
-            )
+            assert re.search(rf"^\s*(?:def|class) {target.split('.')[-1]}\b", sources, flags=re.MULTILINE), (title, target)
+            assert resolve(target) is not None, target
     assert equations == set(range(1, 15))
+
+
+def resolve(target: str) -> object:
+    """Return the object that a dotted name means."""
+    return pydoc.locate(target)

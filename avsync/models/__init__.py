@@ -16,6 +16,7 @@ from avsync.models.generator import (
     GeneratorStream,
     MultiScaleGenerator,
     Rollout,
+    merge_branches,
     mirror_audio,
 )
 from avsync.models.motion_autoencoder import MotionAutoencoder, MotionAutoencoderConfig
@@ -63,6 +64,7 @@ __all__ = [
     "WindowDiscriminatorConfig",
     "cosine_similarity",
     "half_squared_distance",
+    "merge_branches",
     "mirror_audio",
     "unit_norm",
 ]
