@@ -46,7 +46,7 @@ def group(name: str) -> list[str]:
 MEDIA_TESTS = [
     "test_corpus_media.py",
     "test_video_source.py",
-    "test_sound_source.py",
+    "test_audio_source.py",
     "test_media_timing.py",
     "test_media_fuzz.py",
     "test_corpus_clip.py",

@@ -1,4 +1,4 @@
-"""Reading video: frames and sound of a 720p H.264 file by :class:`VideoSource` and :class:`SoundSource`, against plain PyAV.
+"""Reading video: frames and sound of a 720p H.264 file by :class:`VideoSource` and :class:`AudioSource`, against plain PyAV.
 
     python -m benchmarks.bench_decode [--seconds S] [--repeats N]
 
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from avsync.corpus.media.audio_source import SoundSource
+from avsync.corpus.media.audio_source import AudioSource
 from avsync.corpus.media.files import write_video
 from avsync.corpus.media.video_source import VideoSource
 from benchmarks import _harness
@@ -66,7 +66,7 @@ def main() -> None:
                 return sum(not look or frame.image.shape[0] > 0 for frame in video.frames())
 
         def hear() -> None:
-            with SoundSource(path) as source:
+            with AudioSource(path) as source:
                 for second in range(arguments.seconds):
                     source.read(float(second), 16000)
 
@@ -77,13 +77,13 @@ def main() -> None:
             "VideoSource, every image": lambda: frames(look=True),
             "VideoSource, images 360 high": lambda: frames(look=True, max_height=360),
             "VideoSource, times only": lambda: frames(look=False),
-            "SoundSource": hear,
+            "AudioSource": hear,
         }
         timings = _harness.measure(candidates, repeats=arguments.repeats, warm_up=arguments.warm_up)
         # What the machine does beside this does not enter here, and threads count as often as they run.
         busy = {name: round(processor_seconds(run) / arguments.seconds, 4) for name, run in candidates.items()}
     speeds = {name: round(arguments.seconds / timing.median, 1) for name, timing in timings.items()}
-    both = arguments.seconds / (timings["VideoSource, every image"].median + timings["SoundSource"].median)
+    both = arguments.seconds / (timings["VideoSource, every image"].median + timings["AudioSource"].median)
     extra = {
         "size": (WIDTH, HEIGHT),
         "fps": FPS,

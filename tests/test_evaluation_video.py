@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from avsync.corpus.detectors import as_detector
-from avsync.corpus.media.audio_source import SoundSource
+from avsync.corpus.media.audio_source import AudioSource
 from avsync.corpus.media.files import write_video
 from avsync.corpus.media.video_source import VideoSource
 from avsync.errors import ArgumentError, ClipTooShortError, CorpusError, ShapeError
@@ -140,7 +140,7 @@ def test_the_score_is_the_published_script(tmp_path: Path) -> None:
     options = {"syncnet": syncnet, "detector": box, "max_offset": 3, "min_seconds": 0.5, "batch_size": 5}
     [score] = score_video(path, edges="legacy", **options)
 
-    with VideoSource(path) as video, SoundSource(path) as sound:
+    with VideoSource(path) as video, AudioSource(path) as sound:
         crops = np.stack([crop_face(frame.image, 160, 120, 60) for frame in video.frames()])
         waveform = torch.from_numpy(sound.read(0.0, 13 * 640))[None]
     pictures = torch.from_numpy(crops[..., ::-1].copy()).float().permute(3, 0, 1, 2)[None]
@@ -168,7 +168,7 @@ def test_masked_edges_compare_with_the_sound_around(tmp_path: Path) -> None:
         return [BOX if 5 <= k < 80 else None for k in range(seen - len(images), seen)]
 
     [score] = score_video(path, syncnet=LoudAndBright(), detector=middle, max_offset=9)
-    with VideoSource(path) as video, SoundSource(path) as sound:
+    with VideoSource(path) as video, AudioSource(path) as sound:
         crops = np.stack([crop_face(frame.image, 160, 120, 60) for frame in video.frames()])
         waveform = torch.from_numpy(sound.read(0.0, 101 * 640))[None]
     net = LoudAndBright()

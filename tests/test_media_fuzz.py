@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from avsync.corpus.media.audio_source import SoundSource
+from avsync.corpus.media.audio_source import AudioSource
 from avsync.corpus.media.video_source import VideoSource
 from avsync.errors import CorpusError
 from tests.media_samples import flash_click_video
@@ -76,7 +76,7 @@ def read_sound(path: Path) -> bool:
     """Whether sound comes out."""
     refusal = ""
     try:
-        with SoundSource(path) as sound:
+        with AudioSource(path) as sound:
             for second in range(3):
                 samples = sound.read(sound.start + second, 16000)
                 assert samples.shape == (16000,) and np.abs(samples).max() <= 1.0

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from avsync.corpus.media.audio_source import SoundSource
+from avsync.corpus.media.audio_source import AudioSource
 from avsync.corpus.media.video_source import VideoSource
 from tests.media_samples import Truth, flash_click_video, picture_time, read_picture
 
@@ -70,7 +70,7 @@ def watch(truth: Truth) -> tuple[list[float], list[float], list[str]]:
 
 def listen(truth: Truth) -> tuple[list[float], list[str]]:
     """Times of the clicks, as the extraction reads: clip by clip, from the common zero on."""
-    with SoundSource(truth.path) as sound:
+    with AudioSource(truth.path) as sound:
         samples = np.abs(np.concatenate([sound.read(0.5 * part, 8000) for part in range(9)]))
         middle = samples[1:-1]
         peaks = 1 + np.flatnonzero((middle > 0.25) & (middle >= samples[:-2]) & (middle > samples[2:]))

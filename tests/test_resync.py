@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 
-from avsync.corpus.media.audio_source import SoundSource
+from avsync.corpus.media.audio_source import AudioSource
 from avsync.corpus.media.files import write_video
 from avsync.corpus.media.video_source import VideoSource
 from avsync.errors import ArgumentError, CorpusError
@@ -23,7 +23,7 @@ ENCODED = ("avi",)
 
 def flashes_and_clicks(path: Path) -> tuple[list[float], list[float]]:
     """Times of the white pictures and of the clicks, to the sample of 16 kHz."""
-    with VideoSource(path) as video, SoundSource(path) as sound:
+    with VideoSource(path) as video, AudioSource(path) as sound:
         flashes = [frame.time for frame in video.frames() if frame.image.mean() > 127]
         waveform = sound.read(0.0, 64000).astype(np.float64)
     clicks: list[float] = []

@@ -20,7 +20,7 @@ from avsync.corpus.clip import INDEX_NAME, SAMPLE_RATE, Clip, Corpus
 from avsync.corpus.detectors import Detector
 from avsync.corpus.extraction.from_video import iter_clips
 from avsync.corpus.extraction.report import VideoReport
-from avsync.corpus.media.audio_source import SoundSource
+from avsync.corpus.media.audio_source import AudioSource
 from avsync.corpus.media.video_source import VideoSource
 from avsync.errors import ArgumentError, CorpusError, ShapeError
 from avsync.metrics.calibration import Calibration
@@ -127,7 +127,7 @@ def with_delayed_sound(recording: Recording, seconds: float, *, video: str | os.
         return replace(recording, clips=tuple(moved))
     with VideoSource(source) as opened:
         first = opened.info.video_start or 0.0
-    with SoundSource(source, sample_rate=SAMPLE_RATE) as sound:
+    with AudioSource(source, sample_rate=SAMPLE_RATE) as sound:
         clips = tuple(
             replace(clip, waveform=sound.read(first + start - seconds, clip.waveform.size))
             for clip, start in zip(recording.clips, recording.starts, strict=True)

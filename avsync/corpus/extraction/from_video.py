@@ -29,7 +29,7 @@ from avsync.corpus.extraction.report import NO_FACE, ClipReport, Dropped, VideoR
 from avsync.corpus.extraction.retime import resample_track
 from avsync.corpus.extraction.scene_cuts import SceneCuts
 from avsync.corpus.extraction.tracks import GAP, LENGTH, POLICIES, FaceTracker, Track, choose_tracks, split_long
-from avsync.corpus.media.audio_source import SoundSource
+from avsync.corpus.media.audio_source import AudioSource
 from avsync.corpus.media.video_source import VideoSource
 from avsync.errors import ArgumentError, AvsyncError, CorpusError
 
@@ -140,7 +140,7 @@ def iter_clips(
         source = stack.enter_context(VideoSource(video, max_height=max_height))
         if not source.info.has_audio:
             raise CorpusError(f"{video}: expected a sound stream, got a video without sound")
-        sound = stack.enter_context(SoundSource(video, sample_rate=SAMPLE_RATE))
+        sound = stack.enter_context(AudioSource(video, sample_rate=SAMPLE_RATE))
         report.width, report.height = source.info.width, source.info.height
         ledger = _Ledger(report)
         persons = _Persons()

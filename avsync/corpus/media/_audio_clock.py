@@ -44,7 +44,7 @@ class Placed(NamedTuple):
     samples: FloatArray
 
 
-class SoundClock:
+class AudioClock:
     """Lays blocks of samples on the clock.
 
     Attributes:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from avsync._checks import check_positive
-from avsync.corpus.media._audio_clock import Block, Placed, SoundClock
+from avsync.corpus.media._audio_clock import AudioClock, Block, Placed
 from avsync.corpus.media._downmix import to_mono
 from avsync.corpus.media._interpolate import interpolate, reach
 from avsync.corpus.media._packets import decode_stream, tally
@@ -29,7 +29,7 @@ KEPT_SECONDS = 10.0
 _MAX_RATE = 768000
 
 
-class SoundSource:
+class AudioSource:
     """The sound of a file on the container's presentation clock, which it shares with :class:`~avsync.corpus.media.video_source.VideoSource`.
 
     Timestamps decide where sound lies: before the stream starts, in its gaps and after its end there is silence, and sound whose place
@@ -58,7 +58,7 @@ class SoundSource:
         >>> from avsync.corpus.media.files import write_audio
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_audio(Path(folder, "a.flac"), np.full(1600, 0.5, dtype=np.float32))
-        ...     with SoundSource(Path(folder, "a.flac")) as sound:
+        ...     with AudioSource(Path(folder, "a.flac")) as sound:
         ...         sound.read(-2 / 16000, 4).tolist(), sound.read(0.1 - 1 / 16000, 3).tolist()
         ([0.0, 0.0, 0.5, 0.5], [0.5, 0.0, 0.0])
 
@@ -90,7 +90,7 @@ class SoundSource:
                 raise CorpusError(f"{path}: expected a sample rate up to {_MAX_RATE} Hz, got {self.native_rate}")
             #: Channels of the coded sound.
             self.channels: int = first.layout.nb_channels
-            self._clock = SoundClock(self.native_rate)
+            self._clock = AudioClock(self.native_rate)
             self._placed = self._clock.place(self._blocks(first))
             placed = next(self._placed, None)
             if placed is not None:
@@ -136,7 +136,7 @@ class SoundSource:
                 source is closed.
         """
         if self._closed:
-            raise ArgumentError(f"`read`: expected an open SoundSource, got a closed one ({self.path})")
+            raise ArgumentError(f"`read`: expected an open AudioSource, got a closed one ({self.path})")
         if samples < 0 or not math.isfinite(start):
             raise ArgumentError(
                 f"`start`, `samples`: expected a finite time and a number of at least 0, got {start} and {samples}"

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from avsync._checks import check_choice, check_positive
 from avsync.corpus.detectors import Detector, as_detector
-from avsync.corpus.media.audio_source import SoundSource
+from avsync.corpus.media.audio_source import AudioSource
 from avsync.corpus.media.video_source import VideoSource
 from avsync.errors import ArgumentError, ClipTooShortError
 from avsync.evaluation.syncnet.audio import FRAME_LENGTH, HOP_LENGTH, syncnet_mfcc
@@ -118,7 +118,7 @@ def score_video(
         raise ArgumentError(f"`batch_size`: expected 1 to {MAX_BATCH}, got {batch_size}")
     where = next(syncnet.parameters()).device if device is None else torch.device(device)
     syncnet.to(where).eval()
-    with SoundSource(path):  # a file without sound must fail before the faces are looked for
+    with AudioSource(path):  # a file without sound must fail before the faces are looked for
         pass
     # Finding the faces is taken for the first half of the work.
     halfway = None if progress is None else lambda share: progress(share / 2)
@@ -129,7 +129,7 @@ def score_video(
     with VideoSource(path) as video, torch.inference_mode():
         for number, _, frame in frames_at(video.frames()):
             while waiting and waiting[0].first <= number:
-                sound = SoundSource(path)
+                sound = AudioSource(path)
                 active.append(_Scorer(waiting.popleft(), sound, syncnet, where, batch_size, max_offset, edges))
             for scorer in active:
                 scorer.push(crop_face(frame.image, *scorer.place(number)))
@@ -146,7 +146,7 @@ class _Scorer:
     """Crops of one track in, batch by batch, and its score out."""
 
     def __init__(
-        self, face: FacePath, sound: SoundSource, syncnet: Any, device: torch.device, batch: int, max_offset: int, edges: str
+        self, face: FacePath, sound: AudioSource, syncnet: Any, device: torch.device, batch: int, max_offset: int, edges: str
     ) -> None:
         self.face, self.sound, self.syncnet, self.device = face, sound, syncnet, device
         self.batch, self.max_offset, self.legacy = batch, max_offset, edges == "legacy"

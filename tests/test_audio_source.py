@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avsync.corpus.media._audio_clock import TOLERANCE, Block, SoundClock
+from avsync.corpus.media._audio_clock import TOLERANCE, AudioClock, Block
 from avsync.corpus.media._downmix import mix_weights
 from avsync.corpus.media._interpolate import interpolate
-from avsync.corpus.media.audio_source import KEPT_SECONDS, SoundSource
+from avsync.corpus.media.audio_source import KEPT_SECONDS, AudioSource
 from avsync.corpus.media.files import write_audio
 from avsync.errors import ArgumentError, CorpusError
 from tests.media_samples import flash_click_video
@@ -45,7 +45,7 @@ def write_pcm(path: Path, planes: npt.NDArray[Any], *, codec: str, sample_format
 def test_sound_at_the_wanted_rate_is_untouched_and_silence_surrounds_it(tmp_path: Path) -> None:
     waveform = noise(5000)
     write_audio(tmp_path / "a.flac", waveform)
-    with SoundSource(tmp_path / "a.flac") as sound:
+    with AudioSource(tmp_path / "a.flac") as sound:
         assert (sound.native_rate, sound.channels, sound.start, sound.end) == (16000, 1, 0.0, None)
         before = sound.read(-0.05, 1000)
         np.testing.assert_array_equal(before[:800], 0.0)
@@ -64,9 +64,9 @@ def test_pieces_are_the_whole(cuts: list[int], rate: int, tmp_path_factory: pyte
     if not path.exists():
         write_audio(path, noise(rate), sample_rate=rate)
     edges = [0, *sorted(cuts), 12000]
-    with SoundSource(path) as sound:
+    with AudioSource(path) as sound:
         whole = sound.read(0.1, 12000)
-    with SoundSource(path) as sound:
+    with AudioSource(path) as sound:
         pieces = [sound.read(0.1 + low / 16000, high - low) for low, high in pairwise(edges)]
     np.testing.assert_allclose(np.concatenate(pieces), whole, atol=2e-5)
 
@@ -76,7 +76,7 @@ def test_pieces_are_the_whole(cuts: list[int], rate: int, tmp_path_factory: pyte
 def test_a_tone_keeps_its_phase_at_every_rate_and_instant(rate: int, start: float, tmp_path: Path) -> None:
     times = np.arange(rate) / rate
     write_audio(tmp_path / "a.flac", (0.7 * np.sin(2 * np.pi * 1000 * times)).astype(np.float32), sample_rate=rate)
-    with SoundSource(tmp_path / "a.flac") as sound:
+    with AudioSource(tmp_path / "a.flac") as sound:
         heard = sound.read(start, 4000)
     expected = 0.7 * np.sin(2 * np.pi * 1000 * (start + np.arange(4000) / 16000))
     # One part in a thousand of the phase would be a quarter of a microsecond.
@@ -100,7 +100,7 @@ def test_nothing_drifts_in_three_minutes(tmp_path: Path) -> None:
     for click in clicks:
         waveform[round(click * 11025)] = 0.9
     write_audio(tmp_path / "a.flac", waveform, sample_rate=11025)
-    with SoundSource(tmp_path / "a.flac") as sound:
+    with AudioSource(tmp_path / "a.flac") as sound:
         for click in clicks:
             peak = int(np.abs(sound.read(click - 0.1, 3200)).argmax())
             assert abs(peak / 16000 - 0.1 - (round(click * 11025) / 11025 - click)) < 1 / 16000
@@ -122,14 +122,14 @@ def test_sample_formats_have_one_scale(
     wanted = np.array([[0.5, -0.25, 0.0, -1.0, 0.125] * 100])
     coded = wanted * scale + (128 if dtype is np.uint8 else 0)
     path = write_pcm(tmp_path / "a.mov", coded.astype(dtype), codec=codec, sample_format=sample_format, layout="mono")
-    with SoundSource(path) as sound:
+    with AudioSource(path) as sound:
         np.testing.assert_allclose(sound.read(0.0, 500), wanted[0], atol=step)
 
 
 def test_values_that_are_no_samples_become_silence_or_full_scale(tmp_path: Path) -> None:
     planes = np.array([[np.nan, np.inf, 7.5, -7.5, 0.25] * 20], dtype=np.float32)
     path = write_pcm(tmp_path / "a.mov", planes, codec="pcm_f32le", sample_format="flt", layout="mono")
-    with SoundSource(path) as sound:
+    with AudioSource(path) as sound:
         assert sound.read(0.0, 5).tolist() == [0.0, 0.0, 1.0, -1.0, 0.25]
 
 
@@ -139,11 +139,11 @@ def test_channels_are_mixed_as_the_layout_says(tmp_path: Path) -> None:
     by_hand = planes[0] / 2 + planes[1] / 2 + half * planes[2] + half / 2 * (planes[4] + planes[5])
     by_hand /= 1 + half + half
     path = write_pcm(tmp_path / "a.mov", planes, codec="pcm_f32le", sample_format="flt", layout="5.1")
-    with SoundSource(path) as sound:
+    with AudioSource(path) as sound:
         assert sound.channels == 6
         np.testing.assert_allclose(sound.read(0.0, 800), by_hand, atol=1e-6)
     path = write_pcm(tmp_path / "b.mov", planes[:2], codec="pcm_f32le", sample_format="flt", layout="stereo")
-    with SoundSource(path) as sound:
+    with AudioSource(path) as sound:
         np.testing.assert_allclose(sound.read(0.0, 800), planes[:2].mean(axis=0), atol=1e-6)
 
 
@@ -157,7 +157,7 @@ def test_mixing_cannot_clip(names: list[str]) -> None:
 
 def test_a_gap_is_silence_and_is_reported(tmp_path: Path) -> None:
     truth = flash_click_video(tmp_path / "a.mkv", container="mkv", audio_codec="flac", audio_gap=(1.0, 1.4), with_video=False)
-    with SoundSource(truth.path) as sound:
+    with AudioSource(truth.path) as sound:
         samples = sound.read(0.0, 48000)
         assert len(sound.warnings) == 1 and "gaps in the sound" in sound.warnings[0]
     peaks = [float(np.abs(samples[low : low + 16000]).argmax() + low) / 16000 for low in (0, 16000, 32000)]
@@ -172,9 +172,9 @@ def blocks(times: npt.NDArray[np.float64]) -> list[Block]:
 EVEN = np.arange(800) * BLOCK / RATE
 
 
-def laid(times: npt.NDArray[np.float64]) -> tuple[SoundClock, npt.NDArray[np.float64]]:
+def laid(times: npt.NDArray[np.float64]) -> tuple[AudioClock, npt.NDArray[np.float64]]:
     """The clock, and where each block that was kept whole lies."""
-    clock = SoundClock(RATE)
+    clock = AudioClock(RATE)
     begins, end = np.full(times.size, np.nan), 0
     for placed in clock.place(blocks(times)):
         assert placed.begin >= end
@@ -227,7 +227,7 @@ def test_overlapping_sound_is_cut() -> None:
 
 
 def test_blocks_without_times_follow_one_another() -> None:
-    clock = SoundClock(RATE)
+    clock = AudioClock(RATE)
     given_times = [2.0, None, None, 2.0 + 3 * BLOCK / RATE]
     placed = list(clock.place(Block(time, np.zeros(BLOCK, np.float32)) for time in given_times))
     assert clock.start == 2.0 and [p.begin for p in placed] == [0, BLOCK, 2 * BLOCK, 3 * BLOCK]
@@ -235,7 +235,7 @@ def test_blocks_without_times_follow_one_another() -> None:
 
 def test_reading_goes_forward_in_constant_memory(tmp_path: Path) -> None:
     write_audio(tmp_path / "a.flac", noise(16000 * 40))
-    with SoundSource(tmp_path / "a.flac") as sound:
+    with AudioSource(tmp_path / "a.flac") as sound:
         waveform, most = noise(16000 * 40), 0
         for second in range(40):
             np.testing.assert_array_equal(sound.read(float(second), 16000), waveform[16000 * second : 16000 * (second + 1)])
@@ -249,8 +249,8 @@ def test_reading_goes_forward_in_constant_memory(tmp_path: Path) -> None:
 def test_arguments_and_closed_sources(tmp_path: Path) -> None:
     write_audio(tmp_path / "a.flac", noise(100))
     with pytest.raises(ArgumentError, match="sample_rate"):
-        SoundSource(tmp_path / "a.flac", sample_rate=0)
-    with SoundSource(tmp_path / "a.flac", sample_rate=8000) as sound:
+        AudioSource(tmp_path / "a.flac", sample_rate=0)
+    with AudioSource(tmp_path / "a.flac", sample_rate=8000) as sound:
         assert sound.read(0.0, 50).shape == (50,)
         for start, samples in ((float("nan"), 5), (float("inf"), 5), (0.0, -1)):
             with pytest.raises(ArgumentError, match="samples"):
@@ -272,7 +272,7 @@ def test_a_change_of_rate_amid_the_sound(tmp_path: Path) -> None:
             output.mux(stream.encode(None))
         parts.append(path.read_bytes())
     (tmp_path / "both.aac").write_bytes(b"".join(parts))
-    with SoundSource(tmp_path / "both.aac") as sound:
+    with AudioSource(tmp_path / "both.aac") as sound:
         samples = sound.read(sound.start, 40000)
         assert sound.native_rate == 16000
         assert any("at 48000 Hz amid sound at 16000 Hz" in line for line in sound.warnings)
@@ -300,5 +300,5 @@ def test_bad_files_are_named_in_one_line(make: Any, message: str, tmp_path: Path
     path = tmp_path / "a.mp4"
     make(path)
     with pytest.raises(CorpusError, match=message) as caught:
-        SoundSource(path)
+        AudioSource(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
