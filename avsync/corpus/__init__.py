@@ -2,7 +2,26 @@
 
 from __future__ import annotations
 
+from avsync.corpus.banks import AugmentConfig, Batch, BatchLoader, ClipBank, CropBank, ShardedBank, build_shards, speech_mask
 from avsync.corpus.clip import Clip, Corpus
 from avsync.corpus.extraction import extract, extract_corpus, iter_clips
+from avsync.corpus.synthetic import SyntheticConfig, SyntheticCorpus, synthetic_clip
 
-__all__ = ["Clip", "Corpus", "extract", "extract_corpus", "iter_clips"]
+__all__ = [
+    "AugmentConfig",
+    "Batch",
+    "BatchLoader",
+    "Clip",
+    "ClipBank",
+    "Corpus",
+    "CropBank",
+    "ShardedBank",
+    "SyntheticConfig",
+    "SyntheticCorpus",
+    "build_shards",
+    "extract",
+    "extract_corpus",
+    "iter_clips",
+    "speech_mask",
+    "synthetic_clip",
+]
