@@ -8,17 +8,18 @@ import platform
 import re
 import stat
 import tempfile
+import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from avsync.errors import AvsyncError
+from avsync.errors import ArgumentError, AvsyncError
 
 _HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 _TEMPORARY = re.compile(rf"\..+-{_HOST}-(\d+)-\w+(\.\w+)?")
@@ -209,3 +210,71 @@ def _read_array(file: Any, size: int) -> npt.NDArray[Any]:
     if len(content) != count * dtype.itemsize:
         raise ValueError(f"expected {count * dtype.itemsize} bytes, got {len(content)}")
     return np.frombuffer(content, dtype=dtype).reshape(shape, order="F" if fortran else "C").copy()
+
+
+def check_outputs(
+    outputs: Iterable[tuple[str, str | os.PathLike[str]]],
+    *,
+    inputs: Iterable[str | os.PathLike[str]] = (),
+    overwrite: bool = False,
+) -> None:
+    """Raise unless all outputs can be written without the loss of any file. Call it with everything before any work begins.
+
+    Args:
+        outputs: The argument that named each output, for the message, and the file. Folders on the way need not exist.
+        inputs: Files that are read. None of them may be an output, by whatever name, link or spelling, with or without ``overwrite``.
+        overwrite: Accept outputs that exist, unless they are read-only.
+
+    Raises:
+        ArgumentError: An output is an input, exists, is read-only or no regular file, comes twice, or its folder cannot be written.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     talk = Path(folder, "talk.mp4")
+        ...     talk.touch()
+        ...     check_outputs([("--fix", talk.with_suffix(".mkv"))], inputs=[talk])  # a new file
+        ...     check_outputs([("--fix", talk)], inputs=[talk], overwrite=True)
+        Traceback (most recent call last):
+        avsync.errors.ArgumentError: `--fix`: expected a file that is not read, got ...talk.mp4, an input
+
+    Source: ours.
+    """
+    read = {identity for path in inputs for identity in _identities(Path(path))}
+    taken: dict[object, Path] = {}
+    for argument, name in outputs:
+        path = Path(name)
+        if not read.isdisjoint(_identities(path)):
+            raise ArgumentError(f"`{argument}`: expected a file that is not read, got {path}, an input")
+        # File systems differ in whether A.mp4 and a.mp4 are one file, and in how they spell accents.
+        place = (os.path.realpath(path.parent), unicodedata.normalize("NFC", path.name).casefold())
+        if place in taken:
+            raise ArgumentError(f"`{argument}`: expected a file of its own, got {path} and {taken[place]}")
+        taken[place] = path
+        _check_writable(argument, path, overwrite)
+
+
+def _identities(path: Path) -> set[object]:
+    """Everything by which another path to the same file can be recognised."""
+    found: set[object] = {os.path.realpath(path)}
+    with suppress(OSError, ValueError):
+        status = path.stat()
+        found.add((status.st_dev, status.st_ino))
+    return found
+
+
+def _check_writable(argument: str, path: Path, overwrite: bool) -> None:
+    if path.is_dir():
+        raise ArgumentError(f"`{argument}`: expected a file, got {path}, a folder")
+    if os.path.lexists(path):
+        if path.exists() and not path.is_file():  # a device or a pipe, whose place a finished file would take
+            raise ArgumentError(f"`{argument}`: expected a regular file, got {path}")
+        if not overwrite:
+            option = "--overwrite" if argument.startswith("--") else "overwrite=True"
+            raise ArgumentError(f"`{argument}`: expected a new file, got {path}, which exists; {option} replaces it")
+        # An administrator may write what is read-only, but whoever made it so did not want it replaced.
+        if path.exists() and (not path.stat().st_mode & 0o222 or not os.access(path, os.W_OK)):
+            raise ArgumentError(f"`{argument}`: expected a file that can be written, got {path}, which is read-only")
+    folder = next(parent for parent in (path.absolute()).parents if os.path.lexists(parent))
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        what = "which is read-only" if folder.is_dir() else "which is no folder"
+        raise ArgumentError(f"`{argument}`: expected a file in a folder that can be written, got {path} in {folder}, {what}")

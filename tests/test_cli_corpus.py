@@ -62,7 +62,8 @@ def test_extract_writes_a_corpus_and_a_report(talks: Path, tmp_path: Path, capsy
     assert extract(talks, "--out", out, "--speaker-from", "name") == 1
     assert "resume keeps them" in capsys.readouterr().err
     assert extract(talks, "--out", out, "--resume", "--report", tmp_path / "again.json", "--speaker-from", "name") == 0
-    assert "2 videos were finished before" in capsys.readouterr().out and (tmp_path / "again.txt").is_file()
+    assert "2 videos were finished before" in capsys.readouterr().out and (tmp_path / "again.json").is_file()
+    assert not (tmp_path / "again.txt").exists()  # nobody asked for it
 
 
 def test_extract_fails_in_one_line_and_goes_on(talks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -214,7 +215,7 @@ def test_render_takes_clips_that_no_index_names(corpus: Path, tmp_path: Path, ca
     name = next(tmp_path.glob("*.npz"))
     assert main(["render", str(name), "--out", str(tmp_path / "a.gif"), "--size", "32"]) == 0
     name.write_bytes(b"PK not an archive")
-    assert main(["render", str(name), "--out", str(tmp_path / "a.gif")]) == 1
+    assert main(["render", str(name), "--out", str(tmp_path / "b.gif")]) == 1
     assert f"{name}: expected the landmarks of a clip" in capsys.readouterr().err
 
 

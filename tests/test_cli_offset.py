@@ -144,7 +144,7 @@ class TestOffset:
         assert "a.mp4: 1 clip, 3.6 s of a face" in text
         assert "0      0.2 s   +3 frames (+120 ms)" in text
         assert "the audio is early by 1" in text and "delay it by that" in text
-        assert f"written: {tmp_path / 'a.synced.mp4'}, sound delayed by 1" in text
+        assert f"written: {tmp_path / 'a.synced.mp4'}, audio delayed by 1" in text
         assert "the copy: in sync" in text and "the same by hand: ffmpeg -i" in text
         assert (tmp_path / "a.synced.mp4").is_file()
 
@@ -184,7 +184,7 @@ class TestOffset:
         assert status == 1 and [("error" in result) for result in results] == [True, True, True, True, False]
         assert "no face" in results[1]["error"] and "without sound" in results[2]["error"]
         assert len(error.strip().splitlines()) == 4 and "Traceback" not in error
-        status, _, error = told("offset", str(good), str(good), "--fix", str(silent), capsys=capsys)
+        status, _, error = told("offset", str(good), str(faceless), "--fix", str(silent), capsys=capsys)
         assert status == 1 and "expected a folder for the copies" in error
 
 

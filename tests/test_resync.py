@@ -136,7 +136,10 @@ def test_ffmpeg_does_the_same(tmp_path: Path) -> None:
     source, out = tmp_path / "a.mp4", tmp_path / "b.mp4"
     flash_click_video(source, seconds=2.4, flashes=(0.8, 1.6))
     subprocess.run(ffmpeg_command(source, out, 0.12), shell=True, check=True, capture_output=True)
-    np.testing.assert_allclose(np.array(lateness(out)) - lateness(source), 0.12, atol=1e-4)
+    # ffmpeg writes when a stream of an MP4 starts in whole milliseconds, rounded down (its -movie_timescale is 1000 by default);
+    # clicks are found to the sample.
+    error, sample = np.array(lateness(out)) - lateness(source) - 0.12, 1 / 16000
+    assert (error > -0.001 - sample).all() and (error < sample).all(), error
 
 
 def test_bad_input(tmp_path: Path) -> None:
@@ -148,7 +151,7 @@ def test_bad_input(tmp_path: Path) -> None:
     for path, message in ((tmp_path / "no.mp4", "found no file"), (silent, "no audio stream"), (broken, "readable video")):
         with pytest.raises(CorpusError, match=message):
             shift_sound(path, out, seconds=0.1)
-    with pytest.raises(ArgumentError, match="`out`: expected another file"):
+    with pytest.raises(ArgumentError, match="`out`: expected a file that is not read"):
         shift_sound(source, source, seconds=0.1)
     with pytest.raises(ArgumentError, match="`seconds`: expected a finite number, got nan"):
         shift_sound(source, out, seconds=float("nan"))

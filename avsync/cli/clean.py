@@ -16,9 +16,10 @@ import json
 import sys
 
 from avsync._files import write_json
+from avsync.cli._outputs import add_overwrite_argument, declare, model_files
 from avsync.cli._syncers import add_syncer_arguments, load_syncers, progress_line
 from avsync.errors import ArgumentError
-from avsync.evaluation.clean import POOLS, SMALLEST_SHIFT, CleanReport, ClipOffset, clean_corpus
+from avsync.evaluation.clean import POOLS, SMALLEST_SHIFT, CleanReport, ClipOffset, clean_corpus, copy_files
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--uncalibrated", action="store_true", help="correct with syncers that have no calibration, unsure or not"
     )
+    add_overwrite_argument(parser)
     parser.add_argument(
         "--json", nargs="?", const="-", metavar="FILE", help="print JSON instead of text, or write it to a file beside the text"
     )
@@ -48,6 +50,11 @@ def run(args: argparse.Namespace) -> int:
     """Estimate, correct on request, print."""
     if args.dry_run and args.out is None:
         print("avsync clean: nothing is written without --out, with or without --dry-run", file=sys.stderr)
+    out = None if args.dry_run else args.out
+    outputs = [] if args.json in (None, "-") else [("--json", args.json)]
+    if out is not None:
+        outputs += [("--out", file) for file in copy_files(args.corpus, out)]
+    declare(args, outputs, inputs=[args.corpus, model_files(args.syncers), args.calibration])
     syncers = load_syncers(args)
     if syncers.calibration is None and not args.uncalibrated:
         raise ArgumentError(
@@ -56,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         )
     report = clean_corpus(
         args.corpus,
-        None if args.dry_run else args.out,
+        out,
         pyramid=syncers.pyramid,
         audio_transform=syncers.transform,
         calibration=syncers.calibration,
@@ -64,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
         pool=args.pool,
         threshold=args.threshold,
         smallest=args.smallest_ms / 1000,
+        overwrite=args.overwrite,
         progress=progress_line("clean"),
     )
     for name, reason in report.bad:

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from avsync.audio.speech import SpeechFeatures
+from avsync.cli._outputs import add_overwrite_argument, check_figure, declare, model_files
 from avsync.cli._syncers import add_syncer_arguments, load_pyramid
 from avsync.errors import ArgumentError, CorpusError
 from avsync.training.doctor.findings import Finding
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--log", type=Path, metavar="FOLDER", help="say what a training's metrics.csv in this folder shows")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the lag scan and the overfitting (.png, .svg, .pdf)")
+    add_overwrite_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,6 +50,10 @@ def run(args: argparse.Namespace) -> int:
         raise ArgumentError(f"`--overfit`: expected a number of seconds above 0, got {args.overfit:g}")
     if args.figure is not None and args.corpus is None:
         raise ArgumentError("`--figure`: expected a corpus to draw the scan of, got none")
+    if args.figure is not None:
+        check_figure("--figure", args.figure)
+        log = None if args.log is None else args.log / "metrics.csv"
+        declare(args, [("--figure", args.figure)], inputs=[args.corpus, model_files(args.syncers), log])
     examination = Examination(findings=())
     if args.corpus is not None:
         syncers, speech = (None, None) if args.syncers is None else load_pyramid(args)

@@ -17,10 +17,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 from avsync._files import replacing, write_json
+from avsync.cli._outputs import Output, add_overwrite_argument, declare, model_files
 from avsync.cli._syncers import add_syncer_arguments, device_of, load_pyramid
 from avsync.errors import ArgumentError, MissingExtraError
 from avsync.evaluation.evaluate import DEFAULT_FRAMES, SOUND, Evaluation, Networks, evaluate
@@ -31,6 +34,8 @@ JUDGE = "landmarks68-25fps-judge"
 """Syncers that judge: trained apart from those that guide generators."""
 DETAILS = ("summary", "full", "clips")
 SUMMARY = ("confidence", "abs_offset", "lmd", "velocity_error", "mouth_correlation", "frechet_motion")
+FIXED_FIGURES = ("offsets", "confidence", "training")
+"""Names of the figures that do not depend on the clips."""
 CLIP_COLUMNS = ("row", "id", "start", "speaker", "measure", "level", "value")
 _SHOWN = 10
 
@@ -66,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", help="write table.txt, results.json, results.csv and figures/ here")
     parser.add_argument("--json", metavar="FILE", help="write results here; - for standard output, without a table")
     parser.add_argument("--csv", metavar="FILE", help="write results here, a line a row and measure")
+    add_overwrite_argument(parser)
     parser.add_argument("--figures", metavar="DIR", help="write offsets, confidence, faces and training .png here")
     parser.add_argument(
         "--history",
@@ -83,6 +89,10 @@ def run(args: argparse.Namespace) -> int:
     if args.history and not (args.figures or args.out):
         raise ArgumentError("`--history`: expected --figures or --out beside it, got neither")
     methods, histories = _named("--preds", args.preds), _named("--history", args.history)
+    models = (args.inception, args.i3d, args.motion_features, None if args.no_sync else model_files(args.syncers))
+    logs = [path for folder in histories.values() for path in _history_files(folder)]
+    declare(args, _outputs(args), inputs=[args.refs, *methods.values(), *models, *logs])
+    _check_histories(histories)
     networks = _networks(args)
     refs, left_out = read_tracks(args.refs, split=args.split)
     preds = {}
@@ -119,6 +129,49 @@ def run(args: argparse.Namespace) -> int:
         print(f"avsync evaluate: error: {len(left_out)} left out, and --strict was given", file=sys.stderr)
         return 1
     return 0
+
+
+def _outputs(args: argparse.Namespace) -> list[Output]:
+    """All files that the options ask for."""
+    files: list[Output] = []
+    if args.out is not None:
+        files += [("--out", Path(args.out, name)) for name in ("table.txt", "results.json", "results.csv")]
+    files += [("--json", args.json)] if args.json not in (None, "-") else []
+    files += [("--csv", args.csv)] if args.csv is not None else []
+    if args.level_of_detail == "clips":
+        files += [(option, Path(path).with_name("clips.csv")) for option, path in files if str(path) == str(_csv(args, option))]
+    for option, folder in _figure_folders(args):
+        names = {f"{name}.png" for name in FIXED_FIGURES} | {path.name for path in folder.glob("faces-*.png")}
+        files += [(option, folder / name) for name in sorted(names)]
+    return files
+
+
+def _csv(args: argparse.Namespace, option: str) -> Path | None:
+    """The table that an option asks for."""
+    found = {"--out": args.out and Path(args.out, "results.csv"), "--csv": args.csv and Path(args.csv)}
+    return found.get(option) or None
+
+
+def _figure_folders(args: argparse.Namespace) -> list[tuple[str, Path]]:
+    """The options that ask for figures, and where; a folder that two of them name comes once."""
+    asked = [("--figures", args.figures and Path(args.figures)), ("--out", args.out and Path(args.out, "figures"))]
+    folders = {folder.resolve(): (option, folder) for option, folder in reversed(asked) if folder}
+    return list(reversed(folders.values()))
+
+
+def _history_files(path: str) -> list[Path]:
+    return [Path(path), Path(path, "metrics.csv"), Path(path, "history.json")]
+
+
+def _check_histories(histories: Mapping[str, str]) -> None:
+    """Read the histories before hours of work instead of after them; what lacks matplotlib is reported with the figures."""
+    if not histories:
+        return
+    with suppress(MissingExtraError):
+        from avsync.figures.sync import curves_by_level, read_history
+
+        for path in histories.values():
+            curves_by_level(read_history(path))
 
 
 def _named(option: str, words: list[str]) -> dict[str, str]:
@@ -192,14 +245,14 @@ def _write(args: argparse.Namespace, found: Evaluation, result: dict[str, object
             part.write_text(_text(args, found), encoding="utf-8")
     for path in filter(None, (out and out / "results.json", args.json if args.json != "-" else None)):
         write_json(path, result)
-    for path in filter(None, (out and out / "results.csv", args.csv)):
+    for path in filter(None, (_csv(args, "--out"), _csv(args, "--csv"))):
         write_csv(path, found.table.rows(), CSV_COLUMNS)
         if args.level_of_detail == "clips":
-            write_csv(Path(path).with_name("clips.csv"), found.clip_rows(), CLIP_COLUMNS)
+            write_csv(path.with_name("clips.csv"), found.clip_rows(), CLIP_COLUMNS)
 
 
 def _figures(args: argparse.Namespace, found: Evaluation, histories: dict[str, str]) -> None:
-    folders = [Path(folder) for folder in (args.figures, args.out and Path(args.out, "figures")) if folder]
+    folders = _figure_folders(args)
     if not folders:
         return
     try:
@@ -212,6 +265,6 @@ def _figures(args: argparse.Namespace, found: Evaluation, histories: dict[str, s
             raise
         print(f"no figures: {error}", file=sys.stderr)
         return
-    for folder in folders:
+    for _, folder in folders:
         for name, figure in figures.items():
             save_figure(figure, folder / f"{name}.png")

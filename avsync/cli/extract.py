@@ -12,14 +12,16 @@ What is dropped, and why, is in CORPUS/report.json and CORPUS/report.txt. Exit s
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 from avsync._files import replacing, write_json
+from avsync.cli._outputs import Output, add_overwrite_argument, declare
 from avsync.corpus.detectors import DETECTORS
 from avsync.corpus.extraction.batch import Progress, extract_corpus
 from avsync.corpus.extraction.from_video import CROPS
-from avsync.corpus.extraction.jobs import SPEAKER_FROM
+from avsync.corpus.extraction.jobs import SPEAKER_FROM, find_videos
 from avsync.corpus.extraction.records import merge_records
 from avsync.corpus.extraction.report import ExtractionReport, VideoReport
 from avsync.corpus.extraction.tracks import POLICIES
@@ -66,15 +68,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--resume", action="store_true", help="keep videos that are finished and do the rest")
     parser.add_argument("--merge", action="store_true", help="only write the index of what is finished, after --shard runs")
-    parser.add_argument("--report", metavar="FILE", help="write the report there, as JSON (default: CORPUS/report.json)")
+    parser.add_argument(
+        "--report", metavar="FILE", help="write the report there, as JSON (default: CORPUS/report.json and CORPUS/report.txt)"
+    )
+    add_overwrite_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Extract, write the report, print its summary."""
     out = Path(args.out)
+    if args.merge and args.videos:
+        raise ArgumentError(f"`--merge`: expected no videos, got {len(args.videos)}")
+    reports = _reports(args, out)
+    # An earlier run's report is replaced; records.claim_folder guards the other files of the folder.
+    outputs: list[Output] = [("--report" if args.report else "--out", path) for path in reports if not _is_report(args, path)]
+    declare(args, outputs, inputs=[path for path, _ in find_videos(args.videos)[0]])
     if args.merge:
-        if args.videos:
-            raise ArgumentError(f"`--merge`: expected no videos, got {len(args.videos)}")
         report = ExtractionReport(videos=merge_records(out))
     else:
         if not args.videos:
@@ -97,19 +106,38 @@ def run(args: argparse.Namespace) -> int:
             max_height=args.max_height,
             scene_cuts=not args.no_scene_cuts,
         )
-    number, count = args.shard
-    name = "report" if count == 1 else f"report-{number}-of-{count}"
-    path = Path(args.report) if args.report else out / f"{name}.json"
-    write_json(path, report.to_json())
-    with replacing(path.with_suffix(".txt")) as part:
-        part.write_text(report.summary() + "\n", encoding="utf-8")
+    for path in reports:
+        if path.suffix == ".txt" and not args.report:
+            with replacing(path) as part:
+                part.write_text(report.summary() + "\n", encoding="utf-8")
+        else:
+            write_json(path, report.to_json())
     print(report.summary())
     if not report.videos:
         print("no video found", file=sys.stderr)
         return 1
+    number, count = args.shard
     if count > 1:
         print(f"share {number} of {count}; once all are done: avsync extract --merge --out {out}", file=sys.stderr)
     return 1 if report.failed else 0
+
+
+def _reports(args: argparse.Namespace, out: Path) -> list[Path]:
+    """The files of the report."""
+    if args.report:
+        return [Path(args.report)]
+    number, count = args.shard
+    name = "report" if count == 1 else f"report-{number}-of-{count}"
+    return [out / f"{name}.json", out / f"{name}.txt"]
+
+
+def _is_report(args: argparse.Namespace, path: Path) -> bool:
+    """Return whether a file was written by an earlier run: a report in JSON, or the text next to one in the corpus."""
+    try:
+        found = json.loads((path if args.report else path.with_suffix(".json")).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and set(found) == set(ExtractionReport(videos=[]).to_json())
 
 
 def _shard(text: str) -> tuple[int, int]:

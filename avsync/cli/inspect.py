@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Callable
 
+from avsync.cli._outputs import add_overwrite_argument, check_figure, declare, model_files
 from avsync.cli._syncers import add_syncer_arguments, load_pyramid
 from avsync.corpus.inspect import inspect_corpus
 from avsync.errors import MissingExtraError
@@ -20,13 +21,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``avsync inspect``."""
     parser.add_argument("corpus", metavar="CORPUS", help="a folder with index.json")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
-    parser.add_argument("--figure", metavar="FILE", help="write a picture, .png, .svg or .pdf")
+    parser.add_argument("--figure", metavar="FILE", help="write a figure, .png, .svg or .pdf")
+    add_overwrite_argument(parser)
     add_syncer_arguments(parser, default=None, calibrated=False)
     parser.add_argument("--device", default="cpu", help="where the syncers run: cpu, cuda, mps (default: cpu)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Read the corpus, print the statistics, draw the picture; 1 if a clip is bad."""
+    if args.figure is not None:
+        check_figure("--figure", args.figure)
+        declare(args, [("--figure", args.figure)], inputs=[args.corpus, model_files(args.syncers)])
     pyramid, transform = (None, None) if args.syncers is None else load_pyramid(args)
     statistics = inspect_corpus(
         args.corpus,
@@ -35,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         progress=_bar(),
     )
     print(json.dumps(statistics.to_json(), indent=2) if args.json else statistics.summary())
-    if args.figure:
+    if args.figure is not None:
         from avsync.figures import corpus_figure, save_figure
 
         save_figure(corpus_figure(statistics), args.figure)

@@ -8,7 +8,8 @@ Of several faces at once the largest is watched. A clip of a corpus, CORPUS/ID, 
   avsync offset a.mp4 b.mkv --syncers runs/syncers --fix mended --json > offsets.json
 
 The copy holds the streams of the video as they are; only the times of its sound differ (AVI has none, there the sound is written as
-PCM). It is measured again before the command ends. Exit status 1 if a recording could not be read or mended.
+PCM). It is measured before it takes its name, and only a copy in sync is kept. Files that exist are never replaced without
+--overwrite, inputs never. Exit status 1 if a recording could not be read, or no copy of one that is out of sync was written.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from avsync.cli._outputs import add_overwrite_argument, declare, model_files
 from avsync.cli._syncers import (
     Syncers,
     add_detector_arguments,
@@ -28,16 +30,21 @@ from avsync.cli._syncers import (
     progress_line,
     rows_of,
 )
+from avsync.corpus.clip import INDEX_NAME
 from avsync.errors import ArgumentError, AvsyncError
 from avsync.evaluation.recording import (
     FRAME_SECONDS,
     OffsetAnswer,
     Recording,
+    confirms,
     find_offset,
     read_recording,
     with_delayed_sound,
 )
 from avsync.evaluation.resync import default_output, ffmpeg_command, shift_sound
+
+IN_SYNC, CANNOT_TELL, NOT_CONFIRMED = "in sync", "cannot tell", "not confirmed"
+"""Why no copy is written; the first is no failure."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,13 +59,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OUT",
         help="write a copy in sync: a file, a folder for several, or by default VIDEO.synced.SUFFIX beside each",
     )
+    add_overwrite_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one list in JSON instead of tables")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure, mend on request, print."""
-    syncers = load_syncers(args)
+    args.videos = list(dict.fromkeys(args.videos))
     outputs = _outputs(args)
+    declare(
+        args,
+        [("--fix", path) for path in outputs.values()],
+        inputs=[*args.videos, model_files(args.syncers), args.calibration],
+    )
+    syncers = load_syncers(args)
     results: list[dict[str, Any]] = []
     failed = False
     for target in args.videos:
@@ -67,7 +81,8 @@ def run(args: argparse.Namespace) -> int:
             if not args.json:
                 print("\n".join(result.pop("lines")))
             if args.fix is not None:
-                result["fix"] = _fix(recording, answer, outputs[target], syncers, quiet=args.json)
+                result["fix"] = _fix(args, recording, answer, outputs[target], syncers)
+                failed |= result["fix"]["why"] not in (None, IN_SYNC)
             result.pop("lines", None)
             results.append(result)
         except (AvsyncError, OSError) as error:
@@ -85,15 +100,15 @@ def _outputs(args: argparse.Namespace) -> dict[str, Path]:
         return {}
     if not args.fix:
         return {target: default_output(target) for target in args.videos}
+    clips = [target for target in args.videos if not Path(target).is_file() and (Path(target).parent / INDEX_NAME).is_file()]
+    if clips:
+        raise ArgumentError(f"`--fix`: expected videos, got {clips[0]}, a clip of a corpus; avsync clean corrects a corpus")
     out = Path(args.fix)
     if len(args.videos) == 1 and not out.is_dir():
         return {args.videos[0]: out}
     if out.is_file():
         raise ArgumentError(f"`--fix`: expected a folder for the copies of {len(args.videos)} videos, got the file {out}")
-    outputs = {target: out / Path(target).name for target in args.videos}
-    if len(set(outputs.values())) < len(set(args.videos)):
-        raise ArgumentError("`--fix`: expected videos of different names for one folder, got some of the same")
-    return outputs
+    return {target: out / Path(target).name for target in args.videos}
 
 
 def _measure(target: str, args: argparse.Namespace, syncers: Syncers) -> tuple[dict[str, Any], Recording, OffsetAnswer]:
@@ -122,30 +137,49 @@ def _measure(target: str, args: argparse.Namespace, syncers: Syncers) -> tuple[d
     return result, recording, answer
 
 
-def _fix(recording: Recording, answer: OffsetAnswer, out: Path, syncers: Syncers, *, quiet: bool) -> dict[str, Any]:
-    """Write the copy, measure it, say so."""
-    if recording.video is None:
+def _fix(args: argparse.Namespace, recording: Recording, answer: OffsetAnswer, out: Path, syncers: Syncers) -> dict[str, Any]:
+    """Write the copy if measuring it again confirms the offset; report what was done and why not."""
+    video = recording.video
+    if video is None:
         raise ArgumentError(f"`--fix`: expected a video, got {recording.name}, a clip of a corpus")
     if answer.seconds is None or abs(answer.seconds) < FRAME_SECONDS / 2:
-        why = "cannot tell" if answer.seconds is None else "in sync"
-        if not quiet:
-            print(f"  no copy written: {why}")
-        return {"written": None, "why": why}
+        return _unwritten(args, CANNOT_TELL if answer.seconds is None else IN_SYNC)
     seconds = round(answer.seconds, 3)
-    done = shift_sound(recording.video, out, seconds=seconds)
-    again, _ = find_offset(with_delayed_sound(recording, 0.0, video=out), syncers.report)
-    command = ffmpeg_command(recording.video, out, seconds, encode=done.encoded, data=not done.left_out)
-    if not quiet:
-        print(f"  written: {out}, sound {'delayed' if seconds > 0 else 'moved forward'} by {abs(1000 * seconds):.0f} ms")
+    again = OffsetAnswer(None)
+
+    def confirm(copy: Path) -> None:
+        nonlocal again
+        again, _ = find_offset(with_delayed_sound(recording, 0.0, video=copy), syncers.report)
+        if not confirms(answer, again):
+            raise _NotConfirmedError
+
+    try:
+        done = shift_sound(video, out, seconds=seconds, overwrite=args.overwrite, confirm=confirm)
+    except _NotConfirmedError:
+        return _unwritten(args, f"{NOT_CONFIRMED}; of the copy, {again.words}")
+    command = ffmpeg_command(video, out, seconds, encode=done.encoded, data=not done.left_out)
+    if not args.json:
+        print(f"  written: {out}, audio {'delayed' if seconds > 0 else 'moved forward'} by {abs(1000 * seconds):.0f} ms")
         for stream in done.left_out:
             print(f"  left out: {stream}, which the container makes itself or cannot hold")
         print(f"  the copy: {again.words}")
         print(f"  the same by hand: {command}")
     return {
         "written": str(out),
+        "why": None,
         "delay_ms": 1000 * seconds,
         "encoded": done.encoded,
         "left_out": list(done.left_out),
         "offset_ms_after": None if again.seconds is None else 1000 * again.seconds,
         "command": command,
     }
+
+
+def _unwritten(args: argparse.Namespace, why: str) -> dict[str, Any]:
+    if not args.json:
+        print(f"  no copy written: {why}")
+    return {"written": None, "why": why}
+
+
+class _NotConfirmedError(Exception):
+    """The copy is not in sync."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from avsync.cli._outputs import add_overwrite_argument, declare
 from avsync.corpus.clip import INDEX_NAME, Clip, Corpus, read_clip
 from avsync.errors import ArgumentError, CorpusError
 
@@ -23,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, default=320, metavar="PIXELS", help="width of the picture (default: 320)")
     parser.add_argument("--start", type=float, default=0.0, metavar="SECONDS", help="where in the clip to begin (default: 0)")
     parser.add_argument("--seconds", type=float, metavar="SECONDS", help="how much to draw (default: all that follows)")
+    add_overwrite_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -30,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
     suffix = Path(args.out).suffix.lower()
     if suffix not in (".mp4", ".gif"):
         raise ArgumentError(f"`--out`: expected a name that ends in .mp4 or .gif, got {args.out!r}")
+    declare(args, [("--out", args.out)], inputs=[args.clip])
     clip = find_clip(args.clip)
     first = round(args.start * clip.fps)
     last = clip.frames if args.seconds is None else min(clip.frames, first + round(args.seconds * clip.fps))

@@ -219,7 +219,7 @@ def write_clip(clip: Clip, folder: str | os.PathLike[str]) -> dict[str, Any]:
     return {"id": clip.id, "seconds": clip.seconds, "frames": clip.frames, "speaker": clip.speaker, "split": clip.split}
 
 
-def write_index(folder: str | os.PathLike[str], entries: Iterable[Entry], *, fps: float = FPS, **extra: Any) -> None:
+def write_index(folder: str | os.PathLike[str], entries: Iterable[Entry], /, *, fps: float = FPS, **extra: Any) -> None:
     """Write ``index.json``, whole or not at all; write it last, and a corpus never names clips that are not there.
 
     Args:

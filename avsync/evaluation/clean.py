@@ -21,7 +21,7 @@ from typing import Any
 from torch import nn
 
 from avsync._checks import check_choice, check_positive
-from avsync._files import replacing
+from avsync._files import check_outputs, replacing
 from avsync.corpus.clip import (
     FPS,
     INDEX_NAME,
@@ -35,7 +35,7 @@ from avsync.corpus.clip import (
     write_index,
 )
 from avsync.errors import ArgumentError, CorpusError
-from avsync.evaluation.recording import FRAME_SECONDS, OffsetAnswer, Recording, find_offset, recording_report
+from avsync.evaluation.recording import FRAME_SECONDS, OffsetAnswer, Recording, confirms, find_offset, recording_report
 from avsync.metrics.calibration import Calibration
 from avsync.metrics.report import LevelSync
 from avsync.models.syncer.interface import MultiScaleSyncer
@@ -203,13 +203,14 @@ def clean_corpus(
     pool: str = "auto",
     threshold: float = 0.9,
     smallest: float = SMALLEST_SHIFT,
+    overwrite: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> CleanReport:
     """Estimate the offsets of a corpus, and write a corrected copy.
 
     Args:
         folder: The corpus, 25 frames a second.
-        out: The copy, a folder without an index; None writes nothing. Clips that are not corrected are copied as they are. Entries of
+        out: The copy, a folder without files of the same names; None writes nothing. Clips that are not corrected are copied as they are. Entries of
             the index keep their keys; ``sync_shift_ms`` tells by how much the sound was delayed.
         pyramid: Trained syncers.
         audio_transform: What they hear.
@@ -218,13 +219,14 @@ def clean_corpus(
         pool: See :func:`pools_of`.
         threshold: Probability from which an offset counts.
         smallest: Seconds; smaller offsets are left as they are.
+        overwrite: Replace files of ``out`` that exist.
         progress: Told the share that is done.
 
     Returns:
         :class:`CleanReport`.
 
     Raises:
-        ArgumentError: No calibration, an impossible option, or ``out`` is ``folder`` or holds a corpus already.
+        ArgumentError: No calibration, an impossible option, or a file of the copy exists already or is one of ``folder``.
         CorpusError: The index cannot be read.
         ShapeError: The syncers do not know such landmarks.
 
@@ -237,8 +239,10 @@ def clean_corpus(
         raise ArgumentError("`calibration`: expected one, without which nobody knows how sure an offset is, got None")
     source, target = Path(folder), None if out is None else Path(out)
     corpus = Corpus(source)
-    if target is not None and (target / INDEX_NAME).exists():
-        raise ArgumentError(f"`out`: expected a folder without {INDEX_NAME}, got {target}")
+    if target is not None:
+        copies = copy_files(source, target)
+        check_outputs([("out", file) for file in copies], inputs=copy_files(source, source), overwrite=overwrite)
+        (target / INDEX_NAME).unlink(missing_ok=True)  # it names clips that are about to change
 
     def measure(recording: Recording) -> list[LevelSync]:
         return recording_report(
@@ -273,6 +277,22 @@ def clean_corpus(
     return CleanReport(tuple(found[name] for name in order), tuple(bad), target)
 
 
+def copy_files(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> list[Path]:
+    """Return the files that a copy of a corpus consists of: its index and two files per clip.
+
+    Args:
+        folder: The corpus.
+        out: The copy.
+
+    Raises:
+        CorpusError: The index cannot be read.
+
+    Source: ours.
+    """
+    names = [f"{entry['id']}{suffix}" for entry in Corpus(folder).entries for suffix in (".npz", ".flac")]
+    return [Path(out, name) for name in (INDEX_NAME, *names)]
+
+
 def _clean_pool(
     name: str, clips: Sequence[Clip], measure: Callable[[Recording], list[LevelSync]], smallest: float
 ) -> tuple[dict[str, ClipOffset], dict[str, Clip]]:
@@ -287,10 +307,7 @@ def _clean_pool(
     samples = round(answer.seconds * SAMPLE_RATE)
     mended = {clip.id: shifted for clip in clips if (shifted := shift_clip(clip, samples)) is not None}
     after = find_offset(Recording(name, tuple(mended.values())), measure)[0] if mended else OffsetAnswer(None)
-    # A frame is what the finest level's answer is good for; one that is told by a coarse level is good for a frame of that.
-    confirmed = after.seconds is not None and abs(after.seconds) < min(
-        abs(answer.seconds), FRAME_SECONDS * 2 ** (after.level or 0)
-    )
+    confirmed = confirms(answer, after)
     for clip in clips:
         offset = replace(offsets[clip.id], after_seconds=after.seconds)
         if clip.id not in mended:

@@ -279,6 +279,24 @@ def find_offset(recording: Recording, measure: Callable[[Recording], list[LevelS
     return answer, report
 
 
+def confirms(before: OffsetAnswer, after: OffsetAnswer) -> bool:
+    """Return whether an offset is gone after its correction: the corrected recording has an offset, and a smaller one.
+
+    Args:
+        before: Of the recording as it was.
+        after: Of the corrected recording. Its offset counts as none up to a frame of the level that found it.
+
+    Example:
+        >>> confirms(OffsetAnswer(0.16, 0), OffsetAnswer(0.004, 0)), confirms(OffsetAnswer(0.16, 0), OffsetAnswer(None))
+        (True, False)
+
+    Source: ours.
+    """
+    if before.seconds is None or after.seconds is None:
+        return False
+    return abs(after.seconds) < min(abs(before.seconds), FRAME_SECONDS * 2 ** (after.level or 0))
+
+
 def _answer(report: Sequence[LevelSync], within: float = float("inf")) -> OffsetAnswer:
     """The finest level that can tell; without a calibration, the one whose offset stands out most.
 

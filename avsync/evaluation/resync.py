@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from avsync._checks import import_extra
-from avsync._files import replacing
+from avsync._files import check_outputs, replacing
 from avsync.errors import ArgumentError, CorpusError
 
 TOLERANCE = 0.002
@@ -89,7 +89,14 @@ def _word(path: str | os.PathLike[str]) -> str:
     return shlex.quote(f"./{name}" if name.startswith("-") else name)
 
 
-def shift_sound(path: str | os.PathLike[str], out: str | os.PathLike[str], *, seconds: float) -> Resynced:
+def shift_sound(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    seconds: float,
+    overwrite: bool = False,
+    confirm: Callable[[Path], None] | None = None,
+) -> Resynced:
     """Write a copy of a video whose sound comes later or earlier, whole or not at all.
 
     Sound that would come before the picture is left out, packet by packet. The copy is read again before it takes its name, and the
@@ -99,13 +106,15 @@ def shift_sound(path: str | os.PathLike[str], out: str | os.PathLike[str], *, se
         path: A video with sound.
         out: The copy; its suffix names the container, which has to hold the streams as they are coded.
         seconds: Delay of all sound streams; negative moves them forward.
+        overwrite: Replace ``out`` if it exists.
+        confirm: Called with the finished copy before it takes its name; nothing is written if it raises.
 
     Returns:
         :class:`Resynced`.
 
     Raises:
-        ArgumentError: ``seconds`` is not finite, ``out`` is ``path`` itself, has an unknown suffix, or a container that cannot hold
-            the streams.
+        ArgumentError: ``seconds`` is not finite, ``out`` exists, is ``path`` itself, has an unknown suffix, or a container that cannot
+            hold the streams.
         CorpusError: The video is missing, damaged, or has no picture or no sound.
         MissingExtraError: PyAV is not installed.
 
@@ -117,8 +126,7 @@ def shift_sound(path: str | os.PathLike[str], out: str | os.PathLike[str], *, se
         raise ArgumentError(f"`seconds`: expected a finite number, got {seconds!r}")
     if not source.is_file():
         raise CorpusError(f"{source}: expected a video, found no file")
-    if source.resolve() == target.resolve():
-        raise ArgumentError(f"`out`: expected another file than the video itself, got {target}")
+    check_outputs([("out", target)], inputs=[source], overwrite=overwrite)
     shift = Fraction(seconds).limit_denominator(1_000_000)
     with replacing(target) as part:
         try:
@@ -143,6 +151,8 @@ def shift_sound(path: str | os.PathLike[str], out: str | os.PathLike[str], *, se
                 f"`out`: expected a container that holds the streams of {source}, got {target.suffix or target.name!r}:"
                 f" {type(error).__name__}: {reason}"
             ) from error
+        if confirm is not None:
+            confirm(part)
     return Resynced(target, float(shift), encoded, left_out)
 
 

@@ -100,11 +100,14 @@ def claim_folder(out: Path, settings: Mapping[str, Any]) -> None:
     """Take a folder for an extraction with these settings.
 
     Raises:
-        ArgumentError: It holds a corpus of other making, or one made with other settings.
+        ArgumentError: It holds a corpus or settings of other making, or was begun with other settings.
     """
     path = out / SETTINGS
-    if not path.is_file() and (out / INDEX_NAME).is_file():
-        raise ArgumentError(f"`out`: expected a new folder or one of avsync extract, got {out}, a corpus of other making")
+    foreign = [name for name in (SETTINGS, INDEX_NAME) if os.path.lexists(out / name)]
+    if foreign and not is_extraction(out):
+        raise ArgumentError(
+            f"`out`: expected a new folder or one of avsync extract, got {out} with {foreign[0]} of other making"
+        )
     if not any((out / RECORDS).glob("*")):  # a run that came to nothing binds nobody
         write_json(path, dict(settings))
         return
@@ -116,6 +119,14 @@ def claim_folder(out: Path, settings: Mapping[str, Any]) -> None:
     ]
     if other:
         raise ArgumentError(f"`out`: {out} was begun with other settings: {'; '.join(other)}; choose another folder")
+
+
+def is_extraction(out: Path) -> bool:
+    """Return whether a folder holds the settings of an extraction."""
+    try:
+        return "detector" in read_settings(out)
+    except (CorpusError, OSError):
+        return False
 
 
 def read_settings(out: Path) -> dict[str, Any]:
