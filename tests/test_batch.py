@@ -17,13 +17,8 @@ import numpy as np
 import pytest
 
 from avsync.corpus.clip import Clip, Corpus, read_clip, write_clip, write_index
-<<<<<<< HEAD
 from avsync.corpus.extraction import records as extraction_records
 from avsync.corpus.extraction import run_job
-=======
-from avsync.corpus.extraction import batch
-from avsync.corpus.extraction import records as extraction_records
->>>>>>> f1abb09 (Commands declare what they read and write before any work, and replace no file that is not theirs)
 from avsync.corpus.extraction.batch import Progress, extract_corpus
 from avsync.corpus.extraction.jobs import Job, find_videos, plan, speaker_of, video_key
 from avsync.corpus.extraction.records import finished, merge_records, read_record
@@ -277,7 +272,7 @@ def test_workers_do_the_same_and_one_that_dies_takes_its_video_only(talks: Path,
 def test_folders_of_other_making_and_other_settings_are_refused(talks: Path, tmp_path: Path) -> None:
     clip = Clip("a", "anna", "train", np.ones((2, 68, 2), np.float32), np.zeros(1280, np.float32))
     write_index(tmp_path / "other", [write_clip(clip, tmp_path / "other")])
-    with pytest.raises(ArgumentError, match="index.json of other making"):
+    with pytest.raises(ArgumentError, match=r"index\.json of other making"):
         extract_corpus([talks], tmp_path / "other", detector=constant)
     with pytest.raises(CorpusError, match="expected the settings of an extraction, found no file"):
         merge_records(tmp_path / "other")
