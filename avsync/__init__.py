@@ -11,8 +11,8 @@ from avsync.errors import AvsyncError
 from avsync.losses.adversarial import hinge_discriminator_loss, hinge_generator_loss
 from avsync.losses.all_pairs import AllPairsInfoNCE
 from avsync.losses.info_nce import InfoNCE, info_nce
-from avsync.losses.pairs import CosineBCE, MarginLoss, SigmoidPairLoss
-from avsync.losses.sync import MultiScaleSyncLoss, SyncLoss, multi_scale_sync_loss
+from avsync.losses.pairs import ContrastiveLoss, CosineBCE, SigmoidPairLoss
+from avsync.losses.sync import MultiScaleSyncLoss, SyncLossOutput, multi_scale_sync_loss
 from avsync.metrics import multi_scale_offset, sync_offset
 from avsync.models.discriminators import FrameDiscriminator, PairDiscriminator, WindowDiscriminator
 from avsync.models.generator.model import GeneratorConfig, MultiScaleGenerator
@@ -28,17 +28,17 @@ __all__ = [
     "MFCC",
     "AllPairsInfoNCE",
     "AvsyncError",
+    "ContrastiveLoss",
     "CosineBCE",
     "FrameDiscriminator",
     "GeneratorConfig",
     "InfoNCE",
     "LogMel",
-    "MarginLoss",
     "MultiScaleGenerator",
     "MultiScaleSyncLoss",
     "PairDiscriminator",
     "SigmoidPairLoss",
-    "SyncLoss",
+    "SyncLossOutput",
     "Syncer",
     "SyncerConfig",
     "SyncerEnsemble",

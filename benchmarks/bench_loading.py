@@ -44,7 +44,7 @@ def make_step(device: torch.device) -> Callable[[Batch], None]:
 
     def step(batch: Batch) -> None:
         optimizer.zero_grad()
-        losses: list[Tensor] = [loss(level.audio, level.motion) for level in pyramid(batch.landmarks, batch.audio)]
+        losses: list[Tensor] = [loss(level.motion, level.audio) for level in pyramid(batch.landmarks, batch.audio)]
         torch.stack(losses).sum().backward()
         optimizer.step()
 

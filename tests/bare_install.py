@@ -99,7 +99,7 @@ def use_losses() -> None:
 
     from avsync import MultiScaleSyncLoss, SyncerPyramid, SyncerPyramidConfig
     from avsync.audio.features import LogMel
-    from avsync.losses.info_nce import info_nce
+    from avsync.losses import info_nce
     from avsync.models.syncer.encoders import SyncerConfig
     from avsync.pyramid import blur_downsample
 
@@ -107,10 +107,10 @@ def use_losses() -> None:
     coarse = blur_downsample(torch.ones(2, 40, 68, 2))
     require(tuple(coarse.shape) == (2, 20, 68, 2) and bool((coarse - 1).abs().max() < 1e-6), "blur_downsample lost a constant")
 
-    audio = torch.randn(4, 12, 8, requires_grad=True)
-    contrast = info_nce(audio, torch.randn(4, 12, 8), torch.randn(4, 12, 48, 8))
+    motion = torch.randn(4, 12, 8, requires_grad=True)
+    contrast = info_nce(motion, torch.randn(4, 12, 8), torch.randn(4, 12, 48, 8))
     contrast.backward()
-    require(bool(torch.isfinite(contrast)) and audio.grad is not None, "info_nce has no finite loss or no gradient")
+    require(bool(torch.isfinite(contrast)) and motion.grad is not None, "info_nce has no finite loss or no gradient")
 
     pyramid = SyncerPyramid(config=SyncerPyramidConfig(syncer=SyncerConfig(width=16, embed=8)))
     loss = MultiScaleSyncLoss(syncers=pyramid, audio_transform=LogMel())

@@ -18,16 +18,14 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from avsync.losses.all_pairs import info_nce_all_pairs
+from avsync.losses.all_pairs import all_pairs_info_nce
 from avsync.losses.distributed import (
     gather,
-    gather_each,
-    log_sum_exp_each_across,
+    log_sum_exp_across,
     reduce_windows_across,
     sum_across,
-    sum_each_across,
 )
-from avsync.losses.info_nce import InfoNCE, info_nce_sampled
+from avsync.losses.info_nce import InfoNCE, sampled_info_nce
 from avsync.losses.negatives import sample_negatives
 from avsync.models.syncer.interface import Embeddings
 from avsync.training.level_losses import level_losses
@@ -48,8 +46,8 @@ class Encoders(nn.Module):
         self.audio, self.motion = nn.Linear(EMBED, EMBED), nn.Linear(EMBED, EMBED)
         self.log_temperature = nn.Parameter(torch.tensor(-1.0))
 
-    def forward(self, loss: Callable[..., Tensor], audio: Tensor, motion: Tensor, mask: Tensor | None, group: Group) -> Tensor:
-        return loss(self.audio(audio), self.motion(motion), self.log_temperature.exp(), mask, group)
+    def forward(self, loss: Callable[..., Tensor], motion: Tensor, audio: Tensor, mask: Tensor | None, group: Group) -> Tensor:
+        return loss(self.motion(motion), self.audio(audio), self.log_temperature.exp(), mask, group)
 
 
 def material() -> tuple[Tensor, Tensor, Tensor]:
@@ -59,47 +57,47 @@ def material() -> tuple[Tensor, Tensor, Tensor]:
     motion = audio + torch.randn(CLIPS, WINDOWS, EMBED, generator=chance, dtype=torch.float64)
     mask = torch.ones(CLIPS, WINDOWS, dtype=torch.bool)
     mask[1, 3:] = False
-    return audio, motion, mask
+    return motion, audio, mask
 
 
-def all_pairs(a: Tensor, m: Tensor, temperature: Tensor, mask: Tensor | None, group: Group, **options: object) -> Tensor:
-    return info_nce_all_pairs(a, m, temperature=temperature, mask=mask, group=group, **options)
+def all_pairs(m: Tensor, a: Tensor, temperature: Tensor, mask: Tensor | None, group: Group, **options: object) -> Tensor:
+    return all_pairs_info_nce(m, a, temperature=temperature, mask=mask, group=group, **options)
 
 
-def plain_scale(a: Tensor, m: Tensor, temperature: Tensor, mask: Tensor | None, group: Group) -> Tensor:
-    return all_pairs(a, m, temperature, mask, group, min_temperature=1 / 60, exclusion=1)
+def plain_scale(m: Tensor, a: Tensor, temperature: Tensor, mask: Tensor | None, group: Group) -> Tensor:
+    return all_pairs(m, a, temperature, mask, group, min_temperature=1 / 60, exclusion=1)
 
 
-def one_way_sum(a: Tensor, m: Tensor, temperature: Tensor, mask: Tensor | None, group: Group) -> Tensor:
-    return all_pairs(a, m, temperature, mask, group, symmetric=False, reduction="sum")
+def one_way_sum(m: Tensor, a: Tensor, temperature: Tensor, mask: Tensor | None, group: Group) -> Tensor:
+    return all_pairs(m, a, temperature, mask, group, symmetric=False, reduction="sum")
 
 
-def given_negatives(a: Tensor, m: Tensor, temperature: Tensor, mask: Tensor | None, group: Group) -> Tensor:
+def given_negatives(m: Tensor, a: Tensor, temperature: Tensor, mask: Tensor | None, group: Group) -> Tensor:
     indices = sample_negatives(CLIPS, WINDOWS, 5, mask=material()[2], generator=torch.Generator().manual_seed(5))
     first = 0 if group is None else dist.get_rank(group) * a.shape[0]
     indices = indices[first : first + a.shape[0]]
-    return info_nce_sampled(a, m, indices, temperature=temperature, mask=mask, group=group)
+    return sampled_info_nce(m, a, indices, temperature=temperature, mask=mask, group=group)
 
 
-def drawn_negatives(a: Tensor, m: Tensor, temperature: Tensor, mask: Tensor | None, group: Group) -> Tensor:
+def drawn_negatives(m: Tensor, a: Tensor, temperature: Tensor, mask: Tensor | None, group: Group) -> Tensor:
     loss = InfoNCE(num_negatives=5, temperature=0.5)
-    return temperature * loss(a, m, generator=torch.Generator().manual_seed(5), mask=mask, group=group)
+    return temperature * loss(m, a, generator=torch.Generator().manual_seed(5), mask=mask, group=group)
 
 
-def weighted_windows(a: Tensor, m: Tensor, temperature: Tensor, mask: Tensor | None, group: Group) -> Tensor:
+def weighted_windows(m: Tensor, a: Tensor, temperature: Tensor, mask: Tensor | None, group: Group) -> Tensor:
     """What trains two levels, windows counting by a weight that processes hold different sums of."""
-    return temperature * trained(a, m, mask, group, objective="all_pairs", offset_weight=1.0)
+    return temperature * trained(m, a, mask, group, objective="all_pairs", offset_weight=1.0)
 
 
-def weighted_negatives(a: Tensor, m: Tensor, temperature: Tensor, mask: Tensor | None, group: Group) -> Tensor:
-    return temperature * trained(a, m, mask, group, objective="info_nce", num_negatives=5)
+def weighted_negatives(m: Tensor, a: Tensor, temperature: Tensor, mask: Tensor | None, group: Group) -> Tensor:
+    return temperature * trained(m, a, mask, group, objective="info_nce", num_negatives=5)
 
 
-def equal_windows(a: Tensor, m: Tensor, temperature: Tensor, mask: Tensor | None, group: Group) -> Tensor:
-    return temperature * trained(a, m, mask, group, weighted=False, objective="all_pairs", offset_weight=1.0)
+def equal_windows(m: Tensor, a: Tensor, temperature: Tensor, mask: Tensor | None, group: Group) -> Tensor:
+    return temperature * trained(m, a, mask, group, weighted=False, objective="all_pairs", offset_weight=1.0)
 
 
-def trained(a: Tensor, m: Tensor, mask: Tensor | None, group: Group, *, weighted: bool = True, **settings: Any) -> Tensor:
+def trained(m: Tensor, a: Tensor, mask: Tensor | None, group: Group, *, weighted: bool = True, **settings: Any) -> Tensor:
     objectives = [LevelObjective(config=SyncerTrainingConfig(**settings)) for _ in range(2)]
     rank = 0 if group is None else dist.get_rank(group)
     weight = torch.linspace(0, 1, CLIPS * WINDOWS, dtype=torch.float64).reshape(CLIPS, WINDOWS).square()
@@ -110,7 +108,7 @@ def trained(a: Tensor, m: Tensor, mask: Tensor | None, group: Group, *, weighted
     weights = [weight, weight[:, 1:]] if weighted else None
     losses = level_losses(objectives, levels, chance, group, span=2, weights=weights)
     # Processes hold shares here, whose mean is the loss; the other losses are whole on every process.
-    mean = sum_across(losses.detach(), group) / (1 if group is None else dist.get_world_size(group))
+    mean = sum_across([losses.detach()], group)[0] / (1 if group is None else dist.get_world_size(group))
     return (losses - losses.detach() + mean) @ losses.new_tensor([1.0, 0.3])
 
 
@@ -134,13 +132,13 @@ def run(group: Group) -> Result:
     results: Result = {}
     rank, world = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
     own = slice(rank * CLIPS // world, (rank + 1) * CLIPS // world)
-    audio, motion, mask = material()
+    motion, audio, mask = material()
     for name, loss in LOSSES.items():
         for masked in (False, True):
             torch.manual_seed(0)
             encoders = Encoders().double()
             model: nn.Module = encoders if group is None else DistributedDataParallel(encoders)
-            value = model(loss, audio[own], motion[own], mask[own] if masked else None, group)
+            value = model(loss, motion[own], audio[own], mask[own] if masked else None, group)
             # Not even a gradient that is thrown away may be NaN: who looks for another one would find it first.
             with warnings.catch_warnings(action="ignore"), torch.autograd.detect_anomaly():
                 value.backward()
@@ -154,12 +152,12 @@ def run(group: Group) -> Result:
 def pieces(group: Group, rank: int) -> Result:
     """The collectives by themselves; every process weighs what it gets differently."""
     x = torch.full((2, 3), float(rank + 1), requires_grad=True)
-    gathered = gather(x, group)
+    gathered = gather([x], group)[0]
     ((rank + 1) * gathered * torch.arange(gathered.numel()).reshape(gathered.shape)).sum().backward()
     y = torch.tensor(float(rank), requires_grad=True)
-    total = sum_across(y, group)
+    total = sum_across([y], group)[0]
     ((rank + 1) * total).backward()
-    none = reduce_windows_across(torch.full((1, 2), float(rank)), None, "none", group)
+    none = reduce_windows_across([torch.full((1, 2), float(rank))], [None], "none", group)[0]
     return joined_pieces(group, rank) | {
         "gathered": gathered.detach(),
         "gather grad": x.grad,
@@ -174,12 +172,12 @@ def joined_pieces(group: Group, rank: int) -> Result:
     given = [torch.full((1, 2), float(rank)), torch.full((2,), rank + 0.1, dtype=torch.float64), torch.ones(1, 1)]
     for x in given:
         x.requires_grad_()
-    gathered = gather_each(given, group)
-    sums = sum_each_across(given, group)
+    gathered = gather(given, group)
+    sums = sum_across(given, group)
     (gathered[0][0].sum() + 2 * gathered[1].sum() + 3 * sums[0].sum() + sums[2].sum()).backward()
     large = torch.tensor([1000.0 * rank, -1000.0 * rank], requires_grad=True)
     moderate = torch.tensor([float(rank)], requires_grad=True)
-    logs = [*log_sum_exp_each_across([large], group), *log_sum_exp_each_across([moderate], group, moderate=True)]
+    logs = [*log_sum_exp_across([large], group), *log_sum_exp_across([moderate], group, moderate=True)]
     (logs[0].sum() + logs[1].sum()).backward()
     assert [x.dtype for x in gathered] == [x.dtype for x in sums] == [x.dtype for x in given]
     results = {f"joined gathered {i}": x.detach() for i, x in enumerate(gathered)}

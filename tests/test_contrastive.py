@@ -15,24 +15,24 @@ from torch import Tensor, nn
 
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
 from avsync.losses._windows import sampled_similarity
-from avsync.losses.all_pairs import AllPairsInfoNCE, info_nce_all_pairs, info_nce_all_pairs_each
-from avsync.losses.info_nce import InfoNCE, chance_level, info_nce, info_nce_sampled, info_nce_sampled_each
+from avsync.losses.all_pairs import AllPairsInfoNCE, all_pairs_info_nce
+from avsync.losses.info_nce import InfoNCE, chance_level, info_nce, sampled_info_nce
 from avsync.losses.negatives import excluded_pairs, gather_negatives, sample_negatives
 from avsync.losses.pairs import (
+    ContrastiveLoss,
     CosineBCE,
     LogitScale,
-    MarginLoss,
     SigmoidPairLoss,
+    contrastive_loss,
     cosine_bce,
-    margin_loss,
-    sigmoid_pairs,
+    sigmoid_pair_loss,
 )
 from avsync.models.syncer.similarity import cosine_similarity, half_squared_distance, unit_norm
 from tests.reference import contrastive as reference
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 SEEDS = st.integers(min_value=0, max_value=10_000)
-BATCH_LOSSES: list[Callable[..., nn.Module]] = [InfoNCE, AllPairsInfoNCE, MarginLoss, CosineBCE, SigmoidPairLoss]
+BATCH_LOSSES: list[Callable[..., nn.Module]] = [InfoNCE, AllPairsInfoNCE, ContrastiveLoss, CosineBCE, SigmoidPairLoss]
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -40,8 +40,8 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def pair(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
-    audio, motion = torch.randn(2, *shape, generator=seeded(seed), dtype=dtype)
-    return audio, motion
+    motion, audio = torch.randn(2, *shape, generator=seeded(seed), dtype=dtype)
+    return motion, audio
 
 
 def some_mask(clips: int, windows: int, seed: int) -> Tensor:
@@ -54,11 +54,11 @@ def some_mask(clips: int, windows: int, seed: int) -> Tensor:
 
 @given(seed=SEEDS, factor=st.floats(min_value=1e-4, max_value=1e4))
 def test_cosine(seed: int, factor: float) -> None:
-    audio, motion = pair(3, 5, seed=seed)
+    motion, audio = pair(3, 5, seed=seed)
     scores = cosine_similarity(motion, audio)
-    expected = [reference.cosine(a, m) for a, m in zip(audio.numpy(), motion.numpy(), strict=True)]
+    expected = [reference.cosine(m, a) for m, a in zip(motion.numpy(), audio.numpy(), strict=True)]
     np.testing.assert_allclose(scores.numpy(), expected, atol=1e-12)
-    torch.testing.assert_close(cosine_similarity(motion, factor * audio), scores)
+    torch.testing.assert_close(cosine_similarity(factor * motion, audio), scores)
     torch.testing.assert_close(half_squared_distance(motion, audio), 1 - scores)
 
 
@@ -71,10 +71,10 @@ def test_embeddings_of_zeros_have_no_gradient_and_no_nan() -> None:
 
 @pytest.mark.parametrize("embed", [1, 64])  # either side of the choice between the matrix of scores and copies
 def test_sampled_similarity(embed: int) -> None:
-    audio, motion = pair(3, 6, embed)
+    motion, audio = pair(3, 6, embed)
     indices = sample_negatives(3, 6, 4, generator=seeded())
-    expected = cosine_similarity(gather_negatives(motion, indices), audio[:, :, None].expand(-1, -1, 4, -1))
-    torch.testing.assert_close(sampled_similarity(audio, motion, indices), expected)
+    expected = cosine_similarity(audio[:, :, None].expand(-1, -1, 4, -1), gather_negatives(motion, indices))
+    torch.testing.assert_close(sampled_similarity(motion, audio, indices), expected)
 
 
 # --- InfoNCE ----------------------------------------------------------------------------------------------------------------------
@@ -82,45 +82,45 @@ def test_sampled_similarity(embed: int) -> None:
 
 @given(seed=SEEDS, temperature=st.floats(min_value=0.02, max_value=2.0))
 def test_info_nce_against_the_reference(seed: int, temperature: float) -> None:
-    audio, motion = pair(4, 6, seed=seed)
+    motion, audio = pair(4, 6, seed=seed)
     negatives = torch.randn(4, 5, 6, generator=seeded(seed + 1), dtype=torch.float64)
-    losses = info_nce(audio, motion, negatives, temperature=temperature, reduction="none")
-    rows = zip(audio.numpy(), motion.numpy(), negatives.numpy(), strict=True)
+    losses = info_nce(motion, audio, negatives, temperature=temperature, reduction="none")
+    rows = zip(motion.numpy(), audio.numpy(), negatives.numpy(), strict=True)
     np.testing.assert_allclose(losses.numpy(), [reference.info_nce(*row, temperature) for row in rows], rtol=1e-7, atol=1e-9)
     assert (losses >= 0).all()
     assert (losses <= chance_level(5) + 2 / temperature).all()
-    assert info_nce(audio, motion, negatives, temperature=temperature) == losses.mean()
+    assert info_nce(motion, audio, negatives, temperature=temperature) == losses.mean()
 
 
 @given(seed=SEEDS, factor=st.floats(min_value=1e-3, max_value=1e3))
 def test_info_nce_ignores_order_and_scale(seed: int, factor: float) -> None:
-    audio, motion = pair(3, 6, seed=seed)
+    motion, audio = pair(3, 6, seed=seed)
     negatives = torch.randn(3, 8, 6, generator=seeded(seed + 1), dtype=torch.float64)
-    loss = info_nce(audio, motion, negatives)
+    loss = info_nce(motion, audio, negatives)
     order = torch.randperm(8, generator=seeded(seed))
-    torch.testing.assert_close(info_nce(audio, motion, negatives[:, order]), loss)
-    torch.testing.assert_close(info_nce(factor * audio, motion / factor, factor * negatives), loss)
+    torch.testing.assert_close(info_nce(motion, audio, negatives[:, order]), loss)
+    torch.testing.assert_close(info_nce(factor * motion, audio / factor, factor * negatives), loss)
 
 
 @given(number=st.integers(min_value=1, max_value=60), temperature=st.floats(min_value=0.01, max_value=10.0))
 def test_info_nce_at_chance_is_log_n_plus_one(number: int, temperature: float) -> None:
-    audio, motion = pair(2, 6)
+    motion, audio = pair(2, 6)
     negatives = motion[:, None].expand(-1, number, -1)
-    loss = info_nce(audio, motion, negatives, temperature=temperature)
+    loss = info_nce(motion, audio, negatives, temperature=temperature)
     assert loss.item() == pytest.approx(math.log(number + 1)) == chance_level(number)
 
 
 @given(seed=SEEDS)
 def test_info_nce_gradient_pulls_the_positive_and_pushes_the_negatives(seed: int) -> None:
-    audio, motion = pair(4, 6, seed=seed)
+    motion, audio = pair(4, 6, seed=seed)
     motion.requires_grad_()
     negatives = torch.randn(4, 5, 6, generator=seeded(seed + 1), dtype=torch.float64, requires_grad=True)
-    info_nce(audio, motion, negatives).backward()
+    info_nce(motion, audio, negatives).backward()
     with torch.no_grad():
         nearer = motion - 1e-3 * motion.grad / (motion.grad.norm() + 1e-30)
         farther = negatives - 1e-3 * negatives.grad / (negatives.grad.norm() + 1e-30)
         before = cosine_similarity(motion, audio)
-        assert (cosine_similarity(nearer, audio) >= before - 1e-9).all()
+        assert (cosine_similarity(audio, nearer) >= before - 1e-9).all()
         wide = audio[:, None].expand(-1, 5, -1)
         assert (cosine_similarity(farther, wide) <= cosine_similarity(negatives, wide) + 1e-9).all()
 
@@ -129,15 +129,15 @@ def test_a_lower_temperature_sharpens() -> None:
     audio = torch.eye(4, dtype=torch.float64)
     right, wrong = audio, audio.roll(1, dims=0)
     for good, bad, sign in ((right, wrong, 1), (wrong, right, -1)):
-        warm, cold = (info_nce(audio, good, bad[:, None], temperature=t) for t in (0.5, 0.1))
+        warm, cold = (info_nce(good, audio, bad[:, None], temperature=t) for t in (0.5, 0.1))
         assert sign * (warm - cold) > 0
 
 
 def test_the_temperature_may_be_a_tensor_and_learns() -> None:
-    audio, motion = pair(2, 6, 8)
+    motion, audio = pair(2, 6, 8)
     temperature = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
-    loss = info_nce_all_pairs(audio, motion, temperature=temperature)
-    torch.testing.assert_close(loss, info_nce_all_pairs(audio, motion, temperature=0.2))
+    loss = all_pairs_info_nce(motion, audio, temperature=temperature)
+    torch.testing.assert_close(loss, all_pairs_info_nce(motion, audio, temperature=0.2))
     loss.backward()
     assert temperature.grad is not None and temperature.grad.abs() > 0
 
@@ -154,24 +154,24 @@ def test_the_temperature_may_be_a_tensor_and_learns() -> None:
 def test_all_pairs_against_the_reference(
     temperature: float, seed: int, clips: int, windows: int, exclusion: int, masked: bool, symmetric: bool
 ) -> None:
-    audio, motion = pair(clips, windows, 6, seed=seed)
+    motion, audio = pair(clips, windows, 6, seed=seed)
     mask = some_mask(clips, windows, seed) if masked else None
-    losses = info_nce_all_pairs(
-        audio, motion, temperature=temperature, exclusion=exclusion, mask=mask, symmetric=symmetric, reduction="none"
+    losses = all_pairs_info_nce(
+        motion, audio, temperature=temperature, exclusion=exclusion, mask=mask, symmetric=symmetric, reduction="none"
     )
     valid = np.ones((clips, windows), dtype=bool) if mask is None else mask.numpy()
-    expected = reference.info_nce_all_pairs(audio.numpy(), motion.numpy(), temperature, exclusion, valid, symmetric=symmetric)
+    expected = reference.all_pairs_info_nce(motion.numpy(), audio.numpy(), temperature, exclusion, valid, symmetric=symmetric)
     np.testing.assert_allclose(losses.numpy(), expected, rtol=1e-7, atol=1e-9)
-    mean = info_nce_all_pairs(audio, motion, temperature=temperature, exclusion=exclusion, mask=mask, symmetric=symmetric)
+    mean = all_pairs_info_nce(motion, audio, temperature=temperature, exclusion=exclusion, mask=mask, symmetric=symmetric)
     assert mean.item() == pytest.approx(expected[valid].mean(), abs=1e-9)
 
 
 def test_all_pairs_short_cut_and_floor_of_the_temperature() -> None:
-    audio, motion = pair(4, 9, 8, dtype=torch.float32)
+    motion, audio = pair(4, 9, 8, dtype=torch.float32)
     cold = torch.tensor(0.001)
-    floored = info_nce_all_pairs(audio, motion, temperature=cold, min_temperature=0.02)
-    torch.testing.assert_close(floored, info_nce_all_pairs(audio, motion, temperature=0.02), rtol=1e-5, atol=1e-5)
-    extreme = info_nce_all_pairs(audio, -audio, temperature=0.001)
+    floored = all_pairs_info_nce(motion, audio, temperature=cold, min_temperature=0.02)
+    torch.testing.assert_close(floored, all_pairs_info_nce(motion, audio, temperature=0.02), rtol=1e-5, atol=1e-5)
+    extreme = all_pairs_info_nce(-audio, audio, temperature=0.001)
     assert extreme.isfinite() and extreme > 1000
 
 
@@ -179,36 +179,36 @@ def test_all_pairs_short_cut_and_floor_of_the_temperature() -> None:
 def test_several_levels_are_each_by_itself(reduction: str) -> None:
     levels = [pair(3, 9, 8), pair(2, 5, 4, seed=1)]
     masks, taus = [None, some_mask(2, 5, 1)], [0.2, torch.tensor(0.01, dtype=torch.float64)]
-    audio, motion = zip(*levels, strict=True)
-    options = {"temperatures": taus, "masks": masks, "reduction": reduction}
+    motion, audio = zip(*levels, strict=True)
+    options = {"temperature": taus, "mask": masks, "reduction": reduction}
     drawn = [sample_negatives(3, 9, 4, generator=seeded()), sample_negatives(2, 5, 2, mask=masks[1], generator=seeded())]
-    together = info_nce_all_pairs_each(audio, motion, **options), info_nce_sampled_each(audio, motion, drawn, **options)
-    for i, (a, m) in enumerate(levels):
+    together = all_pairs_info_nce(motion, audio, **options), sampled_info_nce(motion, audio, drawn, **options)
+    for i, (m, a) in enumerate(levels):
         alone = {"temperature": taus[i], "mask": masks[i], "reduction": reduction}
-        torch.testing.assert_close(together[0][i], info_nce_all_pairs(a, m, **alone))
-        torch.testing.assert_close(together[1][i], info_nce_sampled(a, m, drawn[i], **alone))
+        torch.testing.assert_close(together[0][i], all_pairs_info_nce(m, a, **alone))
+        torch.testing.assert_close(together[1][i], sampled_info_nce(m, a, drawn[i], **alone))
 
 
 @given(seed=SEEDS)
 def test_padding_is_inert(seed: int) -> None:
-    audio, motion = pair(3, 5, 6, seed=seed)
+    motion, audio = pair(3, 5, 6, seed=seed)
     mask = some_mask(3, 5, seed)
     junk = torch.where(mask[..., None], audio, 1e3), torch.where(mask[..., None], motion, -7.0)
     for loss in (
-        lambda a, m: info_nce_all_pairs(a, m, mask=mask, exclusion=1),
-        lambda a, m: sigmoid_pairs(a, m, mask=mask, exclusion=1),
+        lambda m, a: all_pairs_info_nce(m, a, mask=mask, exclusion=1),
+        lambda m, a: sigmoid_pair_loss(m, a, mask=mask, exclusion=1),
     ):
-        torch.testing.assert_close(loss(audio, motion), loss(*junk))
+        torch.testing.assert_close(loss(motion, audio), loss(*junk))
 
 
 def test_sampled_equals_gathered() -> None:
-    audio, motion = pair(4, 12, 8)
+    motion, audio = pair(4, 12, 8)
     indices = sample_negatives(4, 12, 7, generator=seeded())
-    losses = info_nce_sampled(audio, motion, indices, reduction="none")
-    expected = info_nce(audio, motion, gather_negatives(motion, indices), reduction="none")
+    losses = sampled_info_nce(motion, audio, indices, reduction="none")
+    expected = info_nce(motion, audio, gather_negatives(motion, indices), reduction="none")
     torch.testing.assert_close(losses, expected)
     mask = some_mask(4, 12, 0)
-    torch.testing.assert_close(info_nce_sampled(audio, motion, indices, mask=mask), expected[mask].mean())
+    torch.testing.assert_close(sampled_info_nce(motion, audio, indices, mask=mask), expected[mask].mean())
 
 
 # --- negatives --------------------------------------------------------------------------------------------------------------------
@@ -305,29 +305,29 @@ def test_excluded_pairs() -> None:
 
 @given(seed=SEEDS, margin=st.floats(min_value=0.1, max_value=2.0))
 def test_margin_against_the_reference(seed: int, margin: float) -> None:
-    audio, motion = pair(6, 5, seed=seed)
+    motion, audio = pair(6, 5, seed=seed)
     target = torch.rand(6, generator=seeded(seed), dtype=torch.float64).round()
-    losses = margin_loss(audio, motion, target, margin=margin, reduction="none")
-    rows = zip(audio.numpy(), motion.numpy(), target.numpy(), strict=True)
-    np.testing.assert_allclose(losses.numpy(), [reference.margin(*row, margin) for row in rows], atol=1e-10)
-    torch.testing.assert_close(margin_loss(audio, motion, target.bool(), margin=margin, reduction="none"), losses)
+    losses = contrastive_loss(motion, audio, target, margin=margin, reduction="none")
+    rows = zip(motion.numpy(), audio.numpy(), target.numpy(), strict=True)
+    np.testing.assert_allclose(losses.numpy(), [reference.contrastive_loss(*row, margin) for row in rows], atol=1e-10)
+    torch.testing.assert_close(contrastive_loss(motion, audio, target.bool(), margin=margin, reduction="none"), losses)
 
 
 def test_margin_gradient_is_finite_at_distance_zero() -> None:
     for dtype in (torch.float32, torch.float64):
         audio = torch.randn(4, 8, generator=seeded(), dtype=dtype, requires_grad=True)
         for other in (audio.detach().clone(), audio.detach() * (1 + 1e-6)):
-            (gradient,) = torch.autograd.grad(margin_loss(audio, other, torch.zeros(4)), audio)
+            (gradient,) = torch.autograd.grad(contrastive_loss(audio, other, torch.zeros(4)), audio)
             assert gradient.isfinite().all() and gradient.abs().max() < 10
 
 
 @pytest.mark.parametrize("mapping", ["cosine", "affine"])
 @given(seed=SEEDS)
 def test_cosine_bce_against_the_reference(mapping: str, seed: int) -> None:
-    audio, motion = (x.abs() + 0.01 for x in pair(6, 5, seed=seed))
+    motion, audio = (x.abs() + 0.01 for x in pair(6, 5, seed=seed))
     target = torch.rand(6, generator=seeded(seed), dtype=torch.float64).round()
-    losses = cosine_bce(audio, motion, target, mapping=mapping, reduction="none")
-    rows = zip(audio.numpy(), motion.numpy(), target.numpy(), strict=True)
+    losses = cosine_bce(motion, audio, target, mapping=mapping, reduction="none")
+    rows = zip(motion.numpy(), audio.numpy(), target.numpy(), strict=True)
     np.testing.assert_allclose(losses.numpy(), [reference.cosine_bce(*row, mapping) for row in rows], rtol=1e-7, atol=1e-9)
 
 
@@ -342,33 +342,33 @@ def test_cosine_bce_is_finite_at_both_ends_and_exact_near_one(mapping: str) -> N
     # 1 - cos = 5e-7 here: a cosine rounded to float32 would be wrong by a tenth of that
     a, m = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 1e-3]])
     half = 0.5e-6 if mapping == "cosine" else 0.25e-6
-    assert cosine_bce(a, m, torch.zeros(1), mapping=mapping).item() == pytest.approx(-math.log(half), rel=1e-5)
+    assert cosine_bce(m, a, torch.zeros(1), mapping=mapping).item() == pytest.approx(-math.log(half), rel=1e-5)
 
 
 @given(seed=SEEDS, exclusion=st.integers(0, 2), masked=st.booleans())
 def test_sigmoid_pairs_against_the_reference(seed: int, exclusion: int, masked: bool) -> None:
-    audio, motion = pair(2, 4, 5, seed=seed)
+    motion, audio = pair(2, 4, 5, seed=seed)
     mask = some_mask(2, 4, seed) if masked else None
     valid = np.ones((2, 4), dtype=bool) if mask is None else mask.numpy()
-    rows = sigmoid_pairs(audio, motion, scale=5.0, bias=-2.0, exclusion=exclusion, mask=mask, reduction="none")
-    expected = reference.sigmoid_pairs(audio.numpy(), motion.numpy(), 5.0, -2.0, exclusion, valid)
+    rows = sigmoid_pair_loss(motion, audio, scale=5.0, bias=-2.0, exclusion=exclusion, mask=mask, reduction="none")
+    expected = reference.sigmoid_pair_loss(motion.numpy(), audio.numpy(), 5.0, -2.0, exclusion, valid)
     np.testing.assert_allclose(rows.numpy(), expected, rtol=1e-7, atol=1e-9)
 
 
 def test_modules_of_sampled_pairs_equal_the_functions() -> None:
-    audio, motion = (x.abs() for x in pair(3, 8, 6))
+    motion, audio = (x.abs() for x in pair(3, 8, 6))
     wide = (x[:, :, None].expand(-1, -1, 4, -1) for x in (audio, audio))
     indices = sample_negatives(3, 8, 4, source="in_clip", generator=seeded(5))
     others, ones, zeros = gather_negatives(motion, indices), torch.ones(3, 8), torch.zeros(3, 8, 4)
     anchors = next(wide)
     settings: dict[str, Any] = {"num_negatives": 4, "source": "in_clip"}
-    margin = MarginLoss(margin=0.8, **settings)(audio, motion, generator=seeded(5))
-    expected = margin_loss(audio, motion, ones, margin=0.8) + margin_loss(anchors, others, zeros, margin=0.8)
+    margin = ContrastiveLoss(margin=0.8, **settings)(motion, audio, generator=seeded(5))
+    expected = contrastive_loss(motion, audio, ones, margin=0.8) + contrastive_loss(others, anchors, zeros, margin=0.8)
     torch.testing.assert_close(margin, 0.5 * expected)
-    entropy = CosineBCE(**settings)(audio, motion, generator=seeded(5))
-    torch.testing.assert_close(entropy, 0.5 * (cosine_bce(audio, motion, ones) + cosine_bce(anchors, others, zeros)))
-    nce = InfoNCE(**settings)(audio, motion, generator=seeded(5))
-    torch.testing.assert_close(nce, info_nce(audio, motion, others))
+    entropy = CosineBCE(**settings)(motion, audio, generator=seeded(5))
+    torch.testing.assert_close(entropy, 0.5 * (cosine_bce(motion, audio, ones) + cosine_bce(others, anchors, zeros)))
+    nce = InfoNCE(**settings)(motion, audio, generator=seeded(5))
+    torch.testing.assert_close(nce, info_nce(motion, audio, others))
 
 
 # --- every loss -------------------------------------------------------------------------------------------------------------------
@@ -377,11 +377,11 @@ def test_modules_of_sampled_pairs_equal_the_functions() -> None:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("make", BATCH_LOSSES)
 def test_smoke_on_every_device(make: Callable[..., nn.Module], device: str) -> None:
-    audio, motion = (x.to(device).requires_grad_() for x in pair(3, 9, 16, dtype=torch.float32))
+    motion, audio = (x.to(device).requires_grad_() for x in pair(3, 9, 16, dtype=torch.float32))
     mask = torch.ones(3, 9, dtype=torch.bool, device=device)
     mask[1, 6:] = False
     loss = make().to(device)
-    value = loss(audio, motion, mask=mask)
+    value = loss(motion, audio, mask=mask)
     value.backward()
     assert value.ndim == 0 and value.dtype == torch.float32 and value.device.type == device
     assert audio.grad is not None and audio.grad.isfinite().all() and (audio.grad[1, 6:] == 0).all()
@@ -389,14 +389,14 @@ def test_smoke_on_every_device(make: Callable[..., nn.Module], device: str) -> N
 
 @pytest.mark.parametrize("make", BATCH_LOSSES)
 def test_training_on_the_embeddings_finds_the_pairs(make: Callable[..., nn.Module]) -> None:
-    audio, motion = (x.abs().requires_grad_() for x in pair(3, 6, 16, dtype=torch.float32))
+    motion, audio = (x.abs().requires_grad_() for x in pair(3, 6, 16, dtype=torch.float32))
     loss = make()
     optimiser = torch.optim.Adam([audio, motion], lr=0.1)
     generator = seeded()
-    sampled = {"generator": generator} if make in {InfoNCE, MarginLoss, CosineBCE} else {}
+    sampled = {"generator": generator} if make in {InfoNCE, ContrastiveLoss, CosineBCE} else {}
     for _ in range(50):
         optimiser.zero_grad()
-        loss(audio, motion, **sampled).backward()
+        loss(motion, audio, **sampled).backward()
         optimiser.step()
     scores = unit_norm(audio).flatten(0, 1) @ unit_norm(motion).flatten(0, 1).T
     assert (scores.argmax(dim=1) == torch.arange(18)).float().mean() > 0.85
@@ -423,36 +423,36 @@ def scalar_losses() -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
     mask = some_mask(2, 5, 1)
     target = torch.tensor([[1.0, 0.0, 1.0, 0.0, 0.0]]).repeat(2, 1)
     return {
-        "info_nce": lambda a, m: info_nce(a, m, gather_negatives(m, indices)),
-        "info_nce_sampled": lambda a, m: info_nce_sampled(a, m, indices),
-        "all_pairs": lambda a, m: info_nce_all_pairs(a, m, exclusion=1, mask=mask),
-        "all_pairs_cold": lambda a, m: info_nce_all_pairs(a, m, temperature=0.01),
-        "margin": lambda a, m: margin_loss(a, m, target, margin=1.3),
-        "cosine_bce": lambda a, m: cosine_bce(a, m, target, mapping="affine"),
-        "cosine_bce_published": lambda a, m: cosine_bce(a.abs(), m.abs(), target),
-        "sigmoid_pairs": lambda a, m: sigmoid_pairs(a, m, scale=3.0, bias=-1.0, exclusion=1, mask=mask),
+        "info_nce": lambda m, a: info_nce(m, a, gather_negatives(m, indices)),
+        "sampled_info_nce": lambda m, a: sampled_info_nce(m, a, indices),
+        "all_pairs": lambda m, a: all_pairs_info_nce(m, a, exclusion=1, mask=mask),
+        "all_pairs_cold": lambda m, a: all_pairs_info_nce(m, a, temperature=0.01),
+        "margin": lambda m, a: contrastive_loss(m, a, target, margin=1.3),
+        "cosine_bce": lambda m, a: cosine_bce(m, a, target, mapping="affine"),
+        "cosine_bce_published": lambda m, a: cosine_bce(m.abs(), a.abs(), target),
+        "sigmoid_pair_loss": lambda m, a: sigmoid_pair_loss(m, a, scale=3.0, bias=-1.0, exclusion=1, mask=mask),
     }
 
 
 @pytest.mark.parametrize("name", list(scalar_losses()))
 def test_gradcheck(name: str) -> None:
-    audio, motion = (x.requires_grad_() for x in pair(2, 5, 3))
-    assert torch.autograd.gradcheck(scalar_losses()[name], (audio, motion))
+    motion, audio = (x.requires_grad_() for x in pair(2, 5, 3))
+    assert torch.autograd.gradcheck(scalar_losses()[name], (motion, audio))
 
 
 @pytest.mark.parametrize("name", ["info_nce", "all_pairs_cold", "margin", "cosine_bce"])  # the modules below cover the others
 def test_functions_compile_whole(name: str) -> None:
-    audio, motion = pair(2, 5, 8, dtype=torch.float32)
+    motion, audio = pair(2, 5, 8, dtype=torch.float32)
     loss = scalar_losses()[name]
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(audio, motion), loss(audio, motion))
+    torch.testing.assert_close(compiled(motion, audio), loss(motion, audio))
 
 
 @pytest.mark.parametrize("make", BATCH_LOSSES)
 def test_modules_compile_whole(make: Callable[..., nn.Module]) -> None:
-    audio, motion = (x.requires_grad_() for x in pair(3, 9, 8, dtype=torch.float32))
+    motion, audio = (x.requires_grad_() for x in pair(3, 9, 8, dtype=torch.float32))
     mask = some_mask(3, 9, 0)
-    value = torch.compile(make(), fullgraph=True, backend="aot_eager")(audio, motion, mask=mask)
+    value = torch.compile(make(), fullgraph=True, backend="aot_eager")(motion, audio, mask=mask)
     value.backward()
     assert value.isfinite() and audio.grad is not None and audio.grad.isfinite().all()
 
@@ -460,20 +460,20 @@ def test_modules_compile_whole(make: Callable[..., nn.Module]) -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own, as inductor is imported
 def test_all_pairs_compiles_with_inductor() -> None:
-    audio, motion = (x.requires_grad_() for x in pair(2, 5, 8, dtype=torch.float32))
-    compiled = torch.compile(info_nce_all_pairs, fullgraph=True)
-    (expected,) = torch.autograd.grad(info_nce_all_pairs(audio, motion, exclusion=1), audio)
-    (gradient,) = torch.autograd.grad(compiled(audio, motion, exclusion=1), audio)
+    motion, audio = (x.requires_grad_() for x in pair(2, 5, 8, dtype=torch.float32))
+    compiled = torch.compile(all_pairs_info_nce, fullgraph=True)
+    (expected,) = torch.autograd.grad(all_pairs_info_nce(motion, audio, exclusion=1), audio)
+    (gradient,) = torch.autograd.grad(compiled(motion, audio, exclusion=1), audio)
     torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("make", BATCH_LOSSES)
 def test_reductions(make: Callable[..., nn.Module]) -> None:
-    audio, motion = pair(3, 9, 8)
+    motion, audio = pair(3, 9, 8)
     mask = some_mask(3, 9, 2)
-    sampled = make in {InfoNCE, MarginLoss, CosineBCE}
+    sampled = make in {InfoNCE, ContrastiveLoss, CosineBCE}
     values = {
-        reduction: make(reduction=reduction)(audio, motion, mask=mask, **({"generator": seeded()} if sampled else {}))
+        reduction: make(reduction=reduction)(motion, audio, mask=mask, **({"generator": seeded()} if sampled else {}))
         for reduction in ("none", "mean", "sum")
     }
     assert values["none"].shape == (3, 9) and (values["none"][~mask] == 0).all()
@@ -481,12 +481,12 @@ def test_reductions(make: Callable[..., nn.Module]) -> None:
     torch.testing.assert_close(values["mean"], values["none"][mask].mean())
 
 
-@pytest.mark.parametrize("make", [InfoNCE, MarginLoss, CosineBCE])
+@pytest.mark.parametrize("make", [InfoNCE, ContrastiveLoss, CosineBCE])
 def test_negatives_drawn_beforehand(make: Callable[..., nn.Module]) -> None:
-    audio, motion = pair(3, 9, 8)
+    motion, audio = pair(3, 9, 8)
     loss = make(num_negatives=5)
     indices = sample_negatives(3, 9, 5, generator=seeded(4))
-    assert loss(audio, motion, indices=indices) == loss(audio, motion, generator=seeded(4))
+    assert loss(motion, audio, indices=indices) == loss(motion, audio, generator=seeded(4))
 
 
 def test_logit_scale() -> None:
@@ -503,48 +503,48 @@ def test_logit_scale() -> None:
 
 @pytest.mark.parametrize("make", [InfoNCE, AllPairsInfoNCE])
 def test_learnable_temperature(make: Callable[..., nn.Module]) -> None:
-    audio, motion = pair(3, 9, 8, dtype=torch.float32)
+    motion, audio = pair(3, 9, 8, dtype=torch.float32)
     loss = make(learnable=True)
-    loss(audio, motion).backward()
+    loss(motion, audio).backward()
     (parameter,) = loss.parameters()
     assert parameter.grad is not None and parameter.grad.isfinite()
     assert not list(make().parameters())
 
 
 def test_bad_arguments() -> None:
-    audio, motion = pair(2, 6, 4)
+    motion, audio = pair(2, 6, 4)
     with pytest.raises(
-        ShapeError, match=r"`motion`, `audio`: expected the same shape \(..., embed\), got \(6, 4\) and \(2, 6, 4\)"
+        ShapeError, match=r"`motion`, `audio`: expected the same shape \(..., embed\), got \(2, 6, 4\) and \(6, 4\)"
     ):
-        cosine_similarity(motion[0], audio)
+        cosine_similarity(motion, audio[0])
     with pytest.raises(ShapeError, match=r"expected \(clips, windows, embed\), got \(6, 4\)"):
-        info_nce_all_pairs(audio[0], motion[0])
+        all_pairs_info_nce(audio[0], motion[0])
     with pytest.raises(ShapeError, match="floating-point"):
         cosine_similarity(motion.long(), audio.long())
     with pytest.raises(ShapeError, match="`negatives`"):
-        info_nce(audio, motion, motion)
+        info_nce(motion, audio, motion)
     with pytest.raises(ShapeError, match="at least one negative"):
-        info_nce(audio, motion, motion[:, :, None][:, :, :0])
+        info_nce(motion, audio, motion[:, :, None][:, :, :0])
     with pytest.raises(ShapeError, match="`indices`"):
         gather_negatives(audio, torch.zeros(2, 5, 1, dtype=torch.int64))
     with pytest.raises(ShapeError, match="`mask`"):
-        info_nce_all_pairs(audio, motion, mask=torch.ones(2, 6))
+        all_pairs_info_nce(motion, audio, mask=torch.ones(2, 6))
     with pytest.raises(ShapeError, match="`target`"):
-        margin_loss(audio, motion, torch.ones(2))
+        contrastive_loss(motion, audio, torch.ones(2))
     with pytest.raises(ArgumentError, match="`reduction`"):
-        info_nce_all_pairs(audio, motion, reduction="avg")
+        all_pairs_info_nce(motion, audio, reduction="avg")
     with pytest.raises(ArgumentError, match="`temperature`"):
-        info_nce_all_pairs(audio, motion, temperature=0.0)
-    with pytest.raises(ArgumentError, match=r"`audio`, .*`masks`: expected as many entries of each.*got \(2, 1, 2, 2\)"):
-        info_nce_all_pairs_each([audio] * 2, [motion], temperatures=[0.1] * 2)
+        all_pairs_info_nce(motion, audio, temperature=0.0)
+    with pytest.raises(ArgumentError, match=r"`motion`, .*`mask`: expected as many entries of each.*got \(2, 1, 2, 2, 2\)"):
+        all_pairs_info_nce([motion] * 2, [audio], temperature=[0.1] * 2)
     with pytest.raises(ArgumentError, match="at least one, got"):
-        info_nce_sampled_each([], [], [], temperatures=[])
+        sampled_info_nce([], [], [], temperature=[])
     with pytest.raises(ArgumentError, match="`mapping`"):
-        cosine_bce(audio, motion, torch.ones(2, 6), mapping="linear")
+        cosine_bce(motion, audio, torch.ones(2, 6), mapping="linear")
     with pytest.raises(ArgumentError, match="`source`"):
         InfoNCE(source="everywhere")
     with pytest.raises(ArgumentError, match="`exclusion`"):
-        sigmoid_pairs(audio, motion, exclusion=-1)
+        sigmoid_pair_loss(motion, audio, exclusion=-1)
     with pytest.raises(ArgumentError, match="`initial`"):
         LogitScale(initial=200.0)
     with pytest.raises(ArgumentError, match="`num_negatives`"):

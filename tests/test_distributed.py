@@ -14,13 +14,11 @@ from torch import Tensor
 from avsync.errors import ArgumentError, ShapeError
 from avsync.losses.distributed import (
     gather,
-    gather_each,
     gather_mask,
-    log_sum_exp_each_across,
+    log_sum_exp_across,
     rank_and_size,
     reduce_windows_across,
     sum_across,
-    sum_each_across,
 )
 from avsync.losses.negatives import excluded_pairs
 from tests import ranks
@@ -56,11 +54,11 @@ def test_losses_and_gradients_are_those_of_one_process(processes: dict[int, list
 @pytest.mark.parametrize("world", ranks.WORLDS)
 def test_negatives_of_other_processes_count(processes: dict[int, list[dict[str, Tensor]]], world: int) -> None:
     """Without a group the loss of a process is another one: the agreement above is no accident of the material."""
-    audio, motion, _ = ranks.material()
+    motion, audio, _ = ranks.material()
     torch.manual_seed(0)
     encoders = ranks.Encoders().double()
     own = slice(0, ranks.CLIPS // world)
-    lonely = encoders(ranks.all_pairs, audio[own], motion[own], None, None)
+    lonely = encoders(ranks.all_pairs, motion[own], audio[own], None, None)
     assert processes[world][0]["all_pairs, whole: loss"] > lonely + 0.1
 
 
@@ -102,23 +100,23 @@ def test_logarithms_of_sums_do_not_overflow(processes: dict[int, list[dict[str, 
 def test_one_process_needs_no_group() -> None:
     x = torch.rand(2, 3, requires_grad=True)
     mask = torch.tensor([[True, False, True]] * 2)
-    assert gather(x, None) is x and sum_across(x, None) is x and gather_mask(mask, None) is mask
+    assert gather_mask(mask, None) is mask
     assert gather_mask(None, None) is None
-    assert gather_each([x, x], None)[1] is x and log_sum_exp_each_across([x], None)[0] is x
-    assert [part is x for part in sum_each_across([x, mask.float()], None)] == [True, False]
+    assert gather([x, x], None)[1] is x and log_sum_exp_across([x], None)[0] is x
+    assert [part is x for part in sum_across([x, mask.float()], None)] == [True, False]
     assert rank_and_size(None) == (0, 1)
-    assert float(reduce_windows_across(x.detach(), mask, "mean")) == pytest.approx(float(x.detach()[mask].mean()))
+    assert float(reduce_windows_across([x.detach()], [mask], "mean")[0]) == pytest.approx(float(x.detach()[mask].mean()))
 
 
 def test_errors() -> None:
     with pytest.raises(ShapeError, match="floating"):
-        gather(torch.ones(2, dtype=torch.int64), None)
+        gather([torch.ones(2, dtype=torch.int64)], None)
     with pytest.raises(ShapeError, match="floating"):
-        sum_across(torch.ones(2, dtype=torch.int64), None)
+        sum_across([torch.ones(2, dtype=torch.int64)], None)
     with pytest.raises(ShapeError, match=r"`tensors`: expected a floating-point tensor, got torch\.int64"):
-        log_sum_exp_each_across([torch.ones(2), torch.ones(2, dtype=torch.int64)], None)
+        log_sum_exp_across([torch.ones(2), torch.ones(2, dtype=torch.int64)], None)
     with pytest.raises(ArgumentError, match="reduction"):
-        reduce_windows_across(torch.ones(1, 1), None, "max")
+        reduce_windows_across([torch.ones(1, 1)], [None], "max")
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -15,13 +15,13 @@ from avsync.losses.offsets import offset_info_nce
 from avsync.training.objectives import offset_chance
 
 
-def obvious(audio: np.ndarray, motion: np.ndarray, max_offset: int, span: int, temperature: float, window: int) -> float:
+def obvious(motion: np.ndarray, audio: np.ndarray, max_offset: int, span: int, temperature: float, window: int) -> float:
     """Loops over clips, stretches and offsets."""
     shares = [0.5 * (window if i == 0 else 1) + 0.5 * (window if i == span - 1 else 1) for i in range(span)]
     audio = audio / np.linalg.norm(audio, axis=-1, keepdims=True)
     motion = motion / np.linalg.norm(motion, axis=-1, keepdims=True)
     losses = []
-    for a, v in zip(audio, motion, strict=True):
+    for v, a in zip(motion, audio, strict=True):
         for start in range(0, len(v) - span + 1, span):
             scores = {}
             for j in range(-max_offset, max_offset + 1):
@@ -43,9 +43,9 @@ def obvious(audio: np.ndarray, motion: np.ndarray, max_offset: int, span: int, t
 def test_equals_the_obvious_version(windows: int, span: int, max_offset: int, window: int, seed: int) -> None:
     span = min(span, windows)
     generator = torch.Generator().manual_seed(seed)
-    audio, motion = torch.randn((2, 3, windows, 5), generator=generator, dtype=torch.float64)
-    loss = offset_info_nce(audio, motion, max_offset=max_offset, span=span, window=window, temperature=0.3)
-    expected = obvious(audio.numpy(), motion.numpy(), max_offset, span, 0.3, window)
+    motion, audio = torch.randn((2, 3, windows, 5), generator=generator, dtype=torch.float64)
+    loss = offset_info_nce(motion, audio, max_offset=max_offset, span=span, window=window, temperature=0.3)
+    expected = obvious(motion.numpy(), audio.numpy(), max_offset, span, 0.3, window)
     assert loss.item() == pytest.approx(expected, abs=1e-9)
 
 
@@ -57,21 +57,21 @@ def test_blind_embeddings_are_at_chance() -> None:
 
 def test_padding_changes_nothing() -> None:
     generator = torch.Generator().manual_seed(0)
-    audio, motion = torch.randn((2, 1, 12, 4), generator=generator)
+    motion, audio = torch.randn((2, 1, 12, 4), generator=generator)
     padding = torch.full((1, 6, 4), 7.0)
     mask = torch.arange(18)[None] < 12
-    padded = offset_info_nce(torch.cat([audio, padding], 1), torch.cat([motion, padding], 1), span=3, max_offset=4, mask=mask)
-    torch.testing.assert_close(padded, offset_info_nce(audio, motion, span=3, max_offset=4))
+    padded = offset_info_nce(torch.cat([motion, padding], 1), torch.cat([audio, padding], 1), span=3, max_offset=4, mask=mask)
+    torch.testing.assert_close(padded, offset_info_nce(motion, audio, span=3, max_offset=4))
 
 
 def test_gradients_pull_aligned_windows_together() -> None:
     generator = torch.Generator().manual_seed(0)
     audio = torch.randn((1, 20, 6), generator=generator)
     motion = torch.randn((1, 20, 6), generator=generator).requires_grad_()
-    loss = offset_info_nce(audio, motion, span=5)
+    loss = offset_info_nce(motion, audio, span=5)
     loss.backward()
     with torch.no_grad():
-        assert offset_info_nce(audio, motion - 0.1 * motion.grad, span=5) < loss
+        assert offset_info_nce(motion - 0.1 * motion.grad, audio, span=5) < loss
 
 
 def test_bad_arguments_are_named() -> None:

@@ -14,7 +14,7 @@ from avsync.audio.features import LogMel
 from avsync.corpus.banks.memory import ClipBank
 from avsync.corpus.synthetic.talker import SyntheticCorpus
 from avsync.errors import ClipTooShortError, ConfigError, ShapeError
-from avsync.losses.all_pairs import info_nce_all_pairs, info_nce_within_clips
+from avsync.losses.all_pairs import all_pairs_info_nce, within_clips_info_nce
 from avsync.losses.offsets import offset_info_nce
 from avsync.models.syncer.encoders import SyncerConfig
 from avsync.models.syncer.interface import Embeddings
@@ -30,8 +30,8 @@ CONFIG = SyncerTrainingConfig(offset_weight=0.7, offset_window=5, temperature=0.
 
 
 def embeddings(clips: int = 3, windows: int = 9, seed: int = 0) -> tuple[Tensor, Tensor]:
-    audio, motion = torch.randn(2, clips, windows, 6, generator=torch.Generator().manual_seed(seed))
-    return audio.requires_grad_(), motion.requires_grad_()
+    motion, audio = torch.randn(2, clips, windows, 6, generator=torch.Generator().manual_seed(seed))
+    return motion.requires_grad_(), audio.requires_grad_()
 
 
 @given(st.integers(17, 60), st.integers(1, 3), st.integers(1, 5), st.floats(0, 1), st.integers(0, 1000))
@@ -60,7 +60,7 @@ def test_weights_need_a_window_at_every_level() -> None:
         speech_weights(torch.ones(17, dtype=torch.bool), 1, window=5, pause_weight=0.0)
 
 
-def objective_loss(weight: Tensor | None, audio: Tensor, motion: Tensor, span: int = 3, **changes: object) -> Tensor:
+def objective_loss(weight: Tensor | None, motion: Tensor, audio: Tensor, span: int = 3, **changes: object) -> Tensor:
     objective = LevelObjective(config=dataclasses.replace(CONFIG, **changes))
     return level_losses(
         [objective], [Embeddings(motion, audio)], torch.Generator().manual_seed(0), span=span, weights=[weight]
@@ -69,30 +69,30 @@ def objective_loss(weight: Tensor | None, audio: Tensor, motion: Tensor, span: i
 
 @pytest.mark.parametrize("objective", ["all_pairs", "info_nce", "margin"])
 def test_equal_weights_are_no_weights(objective: str) -> None:
-    audio, motion = embeddings()
-    plain = objective_loss(None, audio, motion, objective=objective)
-    torch.testing.assert_close(objective_loss(torch.full((3, 9), 0.3), audio, motion, objective=objective), plain)
+    motion, audio = embeddings()
+    plain = objective_loss(None, motion, audio, objective=objective)
+    torch.testing.assert_close(objective_loss(torch.full((3, 9), 0.3), motion, audio, objective=objective), plain)
 
 
 @given(st.integers(0, 1000), st.integers(1, 9))
 def test_weighted_losses_are_weighted_means(seed: int, span: int) -> None:
     """Of the losses of single windows, and of stretches that weigh what their windows weigh on average."""
-    audio, motion = (x.detach() for x in embeddings(seed=seed))
+    motion, audio = (x.detach() for x in embeddings(seed=seed))
     weight = torch.rand(3, 9, generator=torch.Generator().manual_seed(seed))
     options = {"temperature": 0.3, "reduction": "none"}
-    windows = info_nce_all_pairs(audio, motion, **options) + 3.0 * info_nce_within_clips(audio, motion, **options)
-    stretches = offset_info_nce(audio, motion, span=span, window=5, **options)
+    windows = all_pairs_info_nce(motion, audio, **options) + 3.0 * within_clips_info_nce(motion, audio, **options)
+    stretches = offset_info_nce(motion, audio, span=span, window=5, **options)
     expected = float((weight * windows).sum() / weight.sum())
     ends = range(span, 10, span)
     shares = torch.stack([weight[:, end - span : end].mean(dim=1) for end in ends], dim=1)
     expected += 0.7 * float((shares * stretches).sum() / shares.sum())
-    assert objective_loss(weight, audio, motion, span=span).item() == pytest.approx(expected, rel=1e-4)
+    assert objective_loss(weight, motion, audio, span=span).item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_silent_windows_are_negatives_and_padding_is_not() -> None:
-    audio, motion = embeddings()
+    motion, audio = embeddings()
     speaking = torch.arange(9).expand(3, -1) < 4
-    objective_loss(speaking.float(), audio, motion, offset_weight=0.0).backward()
+    objective_loss(speaking.float(), motion, audio, offset_weight=0.0).backward()
     assert (audio.grad.abs().sum(dim=2) > 0).all(), "windows of weight zero are pushed away from the motion of the others"
     audio.grad = None
     objective = LevelObjective(config=CONFIG)
@@ -101,15 +101,15 @@ def test_silent_windows_are_negatives_and_padding_is_not() -> None:
 
 
 def test_a_batch_without_any_weight_loses_nothing() -> None:
-    audio, motion = embeddings()
-    loss = objective_loss(torch.zeros(3, 9), audio, motion)
+    motion, audio = embeddings()
+    loss = objective_loss(torch.zeros(3, 9), motion, audio)
     loss.backward()
     assert loss == 0 and not audio.grad.any()
 
 
 def test_padding_weighs_nothing() -> None:
     """A clip with padded windows is worth as much as the clip alone, stretches that touch the padding left out."""
-    audio, motion = embeddings(clips=1)
+    motion, audio = embeddings(clips=1)
     padded = [torch.cat([x, torch.randn(1, 4, 6)], dim=1) for x in (motion, audio)]
     mask = torch.arange(13)[None] < 9
     weight = torch.rand(1, 13)

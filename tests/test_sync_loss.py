@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from avsync.audio.features import LogMel
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
-from avsync.losses.sync import MultiScaleSyncLoss, SyncLoss, level_sync_loss, multi_scale_sync_loss
+from avsync.losses.sync import MultiScaleSyncLoss, SyncLossOutput, level_sync_loss, multi_scale_sync_loss
 from avsync.models.syncer.encoders import SyncerConfig
 from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
 from tests.reference import sync_loss as reference
@@ -50,40 +50,40 @@ class Pair(nn.Module):
 
 
 def pairs(levels: int = 3) -> list[tuple[nn.Module, nn.Module]]:
-    return [(Pair(5, 12).double(), Pair(14, 3).double()) for _ in range(levels)]
+    return [(Pair(14, 3).double(), Pair(5, 12).double()) for _ in range(levels)]
 
 
 @given(seeds, weights)
 def test_matches_the_equation(seed: int, level_weights: list[float]) -> None:
-    audio, motion = embeddings(seed)
-    got = multi_scale_sync_loss(audio, motion, level_weights=level_weights)
-    arrays = [x.numpy() for x in audio], [x.numpy() for x in motion]
+    motion, audio = embeddings(seed)
+    got = multi_scale_sync_loss(motion, audio, level_weights=level_weights)
+    arrays = [x.numpy() for x in motion], [x.numpy() for x in audio]
     assert got.total.item() == pytest.approx(reference.multi_scale_sync_loss(*arrays, level_weights))
-    for part, a, x in zip(got.per_level, *arrays, strict=True):
-        assert part.item() == pytest.approx(reference.level_sync_loss(a, x))
+    for part, x, a in zip(got.per_level, *arrays, strict=True):
+        assert part.item() == pytest.approx(reference.level_sync_loss(x, a))
 
 
 @given(seeds, st.integers(0, 2**12 - 1))
 def test_masked_windows_do_not_count(seed: int, bits: int) -> None:
-    audio, motion = (x[0] for x in embeddings(seed))
+    motion, audio = (x[0] for x in embeddings(seed))
     mask = torch.tensor([bool(bits >> i & 1) for i in range(12)]).reshape(2, 6)
     audio[~mask], motion[~mask] = torch.nan, torch.nan
-    got = level_sync_loss(audio, motion, mask=mask)
-    assert got.item() == pytest.approx(reference.level_sync_loss(audio.numpy(), motion.numpy(), mask.numpy()))
+    got = level_sync_loss(motion, audio, mask=mask)
+    assert got.item() == pytest.approx(reference.level_sync_loss(motion.numpy(), audio.numpy(), mask.numpy()))
 
 
 @given(seeds, weights, weights, st.floats(0.1, 9))
 def test_linear_in_the_level_weights(seed: int, one: list[float], other: list[float], factor: float) -> None:
-    audio, motion = embeddings(seed)
+    motion, audio = embeddings(seed)
 
     def total(level_weights: list[float]) -> Tensor:
-        return multi_scale_sync_loss(audio, motion, level_weights=level_weights).total
+        return multi_scale_sync_loss(motion, audio, level_weights=level_weights).total
 
     both = [a + b for a, b in zip(one, other, strict=True)]
     mixed = (sum(one) * total(one) + sum(other) * total(other)) / sum(both)
     torch.testing.assert_close(total(both), mixed)
     torch.testing.assert_close(total([factor * weight for weight in one]), total(one))
-    torch.testing.assert_close(total([1.0] * 4), multi_scale_sync_loss(audio, motion).total)
+    torch.testing.assert_close(total([1.0] * 4), multi_scale_sync_loss(motion, audio).total)
 
 
 @given(seeds, st.floats(0.01, 100))
@@ -283,7 +283,7 @@ def test_bad_input() -> None:
     with pytest.raises(ArgumentError, match="`reference`"):
         MultiScaleSyncLoss(syncers=pairs())(landmarks, audio, reference="first")
     with pytest.raises(ShapeError, match="level 0"):
-        MultiScaleSyncLoss(syncers=[(Pair(5, 12).double(), Pair(14, 6).double())])(landmarks, audio)
+        MultiScaleSyncLoss(syncers=[(Pair(14, 6).double(), Pair(5, 12).double())])(landmarks, audio)
 
 
 @pytest.mark.parametrize(
@@ -305,23 +305,23 @@ def test_impossible_constructions(options: dict[str, object]) -> None:
 
 
 def test_bad_embeddings() -> None:
-    audio, motion = embeddings(0)
+    motion, audio = embeddings(0)
     with pytest.raises(ArgumentError, match="as many levels"):
         multi_scale_sync_loss(audio[:-1], motion)
     with pytest.raises(ArgumentError, match="at least one"):
         multi_scale_sync_loss([], [])
     with pytest.raises(ArgumentError, match="`masks`"):
-        multi_scale_sync_loss(audio, motion, masks=[None])
+        multi_scale_sync_loss(motion, audio, masks=[None])
     with pytest.raises(ShapeError, match="`level_weights`"):
-        multi_scale_sync_loss(audio, motion, level_weights=[1, 1])
+        multi_scale_sync_loss(motion, audio, level_weights=[1, 1])
     with pytest.raises(ShapeError, match="`motion`"):
-        level_sync_loss(audio[0], motion[1])
+        level_sync_loss(motion[0], audio[1])
     with pytest.raises(ShapeError, match="`mask`"):
-        level_sync_loss(audio[0], motion[0], mask=torch.ones(2, 6))
+        level_sync_loss(motion[0], audio[0], mask=torch.ones(2, 6))
     with pytest.raises(ClipTooShortError, match="at least 1 window"):
-        level_sync_loss(audio[0][:, :0], motion[0][:, :0])
+        level_sync_loss(motion[0][:, :0], audio[0][:, :0])
 
 
 def test_result_is_a_named_tuple() -> None:
     got = MultiScaleSyncLoss(syncers=pyramid())(*clip(33))
-    assert isinstance(got, SyncLoss) and got._fields == ("total", "per_level")
+    assert isinstance(got, SyncLossOutput) and got._fields == ("total", "per_level")

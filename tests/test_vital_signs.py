@@ -21,9 +21,9 @@ def draw(seed: int, clips: int, windows: int, embed: int = 16) -> tuple[Tensor, 
     return motion, audio
 
 
-def by_loops(audio: Tensor, motion: Tensor, mask: Tensor) -> dict[str, float]:
+def by_loops(motion: Tensor, audio: Tensor, mask: Tensor) -> dict[str, float]:
     """Slow and obvious."""
-    a, m = (x.double().numpy() / np.linalg.norm(x.double().numpy(), axis=-1, keepdims=True) for x in (audio, motion))
+    m, a = (x.double().numpy() / np.linalg.norm(x.double().numpy(), axis=-1, keepdims=True) for x in (motion, audio))
     clips, windows = mask.shape
     aligned, other = [], []
     for i in range(clips):
@@ -34,7 +34,7 @@ def by_loops(audio: Tensor, motion: Tensor, mask: Tensor) -> dict[str, float]:
             if mask[i, t] and mask[partner]:
                 other.append(float(a[i, t] @ m[partner]))
     middle = (np.mean(aligned) + np.mean(other)) / 2
-    mean = [x[mask.numpy()].mean(0) for x in (a, m)]
+    mean = [x[mask.numpy()].mean(0) for x in (m, a)]
     return {
         "gap0": np.mean(aligned) - np.mean(other),
         "in_sync0": np.mean(np.array(aligned) > middle),
@@ -48,20 +48,20 @@ def test_signs_are_those_of_loops_and_padding_does_not_count(seed: int, clips: i
     motion, audio = draw(seed, clips, windows)
     mask = torch.rand(clips, windows, generator=torch.Generator().manual_seed(seed)) < 0.8
     mask[:2] = True
-    expected = by_loops(audio, motion, mask)
+    expected = by_loops(motion, audio, mask)
     found = vital_signs([Embeddings(motion, audio, mask)])
     assert set(found) == set(expected)
     for name, value in expected.items():
         assert found[name].item() == pytest.approx(value, abs=1e-5), name
-    spoilt = torch.where(mask[..., None], audio, 1e3)
-    assert vital_signs([Embeddings(motion, spoilt, mask)])["gap0"].item() == pytest.approx(expected["gap0"], abs=1e-5)
+    spoilt = torch.where(mask[..., None], motion, 1e3)
+    assert vital_signs([Embeddings(spoilt, audio, mask)])["gap0"].item() == pytest.approx(expected["gap0"], abs=1e-5)
 
 
 def test_chance_learnt_and_collapsed() -> None:
     motion, audio = draw(0, 8, 60, 64)
     chance = vital_signs([Embeddings(motion, audio)])
     assert abs(chance["gap0"]) < 0.03 and abs(chance["in_sync0"] - 0.5) < 0.1 and chance["spread0"] > 0.9
-    learnt = vital_signs([Embeddings(audio + 0.1 * motion, audio)])
+    learnt = vital_signs([Embeddings(motion, motion + 0.1 * audio)])
     assert learnt["gap0"] > 0.9 and learnt["in_sync0"] == learnt["off_sync0"] == 1.0
     collapsed = vital_signs([Embeddings(motion, audio * 1e-4 + 1.0)])  # one dead modality is enough
     assert collapsed["spread0"] < 1e-3 and abs(collapsed["gap0"]) < 0.03

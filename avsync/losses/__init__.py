@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 from avsync.losses.adversarial import HingeDiscriminatorLoss, HingeGeneratorLoss, hinge_discriminator_loss, hinge_generator_loss
-from avsync.losses.all_pairs import AllPairsInfoNCE, info_nce_all_pairs, info_nce_all_pairs_each, info_nce_within_clips
-from avsync.losses.info_nce import InfoNCE, chance_level, info_nce, info_nce_sampled, info_nce_sampled_each
+from avsync.losses.all_pairs import AllPairsInfoNCE, all_pairs_info_nce, within_clips_info_nce
+from avsync.losses.info_nce import InfoNCE, chance_level, info_nce, sampled_info_nce
 from avsync.losses.negatives import excluded_pairs, gather_negatives, sample_negatives
 from avsync.losses.offsets import frame_shares, offset_info_nce
-from avsync.losses.pairs import CosineBCE, LogitScale, MarginLoss, SigmoidPairLoss, cosine_bce, margin_loss, sigmoid_pairs
-from avsync.losses.sync import MultiScaleSyncLoss, SyncLoss, level_sync_loss, multi_scale_sync_loss
+from avsync.losses.pairs import (
+    ContrastiveLoss,
+    CosineBCE,
+    LogitScale,
+    SigmoidPairLoss,
+    contrastive_loss,
+    cosine_bce,
+    sigmoid_pair_loss,
+)
+from avsync.losses.sync import MultiScaleSyncLoss, SyncLossOutput, level_sync_loss, multi_scale_sync_loss
 
 __all__ = [
     "AllPairsInfoNCE",
+    "ContrastiveLoss",
     "CosineBCE",
     "HingeDiscriminatorLoss",
     "HingeGeneratorLoss",
     "InfoNCE",
     "LogitScale",
-    "MarginLoss",
     "MultiScaleSyncLoss",
     "SigmoidPairLoss",
-    "SyncLoss",
+    "SyncLossOutput",
+    "all_pairs_info_nce",
     "chance_level",
+    "contrastive_loss",
     "cosine_bce",
     "excluded_pairs",
     "frame_shares",
@@ -29,15 +39,11 @@ __all__ = [
     "hinge_discriminator_loss",
     "hinge_generator_loss",
     "info_nce",
-    "info_nce_all_pairs",
-    "info_nce_all_pairs_each",
-    "info_nce_sampled",
-    "info_nce_sampled_each",
-    "info_nce_within_clips",
     "level_sync_loss",
-    "margin_loss",
     "multi_scale_sync_loss",
     "offset_info_nce",
     "sample_negatives",
-    "sigmoid_pairs",
+    "sampled_info_nce",
+    "sigmoid_pair_loss",
+    "within_clips_info_nce",
 ]

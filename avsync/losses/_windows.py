@@ -2,19 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from avsync._checks import describe_shape, is_tensor, reduce
+from avsync._checks import check_counts, describe_shape, is_tensor, reduce
 from avsync.errors import ShapeError
 from avsync.models.syncer.similarity import check_pair, unit_norm
 
 
-def check_windows(audio: Tensor, motion: Tensor) -> None:
+class Level(NamedTuple):
+    """What a loss needs of one level."""
+
+    motion: Tensor
+    audio: Tensor
+    temperature: float | Tensor
+    mask: Tensor | None
+    indices: Tensor
+
+
+def as_levels(
+    motion: Tensor | Sequence[Tensor],
+    audio: Tensor | Sequence[Tensor],
+    *,
+    temperature: float | Tensor | Sequence[float | Tensor],
+    mask: Tensor | Sequence[Tensor | None] | None,
+    indices: Tensor | Sequence[Tensor] = (),
+) -> tuple[list[Level], bool]:
+    """Sort arguments of one level, or lists with one entry per level, by level.
+
+    Returns:
+        The levels, and whether the caller passed a single one.
+
+    Raises:
+        ArgumentError: The lists differ in length or are empty.
+    """
+    if not isinstance(motion, (list, tuple)):
+        return [Level(motion, audio, temperature, mask, indices)], True  # type: ignore[arg-type]  # checked by the loss
+    several = isinstance(temperature, (list, tuple))
+    temperatures = temperature if several else [temperature] * len(motion)
+    masks = [None] * len(motion) if mask is None else mask
+    drawn = indices if len(indices) else [None] * len(motion)
+    check_counts(motion=motion, audio=audio, temperature=temperatures, mask=masks, indices=drawn)
+    return [Level(*level) for level in zip(motion, audio, temperatures, masks, drawn, strict=True)], False
+
+
+def check_windows(motion: Tensor, audio: Tensor) -> None:
     """Raise :class:`ShapeError` unless both are floating point and of one shape (clips, windows, embed)."""
     check_pair(motion, audio)
     if audio.ndim != 3:
-        raise ShapeError(f"`audio`, `motion`: expected (clips, windows, embed), got {describe_shape(audio)}")
+        raise ShapeError(f"`motion`, `audio`: expected (clips, windows, embed), got {describe_shape(audio)}")
 
 
 def check_indices(indices: Tensor, num_clips: int, num_windows: int) -> None:
@@ -36,12 +75,12 @@ def check_mask(mask: Tensor | None, num_clips: int, num_windows: int) -> None:
         )
 
 
-def sampled_similarity(audio: Tensor, motion: Tensor, indices: Tensor) -> Tensor:
+def sampled_similarity(motion: Tensor, audio: Tensor, indices: Tensor) -> Tensor:
     """The cosine of each audio window with the motion windows that ``indices`` names.
 
     Args:
-        audio: (clips, windows, embed).
         motion: (clips, windows, embed).
+        audio: (clips, windows, embed).
         indices: (clips, windows, num_negatives), int64, into the flattened (clips * windows) axis.
 
     Returns:
@@ -57,7 +96,7 @@ def sampled_similarity(audio: Tensor, motion: Tensor, indices: Tensor) -> Tensor
 
     Source: ours.
     """
-    check_windows(audio, motion)
+    check_windows(motion, audio)
     num_clips, num_windows, embed = audio.shape
     check_indices(indices, num_clips, num_windows)
     count, num_negatives = num_clips * num_windows, indices.shape[-1]

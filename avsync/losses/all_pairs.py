@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import overload
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from avsync._checks import check_counts, check_positive
-from avsync.losses._windows import check_mask, check_windows, reduce_windows
+from avsync._checks import check_positive
+from avsync.losses._windows import Level, as_levels, check_mask, check_windows, reduce_windows
 from avsync.losses.distributed import (
-    gather_each,
+    gather,
     gather_mask,
-    log_sum_exp_each_across,
+    log_sum_exp_across,
     rank_and_size,
-    reduce_windows_each_across,
+    reduce_windows_across,
 )
 from avsync.losses.negatives import excluded_pairs
 from avsync.losses.pairs import LogitScale, inverse_temperature
@@ -26,117 +27,132 @@ from avsync.models.syncer.similarity import unit_norm
 _LARGEST_PLAIN_SCALE = 64.0
 
 
-def info_nce_all_pairs(
-    audio: Tensor,
+@overload
+def all_pairs_info_nce(
     motion: Tensor,
+    audio: Tensor,
     *,
-    temperature: float | Tensor = 0.07,
+    temperature: float | Tensor = ...,
+    exclusion: int = ...,
+    mask: Tensor | None = ...,
+    symmetric: bool = ...,
+    min_temperature: float | None = ...,
+    reduction: str = ...,
+    group: dist.ProcessGroup | None = ...,
+) -> Tensor: ...
+
+
+@overload
+def all_pairs_info_nce(
+    motion: Sequence[Tensor],
+    audio: Sequence[Tensor],
+    *,
+    temperature: float | Tensor | Sequence[float | Tensor] = ...,
+    exclusion: int = ...,
+    mask: Sequence[Tensor | None] | None = ...,
+    symmetric: bool = ...,
+    min_temperature: float | None = ...,
+    reduction: str = ...,
+    group: dist.ProcessGroup | None = ...,
+) -> list[Tensor]: ...
+
+
+def all_pairs_info_nce(
+    motion: Tensor | Sequence[Tensor],
+    audio: Tensor | Sequence[Tensor],
+    *,
+    temperature: float | Tensor | Sequence[float | Tensor] = 0.07,
     exclusion: int = 0,
-    mask: Tensor | None = None,
+    mask: Tensor | Sequence[Tensor | None] | None = None,
     symmetric: bool = True,
     min_temperature: float | None = None,
     reduction: str = "mean",
     group: dist.ProcessGroup | None = None,
-) -> Tensor:
-    """InfoNCE of every window against all windows of all clips, from one matrix product.
+) -> Tensor | list[Tensor]:
+    r"""Compute the InfoNCE of every window against all windows of all clips, from one matrix product.
+
+    With the cosines :math:`s_{ij}` of audio window :math:`i` and motion window :math:`j` (equation 3), temperature :math:`\tau` and
+    :math:`N` windows that count:
+
+    .. math:: L = \frac{1}{2N} \sum_i \Big( \log \sum_j e^{s_{ij} / \tau} + \log \sum_j e^{s_{ji} / \tau} \Big) - \frac{s_{ii}}{\tau}
+
+    Several levels can be passed together, as lists with one entry per level. Each level has a loss of its own, and processes wait
+    for each other once instead of once per level.
 
     Args:
-        audio: (clips, windows, embed).
-        motion: (clips, windows, embed).
-        temperature: tau, above zero.
-        exclusion: Windows of the same clip at distances 1 to this (in windows) are taken out of the negatives.
-        mask: (clips, windows), bool, False for padding: neither anchor nor negative.
-        symmetric: Average the loss of finding the motion from the audio and that of finding the audio from the motion; otherwise
-            only the first.
-        min_temperature: If given, a temperature below it is raised to it. A learnable temperature held above 1/64 takes the same
-            short cut as a constant one (about a third of the time saved).
+        motion: (clips, windows, embed), or one such tensor per level.
+        audio: (clips, windows, embed), or one such tensor per level.
+        temperature: tau, above zero; one for all levels, or one per level.
+        exclusion: Windows of the same clip at distances 1 to ``exclusion`` (in windows) are not used as negatives.
+        mask: (clips, windows), bool, False for padding, which is neither anchor nor negative; with several levels, one mask or None
+            per level.
+        symmetric: Average the loss of finding the motion from the audio and the loss of finding the audio from the motion. If False,
+            only the motion is searched: each audio window is an anchor, and the motion windows are the candidates.
+        min_temperature: A temperature below this value is raised to it. A learnable temperature held above 1/64 takes the same short
+            cut as a constant one, which saves about a third of the time.
         reduction: "none", "mean" (over the windows that count) or "sum".
-        group: Processes whose windows serve as negatives too, each with as many clips and windows as this one; for all of them
-            ``torch.distributed.group.WORLD``. Value, and gradients once they are averaged over processes, are those of one process
+        group: Processes whose windows also serve as negatives, each with as many clips and windows as this one; for all processes
+            ``torch.distributed.group.WORLD``. The value, and the gradients averaged over the processes, equal those of one process
             with all the clips (:mod:`avsync.losses.distributed`).
 
     Returns:
-        A scalar, the same on every process, or this process's (clips, windows) for "none", zero where masked.
+        A scalar, the same on every process, or this process's (clips, windows) for "none", zero where masked. With several levels,
+        a list of them.
 
     Raises:
         ShapeError: Shapes that do not fit each other.
-        ArgumentError: An unknown reduction, or a temperature that is not positive.
+        ArgumentError: An unknown reduction, a temperature that is not positive, or lists that differ in length.
 
     Example:
-        >>> audio = torch.eye(3)[None]
-        >>> round(info_nce_all_pairs(audio, audio, temperature=1.0).item(), 4)
+        >>> embeddings = torch.eye(3)[None]
+        >>> round(all_pairs_info_nce(embeddings, embeddings, temperature=1.0).item(), 4)
         0.5514
+        >>> levels = [torch.eye(3)[None], torch.eye(2)[None]]
+        >>> [round(loss.item(), 4) for loss in all_pairs_info_nce(levels, levels, temperature=1.0)]
+        [0.5514, 0.3133]
 
-    Source: ours, after equation (2): the same loss with all N = clips x windows - 1 negatives that the batch holds.
+    Source: ours, after equation (2): the same loss with all N = clips x windows - 1 negatives of the batch.
     """
-    (loss,) = info_nce_all_pairs_each(
-        [audio],
-        [motion],
-        temperatures=[temperature],
+    levels, single = as_levels(motion, audio, temperature=temperature, mask=mask)
+    losses = _all_pairs(
+        levels,
         exclusion=exclusion,
-        masks=[mask],
         symmetric=symmetric,
         min_temperature=min_temperature,
         reduction=reduction,
         group=group,
     )
-    return loss
+    return losses[0] if single else losses
 
 
-def info_nce_all_pairs_each(
-    audio: Sequence[Tensor],
-    motion: Sequence[Tensor],
+def _all_pairs(
+    given: Sequence[Level],
     *,
-    temperatures: Sequence[float | Tensor],
-    exclusion: int = 0,
-    masks: Sequence[Tensor | None] | None = None,
-    symmetric: bool = True,
-    min_temperature: float | None = None,
-    reduction: str = "mean",
-    group: dist.ProcessGroup | None = None,
+    exclusion: int,
+    symmetric: bool,
+    min_temperature: float | None,
+    reduction: str,
+    group: dist.ProcessGroup | None,
 ) -> list[Tensor]:
-    """:func:`info_nce_all_pairs` of several levels, each by itself, for which processes meet once instead of once a level.
-
-    Args:
-        audio: Each level's, (clips, windows, embed).
-        motion: Each level's, (clips, windows, embed).
-        temperatures: Each level's tau, above zero.
-        exclusion: As in :func:`info_nce_all_pairs`, as all that follows.
-        masks: Each level's, (clips, windows), bool, or None.
-        symmetric: Average both directions.
-        min_temperature: The least temperature of every level.
-        reduction: "none", "mean" or "sum".
-        group: Processes whose windows serve as negatives too.
-
-    Returns:
-        One loss a level.
-
-    Raises:
-        ShapeError: Shapes that do not fit each other.
-        ArgumentError: An unknown reduction, a temperature that is not positive, or not as many of one argument as of the others.
-
-    Example:
-        >>> levels = [torch.eye(3)[None], torch.eye(2)[None]]
-        >>> [round(loss.item(), 4) for loss in info_nce_all_pairs_each(levels, levels, temperatures=[1.0, 1.0])]
-        [0.5514, 0.3133]
-
-    Source: ours, after equation (2).
-    """
-    masks = [None] * len(audio) if masks is None else masks
-    check_counts(audio=audio, motion=motion, temperatures=temperatures, masks=masks)
     levels = [
-        _Level(a, m, temperature=temperature, min_temperature=min_temperature, excluded=_excluded(a, m, exclusion, mask, group))
-        for a, m, temperature, mask in zip(audio, motion, temperatures, masks, strict=True)
+        _Level(
+            level.motion,
+            level.audio,
+            temperature=level.temperature,
+            min_temperature=min_temperature,
+            excluded=_excluded(level.motion, level.audio, exclusion, level.mask, group),
+        )
+        for level in given
     ]
-    for level, candidates in zip(levels, gather_each([level.motion for level in levels], group), strict=True):
+    for level, candidates in zip(levels, gather([level.motion for level in levels], group), strict=True):
         level.score(candidates, symmetric=symmetric)
     columns: list[Tensor | None] = [None] * len(levels)
     if symmetric:
         moderate = all(level.plain for level in levels)
-        columns[:] = log_sum_exp_each_across([level.columns for level in levels], group, moderate=moderate)
+        columns[:] = log_sum_exp_across([level.columns for level in levels], group, moderate=moderate)
     rank, _ = rank_and_size(group)
     losses = [level.losses(column, rank) for level, column in zip(levels, columns, strict=True)]
-    return reduce_windows_each_across(losses, masks, reduction, group)
+    return reduce_windows_across(losses, [level.mask for level in given], reduction, group)
 
 
 class _Level:
@@ -144,8 +160,8 @@ class _Level:
 
     def __init__(
         self,
-        audio: Tensor,
         motion: Tensor,
+        audio: Tensor,
         *,
         temperature: float | Tensor,
         min_temperature: float | None,
@@ -198,10 +214,10 @@ def _scale(temperature: float | Tensor, min_temperature: float | None) -> tuple[
 
 
 def _excluded(
-    audio: Tensor, motion: Tensor, exclusion: int, mask: Tensor | None, group: dist.ProcessGroup | None
+    motion: Tensor, audio: Tensor, exclusion: int, mask: Tensor | None, group: dist.ProcessGroup | None
 ) -> Tensor | None:
     """The pairs of this process's windows with all windows that are neither positive nor negative."""
-    check_windows(audio, motion)
+    check_windows(motion, audio)
     num_clips, num_windows, _ = audio.shape
     check_mask(mask, num_clips, num_windows)
     rank, size = rank_and_size(group)
@@ -210,9 +226,9 @@ def _excluded(
     return excluded_pairs(size * num_clips, num_windows, exclusion=exclusion, mask=mask, rows=rows, device=audio.device)
 
 
-def info_nce_within_clips(
-    audio: Tensor,
+def within_clips_info_nce(
     motion: Tensor,
+    audio: Tensor,
     *,
     temperature: float | Tensor = 0.07,
     mask: Tensor | None = None,
@@ -222,11 +238,11 @@ def info_nce_within_clips(
     """InfoNCE of every window against the other windows of its own clip only.
 
     These negatives share speaker, microphone and pose with the positive, so nothing but time tells them apart: what an offset
-    search asks. Beside :func:`info_nce_all_pairs` they cost next to nothing.
+    search asks. Beside :func:`all_pairs_info_nce` they cost next to nothing.
 
     Args:
-        audio: (clips, windows, embed).
         motion: (clips, windows, embed).
+        audio: (clips, windows, embed).
         temperature: tau, above zero.
         mask: (clips, windows), bool, False for padding: neither anchor nor negative.
         symmetric: Average the loss of finding the motion from the audio and that of finding the audio from the motion; otherwise
@@ -242,12 +258,12 @@ def info_nce_within_clips(
 
     Example:
         >>> audio = torch.eye(3).expand(2, 3, 3)
-        >>> round(info_nce_within_clips(audio, audio, temperature=1.0).item(), 4)
+        >>> round(within_clips_info_nce(audio, audio, temperature=1.0).item(), 4)
         0.5514
 
     Source: ours, after equation (2) with misaligned windows of the same sequence as negatives (paper section 3.1).
     """
-    check_windows(audio, motion)
+    check_windows(motion, audio)
     check_mask(mask, *audio.shape[:2])
     scale = inverse_temperature(temperature)
     with torch.autocast(device_type=audio.device.type, enabled=False):
@@ -262,7 +278,7 @@ def info_nce_within_clips(
 
 
 class AllPairsInfoNCE(nn.Module):
-    """:func:`info_nce_all_pairs` with its settings and, if wanted, a learnable temperature.
+    """:func:`all_pairs_info_nce` with its settings and, if wanted, a learnable temperature.
 
     Args:
         temperature: tau; the start value if it is learnable.
@@ -305,13 +321,13 @@ class AllPairsInfoNCE(nn.Module):
         return self.temperature if self.logit_scale is None else 1.0 / self.logit_scale()
 
     def forward(
-        self, audio: Tensor, motion: Tensor, mask: Tensor | None = None, group: dist.ProcessGroup | None = None
+        self, motion: Tensor, audio: Tensor, mask: Tensor | None = None, group: dist.ProcessGroup | None = None
     ) -> Tensor:
         """(clips, windows, embed) twice to the loss; ``mask`` (clips, windows) is False for padding.
 
-        ``group`` gathers the windows of several processes, as in :func:`info_nce_all_pairs`.
+        ``group`` gathers the windows of several processes, as in :func:`all_pairs_info_nce`.
         """
-        return info_nce_all_pairs(
+        return all_pairs_info_nce(
             audio,
             motion,
             temperature=self.current_temperature(),

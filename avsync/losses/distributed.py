@@ -46,48 +46,24 @@ def rank_and_size(group: dist.ProcessGroup | None) -> tuple[int, int]:
     return rank, dist.get_world_size(group)
 
 
-def gather(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """The tensors of all processes, one after the other in the order of ranks, with gradients to all of them.
+def gather(tensors: Sequence[Tensor], group: dist.ProcessGroup | None) -> list[Tensor]:
+    """Concatenate the tensors of all processes in the order of ranks, with gradients to all of them.
 
-    Args:
-        x: (clips, ...), floating point, of the same shape on every process.
-        group: The processes; None returns ``x`` itself.
-
-    Returns:
-        (processes * clips, ...). In backward every process gets the sum of all processes' gradients of its own part.
-
-    Raises:
-        ShapeError: ``x`` is not floating point.
-        ArgumentError: This process is no member of the group.
-
-    Example:
-        >>> gather(torch.ones(2, 3), None).shape
-        torch.Size([2, 3])
-
-    Source: ours.
-    """
-    check_floating("x", x)
-    return gather_each([x], group)[0]
-
-
-def gather_each(tensors: Sequence[Tensor], group: dist.ProcessGroup | None) -> list[Tensor]:
-    """:func:`gather` of several tensors, in one collective forward and one backward.
-
-    Processes wait for each other in every collective, as long as the last of them needs; the fewer there are, the better.
+    Several tensors take one collective forward and one backward, because processes wait for each other in every collective.
 
     Args:
         tensors: Each (clips, ...), floating point, of the same shape on every process.
         group: The processes; None returns the tensors themselves.
 
     Returns:
-        One (processes * clips, ...) a tensor.
+        One (processes * clips, ...) per tensor. In backward every process gets the sum of all processes' gradients of its own part.
 
     Raises:
         ShapeError: One of the tensors is not floating point.
         ArgumentError: This process is no member of the group.
 
     Example:
-        >>> [part.shape[0] for part in gather_each([torch.ones(2, 3), torch.ones(1)], None)]
+        >>> [part.shape[0] for part in gather([torch.ones(2, 3), torch.ones(1)], None)]
         [2, 1]
 
     Source: ours.
@@ -113,32 +89,8 @@ def gather_mask(mask: Tensor | None, group: dist.ProcessGroup | None) -> Tensor 
     return _gathered(mask.to(torch.uint8), group).flatten(0, 1).bool()
 
 
-def sum_across(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """The sum of a tensor over all processes, with gradients to all of them.
-
-    Args:
-        x: Floating point, of the same shape on every process.
-        group: The processes; None returns ``x`` itself.
-
-    Returns:
-        The same shape, and the same values on every process.
-
-    Raises:
-        ShapeError: ``x`` is not floating point.
-        ArgumentError: This process is no member of the group.
-
-    Example:
-        >>> sum_across(torch.tensor(2.0), None)
-        tensor(2.)
-
-    Source: ours.
-    """
-    check_floating("x", x)
-    return sum_each_across([x], group)[0]
-
-
-def sum_each_across(tensors: Sequence[Tensor], group: dist.ProcessGroup | None) -> list[Tensor]:
-    """:func:`sum_across` of several tensors, in one collective forward and one backward.
+def sum_across(tensors: Sequence[Tensor], group: dist.ProcessGroup | None) -> list[Tensor]:
+    """Sum tensors over all processes, with gradients to all of them, in one collective forward and one backward.
 
     Args:
         tensors: Floating point, each of the same shape on every process.
@@ -152,7 +104,7 @@ def sum_each_across(tensors: Sequence[Tensor], group: dist.ProcessGroup | None) 
         ArgumentError: This process is no member of the group.
 
     Example:
-        >>> sum_each_across([torch.tensor(2.0), torch.tensor([1.0])], None)
+        >>> sum_across([torch.tensor(2.0), torch.tensor([1.0])], None)
         [tensor(2.), tensor([1.])]
 
     Source: ours.
@@ -165,9 +117,7 @@ def sum_each_across(tensors: Sequence[Tensor], group: dist.ProcessGroup | None) 
     return list(_SumAcross.apply(group, *tensors))
 
 
-def log_sum_exp_each_across(
-    tensors: Sequence[Tensor], group: dist.ProcessGroup | None, *, moderate: bool = False
-) -> list[Tensor]:
+def log_sum_exp_across(tensors: Sequence[Tensor], group: dist.ProcessGroup | None, *, moderate: bool = False) -> list[Tensor]:
     """The logarithm of the sum of exp(x) over all processes, without overflow, of several tensors at once.
 
     Args:
@@ -184,50 +134,24 @@ def log_sum_exp_each_across(
         ArgumentError: This process is no member of the group.
 
     Example:
-        >>> log_sum_exp_each_across([torch.tensor(2.0)], None)
+        >>> log_sum_exp_across([torch.tensor(2.0)], None)
         [tensor(2.)]
 
     Source: ours.
     """
     if group is None:
-        return sum_each_across(tensors, None)
+        return sum_across(tensors, None)
     if moderate:
-        return [total.log() for total in sum_each_across([x.exp() for x in tensors], group)]
+        return [total.log() for total in sum_across([x.exp() for x in tensors], group)]
     largest = _largest_across([x.detach() for x in tensors], group)
-    sums = sum_each_across([(x - top).exp() for x, top in zip(tensors, largest, strict=True)], group)
+    sums = sum_across([(x - top).exp() for x, top in zip(tensors, largest, strict=True)], group)
     return [total.log() + top for total, top in zip(sums, largest, strict=True)]
 
 
 def reduce_windows_across(
-    values: Tensor, mask: Tensor | None, reduction: str, group: dist.ProcessGroup | None = None
-) -> Tensor:
-    """Reduce (clips, windows) values over the windows that count, those of all processes together.
-
-    Args:
-        values: (clips, windows), this process's.
-        mask: (clips, windows), bool, False for windows that count as nothing; on all processes or on none.
-        reduction: "mean" and "sum" are over all processes; "none" returns this process's values.
-        group: The processes; None for this one alone.
-
-    Returns:
-        A scalar, the same on every process, or (clips, windows) for "none".
-
-    Raises:
-        ArgumentError: An unknown reduction.
-
-    Example:
-        >>> reduce_windows_across(torch.tensor([[1.0, 2.0]]), torch.tensor([[True, False]]), "mean")
-        tensor(1.)
-
-    Source: ours.
-    """
-    return reduce_windows_each_across([values], [mask], reduction, group)[0]
-
-
-def reduce_windows_each_across(
     values: Sequence[Tensor], masks: Sequence[Tensor | None], reduction: str, group: dist.ProcessGroup | None = None
 ) -> list[Tensor]:
-    """:func:`reduce_windows_across` of several tensors, in one collective.
+    """Reduce (clips, windows) values over the windows of all processes that count, several tensors in one collective.
 
     Args:
         values: Each (clips, windows), this process's.
@@ -242,7 +166,7 @@ def reduce_windows_each_across(
         ArgumentError: An unknown reduction.
 
     Example:
-        >>> reduce_windows_each_across([torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0]])], [None, None], "sum")
+        >>> reduce_windows_across([torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0]])], [None, None], "sum")
         [tensor(3.), tensor(3.)]
 
     Source: ours.
@@ -253,9 +177,9 @@ def reduce_windows_each_across(
         return [reduce_windows(each, mask, reduction) for each, mask in pairs]
     totals = [reduce_windows(each, mask, "sum") for each, mask in pairs]
     if reduction == "sum":
-        return sum_each_across(totals, group)
+        return sum_across(totals, group)
     counts = [each.new_tensor(each.numel()) if mask is None else mask.sum().to(each) for each, mask in pairs]
-    sums = sum_each_across(totals + counts, group)
+    sums = sum_across(totals + counts, group)
     return [total / count.clamp(min=1) for total, count in zip(sums[: len(pairs)], sums[len(pairs) :], strict=True)]
 
 

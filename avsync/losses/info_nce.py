@@ -1,63 +1,23 @@
-"""Contrastive losses over audio and motion embeddings: InfoNCE (equation 2), sampled or over all pairs.
-
-This module is also the door to its relatives: similarity (equation 3), negatives, and the losses on single pairs (SyncNet's margin,
-Wav2Lip's cross-entropy, sigmoid pairs) can all be imported from here. Every loss takes the embeddings of any model, as they are:
-normalisation happens inside, in float32 at least.
-"""
+"""InfoNCE (equation 2): one positive against given or sampled negatives."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import overload
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn import functional as F
 
-from avsync._checks import check_choice, check_counts, check_floating, check_positive, describe_shape, is_tensor, reduce
+from avsync._checks import check_choice, check_floating, check_positive, describe_shape, is_tensor, reduce
 from avsync.errors import ShapeError
-from avsync.losses._windows import check_indices, check_mask, check_windows, sampled_similarity
-from avsync.losses.all_pairs import AllPairsInfoNCE, info_nce_all_pairs, info_nce_all_pairs_each, info_nce_within_clips
-from avsync.losses.distributed import gather_each, gather_mask, rank_and_size, reduce_windows_each_across
-from avsync.losses.negatives import SOURCES, excluded_pairs, gather_negatives, sample_negatives
-from avsync.losses.pairs import (
-    CosineBCE,
-    LogitScale,
-    MarginLoss,
-    SigmoidPairLoss,
-    cosine_bce,
-    inverse_temperature,
-    margin_loss,
-    sigmoid_pairs,
-)
-from avsync.models.syncer.similarity import check_pair, cosine_similarity, half_squared_distance, unit_norm
-
-__all__ = [
-    "AllPairsInfoNCE",
-    "CosineBCE",
-    "InfoNCE",
-    "LogitScale",
-    "MarginLoss",
-    "SigmoidPairLoss",
-    "chance_level",
-    "cosine_bce",
-    "cosine_similarity",
-    "excluded_pairs",
-    "gather_negatives",
-    "half_squared_distance",
-    "info_nce",
-    "info_nce_all_pairs",
-    "info_nce_all_pairs_each",
-    "info_nce_sampled",
-    "info_nce_sampled_each",
-    "info_nce_within_clips",
-    "margin_loss",
-    "sample_negatives",
-    "sampled_similarity",
-    "sigmoid_pairs",
-    "unit_norm",
-]
+from avsync.losses._windows import Level, as_levels, check_indices, check_mask, check_windows, sampled_similarity
+from avsync.losses.distributed import gather, gather_mask, rank_and_size, reduce_windows_across
+from avsync.losses.negatives import SOURCES, sample_negatives
+from avsync.losses.pairs import LogitScale, inverse_temperature
+from avsync.models.syncer.similarity import check_pair, cosine_similarity, unit_norm
 
 
 def chance_level(num_negatives: int) -> float:
@@ -83,7 +43,7 @@ def chance_level(num_negatives: int) -> float:
 
 
 def info_nce(
-    audio: Tensor, motion: Tensor, negatives: Tensor, *, temperature: float | Tensor = 0.07, reduction: str = "mean"
+    motion: Tensor, audio: Tensor, negatives: Tensor, *, temperature: float | Tensor = 0.07, reduction: str = "mean"
 ) -> Tensor:
     """Equation (2): InfoNCE of one positive against given negative motion windows.
 
@@ -91,8 +51,8 @@ def info_nce(
     is never negative and loses no digits near zero.
 
     Args:
-        audio: (..., embed).
         motion: (..., embed), the positives.
+        audio: (..., embed).
         negatives: (..., num_negatives, embed).
         temperature: tau, above zero.
         reduction: "none", "mean" or "sum".
@@ -127,119 +87,108 @@ def info_nce(
         return reduce(_nce(positive, scores, scale), reduction)
 
 
-def info_nce_sampled(
-    audio: Tensor,
+@overload
+def sampled_info_nce(
     motion: Tensor,
+    audio: Tensor,
     indices: Tensor,
     *,
-    temperature: float | Tensor = 0.07,
-    mask: Tensor | None = None,
+    temperature: float | Tensor = ...,
+    mask: Tensor | None = ...,
+    reduction: str = ...,
+    group: dist.ProcessGroup | None = ...,
+) -> Tensor: ...
+
+
+@overload
+def sampled_info_nce(
+    motion: Sequence[Tensor],
+    audio: Sequence[Tensor],
+    indices: Sequence[Tensor],
+    *,
+    temperature: float | Tensor | Sequence[float | Tensor] = ...,
+    mask: Sequence[Tensor | None] | None = ...,
+    reduction: str = ...,
+    group: dist.ProcessGroup | None = ...,
+) -> list[Tensor]: ...
+
+
+def sampled_info_nce(
+    motion: Tensor | Sequence[Tensor],
+    audio: Tensor | Sequence[Tensor],
+    indices: Tensor | Sequence[Tensor],
+    *,
+    temperature: float | Tensor | Sequence[float | Tensor] = 0.07,
+    mask: Tensor | Sequence[Tensor | None] | None = None,
     reduction: str = "mean",
     group: dist.ProcessGroup | None = None,
-) -> Tensor:
-    """Equation (2) with the negatives given by their indices, as :func:`sample_negatives` draws them.
+) -> Tensor | list[Tensor]:
+    """Compute equation (2) with the negatives given by their indices, as :func:`sample_negatives` draws them.
 
-    Equal to :func:`info_nce` on :func:`gather_negatives`, but mostly without copying the negatives.
+    Equal to :func:`info_nce` on :func:`gather_negatives`, but mostly without copying the negatives. Several levels can be passed
+    together, as lists with one entry per level. Each level has a loss of its own, and processes wait for each other once instead of
+    once per level.
 
     Args:
-        audio: (clips, windows, embed).
-        motion: (clips, windows, embed).
-        indices: (clips, windows, num_negatives), int64, into the flattened (clips * windows) axis; with a ``group``, into that of the
-            windows of all processes, one process after the other.
-        temperature: tau, above zero.
-        mask: (clips, windows), bool, False for windows that do not count.
+        motion: (clips, windows, embed), positives and negatives, or one such tensor per level.
+        audio: (clips, windows, embed), the anchors, or one such tensor per level.
+        indices: (clips, windows, num_negatives), int64, into the flattened (clips * windows) axis, or one such tensor per level. With
+            a ``group``, into the windows of all processes, one process after the other.
+        temperature: tau, above zero; one for all levels, or one per level.
+        mask: (clips, windows), bool, False for windows that do not count; with several levels, one mask or None per level.
         reduction: "none", "mean" (over the windows that count) or "sum".
         group: Processes whose windows may be negatives too, each with as many clips and windows as this one
             (:mod:`avsync.losses.distributed`).
 
     Returns:
-        A scalar, the same on every process, or this process's (clips, windows) for "none", zero where masked.
+        A scalar, the same on every process, or this process's (clips, windows) for "none", zero where masked. With several levels,
+        a list of them.
 
     Raises:
         ShapeError: Shapes that do not fit each other.
-        ArgumentError: An unknown reduction, or a temperature that is not positive.
+        ArgumentError: An unknown reduction, a temperature that is not positive, or lists that differ in length.
 
     Example:
         >>> embeddings = torch.eye(4)[None]
         >>> indices = torch.tensor([[[2], [3], [0], [1]]])
-        >>> round(info_nce_sampled(embeddings, embeddings, indices, temperature=1.0).item(), 4)
+        >>> round(sampled_info_nce(embeddings, embeddings, indices, temperature=1.0).item(), 4)
         0.3133
 
     Source: paper section 3.1.
     """
-    (loss,) = info_nce_sampled_each(
-        [audio], [motion], [indices], temperatures=[temperature], masks=[mask], reduction=reduction, group=group
-    )
-    return loss
-
-
-def info_nce_sampled_each(
-    audio: Sequence[Tensor],
-    motion: Sequence[Tensor],
-    indices: Sequence[Tensor],
-    *,
-    temperatures: Sequence[float | Tensor],
-    masks: Sequence[Tensor | None] | None = None,
-    reduction: str = "mean",
-    group: dist.ProcessGroup | None = None,
-) -> list[Tensor]:
-    """:func:`info_nce_sampled` of several levels, each by itself, for which processes meet once instead of once a level.
-
-    Args:
-        audio: Each level's, (clips, windows, embed).
-        motion: Each level's, (clips, windows, embed).
-        indices: Each level's, (clips, windows, num_negatives), int64.
-        temperatures: Each level's tau, above zero.
-        masks: Each level's, (clips, windows), bool, or None.
-        reduction: As in :func:`info_nce_sampled`.
-        group: As in :func:`info_nce_sampled`.
-
-    Returns:
-        One loss a level.
-
-    Raises:
-        ShapeError: Shapes that do not fit each other.
-        ArgumentError: An unknown reduction, a temperature that is not positive, or not as many of one argument as of the others.
-
-    Example:
-        >>> levels, indices = [torch.eye(4)[None]] * 2, [torch.tensor([[[2], [3], [0], [1]]])] * 2
-        >>> [round(loss.item(), 4) for loss in info_nce_sampled_each(levels, levels, indices, temperatures=[1.0, 0.5])]
-        [0.3133, 0.1269]
-
-    Source: paper section 3.1.
-    """
-    masks = [None] * len(audio) if masks is None else masks
-    check_counts(audio=audio, motion=motion, indices=indices, temperatures=temperatures, masks=masks)
-    scales = [inverse_temperature(temperature) for temperature in temperatures]
+    levels, single = as_levels(motion, audio, temperature=temperature, mask=mask, indices=indices)
+    scales = [inverse_temperature(level.temperature) for level in levels]
     if group is None:
-        scores = [sampled_similarity(a, m, chosen) for a, m, chosen in zip(audio, motion, indices, strict=True)]
+        scores = [sampled_similarity(level.motion, level.audio, level.indices) for level in levels]
     else:
-        scores = _sampled_across(audio, motion, indices, group)
-    for a, mask in zip(audio, masks, strict=True):
-        check_mask(mask, a.shape[0], a.shape[1])
-    losses = [
-        _nce(cosine_similarity(m, a), score, scale) for a, m, score, scale in zip(audio, motion, scores, scales, strict=True)
+        scores = _sampled_across(levels, group)
+    for level in levels:
+        check_mask(level.mask, level.audio.shape[0], level.audio.shape[1])
+    values = [
+        _nce(cosine_similarity(level.motion, level.audio), score, scale)
+        for level, score, scale in zip(levels, scores, scales, strict=True)
     ]
-    return reduce_windows_each_across(losses, masks, reduction, group)
+    losses = reduce_windows_across(values, [level.mask for level in levels], reduction, group)
+    return losses[0] if single else losses
 
 
-def _sampled_across(
-    audio: Sequence[Tensor], motion: Sequence[Tensor], indices: Sequence[Tensor], group: dist.ProcessGroup
-) -> list[Tensor]:
+def _sampled_across(levels: Sequence[Level], group: dist.ProcessGroup) -> list[Tensor]:
     """:func:`sampled_similarity` of each level, with indices into the motion windows of all processes."""
-    for a, m, chosen in zip(audio, motion, indices, strict=True):
-        check_windows(a, m)
-        check_indices(chosen, a.shape[0], a.shape[1])
-    with torch.autocast(device_type=audio[0].device.type, enabled=False):
-        candidates = gather_each([unit_norm(m) for m in motion], group)
+    for level in levels:
+        check_windows(level.motion, level.audio)
+        check_indices(level.indices, level.audio.shape[0], level.audio.shape[1])
+    with torch.autocast(device_type=levels[0].audio.device.type, enabled=False):
+        candidates = gather([unit_norm(level.motion) for level in levels], group)
         return [
-            (unit_norm(a).flatten(0, 1) @ c.flatten(0, 1).transpose(0, 1)).gather(1, chosen.flatten(0, 1)).reshape(chosen.shape)
-            for a, c, chosen in zip(audio, candidates, indices, strict=True)
+            (unit_norm(level.audio).flatten(0, 1) @ others.flatten(0, 1).transpose(0, 1))
+            .gather(1, level.indices.flatten(0, 1))
+            .reshape(level.indices.shape)
+            for level, others in zip(levels, candidates, strict=True)
         ]
 
 
 class InfoNCE(nn.Module):
-    """Equation (2) with negatives drawn anew in every call (:func:`sample_negatives`, :func:`info_nce_sampled`).
+    """Equation (2) with negatives drawn anew in every call (:func:`sample_negatives`, :func:`sampled_info_nce`).
 
     Args:
         num_negatives: Negatives for each window.
@@ -253,8 +202,8 @@ class InfoNCE(nn.Module):
         ArgumentError: A value out of its range.
 
     Example:
-        >>> audio, motion = torch.randn(2, 4, 10, 8, generator=torch.Generator().manual_seed(0))
-        >>> InfoNCE(num_negatives=6)(audio, motion, generator=torch.Generator().manual_seed(0)).shape
+        >>> motion, audio = torch.randn(2, 4, 10, 8, generator=torch.Generator().manual_seed(0))
+        >>> InfoNCE(num_negatives=6)(motion, audio, generator=torch.Generator().manual_seed(0)).shape
         torch.Size([])
 
     Source: paper section 3.1: 48 negatives. The exclusion zone and the temperature are ours.
@@ -280,8 +229,8 @@ class InfoNCE(nn.Module):
 
     def forward(
         self,
-        audio: Tensor,
         motion: Tensor,
+        audio: Tensor,
         generator: torch.Generator | None = None,
         mask: Tensor | None = None,
         indices: Tensor | None = None,
@@ -293,11 +242,11 @@ class InfoNCE(nn.Module):
         ``group``, negatives are drawn from the windows of all its processes; with generators in one state on all of them, the draw is
         that of one process with all the clips.
         """
-        check_windows(audio, motion)
+        check_windows(motion, audio)
         if indices is None:
             indices = self.draw(audio.shape[0], audio.shape[1], generator, mask, group, audio.device)
-        return info_nce_sampled(
-            audio, motion, indices, temperature=self.current_temperature(), mask=mask, reduction=self.reduction, group=group
+        return sampled_info_nce(
+            motion, audio, indices, temperature=self.current_temperature(), mask=mask, reduction=self.reduction, group=group
         )
 
     def current_temperature(self) -> float | Tensor:

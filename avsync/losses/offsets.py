@@ -46,8 +46,8 @@ def _new_frames(counts: Tensor, window: int) -> Tensor:
 
 
 def offset_info_nce(
-    audio: Tensor,
     motion: Tensor,
+    audio: Tensor,
     *,
     max_offset: int = 15,
     span: int = 1,
@@ -64,8 +64,8 @@ def offset_info_nce(
     independent windows grows with their number and its spread with the root, hence the root.
 
     Args:
-        audio: Embeddings, (clips, windows, embed).
         motion: (clips, windows, embed).
+        audio: Embeddings, (clips, windows, embed).
         max_offset: V, the largest offset to tell from zero, in windows. Offsets that would leave the clip are left out.
         span: Windows of a stretch; the clip is cut into stretches of so many, and the rest of it is not used.
         window: Frames that a window spans, for a mean over the frames of a stretch instead of its windows, as a search with the same
@@ -91,7 +91,7 @@ def offset_info_nce(
 
     Source: ours.
     """
-    check_windows(audio, motion)
+    check_windows(motion, audio)
     check_mask(mask, *audio.shape[:2])
     check_positive("max_offset", max_offset)
     check_positive("window", window)

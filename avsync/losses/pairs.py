@@ -21,12 +21,12 @@ from avsync.models.syncer.similarity import check_pair, half_squared_distance, u
 MAPPINGS = ("cosine", "affine")
 
 
-def margin_loss(audio: Tensor, motion: Tensor, target: Tensor, *, margin: float = 1.0, reduction: str = "mean") -> Tensor:
+def contrastive_loss(motion: Tensor, audio: Tensor, target: Tensor, *, margin: float = 1.0, reduction: str = "mean") -> Tensor:
     """SyncNet's contrastive loss: (y d^2 + (1 - y) max(margin - d, 0)^2) / 2, d the distance of the unit embeddings.
 
     Args:
-        audio: (..., embed).
         motion: (..., embed).
+        audio: (..., embed).
         target: (...), 1 (or True) where the pair is aligned, 0 where it is not.
         margin: Distance from which mismatched pairs are left alone; unit vectors are at most 2 apart.
         reduction: "none", "mean" or "sum".
@@ -39,8 +39,8 @@ def margin_loss(audio: Tensor, motion: Tensor, target: Tensor, *, margin: float 
         ArgumentError: An unknown reduction, or a margin that is not positive.
 
     Example:
-        >>> audio, motion = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
-        >>> round(margin_loss(audio, motion, torch.tensor([1.0])).item(), 4)
+        >>> motion, audio = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+        >>> round(contrastive_loss(motion, audio, torch.tensor([1.0])).item(), 4)
         1.0
 
     Source: SyncNet (Chung and Zisserman 2016), after Chopra, Hadsell and LeCun 2005.
@@ -53,14 +53,14 @@ def margin_loss(audio: Tensor, motion: Tensor, target: Tensor, *, margin: float 
         return reduce(y * half + (1.0 - y) * _repulsion(half, margin), reduction)
 
 
-def cosine_bce(audio: Tensor, motion: Tensor, target: Tensor, *, mapping: str = "cosine", reduction: str = "mean") -> Tensor:
+def cosine_bce(motion: Tensor, audio: Tensor, target: Tensor, *, mapping: str = "cosine", reduction: str = "mean") -> Tensor:
     """Wav2Lip's loss: binary cross-entropy of a probability of being aligned that is read off the cosine.
 
     Computed in logits from 1 - cos = ||a - m||^2 / 2, so that neither end loses its digits.
 
     Args:
-        audio: (..., embed).
         motion: (..., embed).
+        audio: (..., embed).
         target: (...), 1 (or True) where the pair is aligned, 0 where it is not.
         mapping: "cosine": p = cos, as published, made for embeddings that come out of a ReLU and have no negative cosine (where
             the cosine is zero or below, p is a constant epsilon and an aligned pair gets no gradient). "affine":
@@ -75,8 +75,8 @@ def cosine_bce(audio: Tensor, motion: Tensor, target: Tensor, *, mapping: str = 
         ArgumentError: An unknown mapping or reduction.
 
     Example:
-        >>> audio, motion = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8]])
-        >>> round(cosine_bce(audio, motion, torch.tensor([1.0])).item(), 4)  # -log(0.6)
+        >>> motion, audio = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8]])
+        >>> round(cosine_bce(motion, audio, torch.tensor([1.0])).item(), 4)  # -log(0.6)
         0.5108
 
     Source: Wav2Lip (Prajwal et al. 2020), section 3; the affine mapping is ours.
@@ -89,9 +89,9 @@ def cosine_bce(audio: Tensor, motion: Tensor, target: Tensor, *, mapping: str = 
         return reduce(F.binary_cross_entropy_with_logits(logits, y.to(logits.dtype), reduction="none"), reduction)
 
 
-def sigmoid_pairs(
-    audio: Tensor,
+def sigmoid_pair_loss(
     motion: Tensor,
+    audio: Tensor,
     *,
     scale: float | Tensor = 10.0,
     bias: float | Tensor = -10.0,
@@ -104,8 +104,8 @@ def sigmoid_pairs(
     For audio window i: sum over j of -log sigmoid(z_ij (scale s_ij + bias)), z_ij = 1 if i = j, else -1.
 
     Args:
-        audio: (clips, windows, embed).
         motion: (clips, windows, embed).
+        audio: (clips, windows, embed).
         scale: Factor of the cosine.
         bias: Added to the logits; negative, since nearly all pairs are mismatched.
         exclusion: Pairs of the same clip at distances 1 to this (in windows) are left out.
@@ -121,12 +121,12 @@ def sigmoid_pairs(
 
     Example:
         >>> audio = torch.eye(2)[None]
-        >>> round(sigmoid_pairs(audio, audio, scale=2.0, bias=0.0).item(), 4)  # log(1 + e^-2) + log 2
+        >>> round(sigmoid_pair_loss(audio, audio, scale=2.0, bias=0.0).item(), 4)  # log(1 + e^-2) + log 2
         0.8201
 
     Source: SigLIP (Zhai et al. 2023), with its start values as defaults.
     """
-    check_windows(audio, motion)
+    check_windows(motion, audio)
     num_clips, num_windows, embed = audio.shape
     excluded = excluded_pairs(num_clips, num_windows, exclusion=exclusion, mask=mask, device=audio.device)
     with torch.autocast(device_type=audio.device.type, enabled=False):
@@ -204,8 +204,8 @@ class _SampledPairLoss(nn.Module):
 
     def forward(
         self,
-        audio: Tensor,
         motion: Tensor,
+        audio: Tensor,
         generator: torch.Generator | None = None,
         mask: Tensor | None = None,
         indices: Tensor | None = None,
@@ -214,7 +214,7 @@ class _SampledPairLoss(nn.Module):
 
         ``indices`` are negatives drawn beforehand (:func:`sample_negatives`): torch.compile cannot trace a ``generator``.
         """
-        check_windows(audio, motion)
+        check_windows(motion, audio)
         if indices is None:
             indices = sample_negatives(
                 audio.shape[0],
@@ -228,12 +228,12 @@ class _SampledPairLoss(nn.Module):
             )
         with torch.autocast(device_type=audio.device.type, enabled=False):
             aligned = self.aligned_cost(half_squared_distance(motion, audio))
-            mismatched = self.mismatched_cost((1.0 - sampled_similarity(audio, motion, indices)).clamp(min=0.0))
+            mismatched = self.mismatched_cost((1.0 - sampled_similarity(motion, audio, indices)).clamp(min=0.0))
             return reduce_windows(0.5 * (aligned + mismatched.mean(dim=-1)), mask, self.reduction)
 
 
-class MarginLoss(_SampledPairLoss):
-    """:func:`margin_loss` of each aligned pair and of mismatched pairs drawn anew in every call, half the weight each.
+class ContrastiveLoss(_SampledPairLoss):
+    """:func:`contrastive_loss` of each aligned pair and of mismatched pairs drawn anew in every call, half the weight each.
 
     Args:
         margin: Distance from which mismatched pairs are left alone.
@@ -247,7 +247,7 @@ class MarginLoss(_SampledPairLoss):
 
     Example:
         >>> audio = torch.eye(8)[None]
-        >>> MarginLoss()(audio, audio, generator=torch.Generator().manual_seed(0))  # orthogonal: farther apart than the margin
+        >>> ContrastiveLoss()(audio, audio, generator=torch.Generator().manual_seed(0))  # orthogonal: farther apart than the margin
         tensor(0.)
 
     Source: SyncNet (Chung and Zisserman 2016), one mismatched pair for each aligned one.
@@ -319,7 +319,7 @@ class CosineBCE(_SampledPairLoss):
 
 
 class SigmoidPairLoss(nn.Module):
-    """:func:`sigmoid_pairs` with learnable scale and bias.
+    """:func:`sigmoid_pair_loss` with learnable scale and bias.
 
     Args:
         scale: Start value of the factor of the cosine.
@@ -354,9 +354,9 @@ class SigmoidPairLoss(nn.Module):
         self.logit_scale = LogitScale(initial=scale, maximum=max_scale)
         self.bias = nn.Parameter(torch.tensor(float(bias), dtype=torch.float32))
 
-    def forward(self, audio: Tensor, motion: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, motion: Tensor, audio: Tensor, mask: Tensor | None = None) -> Tensor:
         """(clips, windows, embed) twice to the loss; ``mask`` (clips, windows) is False for padding."""
-        return sigmoid_pairs(
+        return sigmoid_pair_loss(
             audio,
             motion,
             scale=self.logit_scale(),

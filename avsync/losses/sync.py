@@ -24,7 +24,7 @@ from avsync.pretrained import from_pretrained
 from avsync.pyramid import check_lengths, hold_last_frame, level_lengths, temporal_pyramid
 
 
-class SyncLoss(NamedTuple):
+class SyncLossOutput(NamedTuple):
     """The multi-scale sync loss and its parts."""
 
     total: Tensor
@@ -33,12 +33,12 @@ class SyncLoss(NamedTuple):
     """Unweighted loss of each level, (levels,); NaN-free, 0 for levels that were skipped."""
 
 
-def level_sync_loss(audio: Tensor, motion: Tensor, *, mask: Tensor | None = None) -> Tensor:
+def level_sync_loss(motion: Tensor, audio: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """Equation (4) at one level: minus the mean cosine of the embeddings of equal windows.
 
     Args:
-        audio: Embeddings of audio windows, (batch, windows, embed), of any model.
         motion: Embeddings of motion windows, (batch, windows, embed).
+        audio: Embeddings of audio windows, (batch, windows, embed), of any model.
         mask: True for the windows that count, (batch, windows), bool.
 
     Returns:
@@ -57,7 +57,7 @@ def level_sync_loss(audio: Tensor, motion: Tensor, *, mask: Tensor | None = None
     check_shape("audio", audio, "batch windows embed")
     check_shape("motion", motion, "batch windows embed", batch=audio.shape[0], windows=audio.shape[1], embed=audio.shape[2])
     if audio.shape[1] == 0:
-        raise ClipTooShortError("`audio`, `motion`: expected at least 1 window, got 0")
+        raise ClipTooShortError("`motion`, `audio`: expected at least 1 window, got 0")
     with torch.autocast(device_type=audio.device.type, enabled=False):
         score = cosine_similarity(motion, audio)
     if mask is None:
@@ -68,22 +68,22 @@ def level_sync_loss(audio: Tensor, motion: Tensor, *, mask: Tensor | None = None
 
 
 def multi_scale_sync_loss(
-    audio: Sequence[Tensor],
     motion: Sequence[Tensor],
+    audio: Sequence[Tensor],
     *,
     level_weights: Sequence[float] | Tensor | None = None,
     masks: Sequence[Tensor | None] | None = None,
-) -> SyncLoss:
+) -> SyncLossOutput:
     """Equation (4) over all levels, from embeddings of any model.
 
     Args:
-        audio: Embeddings of audio windows, one (batch, windows, embed) a level.
         motion: Embeddings of motion windows, likewise.
+        audio: Embeddings of audio windows, one (batch, windows, embed) a level.
         level_weights: Weight of each level in the total, (levels,); normalised to sum to one. Default: equal, the paper's mean.
         masks: Windows that count at each level, (batch, windows) or None. A level without any is left out of the total.
 
     Returns:
-        :class:`SyncLoss`.
+        :class:`SyncLossOutput`.
 
     Raises:
         ArgumentError: The lists differ in length or are empty.
@@ -98,12 +98,12 @@ def multi_scale_sync_loss(
     """
     if not len(audio) == len(motion) > 0:
         raise ArgumentError(
-            f"`motion`: expected as many levels as `audio` and at least one, got {len(motion)} and {len(audio)}"
+            f"`audio`: expected as many levels as `motion` and at least one, got {len(audio)} and {len(motion)}"
         )
     masks = [None] * len(audio) if masks is None else masks
     if len(masks) != len(audio):
         raise ArgumentError(f"`masks`: expected one for each of {len(audio)} levels, got {len(masks)}")
-    parts = [level_sync_loss(a, x, mask=mask) for a, x, mask in zip(audio, motion, masks, strict=True)]
+    parts = [level_sync_loss(x, a, mask=mask) for x, a, mask in zip(motion, audio, masks, strict=True)]
     per_level = torch.stack(parts)
     if level_weights is None:
         weights = torch.ones_like(per_level)
@@ -117,7 +117,7 @@ def multi_scale_sync_loss(
         ]
         weights = weights * torch.stack(filled)
     # The floor matters only if no level has a window that counts: the total is then 0.
-    return SyncLoss((weights * per_level).sum() / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny), per_level)
+    return SyncLossOutput((weights * per_level).sum() / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny), per_level)
 
 
 class _EncoderPairs(nn.Module):
@@ -125,8 +125,8 @@ class _EncoderPairs(nn.Module):
 
     def __init__(self, pairs: Sequence[tuple[nn.Module, nn.Module]]) -> None:
         super().__init__()
-        self.audio_encoders = nn.ModuleList(pair[0] for pair in pairs)
-        self.motion_encoders = nn.ModuleList(pair[1] for pair in pairs)
+        self.motion_encoders = nn.ModuleList(pair[0] for pair in pairs)
+        self.audio_encoders = nn.ModuleList(pair[1] for pair in pairs)
 
     def forward(self, landmarks: Tensor, audio: Tensor, lengths: Tensor | None, levels: Sequence[int]) -> list[Embeddings]:
         stride = audio.shape[1] // max(landmarks.shape[1], 1)
@@ -160,8 +160,8 @@ class MultiScaleSyncLoss(nn.Module):
 
     Args:
         syncers: A trained :class:`~avsync.models.syncer.pyramid.SyncerPyramid`, several as a
-            :class:`~avsync.models.syncer.ensemble.SyncerEnsemble`, or a list of your own ``(audio_encoder, motion_encoder)`` pairs,
-            finest level first. A pair maps (batch, audio_frames, coeffs) and (batch, frames, points, dims) of its level, as the
+            :class:`~avsync.models.syncer.ensemble.SyncerEnsemble`, or a list of your own ``(motion_encoder, audio_encoder)`` pairs,
+            finest level first. A pair maps (batch, frames, points, dims) and (batch, audio_frames, coeffs) of its level, as the
             pyramid of equation (5) leaves them, to (batch, windows, embed) each.
         level_weights: Weight of each level, (levels,), not negative and not all zero; normalised to sum to one. Default: equal.
         audio_transform: Module from waveform (batch, samples) to features (batch, audio_frames, coeffs), such as
@@ -205,7 +205,7 @@ class MultiScaleSyncLoss(nn.Module):
         else:
             if isinstance(syncers, nn.Module) or len(syncers) == 0 or any(len(pair) != 2 for pair in syncers):
                 raise ArgumentError(
-                    "`syncers`: expected a SyncerPyramid, a SyncerEnsemble or a non-empty list of (audio_encoder, motion_encoder) pairs, got"
+                    "`syncers`: expected a SyncerPyramid, a SyncerEnsemble or a non-empty list of (motion_encoder, audio_encoder) pairs, got"
                     f" {type(syncers).__name__}"
                 )
             if skip_short:
@@ -271,7 +271,7 @@ class MultiScaleSyncLoss(nn.Module):
         *,
         reference: str | Tensor | None = None,
         lengths: Tensor | None = None,
-    ) -> SyncLoss:
+    ) -> SyncLossOutput:
         """The loss of a batch of clips.
 
         Args:
@@ -285,7 +285,7 @@ class MultiScaleSyncLoss(nn.Module):
                 level have no window there; a level without any window is left out of the total.
 
         Returns:
-            :class:`SyncLoss` (total, per_level).
+            :class:`SyncLossOutput` (total, per_level).
 
         Raises:
             ShapeError: Wrong shapes, or audio and landmarks that do not last equally long.
@@ -305,9 +305,9 @@ class MultiScaleSyncLoss(nn.Module):
             levels = list(range(self.num_levels))
             embedded = self.syncers(landmarks, features, lengths, levels)
         motions, sounds, masks = zip(*embedded, strict=True)
-        loss = multi_scale_sync_loss(sounds, motions, level_weights=self.level_weights[: len(levels)], masks=masks)
+        loss = multi_scale_sync_loss(motions, sounds, level_weights=self.level_weights[: len(levels)], masks=masks)
         skipped = loss.per_level.new_zeros(self.num_levels - len(levels))
-        return SyncLoss(loss.total, torch.cat([loss.per_level, skipped]))
+        return SyncLossOutput(loss.total, torch.cat([loss.per_level, skipped]))
 
     def _features(self, landmarks: Tensor, audio: Tensor) -> Tensor:
         if audio.ndim == 3:

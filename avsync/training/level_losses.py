@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from avsync.losses.all_pairs import info_nce_all_pairs_each, info_nce_within_clips
+from avsync.losses.all_pairs import all_pairs_info_nce, within_clips_info_nce
 from avsync.losses.distributed import rank_and_size, sum_across
-from avsync.losses.info_nce import InfoNCE, info_nce_sampled_each
+from avsync.losses.info_nce import InfoNCE, sampled_info_nce
 from avsync.losses.offsets import offset_info_nce
 from avsync.models.syncer.interface import Embeddings
 from avsync.training.objectives import LARGEST_SCALE, MAX_OFFSET, LevelObjective
@@ -69,7 +69,7 @@ def level_losses(
 def _margin(objectives: Sequence[LevelObjective], embedded: Sequence[Embeddings], generator: torch.Generator) -> list[Tensor]:
     """The loss of every window, (clips, windows), of each level, as the next two."""
     return [
-        objective.loss(level.audio, level.motion, generator=generator, mask=level.mask)
+        objective.loss(level.motion, level.audio, generator=generator, mask=level.mask)
         for objective, level in zip(objectives, embedded, strict=True)
     ]
 
@@ -85,12 +85,12 @@ def _sampled(
         loss = cast("InfoNCE", objective.loss)
         clips, windows, _ = level.motion.shape
         indices.append(loss.draw(clips, windows, generator, level.mask, group, level.motion.device))
-    return info_nce_sampled_each(
-        [level.audio for level in embedded],
+    return sampled_info_nce(
         [level.motion for level in embedded],
+        [level.audio for level in embedded],
         indices,
-        temperatures=[objective.temperature() for objective in objectives],
-        masks=[level.mask for level in embedded],
+        temperature=[objective.temperature() for objective in objectives],
+        mask=[level.mask for level in embedded],
         reduction="none",
         group=group,
     )
@@ -100,11 +100,11 @@ def _all_pairs(
     objectives: Sequence[LevelObjective], embedded: Sequence[Embeddings], group: dist.ProcessGroup | None
 ) -> list[Tensor]:
     temperatures = [objective.temperature() for objective in objectives]
-    losses = info_nce_all_pairs_each(
-        [level.audio for level in embedded],
+    losses = all_pairs_info_nce(
         [level.motion for level in embedded],
-        temperatures=temperatures,
-        masks=[level.mask for level in embedded],
+        [level.audio for level in embedded],
+        temperature=temperatures,
+        mask=[level.mask for level in embedded],
         min_temperature=1.0 / LARGEST_SCALE,
         reduction="none",
         group=group,
@@ -113,7 +113,7 @@ def _all_pairs(
     if not share:
         return losses
     within = [
-        info_nce_within_clips(level.audio, level.motion, temperature=temperature, mask=level.mask, reduction="none")
+        within_clips_info_nce(level.motion, level.audio, temperature=temperature, mask=level.mask, reduction="none")
         for level, temperature in zip(embedded, temperatures, strict=True)
     ]
     return [each + share * inside for each, inside in zip(losses, within, strict=True)]
@@ -130,8 +130,8 @@ def _offset_term(objective: LevelObjective, level: Embeddings, weight: Tensor, s
     """The loss over offsets of each stretch of ``span`` windows, and how much the stretches count."""
     span = min(span, level.motion.shape[1])
     losses = offset_info_nce(
-        level.audio,
         level.motion,
+        level.audio,
         max_offset=MAX_OFFSET,
         span=span,
         window=objective.config.offset_window,
@@ -156,5 +156,5 @@ def _weighted_means(terms: Sequence[Term], group: dist.ProcessGroup | None, *, a
     totals = torch.stack([(values * weight).sum() for values, weight in terms])
     counts = torch.stack([weight.sum() for _, weight in terms])
     _, processes = rank_and_size(group)
-    everywhere = processes * counts if alike else sum_across(counts, group)
+    everywhere = processes * counts if alike else sum_across([counts], group)[0]
     return processes * totals / everywhere.clamp_min(torch.finfo(counts.dtype).tiny)

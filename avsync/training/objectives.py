@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from avsync.errors import ConfigError
 from avsync.losses.all_pairs import AllPairsInfoNCE
 from avsync.losses.info_nce import InfoNCE, chance_level
-from avsync.losses.pairs import MarginLoss
+from avsync.losses.pairs import ContrastiveLoss
 
 OBJECTIVES = ("all_pairs", "info_nce", "margin")
 MAX_OFFSET = 15
@@ -127,7 +127,7 @@ class LevelObjective(nn.Module):
         self.config = config
         # "none", one number a window: how much each of them counts is only known beside the batch.
         if config.objective == "margin":
-            self.loss: MarginLoss | InfoNCE | AllPairsInfoNCE = MarginLoss(
+            self.loss: ContrastiveLoss | InfoNCE | AllPairsInfoNCE = ContrastiveLoss(
                 margin=config.margin, num_negatives=config.num_negatives, source="in_clip", reduction="none"
             )
         elif config.objective == "info_nce":
@@ -154,7 +154,7 @@ class LevelObjective(nn.Module):
 
     def temperature(self) -> float | Tensor:
         """tau as it is now; "margin" has none and keeps that of its settings."""
-        return self.config.temperature if isinstance(self.loss, MarginLoss) else self.loss.current_temperature()
+        return self.config.temperature if isinstance(self.loss, ContrastiveLoss) else self.loss.current_temperature()
 
 
 def offset_chance(windows: int, span: int, max_offset: int = MAX_OFFSET) -> float:

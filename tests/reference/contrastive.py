@@ -10,14 +10,14 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.dot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b)))
 
 
-def info_nce(audio: np.ndarray, motion: np.ndarray, negatives: np.ndarray, temperature: float) -> float:
-    """Equation (2) for one anchor: (embed,), (embed,), (num_negatives, embed)."""
-    positive = np.exp(cosine(audio, motion) / temperature)
+def info_nce(motion: np.ndarray, audio: np.ndarray, negatives: np.ndarray, temperature: float) -> float:
+    """Equation (2) for one anchor, the audio: (embed,), (embed,), (num_negatives, embed)."""
+    positive = np.exp(cosine(motion, audio) / temperature)
     return float(-np.log(positive / (positive + sum(np.exp(cosine(audio, x) / temperature) for x in negatives))))
 
 
-def info_nce_all_pairs(
-    audio: np.ndarray, motion: np.ndarray, temperature: float, exclusion: int, mask: np.ndarray, *, symmetric: bool
+def all_pairs_info_nce(
+    motion: np.ndarray, audio: np.ndarray, temperature: float, exclusion: int, mask: np.ndarray, *, symmetric: bool
 ) -> np.ndarray:
     """One loss a window, zero where masked: (clips, windows, embed) to (clips, windows)."""
     clips, windows, _ = audio.shape
@@ -32,8 +32,8 @@ def info_nce_all_pairs(
             ]
             if not mask[c, w] or not others:
                 continue
-            there = info_nce(audio[c, w], motion[c, w], np.array([motion[p] for p in others]), temperature)
-            back = info_nce(motion[c, w], audio[c, w], np.array([audio[p] for p in others]), temperature)
+            there = info_nce(motion[c, w], audio[c, w], np.array([motion[p] for p in others]), temperature)
+            back = info_nce(audio[c, w], motion[c, w], np.array([audio[p] for p in others]), temperature)
             losses[c, w] = (there + back) / 2 if symmetric else there
     return losses
 
@@ -43,22 +43,22 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.linalg.norm(a / np.linalg.norm(a) - b / np.linalg.norm(b)))
 
 
-def margin(audio: np.ndarray, motion: np.ndarray, target: float, m: float) -> float:
+def contrastive_loss(motion: np.ndarray, audio: np.ndarray, target: float, m: float) -> float:
     """SyncNet's loss for one pair."""
-    d = distance(audio, motion)
+    d = distance(motion, audio)
     return (target * d**2 + (1 - target) * max(m - d, 0.0) ** 2) / 2
 
 
-def cosine_bce(audio: np.ndarray, motion: np.ndarray, target: float, mapping: str) -> float:
+def cosine_bce(motion: np.ndarray, audio: np.ndarray, target: float, mapping: str) -> float:
     """Wav2Lip's loss for one pair."""
-    p = cosine(audio, motion)
+    p = cosine(motion, audio)
     if mapping == "affine":
         p = (1 + p) / 2
     return float(-(target * np.log(p) + (1 - target) * np.log(1 - p)))
 
 
-def sigmoid_pairs(
-    audio: np.ndarray, motion: np.ndarray, scale: float, bias: float, exclusion: int, mask: np.ndarray
+def sigmoid_pair_loss(
+    motion: np.ndarray, audio: np.ndarray, scale: float, bias: float, exclusion: int, mask: np.ndarray
 ) -> np.ndarray:
     """One sum a window, zero where masked: (clips, windows, embed) to (clips, windows)."""
     clips, windows, _ = audio.shape

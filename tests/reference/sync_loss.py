@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 
-def level_sync_loss(audio: Array, motion: Array, counts: NDArray[np.bool_] | None = None) -> float:
+def level_sync_loss(motion: Array, audio: Array, counts: NDArray[np.bool_] | None = None) -> float:
     """Minus the mean cosine of the windows (batch, windows, embed) that count."""
     scores = []
     for clip in range(audio.shape[0]):
@@ -21,7 +21,7 @@ def level_sync_loss(audio: Array, motion: Array, counts: NDArray[np.bool_] | Non
     return -float(np.mean(scores)) if scores else 0.0
 
 
-def multi_scale_sync_loss(audio: Sequence[Array], motion: Sequence[Array], weights: Sequence[float]) -> float:
+def multi_scale_sync_loss(motion: Sequence[Array], audio: Sequence[Array], weights: Sequence[float]) -> float:
     """The weighted mean over the levels."""
-    parts = [weight * level_sync_loss(a, x) for weight, a, x in zip(weights, audio, motion, strict=True)]
+    parts = [weight * level_sync_loss(x, a) for weight, x, a in zip(weights, motion, audio, strict=True)]
     return float(sum(parts) / sum(weights))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from avsync._checks import check_positive
 from avsync.corpus.banks.crops import Batch, CropBank
 from avsync.errors import ClipTooShortError
-from avsync.losses.all_pairs import info_nce_all_pairs
+from avsync.losses.all_pairs import all_pairs_info_nce
 from avsync.models.syncer.encoders import SyncerConfig
 from avsync.models.syncer.interface import Embeddings
 from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
@@ -125,7 +125,7 @@ def _choose(bank: CropBank, crops: int, seed: int) -> Batch:
 
 
 def _loss(level: Embeddings) -> Tensor:
-    return info_nce_all_pairs(level.audio, level.motion, temperature=_TEMPERATURE, exclusion=_NEIGHBOURS)
+    return all_pairs_info_nce(level.motion, level.audio, temperature=_TEMPERATURE, exclusion=_NEIGHBOURS)
 
 
 def _chance(clips: int, windows: int) -> float:

@@ -83,8 +83,8 @@ def loss_temperatures(losses: Iterable[nn.Module]) -> list[float | Tensor] | Non
         Numbers or scalar tensors, for :func:`vital_signs`.
 
     Example:
-        >>> from avsync.losses.info_nce import InfoNCE, MarginLoss
-        >>> loss_temperatures([InfoNCE(temperature=0.1)]), loss_temperatures([MarginLoss()])
+        >>> from avsync.losses import ContrastiveLoss, InfoNCE
+        >>> loss_temperatures([InfoNCE(temperature=0.1)]), loss_temperatures([ContrastiveLoss()])
         ([0.1], None)
     """
     temperatures: list[float | Tensor] = []
