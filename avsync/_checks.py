@@ -1,6 +1,6 @@
-"""Argument checks that look at ranks, sizes and dtypes only, never at values.
+"""Argument checks that look at ranks, sizes and dtypes only, never at values; and the precision in which numbers are computed.
 
-They cost no device synchronisation and add no data-dependent branch, so every function that uses them still compiles with
+The checks cost no device synchronisation and add no data-dependent branch, so every function that uses them still compiles with
 ``fullgraph=True``.
 """
 
@@ -45,6 +45,14 @@ def check_shape(name: str, x: Tensor, pattern: str, **sizes: int) -> None:
     if not fits:
         expected = ", ".join(f"{axis}={sizes[axis]}" if axis in sizes else axis for axis in axes)
         raise ShapeError(f"`{name}`: expected ({expected}), got {describe_shape(x)}")
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Return ``x`` in float32, or as it is if its dtype is float32 or float64.
+
+    Differences of coordinates, norms and softmaxes are computed in this precision, because half precision has no digits left for them.
+    """
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def check_floating(name: str, x: Tensor) -> None:

@@ -1,8 +1,9 @@
-"""Landmarks as tensors: the 68-point layout, normalisation, displacement, velocity and mirror images.
+"""Geometry of landmarks: reference face, normalisation, displacement, velocity and mirror images.
 
-Every function takes landmarks of shape (..., frames, points, dims) with any number of leading axes, none included; ``dims`` is 2 or
-3 in the order x (right), y (down), z. All of them are differentiable, and all but :func:`flip` and :func:`mouth_opening` work on any
-set of points. Random views of clips are in :mod:`avsync.landmarks.augmentation`.
+Every function takes landmarks of shape (..., frames, points, dims) with any number of leading axes, including none; ``dims`` is 2 or
+3 in the order x (right), y (down), z. All functions are differentiable. All except :func:`flip` and :func:`mouth_opening` accept any
+set of points. Differences of coordinates are computed, and returned, in at least float32, because pixel coordinates in half
+precision have no digits left for motion. Random views of clips are in :mod:`avsync.landmarks.augmentation`.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from avsync._checks import check_choice, check_floating, describe_shape
-from avsync.errors import ClipTooShortError, ShapeError
-from avsync.landmarks.layouts import FLIP_INDEX, LOWER_INNER_LIP, NUM_POINTS, UPPER_INNER_LIP
+from avsync._checks import at_least_float32, check_choice, check_floating, describe_shape, is_tensor
+from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
+from avsync.landmarks.layouts import FLIP_INDEX, LOWER_INNER_LIP, NUM_POINTS, UPPER_INNER_LIP, index_tensor
 from avsync.pyramid import mean_over_frames
 
 
 def check_landmarks(landmarks: object, *, min_frames: int = 1, min_dims: int = 1, points: int | None = None) -> None:
+    """Raise :class:`ShapeError` unless ``landmarks`` is a floating-point tensor (..., frames, points, dims) of these sizes."""
     axes = f"(..., frames, points{'' if points is None else f'={points}'}, dims{'' if min_dims == 1 else f'>={min_dims}'})"
     if (
         not isinstance(landmarks, Tensor)
@@ -35,12 +37,12 @@ def check_landmarks(landmarks: object, *, min_frames: int = 1, min_dims: int = 1
 
 
 def reference_face(landmarks: Tensor, reference: str | Tensor = "first", *, lengths: Tensor | None = None) -> Tensor:
-    """The face that motion is measured from: a clip's first frame, its mean, or one that the caller gives.
+    """Return the face that motion is measured from: a clip's first frame, its mean, or a face that the caller gives.
 
     Args:
         landmarks: (..., frames, points, dims).
         reference: "first", "mean", or a face (..., points, dims) that broadcasts against the leading axes of ``landmarks``.
-        lengths: (...), number of valid frames of each clip; padding beyond it is left out of the mean. Ignored otherwise.
+        lengths: (...), number of valid frames of each clip; the mean leaves out the padding. "first" ignores it.
 
     Returns:
         (..., points, dims).
@@ -56,33 +58,62 @@ def reference_face(landmarks: Tensor, reference: str | Tensor = "first", *, leng
     Source: ours.
     """
     check_landmarks(landmarks)
-    if isinstance(reference, Tensor):
-        if reference.ndim < 2 or reference.shape[-2:] != landmarks.shape[-2:]:
-            points, dims = landmarks.shape[-2:]
-            raise ShapeError(f"`reference`: expected (..., points={points}, dims={dims}), got {describe_shape(reference)}")
-        return reference
+    if not isinstance(reference, str):
+        _check_reference(reference, landmarks)
+        return at_least_float32(reference)
     check_choice("reference", reference, ("first", "mean"))
     if reference == "first":
-        return landmarks[..., 0, :, :]
-    if lengths is not None and lengths.shape != landmarks.shape[:-3]:
+        return at_least_float32(landmarks[..., 0, :, :])
+    if lengths is not None and (not is_tensor(lengths) or lengths.shape != landmarks.shape[:-3]):
         raise ShapeError(f"`lengths`: expected {tuple(landmarks.shape[:-3])}, got {describe_shape(lengths)}")
-    return mean_over_frames(landmarks, -3, lengths=lengths)
+    return mean_over_frames(at_least_float32(landmarks), -3, lengths=lengths)
+
+
+def _check_reference(reference: Tensor, landmarks: Tensor) -> None:
+    leading, face = landmarks.shape[:-3], landmarks.shape[-2:]
+    fits = is_tensor(reference) and 2 <= reference.ndim <= 2 + len(leading) and reference.shape[-2:] == face
+    if fits:
+        own = reference.shape[:-2]
+        fits = all(size in (1, wanted) for size, wanted in zip(own, leading[len(leading) - len(own) :], strict=True))
+    if not fits:
+        axes = ", ".join([*map(str, leading), f"points={face[0]}", f"dims={face[1]}"])
+        raise ShapeError(
+            f"`reference`: expected 'first', 'mean' or one face for each clip, ({axes}), got {describe_shape(reference)}"
+        )
+    check_floating("reference", reference)
+    if reference.device != landmarks.device:
+        raise ArgumentError(
+            f"`reference`: expected it on the device of `landmarks`, {landmarks.device}, got {reference.device}"
+        )
 
 
 def extent(face: Tensor) -> Tensor:
+    """Return the extent of the points along y, or along the only axis if there is one: (..., points, dims) to (...)."""
     y = face[..., min(1, face.shape[-1] - 1)]
     return y.amax(dim=-1) - y.amin(dim=-1)
 
 
-def safe_height(face: Tensor, eps: float) -> Tensor:
-    # A face squashed onto a line has a height of rounding noise; the floor is relative, so that units do not
-    # matter. A face in one point at the origin still needs an absolute one, whose inverse square (its gradient) is finite.
-    floor = eps * face.detach().abs().amax(dim=(-2, -1))
-    return torch.maximum(extent(face), floor).clamp_min(torch.finfo(face.dtype).tiny ** 0.25)
+def unit_length(face: Tensor, *, eps: float = 1e-6) -> Tensor:
+    """Return the length that motion is measured in: the height of a face, or 1 if there is no height.
+
+    There is none with a single dim, because such numbers are coefficients (blendshapes) rather than coordinates, nor if all points
+    have the same height. Motion then keeps the unit of the input.
+
+    Args:
+        face: (..., points, dims).
+        eps: A height of at most ``eps`` times the largest coordinate is rounding noise and counts as none.
+
+    Returns:
+        (...), in the unit of ``face``, above 0.
+    """
+    if face.shape[-1] == 1:
+        return torch.ones_like(face[..., 0, 0])
+    height = extent(face)
+    return torch.where(height > eps * face.detach().abs().amax(dim=(-2, -1)), height, 1.0)
 
 
 def face_height(landmarks: Tensor, reference: str | Tensor = "first", *, lengths: Tensor | None = None) -> Tensor:
-    """Height of the reference face: the extent of its points along y (along the only axis when there is one).
+    """Compute the height of the reference face: the extent of its points along y (along the only axis if there is one).
 
     Args:
         landmarks: (..., frames, points, dims), any unit.
@@ -106,12 +137,12 @@ def face_height(landmarks: Tensor, reference: str | Tensor = "first", *, lengths
 
 
 class NormalisedLandmarks(NamedTuple):
-    """What :func:`normalise` returns, and all that :func:`denormalise` needs.
+    """Landmarks normalised by :func:`normalise`, and what :func:`denormalise` needs to undo it.
 
     Attributes:
         landmarks: (..., frames, points, dims), in heights of the reference face.
         centre: (..., dims), centroid of the reference face, in the units of the input.
-        height: (...), height of the reference face, in the units of the input.
+        height: (...), height of the reference face, in the units of the input; 1 if there is none (see :func:`displacement`).
     """
 
     landmarks: Tensor
@@ -127,20 +158,23 @@ def displacement(
     lengths: Tensor | None = None,
     eps: float = 1e-6,
 ) -> Tensor:
-    """Displacement of every point from a reference face: the input of the motion encoder.
+    r"""Compute the displacement of every point from a reference face: the input of the motion encoder.
 
-    ``scale * (x_t - x_ref) / height(x_ref)``. Identity, position and framing drop out, so the encoder sees motion from the
-    first step on; the scale brings a talking mouth to about unit variance.
+    .. math:: s \, (x_t - x_\mathrm{ref}) / h(x_\mathrm{ref})
+
+    with the scale :math:`s` and the height :math:`h` of the reference face. Identity, position and framing drop out, so the encoder
+    sees motion from the first step on; the scale brings a talking mouth to about unit variance. Where there is no height
+    (coefficients with a single dim, such as blendshapes; points that all have the same height), :math:`h` is 1.
 
     Args:
         landmarks: (..., frames, points, dims), any unit.
         reference: "first", "mean", or a face (..., points, dims); see :func:`reference_face`.
         scale: Factor on the displacement, which is measured in face heights.
         lengths: (...), number of valid frames; only "mean" needs it.
-        eps: The height is kept above ``eps`` times the largest coordinate of the reference face.
+        eps: A height of at most ``eps`` times the largest coordinate of the reference face counts as none.
 
     Returns:
-        (..., frames, points, dims), without unit.
+        (..., frames, points, dims), without unit, in at least float32.
 
     Raises:
         ShapeError: Wrong rank, or a reference of other points or dims.
@@ -153,18 +187,17 @@ def displacement(
     Source: ours.
     """
     face = reference_face(landmarks, reference, lengths=lengths)
-    height = safe_height(face, eps)
-    return (landmarks - face[..., None, :, :]) * (scale / height)[..., None, None, None]
+    return (landmarks - face[..., None, :, :]) * (scale / unit_length(face, eps=eps))[..., None, None, None]
 
 
 def velocity(landmarks: Tensor) -> Tensor:
-    """Motion from each frame to the next, ``v_t = x_{t+1} - x_t``.
+    r"""Compute the motion from each frame to the next, :math:`v_t = x_{t+1} - x_t`.
 
     Args:
         landmarks: (..., frames, points, dims), at least 2 frames.
 
     Returns:
-        (..., frames - 1, points, dims), in the unit of ``landmarks`` a frame.
+        (..., frames - 1, points, dims), in the unit of ``landmarks`` per frame.
 
     Raises:
         ClipTooShortError: Fewer than 2 frames.
@@ -176,11 +209,12 @@ def velocity(landmarks: Tensor) -> Tensor:
     Source: paper, equation (7).
     """
     check_landmarks(landmarks, min_frames=2)
+    landmarks = at_least_float32(landmarks)
     return landmarks[..., 1:, :, :] - landmarks[..., :-1, :, :]
 
 
 def accumulate(first: Tensor, velocity: Tensor) -> Tensor:
-    """Add up velocities from a first frame, ``x_t = x_{t-1} + v_t``: equation (7), the inverse of :func:`velocity`.
+    r"""Add up velocities from a first frame, :math:`x_t = x_{t-1} + v_t`: equation (7), the inverse of :func:`velocity`.
 
     Args:
         first: (..., points, dims).
@@ -198,27 +232,35 @@ def accumulate(first: Tensor, velocity: Tensor) -> Tensor:
 
     Source: paper, equation (7).
     """
-    if velocity.ndim < 3 or first.shape != velocity.shape[:-3] + velocity.shape[-2:]:
+    if (
+        not is_tensor(first)
+        or not is_tensor(velocity)
+        or velocity.ndim < 3
+        or first.shape != velocity.shape[:-3] + velocity.shape[-2:]
+    ):
         raise ShapeError(
             f"`first` and `velocity`: expected (..., points, dims) and (..., frames - 1, points, dims), "
             f"got {describe_shape(first)} and {describe_shape(velocity)}"
         )
-    return torch.cat([first[..., None, :, :], first[..., None, :, :] + velocity.cumsum(dim=-3)], dim=-3)
+    check_floating("first", first)
+    check_floating("velocity", velocity)
+    start = at_least_float32(first)[..., None, :, :]
+    return torch.cat([start, start + at_least_float32(velocity).cumsum(dim=-3)], dim=-3)
 
 
 def normalise(
     landmarks: Tensor, *, reference: str | Tensor = "first", lengths: Tensor | None = None, eps: float = 1e-6
 ) -> NormalisedLandmarks:
-    """Move the reference face's centroid to the origin and measure in its heights.
+    """Move the centroid of the reference face to the origin and divide by the height of that face.
 
     Args:
         landmarks: (..., frames, points, dims), any unit.
         reference: "first", "mean", or a face (..., points, dims); see :func:`reference_face`.
         lengths: (...), number of valid frames; only "mean" needs it.
-        eps: The height is kept above ``eps`` times the largest coordinate of the reference face.
+        eps: A height of at most ``eps`` times the largest coordinate of the reference face counts as none, and 1 stands in for it.
 
     Returns:
-        The landmarks, and the centre and height that :func:`denormalise` takes to undo it.
+        The landmarks, and the centre and height that :func:`denormalise` takes to undo it, in at least float32.
 
     Raises:
         ShapeError: Wrong rank, or a reference of other points or dims.
@@ -231,7 +273,7 @@ def normalise(
     Source: ours.
     """
     face = reference_face(landmarks, reference, lengths=lengths)
-    centre, height = face.mean(dim=-2), safe_height(face, eps)
+    centre, height = face.mean(dim=-2), unit_length(face, eps=eps)
     normalised = (landmarks - centre[..., None, None, :]) / height[..., None, None, None]
     return NormalisedLandmarks(normalised, centre, height)
 
@@ -258,11 +300,15 @@ def denormalise(landmarks: Tensor, centre: Tensor, height: Tensor) -> Tensor:
     Source: ours.
     """
     check_landmarks(landmarks)
-    return landmarks * height[..., None, None, None] + centre[..., None, None, :]
+    leading = landmarks.shape[:-3]
+    for name, x, shape in (("centre", centre, (*leading, landmarks.shape[-1])), ("height", height, leading)):
+        if not is_tensor(x) or x.shape != shape:
+            raise ShapeError(f"`{name}`: expected {tuple(shape)}, got {describe_shape(x)}")
+    return at_least_float32(landmarks) * height[..., None, None, None] + centre[..., None, None, :]
 
 
 def flip(landmarks: Tensor, *, width: float = 0.0, index: Sequence[int] | Tensor = FLIP_INDEX) -> Tensor:
-    """Mirror faces in x, ``x -> width - x``, and swap the names of left and right points; twice is the identity.
+    r"""Mirror faces, :math:`x \to w - x` with the width :math:`w`, and swap left and right points; twice is the identity.
 
     Args:
         landmarks: (..., frames, points, dims), at least 2 dims.
@@ -281,21 +327,20 @@ def flip(landmarks: Tensor, *, width: float = 0.0, index: Sequence[int] | Tensor
         >>> flip(face, width=10.0)[0, [0, 16], 0].tolist()
         [10.0, 9.0]
 
-    Source: the mirror image is the paper's code's, the swap of indices ours (the code forgets it).
+    Source: the paper's code, which mirrors without the swap; the swap is ours.
     """
     check_landmarks(landmarks, min_dims=2, points=len(index))
-    order = index if isinstance(index, Tensor) else torch.tensor(index, device=landmarks.device)
-    named = landmarks.index_select(-2, order)
+    named = landmarks.index_select(-2, index_tensor(index, landmarks.device))
     return torch.cat([width - named[..., :1], named[..., 1:]], dim=-1)
 
 
 def mouth_opening(landmarks: Tensor, *, reference: str | Tensor = "first", eps: float = 1e-6) -> Tensor:
-    """Distance of the middles of the inner lips, ``|p62 - p66|``, in heights of the reference face.
+    r"""Compute the distance of the middles of the inner lips, :math:`\lVert p_{62} - p_{66} \rVert`, in heights of the reference face.
 
     Args:
         landmarks: (..., frames, 68, dims).
         reference: "first", "mean", or a face (..., points, dims); see :func:`reference_face`.
-        eps: The height is kept above ``eps`` times the largest coordinate of the reference face.
+        eps: A height of at most ``eps`` times the largest coordinate of the reference face counts as none, and 1 stands in for it.
 
     Returns:
         (..., frames), without unit.
@@ -312,5 +357,6 @@ def mouth_opening(landmarks: Tensor, *, reference: str | Tensor = "first", eps: 
     Source: ours.
     """
     check_landmarks(landmarks, points=NUM_POINTS)
+    landmarks = at_least_float32(landmarks)
     opening: Tensor = torch.linalg.vector_norm(landmarks[..., UPPER_INNER_LIP, :] - landmarks[..., LOWER_INNER_LIP, :], dim=-1)
-    return opening / safe_height(reference_face(landmarks, reference), eps)[..., None]
+    return opening / unit_length(reference_face(landmarks, reference), eps=eps)[..., None]

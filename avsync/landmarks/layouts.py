@@ -1,6 +1,11 @@
-"""The 68-point layout: which points are jaw, brows, nose, eyes and lips, its regions, and its mirror image."""
+"""The 68-point layout: points of jaw, brows, nose, eyes and lips, its regions, and its mirror image."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
 
 NUM_POINTS = 68
 """Number of points of the iBUG layout."""
@@ -31,16 +36,38 @@ _MIRRORED_RUNS = (
 )
 
 FLIP_INDEX: tuple[int, ...] = tuple(point for run in _MIRRORED_RUNS for point in run)
-"""``mirrored[i] = original[FLIP_INDEX[i]]``: the permutation that gives every point of a mirrored face its proper name."""
+"""``mirrored[i] = original[FLIP_INDEX[i]]``: the permutation that renames the points of a mirrored face."""
 
 UPPER_INNER_LIP, LOWER_INNER_LIP = 62, 66
 
-REGIONS: dict[str, tuple[int, ...]] = {
-    "face": tuple(range(68)),
-    "mouth": tuple(range(48, 68)),
-    "head": (0, 16, 27, 28, 29, 30, 36, 39, 42, 45),
+_BRIDGE, _EYE_CORNERS = slice(27, 31), slice(36, 46, 3)
+
+REGION_SLICES: dict[str, tuple[slice, ...]] = {
+    "face": (slice(0, NUM_POINTS),),
+    "mouth": (MOUTH,),
+    "head": (slice(0, 17, 16), _BRIDGE, _EYE_CORNERS),
 }
-"""Points of the 68 that a syncer is shown: all, both lips, or those that speech leaves in their place on the head."""
+"""The same regions as :data:`REGIONS` in slices, which, unlike lists of points, cost no copy to the device."""
+
+REGIONS: dict[str, tuple[int, ...]] = {
+    name: tuple(point for run in slices for point in range(*run.indices(NUM_POINTS))) for name, slices in REGION_SLICES.items()
+}
+"""Points of the 68 that a syncer sees: all points, both lips, or the points of the head that speech does not move."""
 
 ANCHORS = (27, 28, 29, 30, 36, 39, 42, 45)
-"""Bridge of the nose and corners of the eyes: what defines a head's place, turn and size."""
+"""Bridge of the nose and corners of the eyes, which define the position, rotation and size of a head."""
+
+_on_device: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
+
+
+def index_tensor(index: Sequence[int] | Tensor, device: torch.device) -> Tensor:
+    """Return the index as a tensor on ``device``; a sequence is copied there once, since every copy would stall a GPU's queue."""
+    if isinstance(index, Tensor):
+        return index
+    key = (tuple(index), device)
+    if torch.compiler.is_compiling() or key not in _on_device:
+        made = torch.tensor(key[0], device=device)
+        if torch.compiler.is_compiling() or type(made) is not Tensor:  # a fake tensor of a tracer must not be kept
+            return made
+        _on_device[key] = made
+    return _on_device[key]

@@ -1,13 +1,17 @@
-"""What the syncers see of a face: displacement, shape, and regions of it.
+r"""Motion features: displacement, shape, velocity and speed of the points of a face or of a region.
 
-Displacement is a face less a reference face. It knows neither identity nor framing, and a network learns from it at once; but a
-clip of five frames is all of its own reference, so that an open mouth that stays open leaves no displacement. Shape is the face
-itself, turned upright, centred on the bridge of the nose and divided by its size, less the average speaker's: it says how far the
-mouth is open in every single frame, however short the clip. The two together beat each of them.
+**Displacement** is a face minus a reference face. Identity and framing drop out, and a network learns from it at once. A clip of five
+frames is its own reference, however, so that a mouth that stays open leaves no displacement.
 
-Velocity and speed are what happens from one frame to the next. They are taken at the full rate, before the pyramid, and that is the
-point of speed: the pyramid averages, so that at its coarse levels lips that have opened and closed twice are lips that stayed half
-open. The average of their speed still says that somebody spoke. To the coarsest level that is worth nine points of per cent.
+**Shape** is the face itself, turned upright, centred on the bridge of the nose, divided by the size of the head, minus the average
+speaker's shape. It shows the opening of the mouth in every frame, however short the clip. Displacement and shape together give better
+syncers than either of them.
+
+**Velocity** and **speed** are changes from one frame to the next. They are computed at the full rate, before the pyramid, because the
+pyramid averages: lips that opened and closed twice within a window of a coarse level have a constant average position there, but
+their average speed still shows that somebody spoke.
+
+All features are computed, and returned, in at least float32.
 """
 
 from __future__ import annotations
@@ -17,36 +21,74 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from avsync._checks import check_choice, check_shape
-from avsync.errors import ConfigError, ShapeError
+from avsync._checks import at_least_float32, check_choice, check_shape, is_tensor
+from avsync.errors import ArgumentError, ConfigError, ShapeError
 from avsync.landmarks.geometry import check_landmarks, displacement, reference_face, velocity
-from avsync.landmarks.layouts import ANCHORS, REGIONS
+from avsync.landmarks.layouts import NUM_POINTS, REGION_SLICES
 
 MOTIONS = ("displacement", "shape", "velocity", "speed")
-"""What of the motion a syncer can be shown, in the order in which it is."""
+"""Motion features, in the order of their channels."""
 
 _RATE_SCALE = {"velocity": 4.0, "speed": 2.0}
-"""Factors that bring changes from frame to frame to the order of the positions that they are changes of."""
+"""Factors that bring changes from frame to frame to the order of magnitude of the positions."""
 _SPEED_FLOOR = 1e-2
 """Keeps the gradient of a speed finite where nothing moves; half the median step of eyes and nose (0.022), a sixth of the lips' (0.063)."""
 
-_LEFT_EYE, _RIGHT_EYE, _NOSE_BASE = (36, 39), (42, 45), 33
+_ANCHOR, _EYE_AXIS, _EYE_TO_NOSE = 0, 1, 2  # columns of `head_frame_weights`
 
 
-def _eyes(landmarks: Tensor) -> tuple[Tensor, Tensor]:
-    """Centres of the left and the right eye of the image, (..., dims) each."""
-    return landmarks[..., _LEFT_EYE, :].mean(dim=-2), landmarks[..., _RIGHT_EYE, :].mean(dim=-2)
+def head_frame_weights(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return the weights of the 68 points in three vectors of a head, (3, 68).
+
+    The vectors are the centroid of the anchors, the axis from the left to the right eye of the image, and the nose's base seen from
+    the middle of the eyes. One product with these weights replaces eight selections of points.
+    """
+    weights = torch.zeros(3, NUM_POINTS, device=device, dtype=dtype)
+    weights[_ANCHOR, 27:31] = weights[_ANCHOR, 36:46:3] = 1 / 8
+    weights[_EYE_AXIS, 36:40:3], weights[_EYE_AXIS, 42:46:3] = -1 / 2, 1 / 2
+    weights[_EYE_TO_NOSE, 36:46:3], weights[_EYE_TO_NOSE, 33] = -1 / 4, 1
+    return weights
+
+
+def _head_frame(x: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Centroid of the anchors, eye axis and nose of points (..., 68, dims): (..., 3, dims), in the precision of ``x``."""
+    weights = head_frame_weights(x.device, x.dtype) if weights is None else weights.to(x.dtype)
+    with torch.autocast(device_type=x.device.type, enabled=False):
+        return weights @ x
+
+
+def _length(squared: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
+    """Lengths of squared lengths, and which of them are above ``floor``; the others are 1 and have no gradient."""
+    some = squared > floor.square()
+    return torch.where(some, squared, 1.0).sqrt(), some
+
+
+def _size_of(frame: Tensor, floor: Tensor) -> Tensor:
+    """Size of heads from their frames (..., 3, dims); 1 for heads without any."""
+    lengths, some = _length(frame[..., _EYE_AXIS:, :].square().sum(-1), floor[..., None])
+    size = torch.where(some, lengths, 0.0).sum(-1)
+    return torch.where(some.any(-1), size, 1.0)
+
+
+def _noise(face: Tensor, eps: float) -> Tensor:
+    """Lengths up to this one are rounding noise: (..., points, dims) to (...)."""
+    return eps * face.detach().abs().amax(dim=(-2, -1))
 
 
 def head_size(face: Tensor, *, eps: float = 1e-6) -> Tensor:
-    """Distance of the eyes plus length of the nose: neither opens with the mouth, and a turn of the head shortens only one.
+    """Compute the distance of the eyes plus the length of the nose.
+
+    Neither changes when the mouth opens, and a turn of the head shortens only one of them.
 
     Args:
         face: (..., points=68, dims).
-        eps: The size is kept above ``eps`` times the largest coordinate.
+        eps: Lengths of at most ``eps`` times the largest coordinate count as zero; a head without any length has size 1.
 
     Returns:
         (...), in the unit of ``face``.
+
+    Raises:
+        ShapeError: Not 68 points.
 
     Example:
         >>> face = torch.zeros(68, 2)
@@ -57,29 +99,34 @@ def head_size(face: Tensor, *, eps: float = 1e-6) -> Tensor:
 
     Source: ours.
     """
-    left, right = _eyes(face)
-    # Norms have no gradient at zero; a floor under the square gives them one and changes no real face.
-    floor = eps * face.detach().abs().amax(dim=(-2, -1)).clamp_min(torch.finfo(face.dtype).tiny ** 0.25)
-    nose = face[..., _NOSE_BASE, :] - (left + right) / 2
-    eyes, nose_length = ((part.square().sum(-1) + floor.square()).sqrt() for part in (right - left, nose))
-    return eyes + nose_length
+    check_landmarks(face[None] if is_tensor(face) else face, points=NUM_POINTS)
+    face = at_least_float32(face)
+    origin = face[..., 27:28, :]
+    return _size_of(_head_frame(face - origin), _noise(face, eps))
 
 
-def local_shape(landmarks: Tensor, *, reference: str | Tensor = "mean", lengths: Tensor | None = None) -> Tensor:
-    """Faces in coordinates of the head: centred on the anchors, the eyes level, in sizes of the reference face.
+def local_shape(
+    landmarks: Tensor,
+    *,
+    reference: str | Tensor = "mean",
+    lengths: Tensor | None = None,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Express faces in coordinates of the head: centred on the anchors, the eyes level, in sizes of the reference head.
 
-    What is left is expression, identity and turns out of the picture's plane; place, distance and tilt drop out.
+    Expression, identity and rotations out of the image plane remain; position, distance and tilt drop out.
 
     Args:
-        landmarks: (..., frames, points=68, dims), any unit; dims beyond the second are centred and divided, not turned.
-        reference: The face whose size is the unit: "first", "mean", or a face (..., points, dims).
+        landmarks: (..., frames, points=68, dims), any unit; dims after the second are centred and divided, not turned.
+        reference: The face whose head size is the unit: "first", "mean", or a face (..., points, dims).
         lengths: (...), number of valid frames; only "mean" needs it.
+        weights: :func:`head_frame_weights`; modules pass their buffer here.
 
     Returns:
         (..., frames, points, dims), without unit.
 
     Raises:
-        ShapeError: Another number of points than 68, or fewer than two dims.
+        ShapeError: Not 68 points, or fewer than two dims.
 
     Example:
         >>> face = torch.rand(1, 1, 68, 2, generator=torch.Generator().manual_seed(0))
@@ -89,18 +136,29 @@ def local_shape(landmarks: Tensor, *, reference: str | Tensor = "mean", lengths:
 
     Source: ours.
     """
-    check_landmarks(landmarks, min_dims=2, points=68)
-    size = head_size(reference_face(landmarks, reference, lengths=lengths))[..., None, None, None]
-    centred = landmarks - landmarks[..., ANCHORS, :].mean(dim=-2, keepdim=True)
-    left, right = _eyes(landmarks)
-    axis = (right - left)[..., :2]
-    # Degenerate faces (both eyes in one point) get some axis and a finite gradient.
-    floor = (1e-6 * size[..., 0, 0].detach()).clamp_min(torch.finfo(landmarks.dtype).tiny ** 0.25)
-    axis = axis / (axis.square().sum(-1) + floor.square()).sqrt()[..., None]
+    check_landmarks(landmarks, min_dims=2, points=NUM_POINTS)
+    face = reference_face(landmarks, reference, lengths=lengths)
+    # Everything is measured from one point of the reference face, so that large coordinates cost no precision.
+    origin, noise = face[..., None, 27:28, :], _noise(face, 1e-6)
+    size = _size_of(_head_frame(face - origin[..., 0, :, :], weights), noise)
+    landmarks = landmarks - origin
+    frame = _head_frame(landmarks, weights)
+    centred = landmarks - frame[..., _ANCHOR, None, :]
+    axis = frame[..., _EYE_AXIS, :2]
+    length, some = _length(axis.square().sum(-1, keepdim=True), noise[..., None, None])
+    # Both eyes in one point have no axis: such a face is not turned.
+    axis = torch.where(some, axis / length, torch.zeros_like(axis) + _x_axis(axis))
+    # Division by the size is part of the rotation, which saves a pass over all points.
+    axis = axis / size[..., None, None]
     cosine, sine = axis[..., None, 0], axis[..., None, 1]
     x, y = centred[..., 0], centred[..., 1]
-    upright = [cosine * x + sine * y, cosine * y - sine * x]
-    return torch.stack([*upright, *centred.unbind(-1)[2:]], dim=-1) / size
+    upright = [torch.addcmul(cosine * x, sine, y), torch.addcmul(cosine * y, sine, x, value=-1)]
+    return torch.stack([*upright, *(z / size[..., None, None] for z in centred.unbind(-1)[2:])], dim=-1)
+
+
+def _x_axis(like: Tensor) -> Tensor:
+    """(1, 0), without a copy to the device."""
+    return 1 - torch.arange(2, device=like.device, dtype=like.dtype)
 
 
 def check_motion(motion: Sequence[str]) -> None:
@@ -113,7 +171,7 @@ def check_motion(motion: Sequence[str]) -> None:
 
 
 def motion_channels(motion: Sequence[str], dims: int) -> int:
-    """Coordinates of a point in :func:`motion_features` of ``motion``: ``dims`` of each part, one of a speed.
+    """Return the channels per point of :func:`motion_features`: ``dims`` for each feature, 1 for speed.
 
     Example:
         >>> motion_channels(("displacement", "shape", "velocity", "speed"), 2)
@@ -124,15 +182,16 @@ def motion_channels(motion: Sequence[str], dims: int) -> int:
 
 
 def frame_velocity(positions: Tensor) -> Tensor:
-    """How far each point has come since the frame before; the first frame has the velocity of the second, a single one has none.
+    """Compute the motion of each point since the previous frame.
 
-    So a window of a clip sees one frame more than its own, the one before it.
+    The first frame has the velocity of the second one; a clip of one frame has zero velocity. A window of a clip therefore depends on
+    the frame before it, too.
 
     Args:
         positions: (batch, frames, points, dims).
 
     Returns:
-        As ``positions``, in their unit a frame.
+        As ``positions``, in their unit per frame.
 
     Example:
         >>> frame_velocity(torch.tensor([1.0, 4.0, 9.0]).reshape(1, 3, 1, 1)).flatten().tolist()
@@ -140,8 +199,9 @@ def frame_velocity(positions: Tensor) -> Tensor:
 
     Source: ours.
     """
+    check_shape("positions", positions, "batch frames points dims")
     if positions.shape[1] < 2:
-        return torch.zeros_like(positions)
+        return torch.zeros_like(at_least_float32(positions))
     steps = velocity(positions)
     return torch.cat([steps[:, :1], steps], dim=1)
 
@@ -155,47 +215,58 @@ def motion_features(
     reference: str | Tensor = "mean",
     scale: float = 8.0,
     lengths: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
-    """What a syncer is shown of a clip, at the full rate.
+    """Compute the motion features that a syncer sees, at the full rate.
 
     Args:
         landmarks: (batch, frames, points, dims), any unit.
-        motion: Some of "displacement", "shape", "velocity" and "speed", in this order. The last two are rates of the shape where it is
-            among them, so that turning the head is no speed of the lips, and of the displacement otherwise.
+        motion: Some of "displacement", "shape", "velocity" and "speed", in this order. Velocity and speed are rates of the shape if
+            "shape" is among them, so that a turn of the head is no speed of the lips, and rates of the displacement otherwise.
         region: "face", "mouth" or "head"; the last two need the 68-point layout.
-        average_shape: Shape that others are measured from, (points, dims); zeros if None.
-        reference: The face that displacement is measured from and shape is divided by the size of: "first", "mean", or a face
+        average_shape: Shape that is subtracted from all shapes, (points, dims); zeros if None.
+        reference: The face that displacement is measured from, and whose head size divides the shape: "first", "mean", or a face
             (batch, points, dims).
         scale: Factor on displacement, which is in face heights, and on shape, in head sizes.
         lengths: (batch,), number of valid frames; only "mean" needs it.
+        weights: :func:`head_frame_weights`; modules pass their buffer here.
 
     Returns:
         (batch, frames, points of the region, channels), without unit; channels in the order of ``motion``.
 
     Raises:
-        ShapeError: A region or shape of another layout than the 68 points.
-        ConfigError: ``motion`` is not as above.
-        ArgumentError: ``region`` is an unknown word.
+        ShapeError: A region or shape of a layout other than the 68 points.
+        ConfigError: ``motion`` is not as described above.
+        ArgumentError: ``region`` is an unknown word, or ``average_shape`` is on another device.
 
     Example:
         >>> motion_features(torch.rand(2, 5, 68, 2), region="mouth").shape
         torch.Size([2, 5, 20, 4])
 
-    Source: all but the pyramid that it is put through is ours.
+    Source: ours.
     """
     check_shape("landmarks", landmarks, "batch frames points dims")
     check_motion(motion)
-    check_choice("region", region, tuple(REGIONS))
+    check_choice("region", region, tuple(REGION_SLICES))
+    check_landmarks(landmarks)
+    face = reference_face(landmarks, reference, lengths=lengths)
     parts: dict[str, Tensor] = {}
     if "displacement" in motion:
-        parts["displacement"] = displacement(landmarks, reference=reference, scale=scale, lengths=lengths)
+        parts["displacement"] = displacement(landmarks, reference=face, scale=scale)
     if "shape" in motion:
-        shape = local_shape(landmarks, reference=reference, lengths=lengths)
-        parts["shape"] = scale * (shape if average_shape is None else shape - average_shape)
+        shape = local_shape(landmarks, reference=face, weights=weights)
+        if average_shape is not None:
+            check_shape("average_shape", average_shape, "points dims", points=landmarks.shape[-2], dims=landmarks.shape[-1])
+            if average_shape.device != landmarks.device:
+                raise ArgumentError(
+                    f"`average_shape`: expected it on the device of `landmarks`, {landmarks.device}, got {average_shape.device}"
+                )
+            shape = shape - average_shape
+        parts["shape"] = scale * shape
     if region != "face":
-        if landmarks.shape[-2] != len(REGIONS["face"]):
+        if landmarks.shape[-2] != NUM_POINTS:
             raise ShapeError(f"`landmarks`: expected 68 points for the region {region!r}, got {landmarks.shape[-2]}")
-        parts = {name: part[..., REGIONS[region], :] for name, part in parts.items()}
+        parts = {name: _of_region(part, region) for name, part in parts.items()}
     if len(motion) == 1:
         return parts[motion[0]]
     rate = frame_velocity(parts["shape" if "shape" in parts else "displacement"])
@@ -204,3 +275,8 @@ def motion_features(
     if "speed" in motion:
         parts["speed"] = _RATE_SCALE["speed"] * (rate.square().sum(dim=-1, keepdim=True) + _SPEED_FLOOR**2).sqrt()
     return torch.cat([parts[name] for name in motion], dim=-1)
+
+
+def _of_region(part: Tensor, region: str) -> Tensor:
+    slices = [part[..., points, :] for points in REGION_SLICES[region]]
+    return slices[0] if len(slices) == 1 else torch.cat(slices, dim=-2)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from avsync._checks import check_positive, check_shape
 from avsync.errors import ArgumentError
-from avsync.landmarks.geometry import check_landmarks, reference_face, safe_height
+from avsync.landmarks.geometry import check_landmarks, reference_face, unit_length
 from avsync.landmarks.layouts import JAW, MOUTH, NUM_POINTS
 
 IMAGE_CHANNELS = 3
@@ -66,7 +66,7 @@ def to_pixels(
     check_positive("view", view)
     face = reference_face(landmarks, reference)[..., :2]
     centre = (face.amax(dim=-2) + face.amin(dim=-2)) / 2
-    scale = size / (view * safe_height(face, 1e-6))
+    scale = size / (view * unit_length(face))
     return (landmarks[..., :2] - centre[..., None, None, :]) * scale[..., None, None, None] + size / 2
 
 
