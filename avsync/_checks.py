@@ -61,6 +61,18 @@ def check_floating(name: str, x: Tensor) -> None:
         raise ShapeError(f"`{name}`: expected a floating-point tensor, got {x.dtype}")
 
 
+def check_same_device(name: str, x: Tensor, device: torch.device, other: str) -> None:
+    """Raise :class:`ArgumentError` unless ``x`` is on ``device``, the device of ``other`` (a phrase such as "the model")."""
+    if x.device != device:
+        raise ArgumentError(f"`{name}`: expected it on the device of {other}, {device}, got {x.device}")
+
+
+def check_clips(name: str, x: Tensor) -> None:
+    """Raise :class:`ShapeError` if a batch, a tensor whose first axis is the clips, holds no clip."""
+    if x.shape[0] == 0:
+        raise ShapeError(f"`{name}`: expected at least 1 clip, got {describe_shape(x)}")
+
+
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise :class:`ArgumentError` unless ``value`` is one of ``choices``."""
     if value not in choices:

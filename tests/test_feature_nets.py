@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from avsync.errors import ArgumentError, CheckpointError, ClipTooShortError, ShapeError
-from avsync.landmarks.raster import rasterise, temporal_picture
+from avsync.landmarks.raster import rasterise, temporal_image
 from avsync.metrics.feature_nets import (
     I3D,
     FrameFeatures,
@@ -169,7 +169,7 @@ def test_each_distance_sees_what_it_says() -> None:
     drawn = [rasterise(x, **options) for x in (preds, target)]
     by_hand = frechet_distance(*(Sums()(x.flatten(0, 1)) for x in drawn))
     assert frechet_inception_distance(preds, target, Sums(), chunk=9, **options).item() == pytest.approx(by_hand.item())
-    by_hand = frechet_distance(*(Sums()(temporal_picture(x)) for x in drawn))
+    by_hand = frechet_distance(*(Sums()(temporal_image(x)) for x in drawn))
     assert temporal_frechet_inception_distance(preds, target, Sums(), chunk=9, **options).item() == pytest.approx(
         by_hand.item()
     )

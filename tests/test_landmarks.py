@@ -58,9 +58,7 @@ def test_accumulate_inverts_velocity(seed: int, batch: tuple[int, ...], dim: int
     torch.testing.assert_close(lm.accumulate(x[..., 0, :, :], lm.velocity(x)), x)
 
 
-@given(
-    seeds, leading, st.sampled_from([1, 2, 3]), st.sampled_from(["first", "mean"]), st.floats(0.01, 100), st.floats(-1e3, 1e3)
-)
+@given(seeds, leading, dims, st.sampled_from(["first", "mean"]), st.floats(0.01, 100), st.floats(-1e3, 1e3))
 def test_displacement_ignores_position_and_scale(
     seed: int, batch: tuple[int, ...], dim: int, reference: str, factor: float, shift: float
 ) -> None:
@@ -106,6 +104,44 @@ def test_a_face_without_height_gives_finite_numbers_and_gradients() -> None:
         assert torch.isfinite(y).all()
     lm.displacement(x).sum().backward()
     assert x.grad is not None and torch.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 52, 1), (1, 3, 1, 52), (1, 3, 4, 2), (2, 3, 68, 3)])
+def test_without_a_height_the_unit_is_that_of_the_input(shape: tuple[int, ...]) -> None:
+    """Blendshapes that start from rest, and landmarks that are all zero: the height was floored, and 8 / 3e-10 came out."""
+    x = torch.zeros(shape)
+    x[:, 1:] = 0.25
+    moved = lm.displacement(x, scale=8.0)
+    assert torch.equal(moved[:, 1:], torch.full_like(moved[:, 1:], 2.0))
+    for reference in ("first", "mean"):
+        zeros = torch.zeros(shape, requires_grad=True)
+        lm.displacement(zeros, reference=reference).sum().backward()
+        assert zeros.grad.abs().max() <= 8.0 * shape[1]
+        zeros.grad = None
+        lm.normalise(zeros, reference=reference).landmarks.square().sum().backward()
+        assert zeros.grad.abs().max() <= 8.0
+    coefficients = torch.rand(2, 5, 52, 1)
+    torch.testing.assert_close(lm.displacement(coefficients, scale=1.0), coefficients - coefficients[:, :1])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_differences_of_half_precision_landmarks_are_formed_in_float32(dtype: torch.dtype) -> None:
+    x = (clips(0, 2, 5, 68, 2, dtype=torch.float32) * 10).to(dtype).requires_grad_()
+    exact = x.detach().double()
+    pairs = [
+        (lm.displacement(x, reference="mean"), lm.displacement(exact, reference="mean")),
+        (lm.velocity(x), lm.velocity(exact)),
+        (lm.normalise(x).landmarks, lm.normalise(exact).landmarks),
+        (lm.mouth_opening(x), lm.mouth_opening(exact)),
+        (lm.accumulate(x[:, 0], x[:, 1:]), lm.accumulate(exact[:, 0], exact[:, 1:])),
+        (lm.motion_features(x, motion=lm.MOTIONS), lm.motion_features(exact, motion=lm.MOTIONS)),
+        (lm.frontalise(x), lm.frontalise(exact)),
+    ]
+    for found, expected in pairs:
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, expected.float(), rtol=1e-4, atol=1e-4)
+    sum(found.sum() for found, _ in pairs).backward()
+    assert x.grad.dtype == dtype and x.grad.isfinite().all()
 
 
 def test_mouth_opening_by_hand() -> None:
@@ -199,6 +235,15 @@ def test_gradients() -> None:
             lambda: lm.reference_face(torch.zeros(2, 3, 4, 2), "mean", lengths=torch.ones(3)),
             r"`lengths`: expected \(2,\), got \(3,\)",
         ),
+        (
+            lambda: lm.displacement(torch.zeros(2, 3, 4, 2), reference=torch.zeros(2, 3, 4, 2)),
+            r"`reference`: expected 'first', 'mean' or one face for each clip, \(2, points=4, dims=2\), got \(2, 3, 4, 2\)",
+        ),
+        (lambda: lm.displacement(torch.zeros(2, 3, 4, 2), reference=torch.zeros(3, 4, 2)), r"`reference`: .*got \(3, 4, 2\)"),
+        (lambda: lm.displacement(torch.zeros(2, 3, 4, 2), reference=torch.zeros(4, 2).numpy()), r"`reference`: .*got ndarray"),
+        (lambda: lm.displacement(torch.zeros(2, 3, 4, 2).numpy()), r"`landmarks`: .*got ndarray"),
+        (lambda: lm.reference_face(torch.zeros(2, 3, 4, 2), "mean", lengths=[3, 3]), r"`lengths`: expected \(2,\), got list"),
+        (lambda: lm.denormalise(torch.zeros(2, 3, 4, 2), torch.zeros(2), torch.zeros(2)), r"`centre`: expected \(2, 2\)"),
         (lambda: lm.flip(torch.zeros(3, 20, 2)), r"points=68.*got \(3, 20, 2\)"),
         (lambda: lm.flip(torch.zeros(3, 68, 1)), r"dims>=2.*got \(3, 68, 1\)"),
         (lambda: lm.mouth_opening(torch.zeros(3, 20, 2)), r"points=68"),

@@ -194,3 +194,19 @@ def test_shape_pyramids_compile_as_one_graph() -> None:
     x = faces(12)
     compiled = torch.compile(pyramid.embed_motion, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x)[0], pyramid.embed_motion(x)[0])
+
+
+def test_degenerate_faces_have_gradients_like_others() -> None:
+    """Faces whose points, or whose eyes, coincide: no direction and no size may be made of rounding noise."""
+
+    def largest(x: torch.Tensor, reference: str) -> float:
+        x = x.clone().requires_grad_()
+        motion_features(x, motion=MOTIONS, reference=reference).sum().backward()
+        return float(x.grad.abs().max())
+
+    usual = faces(3, batch=1)
+    eyes_together = usual.clone()
+    eyes_together[..., 36:48, :] = 0.5
+    for reference in ("first", "mean"):
+        for x in (torch.zeros(1, 3, 68, 2), torch.full((1, 3, 68, 2), 300.0), eyes_together):
+            assert largest(x, reference) < 100 * largest(usual, reference)

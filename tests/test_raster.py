@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from avsync.corpus.synthetic.talker import synthetic_clip
 from avsync.errors import ArgumentError, ShapeError
-from avsync.landmarks.raster import rasterise, temporal_picture, temporal_weights, to_pixels
+from avsync.landmarks.raster import rasterise, temporal_image, temporal_weights, to_pixels
 
 seeds = st.integers(0, 2**31)
 
@@ -73,11 +73,11 @@ def test_temporal_weights(frames: int) -> None:
         assert (weights.diff() > 0).all()
 
 
-def test_a_temporal_picture_tells_the_direction_of_time() -> None:
+def test_a_temporal_image_tells_the_direction_of_time() -> None:
     drawn = rasterise(10 * faces(0, 2, 12), size=32)
-    forwards, backwards = temporal_picture(drawn), temporal_picture(drawn.flip(1))
+    forwards, backwards = temporal_image(drawn), temporal_image(drawn.flip(1))
     assert (forwards - backwards).abs().max() > 0.01
-    torch.testing.assert_close(temporal_picture(drawn[:, :1].expand(-1, 12, -1, -1, -1)), drawn[:, 0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(temporal_image(drawn[:, :1].expand(-1, 12, -1, -1, -1)), drawn[:, 0], atol=1e-5, rtol=0)
 
 
 def test_errors() -> None:
@@ -91,5 +91,5 @@ def test_errors() -> None:
         rasterise(faces(0, 1, 2), view=0.0)
     with pytest.raises(ArgumentError, match="frame_size"):
         rasterise(faces(0, 1, 2), frame_size=(0, 10))
-    with pytest.raises(ShapeError, match="pictures"):
-        temporal_picture(torch.rand(2, 3, 8, 8))
+    with pytest.raises(ShapeError, match="images"):
+        temporal_image(torch.rand(2, 3, 8, 8))

@@ -179,7 +179,7 @@ def test_a_waveform_is_its_features() -> None:
     torch.testing.assert_close(got, loss(landmarks.float(), LogMel()(waveform)))
     with pytest.raises(ShapeError, match="expected 640 samples a frame"):
         loss(landmarks.float(), waveform[:, :-640])
-    with pytest.raises(ShapeError, match="4 audio frames a motion frame"):
+    with pytest.raises(ShapeError, match="4 audio frames per motion frame"):
         loss(landmarks.float(), waveform.repeat(1, 2))
 
 

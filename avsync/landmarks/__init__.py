@@ -31,7 +31,7 @@ from avsync.landmarks.layouts import (
 )
 from avsync.landmarks.motion_features import MOTIONS, frame_velocity, head_size, local_shape, motion_channels, motion_features
 from avsync.landmarks.principal_motions import PrincipalMotions, principal_motions
-from avsync.landmarks.raster import rasterise, temporal_picture, temporal_weights, to_pixels
+from avsync.landmarks.raster import rasterise, temporal_image, temporal_weights, to_pixels
 
 __all__ = [
     "ANCHORS",
@@ -66,7 +66,7 @@ __all__ = [
     "principal_motions",
     "rasterise",
     "reference_face",
-    "temporal_picture",
+    "temporal_image",
     "temporal_weights",
     "to_pixels",
     "velocity",

@@ -1,4 +1,4 @@
-"""Random views of clips of landmarks: mirrored, turned, scaled, moved."""
+"""Augmentation of landmarks: random mirroring, rotation, scaling and translation of clips."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from avsync._checks import check_positive
+from avsync._checks import at_least_float32, check_positive
 from avsync.errors import ArgumentError
 from avsync.landmarks.geometry import check_landmarks, extent
-from avsync.landmarks.layouts import FLIP_INDEX
+from avsync.landmarks.layouts import FLIP_INDEX, index_tensor
 
 
 def augment(
@@ -24,35 +24,35 @@ def augment(
     flip_index: Sequence[int] | Tensor = FLIP_INDEX,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Another view of each clip: one random similarity a clip, the same for all its frames, about its first centroid.
+    """Apply one random similarity transform to each clip, the same for all its frames.
 
-    Mirror, rotate in the image plane and scale about the centroid of the clip's first frame, then move in x and y. All draws
-    are uniform, and as many are made whatever the settings, so that switching one part off leaves the others as they were.
+    The transform mirrors, rotates in the image plane and scales about the centroid of the clip's first frame, then moves in x and y.
+    All draws are uniform. Their number does not depend on the settings, so that switching one part off does not change the others.
 
     Args:
         landmarks: (..., frames, points, dims), at least 2 dims; each element of the leading axes is a clip.
-        scale: Smallest and largest factor.
+        scale: Smallest and largest factor of the size.
         translation: Largest shift in x and in y, in heights of the clip's first face.
         rotation: Largest angle in either direction, in radians.
-        flip_probability: Share of the clips that are mirrored.
+        flip_probability: Probability that a clip is mirrored.
         flip_index: The permutation that renames mirrored points; the default is for the 68-point layout.
-        generator: Source of chance, on any device; torch's own if None.
+        generator: Random generator, on any device; torch's default if None.
 
     Returns:
-        (..., frames, points, dims).
+        (..., frames, points, dims), in at least float32.
 
     Raises:
-        ShapeError: One dim only, or other points than ``flip_index`` names while ``flip_probability`` is above 0.
+        ShapeError: One dim only, or points other than those of ``flip_index`` while ``flip_probability`` is above 0.
         ArgumentError: A range that is empty or out of bounds.
 
     Example:
         >>> x = torch.rand(2, 5, 68, 2)
         >>> y = augment(x, flip_probability=0.0, generator=torch.Generator().manual_seed(0))
-        >>> ratio = y.diff(dim=1).norm(dim=-1) / x.diff(dim=1).norm(dim=-1)  # one factor a clip
+        >>> ratio = y.diff(dim=1).norm(dim=-1) / x.diff(dim=1).norm(dim=-1)  # one factor per clip
         >>> bool(ratio.flatten(1).std(dim=1).max() < 1e-4)
         True
 
-    Source: ranges of scale and flips from the paper's code; the rotation is ours.
+    Source: the ranges of scale and the flips from the paper's code; the rotation is ours.
     """
     check_landmarks(landmarks, min_dims=2)
     check_positive("scale", scale[0])
@@ -62,16 +62,17 @@ def augment(
     check_positive("rotation", rotation, allow_zero=True)
     if not 0 <= flip_probability <= 1:
         raise ArgumentError(f"`flip_probability`: expected a number from 0 to 1, got {flip_probability!r}")
+    landmarks = at_least_float32(landmarks)
     device = landmarks.device if generator is None else generator.device
     draws = torch.rand((*landmarks.shape[:-3], 5), generator=generator, device=device).to(landmarks)
-    chance, grow, turn, shift = draws[..., 0], draws[..., 1], draws[..., 2], draws[..., 3:]
+    luck, grow, turn, shift = draws[..., 0], draws[..., 1], draws[..., 2], draws[..., 3:]
 
     named = landmarks
-    mirror = torch.ones_like(chance)
+    mirror = torch.ones_like(luck)
     if flip_probability > 0:
         check_landmarks(landmarks, min_dims=2, points=len(flip_index))
-        order = torch.as_tensor(flip_index, device=landmarks.device)
-        flipped = chance < flip_probability
+        order = index_tensor(flip_index, landmarks.device)
+        flipped = luck < flip_probability
         which = torch.where(flipped[..., None], order, torch.arange(len(order), device=order.device))
         named = landmarks.gather(-2, which[..., None, :, None].expand_as(landmarks))
         mirror = torch.where(flipped, -1.0, 1.0).to(landmarks)
@@ -94,13 +95,13 @@ def augment(
 
 
 class LandmarkAugment(nn.Module):
-    """:func:`augment` as a module: a random view in training mode, the landmarks as they are in evaluation mode.
+    """Module form of :func:`augment`, active in training mode only.
 
     Args:
-        scale: Smallest and largest factor.
+        scale: Smallest and largest factor of the size.
         translation: Largest shift in x and in y, in heights of the clip's first face.
         rotation: Largest angle in either direction, in radians.
-        flip_probability: Share of the clips that are mirrored.
+        flip_probability: Probability that a clip is mirrored.
         flip_index: The permutation that renames mirrored points; the default is for the 68-point layout.
 
     Example:
@@ -130,7 +131,7 @@ class LandmarkAugment(nn.Module):
         self.register_buffer("flip_index", torch.tensor(flip_index), persistent=False)
 
     def forward(self, landmarks: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """Landmarks (..., frames, points, dims) in, the same shape out."""
+        """Augment landmarks (..., frames, points, dims) in training mode; return them unchanged in eval mode."""
         if not self.training:
             return landmarks
         return augment(
@@ -144,7 +145,7 @@ class LandmarkAugment(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """The settings, for printing."""
+        """Return the settings for ``repr``."""
         return (
             f"scale={self.scale}, translation={self.translation}, rotation={self.rotation:.4f}, "
             f"flip_probability={self.flip_probability}"

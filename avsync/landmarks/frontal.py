@@ -1,25 +1,25 @@
-"""Faces turned to the front, frame by frame, so that mouths can be compared whatever the heads do (LMD-f)."""
+"""Frontalised faces, turned to the front frame by frame, so that mouths can be compared under any head pose (LMD-f)."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from avsync._checks import check_positive
+from avsync._checks import at_least_float32, check_positive
 from avsync.landmarks.geometry import check_landmarks
 from avsync.landmarks.layouts import NUM_POINTS
 
 LEFT_EYE_CORNER, RIGHT_EYE_CORNER, NOSE_BASE = 36, 45, 33
-"""The points that the pose is read from: the outer corners of the eyes, left of the image first, and the middle of the base of the
-nose. Speech does not move them."""
+"""Points that define the pose: the outer corners of the eyes, left of the image first, and the middle of the base of the nose. Speech
+does not move them."""
 
 FRONTAL_ASPECT = 2.0
-"""Distance of the outer eye corners over the distance of their middle from the base of the nose, of faces seen from the front: the
-median over the train speakers of the corpus, frames in which the nose is within 3 % of the middle (2.02; half of them 1.88 to 2.20)."""
+"""Distance of the outer eye corners divided by the distance of their middle from the base of the nose, of faces seen from the front:
+the median over the training speakers of the corpus, frames with the nose within 3 % of the middle (2.02; quartiles 1.88 and 2.20)."""
 
 
 def _unit(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """(x, y) scaled to length 1; (1, 0) where it has no length."""
+    """Scale (x, y) to length 1; (1, 0) if the length is 0."""
     length = torch.hypot(x, y)
     nothing = length < torch.finfo(x.dtype).tiny ** 0.5
     safe = torch.where(nothing, 1.0, length)
@@ -30,17 +30,17 @@ def frontalise(landmarks: Tensor, *, aspect: float | Tensor = FRONTAL_ASPECT, ma
     """Turn every frame's face to the front, about the middle between its outer eye corners.
 
     In 3D the yaw is removed: each frame is turned about the vertical axis until the outer eye corners are equally deep. In 2D the roll is
-    removed, so that the eye corners lie level, and then the foreshortening that a yaw causes: x is stretched until the distance of the
-    eye corners is ``aspect`` times that of the base of the nose below them. A nod, which shortens the latter, is taken for a wide face; it
-    changes predictions and targets alike.
+    removed, so that the eye corners are level, and then the foreshortening that a yaw causes: x is stretched until the distance of the
+    eye corners is ``aspect`` times the distance of the base of the nose below them. A nod, which shortens the distance of the nose,
+    makes the face wider; predictions and targets change in the same way.
 
     Args:
         landmarks: (..., frames, 68, dims), 2 or 3 dims.
-        aspect: That ratio, a number or (...) with one a clip; 2D only.
-        max_stretch: Largest factor on x, reached when the face is turned away by about 70 degrees; 2D only. Its inverse is the smallest.
+        aspect: Ratio of the two distances, a number or (...) with one per clip; 2D only.
+        max_stretch: Largest factor on x, reached at a yaw of about 70 degrees; its inverse is the smallest factor; 2D only.
 
     Returns:
-        (..., frames, 68, dims).
+        (..., frames, 68, dims), in at least float32.
 
     Raises:
         ShapeError: Not 68 points, or one dim only.
@@ -53,10 +53,11 @@ def frontalise(landmarks: Tensor, *, aspect: float | Tensor = FRONTAL_ASPECT, ma
         >>> turned[0, [36, 45, 33]].round(decimals=3).tolist()
         [[-1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]
 
-    Source: that yaw is removed is the paper's (section 4.4, "frontalized"); how, and the 2D form, ours.
+    Source: paper section 4.4 ("frontalized"); the method and the 2D form are ours.
     """
     check_landmarks(landmarks, min_dims=2, points=NUM_POINTS)
     check_positive("max_stretch", max_stretch)
+    landmarks = at_least_float32(landmarks)
     middle = (landmarks[..., LEFT_EYE_CORNER, :] + landmarks[..., RIGHT_EYE_CORNER, :]) / 2
     centred = landmarks - middle[..., None, :]
     across = landmarks[..., RIGHT_EYE_CORNER, :] - landmarks[..., LEFT_EYE_CORNER, :]

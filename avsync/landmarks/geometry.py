@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from avsync._checks import at_least_float32, check_choice, check_floating, describe_shape, is_tensor
-from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
+from avsync._checks import at_least_float32, check_choice, check_floating, check_same_device, describe_shape, is_tensor
+from avsync.errors import ClipTooShortError, ShapeError
 from avsync.landmarks.layouts import FLIP_INDEX, LOWER_INNER_LIP, NUM_POINTS, UPPER_INNER_LIP, index_tensor
 from avsync.pyramid import mean_over_frames
 
@@ -81,10 +81,7 @@ def _check_reference(reference: Tensor, landmarks: Tensor) -> None:
             f"`reference`: expected 'first', 'mean' or one face for each clip, ({axes}), got {describe_shape(reference)}"
         )
     check_floating("reference", reference)
-    if reference.device != landmarks.device:
-        raise ArgumentError(
-            f"`reference`: expected it on the device of `landmarks`, {landmarks.device}, got {reference.device}"
-        )
+    check_same_device("reference", reference, landmarks.device, "`landmarks`")
 
 
 def extent(face: Tensor) -> Tensor:

@@ -21,8 +21,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from avsync._checks import at_least_float32, check_choice, check_shape, is_tensor
-from avsync.errors import ArgumentError, ConfigError, ShapeError
+from avsync._checks import at_least_float32, check_choice, check_same_device, check_shape, is_tensor
+from avsync.errors import ConfigError, ShapeError
 from avsync.landmarks.geometry import check_landmarks, displacement, reference_face, velocity
 from avsync.landmarks.layouts import NUM_POINTS, REGION_SLICES
 
@@ -257,10 +257,7 @@ def motion_features(
         shape = local_shape(landmarks, reference=face, weights=weights)
         if average_shape is not None:
             check_shape("average_shape", average_shape, "points dims", points=landmarks.shape[-2], dims=landmarks.shape[-1])
-            if average_shape.device != landmarks.device:
-                raise ArgumentError(
-                    f"`average_shape`: expected it on the device of `landmarks`, {landmarks.device}, got {average_shape.device}"
-                )
+            check_same_device("average_shape", average_shape, landmarks.device, "`landmarks`")
             shape = shape - average_shape
         parts["shape"] = scale * shape
     if region != "face":

@@ -1,4 +1,4 @@
-"""The principal motions of faces, in which a generator may speak instead of in single coordinates."""
+"""Principal motions of faces, in which a generator may express motion instead of in single coordinates."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from avsync._checks import check_shape
+from avsync._checks import check_clips, check_floating, check_shape
 from avsync.errors import ArgumentError
 from avsync.landmarks.geometry import normalise
 
 
 class PrincipalMotions(NamedTuple):
-    """What :func:`principal_motions` finds."""
+    """Directions and limits of motion found by :func:`principal_motions`."""
 
     motions: Tensor
-    """(components, points, dims), in heights of the first face a frame: each as long as faces typically move along it in a
-    frame, the first that along which they go farthest."""
+    """(components, points, dims), in heights of the first face per frame. The length of each is the typical motion of faces along it
+    in one frame; they are sorted by the displacement along them, largest first."""
     reach: Tensor
-    """(components,), how far from the first face they go along each motion, as a multiple of it."""
+    """(components,), largest usual displacement from the first face along each motion, as a multiple of the motion."""
 
 
 def principal_motions(landmarks: Tensor, components: int, *, quantile: float = 0.995) -> PrincipalMotions:
-    """The directions in which faces move most, how fast and how far they go along each.
+    """Find the directions in which faces move most, and the velocity and reach along each.
 
-    The directions are those of the displacement from each clip's first face, which holds what velocities hide under the
-    detector's noise; the lengths are root mean squares of the velocity.
+    The directions are the principal components of the displacement from each clip's first face, because velocities are dominated by
+    the detector's noise. The lengths are root mean squares of the velocity.
 
     Args:
-        landmarks: Clips, (batch, frames, points, dims), in any unit; together at least as many frames as ``components``.
+        landmarks: Clips, (batch, frames, points, dims), in any unit, with at least ``components`` frames in total.
         components: Number of directions, at most points * dims.
         quantile: Share of the frames that lie within ``reach``.
 
@@ -38,7 +38,7 @@ def principal_motions(landmarks: Tensor, components: int, *, quantile: float = 0
         :class:`PrincipalMotions`.
 
     Raises:
-        ShapeError: Not (batch, frames, points, dims).
+        ShapeError: Not (batch, frames, points, dims), or not floating point.
         ArgumentError: More components than coordinates or displacements, or a quantile outside 0 to 1.
 
     Example:
@@ -49,6 +49,8 @@ def principal_motions(landmarks: Tensor, components: int, *, quantile: float = 0
     Source: ours.
     """
     check_shape("landmarks", landmarks, "batch frames points dims")
+    check_floating("landmarks", landmarks)
+    check_clips("landmarks", landmarks)
     faces = normalise(landmarks.double()).landmarks
     displacement = (faces[:, 1:] - faces[:, :1]).flatten(0, 1).flatten(1)
     most = min(displacement.shape)

@@ -1,4 +1,4 @@
-"""Landmarks drawn as pictures, one pixel a point: what Inception-v3 and I3D see in the paper's FID, FVD and t-FID.
+"""Raster images of landmarks, one pixel per point: the input of Inception-v3 and I3D in the paper's FID, FVD and t-FID.
 
 Channel 0 holds the contour (points 0-16), channel 1 brows, nose and eyes (17-47), channel 2 the mouth (48-67).
 """
@@ -16,7 +16,7 @@ from avsync.landmarks.geometry import check_landmarks, reference_face, unit_leng
 from avsync.landmarks.layouts import JAW, MOUTH, NUM_POINTS
 
 IMAGE_CHANNELS = 3
-"""Channels of a picture: contour; brows, nose and eyes; mouth."""
+"""Channels of an image: contour; brows, nose and eyes; mouth."""
 
 
 def _channel_of_point(device: torch.device) -> Tensor:
@@ -33,15 +33,15 @@ def to_pixels(
     reference: str | Tensor = "first",
     view: float = 2.5,
 ) -> Tensor:
-    """Landmarks in the coordinates of a square picture, ``0 <= x < size`` inside it.
+    """Convert landmarks to the coordinates of a square image, with ``0 <= x < size`` inside the image.
 
     Args:
         landmarks: (..., frames, points, dims), at least 2 dims; a third is left out.
-        size: Width and height of the picture, in pixels.
-        frame_size: Width and height of the source image in the unit of ``landmarks``: the whole of it becomes the picture, the longer
-            side filling it. None cuts a square around the reference face instead, which no movement moves.
-        reference: "first", "mean", or a face (..., points, dims), for pictures without ``frame_size``.
-        view: Side of that square, in heights of the reference face.
+        size: Width and height of the image, in pixels.
+        frame_size: Width and height of the source image in the unit of ``landmarks``; its longer side fills the image. None cuts a
+            square around the reference face instead, which stays in place while the face moves.
+        reference: "first", "mean", or a face (..., points, dims); used without ``frame_size``.
+        view: Side of the square around the reference face, in heights of that face.
 
     Returns:
         (..., frames, points, 2), in pixels.
@@ -55,7 +55,7 @@ def to_pixels(
         >>> to_pixels(face, size=100, view=2.0).tolist()
         [[[50.0, 25.0], [50.0, 75.0]]]
 
-    Source: size from the authors' code; the square around the face ours.
+    Source: the size from the authors' code; the square around the face is ours.
     """
     check_landmarks(landmarks, min_dims=2)
     check_positive("size", size)
@@ -78,49 +78,49 @@ def rasterise(
     reference: str | Tensor = "first",
     view: float = 2.5,
 ) -> Tensor:
-    """Draw faces, one pixel of value 1 a point on black. Points outside the picture, or NaN, are not drawn.
+    """Draw faces on black, one pixel of value 1 per point. Points outside the image, or NaN, are not drawn.
 
     Args:
         landmarks: (..., frames, 68, dims), at least 2 dims.
-        size: Width and height of the pictures, in pixels.
+        size: Width and height of the images, in pixels.
         frame_size: Width and height of the source image; None for a square around the reference face. See :func:`to_pixels`.
         reference: "first", "mean", or a face (..., points, dims).
         view: Side of the square, in heights of the reference face.
 
     Returns:
-        (..., frames, 3, size, size), float32, 0 or 1. There is no gradient.
+        (..., frames, 3, size, size), float32, 0 or 1, without a gradient.
 
     Raises:
         ShapeError: Not 68 points, or one dim only.
         ArgumentError: ``size``, ``view`` or ``frame_size`` is not positive.
 
     Example:
-        >>> pictures = rasterise(torch.rand(2, 5, 68, 2), size=64)
-        >>> pictures.shape, pictures.unique().tolist()
+        >>> images = rasterise(torch.rand(2, 5, 68, 2), size=64)
+        >>> images.shape, images.unique().tolist()
         (torch.Size([2, 5, 3, 64, 64]), [0.0, 1.0])
 
-    Source: the pictures of the authors' code, which the paper names in section 4.2 (Figure 4).
+    Source: the authors' code; paper section 4.2 (Figure 4).
     """
     check_landmarks(landmarks, min_dims=2, points=NUM_POINTS)
     place = to_pixels(landmarks.detach(), size=size, frame_size=frame_size, reference=reference, view=view)
     seen = ((place >= 0) & (place < size)).all(dim=-1)  # False for NaN
     column, row = torch.where(seen[..., None], place, 0.0).long().unbind(dim=-1)
-    # A spare pixel after each picture takes the points that are not to be seen, so that the shapes do not depend on the values.
+    # A spare pixel after each image takes the points outside, so that the shapes do not depend on the values.
     pixel = (_channel_of_point(landmarks.device) * size + row) * size + column
     spare = IMAGE_CHANNELS * size * size
-    pictures = torch.zeros(*landmarks.shape[:-2], spare + 1, device=landmarks.device)
-    pictures.scatter_(-1, torch.where(seen, pixel, spare), 1.0)
-    return pictures[..., :spare].unflatten(-1, (IMAGE_CHANNELS, size, size))
+    images = torch.zeros(*landmarks.shape[:-2], spare + 1, device=landmarks.device)
+    images.scatter_(-1, torch.where(seen, pixel, spare), 1.0)
+    return images[..., :spare].unflatten(-1, (IMAGE_CHANNELS, size, size))
 
 
 def temporal_weights(frames: int, *, low: float = 0.2, high: float = 0.8, device: torch.device | None = None) -> Tensor:
-    """The weights of t-FID: from ``low`` at the first frame to ``high`` at the last, divided by their sum.
+    """Return the weights of t-FID: from ``low`` at the first frame to ``high`` at the last, divided by their sum.
 
     Args:
         frames: Number of frames.
         low: Weight of the first frame before the division.
-        high: Weight of the last.
-        device: Where to put them.
+        high: Weight of the last frame before the division.
+        device: Device of the result.
 
     Returns:
         (frames,), sum 1.
@@ -141,11 +141,11 @@ def temporal_weights(frames: int, *, low: float = 0.2, high: float = 0.8, device
     return weights / weights.sum()
 
 
-def temporal_picture(pictures: Tensor) -> Tensor:
-    """A sequence in one picture, the mean over time by :func:`temporal_weights`: late frames are bright, and motion leaves a trail.
+def temporal_image(images: Tensor) -> Tensor:
+    """Merge a sequence into one image, the mean over time with :func:`temporal_weights`: late frames are bright, and motion leaves a trail.
 
     Args:
-        pictures: (batch, frames, channels, height, width).
+        images: (batch, frames, channels, height, width).
 
     Returns:
         (batch, channels, height, width).
@@ -154,18 +154,18 @@ def temporal_picture(pictures: Tensor) -> Tensor:
         ShapeError: Wrong rank.
 
     Example:
-        >>> round(float(temporal_picture(torch.ones(1, 40, 3, 8, 8)).mean()), 4)
+        >>> round(float(temporal_image(torch.ones(1, 40, 3, 8, 8)).mean()), 4)
         1.0
 
-    Source: the authors' code; the paper names it t-FID in section 4.2.
+    Source: the authors' code; t-FID in paper section 4.2.
     """
-    check_shape("pictures", pictures, "batch frames channels height width")
-    weights = temporal_weights(pictures.shape[1], device=pictures.device).to(pictures.dtype)
-    return torch.einsum("t,btchw->bchw", weights, pictures)
+    check_shape("images", images, "batch frames channels height width")
+    weights = temporal_weights(images.shape[1], device=images.device).to(images.dtype)
+    return torch.einsum("t,btchw->bchw", weights, images)
 
 
 def chunk_of(clips: int, frames: int, *, size: int, megabytes: float = 64.0) -> int:
-    """How many of ``clips`` can be drawn at once in so much memory; at least 1.
+    """Return the number of clips that can be drawn at once in ``megabytes`` of memory, from 1 to ``clips``.
 
     Example:
         >>> chunk_of(1000, 40, size=224)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from avsync._checks import check_positive, check_shape, describe_shape
 from avsync.errors import CheckpointError, ClipTooShortError, ShapeError
-from avsync.landmarks.raster import chunk_of, rasterise, temporal_picture
+from avsync.landmarks.raster import chunk_of, rasterise, temporal_image
 from avsync.metrics.frechet import frechet_extractor_distance
 
 
@@ -109,12 +109,12 @@ class TrailFeatures(_Drawn):
         >>> TrailFeatures(nn.Flatten(), size=8)(torch.rand(2, 5, 68, 2)).shape
         torch.Size([2, 192])
 
-    Source: the authors' code, as :func:`avsync.landmarks.raster.temporal_picture`.
+    Source: the authors' code, as :func:`avsync.landmarks.raster.temporal_image`.
     """
 
     def see(self, pictures: Tensor) -> Tensor:
         """One vector a clip."""
-        return self.network(temporal_picture(pictures))
+        return self.network(temporal_image(pictures))
 
 
 def frechet_inception_distance(preds: Tensor, target: Tensor, network: nn.Module, *, chunk: int = 64, **drawing: Any) -> Tensor:

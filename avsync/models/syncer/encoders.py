@@ -1,11 +1,13 @@
-"""The encoders of equation (3): e_a of sound and e_x of motion, all windows of a clip in one pass.
+"""The encoders of equation (3): e_x of motion and e_a of audio, all windows of a clip in one pass.
 
-An encoder works on single frames first, then joins the frames of a window with one valid convolution whose taps are exactly the
-window, then works on whole windows. Each output therefore sees one window and nothing else, so a pass over a clip equals encoding
-every window by itself, at a fraction of the cost: the work on frames, which windows share, is done once.
+An encoder processes single frames first, then joins the frames of a window with one valid convolution whose taps are exactly the
+window, then processes whole windows. Each output therefore depends on one window only, and a pass over a clip equals encoding every
+window by itself. It costs a fraction of that, because the work on frames, which windows share, is done once.
 
-The audio encoder may see some sound around its window, too (``audio_context``): lips prepare for a sound before it is heard, and a
-search for offsets has the sound around every window anyway. Motion never gets more than its window.
+The audio encoder may also see some audio around its window (``audio_context``), because lips prepare for a sound before it is heard,
+and because a search for offsets has the audio around every window anyway. The motion encoder never sees more than its window.
+
+Landmarks and features of any floating-point dtype are accepted; they are cast to the dtype of the weights.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from avsync._checks import check_floating, check_shape, checked_config
+from avsync._checks import at_least_float32, check_floating, check_same_device, check_shape, checked_config
 from avsync.errors import ClipTooShortError, ConfigError, ShapeError
 from avsync.models.convnext import ConvNeXtBlock1d
 from avsync.pretrained import added_later, renamed
@@ -27,19 +29,22 @@ class SyncerConfig:
     """Sizes of one syncer (all "ours" except where the paper fixes them: 26 audio features, windows of 5 and 20 frames).
 
     Attributes:
-        audio_features: Coefficients of an audio frame.
+        audio_features: Coefficients per audio frame.
         points: Points of a face.
-        motion_channels: Numbers per point that the motion encoder sees: the coordinates of a landmark if it sees displacements
-            only, more if it sees several motion features (:func:`avsync.landmarks.motion_features.motion_channels`).
-        window: Motion frames of a window.
-        audio_context: Motion frames before and behind a window whose sound the audio encoder sees beside the window's own; 0 is the
-            paper's. At the ends of a clip its first and last audio frame are held.
-        audio_stride: Audio frames for each motion frame.
+        motion_channels: Motion features per point, such as the coordinates of a displacement; see
+            :func:`avsync.landmarks.motion_features.motion_channels`.
+        window: Motion frames per window.
+        audio_context: Motion frames before and after a window whose audio the audio encoder sees in addition to the window's own;
+            the paper has 0. At the ends of a clip the first and the last audio frame are repeated.
+        audio_stride: Audio frames per motion frame.
         width: Channels inside the encoders.
         embed: Size of the embeddings.
-        frame_blocks: ConvNeXt blocks that see one frame (40 ms of sound) at a time.
+        frame_blocks: ConvNeXt blocks that see one frame (40 ms of audio) at a time.
         window_blocks: ConvNeXt blocks that see whole windows.
-        dropout: Dropout of the blocks while training.
+        dropout: Dropout of the blocks in training mode.
+
+    Raises:
+        ConfigError: A size out of its range.
     """
 
     audio_features: int = 26
@@ -66,9 +71,9 @@ class SyncerConfig:
 
 
 class _WindowEncoder(nn.Module):
-    """The trunk both modalities share: frames (batch, frames, features) -> embeddings (batch, frames - seen + 1, embed).
+    """Trunk of both encoders: frames (batch, frames, features) -> embeddings (batch, frames - seen + 1, embed).
 
-    ``seen`` is how many frames are joined, the window or more.
+    ``seen`` is the number of frames that the convolution joins: the window and, for audio, its context.
     """
 
     def __init__(self, *, features: int, seen: int, config: SyncerConfig) -> None:
@@ -86,13 +91,13 @@ class _WindowEncoder(nn.Module):
         self.head = nn.Linear(width, config.embed)
 
     def forward(self, frames: Tensor) -> Tensor:
-        hidden = self.frame_blocks(self.stem(frames))
+        hidden = self.frame_blocks(self.stem(frames.to(self.stem.weight.dtype)))
         hidden = nn.functional.gelu(self.join(hidden.transpose(1, 2)).transpose(1, 2))
         return self.head(self.norm(self.window_blocks(hidden)))
 
 
 class MotionEncoder(nn.Module):
-    """Embeds every window of a motion signal: e_x of equation (3).
+    """Encoder of all windows of a motion signal: e_x of equation (3).
 
     Args:
         config: Sizes; see :class:`SyncerConfig`.
@@ -101,7 +106,7 @@ class MotionEncoder(nn.Module):
         >>> MotionEncoder(config=SyncerConfig(width=8, embed=4))(torch.zeros(2, 80, 68, 2)).shape
         torch.Size([2, 76, 4])
 
-    Source: ours; the paper names the blocks (section 4.1) and the window (section 3.1).
+    Source: ours, with the blocks of the paper's section 4.1 and the window of its section 3.1.
     """
 
     def __init__(self, config: SyncerConfig | None = None) -> None:
@@ -117,25 +122,26 @@ class MotionEncoder(nn.Module):
                 returns it.
 
         Returns:
-            Unnormalised embeddings (batch, frames - window + 1, embed); output ``t`` sees frames ``t..t + window - 1``.
+            Unnormalised embeddings (batch, frames - window + 1, embed); output ``t`` depends on frames ``t..t + window - 1``.
 
         Raises:
-            ShapeError: Another number of points or channels than configured.
+            ShapeError: Points or channels other than configured.
             ClipTooShortError: Fewer frames than a window.
         """
         config = self.config
         check_shape("motion", motion, "batch frames points channels", points=config.points, channels=config.motion_channels)
         check_floating("motion", motion)
+        check_same_device("motion", motion, self.encoder.stem.weight.device, "the encoder")
         if motion.shape[1] < config.window:
             raise ClipTooShortError(f"`motion`: expected at least {config.window} frames of the level, got {motion.shape[1]}")
         return self.encoder(rearrange(motion, "batch frames points channels -> batch frames (points channels)"))
 
 
 class AudioEncoder(nn.Module):
-    """Embeds every window of audio features: e_a of equation (3).
+    """Encoder of all windows of audio features: e_a of equation (3).
 
-    Features are standardised with the buffers ``mean`` and ``std`` (0 and 1 until :meth:`set_statistics`), which are saved with the
-    weights.
+    The encoder standardises features with the buffers ``mean`` and ``std`` (0 and 1 until :meth:`set_statistics`), which are saved
+    with the weights.
 
     Args:
         config: Sizes; see :class:`SyncerConfig`.
@@ -144,7 +150,7 @@ class AudioEncoder(nn.Module):
         >>> AudioEncoder(config=SyncerConfig(width=8, embed=4))(torch.zeros(2, 320, 26)).shape
         torch.Size([2, 76, 4])
 
-    Source: ours; the paper names the blocks (section 4.1) and the window (section 3.1).
+    Source: ours, with the blocks of the paper's section 4.1 and the window of its section 3.1.
     """
 
     mean: Tensor
@@ -159,7 +165,7 @@ class AudioEncoder(nn.Module):
         self.register_buffer("std", torch.ones(config.audio_features))
 
     def set_statistics(self, mean: Tensor, std: Tensor) -> None:
-        """Set what features are standardised with, in the features' own unit: both (audio_features,)."""
+        """Set the mean and the standard deviation of the features, both (audio_features,), in the unit of the features."""
         check_shape("mean", mean, "audio_features", audio_features=self.config.audio_features)
         check_shape("std", std, "audio_features", audio_features=self.config.audio_features)
         self.mean.copy_(mean)
@@ -172,25 +178,28 @@ class AudioEncoder(nn.Module):
             audio: Features at the level's rate, (batch, audio_stride * frames, audio_features).
 
         Returns:
-            Unnormalised embeddings (batch, frames - window + 1, embed), one for each motion window; output ``t`` sees the sound of
-            frames ``t..t + window - 1``, and of ``audio_context`` frames more on both sides.
+            Unnormalised embeddings (batch, frames - window + 1, embed), one per motion window; output ``t`` depends on the audio of
+            frames ``t..t + window - 1`` and of ``audio_context`` more frames on both sides.
 
         Raises:
-            ShapeError: Another number of features than configured, or frames that do not fill whole motion frames.
+            ShapeError: Features other than configured, or audio frames that do not fill whole motion frames.
             ClipTooShortError: Fewer frames than a window.
         """
         check_shape("audio", audio, "batch audio_frames audio_features", audio_features=self.config.audio_features)
         check_floating("audio", audio)
+        check_same_device("audio", audio, self.encoder.stem.weight.device, "the encoder")
         frames = audio.shape[1] // self.config.audio_stride  # not divmod, which does not compile for dynamic shapes
         if audio.shape[1] % self.config.audio_stride:
             raise ShapeError(
-                f"`audio`: expected a multiple of {self.config.audio_stride} audio frames ({self.config.audio_stride} a motion"
-                f" frame), got {audio.shape[1]}"
+                f"`audio`: expected a multiple of {self.config.audio_stride} audio frames ({self.config.audio_stride} per"
+                f" motion frame), got {audio.shape[1]}"
             )
         if frames < self.config.window:
             shortest = self.config.window * self.config.audio_stride
             raise ClipTooShortError(f"`audio`: expected at least {shortest} audio frames of the level, got {audio.shape[1]}")
-        standardised = _hold_ends((audio - self.mean) / self.std, self.config.audio_stride * self.config.audio_context)
+        standardised = _hold_ends(
+            (at_least_float32(audio) - self.mean) / self.std, self.config.audio_stride * self.config.audio_context
+        )
         return self.encoder(
             rearrange(
                 standardised, "batch (frames stride) coeffs -> batch frames (stride coeffs)", stride=self.config.audio_stride
@@ -199,7 +208,7 @@ class AudioEncoder(nn.Module):
 
 
 def _hold_ends(x: Tensor, count: int) -> Tensor:
-    """``x`` (batch, frames, channels) with its first and its last frame ``count`` times more."""
+    """Repeat the first and the last frame of ``x`` (batch, frames, channels) ``count`` more times."""
     if count == 0:
         return x
     return torch.cat([x[:, :1].expand(-1, count, -1), x, x[:, -1:].expand(-1, count, -1)], dim=1)

@@ -1,4 +1,4 @@
-"""Several syncer pyramids that judge together, with the interface of one."""
+"""Ensembles of syncer pyramids, with the interface of a single pyramid."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from avsync.models.syncer.similarity import unit_norm
 
 @dataclass(frozen=True)
 class SyncerEnsembleConfig:
-    """Which pyramids judge together, and how much each of them counts.
+    """Members of a :class:`SyncerEnsemble` and their weights.
 
     Attributes:
-        members: Sizes of the pyramids. What they look at, how wide they are and how they were trained may differ; their levels,
-            windows, sound features and landmarks may not.
-        weights: How much each counts, above 0; only their ratios matter.
+        members: Sizes of the pyramids. Their motion features, regions and widths may differ; their levels, windows, audio features
+            and landmarks may not.
+        weights: Weight of each member, above 0; only the ratios matter.
 
     Raises:
-        ConfigError: No members, members that do not fit together, or weights that are not one positive number a member.
+        ConfigError: No members, members that do not fit together, or weights that are not one positive number per member.
     """
 
     members: tuple[SyncerPyramidConfig, ...]
@@ -37,9 +37,9 @@ class SyncerEnsembleConfig:
             raise ConfigError("`members`: expected at least one pyramid, got none")
         if len(self.weights) != len(self.members) or not all(0 < weight < math.inf for weight in self.weights):
             raise ConfigError(
-                f"`weights`: expected {len(self.members)} finite numbers above 0, one a member, got {self.weights}"
+                f"`weights`: expected {len(self.members)} finite numbers above 0, one per member, got {self.weights}"
             )
-        # They are given the same landmarks and the same sound, and answer for the same windows.
+        # All members see the same landmarks and the same audio, and embed the same windows.
         for name in SyncerInterface._fields:
             found = [getattr(member.interface, name) for member in self.members]
             if len(set(found)) > 1:
@@ -47,15 +47,20 @@ class SyncerEnsembleConfig:
 
 
 class SyncerEnsemble(MultiScaleSyncer):
-    """Pyramids that judge together: the cosine of its embeddings is the weighted mean of the members' cosines.
+    """Ensemble of pyramids: the cosine of its embeddings is the weighted mean of the members' cosines.
 
-    The unit embeddings of the members, each times the root of its share of the weight, are joined end to end. So whatever takes the
-    embeddings of one pyramid, every loss and every metric, takes those of several, at the price of asking each of them. Pyramids that
-    look at different things err at different clips, which helps most where a clip is short.
+    The unit embeddings of the members, each multiplied by the square root of its share of the weight, are concatenated. Every loss
+    and every metric that accepts the embeddings of one pyramid therefore accepts those of an ensemble; the cost is that of running
+    each member. Pyramids with different motion features fail on different clips, which helps most if clips are short.
 
     Args:
-        config: The members' sizes and weights.
-        pyramids: The members, as ``config`` describes them; None for untrained ones. :meth:`of` takes trained ones without a config.
+        config: Sizes and weights of the members.
+        pyramids: The members, as ``config`` describes them; None for untrained members. :meth:`of` builds the config from trained
+            members.
+
+    Raises:
+        ArgumentError: ``config`` is not a :class:`SyncerEnsembleConfig`.
+        ConfigError: ``pyramids`` are not those that ``config`` describes.
 
     Example:
         >>> from avsync.pretrained import from_pretrained
@@ -77,20 +82,20 @@ class SyncerEnsemble(MultiScaleSyncer):
         if pyramids is None:
             pyramids = [SyncerPyramid(config=member) for member in config.members]
         elif tuple(pyramid.config for pyramid in pyramids) != config.members:
-            raise ConfigError("`pyramids`: expected those that `config.members` describes, in its order, got others")
+            raise ConfigError("`pyramids`: expected the pyramids that `config.members` describes, in this order, got others")
         self.pyramids = nn.ModuleList(pyramids)
         self._roots = [math.sqrt(weight / sum(config.weights)) for weight in config.weights]
 
     @classmethod
     def of(cls, pyramids: Sequence[SyncerPyramid], *, weights: Sequence[float] | None = None) -> SyncerEnsemble:
-        """Trained pyramids together.
+        """Build an ensemble from trained pyramids.
 
         Args:
             pyramids: The members; they are kept, not copied.
-            weights: How much each counts, above 0; default alike.
+            weights: Weight of each member, above 0; equal by default.
 
         Returns:
-            The ensemble, in the mode, train or eval, that its members are in.
+            The ensemble, in the mode (train or eval) of its members.
 
         Raises:
             ConfigError: No members, members that do not fit together, or weights that do not fit them.
@@ -119,7 +124,7 @@ class SyncerEnsemble(MultiScaleSyncer):
         )
 
     def embed_audio(self, audio: Tensor, *, lengths: Tensor | None = None, levels: Sequence[int] | None = None) -> list[Tensor]:
-        """Embed all windows of sound; the arguments are those of ``forward``.
+        """Embed all windows of audio; the arguments are those of ``forward``.
 
         Returns:
             Embeddings of length 1 of each of ``levels``, (batch, windows, sum of the members' embed).
@@ -131,7 +136,7 @@ class SyncerEnsemble(MultiScaleSyncer):
         return [cast(SyncerPyramid, pyramid) for pyramid in self.pyramids]
 
     def _joined(self, embedded: list[list[Tensor]]) -> list[Tensor]:
-        """Embeddings of every member at every level, joined to one a level."""
+        """Concatenate the members' embeddings of each level."""
         return [
             torch.cat([root * unit_norm(part) for root, part in zip(self._roots, parts, strict=True)], dim=-1)
             for parts in zip(*embedded, strict=True)

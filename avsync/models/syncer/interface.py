@@ -1,4 +1,4 @@
-"""What every judge of synchrony at several levels can do, whether it is one pyramid of syncers or several together."""
+"""Interface shared by `SyncerPyramid` and `SyncerEnsemble`, and the embeddings that they return."""
 
 from __future__ import annotations
 
@@ -8,52 +8,53 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from avsync._checks import check_shape
+from avsync._checks import check_same_device, check_shape
 from avsync.audio.speech import SpeechFeatures
 from avsync.errors import ArgumentError, ShapeError
 from avsync.pyramid import check_lengths, level_lengths, shortest_clip
 
 
 class Embeddings(NamedTuple):
-    """Unnormalised embeddings of the windows of one level, and which of them are real."""
+    """Unnormalised embeddings of the windows of one level, and the mask of the windows inside their clips."""
 
     motion: Tensor
     """(batch, windows, embed)."""
     audio: Tensor
     """(batch, windows, embed)."""
     mask: Tensor | None = None
-    """(batch, windows), True for windows that lie inside their clip; None when no lengths were given."""
+    """(batch, windows), True for windows that lie inside their clip; None if no lengths were given."""
 
 
 class SyncerInterface(NamedTuple):
-    """What is given to syncers and what they answer for: those that agree in it can stand in for each other."""
+    """Inputs and windows of syncers; syncers with the same interface can replace each other."""
 
     num_levels: int
     """Levels of the pyramid."""
     window: int
-    """Level frames that a window lasts."""
+    """Frames of the level per window."""
     audio: str
-    """Features it hears, "log-mel", "mfcc" or "custom"."""
+    """Audio features: "log-mel", "mfcc" or "custom"."""
     audio_features: int
-    """How many of them an audio frame has."""
+    """Coefficients per audio frame."""
     audio_stride: int
-    """Audio frames a motion frame."""
+    """Audio frames per motion frame."""
     landmark_points: int
-    """Points of the landmarks that it takes."""
+    """Points of the landmarks."""
     landmark_dims: int
     """Coordinates of a landmark."""
 
 
 class MultiScaleSyncer(nn.Module):
-    """A module that embeds the windows of motion and of sound at several levels, s(a, x) of equation (3) being their cosine.
+    """Base class of modules that embed the windows of motion and audio at several levels.
 
-    The loss, the metrics and the commands take any of them: :class:`avsync.models.syncer.pyramid.SyncerPyramid` is one,
-    :class:`avsync.models.syncer.ensemble.SyncerEnsemble` another. This class itself embeds nothing; a subclass embeds the two modalities.
+    The cosine of the two embeddings of a window is s(a, x) of equation (3). The losses, the metrics and the commands accept any
+    subclass: :class:`avsync.models.syncer.pyramid.SyncerPyramid` and :class:`avsync.models.syncer.ensemble.SyncerEnsemble`. This
+    class does not embed anything; a subclass implements :meth:`embed_motion` and :meth:`embed_audio`.
 
     Args:
-        interface: What is given to it and what it answers for.
+        interface: Inputs and windows.
 
-    Source: ours; what it describes is Figure 1 of the paper.
+    Source: ours, after Figure 1 of the paper.
     """
 
     def __init__(self, *, interface: SyncerInterface) -> None:
@@ -67,17 +68,17 @@ class MultiScaleSyncer(nn.Module):
 
     @property
     def window(self) -> int:
-        """Level frames that a window lasts."""
+        """Frames of the level per window."""
         return self.interface.window
 
     @property
     def audio_stride(self) -> int:
-        """Audio frames a motion frame."""
+        """Audio frames per motion frame."""
         return self.interface.audio_stride
 
     @property
     def landmark_points(self) -> int:
-        """Points of the landmarks that it takes."""
+        """Points of the landmarks."""
         return self.interface.landmark_points
 
     @property
@@ -86,7 +87,7 @@ class MultiScaleSyncer(nn.Module):
         return self.interface.landmark_dims
 
     def speech_features(self) -> SpeechFeatures | None:
-        """A module from waveforms (batch, samples) to the features this was trained on; None for custom ones."""
+        """Return a module from waveforms (batch, samples) to the features of the training; None for custom features."""
         return None if self.interface.audio == "custom" else SpeechFeatures(kind=self.interface.audio)
 
     def embed_motion(
@@ -105,7 +106,7 @@ class MultiScaleSyncer(nn.Module):
         raise NotImplementedError
 
     def embed_audio(self, audio: Tensor, *, lengths: Tensor | None = None, levels: Sequence[int] | None = None) -> list[Tensor]:
-        """Embed all windows of sound; the arguments are those of :meth:`forward`.
+        """Embed all windows of audio; the arguments are those of :meth:`forward`.
 
         Returns:
             Unnormalised embeddings of each of ``levels``, (batch, ceil(frames / 2**level) - window + 1, embed).
@@ -113,7 +114,7 @@ class MultiScaleSyncer(nn.Module):
         raise NotImplementedError
 
     def shortest_clip(self, levels: Sequence[int] | None = None) -> int:
-        """Fewest frames at level 0 that fill one window at each of ``levels`` (default: all)."""
+        """Return the fewest frames at level 0 that fill one window at each of ``levels`` (default: all)."""
         return shortest_clip(self.window, max(self._chosen(levels), default=0))
 
     def forward(
@@ -131,18 +132,20 @@ class MultiScaleSyncer(nn.Module):
             landmarks: (batch, frames, points, dims) at the full rate, in any unit.
             audio: Features (batch, audio_stride * frames, audio_features) at the full rate.
             reference: "first", "mean", or the reference face itself, (batch, points, dims); default as configured.
-            lengths: True motion frames of each clip in a padded batch, (batch,). What lies behind them changes nothing.
-            levels: Which levels to embed (default: all).
+            lengths: True motion frames of each clip in a padded batch, (batch,). The padding changes nothing.
+            levels: Levels to embed (default: all).
 
         Returns:
             :class:`Embeddings` of each of ``levels``.
 
         Raises:
-            ShapeError: Wrong shapes, or audio and landmarks that do not last equally long.
+            ShapeError: Wrong shapes, no clip, or audio and landmarks of different durations.
+            ArgumentError: Landmarks, audio and the model are not on one device, or a level does not exist.
             ClipTooShortError: A level has less than one window; the message names the shortest possible clip.
         """
         check_shape("landmarks", landmarks, "batch frames points dims")
         check_shape("audio", audio, "batch audio_frames audio_features")
+        check_same_device("audio", audio, landmarks.device, "`landmarks`")
         check_same_duration(landmarks, audio, self.audio_stride)
         motions = self.embed_motion(landmarks, reference=reference, lengths=lengths, levels=levels)
         sounds = self.embed_audio(audio, lengths=lengths, levels=levels)
@@ -164,12 +167,12 @@ def check_same_duration(landmarks: Tensor, audio: Tensor, audio_stride: int = 4)
     if audio.shape[:2] != (landmarks.shape[0], audio_stride * landmarks.shape[1]):
         raise ShapeError(
             f"`audio`: expected (batch={landmarks.shape[0]}, audio_frames={audio_stride * landmarks.shape[1]}, features)"
-            f" beside {landmarks.shape[1]} motion frames ({audio_stride} audio frames a motion frame), got {tuple(audio.shape)}"
+            f" for {landmarks.shape[1]} motion frames ({audio_stride} audio frames per motion frame), got {tuple(audio.shape)}"
         )
 
 
 def window_mask(lengths: Tensor | None, level: int, windows: int, window: int = 5) -> Tensor | None:
-    """Which windows of a level lie inside their clip: (batch, windows) bool, or None without ``lengths`` (batch,)."""
+    """Return the mask of the windows that lie inside their clip: (batch, windows) bool, or None without ``lengths`` (batch,)."""
     if lengths is None:
         return None
     full = level_lengths(lengths, level) - window + 1

@@ -1,4 +1,4 @@
-"""Syncers: a pair of encoders a level, and the pyramid of them (Figure 1 of the paper)."""
+"""Syncers: one pair of encoders per level, and the pyramid of syncers (Figure 1 of the paper)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,19 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from avsync._checks import check_positive, check_shape, checked_config
+from avsync._checks import (
+    at_least_float32,
+    check_clips,
+    check_floating,
+    check_positive,
+    check_same_device,
+    check_shape,
+    checked_config,
+)
 from avsync.audio.speech import KINDS
 from avsync.errors import ClipTooShortError, ConfigError, ShapeError
-from avsync.landmarks.layouts import REGIONS
-from avsync.landmarks.motion_features import check_motion, motion_channels, motion_features
+from avsync.landmarks.layouts import NUM_POINTS, REGIONS
+from avsync.landmarks.motion_features import check_motion, head_frame_weights, motion_channels, motion_features
 from avsync.models.syncer.encoders import AudioEncoder, MotionEncoder, SyncerConfig
 from avsync.models.syncer.interface import Embeddings, MultiScaleSyncer, SyncerInterface, check_same_duration
 from avsync.pretrained import added_later
@@ -30,7 +38,7 @@ from avsync.pyramid import (
 
 
 class Syncer(nn.Module):
-    """One level's pair of encoders, s(a, x) = cos(e_a(a), e_x(x)) of equation (3) being the cosine of what it returns.
+    r"""Pair of encoders of one level; the cosine of the embeddings is :math:`s(a, x) = \cos(e_a(a), e_x(x))` of equation (3).
 
     Args:
         config: Sizes; see :class:`SyncerConfig`.
@@ -61,38 +69,40 @@ class Syncer(nn.Module):
             :class:`Embeddings` of ``frames - window + 1`` windows.
 
         Raises:
-            ShapeError: The two do not last equally long, or have a wrong shape.
+            ShapeError: Wrong shapes, or motion and audio of different durations.
+            ArgumentError: Motion, audio and the model are not on one device.
         """
+        check_shape("motion", motion, "batch frames points channels")
+        check_shape("audio", audio, "batch audio_frames audio_features")
         check_same_duration(motion, audio, self.config.audio_stride)
         return Embeddings(self.motion_encoder(motion), self.audio_encoder(audio))
 
 
 _OF_A_LEVEL = ("audio_context", "width")
-"""What may differ from level to level: fields of :class:`SyncerPyramidConfig` that stand in for those of its ``syncer``."""
+"""Fields of :class:`SyncerPyramidConfig` that replace those of its ``syncer`` level by level."""
 
 
 @dataclass(frozen=True)
 class SyncerPyramidConfig:
-    """A stack of syncers, equal but for the sound around a window and, where it is asked for, their width.
+    """Sizes of a :class:`SyncerPyramid`: levels that differ only in their audio context and their width.
 
     Attributes:
         syncer: Sizes of every level's syncer; its ``points`` are those of the region, its ``motion_channels`` the numbers per
             point of the motion features (:func:`avsync.landmarks.motion_features.motion_channels`).
         num_levels: Levels of the pyramid (the paper: 4).
         landmark_dims: Coordinates of a landmark, 2 or 3.
-        motion: What of the motion is looked at: some of "displacement", "shape", "velocity" and "speed"; see
+        motion: Motion features: some of "displacement", "shape", "velocity" and "speed"; see
             :func:`avsync.landmarks.motion_features.motion_features`.
-        audio: Features it is trained on: "log-mel" or "mfcc" (:class:`avsync.audio.speech.SpeechFeatures`), which let it be
-            given waveforms later, or "custom".
-        region: Which points are looked at: "face", "mouth" or "head"; the last two need the 68-point layout.
+        audio: Audio features: "log-mel" or "mfcc" (:class:`avsync.audio.speech.SpeechFeatures`), with which losses and commands
+            accept waveforms, or "custom".
+        region: Points that the motion encoder sees: "face", "mouth" or "head"; the last two need the 68-point layout.
         reference: The face that motion is measured from, "first" frame or "mean" face of the clip.
-        audio_context: Sound that the audio encoders see around a window (:class:`avsync.models.syncer.encoders.SyncerConfig`), level by level,
-            (levels,), in frames of the level; empty for that of ``syncer`` at every level.
-        width: Channels inside the encoders, level by level, (levels,); empty for that of ``syncer`` at every level.
-        mean_normalisation: Whether the mean of a clip's features is taken off them (cepstral mean normalisation, the mean over
-            whatever sound is given): microphones and rooms drop out, and so does how loud the clip is. Short clips should therefore
-            be given with the sound around them.
-        motion_scale: Factor on the displacement in face heights, which brings it to the order of 1.
+        audio_context: Motion frames of audio around a window that the audio encoders see, level by level, (levels,), in frames of
+            the level (:class:`avsync.models.syncer.encoders.SyncerConfig`); empty for the value of ``syncer`` at every level.
+        width: Channels inside the encoders, level by level, (levels,); empty for the value of ``syncer`` at every level.
+        mean_normalisation: Subtract the mean of the features over the given audio (cepstral mean normalisation). Microphones, rooms
+            and the loudness of the clip drop out. Short clips should therefore be given with the audio around them.
+        motion_scale: Factor on the displacement in face heights, which brings it to the order of magnitude of 1.
 
     Raises:
         ConfigError: An unknown word, or sizes that do not fit the motion or the region.
@@ -111,6 +121,8 @@ class SyncerPyramidConfig:
     motion_scale: float = 8.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.syncer, SyncerConfig):
+            raise ConfigError(f"`syncer`: expected SyncerConfig, got {type(self.syncer).__name__}")
         if self.num_levels < 1:
             raise ConfigError(f"`num_levels`: expected at least 1, got {self.num_levels}")
         if self.reference not in ("first", "mean"):
@@ -137,22 +149,22 @@ class SyncerPyramidConfig:
             if len(getattr(self, name)) not in (0, self.num_levels):
                 raise ConfigError(f"`{name}`: expected {self.num_levels} numbers or none, got {getattr(self, name)!r}")
         for level in range(self.num_levels):
-            self.level_syncer(level)  # whose own checks name what cannot be
+            self.level_syncer(level)  # raises for impossible sizes
         if not 0 < self.motion_scale < math.inf:
             raise ConfigError(f"`motion_scale`: expected a finite number above 0, got {self.motion_scale}")
 
     def level_syncer(self, level: int) -> SyncerConfig:
-        """Sizes of one level's syncer."""
+        """Return the sizes of one level's syncer."""
         return replace(self.syncer, **{name: getattr(self, name)[level] for name in _OF_A_LEVEL if getattr(self, name)})
 
     def finest(self, levels: int) -> SyncerPyramidConfig:
-        """The same without any but the finest levels.
+        """Return this config with its finest levels only.
 
         Args:
-            levels: How many are left, 1 to ``num_levels``.
+            levels: Levels to keep, 1 to ``num_levels``.
 
         Raises:
-            ConfigError: There are not so many.
+            ConfigError: There are not as many levels.
 
         Source: ours.
         """
@@ -162,7 +174,7 @@ class SyncerPyramidConfig:
 
     @property
     def interface(self) -> SyncerInterface:
-        """What is given to such a pyramid and what it answers for."""
+        """Inputs and windows of the pyramid."""
         return SyncerInterface(
             num_levels=self.num_levels,
             window=self.syncer.window,
@@ -175,12 +187,12 @@ class SyncerPyramidConfig:
 
     @property
     def landmark_points(self) -> int:
-        """Points of a landmarked face: those of the region are picked out of the 68-point layout."""
-        return self.syncer.points if self.region == "face" else len(REGIONS["face"])
+        """Points of the landmarks, of which the pyramid selects those of its region."""
+        return self.syncer.points if self.region == "face" else NUM_POINTS
 
 
 class SyncerPyramid(MultiScaleSyncer):
-    """One syncer a level, over pyramids of motion and sound (Figure 1 of the paper).
+    """One syncer per level, on pyramids of motion and audio (Figure 1 of the paper).
 
     Args:
         config: Sizes; see :class:`SyncerPyramidConfig`.
@@ -190,26 +202,34 @@ class SyncerPyramid(MultiScaleSyncer):
         >>> [level.motion.shape[1] for level in pyramid(torch.rand(2, 80, 68, 2), torch.zeros(2, 320, 26))]
         [76, 36, 16, 6]
 
-    Source: paper section 3.1; motion as displacement from a reference face ours.
+    Source: paper section 3.1; the motion features are ours.
     """
 
     config_class = SyncerPyramidConfig
     average_shape: Tensor | None
+    head_weights: Tensor | None
 
     def __init__(self, config: SyncerPyramidConfig | None = None) -> None:
         config = checked_config(config, SyncerPyramidConfig)
         super().__init__(interface=config.interface)
         self.config = config
         self.syncers = nn.ModuleList(Syncer(config=self.config.level_syncer(level)) for level in range(self.config.num_levels))
-        # Only those that look at shape have this buffer, so that the others' files need not carry it.
-        shape = torch.zeros(len(REGIONS["face"]), self.config.landmark_dims) if "shape" in self.config.motion else None
+        # Only pyramids that see shapes have these buffers, so that the files of the others need not hold them.
+        shape = torch.zeros(NUM_POINTS, config.landmark_dims) if "shape" in config.motion else None
         self.register_buffer("average_shape", shape)
+        weights = None if shape is None else head_frame_weights(shape.device, shape.dtype)
+        self.register_buffer("head_weights", weights, persistent=False)
 
     def set_audio_statistics(self, mean: Tensor, std: Tensor) -> None:
-        """Standardise the features of every level with these statistics, both (audio_features,), in the features' unit.
+        """Set the statistics that standardise the features of every level, both (audio_features,), in the unit of the features.
 
-        With ``mean_normalisation`` clips have no mean left to take off, and ``mean`` counts as 0.
+        With ``mean_normalisation`` the clips have a mean of 0 already, and ``mean`` is ignored.
+
+        Raises:
+            ShapeError: Not one number per feature.
+            ArgumentError: A standard deviation that is not above 0.
         """
+        check_shape("std", std, "audio_features", audio_features=self.config.syncer.audio_features)
         check_positive("std", float(std.min()))
         if self.config.mean_normalisation:
             mean = torch.zeros_like(mean)
@@ -217,9 +237,10 @@ class SyncerPyramid(MultiScaleSyncer):
             self._syncer(level).audio_encoder.set_statistics(mean, std)
 
     def set_average_shape(self, shape: Tensor) -> None:
-        """Measure shapes from this one, (points=68, dims), the mean of :func:`avsync.landmarks.motion_features.local_shape` over speakers.
+        """Set the shape that is subtracted from all shapes, (points=68, dims).
 
-        Without effect on a pyramid that does not look at shape.
+        It should be the mean of :func:`avsync.landmarks.motion_features.local_shape` over speakers. Ignored by a pyramid without the
+        motion feature "shape".
         """
         if self.average_shape is not None:
             points, dims = self.average_shape.shape
@@ -240,10 +261,13 @@ class SyncerPyramid(MultiScaleSyncer):
             Unnormalised embeddings of each of ``levels``, (batch, ceil(frames / 2**level) - window + 1, embed).
         """
         chosen = self._chosen(levels)
-        check_shape("landmarks", landmarks, "batch frames points dims")
+        points, dims = self.landmark_points, self.landmark_dims
+        check_shape("landmarks", landmarks, "batch frames points dims", points=points, dims=dims)
+        check_clips("landmarks", landmarks)
+        check_same_device("landmarks", landmarks, self._device, "the model")
         self._check_frames("landmarks", landmarks.shape[1], 1, chosen)
         reference = self.config.reference if reference is None else reference
-        if lengths is not None:  # what padding holds, NaN perhaps, must not reach even the windows that do not count
+        if lengths is not None:  # padding may hold NaN, which must not reach even the windows that the mask hides
             landmarks = hold_last_frame(landmarks, landmarks.shape[1], lengths)
         motion = motion_features(
             landmarks,
@@ -253,32 +277,41 @@ class SyncerPyramid(MultiScaleSyncer):
             reference=reference,
             scale=self.config.motion_scale,
             lengths=lengths,
+            weights=self.head_weights,
         )
         motions = temporal_pyramid(motion, max(chosen) + 1, lengths=lengths)
         return [self._syncer(level).motion_encoder(motions[level]) for level in chosen]
 
     def embed_audio(self, audio: Tensor, *, lengths: Tensor | None = None, levels: Sequence[int] | None = None) -> list[Tensor]:
-        """Embed all windows of sound; the arguments are those of ``forward``.
+        """Embed all windows of audio; the arguments are those of ``forward``.
 
         Returns:
             Unnormalised embeddings of each of ``levels``, (batch, ceil(frames / 2**level) - window + 1, embed).
         """
         chosen, stride = self._chosen(levels), self.config.syncer.audio_stride
-        check_shape("audio", audio, "batch audio_frames audio_features")
+        check_shape("audio", audio, "batch audio_frames audio_features", audio_features=self.config.syncer.audio_features)
+        check_floating("audio", audio)
+        check_clips("audio", audio)
+        check_same_device("audio", audio, self._device, "the model")
         self._check_frames("audio", audio.shape[1], stride, chosen)
         frames = audio.shape[1] // stride
         if audio.shape[1] % stride:
             raise ShapeError(f"`audio`: expected a multiple of {stride} audio frames, got {audio.shape[1]}")
+        audio = at_least_float32(audio)
         if self.config.mean_normalisation:
             true = None if lengths is None else check_lengths(stride * lengths, audio)
             audio = audio - mean_over_frames(audio, -2, lengths=true)[:, None]
-        sounds = temporal_pyramid(audio, max(chosen) + 1, lengths=None if lengths is None else stride * lengths)
+        audios = temporal_pyramid(audio, max(chosen) + 1, lengths=None if lengths is None else stride * lengths)
         embedded = []
         for level in chosen:
             true = None if lengths is None else level_lengths(stride * lengths, level)
-            sound = fill_motion_frames(sounds[level], stride * level_length(frames, level), lengths=true)
-            embedded.append(self._syncer(level).audio_encoder(sound))
+            filled = fill_motion_frames(audios[level], stride * level_length(frames, level), lengths=true)
+            embedded.append(self._syncer(level).audio_encoder(filled))
         return embedded
+
+    @property
+    def _device(self) -> torch.device:
+        return self._syncer(0).audio_encoder.mean.device
 
     def _syncer(self, level: int) -> Syncer:
         return cast(Syncer, self.syncers[level])
@@ -290,21 +323,20 @@ class SyncerPyramid(MultiScaleSyncer):
 
 
 def fill_motion_frames(audio: Tensor, frames: int, *, lengths: Tensor | None = None) -> Tensor:
-    """Repeat the last audio frame until there are ``frames`` of them.
+    """Repeat the last audio frame until there are ``frames`` audio frames.
 
-    Halving rounds up, so a level of an odd number of motion frames has up to ``stride - 1`` audio frames too few: 81 motion
+    Halving rounds up, so a level with an odd number of motion frames has up to ``stride - 1`` audio frames too few: 81 motion
     frames halve to 41, their 324 audio frames to 162 instead of 164.
 
     Args:
         audio: (batch, audio_frames, coeffs).
-        frames: How many audio frames are wanted, at least as many as there are.
-        lengths: True audio frames of each clip, (batch,); what lies behind them is overwritten too.
+        frames: Audio frames of the result, at least those of ``audio``.
+        lengths: True audio frames of each clip, (batch,); the padding after them is overwritten, too.
 
     Returns:
         (batch, frames, coeffs).
     """
-    if lengths is None and frames == audio.shape[1]:
-        return audio
-    if lengths is None:
-        lengths = torch.full_like(audio[:, 0, 0], audio.shape[1], dtype=torch.int64)
-    return hold_last_frame(audio, frames, lengths)
+    if lengths is not None:
+        return hold_last_frame(audio, frames, lengths)
+    missing = frames - audio.shape[1]
+    return torch.cat([audio, audio[:, -1:].expand(-1, missing, -1)], dim=1) if missing else audio
