@@ -46,7 +46,7 @@ from avsync.models import (
     WindowDiscriminatorConfig,
     cosine_similarity,
 )
-from avsync.pretrained import from_pretrained, save_pretrained
+from avsync.pretrained import from_pretrained, pretrained_models, save_pretrained
 from avsync.pyramid import TemporalPyramid, blur_downsample, temporal_pyramid
 
 __version__ = "0.1.0"
@@ -94,6 +94,7 @@ __all__ = [
     "info_nce",
     "multi_scale_offset",
     "multi_scale_sync_loss",
+    "pretrained_models",
     "sample_negatives",
     "save_pretrained",
     "sync_offset",

@@ -1,69 +1,107 @@
-"""Models on disk: a folder with ``config.json`` and ``model.safetensors``, read strictly and never unpickled.
+"""A model on disk: one folder with ``model.safetensors`` and ``config.json``, read strictly and never unpickled.
 
-Some folders come with the package, below ``avsync/weights``, and are read by their names without a network; anything else is a
-folder of yours or, with the extra ``hub``, a repository of the Hugging Face hub.
+``model.safetensors`` alone is the whole model: plain tensors, and in the metadata the class, the config and a checksum of all of these, so
+that a reader never combines weights with the config of another save. ``config.json`` repeats class and config for people and other tools.
+``calibration.json``, if there is one, names the checksum of the weights that it was fitted to (:mod:`avsync.metrics.calibration`).
+
+The pretrained models of the package lie below ``avsync/weights`` and are read by their names without a network; any other name is a folder
+or, with the extra ``hub``, a repository of the Hugging Face hub.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib
 import json
-import math
 import os
 import re
+import threading
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from avsync._bits import pack, unpack
 from avsync._checks import import_extra
-from avsync._files import replacing, write_json
+from avsync._files import check_regular, parse_json, read_json, replacing, sweep_temporaries, untrusted, write_json
 from avsync.errors import ArgumentError, CheckpointError, ConfigError
 
-FORMAT = 2
-"""Version of the folder's layout, since 2 with parts that lie elsewhere and numbers of fewer than 8 bits; a reader refuses newer ones."""
+FORMAT = 3
+"""Version of the folder's layout. Version 1 had no checksums and is still read; version 2 had packed weights and is not."""
 
 WEIGHTS = Path(__file__).parent / "weights"
-"""Where the models that come with the package lie."""
+"""The folder of the pretrained models."""
 FILES = ("config.json", "model.safetensors")
 """The two files of a model."""
+CALIBRATION = "calibration.json"
+"""The file next to the weights that turns the distances of syncers into probabilities."""
 
-_PARTS = "parts"
-"""In config.json, the models that a model is made of: by the name of the submodule, where each lies and what its weights are."""
-_SCALE = ":scale"
-"""What the name of a row's scales ends with, beside the name of a matrix of whole numbers."""
-_PACKED = ":packed"
-"""What the name ends with of how such numbers are packed, their bits and then the matrix's shape; missing for 8 bits."""
+_ROOMS = ("avsync.models", "avsync.evaluation.syncnet")
+"""Where the package's own models are defined; imported by name when a model is read, because this file lies below them."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+class PretrainedModel(torch.nn.Module):
+    """Base class of models that :func:`from_pretrained` finds by the name of their class.
+
+    A subclass names the dataclass of its config as ``config_class`` and takes it as its keyword argument ``config``.
+
+    Attributes:
+        config_class: Dataclass of the config.
+        config: The config of this model.
+        weights_checksum: Checksum of the file that the weights were read from; None for a model that was not read from a file.
+
+    Source: ours.
+    """
+
+    config_class: ClassVar[type]
+    config: Any
+    weights_checksum: str | None = None
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str], *, revision: str | None = None) -> Self:
+        """Read a model of this class, or of one that derives from it.
+
+        Args:
+            folder: A folder or a name; see :func:`model_folder`.
+            revision: Branch, tag or commit of a repository of the hub.
+
+        Returns:
+            The model in eval mode, on the CPU.
+
+        Raises:
+            CheckpointError: See :func:`from_pretrained`.
+        """
+        return from_pretrained(folder, model_class=cls, revision=revision)
 
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
 
 def _classes(model_class: type[torch.nn.Module]) -> dict[str, type[torch.nn.Module]]:
-    """A class and all that derive from it, by their names."""
+    """Return a class and all that derive from it, by their names."""
     found = {model_class.__name__: model_class}
     for derived in model_class.__subclasses__():
         found |= _classes(derived)
     return found
 
 
-def shipped_models(model_class: type[torch.nn.Module] | None = None) -> tuple[str, ...]:
-    """Names of the models that come with the package, sorted.
+def pretrained_models(model_class: type[torch.nn.Module] | None = None) -> tuple[str, ...]:
+    """Return the names of the pretrained models of the package, sorted.
 
     Args:
         model_class: Only models of this class or one that derives from it; None for all.
 
     Example:
-        >>> "landmarks68-25fps" in shipped_models()
+        >>> "landmarks68-25fps" in pretrained_models()
         True
 
     Source: ours.
@@ -71,26 +109,26 @@ def shipped_models(model_class: type[torch.nn.Module] | None = None) -> tuple[st
     configs = sorted(WEIGHTS.glob(f"*/{FILES[0]}"))
     if model_class is not None:
         wanted = _classes(model_class)
-        configs = [path for path in configs if json.loads(path.read_text(encoding="utf-8"))["class"] in wanted]
+        configs = [path for path in configs if read_json(path, error=CheckpointError)["class"] in wanted]
     return tuple(path.parent.name for path in configs)
 
 
 def model_folder(name: str | os.PathLike[str], *, revision: str | None = None) -> Path:
-    """The folder behind a name.
+    """Return the folder of a model.
 
-    A folder that is there comes first, then the models of the package, then, for a name such as ``"someone/model"``, the Hugging
-    Face hub, whose own cache keeps what was downloaded.
+    An existing folder comes first, then the pretrained models of the package, then, for a name such as ``"someone/model"``, the Hugging
+    Face hub, whose own cache keeps downloads.
 
     Args:
-        name: A folder, the name of a shipped model (:func:`shipped_models`), or a repository of the hub.
-        revision: Branch, tag or commit of a repository of the hub; for nothing else.
+        name: A folder, the name of a pretrained model (:func:`pretrained_models`), or a repository of the hub.
+        revision: Branch, tag or commit of a repository of the hub.
 
     Returns:
         The folder.
 
     Raises:
-        CheckpointError: There is no such folder, model or repository, or the hub cannot be reached.
-        ArgumentError: A ``revision`` of something that is not on the hub.
+        CheckpointError: No such folder, model or repository exists, or the hub cannot be reached.
+        ArgumentError: ``revision`` is given for something that is not on the hub.
         MissingExtraError: The name is one of the hub and huggingface_hub is not installed.
 
     Example:
@@ -100,48 +138,36 @@ def model_folder(name: str | os.PathLike[str], *, revision: str | None = None) -
     Source: ours.
     """
     text = os.fspath(name)
-    local = Path(text) if Path(text).is_dir() else WEIGHTS / text if text in shipped_models() else None
+    local = Path(text) if Path(text).is_dir() else WEIGHTS / text if text in pretrained_models() else None
     if local is not None:
         if revision is not None:
             raise ArgumentError(f"`revision`: expected None for {text!r}, which is no repository of the hub, got {revision!r}")
         return local
     if _HUB_NAME.fullmatch(text) is None:
-        known = ", ".join(repr(model) for model in shipped_models())
+        known = ", ".join(repr(model) for model in pretrained_models())
         raise CheckpointError(
             f"`folder`: expected a folder, 'owner/model' of the Hugging Face hub, or one of {known}, got {text!r}"
         )
     hub = import_extra("huggingface_hub", "hub")
     try:
-        return Path(hub.snapshot_download(text, revision=revision, allow_patterns=[*FILES, "calibration.json", "README.md"]))
+        return Path(hub.snapshot_download(text, revision=revision, allow_patterns=[*FILES, CALIBRATION, "README.md"]))
     except (OSError, ValueError) as error:  # its own errors derive from these: no such repository, no network, a bad name
-        raise CheckpointError(f"`folder`: {text!r} is no folder, and cannot be had from the hub: {error}") from error
+        raise CheckpointError(f"`folder`: {text!r} is no folder, and the hub cannot provide it: {error}") from error
 
 
-def save_pretrained(
-    model: torch.nn.Module,
-    folder: str | os.PathLike[str],
-    *,
-    dtype: torch.dtype | None = None,
-    bits: int = 8,
-    parts: Mapping[str, str | os.PathLike[str]] | None = None,
-) -> None:
+def save_pretrained(model: torch.nn.Module, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> None:
     """Write a model's config and weights.
+
+    A crash at any moment leaves the old model or the new one. A ``calibration.json`` of other weights is removed.
 
     Args:
         model: A module with ``config_class`` and ``config``, such as :class:`avsync.models.syncer.pyramid.SyncerPyramid`.
-        folder: Where to write; made if it is not there. Files already there are replaced, each whole or not at all.
-        dtype: Type that floating-point weights are stored in; None keeps theirs. ``torch.float16`` halves the file; ``torch.int8``
-            halves it again, matrices as whole numbers and one scale a row, the rest in float16. They are read into the model's own
-            type.
-        bits: How many bits such a whole number takes, 2 to 8; only for ``torch.int8``.
-        parts: Submodules, by their names in ``model``, that are saved models themselves, and where each of those is: what
-            :func:`model_folder` takes. Their weights are not written again. What is written instead names the model and tells its
-            weights from any others, so that nobody ever reads it with a part that has been trained anew.
+        folder: Where to write; created if missing. Files of an earlier model are replaced.
+        dtype: Type that floating-point weights are stored in, such as ``torch.float16``; None keeps theirs. Weights are read into the
+            model's own type.
 
     Raises:
-        ArgumentError: ``model`` has no config, ``bits`` are not 2 to 8 or given for another type, or a part of the model is not
-            what lies there.
-        CheckpointError: There is no such part, or it is damaged.
+        ArgumentError: ``model`` has no config, or a weight is not finite, in itself or in ``dtype``.
 
     Example:
         >>> import tempfile
@@ -150,166 +176,212 @@ def save_pretrained(
         >>> pyramid = SyncerPyramid(config=SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=4), num_levels=2))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save_pretrained(pyramid, folder)
-        ...     from_pretrained(SyncerPyramid, folder).num_levels
+        ...     from_pretrained(folder).num_levels
         2
 
     Source: ours.
     """
-    target = Path(folder)
-    if not dataclasses.is_dataclass(getattr(model, "config", None)):
+    config = getattr(model, "config", None)
+    if not dataclasses.is_dataclass(config):
         raise ArgumentError(f"`model`: expected a module with a dataclass `config`, got {type(model).__name__}")
-    if not 2 <= bits <= 8 or (bits < 8 and dtype != torch.int8):
-        raise ArgumentError(f"`bits`: expected 2 to 8, and fewer than 8 only with dtype=torch.int8, got {bits} with {dtype}")
-    own = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-    elsewhere = {}
-    for part, name in (parts or {}).items():
-        folder_of_part = model_folder(name)
-        _take_out(own, part, _model_in(folder_of_part)[1])
-        elsewhere[part] = _reference(name, folder_of_part)
-    weights: dict[str, Tensor] = {}
-    for key, value in own.items():
-        weights |= _stored(key, value, dtype, bits)
-    with replacing(target / "model.safetensors") as temporary:
-        save_file(weights, temporary)
-    version = FORMAT if elsewhere or bits < 8 else 1  # what older readers can read stays theirs
-    description = {"format": version, "class": type(model).__name__, "config": config_to_dict(model.config)}
-    write_json(target / "config.json", description | ({_PARTS: elsewhere} if elsewhere else {}))
+    if dtype is not None and not dtype.is_floating_point:
+        raise ArgumentError(f"`dtype`: expected a floating-point type, got {dtype}")
+    weights = {}
+    for name, value in model.state_dict().items():
+        kept = value.detach().cpu()
+        kept = kept.to(dtype) if dtype is not None and kept.is_floating_point() else kept
+        if not bool(kept.isfinite().all()):
+            raise ArgumentError(f"`model`: expected finite weights, got NaN or infinity in {name!r} as {kept.dtype}")
+        weights[name] = kept.contiguous().clone()
+    description = {"format": FORMAT, "class": type(model).__name__, "config": config_to_dict(config)}
+    checksum = _checksum(description, weights)
+    target = Path(folder)
+    with replacing(target / FILES[1]) as temporary:  # this rename replaces the model; the rest only follows
+        save_file(weights, temporary, metadata={"avsync": json.dumps(description), "sha256": checksum})
+    write_json(target / FILES[0], description | {"weights": checksum})
+    calibration = target / CALIBRATION
+    if calibration.exists() and _fitted_to(calibration) != checksum:
+        calibration.unlink()
+    sweep_temporaries(target)
 
 
-def _reference(name: str | os.PathLike[str], folder: Path) -> dict[str, str]:
-    """What is written of a part: its name, or the whole path of a folder, and the checksum of its weights."""
-    local = Path(name).is_dir()
-    return {"model": str(folder.resolve()) if local else os.fspath(name), "sha256": _checksum(folder)}
+def _checksum(description: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of a description and of the names, types, shapes and bytes of all weights, in hexadecimal digits."""
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
+    for name in sorted(weights):
+        value = weights[name]
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
-def _checksum(folder: Path) -> str:
-    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-
-
-def _take_out(weights: dict[str, Tensor], part: str, expected: Mapping[str, Tensor]) -> None:
-    """Remove the weights of a submodule from those of its model, once they have been found to be those expected."""
-    found = {key.removeprefix(f"{part}."): key for key in weights if key.startswith(f"{part}.")}
-    if set(found) != set(expected) or not all(
-        torch.equal(weights[found[key]].float(), expected[key].float()) for key in expected
-    ):
-        raise ArgumentError(f"`parts`: expected a submodule {part!r} with the weights of the model that is named, got others")
-    for key in found.values():
-        del weights[key]
-
-
-def _stored(name: str, value: Tensor, dtype: torch.dtype | None, bits: int) -> dict[str, Tensor]:
-    """A tensor as it lies in the file; one of whole numbers is two, and three if they are packed."""
-    if dtype is None or not value.is_floating_point():
-        return {name: value.contiguous().clone()}
-    if dtype != torch.int8 or value.ndim < 2:
-        return {name: value.to(torch.float16 if dtype == torch.int8 else dtype).contiguous().clone()}
-    whole, scale = _rounded(value.flatten(1).float(), bits)
-    stored = {name: whole.reshape(value.shape), f"{name}{_SCALE}": scale.half()}
-    return stored if bits == 8 else stored | {name: pack(whole, bits), f"{name}{_PACKED}": torch.tensor([bits, *value.shape])}
-
-
-def _rounded(rows: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Rows as whole numbers, and the scale of each that loses least: cutting off the largest few makes all others finer."""
-    most = 2 ** (bits - 1) - 1
-    peak = rows.abs().amax(dim=1, keepdim=True)
-    shares = torch.linspace(1.0, 0.5, 26)
-    scales = [(share * peak / most).clamp_min(torch.finfo(torch.float16).tiny).half().float() for share in shares]
-    found = [(rows / scale).round().clamp(-most, most) for scale in scales]
-    errors = [(whole * scale - rows).square().sum(dim=1) for whole, scale in zip(found, scales, strict=True)]
-    best = torch.stack(errors).argmin(dim=0)
-    row = torch.arange(len(rows))
-    return torch.stack(found)[best, row].to(torch.int8), torch.stack(scales)[best, row, 0]
-
-
-def _restored(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a model from those of its file."""
-    names = [name for name in weights if not name.endswith((_SCALE, _PACKED))]
-    return {name: _read(weights[name], weights.get(f"{name}{_SCALE}"), weights.get(f"{name}{_PACKED}")) for name in names}
-
-
-def _read(stored: Tensor, scale: Tensor | None, packed: Tensor | None) -> Tensor:
-    """A tensor from the up to three that :func:`_stored` made of it."""
-    if packed is not None:
-        bits, *shape = packed.tolist()
-        stored = unpack(stored, bits, math.prod(shape)).reshape(shape)
-    return stored if scale is None else (stored.flatten(1).float() * scale.float()[:, None]).reshape(stored.shape)
-
-
-def _described(source: Path) -> dict[str, Any]:
-    """``config.json`` of a folder."""
-    description = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    if not isinstance(description, dict):
-        raise CheckpointError(f"`folder`: expected a JSON object in {source / 'config.json'}, got {description!r:.40}")
-    version = description.get("format")
-    if isinstance(version, int) and version > FORMAT:
-        raise CheckpointError(f"`folder`: {source} has format {version}, made by a newer avsync; this one reads up to {FORMAT}")
-    return description
-
-
-def _weights(source: Path) -> dict[str, Tensor]:
-    """Everything that a model in a folder is made of, its parts among it."""
-    weights = _restored(load_file(source / "model.safetensors"))
-    for part, reference in _described(source).get(_PARTS, {}).items():
-        folder = model_folder(reference["model"])
-        if _checksum(folder) != reference["sha256"]:
-            raise CheckpointError(
-                f"`folder`: {source} is made of {reference['model']!r} as it was then, and {folder} holds other weights now"
-            )
-        weights |= {f"{part}.{name}": value for name, value in _weights(folder).items()}
-    return weights
-
-
-def _model_in(source: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Description and weights of the model in a folder; every kind of damage is a :class:`avsync.errors.CheckpointError`."""
+def _fitted_to(calibration: Path) -> str | None:
+    """Return the checksum of the weights that a calibration belongs to; None if it names none."""
     try:
-        return _described(source), _weights(source)
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"`folder`: expected config.json and model.safetensors in {source}, got none ({error})"
-        ) from error
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
-        raise CheckpointError(f"`folder`: {source} cannot be read: {error}") from error
+        return cast("str | None", read_json(calibration, error=CheckpointError).get("weights"))
+    except (CheckpointError, AttributeError):
+        return None
 
 
-def from_pretrained(model_class: type[Model], folder: str | os.PathLike[str], *, revision: str | None = None) -> Model:
-    """Read a model that :func:`save_pretrained` wrote, or one that comes with the package.
+def stored_checksum(folder: str | os.PathLike[str]) -> str | None:
+    """Return the checksum that the weights in a folder state; None without such weights.
 
     Args:
-        model_class: What the folder is to hold: a model of this class or of one that derives from it. So
-            :class:`avsync.models.syncer.interface.MultiScaleSyncer` stands for pyramids and for ensembles.
+        folder: The folder.
+
+    Raises:
+        CheckpointError: The weights are damaged.
+
+    Example:
+        >>> len(stored_checksum(model_folder("landmarks68-25fps")))
+        64
+
+    Source: ours.
+    """
+    path = Path(folder, FILES[1])
+    if not path.is_file():
+        return None
+    with untrusted(CheckpointError, f"`folder`: {folder} cannot be read"), safe_open(path, framework="pt") as file:
+        return cast("str | None", (file.metadata() or {}).get("sha256"))
+
+
+def _stored(source: Path) -> tuple[dict[str, Any], dict[str, Tensor], str | None]:
+    """Return description, weights and checksum of the model in a folder."""
+    path = source / FILES[1]
+    with untrusted(CheckpointError, f"`folder`: {source} cannot be read"):
+        check_regular(path)
+        # The file is opened once: a save that replaces it meanwhile does not change what is read here.
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
+    written = read_json(
+        source / FILES[0], error=CheckpointError, most_bytes=1 << 20, message=f"`folder`: {source / FILES[0]} cannot be read"
+    )
+    if not isinstance(written, dict):
+        raise CheckpointError(f"`folder`: expected a JSON object in {source / FILES[0]}, got {type(written).__name__}")
+    if "avsync" not in metadata:
+        _check_format(source, written, 1)
+        return written, weights, None
+    with untrusted(CheckpointError, f"`folder`: {path} cannot be read"):
+        description = parse_json(metadata["avsync"])
+        _check_format(source, description, FORMAT)
+        if metadata["sha256"] != _checksum(description, weights):
+            raise CheckpointError(f"`folder`: {path} is damaged: its content does not have the checksum that it states")
+    # A config.json with another checksum is of another save: a save has been interrupted, or runs now. The weights are whole in any case.
+    checksum = metadata["sha256"]
+    if written.get("weights") == checksum and written != description | {"weights": checksum}:
+        raise CheckpointError(f"`folder`: {source / FILES[0]} is not the config that the weights next to it were saved with")
+    return description, weights, checksum
+
+
+def _check_format(source: Path, description: dict[str, Any], expected: int) -> None:
+    found = description.get("format")
+    if found == 2:
+        raise CheckpointError(
+            f"`folder`: {source} has format 2, with packed weights, which this avsync does not read any more; read the model with the avsync"
+            " that wrote it and save it there without `dtype`, `bits` and `parts`"
+        )
+    if isinstance(found, int) and found > FORMAT:
+        raise CheckpointError(f"`folder`: {source} has format {found}, made by a newer avsync; this one reads up to {FORMAT}")
+    if found != expected:
+        raise CheckpointError(f"`folder`: expected format {expected} in {source}, got {found!r:.40}")
+
+
+@contextmanager
+def _at_most(tensors: int, values: int) -> Iterator[None]:
+    """Raise ConfigError as soon as a module built in the block has more parameters than a file holds."""
+    thread, count = threading.get_ident(), [0, 0]
+
+    def check(_module: torch.nn.Module, _name: str, parameter: torch.nn.Parameter | None) -> None:
+        if parameter is None or threading.get_ident() != thread:
+            return
+        count[0] += 1
+        count[1] += parameter.numel()
+        if count[0] > tensors or count[1] > values:
+            raise ConfigError(
+                f"`config`: expected a model of {tensors} tensors and {values} numbers, as in the file, got a larger one"
+            )
+
+    hook = register_module_parameter_registration_hook(check)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _largest(values: Any) -> int:
+    """Return the largest integer in a JSON value."""
+    if isinstance(values, (dict, list)):
+        return max(map(_largest, values.values() if isinstance(values, dict) else values), default=0)
+    return values if isinstance(values, int) else 0
+
+
+def _built(model_class: Any, values: Any, weights: Mapping[str, Tensor]) -> torch.nn.Module:
+    """Build a model and load its weights; sizes are compared with those of the file before any memory is taken."""
+    numbers = sum(value.numel() for value in weights.values())
+    if _largest(values) > max(numbers, 10_000):  # a loop over so many levels or blocks would not end
+        raise ConfigError(f"expected no size above {max(numbers, 10_000)}, as the file has {numbers} numbers, got a larger one")
+    config = config_from_dict(model_class.config_class, values)
+    with _at_most(len(weights), numbers), torch.device("meta"):
+        sizes = {name: value.shape for name, value in model_class(config=config).state_dict().items()}
+    others = {name for name in sizes.keys() | weights.keys() if name not in sizes or name not in weights}
+    others |= {name for name in sizes.keys() & weights.keys() if sizes[name] != weights[name].shape}
+    if others:
+        raise ConfigError(f"{len(others)} tensors are missing, unknown or of another shape, such as {min(others)!r}")
+    model: torch.nn.Module = model_class(config=config)
+    model.load_state_dict(weights)
+    return model
+
+
+@typing.overload
+def from_pretrained(folder: str | os.PathLike[str], *, model_class: type[Model], revision: str | None = None) -> Model: ...
+
+
+@typing.overload
+def from_pretrained(folder: str | os.PathLike[str], *, model_class: None = None, revision: str | None = None) -> Any: ...
+
+
+def from_pretrained(
+    folder: str | os.PathLike[str], *, model_class: type[torch.nn.Module] | None = None, revision: str | None = None
+) -> torch.nn.Module:
+    """Read a pretrained model, or one that :func:`save_pretrained` wrote.
+
+    Args:
         folder: The folder, or a name; see :func:`model_folder`.
+        model_class: Expected class: the model is of this class or of one that derives from it. None for any model of the package and
+            any other :class:`PretrainedModel`.
         revision: Branch, tag or commit of a repository of the hub.
 
     Returns:
         The model in eval mode, on the CPU.
 
     Raises:
-        CheckpointError: A file is missing or damaged, holds another class, its weights do not fit its config, or a part of it
-            that lies elsewhere has been replaced.
+        CheckpointError: A file is missing or damaged, holds another class, or its weights do not fit its config.
         MissingExtraError: The name is one of the hub and huggingface_hub is not installed.
 
     Example:
-        >>> from avsync.models.syncer.pyramid import SyncerPyramid
-        >>> from_pretrained(SyncerPyramid, "landmarks68-25fps").num_levels
+        >>> from_pretrained("landmarks68-25fps").num_levels
         4
 
     Source: ours.
     """
     source = model_folder(folder, revision=revision)
-    description, weights = _model_in(source)
-    known, found = _classes(model_class), {key: description.get(key) for key in ("format", "class")}
-    if found["format"] not in range(1, FORMAT + 1) or found["class"] not in known:
-        expected = " or ".join(repr(name) for name in known)
-        raise CheckpointError(
-            f"`folder`: expected format 1 to {FORMAT} and class {expected} in {source / 'config.json'}, got {found}"
-        )
-    try:
-        holder: Any = known[found["class"]]
-        model = holder(config=config_from_dict(holder.config_class, description["config"]))
-        model.load_state_dict(weights)
-    except (ArgumentError, LookupError, RuntimeError) as error:
-        raise CheckpointError(f"`folder`: the weights and the config in {source} do not fit together: {error}") from error
-    return cast(Model, model.eval())
+    description, weights, checksum = _stored(source)
+    name = str(description.get("class"))
+    known: dict[str, type[torch.nn.Module]] = {} if model_class is None else _classes(model_class)
+    for room in _ROOMS if model_class is None else ():
+        importlib.import_module(room)
+        known = _classes(PretrainedModel)
+        if name in known:
+            break
+    if name not in known:
+        expected = " or ".join(repr(other) for other in known)
+        raise CheckpointError(f"`folder`: expected class {expected} in {source}, got {name!r:.80}")
+    with untrusted(CheckpointError, f"`folder`: the weights and the config in {source} do not fit together"):
+        model = _built(known[name], description.get("config"), weights)
+    if isinstance(model, PretrainedModel):
+        model.weights_checksum = checksum
+    return model.eval()
 
 
 Config = TypeVar("Config")

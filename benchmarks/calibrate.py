@@ -30,7 +30,6 @@ from avsync.metrics.offset import offset_distances, offset_from_distances
 from avsync.metrics.posterior import offset_posterior
 from avsync.metrics.report import LEAST_SPEECH
 from avsync.models.syncer.interface import MultiScaleSyncer
-from avsync.pretrained import from_pretrained
 
 KINDS = ("own", "other", "still")
 MARGIN = 40
@@ -148,7 +147,7 @@ def _together(results: list[dict[str, Any]], level: int, kinds: Sequence[str]) -
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--pyramid", required=True, help="folder of saved syncers, or the name of a shipped one")
+    arguments.add_argument("--pyramid", required=True, help="folder of saved syncers, or the name of a pretrained one")
     arguments.add_argument(
         "--corpus", type=Path, required=True, help="corpus whose split holds people the pyramid has not seen"
     )
@@ -157,7 +156,7 @@ def main() -> None:
     arguments.add_argument("--stride", type=int, default=20, help="frames from crop to crop (default: 20)")
     arguments.add_argument("--out", type=Path, required=True, help="folder for the three files")
     options = arguments.parse_args()
-    pyramid = from_pretrained(MultiScaleSyncer, options.pyramid)
+    pyramid = MultiScaleSyncer.from_pretrained(options.pyramid)
     transform = pyramid.speech_features()
     if transform is None:
         arguments.error(f"{options.pyramid} was trained on features of its own, which have no name to make them by")
@@ -178,7 +177,7 @@ def main() -> None:
         print(", ".join(f"{key} {value:.3f}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()))
     calibration = fitted(found, [torch.ones_like(entry["speech"]) for entry in found])
     options.out.mkdir(parents=True, exist_ok=True)
-    save_calibration(calibration, options.out / "calibration.json")
+    save_calibration(calibration, options.out / "calibration.json", syncers=pyramid)
     save_figure(reliability_diagram(panels), options.out / "calibration.png")
     write_json(options.out / "calibration-report.json", {"errors": errors, "rows": rows})
     print(f"written to {options.out}")

@@ -75,16 +75,16 @@ def use_pretrained() -> None:
 
     from avsync import MultiScaleSyncLoss
     from avsync.metrics import load_calibration
-    from avsync.pretrained import model_folder, shipped_models
+    from avsync.pretrained import model_folder, pretrained_models
 
     def no_network(*_: object) -> None:
         sys.exit("bare install: a pretrained model asked for the network")
 
     socket.socket.connect = no_network  # type: ignore[method-assign, assignment]
-    names = shipped_models()
-    require("landmarks68-25fps" in names, f"the shipped models are {names}")
+    names = pretrained_models()
+    require("landmarks68-25fps" in names, f"the pretrained models are {names}")
     files = [path for name in names for path in model_folder(name).iterdir()]
-    require(sum(path.stat().st_size for path in files) < 20e6, "the shipped models are larger than 20 MB")
+    require(sum(path.stat().st_size for path in files) < 80e6, "the pretrained models are larger than 80 MB")
     landmarks = torch.rand(1, 40, 68, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
     sync_loss = MultiScaleSyncLoss.from_pretrained("landmarks68-25fps")
     sync_loss(landmarks, torch.rand(1, 40 * 640)).total.backward()

@@ -23,7 +23,7 @@ from avsync.metrics.calibration import Calibration, LevelCalibration, save_calib
 from avsync.models.syncer.encoders import SyncerConfig
 from avsync.models.syncer.interface import MultiScaleSyncer
 from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
-from avsync.pretrained import from_pretrained, save_pretrained
+from avsync.pretrained import save_pretrained
 from avsync.pyramid import temporal_pyramid
 
 DETECTOR = "tests.test_cli_offset:bright_mouth"
@@ -217,7 +217,7 @@ def test_short_recordings_by_the_shipped_syncers(name: str, frames: int, heard: 
     """Levels whose windows are longer than the clip say nothing; the others, whose sizes differ, say what they hear."""
     clip = synthetic_clip(seconds=4.0)
     short = Clip("short", "anna", "val", clip.landmarks[:frames], clip.waveform[: 640 * frames])
-    syncers = from_pretrained(MultiScaleSyncer, name)
+    syncers = MultiScaleSyncer.from_pretrained(name)
     report = recording_report(Recording("short", (short,)), syncers, audio_transform=syncers.speech_features())
     assert [not bool(level.sync.distance.isnan()) for level in report] == [True] * heard + [False] * (4 - heard)
     whole = syncers.embed_motion(torch.from_numpy(short.landmarks)[None], levels=[0]) if heard else []

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 
 from avsync.errors import ArgumentError, CheckpointError, ConfigError
 from avsync.losses.sync import MultiScaleSyncLoss
@@ -21,7 +18,7 @@ from avsync.models.syncer.ensemble import SyncerEnsemble
 from avsync.models.syncer.interface import MultiScaleSyncer
 from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
 from avsync.models.syncer.similarity import cosine_similarity
-from avsync.pretrained import FILES, from_pretrained, save_pretrained
+from avsync.pretrained import from_pretrained, save_pretrained
 
 CONFIG = SyncerPyramidConfig(syncer=SyncerConfig(audio_features=3, points=4, width=4, embed=2), num_levels=2, reference="mean")
 OTHER = replace(CONFIG, syncer=replace(CONFIG.syncer, width=6, embed=3), reference="first")
@@ -125,75 +122,15 @@ def test_bad_weights_and_members() -> None:
         SyncerEnsemble(config=config, pyramids=[pyramid(OTHER), pyramid()])
 
 
-@pytest.fixture
-def parts(tmp_path: Path) -> dict[str, Path]:
-    """Two saved pyramids, by the names that they have in an ensemble."""
-    folders = {"pyramids.0": tmp_path / "one", "pyramids.1": tmp_path / "other"}
-    for folder, config in zip(folders.values(), (CONFIG, OTHER), strict=True):
-        save_pretrained(pyramid(config).float(), folder, dtype=torch.int8)
-    return folders
-
-
-def read(folders: dict[str, Path]) -> SyncerEnsemble:
-    return SyncerEnsemble.of([from_pretrained(SyncerPyramid, folder) for folder in folders.values()], weights=[1.0, 0.5])
-
-
-@pytest.mark.parametrize("refer", [False, True])
-def test_round_trip_with_the_weights_and_with_references_to_them(parts: dict[str, Path], tmp_path: Path, refer: bool) -> None:
-    saved = read(parts)
-    save_pretrained(saved, tmp_path / "both", parts=parts if refer else None)
-    assert bool(load_file(tmp_path / "both" / FILES[1])) is not refer
-    back = from_pretrained(MultiScaleSyncer, tmp_path / "both")
+def test_round_trip(tmp_path: Path) -> None:
+    """An ensemble is one folder: the weights of its members are in its own file."""
+    saved = SyncerEnsemble.of([pyramid(CONFIG).float(), pyramid(OTHER, seed=1).float()], weights=[1.0, 0.5])
+    save_pretrained(saved, tmp_path / "both")
+    back = from_pretrained(tmp_path / "both")
     assert isinstance(back, SyncerEnsemble) and back.config == saved.config and not back.training
     expected = saved.state_dict()
     assert back.state_dict().keys() == expected.keys()
     assert all(torch.equal(value, expected[name]) for name, value in back.state_dict().items())
-    assert isinstance(from_pretrained(MultiScaleSyncer, parts["pyramids.0"]), SyncerPyramid)
-    with pytest.raises(CheckpointError, match=r"expected format 1 to 2 and class 'SyncerPyramid' .* got .*'SyncerEnsemble'"):
-        from_pretrained(SyncerPyramid, tmp_path / "both")
-
-
-def test_a_part_that_was_trained_anew_is_refused(parts: dict[str, Path], tmp_path: Path) -> None:
-    save_pretrained(read(parts), tmp_path / "both", parts=parts)
-    save_pretrained(pyramid(OTHER, seed=5).float(), parts["pyramids.1"], dtype=torch.int8)
-    with pytest.raises(CheckpointError, match=r"other.* as it was then"):
-        from_pretrained(SyncerEnsemble, tmp_path / "both")
-    (parts["pyramids.1"] / FILES[1]).unlink()
-    with pytest.raises(CheckpointError, match="`folder`"):
-        from_pretrained(SyncerEnsemble, tmp_path / "both")
-
-
-def test_a_model_that_is_made_of_itself_is_refused(parts: dict[str, Path], tmp_path: Path) -> None:
-    save_pretrained(read(parts), tmp_path / "both", parts=parts)
-    path = tmp_path / "both" / FILES[0]
-    description = json.loads(path.read_text())
-    weights = (tmp_path / "both" / FILES[1]).read_bytes()
-    description["parts"]["pyramids.0"] = {"model": str(tmp_path / "both"), "sha256": hashlib.sha256(weights).hexdigest()}
-    path.write_text(json.dumps(description))
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        from_pretrained(SyncerEnsemble, tmp_path / "both")
-
-
-def test_parts_that_are_not_what_lies_there(parts: dict[str, Path], tmp_path: Path) -> None:
-    both = read(parts)
-    swapped = dict(zip(parts, reversed(parts.values()), strict=True))
-    for wrong in (swapped, {"pyramids.7": parts["pyramids.0"]}):
-        with pytest.raises(ArgumentError, match="`parts`: expected a submodule"):
-            save_pretrained(both, tmp_path / "both", parts=wrong)
-    with pytest.raises(CheckpointError, match="nowhere"):
-        save_pretrained(both, tmp_path / "both", parts={"pyramids.0": "nowhere"})
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match=r"`folder`: expected config.json and model.safetensors in .*empty"):
-        save_pretrained(both, tmp_path / "both", parts={"pyramids.0": tmp_path / "empty"})
-    assert not (tmp_path / "both" / FILES[0]).exists()
-
-
-@pytest.mark.parametrize(
-    "damaged", [["pyramids.0"], {"pyramids.0": "one"}, {"pyramids.0": {"model": "one"}}, {"pyramids.0": {}}]
-)
-def test_damaged_references(parts: dict[str, Path], tmp_path: Path, damaged: object) -> None:
-    save_pretrained(read(parts), tmp_path / "both", parts=parts)
-    path = tmp_path / "both" / FILES[0]
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"parts": damaged}))
-    with pytest.raises(CheckpointError, match="`folder`"):
-        from_pretrained(SyncerEnsemble, tmp_path / "both")
+    assert isinstance(MultiScaleSyncer.from_pretrained(tmp_path / "both"), SyncerEnsemble)
+    with pytest.raises(CheckpointError, match=r"expected class 'SyncerPyramid' .* got 'SyncerEnsemble'"):
+        SyncerPyramid.from_pretrained(tmp_path / "both")

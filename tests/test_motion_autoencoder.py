@@ -17,7 +17,7 @@ from avsync.errors import ClipTooShortError, ConfigError, ShapeError
 from avsync.landmarks.geometry import displacement
 from avsync.metrics.frechet import load_motion_autoencoder
 from avsync.models.motion_autoencoder import FACE_PARTS, MotionAutoencoder, MotionAutoencoderConfig, quickness
-from avsync.pretrained import from_pretrained, save_pretrained
+from avsync.pretrained import save_pretrained
 from avsync.training.autoencoder import AutoencoderTrainingConfig, autoencoder_loss, train_motion_autoencoder
 from avsync.training.engine import make_fabric
 
@@ -81,7 +81,7 @@ def test_weights_are_saved_and_read(tmp_path: Path) -> None:
     model = MotionAutoencoder(config=SMALL).eval()
     save_pretrained(model, tmp_path)
     landmarks = torch.rand(2, 20, 68, 2)
-    assert torch.equal(from_pretrained(MotionAutoencoder, tmp_path)(landmarks), model(landmarks))
+    assert torch.equal(MotionAutoencoder.from_pretrained(tmp_path)(landmarks), model(landmarks))
 
 
 def test_the_shipped_weights_know_faces() -> None:

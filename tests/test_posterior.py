@@ -177,7 +177,10 @@ def test_a_calibration_survives_the_disk(tmp_path: Path) -> None:
 def test_files_are_read_strictly(tmp_path: Path, change: dict[str, object]) -> None:
     path = tmp_path / "calibration.json"
     save_calibration(Calibration((LEVEL,)), path)
-    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    calibration = json.loads(path.read_text())["calibration"]
+    path.write_text(
+        json.dumps({"format": 1, "calibration": calibration, **change})
+    )  # without a checksum, which would refuse first
     with pytest.raises(CheckpointError, match="calibration"):
         load_calibration(path)
 

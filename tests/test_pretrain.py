@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from avsync import SyncerEnsemble, SyncerPyramid, SyncerPyramidConfig, from_pretrained, save_pretrained
+from avsync import SyncerEnsemble, SyncerPyramid, SyncerPyramidConfig, save_pretrained
 from avsync.corpus.clip import Clip, write_clip, write_index
 from avsync.corpus.synthetic.talker import SyntheticCorpus
 from avsync.models.syncer.encoders import SyncerConfig
@@ -124,7 +124,7 @@ def test_a_variant_from_corpus_to_card(
     pretrain.main()
     work, out = tmp_path / "work" / "landmarks68-25fps", tmp_path / "out" / "landmarks68-25fps"
     assert set(json.loads((tmp_path / "work" / "lags" / "lags.json").read_text())) == {clip.id for clip in clips[:3]}
-    shipped = from_pretrained(SyncerPyramid, out)
+    shipped = SyncerPyramid.from_pretrained(out)
     assert shipped.config.width == (12, 8, 8, 8) and shipped.config.audio_context == (4, 0, 0, 0)
     numbers = json.loads((work / "numbers.json").read_text())
     assert [row["frames"] for row in numbers["short"]] == [5, 9, 15, 25, 50, 80]
@@ -155,7 +155,7 @@ def test_an_ensemble_from_its_members_to_its_card(tmp_path: Path, monkeypatch: p
     write_corpus(tmp_path / "corpus")
     monkeypatch.setattr(sys, "argv", ["join.py", "--corpus", str(tmp_path / "corpus"), "--out", str(tmp_path / "out")])
     join.main()
-    both = from_pretrained(SyncerEnsemble, tmp_path / "out" / "both")
+    both = SyncerEnsemble.from_pretrained(tmp_path / "out" / "both")
     assert both.config.weights == (1.0, 0.5) and [member.region for member in both.config.members] == ["face", "mouth"]
     card = (tmp_path / "out" / "both" / "README.md").read_text(encoding="utf-8")
     assert card.startswith("# both\n\nFor a test.") and "landmarks68-25fps-mouth` | 0.5 |" in card and "| 80 |" in card

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import math
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -12,22 +15,31 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from avsync._bits import pack, unpack
 from avsync.corpus.synthetic.talker import SyntheticCorpus
 from avsync.errors import ArgumentError, CheckpointError
+from avsync.evaluation.syncnet import SyncNet
 from avsync.losses.sync import MultiScaleSyncLoss
-from avsync.metrics import load_calibration, multi_scale_offset
+from avsync.metrics import Calibration, LevelCalibration, load_calibration, multi_scale_offset, save_calibration
+from avsync.models import MultiScaleGenerator, SyncerEnsemble
 from avsync.models.syncer.encoders import SyncerConfig
 from avsync.models.syncer.interface import MultiScaleSyncer
 from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
-from avsync.pretrained import FILES, FORMAT, WEIGHTS, from_pretrained, model_folder, save_pretrained, shipped_models
+from avsync.pretrained import (
+    CALIBRATION,
+    FILES,
+    FORMAT,
+    WEIGHTS,
+    from_pretrained,
+    model_folder,
+    pretrained_models,
+    save_pretrained,
+)
 
 CONFIG = SyncerPyramidConfig(syncer=SyncerConfig(audio_features=3, points=4, width=4, embed=2), num_levels=2, reference="mean")
+CERTAIN = Calibration((LevelCalibration(scale=20.0, power=0.5, match_bias=-3.0, match_weights=(0.5, 0.0, 1.0)),) * 2)
 
 
 @pytest.fixture
@@ -42,7 +54,7 @@ def test_round_trip(saved: Path) -> None:
     model = SyncerPyramid(config=CONFIG)
     model.set_audio_statistics(torch.arange(3.0), torch.arange(1.0, 4.0))
     save_pretrained(model, saved)  # over what is there
-    back = from_pretrained(SyncerPyramid, saved)
+    back = SyncerPyramid.from_pretrained(saved)
     assert back.config == CONFIG and not back.training
     expected = model.state_dict()
     assert back.state_dict().keys() == expected.keys()
@@ -50,27 +62,62 @@ def test_round_trip(saved: Path) -> None:
     assert sorted(path.name for path in saved.iterdir()) == ["config.json", "model.safetensors"]
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize("name", FILES)
 def test_missing_files(saved: Path, name: str) -> None:
     (saved / name).unlink()
     with pytest.raises(CheckpointError, match=name.split(".", maxsplit=1)[0]):
-        from_pretrained(SyncerPyramid, saved)
+        SyncerPyramid.from_pretrained(saved)
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
 def test_truncated_files(saved: Path, name: str, share: float) -> None:
     content = (saved / name).read_bytes()
     (saved / name).write_bytes(content[: int(share * len(content))])
     with pytest.raises(CheckpointError, match="`folder`"):
-        from_pretrained(SyncerPyramid, saved)
+        SyncerPyramid.from_pretrained(saved)
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize("name", FILES)
 def test_damaged_files(saved: Path, name: str) -> None:
     (saved / name).write_bytes(b"\xff\xfe" + (saved / name).read_bytes()[2:])
     with pytest.raises(CheckpointError, match="cannot be read"):
-        from_pretrained(SyncerPyramid, saved)
+        SyncerPyramid.from_pretrained(saved)
+
+
+def flip(path: Path, bit: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", [*FILES, CALIBRATION])
+def test_flipped_bits_are_refused(saved: Path, name: str) -> None:
+    """A flip that leaves another model or calibration is refused; one that changes no value, as in a blank, may pass."""
+    save_calibration(CERTAIN, saved / CALIBRATION)
+    whole = SyncerPyramid.from_pretrained(saved).state_dict()
+    size, refused = 8 * (saved / name).stat().st_size, 0
+    bits = torch.randperm(size, generator=torch.Generator().manual_seed(0))[:60].tolist()
+    for bit in bits:
+        flip(saved / name, bit)
+        try:
+            back = SyncerPyramid.from_pretrained(saved)
+            assert load_calibration(saved / CALIBRATION, syncers=back) == CERTAIN
+        except CheckpointError:
+            refused += 1
+        else:
+            assert all(torch.equal(value, whole[key]) for key, value in back.state_dict().items())
+        flip(saved / name, bit)
+    assert refused > (55 if name == FILES[1] else 40)
+
+
+def legacy(folder: Path, **change: object) -> None:
+    """Rewrite a folder as older versions wrote it: format 1, no checksums."""
+    path = folder / FILES[0]
+    description = json.loads(path.read_text())
+    del description["weights"]
+    path.write_text(json.dumps(description | {"format": 1} | change))
+    save_file(load_file(folder / FILES[1]), folder / FILES[1])
 
 
 @pytest.mark.parametrize(
@@ -78,31 +125,100 @@ def test_damaged_files(saved: Path, name: str) -> None:
     [
         ({"class": "Other"}, "Other"),
         ({"format": FORMAT + 1}, "newer avsync"),
+        ({"format": 2}, "read the model with the avsync that wrote it"),
         ({"format": "1"}, "expected"),
         ({"config": None}, "do not fit"),
         ({"config": {"num_levels": 2}}, "missing"),
+        ({"config": [[]]}, "do not fit"),
     ],
 )
 def test_wrong_descriptions(saved: Path, change: dict[str, object], message: str) -> None:
-    path = saved / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    legacy(saved, **change)
     with pytest.raises(CheckpointError, match=message):
-        from_pretrained(SyncerPyramid, saved)
+        SyncerPyramid.from_pretrained(saved)
+
+
+def test_a_config_that_was_edited_is_refused(saved: Path) -> None:
+    path = saved / FILES[0]
+    description = json.loads(path.read_text())
+    path.write_text(json.dumps(description | {"config": description["config"] | {"reference": "first"}}))
+    with pytest.raises(CheckpointError, match="is not the config that the weights next to it were saved with"):
+        SyncerPyramid.from_pretrained(saved)
+
+
+def test_models_of_older_versions_are_read(saved: Path) -> None:
+    new = SyncerPyramid.from_pretrained(saved)
+    legacy(saved)
+    old = SyncerPyramid.from_pretrained(saved)
+    assert old.config == new.config and old.weights_checksum is None
+    assert all(torch.equal(value, new.state_dict()[name]) for name, value in old.state_dict().items())
 
 
 def test_weights_of_another_size(saved: Path) -> None:
-    path = saved / "config.json"
-    description = json.loads(path.read_text())
-    for change in ({"num_levels": 3}, {"num_levels": 1}, {"syncer": description["config"]["syncer"] | {"width": 5}}):
-        path.write_text(json.dumps(description | {"config": description["config"] | change}))
+    config = json.loads((saved / FILES[0]).read_text())["config"]
+    legacy(saved)
+    for change in ({"num_levels": 3}, {"num_levels": 1}, {"syncer": config["syncer"] | {"width": 5}}):
+        description = json.loads((saved / FILES[0]).read_text())
+        (saved / FILES[0]).write_text(json.dumps(description | {"config": config | change}))
         with pytest.raises(CheckpointError, match="do not fit"):
-            from_pretrained(SyncerPyramid, saved)
+            SyncerPyramid.from_pretrained(saved)
+
+
+SIZES = """
+import json, resource, sys
+from pathlib import Path
+from avsync import SyncerPyramid
+from avsync.errors import CheckpointError
+resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
+resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
+path = Path(sys.argv[1], "config.json")
+whole = json.loads(path.read_text())
+for name in ("num_levels", "width", "frame_blocks", "window_blocks", "embed", "points", "window", "audio_stride", "audio_context"):
+    for size in (10**5, 10**7, 10**9, 10**12, 10**30):
+        description = json.loads(json.dumps(whole))
+        holder = description["config"] if name == "num_levels" else description["config"]["syncer"]
+        holder[name] = size
+        path.write_text(json.dumps(description))
+        try:
+            SyncerPyramid.from_pretrained(sys.argv[1])
+        except CheckpointError:
+            print(name, size)
+"""
+
+
+def test_sizes_are_compared_with_the_weights_before_anything_is_built(saved: Path) -> None:
+    """Neither time nor memory runs out, whatever size the config states."""
+    legacy(saved)
+    run = subprocess.run([sys.executable, "-c", SIZES, str(saved)], check=False, capture_output=True, text=True, timeout=500)
+    assert run.returncode == 0 and len(run.stdout.splitlines()) == 45, run.stderr[-500:] + run.stdout
+
+
+def mutated(value: object, chance: random.Random) -> object:
+    """A copy of a JSON value with one of its parts replaced."""
+    others = [None, True, -1, 0, 10**6, 10**400, 1e308, "", "x" * 100, [], [[]], {}, {"a": 1}, [1] * 9]
+    if isinstance(value, dict) and value and chance.random() < 0.85:
+        key = chance.choice(list(value))
+        return {**value, key: mutated(value[key], chance)}
+    if isinstance(value, list) and value and chance.random() < 0.7:
+        place = chance.randrange(len(value))
+        return [*value[:place], mutated(value[place], chance), *value[place + 1 :]]
+    return chance.choice(others)
+
+
+def test_mutated_configs_give_our_errors_only(saved: Path) -> None:
+    legacy(saved)
+    path, chance = saved / FILES[0], random.Random(0)
+    whole = json.loads(path.read_text())
+    for _ in range(120):
+        path.write_text(json.dumps(mutated(whole, chance)))
+        with contextlib.suppress(CheckpointError):
+            from_pretrained(saved)
 
 
 def test_not_an_object(saved: Path) -> None:
     (saved / "config.json").write_text("[1]")
     with pytest.raises(CheckpointError, match="expected"):
-        from_pretrained(SyncerPyramid, saved)
+        SyncerPyramid.from_pretrained(saved)
 
 
 def test_a_model_without_config(tmp_path: Path) -> None:
@@ -110,85 +226,154 @@ def test_a_model_without_config(tmp_path: Path) -> None:
         save_pretrained(nn.Linear(2, 2), tmp_path)
 
 
-SYNCERS = shipped_models(MultiScaleSyncer)
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_not_saved(saved: Path, value: float) -> None:
+    model = SyncerPyramid.from_pretrained(saved)
+    next(model.parameters()).data.view(-1)[0] = value
+    with pytest.raises(ArgumentError, match="`model`: expected finite weights"):
+        save_pretrained(model, saved)
+    next(model.parameters()).data.view(-1)[0] = 1e5
+    with pytest.raises(ArgumentError, match=r"infinity in .* as torch.float16"):
+        save_pretrained(model, saved, dtype=torch.float16)
+    assert bool(next(SyncerPyramid.from_pretrained(saved).parameters()).isfinite().all())
+    with pytest.raises(ArgumentError, match="`dtype`"):
+        save_pretrained(model, saved, dtype=torch.int8)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "bits", "tolerance"),
-    [
-        (torch.float16, 8, 1e-3),
-        (torch.int8, 8, 1 / 127),
-        (torch.int8, 7, 1 / 63),
-        (torch.int8, 5, 1 / 15),
-        (torch.int8, 2, 1.0),
-    ],
-)
-def test_short_numbers_are_read_as_single_precision(
-    saved: Path, tmp_path: Path, dtype: torch.dtype, bits: int, tolerance: float
-) -> None:
-    model = from_pretrained(SyncerPyramid, saved)
-    save_pretrained(model, tmp_path / "short", dtype=dtype, bits=bits)
-    back = from_pretrained(SyncerPyramid, tmp_path / "short")
+def test_a_calibration_of_other_weights_does_not_survive(saved: Path, tmp_path: Path) -> None:
+    model = SyncerPyramid.from_pretrained(saved)
+    save_calibration(CERTAIN, saved / CALIBRATION)
+    old = (saved / CALIBRATION).read_bytes()
+    save_pretrained(model, saved)
+    assert load_calibration(saved / CALIBRATION) == CERTAIN  # the same weights
+    save_pretrained(SyncerPyramid(config=CONFIG), saved)
+    assert not (saved / CALIBRATION).exists()
+    (saved / CALIBRATION).write_bytes(old)
+    with pytest.raises(CheckpointError, match="fitted to other weights"):
+        load_calibration(saved / CALIBRATION)
+    with pytest.raises(CheckpointError, match="fitted to other weights"):
+        load_calibration(saved / CALIBRATION, syncers=SyncerPyramid.from_pretrained(saved))
+    (tmp_path / CALIBRATION).write_bytes(old)
+    assert load_calibration(tmp_path / CALIBRATION, syncers=model) == CERTAIN
+    (saved / CALIBRATION).write_text(json.dumps({"format": 1, "calibration": json.loads(old)["calibration"]}))
+    with pytest.raises(CheckpointError, match="fitted to other weights"):
+        load_calibration(saved / CALIBRATION)
+
+
+SAVER = """
+import sys, torch
+from pathlib import Path
+from avsync import SyncerPyramid, save_pretrained
+from avsync.evaluation.syncnet import SyncNet
+from avsync.metrics import Calibration, LevelCalibration, load_calibration, multi_scale_offset, save_calibration
+from avsync.models import MultiScaleGenerator, SyncerEnsemble
+models = [SyncerPyramid.from_pretrained(Path(sys.argv[1], name)) for name in "ab"]
+scores = [load_calibration(Path(sys.argv[1], name, "calibration.json")) for name in "ab"]
+print("ready", flush=True)
+for i in range(1_000_000):
+    save_pretrained(models[i % 2], Path(sys.argv[1], "model"))
+    save_calibration(scores[i % 2], Path(sys.argv[1], "model", "calibration.json"))
+"""
+
+
+def of_one_save(folder: Path, expected: dict[str, torch.Tensor]) -> str:
+    """Read a model and its calibration; fail if they are a mixture, return which of the two it is."""
+    back = SyncerPyramid.from_pretrained(folder)
+    name = back.config.reference
+    assert all(bool((value == expected[name]).all()) for value in back.parameters())
+    with contextlib.suppress(CheckpointError):  # missing, or known to be another's
+        assert load_calibration(folder / CALIBRATION, syncers=back).levels[0].scale == float(expected[name])
+    return str(name)
+
+
+def two_models(folder: Path) -> dict[str, torch.Tensor]:
+    """Save two models of the same shapes whose configs differ."""
+    expected = {"first": torch.tensor(1.0), "mean": torch.tensor(2.0)}
+    for name, (reference, value) in zip("ab", expected.items(), strict=True):
+        model = SyncerPyramid(config=dataclasses.replace(CONFIG, reference=reference))
+        for parameter in model.parameters():
+            parameter.data.fill_(value)
+        save_pretrained(model, folder / name)
+        levels = (dataclasses.replace(CERTAIN.levels[0], scale=float(value)),) * 2
+        save_calibration(Calibration(levels), folder / name / CALIBRATION)
+    return expected
+
+
+def saving(folder: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen([sys.executable, "-c", SAVER, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_concurrent_readers_and_a_killed_writer_never_get_a_mixture(tmp_path: Path) -> None:
+    """`AVSYNC_KILLS` and `AVSYNC_LOADS` set how often; the default is a few of each."""
+    expected, seen = two_models(tmp_path), set()
+    for _ in range(int(os.environ.get("AVSYNC_KILLS", "1"))):
+        writer = saving(tmp_path)
+        try:
+            while not (tmp_path / "model" / FILES[0]).exists():
+                assert writer.poll() is None
+            for _ in range(int(os.environ.get("AVSYNC_LOADS", "12"))):
+                seen.add(of_one_save(tmp_path / "model", expected))
+        finally:
+            writer.kill()
+            writer.wait()
+            assert writer.stdout is not None
+            writer.stdout.close()
+        of_one_save(tmp_path / "model", expected)
+    assert seen == {"first", "mean"}
+    save_pretrained(SyncerPyramid(config=CONFIG), tmp_path / "model")
+    assert {path.name for path in (tmp_path / "model").iterdir()} == set(FILES)  # what killed writers left is swept
+
+
+SYNCERS = pretrained_models(MultiScaleSyncer)
+
+
+def test_float16_is_read_as_single_precision(saved: Path, tmp_path: Path) -> None:
+    model = SyncerPyramid.from_pretrained(saved)
+    save_pretrained(model, tmp_path / "short", dtype=torch.float16)
+    back = SyncerPyramid.from_pretrained(tmp_path / "short")
     for name, value in back.state_dict().items():
-        expected = model.state_dict()[name]
-        assert value.dtype == torch.float32
-        # Rounding is off by at most half a step, of 8 bits 1/127 of the row's largest; a better scale is off by less on the whole.
-        rows, wanted = value.reshape(len(value), -1), expected.reshape(len(value), -1)
-        most = tolerance / 2 * wanted.abs().amax(1) + 1e-3 * wanted.abs().amax()
-        assert ((rows - wanted).square().mean(1).sqrt() <= most).all()
-    stored = load_file(tmp_path / "short" / FILES[1])
-    packed = {torch.uint8, torch.int64} if bits < 8 else {dtype}
-    assert {value.dtype for value in stored.values()} == {torch.float16} | packed
-    assert json.loads((tmp_path / "short" / FILES[0]).read_text())["format"] == (2 if bits < 8 else 1)
+        assert torch.equal(value, model.state_dict()[name].half().float())
+    assert {value.dtype for value in load_file(tmp_path / "short" / FILES[1]).values()} == {torch.float16}
+    assert {value.dtype for value in load_file(saved / FILES[1]).values()} == {torch.float32}
 
 
-@pytest.mark.parametrize(("bits", "dtype"), [(1, torch.int8), (9, torch.int8), (7, torch.float16), (7, None)])
-def test_impossible_bits(saved: Path, tmp_path: Path, bits: int, dtype: torch.dtype | None) -> None:
-    with pytest.raises(ArgumentError, match="`bits`: expected 2 to 8"):
-        save_pretrained(from_pretrained(SyncerPyramid, saved), tmp_path / "short", dtype=dtype, bits=bits)
+def test_classes(saved: Path) -> None:
+    assert isinstance(from_pretrained(saved), SyncerPyramid)
+    assert isinstance(from_pretrained(saved, model_class=MultiScaleSyncer), SyncerPyramid)
+    assert isinstance(MultiScaleSyncer.from_pretrained(saved), SyncerPyramid)
+    for model_class in (MultiScaleGenerator, SyncerEnsemble, SyncNet):
+        with pytest.raises(CheckpointError, match=rf"expected class '{model_class.__name__}' in .*, got 'SyncerPyramid'"):
+            model_class.from_pretrained(saved)
 
 
-@given(data=st.data(), bits=st.integers(2, 8))
-def test_packed_numbers_come_back(data: st.DataObject, bits: int) -> None:
-    largest = 2 ** (bits - 1) - 1
-    numbers = data.draw(st.lists(st.integers(-largest, largest), min_size=1, max_size=40))
-    packed = pack(torch.tensor(numbers, dtype=torch.int8), bits)
-    assert packed.numel() == math.ceil(bits * len(numbers) / 8)
-    assert unpack(packed, bits, len(numbers)).tolist() == numbers
+@pytest.mark.parametrize("name", pretrained_models())
+def test_every_pretrained_model_needs_no_class(name: str) -> None:
+    model = from_pretrained(name)
+    assert name in pretrained_models(type(model)) and not model.training
+    assert {value.dtype for value in load_file(WEIGHTS / name / FILES[1]).values()} <= {torch.float16, torch.int64}
 
 
-@pytest.mark.parametrize("shape", [[7, 3], [7, -1, 3], [7, 10**6, 10**6], [0, 1, 3], [9, 4, 2, 5], []])
-def test_damaged_packing(saved: Path, tmp_path: Path, shape: list[int]) -> None:
-    save_pretrained(from_pretrained(SyncerPyramid, saved), tmp_path / "short", dtype=torch.int8, bits=7)
-    path = tmp_path / "short" / FILES[1]
-    stored = load_file(path)
-    name = next(key for key in stored if key.endswith(":packed"))
-    save_file(stored | {name: torch.tensor(shape)}, path)
-    with pytest.raises(CheckpointError, match="`folder`"):
-        from_pretrained(SyncerPyramid, tmp_path / "short")
-
-
-def test_rows_of_zeros_stay_zeros(tmp_path: Path) -> None:
-    model = SyncerPyramid(config=CONFIG)
-    with torch.no_grad():
-        for value in model.parameters():
-            value.zero_()
-    save_pretrained(model, tmp_path, dtype=torch.int8)
-    assert not any(value.any() for value in from_pretrained(SyncerPyramid, tmp_path).parameters())
-
-
-def test_what_ships_is_small_and_described() -> None:
+def test_pretrained_models_are_small_and_described() -> None:
     assert {"landmarks68-25fps", "landmarks68-25fps-judge", "landmarks68-25fps-ensemble"} <= set(SYNCERS)
     files = [path for path in WEIGHTS.rglob("*") if path.is_file() and path.suffix != ".py"]
-    assert sum(path.stat().st_size for path in files) < 20e6
-    for name in shipped_models():
+    assert sum(path.stat().st_size for path in files) < 80e6
+    for name in pretrained_models():
         card = (WEIGHTS / name / "README.md").read_text(encoding="utf-8")
         assert card.startswith(f"# {name}\n")
         assert "## Data" in card
 
 
+def test_the_ensemble_is_its_members() -> None:
+    ensemble = SyncerEnsemble.from_pretrained("landmarks68-25fps-ensemble")
+    for member, name in zip(ensemble.pyramids, ("landmarks68-25fps", "landmarks68-25fps-mouth"), strict=True):
+        alone = SyncerPyramid.from_pretrained(name).state_dict()
+        assert all(torch.equal(value, alone[key]) for key, value in member.state_dict().items())
+
+
 @pytest.mark.parametrize("name", SYNCERS)
-def test_shipped_syncers_guide_and_judge(name: str) -> None:
+def test_pretrained_syncers_guide_and_judge(name: str) -> None:
     loss = MultiScaleSyncLoss.from_pretrained(name)
     landmarks = torch.rand(1, 40, 68, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
     waveform = torch.rand(1, 40 * 640, generator=torch.Generator().manual_seed(1)) - 0.5
@@ -199,9 +384,9 @@ def test_shipped_syncers_guide_and_judge(name: str) -> None:
     assert len(calibration.levels) == loss.num_levels
 
 
-def test_the_shipped_pyramid_finds_the_offset_of_a_talker_it_has_never_seen() -> None:
+def test_the_pretrained_pyramid_finds_the_offset_of_a_talker_it_has_never_seen() -> None:
     """The synthetic talker is nobody the weights have learned from; its sound shifted by 3 frames is reported as 3 frames."""
-    pyramid = from_pretrained(SyncerPyramid, "landmarks68-25fps")
+    pyramid = SyncerPyramid.from_pretrained("landmarks68-25fps")
     clips = [SyntheticCorpus(split="val", speakers=2, clips_per_speaker=1, seconds=12.0)[i] for i in range(2)]
     features = pyramid.speech_features()
     assert features is not None
@@ -217,18 +402,18 @@ def test_the_shipped_pyramid_finds_the_offset_of_a_talker_it_has_never_seen() ->
 
 def test_names_that_are_nothing_say_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"one of .*'landmarks68-25fps'.* got 'landmarks68'"):
-        from_pretrained(SyncerPyramid, "landmarks68")
+        SyncerPyramid.from_pretrained("landmarks68")
     with pytest.raises(ArgumentError, match=r"`revision`: expected None"):
-        from_pretrained(SyncerPyramid, tmp_path, revision="main")
+        SyncerPyramid.from_pretrained(tmp_path, revision="main")
 
 
 HUB_SCRIPT = """
 import sys
-from avsync import SyncerPyramid, from_pretrained
+from avsync import SyncerPyramid
 from avsync.errors import CheckpointError
-print(from_pretrained(SyncerPyramid, "someone/lips", revision="v1").num_levels)
+print(SyncerPyramid.from_pretrained("someone/lips", revision="v1").num_levels)
 try:
-    from_pretrained(SyncerPyramid, "someone/else")
+    SyncerPyramid.from_pretrained("someone/else")
 except CheckpointError as error:
     print("someone/else" in str(error))
 """

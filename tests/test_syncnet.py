@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from avsync.errors import CheckpointError, ClipTooShortError, ShapeError
 from avsync.evaluation.syncnet.audio import num_mfcc_frames, syncnet_mfcc
 from avsync.evaluation.syncnet.network import SyncNet, SyncNetConfig
-from avsync.pretrained import from_pretrained, save_pretrained
+from avsync.pretrained import save_pretrained
 from tests.reference import syncnet_audio as reference
 
 # What the published file holds, as its loaders state it: layers and the shapes of their weights.
@@ -110,7 +110,7 @@ class TestFiles:
         save_file(syncnet.state_dict(), tmp_path / "a.safetensors")
         assert self.same(syncnet, SyncNet.from_file(tmp_path / "a.safetensors"))
         save_pretrained(syncnet, tmp_path / "folder")
-        assert self.same(syncnet, from_pretrained(SyncNet, tmp_path / "folder"))
+        assert self.same(syncnet, SyncNet.from_pretrained(tmp_path / "folder"))
         assert json.loads((tmp_path / "folder" / "config.json").read_text())["config"] == {"embed": 1024}
         assert SyncNet(config=SyncNetConfig(embed=8)).netfcaud[3].out_features == 8
 

@@ -18,10 +18,7 @@ from avsync.evaluation.recording import Recording, recording_report
 from avsync.metrics.calibration import Calibration, load_calibration
 from avsync.metrics.report import LevelSync, report_rows
 from avsync.models.syncer.interface import MultiScaleSyncer
-from avsync.pretrained import from_pretrained, model_folder, shipped_models
-
-CALIBRATION = "calibration.json"
-"""The file beside a pyramid's weights that turns its distances into probabilities."""
+from avsync.pretrained import CALIBRATION, model_folder, pretrained_models
 
 
 class Syncers(NamedTuple):
@@ -50,7 +47,7 @@ def add_detector_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_syncer_arguments(parser: argparse.ArgumentParser, *, default: str | None, calibrated: bool = True) -> None:
     """Options that choose syncers; ``calibrated`` ones only where the command says how sure it is."""
-    known = ", ".join(shipped_models(MultiScaleSyncer))
+    known = ", ".join(pretrained_models(MultiScaleSyncer))
     parser.add_argument(
         "--syncers",
         default=default,
@@ -84,7 +81,7 @@ def load_pyramid(args: argparse.Namespace) -> tuple[MultiScaleSyncer, SpeechFeat
 
 
 def _pyramid_in(folder: Path, args: argparse.Namespace) -> tuple[MultiScaleSyncer, SpeechFeatures]:
-    pyramid = from_pretrained(MultiScaleSyncer, folder).to(device_of(args.device))
+    pyramid = MultiScaleSyncer.from_pretrained(folder).to(device_of(args.device))
     transform = pyramid.speech_features()
     if transform is None and args.features is None:
         raise ArgumentError(
@@ -101,7 +98,7 @@ def load_syncers(args: argparse.Namespace) -> Syncers:
     pyramid, transform = _pyramid_in(folder, args)
     beside = folder / CALIBRATION
     path = Path(args.calibration) if args.calibration else beside if beside.is_file() else None
-    return Syncers(pyramid, transform, None if path is None else load_calibration(path))
+    return Syncers(pyramid, transform, None if path is None else load_calibration(path, syncers=pyramid))
 
 
 def level_lines(report: list[LevelSync]) -> list[str]:

@@ -20,7 +20,6 @@ from avsync.losses._windows import check_mask
 from avsync.models.syncer.interface import Embeddings, MultiScaleSyncer, check_same_duration, window_mask
 from avsync.models.syncer.pyramid import fill_motion_frames
 from avsync.models.syncer.similarity import cosine_similarity
-from avsync.pretrained import from_pretrained
 from avsync.pyramid import check_lengths, hold_last_frame, level_lengths, temporal_pyramid
 
 
@@ -255,7 +254,7 @@ class MultiScaleSyncLoss(nn.Module):
 
         Source: ours.
         """
-        syncers = from_pretrained(MultiScaleSyncer, name, revision=revision)
+        syncers = MultiScaleSyncer.from_pretrained(name, revision=revision)
         transform = syncers.speech_features()
         return cls(syncers=syncers, level_weights=level_weights, audio_transform=transform, skip_short=skip_short)
 

@@ -6,23 +6,26 @@ Two numbers shape the posterior over offsets, four the odds that a clip's sound 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from avsync._checks import check_shape
-from avsync._files import write_json
+from avsync._files import read_json, untrusted, write_json
 from avsync.errors import CheckpointError, ConfigError
 from avsync.metrics.offset import offset_from_distances
-from avsync.pretrained import config_from_dict, config_to_dict
+from avsync.pretrained import PretrainedModel, config_from_dict, config_to_dict, stored_checksum
 
-FORMAT = 1
-"""Version of the file's layout; a reader refuses newer ones."""
+FORMAT = 2
+"""Version of the file's layout; since 2 with checksums. A reader refuses newer versions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +76,13 @@ class Calibration:
             raise ConfigError("`levels`: expected at least one level, got none")
 
 
-def save_calibration(calibration: Calibration, path: str | os.PathLike[str]) -> None:
-    """Write a calibration as JSON, whole or not at all.
+def save_calibration(calibration: Calibration, path: str | os.PathLike[str], *, syncers: PretrainedModel | None = None) -> None:
+    """Write a calibration as JSON, whole or not at all, with the checksum of the weights that it was fitted to.
 
     Args:
         calibration: From :func:`avsync.metrics.calibration_fit.fit_calibration`.
         path: The file to write.
+        syncers: The syncers that it was fitted to, as they were read; default: the model in the folder of ``path``, if there is one.
 
     Example:
         >>> import tempfile
@@ -90,34 +94,53 @@ def save_calibration(calibration: Calibration, path: str | os.PathLike[str]) -> 
 
     Source: ours.
     """
-    write_json(path, {"format": FORMAT, "calibration": config_to_dict(calibration)})
+    content = {"format": FORMAT, "weights": _weights_of(syncers, path), "calibration": config_to_dict(calibration)}
+    write_json(path, content | {"sha256": _checksum(content)})
 
 
-def load_calibration(path: str | os.PathLike[str]) -> Calibration:
+def load_calibration(path: str | os.PathLike[str], *, syncers: PretrainedModel | None = None) -> Calibration:
     """Read what :func:`save_calibration` wrote, strictly.
 
     Args:
         path: The file.
+        syncers: The syncers that it must have been fitted to, as they were read; default: the model in the folder of ``path``, if there is
+            one.
 
     Returns:
         The calibration.
 
     Raises:
-        CheckpointError: The file is missing, damaged, newer than this reader, or has unknown, missing or impossible fields.
+        CheckpointError: The file is missing, damaged, newer than this reader, was fitted to other weights, or has unknown, missing or
+            impossible fields.
 
     Source: ours.
     """
-    try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"`path`: {path} cannot be read: {error}") from error
-    if not isinstance(found, dict) or set(found) != {"format", "calibration"} or found["format"] != FORMAT:
-        got = {key: found[key] for key in found if key != "calibration"} if isinstance(found, dict) else type(found).__name__
+    weights = _weights_of(syncers, path)
+    found = read_json(path, error=CheckpointError, message=f"`path`: {path} cannot be read")
+    keys = {1: {"format", "calibration"}, FORMAT: {"format", "weights", "calibration", "sha256"}}
+    version = found.get("format") if isinstance(found, dict) else None
+    if not isinstance(version, int) or set(found) != keys.get(version):
+        got = (
+            type(found).__name__
+            if not isinstance(found, dict)
+            else f"format {version!r:.40} with the keys {sorted(found)!r:.200}"
+        )
         raise CheckpointError(f"`path`: expected a calibration of format {FORMAT} in {path}, got {got}")
-    try:
+    if version == FORMAT and found.pop("sha256") != _checksum(found):
+        raise CheckpointError(f"`path`: {path} is damaged: its content does not have the checksum that it states")
+    # Files of format 1 name no weights; they are good only next to weights of that time, which state no checksum.
+    if weights is not None and found.get("weights", None if version == FORMAT else "") not in (weights, None):
+        raise CheckpointError(f"`path`: {path} was fitted to other weights than those it is read for; fit it again")
+    with untrusted(CheckpointError, f"`path`: {path} holds no calibration"):
         return config_from_dict(Calibration, found["calibration"])
-    except ConfigError as error:
-        raise CheckpointError(f"`path`: {path} holds no calibration: {error}") from error
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _weights_of(syncers: PretrainedModel | None, path: str | os.PathLike[str]) -> str | None:
+    return stored_checksum(Path(path).parent) if syncers is None else syncers.weights_checksum
 
 
 def offset_probabilities(distances: Tensor, windows: Tensor | float, *, scale: Tensor | float, power: Tensor | float) -> Tensor:

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from avsync._checks import check_floating, check_positive, check_shape, describe_shape
 from avsync.errors import ArgumentError, ShapeError
 from avsync.models.motion_autoencoder import MotionAutoencoder
-from avsync.pretrained import from_pretrained
 
 _SHIPPED = Path(__file__).parents[1] / "weights" / "motion-autoencoder"
 
@@ -283,7 +282,7 @@ def load_motion_autoencoder(folder: str | Path | None = None) -> MotionAutoencod
 
     Source: ours.
     """
-    return from_pretrained(MotionAutoencoder, _SHIPPED if folder is None else folder)
+    return MotionAutoencoder.from_pretrained(_SHIPPED if folder is None else folder)
 
 
 def frechet_motion_distance(preds: Tensor, target: Tensor, *, extractor: nn.Module | None = None, chunk: int = 64) -> Tensor:

@@ -20,6 +20,7 @@ from avsync.errors import ClipTooShortError, ConfigError, ShapeError
 from avsync.landmarks.geometry import normalise
 from avsync.models.convnext import ConvNeXtBlock1d
 from avsync.models.generator.stacked import deferred, lstm_update
+from avsync.pretrained import PretrainedModel
 
 
 def _check_sizes(config: object, *names: str) -> None:
@@ -118,7 +119,7 @@ class FrameEmbedding(nn.Module):
         return self.project(F.gelu(self.expand(self.norm(self.enter(x)))))
 
 
-class FrameDiscriminator(nn.Module):
+class FrameDiscriminator(PretrainedModel):
     """Realism of single faces, D_f in equation (9).
 
     Args:
@@ -268,7 +269,7 @@ def _check_clip(name: str, landmarks: Tensor, points: int, dims: int, batch: int
         raise ClipTooShortError(f"`{name}`: expected at least 1 frame, got {describe_shape(landmarks)}")
 
 
-class _WindowNetwork(nn.Module):
+class _WindowNetwork(PretrainedModel):
     """What the window and the pair discriminator share: embedding, LSTM over all windows, projection score."""
 
     config_class = WindowDiscriminatorConfig

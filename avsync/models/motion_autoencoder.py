@@ -19,6 +19,7 @@ from avsync._checks import check_floating, check_positive, check_shape, checked_
 from avsync.errors import ClipTooShortError, ConfigError
 from avsync.landmarks.geometry import displacement
 from avsync.landmarks.layouts import BROWS, EYES, JAW, MOUTH, NOSE, NUM_POINTS
+from avsync.pretrained import PretrainedModel
 
 FACE_PARTS: tuple[slice, ...] = (JAW, BROWS, NOSE, EYES, MOUTH)
 """Parts of the face whose quickness the code tells."""
@@ -113,7 +114,7 @@ class _Shift(nn.Module):
         return self.conv(nn.functional.gelu(self.norm(x)).transpose(1, 2)).transpose(1, 2)
 
 
-class MotionAutoencoder(nn.Module):
+class MotionAutoencoder(PretrainedModel):
     """Windows of motion to codes and back.
 
     Calling it takes landmarks and returns features, so that it can stand wherever a feature extractor is asked for.

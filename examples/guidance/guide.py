@@ -37,7 +37,7 @@ from avsync.figures import save_figure
 from avsync.landmarks.principal_motions import principal_motions
 from avsync.losses.sync import MultiScaleSyncLoss
 from avsync.models.syncer.interface import MultiScaleSyncer
-from avsync.pretrained import from_pretrained, model_folder
+from avsync.pretrained import model_folder
 
 FRAMES = 80
 MARGIN = 40
@@ -159,8 +159,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         torch.set_num_threads(arguments.threads)
     sync_loss = MultiScaleSyncLoss.from_pretrained(arguments.weights)
     pyramids = {
-        "guide": from_pretrained(MultiScaleSyncer, arguments.weights).eval(),
-        "judge": from_pretrained(MultiScaleSyncer, arguments.judge).eval(),
+        "guide": MultiScaleSyncer.from_pretrained(arguments.weights).eval(),
+        "judge": MultiScaleSyncer.from_pretrained(arguments.judge).eval(),
     }
     speech = pyramids["guide"].speech_features()
     if speech is None:

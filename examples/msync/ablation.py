@@ -32,7 +32,6 @@ from avsync._files import write_json
 from avsync.errors import AvsyncError
 from avsync.figures import confidence_by_level, save_figure
 from avsync.models.syncer.pyramid import SyncerPyramid
-from avsync.pretrained import from_pretrained
 from avsync.training.engine import make_fabric
 from avsync.training.syncers import evaluate_syncers
 
@@ -66,11 +65,11 @@ def _train_arm(arm: str, seed: int, corpus: str, preset: Preset, run: Path) -> s
     preset = dataclasses.replace(preset, gan=dataclasses.replace(preset.gan, seed=seed))
     folder = run / f"levels{levels}-branches{branches}-seed{seed}"
     fabric = make_fabric(accelerator="cpu")
-    syncers = from_pretrained(SyncerPyramid, run / "syncers")
+    syncers = SyncerPyramid.from_pretrained(run / "syncers")
     generator, _ = generator_stage(material, preset, syncers, folder, fabric, resume=True, progress=False)
     margin = preset.judged_margin
     made = generate(generator, material.crops, margin=margin)
-    row = judge(arm, from_pretrained(SyncerPyramid, run / "judge"), made, material.crops, margin=margin)
+    row = judge(arm, SyncerPyramid.from_pretrained(run / "judge"), made, material.crops, margin=margin)
     write_json(folder / "metrics.json", row.as_dict())
     write_sample(folder / "sample.mp4", material, preset, made)
     return f"{arm}, seed {seed}"
@@ -141,7 +140,7 @@ def run_ablation(arguments: argparse.Namespace) -> None:
         for arm, (levels, branches) in ARMS.items()
     }
     material = load_material(corpus, preset)
-    pyramids = {name: from_pretrained(SyncerPyramid, run / name) for name in ("syncers", "judge")}
+    pyramids = {name: SyncerPyramid.from_pretrained(run / name) for name in ("syncers", "judge")}
     reports = {name: evaluate_syncers(it, material.crops, margin=preset.judged_margin) for name, it in pyramids.items()}
     print("\n".join(syncer_lines(name, levels) for name, levels in reports.items()))
     lines = bounds(pyramids["judge"], material.crops, margin=preset.judged_margin)

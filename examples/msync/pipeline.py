@@ -23,7 +23,7 @@ from avsync.models.discriminators import FrameDiscriminator, PairDiscriminator, 
 from avsync.models.generator.model import MultiScaleGenerator
 from avsync.models.syncer.interface import MultiScaleSyncer
 from avsync.models.syncer.pyramid import SyncerPyramid
-from avsync.pretrained import from_pretrained, save_pretrained
+from avsync.pretrained import save_pretrained
 from avsync.training.engine import History
 from avsync.training.gan import Discriminators, train_generator
 from avsync.training.processes import on_first_process
@@ -101,7 +101,7 @@ def stage(
         The model, and the history of its training (empty if it was loaded).
     """
     if resume and (folder / "config.json").is_file():
-        return from_pretrained(type(model), folder), {}
+        return type(model).from_pretrained(folder), {}
     history = train()
     on_first_process(fabric, lambda: save_pretrained(model, folder))
     return model, history
@@ -163,7 +163,7 @@ def trained_pyramid(name: str, source: str, preset: Preset, fabric: Any) -> Mult
         CheckpointError: There is no such model.
         ArgumentError: It was trained on other features than the run computes.
     """
-    pyramid = from_pretrained(MultiScaleSyncer, source)
+    pyramid = MultiScaleSyncer.from_pretrained(source)
     features = pyramid.speech_features()
     if features is not None and features.kind != preset.features:
         raise ArgumentError(f"`{name}`: expected syncers of {preset.features} features, got {source}, of {features.kind}")

@@ -20,13 +20,13 @@ second and 16 kHz sound.
 
 - Motion: {motion} of the {region}.
 - Sound: {audio}{hearing}.
-- Objective: {objective}{pauses}. {width} channels{by_level}; weights in {bits} bits, one scale a row.
+- Objective: {objective}{pauses}. {width} channels{by_level}; weights in float16.
 
 ```python
-from avsync import MultiScaleSyncLoss, SyncerPyramid, from_pretrained
+from avsync import MultiScaleSyncLoss, SyncerPyramid
 
 sync_loss = MultiScaleSyncLoss.from_pretrained("{name}")
-syncers = from_pretrained(SyncerPyramid, "{name}")
+syncers = SyncerPyramid.from_pretrained("{name}")
 ```
 
 ## Data
@@ -47,18 +47,18 @@ _ENSEMBLE = """# {name}
 {about}
 
 The cosine of its embeddings is the weighted mean of its members' cosines, which share levels (windows of 200, 400, 800 and 1600 ms),
-landmarks (68 iBUG points in two dimensions at 25 frames a second) and sound (16 kHz). It has no weights of its own: this folder names the
-members and the checksums of their weights.
+landmarks (68 iBUG points in two dimensions at 25 frames a second) and sound (16 kHz). The weights of its
+members are part of this folder, so that it stays as it is if a member is trained again.
 
 | member | weight |
 |---|---|
 {members}
 
 ```python
-from avsync import MultiScaleSyncLoss, SyncerEnsemble, from_pretrained
+from avsync import MultiScaleSyncLoss, SyncerEnsemble
 
 sync_loss = MultiScaleSyncLoss.from_pretrained("{name}")
-syncers = from_pretrained(SyncerEnsemble, "{name}")
+syncers = SyncerEnsemble.from_pretrained("{name}")
 ```
 
 ## Data
@@ -151,7 +151,6 @@ def write_card(path: Path, name: str, variant: Variant, numbers: dict[str, Any])
         audio={"log-mel": "26 log-mel energies", "mfcc": "26 MFCCs"}[variant.audio],
         objective={"all_pairs": "InfoNCE", "margin": "margin loss"}[variant.objective],
         pauses=pauses(variant),
-        bits=variant.bits,
         **{key: numbers[key] for key in ("train_minutes", "train_speakers", "val_minutes", "val_speakers", "steps")},
     )
     _write(path, text, numbers)

@@ -1,4 +1,4 @@
-"""Join shipped pyramids to ensembles, and judge and describe those: one folder of references, numbers and a model card each.
+"""Join pretrained pyramids to ensembles, score them, and write a model card for each.
 
     python examples/pretrained_models/join.py --corpus PATH [--out avsync/weights]
 
@@ -11,6 +11,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from cards import write_ensemble_card
 from pretrain import judged
 
@@ -19,7 +20,7 @@ from avsync.corpus.banks.memory import ClipBank
 from avsync.corpus.clip import Corpus
 from avsync.models.syncer.ensemble import SyncerEnsemble
 from avsync.models.syncer.pyramid import SyncerPyramid
-from avsync.pretrained import from_pretrained, save_pretrained
+from avsync.pretrained import save_pretrained
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,13 @@ ENSEMBLES = {
 
 
 def join(name: str, together: Together, val: Corpus, out: Path) -> None:
-    """Join, judge and write one ensemble of shipped pyramids."""
-    pyramids = [from_pretrained(SyncerPyramid, member) for member in together.members]
+    """Join, score and write one ensemble of pretrained pyramids."""
+    pyramids = [SyncerPyramid.from_pretrained(member) for member in together.members]
     ensemble = SyncerEnsemble.of(pyramids, weights=list(together.members.values()))
-    parts = {f"pyramids.{i}": member for i, member in enumerate(together.members)}
-    save_pretrained(ensemble, out / name, parts=parts)
-    # Judged as it is read.
+    save_pretrained(ensemble, out / name, dtype=torch.float16)
+    # Scored with the weights as they are read.
     bank = ClipBank(val, features=SpeechFeatures(kind=pyramids[0].config.audio).features)
-    numbers = judged(from_pretrained(SyncerEnsemble, out / name), bank)
+    numbers = judged(SyncerEnsemble.from_pretrained(out / name), bank)
     write_ensemble_card(out / name / "README.md", name, together.about, together.members, numbers)
     print(f"{name}: written to {out / name}")
 

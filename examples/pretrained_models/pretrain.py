@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from cards import write_card
 from curves import fixed_clips, short_clips
 from realign import find_lags, with_sound_moved
 
-from avsync._files import replacing, write_json
+from avsync._files import write_json
 from avsync.audio.speech import SpeechFeatures
 from avsync.corpus.banks.augmentation import AugmentConfig
 from avsync.corpus.banks.memory import ClipBank
@@ -33,7 +32,7 @@ from avsync.landmarks.motion_features import MOTIONS, motion_channels
 from avsync.models.syncer.encoders import SyncerConfig
 from avsync.models.syncer.interface import MultiScaleSyncer
 from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
-from avsync.pretrained import FILES, from_pretrained, save_pretrained
+from avsync.pretrained import save_pretrained
 from avsync.training.processes import make_fabric
 from avsync.training.syncers import SyncerTrainingConfig, evaluate_syncers, train_syncers
 from avsync.training.warm_start import WarmStartConfig, train_finest_first
@@ -70,7 +69,6 @@ class Variant:
         offset_window: Frames that a window counts for in the mean over a stretch of windows that is searched for its offset.
         pause_weight: How much windows without speech count in the loss.
         realign: Whether the sound of the training clips is moved to where syncers of the other half of the speakers hear it.
-        bits: Of a weight on disk; fewer make room for wider pyramids (docs/results.md has what they cost).
         seed: Seed of the training.
     """
 
@@ -93,7 +91,6 @@ class Variant:
     offset_window: int = 1
     pause_weight: float = 1.0
     realign: bool = False
-    bits: int = 8
     seed: int = 0
 
     def pyramid(self) -> SyncerPyramidConfig:
@@ -159,7 +156,6 @@ VARIANTS = {
         equaliser_db=5.0,
         offset_window=5,
         realign=True,
-        bits=7,
     ),
     "landmarks68-25fps-judge": Variant(
         "An independent judge, trained with SyncNet's margin loss and another seed, for measuring what the default has guided.",
@@ -175,7 +171,7 @@ VARIANTS = {
         width=(128,),
         seed=1000,
     ),
-    "landmarks68-25fps-mfcc": Variant("The whole face against 26 MFCCs, the paper's sound features.", audio="mfcc", bits=6),
+    "landmarks68-25fps-mfcc": Variant("The whole face against 26 MFCCs, the paper's sound features.", audio="mfcc"),
     "landmarks68-25fps-mouth": Variant(
         "The lips alone, in coordinates of the head: what it hears is said by the lips and by nothing else.",
         motion=("shape", "velocity", "speed"),
@@ -192,14 +188,12 @@ VARIANTS = {
         # None would find more clips with speech, but fewer of those with hardly any (docs/results.md, "Pauses").
         pause_weight=0.1,
         realign=True,
-        bits=5,
     ),
     "landmarks68-25fps-head": Variant(
         "Points of the head that speech does not move on it: what it hears is said by nods, turns and sway.",
         motion=("displacement", "velocity", "speed"),
         region="head",
         width=(40,),
-        bits=5,
     ),
 }
 
@@ -292,18 +286,17 @@ def train_variant(name: str, lags: Mapping[str, float], args: argparse.Namespace
             name=name,
         )
         write_json(work / "history.json", history)
-        save_pretrained(pyramid, work / "model", dtype=torch.int8, bits=variant.bits)
-    # Judged as it is shipped, with few bits a weight.
-    numbers = judged(from_pretrained(SyncerPyramid, work / "model"), val) | {
+        save_pretrained(pyramid, work / "model", dtype=torch.float16)
+    # Scored with the float16 weights that are written.
+    pyramid = SyncerPyramid.from_pretrained(work / "model")
+    numbers = judged(pyramid, val) | {
         "train_minutes": round(float(train.lengths.sum()) / 1500, 1),
         "train_speakers": len(train.speakers),
         "steps": variant.steps,
     }
     write_json(work / "numbers.json", numbers)
     target = Path(args.out) / name
-    for file in FILES:
-        with replacing(target / file) as part:
-            shutil.copyfile(work / "model" / file, part)
+    save_pretrained(pyramid, target, dtype=torch.float16)
     write_card(target / "README.md", name, variant, numbers)
     print(f"{name}: written to {target}")
 

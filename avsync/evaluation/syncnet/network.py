@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from avsync._checks import check_floating, check_positive, check_shape
 from avsync.errors import CheckpointError, ClipTooShortError
 from avsync.evaluation.syncnet.audio import NUM_COEFFICIENTS
+from avsync.pretrained import PretrainedModel
 
 WINDOW = 5
 """Video frames that a window looks at."""
@@ -101,7 +102,7 @@ def _last_layers(embed: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(CHANNELS, CHANNELS), nn.BatchNorm1d(CHANNELS), nn.ReLU(), nn.Linear(CHANNELS, embed))
 
 
-class SyncNet(nn.Module):
+class SyncNet(PretrainedModel):
     """Both streams of SyncNet.
 
     The lip stream convolves over time in its first layer only and pads nothing there, so one pass over a track yields the

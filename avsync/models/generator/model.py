@@ -22,6 +22,7 @@ from avsync.models.generator.stacked import (
     lstm_update,
     merge_branches,
 )
+from avsync.pretrained import PretrainedModel
 from avsync.pyramid import AUDIO_FRAMES_PER_FRAME
 
 
@@ -236,7 +237,7 @@ class Rollout:
         return torch.addcmul(self._first, self._unit, displacements.unflatten(2, self._first.shape[2:]))
 
 
-class MultiScaleGenerator(nn.Module):
+class MultiScaleGenerator(PretrainedModel):
     """Landmark motion from sound, at several rates at once: equations (6)-(8).
 
     An LSTM reads the faces so far. Its output and the embedding of the last face go to every branch, together with the branch's

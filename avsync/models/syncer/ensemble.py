@@ -63,9 +63,8 @@ class SyncerEnsemble(MultiScaleSyncer):
         ConfigError: ``pyramids`` are not those that ``config`` describes.
 
     Example:
-        >>> from avsync.pretrained import from_pretrained
         >>> names = ("landmarks68-25fps", "landmarks68-25fps-mouth")
-        >>> both = SyncerEnsemble.of([from_pretrained(SyncerPyramid, name) for name in names], weights=[1.0, 0.5])
+        >>> both = SyncerEnsemble.of([SyncerPyramid.from_pretrained(name) for name in names], weights=[1.0, 0.5])
         >>> [level.motion.shape[1] for level in both(torch.rand(1, 80, 68, 2), torch.zeros(1, 320, 26))]
         [76, 36, 16, 6]
 

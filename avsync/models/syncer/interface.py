@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from avsync._checks import check_same_device, check_shape
 from avsync.audio.speech import SpeechFeatures
 from avsync.errors import ArgumentError, ShapeError
+from avsync.pretrained import PretrainedModel
 from avsync.pyramid import check_lengths, level_lengths, shortest_clip
 
 
@@ -44,7 +45,7 @@ class SyncerInterface(NamedTuple):
     """Coordinates of a landmark."""
 
 
-class MultiScaleSyncer(nn.Module):
+class MultiScaleSyncer(PretrainedModel):
     """Base class of modules that embed the windows of motion and audio at several levels.
 
     The cosine of the two embeddings of a window is s(a, x) of equation (3). The losses, the metrics and the commands accept any
