@@ -9,6 +9,7 @@
     │   └── ConfigError                   ... a configuration with unknown or impossible fields
     ├── CorpusError (RuntimeError)        a corpus on disk is damaged or inconsistent
     ├── CheckpointError (RuntimeError)    a checkpoint or weight file is damaged or does not fit
+    ├── DivergedError (RuntimeError)      a training run met NaN or infinities
     └── MissingExtraError (ImportError)   an optional dependency is not installed
 
 Every message names what was wrong, what was expected and what came. Those that also derive from a built-in exception can be
@@ -44,6 +45,10 @@ class CorpusError(AvsyncError, RuntimeError):
 
 class CheckpointError(AvsyncError, RuntimeError):
     """A checkpoint or weight file is damaged, or does not fit the model it is loaded into."""
+
+
+class DivergedError(AvsyncError, RuntimeError):
+    """A training run was stopped because a loss, a gradient or a weight is not finite; the last good checkpoint is kept."""
 
 
 class MissingExtraError(AvsyncError, ImportError):

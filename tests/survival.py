@@ -1,7 +1,7 @@
-"""Trainings that are killed, as a script: ``python tests/survival.py kills FOLDER 55`` or ``... ranks FOLDER``; prints JSON.
+"""Training runs that are killed, as a script: ``python tests/survival.py kills FOLDER 55`` or ``... ranks FOLDER``; prints JSON.
 
-Torch and the corpus are loaded once, and every training is a process forked from there, so that starting one again costs a few
-hundredths of a second. Trainings are real ones (:func:`avsync.training.syncers.train_syncers`) of small syncers, with dropout,
+Torch and the corpus are loaded once, and every run is a process forked from there, so that starting one again costs a few
+hundredths of a second. The runs are real ones (:func:`avsync.training.syncers.train_syncers`) of small syncers, with dropout,
 augmentation, evaluations, logs and a checkpoint after every step.
 """
 
@@ -42,9 +42,11 @@ from avsync.models.discriminators import (
 from avsync.models.generator.model import GeneratorConfig, MultiScaleGenerator
 from avsync.models.syncer.encoders import SyncerConfig
 from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
+from avsync.training import checkpoint
 from avsync.training.gan import Discriminators, GanTrainingConfig, train_generator
+from avsync.training.logging import TrainingLog
 from avsync.training.processes import make_fabric
-from avsync.training.store import CheckpointStore
+from avsync.training.store import _UNFINISHED, CheckpointStore
 from avsync.training.syncers import SyncerTrainingConfig, train_syncers
 
 CONFIG = SyncerPyramidConfig(
@@ -131,8 +133,8 @@ def start(work: Callable[[], object], environment: dict[str, str] | None = None)
     return child
 
 
-def ended(child: int, *, within: float = 300.0) -> int:
-    """Exit status of a process that ends by itself; it is killed, and -1 returned, if it does not."""
+def ended(child: int, *, within: float = 900.0) -> int:
+    """Wait for a process and return its status; a process that hangs is killed, and -1 returned."""
     for _ in range(int(within / 0.01)):
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
@@ -156,37 +158,66 @@ def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
     )
 
 
-def kills(folder: Path, count: int, steps: int = 120) -> dict[str, Any]:
-    """Kill a training ``count`` times, each time at a random moment, then let it end; compare it with an undisturbed one."""
-    material, chance = bank(), random.Random()
+PHASES = ("sample", "write", "rename", "renamed", "remove", "log")
+"""Where a run is killed: at the beginning of a step, inside a file, before and after a rename, before a removal, before a log entry."""
 
-    def run(where: Path) -> Callable[[], object]:
-        return lambda: torch.save(train(material, where, steps), where / "result0.pt")
+
+def arm(folder: Path, after: int, phase: str, calls: int) -> None:
+    """Let this process kill itself: at the ``calls``-th passage of a phase once the checkpoint of step ``after`` exists.
+
+    The moments are counted, not timed, so that a slow machine and a fast one kill the same runs at the same places.
+    """
+    store, left = CheckpointStore(folder), [calls]
+
+    def passing(owner: Any, name: str, *, behind: bool = False) -> None:
+        original = getattr(owner, name)
+
+        def replacement(*arguments: Any, **options: Any) -> Any:
+            result = original(*arguments, **options) if behind else None
+            if max(store.steps(), default=0) >= after:
+                left[0] -= 1
+                if left[0] <= 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return result if behind else original(*arguments, **options)
+
+        setattr(owner, name, replacement)
+
+    if phase == "sample":
+        passing(ClipBank, "sample")
+    elif phase == "write":
+        passing(checkpoint._HashingFile, "write")
+    elif phase in ("rename", "renamed"):
+        passing(Path, "replace", behind=phase == "renamed")
+    elif phase == "remove":
+        passing(Path, "unlink")
+    else:
+        passing(TrainingLog, "write")
+
+
+def kills(folder: Path, count: int, steps: int = 120) -> dict[str, Any]:
+    """Kill a run ``count`` times, at places that are drawn from a seed, then let it end; compare it with an undisturbed one."""
+    material, draw = bank(), random.Random(0)
+
+    def run(where: Path, bomb: tuple[int, str, int] | None = None) -> Callable[[], object]:
+        def work() -> None:
+            if bomb is not None:
+                arm(where / "checkpoints", *bomb)
+            torch.save(train(material, where, steps), where / "result0.pt")
+
+        return work
 
     for where in (folder / "whole", folder / "killed"):
         where.mkdir(parents=True)
-    began = time.monotonic()
     assert ended(start(run(folder / "whole"))) == 0
-    per_step = (time.monotonic() - began) / steps
     store = CheckpointStore(folder / "killed" / "checkpoints")
     killed, torn, at = 0, 0, []
-    while killed < count:
-        child = start(run(folder / "killed"))
-        # Two in three let it come on by a share of the way; one in three strikes while it may still be loading.
-        goal = 1 + killed * (steps - 20) // count if chance.random() < 2 / 3 else 0
-        while max(store.steps(), default=0) < goal and os.waitpid(child, os.WNOHANG)[0] == 0:
-            time.sleep(0.001)
-        time.sleep(chance.uniform(0, 3 * per_step))
-        try:
-            os.kill(child, signal.SIGKILL)
-            status = os.waitpid(child, 0)[1]
-        except (ProcessLookupError, ChildProcessError):
-            break
-        if status != signal.SIGKILL:
-            break
-        killed += 1
+    for number in range(count):
+        # Two in three let it come on by a share of the way; one in three strikes while it is still loading.
+        after = 1 + number * (steps - 20) // count if number % 3 else 0
+        bomb = (after, PHASES[number % len(PHASES)], draw.randint(1, 8))
+        killed += ended(start(run(folder / "killed", bomb))) == signal.SIGKILL
         at.append(max(store.steps(), default=0))
-        torn += any(file.name.startswith(".") for file in store.folder.glob("*"))
+        torn += any(_UNFINISHED.fullmatch(file.name) is not None for file in store.folder.glob("*"))
     finished = ended(start(run(folder / "killed"))) == 0
     whole, survivor = result(folder / "whole"), result(folder / "killed")
     logs = [(folder / name / "logs" / "metrics.csv").read_text() for name in ("whole", "killed")]
@@ -200,8 +231,7 @@ def kills(folder: Path, count: int, steps: int = 120) -> dict[str, Any]:
         "same_history": whole["history"] == survivor["history"],
         "same_logs": logs[0] == logs[1],
         "same_best": best[0]["values"]["step"] == best[1]["values"]["step"],
-        "leftovers": sorted(file.name for file in store.folder.glob(".*")),
-        "seconds": round(time.monotonic() - began, 1),
+        "leftovers": sorted(file.name for file in store.folder.glob(".*") if file.name != ".lock"),
     }
 
 
@@ -249,12 +279,19 @@ def ranks(folder: Path, steps: int = 12) -> dict[str, Any]:
     material = bank()
     folder.mkdir(parents=True, exist_ok=True)
 
-    def group(name: str, launcher: Callable[[int, int, int], dict[str, str]], **options: Any) -> list[int]:
+    def group(
+        name: str, launcher: Callable[[int, int, int], dict[str, str]], *, dies_after: int | None = None, **options: Any
+    ) -> list[int]:
         where, port = folder / name, free_port()
         where.mkdir(parents=True, exist_ok=True)
 
         def work(rank: int) -> Callable[[], object]:
-            return lambda: torch.save(train(material, where, steps, **options), where / f"result{rank}.pt")
+            def run() -> None:
+                if rank == 1 and dies_after is not None:
+                    arm(where / "checkpoints", dies_after, "sample", 1)
+                torch.save(train(material, where, steps, **options), where / f"result{rank}.pt")
+
+            return run
 
         return [start(work(rank), launcher(rank, 2, port)) for rank in range(2)]
 
@@ -269,13 +306,10 @@ def ranks(folder: Path, steps: int = 12) -> dict[str, Any]:
     step = [ended(child) for child in (alone, *(start(partial(together, rank, port)) for rank in range(2)))]
     whole = [ended(child) for child in group("whole", torchrun, devices=2)]
     machines = [ended(child) for child in group("machines", slurm, devices=1, num_nodes=2)]
-    first, second = group("killed", torchrun, devices=2)
+    first, second = group("killed", torchrun, dies_after=steps // 2, devices=2)
     store = CheckpointStore(folder / "killed" / "checkpoints")
-    began = time.monotonic()
-    while max(store.steps(), default=0) < steps // 2 and time.monotonic() < began + 300:
-        time.sleep(0.001)
-    os.kill(second, signal.SIGKILL)
-    os.waitpid(second, 0)
+    # The second kills itself in the step that follows this checkpoint.
+    second_status = ended(second)
     survivor = ended(first)
     died_at = max(store.steps(), default=0)
     resumed = [ended(child) for child in group("killed", torchrun, devices=2)]
@@ -287,6 +321,7 @@ def ranks(folder: Path, steps: int = 12) -> dict[str, Any]:
         "losses": [torch.load(folder / f"{name}.pt", weights_only=True) for name in ("alone", "step0", "step1")],
         "whole": whole,
         "machines": machines,
+        "killed": second_status == signal.SIGKILL,
         "survivor_failed": survivor not in (0, -1),
         "died_at": died_at,
         "resumed": resumed,

@@ -7,7 +7,6 @@ import json
 import os
 import random
 import signal
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -198,28 +197,40 @@ def plan_of(folder: Path) -> list[Job]:
     return plan(find_videos([folder])[0], speaker_from="file", split="train", shard=(1, 1))[0]
 
 
-def test_killed_at_random_moments_it_ends_as_if_undisturbed(talks: Path, tmp_path: Path) -> None:
+def kill_this_process_at_rename(number: int, *, behind: bool) -> None:
+    """Let this process kill itself before or after its ``number``-th rename of a finished file."""
+    left, original = [number], Path.replace
+
+    def replace(path: Path, target: Any) -> Path:
+        left[0] -= 1
+        if left[0] == 0 and not behind:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = original(path, target)
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    Path.replace = replace  # type: ignore[method-assign]
+
+
+def test_killed_at_random_places_it_ends_as_if_undisturbed(talks: Path, tmp_path: Path) -> None:
     extract_corpus([talks], tmp_path / "calm", detector=constant, **SHORT)
     out = tmp_path / "c"
-    started = time.monotonic()
-    extract_corpus([talks], tmp_path / "timed", detector=constant, **SHORT)
-    length = time.monotonic() - started
-    chance = random.Random(0)
+    draw = random.Random(0)
     kills = 0
-    for _ in range(12):
+    for attempt in range(12):
         # Whatever is finished by now, two videos need work, as their records are gone.
-        for job in chance.sample(plan_of(talks), 2):
+        for job in draw.sample(plan_of(talks), 2):
             (out / "extraction" / f"{job.key}.json").unlink(missing_ok=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads; the child is killed in a moment
             child = os.fork()
         if child == 0:
             try:
+                kill_this_process_at_rename(1 + attempt % 6, behind=attempt % 2 == 1)
                 extract_corpus([talks], out, detector=constant, resume=True, **SHORT)
             finally:
                 os._exit(0)
-        time.sleep(chance.uniform(0, 0.3 * length))
-        os.kill(child, signal.SIGKILL)
         kills += os.WIFSIGNALED(os.waitpid(child, 0)[1])
         for job in plan_of(talks):
             report = finished(out, job)
@@ -227,7 +238,7 @@ def test_killed_at_random_moments_it_ends_as_if_undisturbed(talks: Path, tmp_pat
                 read_clip(out, {"id": clip.id, "frames": clip.frames, "speaker": "s", "split": "t"})
         if (out / "index.json").is_file():
             list(Corpus(out))
-    assert kills >= 3
+    assert kills >= 8
     extract_corpus([talks], out, detector=constant, resume=True, **SHORT)
     assert content(out) == content(tmp_path / "calm")
     assert not list((out / "extraction").glob("*.begun"))

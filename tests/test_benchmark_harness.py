@@ -17,7 +17,7 @@ def test_candidates_take_turns() -> None:
     assert calls[:2] == ["a", "b"]
     assert calls[2:] == ["a", "b", "b", "a", "a", "b", "b", "a"]
     assert list(timings) == ["a", "b"]
-    assert all(len(timing.times) == 4 and timing.median > 0 and timing.iqr >= 0 for timing in timings.values())
+    assert all(len(timing.times) == 4 and timing.median >= 0 and timing.iqr >= 0 for timing in timings.values())
 
 
 def test_no_repeats_is_refused() -> None:

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 from avsync.errors import ArgumentError, CheckpointError
-from avsync.training.chance import RandomState, rank_generator
 from avsync.training.checkpoint import (
     DamagedCheckpointError,
     check_checkpoint,
@@ -24,6 +23,7 @@ from avsync.training.checkpoint import (
     take_state,
     write_checkpoint,
 )
+from avsync.training.random_state import RandomState, rank_generator
 from avsync.training.store import CheckpointStore
 
 

@@ -32,7 +32,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[s
     folder = tmp_path_factory.mktemp("ranks")
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     script = [sys.executable, str(ROOT / "tests" / "ranks.py"), str(folder)]
-    done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=1200, check=False)
     assert done.returncode == 0, done.stderr
     return {
         world: [torch.load(folder / f"{world}-{rank}.pt", weights_only=True) for rank in range(world)] for world in ranks.WORLDS

@@ -7,6 +7,7 @@ import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -355,7 +356,9 @@ def edited(folder: Path, target: Path, edit: Callable[[dict[str, Any]], None]) -
     return target
 
 
-def test_the_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert main(["doctor", str(folder), "--figure", str(tmp_path / "scan.png")]) == 0
     out = capsys.readouterr().out
     assert "4 clips (2 in train, 2 in val), 4 speakers" in out and "no errors" in out
@@ -366,9 +369,12 @@ def test_the_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert [one["code"] for one in told["findings"]] == ["too_short_to_align"]
     save_pretrained(SyncerPyramid(config=PYRAMID), tmp_path / "syncers")
     judged = ["--syncers", str(tmp_path / "syncers"), "--features", "log-mel"]
-    main(["doctor", str(folder), "--json", *judged, "--overfit", "0.01"])
+    seconds = iter(range(10_000))
+    monkeypatch.setattr("avsync.training.doctor.overfit.time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
+    main(["doctor", str(folder), "--json", *judged, "--overfit", "2.5"])
     told = json.loads(capsys.readouterr().out)
-    assert told["overfit"]["steps"] == 1 and any("crops" in one["numbers"] for one in told["findings"])
+    assert told["overfit"]["steps"] == 3, "the third step ends after 3 seconds"
+    assert any("crops" in one["numbers"] for one in told["findings"])
 
 
 def test_broken_corpora_end_with_status_1(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import random
+import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,13 +18,14 @@ from lightning_fabric.plugins import MixedPrecision
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
-from avsync.errors import ArgumentError, CheckpointError, ConfigError
-from avsync.training.chance import RandomState
+from avsync.errors import ArgumentError, CheckpointError, ConfigError, DivergedError
 from avsync.training.checkpoint import Stateful, save_checkpoint
-from avsync.training.ema import WeightAverage
+from avsync.training.ema import averaged, weight_average
 from avsync.training.engine import History, train_loop
+from avsync.training.interrupts import StopSignals, TrainingInterrupted
 from avsync.training.logging import read_log
-from avsync.training.processes import Precision, Trained, make_fabric
+from avsync.training.processes import Precision, Trained, free_cores, make_fabric
+from avsync.training.random_state import RandomState
 from avsync.training.schedule import cosine_schedule, set_learning_rate, step_schedule
 from avsync.training.store import CheckpointStore
 
@@ -290,25 +296,228 @@ def test_accumulated_gradients_are_those_of_the_whole() -> None:
 @given(st.integers(1, 30), st.floats(0.0, 0.999))
 def test_average_of_weights_against_its_definition(updates: int, decay: float) -> None:
     model = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1))
-    average = WeightAverage(model, decay=decay)
+    average = weight_average(model, decay=decay)
     expected = float(model[0].weight.detach())
     for number in range(1, updates + 1):
         model[0].weight.data.fill_(number)
         model[1].running_mean.fill_(number)
-        average.update()
+        average.update_parameters(model)
         share = min(decay, (1 + number) / (10 + number))
         expected = share * expected + (1 - share) * number
     held = {name: value.clone() for name, value in model.state_dict().items()}
-    with average.applied() as averaged:
-        assert averaged is model and float(model[0].weight.detach()) == pytest.approx(expected, rel=1e-4)
+    with averaged(model, average) as shown:
+        assert shown is model and float(model[0].weight.detach()) == pytest.approx(expected, rel=1e-4)
         assert float(model[1].running_mean) == updates, "buffers are copied, not averaged"
     assert all(torch.equal(held[name], value) for name, value in model.state_dict().items())
 
 
-def test_average_of_weights_refuses_what_cannot_be() -> None:
+def test_average_of_weights_refuses_impossible_decays() -> None:
     for decay in (-0.1, 1.0):
         with pytest.raises(ConfigError, match="decay"):
-            WeightAverage(nn.Linear(1, 1), decay=decay)
-    average = WeightAverage(nn.Linear(1, 1), decay=0.9)
-    with pytest.raises(KeyError, match="averages"):
-        average.load_state_dict(WeightAverage(nn.Linear(1, 1, bias=False), decay=0.9).state_dict())
+            weight_average(nn.Linear(1, 1), decay=decay)
+
+
+def finite(store: CheckpointStore) -> bool:
+    """Whether every tensor of every checkpoint of the folder is finite."""
+    models = [torch.load(file, weights_only=True)["state"]["model"] for file in store.folder.glob("*.ckpt")]
+    return bool(models) and all(bool(value.isfinite().all()) for model in models for value in model.values())
+
+
+@pytest.mark.parametrize("bad", random.Random(0).sample(range(7, 60), 10))
+def test_nan_is_noticed_within_ten_steps_and_never_saved(tmp_path: Path, bad: int) -> None:
+    run, taken = Run(0), []
+
+    def step(now: int) -> dict[str, Tensor]:
+        taken.append(now)
+        if now == bad:
+            with torch.no_grad():
+                run.model[0].bias[3] = torch.nan  # what an optimiser makes of a NaN batch
+        return run.step(now)
+
+    store = CheckpointStore(tmp_path)
+    with pytest.raises(
+        DivergedError, match=r"`loss` is nan at step \d+; .*last good checkpoint is .*step-\d+\.ckpt.*learning rate"
+    ):
+        train_loop(
+            "test", steps=80, step=step, state=run.state, checkpoint=store, checkpoint_every=6, log_every=10, progress=False
+        )
+    assert taken[-1] - bad < 10
+    assert finite(store) and max(store.steps()) == 6 * ((bad - 1) // 6), "the last good checkpoint is kept, and no later one"
+    again = Run(1)
+    again.go(80, checkpoint=store, resume=True)
+    assert again.weights().isfinite().all()
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_weights_that_are_not_finite_are_noticed_where_no_scalar_shows_them(tmp_path: Path, kept: bool) -> None:
+    model = nn.Linear(2, 2)
+
+    def step(now: int) -> dict[str, Tensor]:
+        model.weight.data.fill_(torch.inf if now == 4 else 1.0)
+        return {"loss": torch.tensor(1.0)}
+
+    options = {"checkpoint": tmp_path, "checkpoint_every": 3} if kept else {}
+    with pytest.raises(DivergedError, match=r"1 of 2 tensors hold NaN or infinities, the first is `model\.weight`"):
+        train_loop("test", steps=4, step=step, state={"model": model}, progress=False, **options)
+    assert not kept or CheckpointStore(tmp_path).steps() == [3]
+
+
+def test_a_model_that_is_not_finite_is_not_evaluated(tmp_path: Path) -> None:
+    run = Run(0)
+    with pytest.raises(DivergedError, match=r"`x` is inf at step 2; the run was stopped, and there is no checkpoint"):
+        train_loop(
+            "test",
+            steps=9,
+            step=lambda now: {"x": torch.tensor(1.0 if now < 2 else torch.inf)},
+            state={},
+            evaluate=run.evaluate,
+            evaluate_every=2,
+            progress=False,
+        )
+    assert run.evaluated == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_the_state_and_names_resume(tmp_path: Path, number: signal.Signals) -> None:
+    run, handler = Run(0), signal.getsignal(number)
+
+    def step(now: int) -> dict[str, Tensor]:
+        if now == 3:
+            signal.raise_signal(number)
+        return run.step(now)
+
+    with pytest.raises(TrainingInterrupted, match=rf"{number.name} after step 3 of 20.*--resume.*step-00000003") as caught:
+        train_loop("test", steps=20, step=step, state=run.state, checkpoint=tmp_path, progress=False)
+    assert caught.value.exit_status == 128 + number and isinstance(caught.value, KeyboardInterrupt)
+    assert CheckpointStore(tmp_path).steps() == [3]
+    assert signal.getsignal(number) is handler, "the handlers are put back"
+
+
+def test_a_second_signal_interrupts_at_once() -> None:
+    with StopSignals() as signals:
+        signal.raise_signal(signal.SIGINT)
+        assert signals.received == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_without_a_checkpoint_ctrl_c_is_left_alone() -> None:
+    with pytest.raises(KeyboardInterrupt) as caught:
+        train_loop("test", steps=3, step=lambda now: signal.raise_signal(signal.SIGINT) or {}, state={}, progress=False)
+    assert not isinstance(caught.value, TrainingInterrupted)
+
+
+def test_eleven_signals_in_a_row_make_progress(tmp_path: Path) -> None:
+    whole = Run(0)
+    expected = whole.go(20)
+    for _ in range(11):
+        run = Run(0)
+
+        def step(now: int, run: Run = run) -> dict[str, Tensor]:
+            signal.raise_signal(signal.SIGTERM)
+            return run.step(now)
+
+        with pytest.raises(TrainingInterrupted):
+            train_loop(
+                "test", steps=20, step=step, state=run.state, checkpoint=tmp_path, resume=True, log_every=4, progress=False
+            )
+    assert max(CheckpointStore(tmp_path).steps()) == 11
+    last = Run(5)
+    assert last.go(20, checkpoint=tmp_path, resume=True) == expected
+    assert torch.equal(last.weights(), whole.weights())
+
+
+def test_checkpoints_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every reading of the clock is 10 seconds after the one before, and so is every step."""
+    readings = iter(range(0, 10_000, 10))
+    monkeypatch.setattr("avsync.training.engine.time", SimpleNamespace(monotonic=lambda: float(next(readings))))
+    store, seen = CheckpointStore(tmp_path, keep=99), []
+    Run(0).go(
+        9, checkpoint=store, checkpoint_seconds=25.0, evaluate=lambda now: seen.append(store.steps()) or {}, evaluate_every=1
+    )
+    assert store.steps() == [3, 6, 9], "30 seconds after the beginning and after each checkpoint"
+
+
+def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:
+    store, other = CheckpointStore(tmp_path / "run"), CheckpointStore(tmp_path / "run")
+    with store.lock():
+        with (
+            pytest.raises(CheckpointError, match=r"another training run writes to .*run and holds .*\.lock"),
+            other.lock(seconds=0),
+        ):
+            pass
+        with CheckpointStore(tmp_path / "elsewhere").lock(seconds=0):
+            pass
+    with other.lock(seconds=0):
+        pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="cannot be used"), CheckpointStore(tmp_path / "file" / "run").lock():
+        pass
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_killed_run_frees_its_folder(tmp_path: Path) -> None:
+    child = os.fork()
+    if child == 0:
+        with CheckpointStore(tmp_path).lock():
+            os.kill(os.getpid(), signal.SIGKILL)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1]) and (tmp_path / ".lock").exists()
+    with CheckpointStore(tmp_path).lock(seconds=0):
+        pass
+
+
+def test_a_run_holds_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("avsync.training.store.LOCK_SECONDS", 0.0)
+    second = Run(1)
+    with pytest.raises(CheckpointError, match="another training run"):
+        Run(0).go(4, checkpoint=tmp_path, evaluate=lambda now: second.go(4, checkpoint=tmp_path) and {})
+    second.go(4, checkpoint=tmp_path)
+
+
+def test_other_settings_are_named(tmp_path: Path) -> None:
+    settings = {"rate": 0.1, "seed": 0, "spans": (3, 6)}
+    run = Run(0)
+    run.go(4, checkpoint=tmp_path, settings=settings)
+    again = Run(1)
+    before = again.weights()
+    with pytest.raises(
+        CheckpointError, match=r"step-00000004.*`rate` was 0\.1 and is 0\.2, `seed` was 0 and is 1; choose another"
+    ):
+        again.go(8, checkpoint=tmp_path, settings={**settings, "rate": 0.2, "seed": 1}, resume=True)
+    assert torch.equal(again.weights(), before), "nothing was loaded"
+    again.go(8, checkpoint=tmp_path, settings={**settings, "new": 1}, resume=True)
+
+
+def test_resuming_reports_what_it_reuses(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="avsync")
+    Run(0).go(4, checkpoint=tmp_path, resume=True)
+    assert "no checkpoint in" in caplog.text and "begins at step 1" in caplog.text
+    Run(0).go(8, checkpoint=tmp_path, resume=True)
+    assert f"test: continues after step 4 of 8, from {CheckpointStore(tmp_path).path(4)}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"step,name,value\n1,loss,x\n",
+        b"step,name,value\n1,loss\n",
+        b"a,b\n",
+        b"\xff\xfe\n",
+        b'step,name,value\n1,"loss,2\n',
+        b"\n",
+    ],
+)
+def test_damaged_logs_are_named(tmp_path: Path, content: bytes) -> None:
+    Run(0).go(4, checkpoint=tmp_path / "state", logs=tmp_path)
+    (tmp_path / "metrics.csv").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"metrics\.csv is damaged: line \d"):
+        Run(0).go(8, checkpoint=tmp_path / "state", logs=tmp_path, resume=True)
+
+
+def test_free_cores_leaves_busy_ones_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
+    for load, expected in ((0.2, 6), (3.4, 5), (7.0, 1), (40.0, 1)):
+        monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, 0.0, 0.0), raising=False)
+        assert free_cores() == expected

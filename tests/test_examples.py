@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,7 +39,7 @@ def train(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     )
     monkeypatch.setitem(presets.PRESETS, "tiny", tiny)
     yield train
-    for name in ("presets", "pipeline", "judging", "report", "train", "ablation"):
+    for name in ("presets", "pipeline", "evaluation", "report", "train", "ablation"):
         sys.modules.pop(name, None)
 
 
@@ -98,6 +99,44 @@ def test_a_corpus_of_ones_own_with_a_damaged_clip(
     assert not (tmp_path / "run").exists(), "a run that could not begin leaves its name free"
     assert train.main(tiny(tmp_path, "--corpus", str(corpus), "--skip-bad", "--branches", "1")) == 0
     assert f"skipped clip {clips[0].id}" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["syncer_training", "gan"])
+def test_a_rate_that_is_far_too_high_is_told(
+    train: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    presets = sys.modules["presets"]
+    preset = presets.PRESETS["tiny"]
+    rates = {"generator_lr": 1e5} if stage == "gan" else {"learning_rate": 1e30}
+    wild = dataclasses.replace(preset, **{stage: dataclasses.replace(getattr(preset, stage), steps=12, **rates)})
+    monkeypatch.setitem(presets.PRESETS, "tiny", wild)
+    assert train.main(tiny(tmp_path)) == 1
+    error = capsys.readouterr().err
+    assert "at step" in error or "hold NaN" in error
+    assert "Lower the learning rate" in error and "Traceback" not in error
+
+
+@pytest.mark.slow
+def test_a_run_is_stopped_by_a_signal_and_continued(
+    train: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = sys.modules["pipeline"]
+    whole = pipeline.evaluate_syncers
+
+    def interrupted(*arguments: object, **options: object) -> object:
+        signal.raise_signal(signal.SIGTERM)
+        return whole(*arguments, **options)
+
+    monkeypatch.setattr(pipeline, "evaluate_syncers", interrupted)
+    assert train.main(tiny(tmp_path)) == 128 + signal.SIGTERM
+    assert "syncers: stopped by SIGTERM after step 1 of 3" in (error := capsys.readouterr().err) and "--resume" in error
+    monkeypatch.setattr(pipeline, "evaluate_syncers", whole)
+    assert train.main(tiny(tmp_path, "--resume")) == 0
+    assert "syncers: continues after step 1 of 3, from" in capsys.readouterr().out
+    (tmp_path / "run" / "config.json").write_text('{"preset": ')
+    assert train.main(tiny(tmp_path, "--resume")) == 1
+    assert "`--resume`" in (error := capsys.readouterr().err) and "config.json is damaged" in error
 
 
 def test_a_corpus_that_is_not_there(train: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

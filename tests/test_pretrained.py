@@ -428,7 +428,7 @@ def test_models_of_the_hub_are_read_through_its_own_cache(saved: Path, tmp_path:
     (repository / "refs" / "v1").write_text(commit)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "hub"), "PYTHONPATH": str(Path.cwd())}
     run = subprocess.run(
-        [sys.executable, "-c", HUB_SCRIPT], capture_output=True, text=True, env=environment, check=False, timeout=120
+        [sys.executable, "-c", HUB_SCRIPT], capture_output=True, text=True, env=environment, check=False, timeout=1200
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.split() == ["2", "True"]

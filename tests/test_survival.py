@@ -1,4 +1,4 @@
-"""Trainings that are killed go on as if nothing had happened; see ``tests/survival.py``, which does it for real."""
+"""Training runs that are killed go on as if nothing had happened; see ``tests/survival.py``, which does it for real."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def survive(*arguments: str) -> dict[str, Any]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "TORCHELASTIC_"))}
     environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     script = [sys.executable, str(ROOT / "tests" / "survival.py"), *arguments]
-    done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=900, check=False)
+    done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=3600, check=False)
     assert done.returncode == 0, done.stderr
     report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     print(report)
@@ -30,9 +30,10 @@ def survive(*arguments: str) -> dict[str, Any]:
 @pytest.mark.slow
 def test_a_training_killed_many_times_ends_with_the_same_weights(tmp_path: Path) -> None:
     report = survive("kills", str(tmp_path), str(KILLS))
-    assert report["kills"] >= 50
+    assert report["kills"] == KILLS
     assert report["finished"] and report["same_weights"] and report["same_history"] and report["same_logs"]
     assert report["same_best"] and report["leftovers"] == []
+    assert report["inside_writes"] > 0, "some kills left a file half-written"
     assert len(set(report["steps_at_kills"])) > 10, "the kills were spread over the run"
 
 
@@ -50,6 +51,8 @@ def test_processes_of_a_group(tmp_path: Path) -> None:
     assert report["ranks_agree"], "both processes hold the same weights"
     assert report["ranks_draw_differently"] and report["draws_repeat"] == [True, True]
     assert report["machines_same"], "one machine or two, it is the same training"
-    assert report["survivor_failed"], "a process that lost its partner ends with an error instead of waiting"
+    assert report["killed"] and report["survivor_failed"], (
+        "a process that lost its partner ends with an error instead of waiting"
+    )
     assert 6 <= report["died_at"] < 12
     assert report["resumed"] == [0, 0] and report["resumed_same"] and report["resumed_history"]

@@ -15,7 +15,7 @@ from avsync.audio.features import LogMel
 from avsync.corpus.banks.augmentation import AugmentConfig
 from avsync.corpus.banks.memory import Batch, ClipBank
 from avsync.corpus.synthetic.talker import SyntheticCorpus
-from avsync.errors import ConfigError
+from avsync.errors import CheckpointError, ConfigError
 from avsync.losses.sync import MultiScaleSyncLoss
 from avsync.models.discriminators import (
     FrameDiscriminator,
@@ -27,11 +27,13 @@ from avsync.models.discriminators import (
 from avsync.models.generator.model import GeneratorConfig, MultiScaleGenerator
 from avsync.models.syncer.encoders import SyncerConfig
 from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
-from avsync.training.ema import WeightAverage
+from avsync.training.ema import weight_average
 from avsync.training.gan import Discriminators, GanTrainingConfig, train_generator
+from avsync.training.objectives import SyncerTrainingConfig
 from avsync.training.processes import make_fabric
 from avsync.training.store import CheckpointStore
-from avsync.training.syncers import SyncerTrainingConfig, evaluate_syncers, train_syncers
+from avsync.training.syncer_evaluation import evaluate_syncers
+from avsync.training.syncers import train_syncers
 
 PYRAMID = SyncerPyramidConfig(syncer=SyncerConfig(width=32, embed=32, frame_blocks=1, window_blocks=0), num_levels=2)
 SYNCERS = SyncerTrainingConfig(steps=6, batch_size=4, frames=48, warm_up=1)
@@ -109,6 +111,32 @@ def test_interrupted_syncers_end_with_the_same_weights(bank: ClipBank, fabric: o
     trained(tmp_path / "parts", until=3, resume=False)
     resumed = trained(tmp_path / "parts", until=SYNCERS.steps, resume=True)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_another_rate_or_seed_is_no_resume(bank: ClipBank, fabric: object, tmp_path: Path) -> None:
+    short = dataclasses.replace(SYNCERS, steps=2)
+    train_syncers(SyncerPyramid(PYRAMID), bank, short, fabric=fabric, checkpoint=tmp_path, progress=False)
+    options = {"fabric": fabric, "checkpoint": tmp_path, "resume": True, "progress": False}
+    for config, augment, named in (
+        (
+            dataclasses.replace(short, learning_rate=0.5, seed=9),
+            None,
+            r"`config\.learning_rate` was .* and is 0\.5, .*`config\.seed`",
+        ),
+        (dataclasses.replace(short, steps=3), None, r"`config\.schedule_steps` was 2 and is 3"),
+        (short, AugmentConfig(), r"`augment`"),
+    ):
+        with pytest.raises(CheckpointError, match=named):
+            train_syncers(SyncerPyramid(PYRAMID), bank, config, augment=augment, **options)
+    with pytest.raises(CheckpointError, match=r"`levels` was \[0, 1\] and is \[0\]"):
+        train_syncers(SyncerPyramid(PYRAMID), bank, short, levels=[0], **options)
+    config = dataclasses.replace(GAN, steps=1)
+    train_generator(make_generator(), make_judges(), bank, config, sync_loss=None, **{**options, "checkpoint": tmp_path / "g"})
+    other = dataclasses.replace(config, generator_lr=0.1)
+    with pytest.raises(CheckpointError, match=r"`config\.generator_lr` was"):
+        train_generator(
+            make_generator(), make_judges(), bank, other, sync_loss=None, **{**options, "checkpoint": tmp_path / "g"}
+        )
 
 
 def test_a_training_that_ends_early_is_the_beginning_of_a_longer_one(bank: ClipBank, fabric: object) -> None:
@@ -288,11 +316,11 @@ def test_a_generator_is_judged_and_ends_as_the_average_of_its_weights(bank: Clip
     averaged, judged = trained(0.5, checkpoint=tmp_path, checkpoint_every=1)
     module = torch.nn.Linear(1, 1)
     module.weight = torch.nn.Parameter(make_start(3))
-    reference = WeightAverage(module, decay=0.5)
+    reference = weight_average(module, decay=0.5)
     for weight, seen in zip(steps, judged, strict=True):
         module.weight.data.copy_(weight)
-        reference.update()
-        assert torch.allclose(reference.average["weight"], seen, atol=1e-7), "the average never disturbs the training itself"
+        reference.update_parameters(module)
+        assert torch.allclose(reference.module.weight, seen, atol=1e-7), "the average never disturbs the training itself"
     assert torch.equal(averaged["head.weight"], judged[-1]) and not torch.equal(averaged["head.weight"], plain["head.weight"])
 
     store = CheckpointStore(tmp_path)

@@ -29,7 +29,7 @@ from avsync.metrics.frechet import (
 )
 from avsync.metrics.inception import load_inception
 from avsync.metrics.lse import distance_at_zero, lse_confidence, lse_distance, offset_accuracy, rank_at_zero
-from avsync.metrics.multi_scale import LevelEmbeddings, multi_scale_embeddings, multi_scale_offset
+from avsync.metrics.multi_scale import MAX_OFFSETS, LevelEmbeddings, multi_scale_embeddings, multi_scale_offset
 from avsync.metrics.offset import SyncOffset, offset_distances, offset_milliseconds, sync_offset
 from avsync.metrics.posterior import OffsetPosterior, offset_posterior, sub_frame_offset
 from avsync.metrics.report import LevelSync, face_speed, report_rows, sync_report
@@ -60,6 +60,7 @@ _CLASSES = {
 }
 
 __all__ = [
+    "MAX_OFFSETS",
     "BeatAlign",
     "Calibration",
     "DistanceAtZero",

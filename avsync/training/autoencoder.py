@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -13,23 +12,25 @@ from avsync.corpus.banks.augmentation import AugmentConfig
 from avsync.corpus.banks.memory import ClipBank
 from avsync.errors import ConfigError
 from avsync.models.motion_autoencoder import MotionAutoencoder, quickness
-from avsync.training.checkpoint import RandomState
-from avsync.training.engine import History, cosine_schedule, set_learning_rate, train_loop
+from avsync.training.engine import History, LoopOptions, flat_settings, train_loop
+from avsync.training.processes import to_device
+from avsync.training.random_state import RandomState
+from avsync.training.schedule import cosine_schedule, set_learning_rate
 
 
 @dataclass(frozen=True)
 class AutoencoderTrainingConfig:
-    """How the motion autoencoder is trained (ours).
+    """Settings of the motion autoencoder's training (ours).
 
     Attributes:
         steps: Optimisation steps.
         batch_size: Crops in a batch.
-        frames: Frames of a crop, at least a window; motion is measured from its first face, as it is in use.
+        frames: Frames of a crop, at least one window; motion is measured from the crop's first face, as in the metric.
         learning_rate: Peak rate of AdamW.
         weight_decay: Decay of AdamW.
         warm_up: Steps of linear warm-up before the cosine.
-        velocity_weight: Weight of the error of the velocity beside that of the displacement.
-        quickness_weight: Weight of the error of the quickness.
+        velocity_weight: Weight of the velocity's error; the displacement's has weight 1.
+        quickness_weight: Weight of the quickness's error.
         grad_clip: Largest gradient norm.
         seed: Seed of crops and augmentation.
     """
@@ -52,7 +53,7 @@ class AutoencoderTrainingConfig:
 
 
 def autoencoder_loss(model: MotionAutoencoder, motion: Tensor, config: AutoencoderTrainingConfig) -> dict[str, Tensor]:
-    """The loss of one batch of windows, and its parts.
+    """Compute the loss of one batch of windows, and its parts.
 
     Args:
         model: The autoencoder.
@@ -60,17 +61,17 @@ def autoencoder_loss(model: MotionAutoencoder, motion: Tensor, config: Autoencod
         config: The weights of the parts.
 
     Returns:
-        "loss", the sum, and by themselves "motion" and "velocity" as shares of what they are to bring back (1: nothing is brought back,
-        0: all of it) and "quickness" in squared natural logarithms.
+        The weighted sum "loss"; its parts "motion" and "velocity", errors as shares of the signal's power (1: nothing is
+        reconstructed, 0: everything), and "quickness" in squared natural logarithms.
     """
     code = model.encode(motion)
-    made, told = model.decode(code)
+    decoded, decoded_quickness = model.decode(code)
     velocity = motion[:, 1:] - motion[:, :-1]
-    # Clips move by very different amounts. Relative to the window's own motion, those in which heads swing do not drown the others; what
-    # is added to it, a tenth to a fifth of a typical window's, keeps stillness from counting without bound.
-    motion_error = _relative(made - motion, motion, floor=0.3)
-    velocity_error = _relative(made[:, 1:] - made[:, :-1] - velocity, velocity, floor=0.002)
-    quickness_error = (told - quickness(motion)).square().mean()
+    # Clips move by very different amounts. Errors relative to the window's own motion give windows with and without head motion similar
+    # weights; the floors, a tenth to a fifth of a typical window's power, bound the weight of still ones.
+    motion_error = _relative(decoded - motion, motion, floor=0.3)
+    velocity_error = _relative(decoded[:, 1:] - decoded[:, :-1] - velocity, velocity, floor=0.002)
+    quickness_error = (decoded_quickness - quickness(motion)).square().mean()
     loss = motion_error + config.velocity_weight * velocity_error + config.quickness_weight * quickness_error
     return {
         "loss": loss,
@@ -92,21 +93,19 @@ def train_motion_autoencoder(
     *,
     fabric: Any,
     augment: AugmentConfig | None = None,
-    checkpoint: Path | None = None,
-    resume: bool = False,
-    progress: bool = True,
+    name: str = "motion autoencoder",
+    **options: Unpack[LoopOptions],
 ) -> History:
     """Train the autoencoder on random crops.
 
     Args:
         model: Trained in place; in eval mode afterwards.
         bank: Clips to train on.
-        config: How.
+        config: Settings.
         fabric: A launched Lightning Fabric (:func:`avsync.training.processes.make_fabric`).
-        augment: How clips are varied; None for not at all.
-        checkpoint: Folder in which the state is kept; None keeps nothing.
-        resume: Go on from the newest good checkpoint, if there is one.
-        progress: Show a progress bar.
+        augment: Augmentation of the clips; None for none.
+        name: Label of the progress bar.
+        **options: See :class:`avsync.training.engine.LoopOptions`.
 
     Returns:
         The history of the loss and its parts.
@@ -118,17 +117,17 @@ def train_motion_autoencoder(
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     wrapped, optimizer = fabric.setup(model, optimizer)
-    for name in ("encode", "decode"):
+    for method in ("encode", "decode"):
         if hasattr(wrapped, "mark_forward_method"):
-            wrapped.mark_forward_method(name)
-    chance = torch.Generator().manual_seed(config.seed)
+            wrapped.mark_forward_method(method)
+    generator = torch.Generator().manual_seed(config.seed)
 
     def step(now: int) -> dict[str, Tensor]:
         set_learning_rate(optimizer, cosine_schedule(now, config.steps, warm_up=config.warm_up))
-        batch = bank.sample(config.batch_size, config.frames, generator=chance, augment=augment).to(fabric.device)
-        spare = config.frames - model.config.window
-        hop = max(1, spare // 2)
-        parts = autoencoder_loss(wrapped, model.windows(batch.landmarks, hop=hop), config)
+        batch = bank.sample(config.batch_size, config.frames, generator=generator, augment=augment)
+        hop = max(1, (config.frames - model.config.window) // 2)
+        windows = model.windows(to_device(batch.landmarks, fabric.device), hop=hop)
+        parts = autoencoder_loss(wrapped, windows, config)
         optimizer.zero_grad()
         fabric.backward(parts["loss"])
         nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
@@ -137,14 +136,13 @@ def train_motion_autoencoder(
 
     model.train()
     history = train_loop(
-        "motion autoencoder",
+        name,
         steps=config.steps,
         step=step,
-        state={"model": model, "optimizer": optimizer, "random": RandomState(chance)},
-        checkpoint=checkpoint,
-        resume=resume,
-        progress=progress,
+        state={"model": model, "optimizer": optimizer, "random": RandomState(generator)},
+        settings=flat_settings(config=config, augment=augment),
         fabric=fabric,
+        **options,
     )
     model.eval()
     return history

@@ -1,58 +1,93 @@
-"""The loop that every training shares: progress bar, history, logs, checkpoints and resuming, on any number of processes."""
+"""Training loop shared by all trainers: progress bar, history, logs, checkpoints and resuming, on any number of processes."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+import json
+import logging
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from avsync._checks import check_positive, import_extra
-from avsync.errors import ArgumentError, CheckpointError
-from avsync.training.checkpoint import Stateful, take_state
+from avsync.errors import ArgumentError, CheckpointError, DivergedError
+from avsync.training.checkpoint import Stateful, check_finite, take_state
+from avsync.training.interrupts import StopSignals, TrainingInterrupted
 from avsync.training.logging import TrainingLog
-from avsync.training.processes import first_process, make_fabric, mean_over_processes, on_first_process
-from avsync.training.schedule import cosine_schedule, set_learning_rate, step_schedule
+from avsync.training.processes import first_process, mean_over_processes, on_first_process, scales_loss
 from avsync.training.store import CheckpointStore
-
-__all__ = ["Books", "cosine_schedule", "make_fabric", "set_learning_rate", "step_schedule", "train_loop"]
 
 History = dict[str, list[tuple[int, float]]]
 """Logged values by name, each a list of (step, value)."""
 
+_messages = logging.getLogger("avsync.training")
 
-class Books:
-    """The history of a training, and the values since its last entry.
+
+class LoopOptions(TypedDict, total=False):
+    """Options of :func:`train_loop` that every trainer passes on."""
+
+    checkpoint: Path | CheckpointStore | None
+    """Folder to keep the state in, or a :class:`avsync.training.store.CheckpointStore`; None keeps nothing."""
+    resume: bool
+    """Continue from the newest good checkpoint, if there is one."""
+    checkpoint_every: int
+    """Steps between checkpoints; a new best evaluation is kept at its step."""
+    checkpoint_seconds: float | None
+    """Longest time between checkpoints, in addition to ``checkpoint_every``; None for no limit."""
+    evaluate: Callable[[int], Mapping[str, float]] | None
+    """Called with the step number every ``evaluate_every`` steps and after the last; returns values to log and show."""
+    evaluate_every: int
+    """Steps between evaluations; 0 evaluates after the last step only."""
+    log_every: int
+    """Steps over which logged scalars are averaged, and after which they are checked for NaN and infinities."""
+    logs: Path | None
+    """Folder for ``metrics.csv`` and TensorBoard's events; None writes none."""
+    progress: bool
+    """Show a progress bar on standard error."""
+
+
+class Records:
+    """History of a training run, and the values since its last entry.
 
     Args:
-        fabric: Whose processes' values are averaged; None for this process alone.
+        fabric: The Fabric over whose processes values are averaged; None for this process alone.
     """
 
     def __init__(self, fabric: Any = None) -> None:
         self.fabric = fabric
         self.history: History = {}
         self.recent: dict[str, list[float]] = {}
-        self._pending: list[dict[str, Tensor]] = []
+        self._pending: list[tuple[int, dict[str, Tensor]]] = []
 
-    def note(self, scalars: Mapping[str, Tensor]) -> None:
-        """Keep the scalars of a step, still as tensors: reading a number every step would stall a GPU."""
-        self._pending.append({key: value.detach().float() for key, value in scalars.items()})
+    def note(self, step: int, scalars: Mapping[str, Tensor]) -> None:
+        """Keep the scalars of a step as tensors, because reading a number at every step would stall a GPU."""
+        self._pending.append((step, {key: value.detach().float() for key, value in scalars.items()}))
 
     def collect(self) -> None:
-        """Read the scalars of all steps since the last time, each averaged over processes, in one synchronisation."""
-        if not self._pending:
-            return
-        entries = [(key, value) for scalars in self._pending for key, value in scalars.items()]
+        """Read the scalars of all steps since the last call, each averaged over processes, in one synchronisation.
+
+        Raises:
+            DivergedError: A scalar is not finite.
+        """
+        entries = [(step, key, value) for step, scalars in self._pending for key, value in scalars.items()]
         self._pending.clear()
-        if entries:
-            device = entries[-1][1].device if self.fabric is None else self.fabric.device
-            values = mean_over_processes(torch.stack([value.to(device) for _, value in entries]), self.fabric)
-            for (key, _), number in zip(entries, values.tolist(), strict=True):
+        if not entries:
+            return
+        device = entries[-1][2].device if self.fabric is None else self.fabric.device
+        values = mean_over_processes(torch.stack([value.to(device) for _, _, value in entries]), self.fabric)
+        for (step, key, _), number in zip(entries, values.tolist(), strict=True):
+            if isfinite(number):
                 self.recent.setdefault(key, []).append(number)
+            # The scaler of float16 skips steps with infinite gradients by itself.
+            elif not (key.startswith("grad") and scales_loss(self.fabric)):
+                raise DivergedError(f"`{key}` is {number} at step {step}")
 
     def close_interval(self, step: int) -> dict[str, float]:
         """Enter the means since the last entry into the history, and return them."""
@@ -68,13 +103,13 @@ class Books:
             self.history.setdefault(key, []).append((step, float(value)))
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain types, for a checkpoint."""
+        """Return the history and the recent values as plain types, for a checkpoint."""
         self.collect()
         points = {key: [list(point) for point in values] for key, values in self.history.items()}
         return {"history": points, "recent": {key: list(values) for key, values in self.recent.items()}}
 
     def restore(self, values: Mapping[str, Any]) -> None:
-        """Put back what :meth:`as_dict` gave."""
+        """Restore what :meth:`as_dict` returned."""
         self.history = {key: [(int(at), float(value)) for at, value in points] for key, points in values["history"].items()}
         self.recent = {key: [float(value) for value in collected] for key, collected in values["recent"].items()}
 
@@ -85,85 +120,140 @@ def train_loop(
     steps: int,
     step: Callable[[int], Mapping[str, Tensor]],
     state: Mapping[str, Stateful],
+    settings: Mapping[str, Any] | None = None,
+    fabric: Any = None,
     checkpoint: Path | CheckpointStore | None = None,
     resume: bool = False,
     checkpoint_every: int = 200,
+    checkpoint_seconds: float | None = None,
     evaluate: Callable[[int], Mapping[str, float]] | None = None,
     evaluate_every: int = 0,
     log_every: int = 10,
     logs: Path | None = None,
     progress: bool = True,
-    fabric: Any = None,
 ) -> History:
-    """Run ``step`` for steps 1 to ``steps`` and keep the books.
+    """Run ``step`` for steps 1 to ``steps``, record the values that it returns and keep checkpoints.
 
-    On several processes all run the steps; the first alone evaluates, shows, logs and writes checkpoints.
+    With several processes all run the steps; the first alone evaluates, shows, logs and writes checkpoints. With a checkpoint folder,
+    Ctrl-C and SIGTERM save the state after the current step (with several processes: after the next logged one) and then stop the run.
 
     Args:
-        name: What the progress bar is called.
+        name: Label of the progress bar.
         steps: Last step.
-        step: Does one optimisation step (it is given the step's number) and returns scalars to log.
-        state: What makes up the training's state: models, optimisers, random states.
-        checkpoint: Folder to keep the state in, or a :class:`avsync.training.store.CheckpointStore`; None keeps nothing.
-        resume: Go on from the newest good checkpoint, if there is one.
-        checkpoint_every: Steps between checkpoints; a new best evaluation is kept at its step.
-        evaluate: Called every ``evaluate_every`` steps and after the last; returns values to log and show.
-        evaluate_every: Steps between evaluations; 0 evaluates after the last step only.
-        log_every: Steps over which logged scalars are averaged.
-        logs: Folder for ``metrics.csv`` and TensorBoard's events; None writes none.
-        progress: Show a progress bar on standard error.
+        step: Function that takes the step's number, does one optimisation step and returns scalars to log.
+        state: The training state by name: models, optimisers, random states.
+        settings: Plain values that a resumed run must share with the run that wrote the checkpoint; None compares nothing.
         fabric: The launched Fabric whose processes train together; None for this process alone.
+        checkpoint: See :class:`LoopOptions`, as for all further arguments.
+        resume: See there.
+        checkpoint_every: See there.
+        checkpoint_seconds: See there.
+        evaluate: See there.
+        evaluate_every: See there.
+        log_every: See there.
+        logs: See there.
+        progress: See there.
 
     Returns:
-        The history of all values, that of the steps before a resume included; evaluations on the first process only.
+        The history of all values, including the steps before a resume; evaluations on the first process only.
 
     Raises:
         ArgumentError: ``steps`` or an interval is below 1.
-        CheckpointError: No checkpoint to resume from is good, it belongs to something else, or one cannot be written.
+        CheckpointError: No checkpoint to resume from is good, it was written with other settings, the folder is in use by another run,
+            or a checkpoint cannot be written.
+        DivergedError: A scalar that ``step`` returned, or a tensor of the state, is not finite. Such a state is never saved.
+        TrainingInterrupted: SIGINT or SIGTERM came, and the state was saved.
         MissingExtraError: tqdm or, for logs, tensorboard is not installed (extra "train").
     """
     if steps < 1:
         raise ArgumentError(f"`steps`: expected at least 1, got {steps}")
     check_positive("checkpoint_every", checkpoint_every)
     check_positive("log_every", log_every)
+    if checkpoint_seconds is not None:
+        check_positive("checkpoint_seconds", checkpoint_seconds)
     store = CheckpointStore(checkpoint) if isinstance(checkpoint, Path) else checkpoint
-    books = Books(fabric)
-    done = _resume(store, state, books, fabric) if resume and store is not None else 0
+    records, plain = Records(fabric), json.loads(json.dumps(dict(settings or {}), default=str))
     first = first_process(fabric)
-    bar = import_extra("tqdm", "train").tqdm(
-        total=steps, initial=done, desc=name, disable=not (progress and first), dynamic_ncols=True
-    )
-    log = TrainingLog(logs, last_step=done, prefix=name) if logs is not None and first else None
-    shown: dict[str, float] = {}
+    with contextlib.ExitStack() as open_until_the_end:
+        if store is not None:
+            on_first_process(fabric, lambda: open_until_the_end.enter_context(store.lock()))
+        done = _resume(name, steps, store, state, records, plain, fabric) if resume and store is not None else 0
+        log = TrainingLog(logs, last_step=done, prefix=name) if logs is not None and first else None
+        bar = import_extra("tqdm", "train").tqdm(
+            total=steps, initial=done, desc=name, disable=not (progress and first), dynamic_ncols=True
+        )
+        open_until_the_end.enter_context(bar)
+        open_until_the_end.enter_context(log or contextlib.nullcontext())
+        signals = open_until_the_end.enter_context(StopSignals()) if store is not None else None
+        # The place of the last good checkpoint ends the message of a run that diverged.
+        open_until_the_end.enter_context(_explained(name, store))
+        shown: dict[str, float] = {}
+        saved_at = time.monotonic()
 
-    def tell(now: int, values: Mapping[str, float]) -> None:
-        if log is not None:
-            log.write(now, values)
-        shown.update(values)
-        bar.set_postfix(side_by_side(shown), refresh=False)
+        def show(now: int, values: Mapping[str, float]) -> None:
+            if log is not None:
+                log.write(now, values)
+            shown.update(values)
+            bar.set_postfix(side_by_side(shown), refresh=False)
 
-    def judge(evaluate: Callable[[int], Mapping[str, float]], now: int) -> None:
-        values = {key: float(number) for key, number in evaluate(now).items()}
-        books.enter(now, values)
-        tell(now, values)
+        def evaluate_and_show(evaluate: Callable[[int], Mapping[str, float]], now: int) -> None:
+            values = {key: float(number) for key, number in evaluate(now).items()}
+            records.enter(now, values)
+            show(now, values)
 
-    with bar, log or contextlib.nullcontext():
         for now in range(done + 1, steps + 1):
-            books.note(step(now))
-            if now % log_every == 0 or now == steps:
-                tell(now, books.close_interval(now))
-            evaluated = evaluate is not None and (now == steps or (evaluate_every > 0 and now % evaluate_every == 0))
+            records.note(now, step(now))
+            last = now == steps
+            logged = now % log_every == 0 or last
+            if logged:
+                show(now, records.close_interval(now))
+            evaluated = evaluate is not None and (last or (evaluate_every > 0 and now % evaluate_every == 0))
             if evaluate is not None and evaluated:
-                on_first_process(fabric, partial(judge, evaluate, now))
+                records.collect()  # a model that is not finite is not evaluated
+                on_first_process(fabric, partial(evaluate_and_show, evaluate, now))
             bar.update(1)
-            due = now % checkpoint_every == 0 or now == steps
-            if store is not None and (due or (evaluated and store.best is not None)):
-                _save(store, now, state, books, fabric, due=due)
-    return books.history
+            if store is None:
+                continue
+            late = checkpoint_seconds is not None and time.monotonic() - saved_at > checkpoint_seconds
+            number, late = _agree(signals.received if signals else None, late, fabric, logged=logged)
+            due = now % checkpoint_every == 0 or last or late or number is not None
+            if due or (evaluated and store.best is not None):
+                _save(store, now, state, records, plain, fabric, due=due)
+                saved_at = time.monotonic()
+            if number is not None:
+                raise TrainingInterrupted(
+                    f"{name}: stopped by {signal.Signals(number).name} after step {now} of {steps};"
+                    f" resume=True (--resume on the command line) continues from {store.path(now)}",
+                    number,
+                )
+        if store is None:
+            check_finite({key: item.state_dict() for key, item in state.items() if isinstance(item, nn.Module)})
+    return records.history
+
+
+def flat_settings(**groups: Any) -> dict[str, Any]:
+    """Flatten dataclasses to the settings of :func:`train_loop`.
+
+    Args:
+        **groups: Dataclasses by name; plain values and None stay as they are.
+
+    Returns:
+        ``name.field`` and value for every field.
+
+    Example:
+        >>> from avsync.training.objectives import SyncerTrainingConfig
+        >>> flat_settings(config=SyncerTrainingConfig(), levels=[0])["config.batch_size"]
+        16
+    """
+    flat: dict[str, Any] = {}
+    for name, group in groups.items():
+        fields = vars(group) if hasattr(group, "__dataclass_fields__") else None
+        flat |= {name: group} if fields is None else {f"{name}.{field}": value for field, value in fields.items()}
+    return flat
 
 
 def side_by_side(values: Mapping[str, float]) -> dict[str, str]:
-    """Values as a progress bar shows them: those of the levels of one kind share a name.
+    """Format values for a progress bar: the levels of one kind share a name.
 
     Example:
         >>> side_by_side({"loss": 1.5, "gap0": 0.31, "gap1": 0.2})
@@ -175,31 +265,96 @@ def side_by_side(values: Mapping[str, float]) -> dict[str, str]:
     return {kind: " ".join(texts) for kind, texts in kinds.items()}
 
 
-def _save(store: CheckpointStore, step: int, state: Mapping[str, Stateful], books: Books, fabric: Any, *, due: bool) -> None:
+@contextlib.contextmanager
+def _explained(name: str, store: CheckpointStore | None) -> Iterator[None]:
+    """Complete the message of a :class:`DivergedError` by what is left and what to do."""
+    try:
+        yield
+    except DivergedError as error:
+        last = None if store is None else store.last_path()
+        left = "there is no checkpoint" if last is None else f"the last good checkpoint is {last}"
+        raise DivergedError(
+            f"{name}: {error}; the run was stopped, and {left}. Lower the learning rate, or look for NaN in the corpus"
+            " (avsync doctor)"
+        ) from error
+
+
+def _agree(number: int | None, late: bool, fabric: Any, *, logged: bool) -> tuple[int | None, bool]:
+    """Agree over processes on a signal that came to one of them, and on a checkpoint that is due by the clock of one of them.
+
+    Several processes agree at logged steps only, where they wait for each other anyway.
+    """
+    if fabric is None or fabric.world_size == 1:
+        return number, late
+    if not logged:
+        return None, False
+    flags = torch.tensor([float(number or 0), float(late)], device=fabric.device)
+    number_anywhere, late_anywhere = fabric.all_reduce(flags, reduce_op="max").tolist()
+    return int(number_anywhere) or None, bool(late_anywhere)
+
+
+def _save(
+    store: CheckpointStore,
+    step: int,
+    state: Mapping[str, Stateful],
+    records: Records,
+    settings: Mapping[str, Any],
+    fabric: Any,
+    *,
+    due: bool,
+) -> None:
     """Write a checkpoint that is due, or that is the best so far, which the first process alone knows."""
-    content = take_state(state, step=step, **books.as_dict())
-    best = store.is_best(books.history, step)
+    content = take_state(state, step=step, settings=dict(settings), **records.as_dict())
+    best = store.is_best(records.history, step)
 
     def write() -> None:
         if due or best:
+            check_finite(content["state"])
             store.save(step, content, is_best=best)
 
     on_first_process(fabric, write)
 
 
-def _resume(store: CheckpointStore, state: Mapping[str, Stateful], books: Books, fabric: Any) -> int:
+def _resume(
+    name: str,
+    steps: int,
+    store: CheckpointStore,
+    state: Mapping[str, Stateful],
+    records: Records,
+    settings: Mapping[str, Any],
+    fabric: Any,
+) -> int:
     """Load the newest good checkpoint, the same on every process, and return its step; 0 if there is none."""
     found: list[int] = []
     on_first_process(fabric, lambda: found.append(store.newest_good() or 0))
-    # The first process chooses: another that sees a file a moment later would else go on from another step.
+    # The first process chooses, because another one may see a file a moment later and would continue from another step.
     chosen = torch.tensor(found[0] if found else 0)
     if fabric is not None and fabric.world_size > 1:
         chosen = fabric.all_reduce(chosen.to(fabric.device), reduce_op="sum")
     step = int(chosen)
     if not step:
+        if first_process(fabric):
+            _messages.info("%s: no checkpoint in %s, begins at step 1", name, store.folder)
         return 0
-    values = store.load(step, state)
-    if not {"step", "history", "recent"} <= set(values):
-        raise CheckpointError(f"`checkpoint`: {store.path(step)} was not written by a training loop; it holds {sorted(values)}")
-    books.restore(values)
+    values = store.load(step, state, accept=lambda values: _check_saved(values, settings, store.path(step)))
+    records.restore(values)
+    if first_process(fabric):
+        _messages.info("%s: continues after step %d of %d, from %s", name, step, steps, store.path(step))
     return int(values["step"])
+
+
+def _check_saved(values: Mapping[str, Any], settings: Mapping[str, Any], path: Path) -> None:
+    """Raise unless the plain values of a checkpoint are those of a training loop with the same settings."""
+    if not {"step", "history", "recent"} <= set(values):
+        raise CheckpointError(f"`checkpoint`: {path} was not written by a training loop; it holds {sorted(values)}")
+    saved = values.get("settings", {})
+    # A key that only one side has is a new or a removed field, or the fields of a group that was None.
+    groups = {key for key in settings if settings[key] is None} | {key for key in saved if saved[key] is None}
+    known = [key for key in {**saved, **settings} if (key in saved and key in settings) or key in groups]
+    differing = [key for key in known if saved.get(key, "set") != settings.get(key, "set")]
+    if differing:
+        pairs = ", ".join(f"`{key}` was {saved.get(key, 'set')!r} and is {settings.get(key, 'set')!r}" for key in differing)
+        raise CheckpointError(
+            f"`resume`: expected the settings that {path} was written with, but {pairs}; "
+            "choose another folder to train with other settings"
+        )

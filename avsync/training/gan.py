@@ -2,44 +2,42 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from avsync.corpus.banks.augmentation import AugmentConfig
-from avsync.corpus.banks.memory import Batch, ClipBank
+from avsync.corpus.banks.crops import CropBank
 from avsync.errors import ConfigError
 from avsync.landmarks.geometry import normalise
 from avsync.losses.adversarial import hinge_discriminator_loss, hinge_generator_loss
 from avsync.losses.sync import MultiScaleSyncLoss
 from avsync.models.discriminators import FrameDiscriminator, PairDiscriminator, WindowDiscriminator
 from avsync.models.generator.model import GeneratorOutput, MultiScaleGenerator
-from avsync.training.chance import RandomState, rank_generator
 from avsync.training.checkpoint import Stateful
-from avsync.training.ema import WeightAverage
-from avsync.training.engine import History, train_loop
-from avsync.training.processes import Precision, Trained
+from avsync.training.ema import averaged, copy_average, weight_average
+from avsync.training.engine import History, LoopOptions, flat_settings, train_loop
+from avsync.training.graphs import CudaRecorder, GraphedStep, make_capturable, use_cuda_graphs
+from avsync.training.processes import Precision, Trained, to_device
+from avsync.training.random_state import RandomState, rank_generator
 from avsync.training.schedule import cosine_schedule, set_learning_rate, step_schedule
-from avsync.training.store import CheckpointStore
 
 
 @dataclass(frozen=True)
 class GanTrainingConfig:
-    """How a generator is trained; the defaults are the paper's and its code's.
+    """Settings of the generator's training; the defaults are those of the paper and its code.
 
     Attributes:
-        steps: Iterations, each one update of the discriminators and one of the generator.
-        batch_size: Clips in a batch, of each process; even, because the pair discriminator judges two at a time.
-        accumulate: Batches whose gradients are averaged for one step, which is then that of one large batch, save that pairs of clips
-            come from one batch, and that spectral norms are brought up to date once a batch. Above 1, every batch is generated
-            twice, before and after the discriminators' update, so that only one at a time is held.
-        frames: Frames generated (40: MS-Sync-short, 80: MS-Sync-long).
-        observed: Real frames before them.
+        steps: Iterations, each with one update of the discriminators and one of the generator.
+        batch_size: Clips per batch and process; even, because the pair discriminator takes two clips at a time.
+        accumulate: Batches whose gradients are averaged for one step. The step equals that of one large batch, except that pairs of
+            clips come from one batch and that spectral norms are updated once per batch. Above 1, every batch is generated twice,
+            before and after the discriminators' update, so that only one rollout is held at a time.
+        frames: Generated frames (40: MS-Sync-short, 80: MS-Sync-long).
+        observed: Real frames before the generated ones.
         generator_lr: Learning rate of the generator.
         discriminator_lr: Learning rate of the discriminators.
         schedule: "paper" (constant, then a tenth) or "cosine".
@@ -49,8 +47,8 @@ class GanTrainingConfig:
         pair_weight: Weight of L_j; 0 trains no pair discriminator.
         reconstruction_weight: Weak reconstruction loss on the predicted frames, in squared face heights; the paper saw no gain.
         grad_clip: Largest gradient norm of the generator; 0 for none.
-        ema_decay: Decay of the moving average of the generator's weights (:class:`avsync.training.ema.WeightAverage`), with which it is
-            evaluated and ends; 0 keeps none.
+        ema_decay: Decay of the moving average of the generator's weights (:func:`avsync.training.ema.weight_average`), with which the
+            generator is evaluated and which it holds at the end; 0 for none.
         seed: Seed of crops, augmentation and initial states.
     """
 
@@ -84,7 +82,7 @@ class GanTrainingConfig:
 
 
 class Discriminators(nn.Module):
-    """The discriminators that a training uses, and equation (14) over them.
+    """The discriminators of a training run, and equation (14) over them.
 
     Args:
         frame: D_f.
@@ -101,15 +99,15 @@ class Discriminators(nn.Module):
         self.pair = pair
 
     def forward(self, observed: Tensor, landmarks: Tensor) -> dict[str, Tensor]:
-        """Logits of each discriminator for the clips (batch, frames, points, dims) that follow ``observed``."""
-        # One coordinate frame for the whole clip: a frame measured by itself would hide drift in place and size.
+        """Compute the logits of each discriminator for the clips (batch, frames, points, dims) that follow ``observed``."""
+        # One coordinate frame for the whole clip: frames normalised one by one would hide drift in place and size.
         logits = {"frame": self.frame(landmarks, reference=observed[:, 0]), "window": self.window(observed, landmarks)}
         if self.pair is not None:
             logits["pair"] = self.pair(observed, landmarks)
         return logits
 
     def loss(self, observed: Tensor, real: Tensor, fake: Tensor) -> Tensor:
-        """Equation (14): the hinge of every discriminator, summed."""
+        """Compute equation (14): the sum of the hinge losses of all discriminators."""
         real_logits, fake_logits = self(observed, real), self(observed, fake)
         return torch.stack([hinge_discriminator_loss(real_logits[key], fake_logits[key]) for key in real_logits]).sum()
 
@@ -119,17 +117,19 @@ def generator_losses(
     sync_loss: MultiScaleSyncLoss | None,
     observed: Tensor,
     output: GeneratorOutput,
-    batch: Batch,
+    real: Tensor,
+    audio: Tensor,
     config: GanTrainingConfig,
 ) -> dict[str, Tensor]:
-    """The parts of equation (13), each already weighted, and their sum under "generator".
+    """Compute the weighted parts of equation (13), and their sum under "generator".
 
     Args:
-        discriminators: Judges; their parameters' gradients are not wanted here.
+        discriminators: The discriminators, whose parameters need no gradients here.
         sync_loss: Equation (4) with frozen syncers; None trains without it.
         observed: The real first frames, (batch, observed, points, dims).
-        output: What the generator made after them.
-        batch: The real clip and its sound.
+        output: The generated frames after them.
+        real: The real clip, (batch, observed + frames, points, dims).
+        audio: Its audio features, (batch, 4 * (observed + frames), coeffs).
         config: The weights.
     """
     logits = discriminators(observed, output.landmarks)
@@ -137,116 +137,170 @@ def generator_losses(
     parts = {key: weights[key] * hinge_generator_loss(value) for key, value in logits.items()}
     if sync_loss is not None and config.sync_weight:
         clip = torch.cat([observed, output.landmarks], dim=1)
-        parts["sync"] = config.sync_weight * sync_loss(clip, batch.audio, reference=observed[:, 0]).total
+        parts["sync"] = config.sync_weight * sync_loss(clip, audio, reference=observed[:, 0]).total
     if config.reconstruction_weight:
-        real = batch.landmarks[:, observed.shape[1] :]
+        error = output.landmarks - real[:, observed.shape[1] :]
         height = normalise(observed).height.reshape(-1, 1, 1, 1)
-        parts["reconstruction"] = config.reconstruction_weight * ((output.landmarks - real) / height).square().mean()
+        parts["reconstruction"] = config.reconstruction_weight * (error / height).square().mean()
     parts["generator"] = torch.stack(list(parts.values())).sum()
     return parts
 
 
-class _Updates:
-    """One step of discriminators and generator, by turns."""
+class GanSteps:
+    """Optimisation steps of a generator and its discriminators, by turns.
+
+    Args:
+        generator: Trained in place.
+        discriminators: Trained in place.
+        bank: Clips to train on.
+        config: Settings.
+        sync_loss: The multi-scale sync loss; None for training without it.
+        fabric: A launched Lightning Fabric.
+        augment: Augmentation of the clips; None for none.
+        cuda_graphs: See :func:`train_generator`.
+    """
 
     def __init__(
         self,
         generator: MultiScaleGenerator,
         discriminators: Discriminators,
+        bank: CropBank,
         config: GanTrainingConfig,
         *,
         sync_loss: MultiScaleSyncLoss | None,
         fabric: Any,
-        chance: torch.Generator,
+        augment: AugmentConfig | None,
+        cuda_graphs: bool | None,
     ) -> None:
-        self.config, self.sync_loss, self.fabric, self.chance = config, sync_loss, fabric, chance
-        self.generator, self.discriminators = generator, discriminators
+        self.generator, self.discriminators, self.bank, self.config = generator, discriminators, bank, config
+        self.sync_loss, self.fabric, self.augment = sync_loss, fabric, augment
+        self.rng = rank_generator(config.seed, fabric.global_rank)
         adam_g = torch.optim.Adam(generator.parameters(), lr=config.generator_lr, betas=(0.0, 0.999))
         adam_d = torch.optim.Adam(discriminators.parameters(), lr=config.discriminator_lr, betas=(0.0, 0.999))
+        self._generate = Trained(fabric, generator.forward, [generator], adam_g)
+        self._discriminate = Trained(fabric, discriminators.loss, [discriminators], adam_d)
+        self.average = weight_average(generator, decay=config.ema_decay) if config.ema_decay else None
+        self._update: Any = self.update
+        if use_cuda_graphs(cuda_graphs, fabric):
+            self._update = GraphedStep(self.update, CudaRecorder(fabric.device), before_recording=self.make_capturable)
 
-        def roll_out(observed: Tensor, audio: Tensor) -> GeneratorOutput:
-            return generator(observed, audio, generator=chance)
+    @property
+    def state(self) -> dict[str, Stateful]:
+        """The training state by name, for a checkpoint."""
+        state: dict[str, Stateful] = {
+            "generator": self.generator,
+            "discriminators": self.discriminators,
+            "optimizer_g": self._generate.optimizer,
+            "optimizer_d": self._discriminate.optimizer,
+            "precision": Precision(self.fabric),
+            "random": RandomState(self.rng),
+        }
+        return state if self.average is None else {**state, "average": self.average}
 
-        self.generate = Trained(fabric, roll_out, [generator], adam_g)
-        self.judge = Trained(fabric, discriminators.loss, [discriminators], adam_d)
+    def make_capturable(self) -> None:
+        """Prepare both optimisers for a CUDA graph."""
+        for part in (self._generate, self._discriminate):
+            make_capturable(part.optimizer.optimizer, self.fabric.device)
 
-    def set_learning_rates(self, factor: float) -> None:
-        """Both optimisers follow the same schedule."""
-        for part in (self.generate, self.judge):
-            set_learning_rate(part.optimizer, factor)
+    def step(self, now: int) -> dict[str, Tensor]:
+        """Do one optimisation step and return the scalars to log.
 
-    def step(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
-        """Update the discriminators, then the generator against them; returns the losses, averaged over the batches."""
-        loss_d, rollouts = self._update_discriminators(batches)
-        parts, norm = self._update_generator(batches, rollouts)
+        Args:
+            now: Number of the step, from 1.
+        """
+        schedule = step_schedule if self.config.schedule == "paper" else cosine_schedule
+        for part in (self._generate, self._discriminate):
+            set_learning_rate(part.optimizer, schedule(now, self.config.steps))
+        scalars: dict[str, Tensor] = self._update(self.draw())
+        if self.average is not None:
+            self.average.update_parameters(self.generator)
+        return scalars
+
+    def draw(self) -> list[Tensor]:
+        """Draw everything random of a step: for each batch landmarks, audio and the generator's initial state."""
+        config, device = self.config, self.fabric.device
+        frames = config.observed + config.frames
+        batches = [
+            self.bank.sample(config.batch_size, frames, generator=self.rng, augment=self.augment)
+            for _ in range(config.accumulate)
+        ]
+        states = [self.generator.draw_state(len(batch), generator=self.rng) for batch in batches]
+        drawn = [
+            tensor for batch, state in zip(batches, states, strict=True) for tensor in (batch.landmarks, batch.audio, state)
+        ]
+        return [to_device(tensor, device) for tensor in drawn]
+
+    def update(self, drawn: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Update the discriminators, then the generator against them.
+
+        Shapes are fixed, all randomness is in ``drawn``, and no number is read from the device, so that the whole update can be
+        captured in a CUDA graph.
+
+        Args:
+            drawn: See :meth:`draw`.
+
+        Returns:
+            The losses, averaged over the batches, and the generator's gradient norm.
+        """
+        batches = [(drawn[index], drawn[index + 1], drawn[index + 2]) for index in range(0, len(drawn), 3)]
+        loss_d, outputs = self._update_discriminators(batches)
+        parts, norm = self._update_generator(batches, outputs)
         return {**parts, "discriminator": loss_d, "grad": norm}
 
-    def _split(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return batch.landmarks[:, : self.config.observed], batch.landmarks[:, self.config.observed :]
-
-    def _update_discriminators(self, batches: Sequence[Batch]) -> tuple[Tensor, list[GeneratorOutput | Tensor]]:
-        """Returns the loss and, for each batch, its rollout or, where there are several, the random state that repeats it."""
-        rollouts: list[GeneratorOutput | Tensor] = []
+    def _update_discriminators(
+        self, batches: Sequence[tuple[Tensor, Tensor, Tensor]]
+    ) -> tuple[Tensor, list[GeneratorOutput | None]]:
+        """Return the loss and each batch's rollout; None if there are several, which are generated again."""
+        outputs: list[GeneratorOutput | None] = []
         total = torch.zeros((), device=self.fabric.device)
         self.discriminators.requires_grad_(True)
-        self.judge.optimizer.zero_grad()
-        for part, batch in enumerate(batches, start=1):
-            observed, real = self._split(batch)
-            before = self.chance.get_state()
-            # A single rollout serves both updates: generating it anew would double the dearest part of the step for nothing.
+        self._discriminate.optimizer.zero_grad()
+        for part, (clip, audio, state) in enumerate(batches, start=1):
+            observed, real = clip.tensor_split([self.config.observed], dim=1)
+            # A single rollout serves both updates, because the rollout is the most expensive part of a step.
             with torch.set_grad_enabled(len(batches) == 1):
-                output = self.generate(observed, batch.audio)
-            rollouts.append(output if len(batches) == 1 else before)
-            with self.judge.gradients_stay(part < len(batches)):
-                loss = self.judge(observed, real, output.landmarks.detach())
+                output = self._generate(observed, audio, initial_state=state)
+            outputs.append(output if len(batches) == 1 else None)
+            with self._discriminate.gradients_stay(part < len(batches)):
+                loss = self._discriminate(observed, real, output.landmarks.detach())
                 self.fabric.backward(loss / len(batches))
             total += loss.detach() / len(batches)
-        self.judge.optimizer.step()
-        return total, rollouts
+        self._discriminate.optimizer.step()
+        return total, outputs
 
     def _update_generator(
-        self, batches: Sequence[Batch], rollouts: list[GeneratorOutput | Tensor]
+        self, batches: Sequence[tuple[Tensor, Tensor, Tensor]], outputs: Sequence[GeneratorOutput | None]
     ) -> tuple[dict[str, Tensor], Tensor]:
-        after = self.chance.get_state()
         means: dict[str, Tensor] = {}
         self.discriminators.requires_grad_(False)
-        self.generate.optimizer.zero_grad()
-        for part, (batch, rollout) in enumerate(zip(batches, rollouts, strict=True), start=1):
-            observed, _ = self._split(batch)
-            with self.generate.gradients_stay(part < len(batches)):
-                if isinstance(rollout, Tensor):
-                    self.chance.set_state(rollout)
-                    output = self.generate(observed, batch.audio)
-                else:
-                    output = rollout
-                # Not through `self.judge`, which would wait for gradients of the discriminators.
+        self._generate.optimizer.zero_grad()
+        for part, ((clip, audio, state), first) in enumerate(zip(batches, outputs, strict=True), start=1):
+            observed = clip[:, : self.config.observed]
+            with self._generate.gradients_stay(part < len(batches)):
+                output = self._generate(observed, audio, initial_state=state) if first is None else first
+                # Not through `self._discriminate`, which would wait for gradients of the discriminators.
                 with self.fabric.autocast():
-                    losses = generator_losses(self.discriminators, self.sync_loss, observed, output, batch, self.config)
+                    losses = generator_losses(self.discriminators, self.sync_loss, observed, output, clip, audio, self.config)
                 self.fabric.backward(losses["generator"] / len(batches))
             for key, loss in losses.items():
                 means[key] = means.get(key, 0.0) + loss.detach() / len(batches)
-        self.chance.set_state(after)
-        (norm,) = self.generate.clip([self.generator], self.config.grad_clip)
-        self.generate.optimizer.step()
+        (norm,) = self._generate.clip([self.generator], self.config.grad_clip)
+        self._generate.optimizer.step()
         return means, norm
 
 
 def train_generator(
     generator: MultiScaleGenerator,
     discriminators: Discriminators,
-    bank: ClipBank,
+    bank: CropBank,
     config: GanTrainingConfig,
     *,
     sync_loss: MultiScaleSyncLoss | None,
     fabric: Any,
     augment: AugmentConfig | None = None,
-    checkpoint: Path | CheckpointStore | None = None,
-    resume: bool = False,
-    checkpoint_every: int = 200,
-    evaluate: Callable[[int], Mapping[str, float]] | None = None,
-    evaluate_every: int = 0,
-    logs: Path | None = None,
-    progress: bool = True,
+    cuda_graphs: bool | None = None,
+    name: str = "generator",
+    **options: Unpack[LoopOptions],
 ) -> History:
     """Train a generator against discriminators and, if given, frozen syncers: equations (13) and (14) by turns.
 
@@ -254,71 +308,56 @@ def train_generator(
         generator: Trained in place.
         discriminators: Trained in place.
         bank: Clips to train on.
-        config: How.
+        config: Settings.
         sync_loss: The multi-scale sync loss; None for training without it.
         fabric: A launched Lightning Fabric (:func:`avsync.training.processes.make_fabric`).
-        augment: How clips are varied; None for not at all.
-        checkpoint: Folder in which the state is kept, or a :class:`avsync.training.store.CheckpointStore`; None keeps nothing.
-        resume: Go on from the newest good checkpoint, if there is one.
-        checkpoint_every: Steps between checkpoints.
-        evaluate: Called with the step number, the generator holding its average if there is one; what it returns is logged.
-        evaluate_every: Steps between evaluations.
-        logs: Folder for ``metrics.csv`` and TensorBoard's events; None writes none.
-        progress: Show a progress bar.
+        augment: Augmentation of the clips; None for none.
+        cuda_graphs: Record the step as a CUDA graph after three eager steps: True, False, or None for wherever it is possible, which
+            is on one GPU in the precisions 32-true and bf16-mixed.
+        name: Label of the progress bar.
+        **options: See :class:`avsync.training.engine.LoopOptions`. During ``evaluate`` the generator holds the average of its
+            weights, if ``config.ema_decay`` is set.
 
     Returns:
         The history of all losses, and of the generator's gradient norm before clipping.
+
+    Raises:
+        ArgumentError: ``cuda_graphs=True`` where graphs are not possible.
+        CheckpointError, DivergedError, TrainingInterrupted: See :func:`avsync.training.engine.train_loop`.
 
     Source: paper section 3.3; the average of weights ours.
     """
     if sync_loss is not None:
         sync_loss = sync_loss.to(fabric.device)
-    chance = rank_generator(config.seed, fabric.global_rank)
-    updates = _Updates(generator, discriminators, config, sync_loss=sync_loss, fabric=fabric, chance=chance)
-    average = WeightAverage(generator, decay=config.ema_decay) if config.ema_decay else None
-    schedule = step_schedule if config.schedule == "paper" else cosine_schedule
-
-    def draw() -> Batch:
-        frames = config.observed + config.frames
-        return bank.sample(config.batch_size, frames, generator=chance, augment=augment).to(fabric.device)
-
-    def step(now: int) -> dict[str, Tensor]:
-        updates.set_learning_rates(schedule(now, config.steps))
-        scalars = updates.step([draw() for _ in range(config.accumulate)])
-        if average is not None:
-            average.update()
-        return scalars
+    steps = GanSteps(
+        generator,
+        discriminators,
+        bank,
+        config,
+        sync_loss=sync_loss,
+        fabric=fabric,
+        augment=augment,
+        cuda_graphs=cuda_graphs,
+    )
+    evaluate = options.pop("evaluate", None)
 
     def evaluate_average(now: int) -> Mapping[str, float]:
-        with average.applied() if average is not None else contextlib.nullcontext():
+        with averaged(generator, steps.average):
             return evaluate(now) if evaluate is not None else {}
 
-    state: dict[str, Stateful] = {
-        "generator": generator,
-        "discriminators": discriminators,
-        "optimizer_g": updates.generate.optimizer,
-        "optimizer_d": updates.judge.optimizer,
-        "precision": Precision(fabric),
-        "random": RandomState(chance),
-    }
-    state |= {} if average is None else {"average": average}
     generator.train()
     discriminators.train()
     history = train_loop(
-        "generator",
+        name,
         steps=config.steps,
-        step=step,
-        state=state,
-        checkpoint=checkpoint,
-        resume=resume,
-        checkpoint_every=checkpoint_every,
-        evaluate=None if evaluate is None else evaluate_average,
-        evaluate_every=evaluate_every,
-        logs=logs,
-        progress=progress,
+        step=steps.step,
+        state=steps.state,
+        settings=flat_settings(config=config, augment=augment, sync_loss=sync_loss is not None),
         fabric=fabric,
+        evaluate=None if evaluate is None else evaluate_average,
+        **options,
     )
-    if average is not None:
-        average.copy_to_module()
+    if steps.average is not None:
+        copy_average(steps.average, generator)
     generator.eval()
     return history

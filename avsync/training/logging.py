@@ -1,4 +1,4 @@
-"""Logs of a training: a CSV file, and TensorBoard's events beside it."""
+"""Logs of a training run: a CSV file and TensorBoard's events."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ from typing import Any, Self
 
 from avsync._checks import import_extra
 from avsync._files import replacing
+from avsync.errors import CheckpointError
 
 COLUMNS = ("step", "name", "value")
 
 
 class TrainingLog:
-    """Writes every value twice: as a row of ``metrics.csv`` (step, name, value) and as a TensorBoard scalar.
+    """Log that writes every value twice: as a row of ``metrics.csv`` (step, name, value) and as a TensorBoard scalar.
 
-    Rows reach the disk as they are logged. A run that goes on from a checkpoint first drops the rows behind its step, so the file of
-    a run that was killed any number of times is that of an undisturbed one.
+    Rows reach the disk as they are logged. A resumed run first removes the rows after its step, so that the file of a run that was
+    killed any number of times equals the file of an undisturbed one.
 
     Args:
-        folder: Where ``metrics.csv`` and the event files go; made if it is not there.
-        last_step: The step that the run goes on from; 0 for a new run, which begins a new file.
-        prefix: Name of the training, put before every name in TensorBoard.
+        folder: Folder of ``metrics.csv`` and the event files; made if it does not exist.
+        last_step: The step after which the run continues; 0 for a new run, which begins a new file.
+        prefix: Name of the run, put before every name in TensorBoard.
 
     Raises:
+        CheckpointError: The ``metrics.csv`` of the resumed run is damaged.
         MissingExtraError: tensorboard is not installed (extra "train").
 
     Example:
@@ -47,7 +49,7 @@ class TrainingLog:
             csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
         self._file = self.path.open("a", newline="", encoding="utf-8")
         board = import_extra("torch.utils.tensorboard", "train")
-        # Events of an interrupted run that lie behind its checkpoint are left out by TensorBoard.
+        # TensorBoard leaves out the events of an interrupted run that are later than its checkpoint.
         self._board: Any = board.SummaryWriter(str(folder), purge_step=last_step + 1 if last_step else None)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -63,7 +65,7 @@ class TrainingLog:
         self._board.close()
 
     def __enter__(self) -> Self:
-        """The log itself."""
+        """Return the log itself."""
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -72,9 +74,12 @@ class TrainingLog:
 
 
 def read_log(folder: str | os.PathLike[str]) -> list[tuple[int, str, float]]:
-    """The rows of a folder's ``metrics.csv`` as (step, name, value); none if it is not there.
+    """Read the rows of a folder's ``metrics.csv`` as (step, name, value); none if the file does not exist.
 
     A last row that a killed run did not finish is left out.
+
+    Raises:
+        CheckpointError: The file holds anything else.
 
     Example:
         >>> read_log("nowhere")
@@ -83,5 +88,15 @@ def read_log(folder: str | os.PathLike[str]) -> list[tuple[int, str, float]]:
     path = Path(folder) / "metrics.csv"
     if not path.is_file():
         return []
-    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
-    return [(int(row[0]), row[1], float(row[2])) for row in csv.reader(whole.splitlines()[1:])]
+    number = 1
+    try:
+        whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+        header, *rows = csv.reader(whole.splitlines() or [""], strict=True)
+        if tuple(header) != COLUMNS:
+            raise ValueError(f"expected the columns {', '.join(COLUMNS)}, got {', '.join(header)!r}")
+        read = []
+        for number, (step, name, value) in enumerate(rows, start=2):  # noqa: B007 - the error below names the line
+            read.append((int(step), name, float(value)))
+    except (OSError, ValueError, csv.Error) as error:
+        raise CheckpointError(f"{path} is damaged: line {number} is no step, name and value ({error})") from error
+    return read

@@ -39,7 +39,7 @@ class SyncerTrainingConfig:
         window_share: Share of the batches in which each window of the finest level is a clip of its own: measured from the mean face
             of its own frames, with the velocities that these frames alone show. That is what a syncer is given of a clip of 5
             frames. Without such batches it learns to rely on more, and the longer it learns, the worse it does on short clips.
-        ema_decay: Decay of the moving average of the weights (:class:`avsync.training.ema.WeightAverage`), with which the pyramid is
+        ema_decay: Decay of the moving average of the weights (:func:`avsync.training.ema.weight_average`), with which the pyramid is
             evaluated and which it holds in the end; 0 for none.
         learning_rate: Peak rate of AdamW.
         schedule_steps: Steps over which the rate falls, at least ``steps``; None for ``steps``. More of them end a training while its

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
 
 def cosine_schedule(step: int, steps: int, *, warm_up: int = 50, floor: float = 0.02) -> float:
-    """Factor on the learning rate: a linear warm-up, then half a cosine down to ``floor`` (ours).
+    """Compute the factor of a linear warm-up followed by half a cosine down to ``floor`` (ours).
 
     Example:
         >>> [round(cosine_schedule(step, 100, warm_up=10, floor=0.0), 2) for step in (1, 10, 50, 100)]
@@ -19,7 +20,7 @@ def cosine_schedule(step: int, steps: int, *, warm_up: int = 50, floor: float = 
 
 
 def step_schedule(step: int, steps: int, *, decay_at: float = 70 / 75, factor: float = 0.1) -> float:
-    """The paper's schedule: constant, then a tenth for the last 5k of 75k iterations (paper section 4.1).
+    """Compute the factor of the paper's schedule: constant, then a tenth for the last 5k of 75k iterations (section 4.1).
 
     Example:
         >>> [step_schedule(step, 75_000) for step in (1, 70_000, 70_001)]
@@ -29,6 +30,13 @@ def step_schedule(step: int, steps: int, *, decay_at: float = 70 / 75, factor: f
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Set every group's rate to ``factor`` times the rate it was made with (kept as ``initial_lr``)."""
+    """Set every group's rate to ``factor`` times the rate that it was made with (kept as ``initial_lr``).
+
+    A rate that is a tensor, as CUDA graphs need it, is changed in place.
+    """
     for group in optimizer.param_groups:
-        group["lr"] = factor * group.setdefault("initial_lr", group["lr"])
+        rate = factor * group.setdefault("initial_lr", group["lr"])
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate

@@ -1,4 +1,4 @@
-"""The checkpoints of one training in a folder: the last few, the best, and the way back when the newest is damaged."""
+"""Folder of checkpoints of one training run: the last few, the best, and a fallback if the newest is damaged."""
 
 from __future__ import annotations
 
@@ -6,25 +6,27 @@ import contextlib
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from avsync._checks import check_choice, check_positive
+from avsync._checks import check_choice, check_positive, import_extra
 from avsync._files import replacing
 from avsync.errors import CheckpointError
 from avsync.training.checkpoint import DamagedCheckpointError, Stateful, check_checkpoint, load_checkpoint, write_checkpoint
 
+LOCK_SECONDS = 10.0
+"""Time that a run waits for a folder in use: worker processes of a killed run may outlive it for some seconds."""
 _NAME = re.compile(r"step-(\d+)\.ckpt")
 _UNFINISHED = re.compile(r"\.(step-\d+|best)-.*\.ckpt")
 
 
 class CheckpointStore:
-    """A folder with the last checkpoints of a training (``step-00000200.ckpt``, ...) and its best (``best.ckpt``).
+    """Folder with the last checkpoints of a training run (``step-00000200.ckpt``, ...) and its best (``best.ckpt``).
 
     Args:
-        folder: The folder; made when the first checkpoint is written. It belongs to one training.
-        keep: How many of the last checkpoints to keep; 2 or more leave one to go back to when the newest is damaged.
+        folder: The folder; made when it is locked or written to first. It belongs to one run.
+        keep: Number of last checkpoints to keep; with 2 or more, one is left if the newest is damaged.
         best: Name of the evaluated value by which the best is chosen, such as "acc0"; None keeps no best.
         mode: Whether the best has the largest value ("max") or the smallest ("min").
 
@@ -42,26 +44,65 @@ class CheckpointStore:
         check_positive("keep", keep)
         check_choice("mode", mode, ("max", "min"))
         self.folder, self.keep, self.best, self.mode = Path(folder), keep, best, mode
-        self._starts_anew = True
+        self._new_run = True
 
     @property
     def best_path(self) -> Path:
-        """Where the best checkpoint lies, if there is one."""
+        """Path of the best checkpoint, whether it exists or not."""
         return self.folder / "best.ckpt"
 
     def path(self, step: int) -> Path:
-        """Where the checkpoint of a step lies."""
+        """Return the path of the checkpoint of a step."""
         return self.folder / f"step-{step:08d}.ckpt"
 
     def steps(self) -> list[int]:
-        """Steps whose checkpoints are in the folder, whether they are good or not, in order."""
+        """Return the steps whose checkpoints are in the folder, good or not, in order."""
         if not self.folder.is_dir():
             return []
         matches = (_NAME.fullmatch(file.name) for file in self.folder.iterdir())
         return sorted(int(match[1]) for match in matches if match)
 
+    def last_path(self) -> Path | None:
+        """Return the path of the newest checkpoint of this run; None before its first."""
+        steps = [] if self._new_run else self.steps()
+        return self.path(steps[-1]) if steps else None
+
+    @contextlib.contextmanager
+    def lock(self, *, seconds: float | None = None) -> Iterator[None]:
+        """Hold the folder, so that no other run writes into it; the system frees it when the process ends or is killed.
+
+        Args:
+            seconds: Time to wait for a folder in use; None for ``LOCK_SECONDS``.
+
+        Raises:
+            CheckpointError: Another run holds the folder, or the folder cannot be made.
+            MissingExtraError: filelock is not installed (extra "train").
+        """
+        filelock = import_extra("filelock", "train")
+        path = self.folder / ".lock"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            held = filelock.FileLock(str(path), timeout=LOCK_SECONDS if seconds is None else seconds)
+            held.acquire()
+        except filelock.Timeout as error:
+            raise CheckpointError(
+                f"`checkpoint`: another training run writes to {self.folder} and holds {path}; wait for it, or choose another folder"
+            ) from error
+        except NotImplementedError as error:  # raised by filelock
+            warnings.warn(
+                f"{self.folder} lies on a file system without locks ({error}): start only one run there", stacklevel=2
+            )
+            held = None
+        except OSError as error:
+            raise CheckpointError(f"`checkpoint`: {self.folder} cannot be used: {error}") from error
+        try:
+            yield
+        finally:
+            if held is not None:
+                held.release()
+
     def newest_good(self) -> int | None:
-        """The last step whose checkpoint is whole; a warning names every later one that is not, and says why.
+        """Return the last step whose checkpoint is whole; a warning names every later one that is damaged, and why.
 
         Returns:
             The step, or None if the folder holds no checkpoint.
@@ -83,25 +124,28 @@ class CheckpointStore:
             raise CheckpointError(f"`checkpoint`: no good checkpoint in {self.folder}: {'; '.join(reasons)}")
         return None
 
-    def load(self, step: int, state: Mapping[str, Stateful]) -> dict[str, Any]:
-        """Read the checkpoint of a step, and go on from there: later ones will be replaced.
+    def load(
+        self, step: int, state: Mapping[str, Stateful], *, accept: Callable[[Mapping[str, Any]], None] | None = None
+    ) -> dict[str, Any]:
+        """Restore the checkpoint of a step, and continue from there: later ones will be replaced.
 
         Args:
             step: One of :meth:`steps`.
-            state: The objects to put the state into.
+            state: The objects to restore.
+            accept: See :func:`avsync.training.checkpoint.load_checkpoint`.
 
         Returns:
-            The plain values that were saved beside the state.
+            The plain values that were saved with the state.
 
         Raises:
             CheckpointError: The checkpoint is damaged, or belongs to other objects.
         """
-        values = load_checkpoint(self.path(step), state)
-        self._starts_anew = False
+        values = load_checkpoint(self.path(step), state, accept=accept)
+        self._new_run = False
         return values
 
     def load_best(self, state: Mapping[str, Stateful]) -> dict[str, Any]:
-        """Read the best checkpoint; see :meth:`load`.
+        """Restore the best checkpoint; see :meth:`load`.
 
         Raises:
             CheckpointError: There is none, it is damaged, or it belongs to other objects.
@@ -112,38 +156,38 @@ class CheckpointStore:
         """Write a checkpoint, then remove those that are too many.
 
         Args:
-            step: The step that it was taken after.
-            content: What :func:`avsync.training.checkpoint.take_state` took.
+            step: The step after which it was taken.
+            content: What :func:`avsync.training.checkpoint.take_state` returned.
             is_best: Keep it as the best, too.
 
         Raises:
-            CheckpointError: It cannot be written; the message names the last good one, which is still there.
+            CheckpointError: It cannot be written; the message names the last good one, which still exists.
         """
         self._remove_unfinished()
         try:
-            # The best first: should the run die between the two, it will evaluate the step anew and find it best again.
+            # The best first: a run that is killed between the two evaluates the step again and finds it best again.
             if is_best:
                 write_checkpoint(self.best_path, content)
                 self._copy_of_best(step)
             else:
                 write_checkpoint(self.path(step), content)
         except CheckpointError as error:
-            rest = [] if self._starts_anew else self.steps()
-            last = f"the last good one is {self.path(rest[-1])}" if rest else "there is none before it"
-            raise CheckpointError(f"{error}; {last}") from error
+            last = self.last_path()
+            left = "there is none before it" if last is None else f"the last good one is {last}"
+            raise CheckpointError(f"{error}; {left}") from error
         self._flush_names()
-        # A run that starts anew replaces what an earlier one left here, but only now that it has something to put in its place.
-        if self._starts_anew and not is_best:
+        # A new run replaces the files of an earlier one, but only when it has something to put in their place.
+        if self._new_run and not is_best:
             self.best_path.unlink(missing_ok=True)
         known = [other for other in self.steps() if other <= step]
-        kept = {step} if self._starts_anew else set(known[-self.keep :])
+        kept = {step} if self._new_run else set(known[-self.keep :])
         for other in self.steps():
             if other not in kept:
                 self.path(other).unlink(missing_ok=True)
-        self._starts_anew = False
+        self._new_run = False
 
     def is_best(self, points: Mapping[str, list[tuple[int, float]]], step: int) -> bool:
-        """Whether the evaluation of this step is the best of all that the history holds."""
+        """Return whether the evaluation of this step is the best in the history."""
         values = points.get(self.best, []) if self.best is not None else []
         if not values or values[-1][0] != step:
             return False
@@ -151,7 +195,7 @@ class CheckpointStore:
         return all(sign * values[-1][1] > sign * value for _, value in values[:-1])
 
     def _copy_of_best(self, step: int) -> None:
-        """A second name for the file just written, or a copy where the file system has no links."""
+        """Give the file just written a second name, or copy it where the file system has no links."""
         with replacing(self.path(step)) as temporary:
             temporary.unlink()
             try:
@@ -160,14 +204,14 @@ class CheckpointStore:
                 temporary.write_bytes(self.best_path.read_bytes())
 
     def _remove_unfinished(self) -> None:
-        """Files that a killed run was just writing; nobody reads them, but they fill the disk."""
+        """Remove files that a killed run left half-written; nobody reads them, but they fill the disk."""
         if self.folder.is_dir():
             for file in self.folder.iterdir():
                 if _UNFINISHED.fullmatch(file.name):
                     file.unlink(missing_ok=True)
 
     def _flush_names(self) -> None:
-        """Make the renames durable before older files go; file systems that cannot open folders do without."""
+        """Make the renames durable before older files are removed, where the system can open folders."""
         with contextlib.suppress(OSError):
             descriptor = os.open(self.folder, os.O_RDONLY)
             try:

@@ -16,7 +16,7 @@ from avsync.metrics import bootstrap_interval
 from avsync.metrics.distance import landmark_error, velocity_error
 from avsync.metrics.offset import sync_offset
 from avsync.models.syncer.interface import MultiScaleSyncer
-from avsync.training.syncers import judge_offsets
+from avsync.training.syncer_evaluation import crop_offsets
 
 SHORT = (5, 15)
 """Frames of the short pieces whose offset is sought at level 0: clips of 80 frames are too easy to tell good motion from better."""
@@ -87,9 +87,9 @@ def judge(
     motion = replace(crops, landmarks=landmarks)
     confidence, within_one, short = {}, {}, {}
     for role, pyramid in pyramids.items():
-        offsets, confidences, _ = judge_offsets(pyramid, motion, margin=margin)
-        confidence[role] = confidences.mT
-        within_one[role] = (offsets.abs() <= 1).mT.float()
+        levels = crop_offsets(pyramid, motion, margin=margin)
+        confidence[role] = torch.stack([level.confidence for level in levels], dim=1)
+        within_one[role] = torch.stack([level.within(1) for level in levels], dim=1).float()
         pieces = [short_share(pyramid, landmarks, crops.audio, frames, margin=margin) for frames in SHORT]
         short[role] = torch.stack(pieces, dim=1)
     return Judged(name, confidence, within_one, short, geometry(landmarks, crops.landmarks, basis))
@@ -105,7 +105,7 @@ def short_share(
         sound = audio[:, 4 * begin : 4 * (begin + frames + 2 * SEARCH)]
         motion = normalize(pyramid.embed_motion(landmarks[:, start : start + frames], levels=[0])[0], dim=-1)
         heard = normalize(pyramid.embed_audio(sound, levels=[0])[0], dim=-1)
-        found.append(sync_offset(motion, heard, max_offset=SEARCH, lead=SEARCH).offset_frames.abs() <= 1)
+        found.append(sync_offset(motion, heard, max_offset=SEARCH, lead=SEARCH).within(1))
     return torch.stack(found, dim=1).float().mean(dim=1)
 
 

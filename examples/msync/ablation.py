@@ -1,10 +1,10 @@
-"""The paper's Figure 5: what the levels of the loss and the branches of the generator each bring.
+"""The paper's Figure 5: gain of the levels of the loss and of the branches of the generator.
 
     python examples/msync/ablation.py --corpus PATH --seeds 3
 
-trains one pyramid of syncers and one independent judge, then four kinds of generator (1 or 4 levels of the loss, 1 or 4
-branches) from several seeds, two at a time on two cores, and prints the judge's confidence on speakers nobody has seen. Runs that
-are finished are not trained again, so the command can be stopped and called anew.
+trains one pyramid of syncers and one independent evaluation model, then four kinds of generator (1 or 4 levels of the loss, 1 or 4
+branches) from several seeds, two at a time on two cores, and prints the evaluation model's confidence on unseen speakers. Finished runs
+are not trained again, so the command can be stopped and called again.
 """
 
 from __future__ import annotations
@@ -23,17 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from judging import Row, bounds, generate, judge, syncer_lines, table
-from pipeline import Material, generator_stage, load_material, syncer_stage
+from evaluation import Row, baselines, evaluate_motion, generate, syncer_lines, table
+from pipeline import Material, generator_stage, load_material, syncer_stage, write_json
 from presets import PRESETS, Preset
 from report import write_sample
 
-from avsync._files import write_json
-from avsync.errors import AvsyncError
+from avsync import AvsyncError, SyncerPyramid
 from avsync.figures import confidence_by_level, save_figure
-from avsync.models.syncer.pyramid import SyncerPyramid
-from avsync.training.engine import make_fabric
-from avsync.training.syncers import evaluate_syncers
+from avsync.training import evaluate_syncers, make_fabric
 
 ARMS = {
     "4 levels, 4 branches": (4, 4),
@@ -47,7 +44,7 @@ _T95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31,
 
 @functools.cache
 def _material(corpus: str, preset: Preset) -> Material:
-    """The corpus, read once by each worker process."""
+    """Read the corpus, once in each worker process."""
     return load_material(corpus, preset)
 
 
@@ -67,16 +64,16 @@ def _train_arm(arm: str, seed: int, corpus: str, preset: Preset, run: Path) -> s
     fabric = make_fabric(accelerator="cpu")
     syncers = SyncerPyramid.from_pretrained(run / "syncers")
     generator, _ = generator_stage(material, preset, syncers, folder, fabric, resume=True, progress=False)
-    margin = preset.judged_margin
+    margin = preset.evaluated_margin
     made = generate(generator, material.crops, margin=margin)
-    row = judge(arm, SyncerPyramid.from_pretrained(run / "judge"), made, material.crops, margin=margin)
+    row = evaluate_motion(arm, SyncerPyramid.from_pretrained(run / "judge"), made, material.crops, margin=margin)
     write_json(folder / "metrics.json", row.as_dict())
     write_sample(folder / "sample.mp4", material, preset, made)
     return f"{arm}, seed {seed}"
 
 
 def mean_and_interval(values: list[float]) -> tuple[float, float]:
-    """Mean, and half-width of its 95 % interval by Student's t; infinite for a single value."""
+    """Compute the mean and the half-width of its 95 % interval by Student's t; infinite for a single value."""
     if len(values) < 2:
         return values[0], math.inf
     t = _T95.get(len(values) - 1, 1.96)
@@ -84,7 +81,7 @@ def mean_and_interval(values: list[float]) -> tuple[float, float]:
 
 
 def pooled(arm: str, rows: list[dict[str, Any]]) -> Row:
-    """One row for the seeds of an arm; intervals are over seeds."""
+    """Average the rows of an arm over seeds; intervals are over seeds."""
     levels = range(len(rows[0]["confidence"]))
     intervals = [mean_and_interval([row["confidence"][level] for row in rows]) for level in levels]
     return Row(
@@ -98,7 +95,7 @@ def pooled(arm: str, rows: list[dict[str, Any]]) -> Row:
 
 
 def wait_for(jobs: list[Future[str]], began: float) -> None:
-    """Tell of every job that ends; the first error stops the rest."""
+    """Report every job that ends; the first error stops the rest."""
     try:
         for number, job in enumerate(as_completed(jobs), start=1):
             print(f"[{(time.monotonic() - began) / 60:5.1f} min] {number}/{len(jobs)} {job.result()}", flush=True)
@@ -109,17 +106,17 @@ def wait_for(jobs: list[Future[str]], began: float) -> None:
 
 
 def paired_differences(rows: dict[str, list[dict[str, Any]]], first: str, second: str) -> str:
-    """Differences of confidence between two arms of equal seeds, with their 95 % interval, by level."""
+    """Format the differences of confidence between two arms of equal seeds, with their 95 % interval, by level."""
     cells = []
     for level in range(len(rows[first][0]["confidence"])):
         pairs = zip(rows[first], rows[second], strict=True)
         mean, half = mean_and_interval([a["confidence"][level] - b["confidence"][level] for a, b in pairs])
         cells.append(f"{mean:+.3f} ± {half:.3f}")
-    return f"{first} less {second}: " + ", ".join(cells)
+    return f"{first} minus {second}: " + ", ".join(cells)
 
 
 def run_ablation(arguments: argparse.Namespace) -> None:
-    """Train what is missing, then print and draw."""
+    """Train the missing models, then print and draw."""
     began = time.monotonic()
     corpus, preset, run = arguments.corpus, PRESETS[arguments.preset].seeded(0), arguments.out / arguments.name
     workers = ProcessPoolExecutor(
@@ -141,9 +138,9 @@ def run_ablation(arguments: argparse.Namespace) -> None:
     }
     material = load_material(corpus, preset)
     pyramids = {name: SyncerPyramid.from_pretrained(run / name) for name in ("syncers", "judge")}
-    reports = {name: evaluate_syncers(it, material.crops, margin=preset.judged_margin) for name, it in pyramids.items()}
+    reports = {name: evaluate_syncers(it, material.crops, margin=preset.evaluated_margin) for name, it in pyramids.items()}
     print("\n".join(syncer_lines(name, levels) for name, levels in reports.items()))
-    lines = bounds(pyramids["judge"], material.crops, margin=preset.judged_margin)
+    lines = baselines(pyramids["judge"], material.crops, margin=preset.evaluated_margin)
     lines += [pooled(arm, of_arm) for arm, of_arm in rows.items()]
     print(f"\n{table(lines)}\n")
     full, *others = ARMS
@@ -171,10 +168,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--corpus", default="synthetic", help="'synthetic', or a folder of clips")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="ablation", help="sizes and schedule (default: ablation)")
     parser.add_argument("--seeds", type=int, default=3, help="generators of each kind (default: 3)")
-    parser.add_argument("--workers", type=int, default=2, help="trainings at a time (default: 2)")
+    parser.add_argument("--workers", type=int, default=2, help="training runs at a time (default: 2)")
     parser.add_argument("--threads", type=int, default=1, help="processor threads of each (default: 1)")
     parser.add_argument("--name", default="ablation", help="name of the folder")
-    parser.add_argument("--out", type=Path, default=Path("runs"), help="where runs lie (default: runs)")
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of all runs (default: runs)")
     try:
         run_ablation(parser.parse_args(arguments))
     except AvsyncError as error:

@@ -1,67 +1,76 @@
-"""The stages of the paper's system, each a function: corpus, syncers, generator."""
+"""Stages of the paper's system, one function each: corpus, syncers, generator."""
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from judging import generate, judge
+from evaluation import evaluate_motion, generate
 from presets import Preset
 from torch import nn
 
-from avsync.audio.speech import SpeechFeatures
-from avsync.corpus.banks.memory import Batch, ClipBank
-from avsync.corpus.clip import Corpus
-from avsync.corpus.synthetic.talker import SyntheticCorpus
+from avsync import MultiScaleGenerator, MultiScaleSyncLoss, SyncerPyramid, save_pretrained
+from avsync.audio import SpeechFeatures
+from avsync.corpus import Batch, ClipBank, Corpus, SyntheticCorpus
 from avsync.errors import ArgumentError, CorpusError
-from avsync.landmarks.principal_motions import principal_motions
-from avsync.losses.sync import MultiScaleSyncLoss
-from avsync.models.discriminators import FrameDiscriminator, PairDiscriminator, WindowDiscriminator
-from avsync.models.generator.model import MultiScaleGenerator
-from avsync.models.syncer.interface import MultiScaleSyncer
-from avsync.models.syncer.pyramid import SyncerPyramid
-from avsync.pretrained import save_pretrained
-from avsync.training.engine import History
-from avsync.training.gan import Discriminators, train_generator
-from avsync.training.processes import on_first_process
-from avsync.training.syncers import SyncerTrainingConfig, evaluate_syncers, train_syncers
+from avsync.landmarks import principal_motions
+from avsync.models import FrameDiscriminator, MultiScaleSyncer, PairDiscriminator, WindowDiscriminator
+from avsync.training import (
+    Discriminators,
+    History,
+    SyncerTrainingConfig,
+    evaluate_syncers,
+    on_first_process,
+    train_generator,
+    train_syncers,
+)
 
 SPEECH_SHARE = 0.4
-"""Share of a judged clip's frames that must hold speech (:func:`avsync.corpus.banks.memory.speech_mask`) for it to count."""
-
-
+"""Smallest share of frames with speech (:func:`avsync.corpus.speech_mask`) of a validation clip."""
 WATCHED_CLIPS = 48
-"""Clips on which a generator is judged while it is trained."""
+"""Clips on which a generator is evaluated during training."""
 BASIS_CLIPS = 512
-"""Clips whose principal motions the generator speaks in."""
+"""Clips whose principal motions are the generator's basis."""
+CHECKPOINT_SECONDS = 60.0
+"""Longest time between checkpoints, so that runs which are killed again and again make progress."""
 
 
 @dataclass(frozen=True)
 class Material:
-    """The corpus of a run: clips to learn from and clips of other speakers to judge on."""
+    """Corpus of a run: training clips, and validation clips of other speakers."""
 
     train: ClipBank
     val: ClipBank
     val_clips: Any
     crops: Batch
-    """Judged clips with sound around them, those without speech left out."""
+    """Validation clips with speech, with audio around them."""
     silent: int
-    """How many were left out for want of speech."""
+    """Number of clips that were left out because they hold too little speech."""
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
 
 
 def load_material(corpus: str, preset: Preset, *, skip_bad: bool = False) -> Material:
     """Read or make the corpus.
 
     Args:
-        corpus: "synthetic", or a folder in the format of :class:`avsync.corpus.clip.Corpus`.
+        corpus: "synthetic", or a folder in the format of :class:`avsync.corpus.Corpus`.
         preset: Features, and sizes of the synthetic corpus.
         skip_bad: Leave damaged clips out instead of stopping at the first.
 
     Raises:
-        CorpusError: The corpus is damaged, or no clip is long enough to be judged.
+        CorpusError: The corpus is damaged, or no validation clip is long enough and holds speech.
     """
     features = SpeechFeatures(kind=preset.features).features
     if corpus == "synthetic":
@@ -77,8 +86,8 @@ def load_material(corpus: str, preset: Preset, *, skip_bad: bool = False) -> Mat
     for clip, reason in bad.items():
         print(f"skipped clip {clip}: {reason}")
     if bad:
-        print(f"skipped {len(bad)} clips in all")
-    crops = val_bank.windows(preset.judged_frames, stride=preset.judged_frames // 2, margin=preset.judged_margin)
+        print(f"skipped {len(bad)} clips in total")
+    crops = val_bank.windows(preset.evaluated_frames, stride=preset.evaluated_frames // 2, margin=preset.evaluated_margin)
     speaking = crops.speech_fraction >= SPEECH_SHARE
     if not bool(speaking.any()):
         raise CorpusError(f"expected clips with speech in at least {SPEECH_SHARE:.0%} of their frames in `val`, got none")
@@ -91,16 +100,17 @@ def stage(
     """Train a model, or load it if an earlier run of the same stage has ended.
 
     Args:
-        folder: Where the finished model lies, or is to lie.
+        folder: Folder of the finished model.
         model: The model before training.
-        train: Trains it in place.
-        fabric: Whose first process saves the model.
-        resume: Whether a finished model may be used.
+        train: Function that trains it in place.
+        fabric: The Fabric whose first process saves the model.
+        resume: Use a finished model.
 
     Returns:
         The model, and the history of its training (empty if it was loaded).
     """
     if resume and (folder / "config.json").is_file():
+        on_first_process(fabric, lambda: print(f"{folder.name}: finished in an earlier run, loaded from {folder}"))
         return type(model).from_pretrained(folder), {}
     history = train()
     on_first_process(fabric, lambda: save_pretrained(model, folder))
@@ -119,14 +129,14 @@ def syncer_stage(
     progress: bool,
     compiled: bool = False,
 ) -> tuple[SyncerPyramid, History]:
-    """Train one pyramid of syncers ("syncers" guides the generator, "judge" measures it)."""
+    """Train one pyramid of syncers ("syncers" guides the generator, "judge" evaluates it)."""
     with fabric.init_module():
         torch.manual_seed(training.seed)
         pyramid = SyncerPyramid(config=preset.syncers)
 
     def evaluate(step: int) -> Mapping[str, float]:
         del step
-        reports = evaluate_syncers(pyramid, material.crops.to(fabric.device), margin=preset.judged_margin)
+        reports = evaluate_syncers(pyramid, material.crops.to(fabric.device), margin=preset.evaluated_margin)
         return {f"acc{level}": report.within_one for level, report in enumerate(reports)}
 
     def train() -> History:
@@ -137,6 +147,7 @@ def syncer_stage(
             fabric=fabric,
             augment=preset.augment,
             checkpoint=run / "checkpoints" / name,
+            checkpoint_seconds=CHECKPOINT_SECONDS,
             resume=resume,
             evaluate=evaluate,
             evaluate_every=max(1, training.steps // 4),
@@ -151,17 +162,17 @@ def syncer_stage(
 
 
 def trained_pyramid(name: str, source: str, preset: Preset, fabric: Any) -> MultiScaleSyncer:
-    """Syncers that are trained already: a folder, or one of those that come with the package.
+    """Load trained syncers: a folder, or a pretrained model.
 
     Args:
-        name: Of the option that asked for it.
+        name: Name of the option, for errors.
         source: See :func:`avsync.pretrained.model_folder`.
-        preset: Says which features the run computes.
+        preset: The run's preset, which names the audio features.
         fabric: A launched Lightning Fabric.
 
     Raises:
         CheckpointError: There is no such model.
-        ArgumentError: It was trained on other features than the run computes.
+        ArgumentError: The model was trained on other features.
     """
     pyramid = MultiScaleSyncer.from_pretrained(source)
     features = pyramid.speech_features()
@@ -179,29 +190,30 @@ def generator_stage(
     *,
     resume: bool,
     progress: bool,
-    judging: MultiScaleSyncer | None = None,
+    evaluation_syncers: MultiScaleSyncer | None = None,
+    cuda_graphs: bool | None = None,
 ) -> tuple[MultiScaleGenerator, History]:
     """Train the generator against the discriminators and the frozen syncers of the first ``preset.levels`` levels.
 
-    With a pyramid to judge it by, its confidence on some of the judged clips is logged five times along the way, as in the paper's
-    Figure 5 (``avsync evaluate --history``).
+    With evaluation syncers, their confidence on some validation clips is logged five times during training, as in the paper's Figure 5
+    (``avsync evaluate --history``).
     """
     torch.manual_seed(preset.gan.seed)
     with fabric.init_module():
         generator = MultiScaleGenerator(preset.generator)
         pair = PairDiscriminator(preset.window_discriminator) if preset.gan.pair_weight else None
-        judges = Discriminators(
+        discriminators = Discriminators(
             frame=FrameDiscriminator(preset.frame_discriminator),
             window=WindowDiscriminator(preset.window_discriminator),
             pair=pair,
         )
     generator.set_audio_statistics(*material.train.audio_statistics())
     if preset.generator.motion_components:
-        chance = torch.Generator().manual_seed(0)
-        clips = material.train.sample(BASIS_CLIPS, preset.gan.frames, generator=chance, augment=preset.generator_augment)
+        rng = torch.Generator().manual_seed(0)
+        clips = material.train.sample(BASIS_CLIPS, preset.gan.frames, generator=rng, augment=preset.generator_augment)
         generator.set_motion_basis(*principal_motions(clips.landmarks, preset.generator.motion_components))
     weights = [float(level < preset.levels) for level in range(syncers.num_levels)]
-    # The loss freezes what it is given; the copy in the run's folder stays trainable.
+    # The loss freezes these syncers; the copy in the run's folder stays trainable.
     sync_loss = MultiScaleSyncLoss(syncers=syncers, level_weights=weights)
 
     chosen = torch.linspace(0, len(material.crops) - 1, min(WATCHED_CLIPS, len(material.crops))).long()
@@ -209,26 +221,28 @@ def generator_stage(
 
     def evaluate(step: int) -> Mapping[str, float]:
         del step
-        if judging is None:
+        if evaluation_syncers is None:
             return {}
         generator.eval()
-        made = generate(generator, watched, margin=preset.judged_margin)
+        made = generate(generator, watched, margin=preset.evaluated_margin)
         generator.train()
-        row = judge("generated", judging, made, watched, margin=preset.judged_margin)
+        row = evaluate_motion("generated", evaluation_syncers, made, watched, margin=preset.evaluated_margin)
         return {f"confidence{level}": confidence for level, confidence in enumerate(row.confidence)}
 
     def train() -> History:
         return train_generator(
             generator,
-            judges,
+            discriminators,
             material.train,
             preset.gan,
             sync_loss=sync_loss,
             fabric=fabric,
             augment=preset.generator_augment,
+            cuda_graphs=cuda_graphs,
             checkpoint=run / "checkpoints" / "generator",
+            checkpoint_seconds=CHECKPOINT_SECONDS,
             resume=resume,
-            evaluate=evaluate if judging is not None else None,
+            evaluate=evaluate if evaluation_syncers is not None else None,
             evaluate_every=max(1, preset.gan.steps // 5),
             logs=run / "logs" / "generator",
             progress=progress,

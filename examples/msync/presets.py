@@ -1,38 +1,40 @@
-"""Sizes and schedules of the whole system, one frozen dataclass a preset."""
+"""Sizes and schedules of the whole system, one frozen dataclass per preset."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from avsync.corpus.banks.augmentation import AugmentConfig
-from avsync.models.discriminators import FrameDiscriminatorConfig, WindowDiscriminatorConfig
-from avsync.models.generator.model import GeneratorConfig
-from avsync.models.syncer.encoders import SyncerConfig
-from avsync.models.syncer.pyramid import SyncerPyramidConfig
-from avsync.training.gan import GanTrainingConfig
-from avsync.training.syncers import SyncerTrainingConfig
+from avsync.corpus import AugmentConfig
+from avsync.models import (
+    FrameDiscriminatorConfig,
+    GeneratorConfig,
+    SyncerConfig,
+    SyncerPyramidConfig,
+    WindowDiscriminatorConfig,
+)
+from avsync.training import GanTrainingConfig, SyncerTrainingConfig
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Everything that a run depends on, apart from its corpus.
+    """Settings of a run, apart from its corpus.
 
     Attributes:
-        features: "log-mel" or "mfcc" (:class:`avsync.audio.speech.SpeechFeatures`), 26 coefficients each.
-        synthetic_speakers: Speakers of the embedded corpus to train on; a quarter as many more are made to judge on.
+        features: "log-mel" or "mfcc" (:class:`avsync.audio.SpeechFeatures`), 26 coefficients each.
+        synthetic_speakers: Training speakers of the synthetic corpus; a quarter as many more are made for validation.
         synthetic_seconds: Seconds of each synthetic clip; every speaker has four.
-        levels: Levels of the sync loss, finest first; the judge always has four.
+        levels: Levels of the sync loss, finest first; the evaluation model always has four.
         syncers: Sizes of both pyramids.
         syncer_training: Training of the pyramid that guides the generator.
-        metric_training: Training of the pyramid that judges it.
-        augment: How training clips of the syncers are varied.
+        metric_training: Training of the pyramid that evaluates it.
+        augment: Augmentation of the syncers' training clips.
         generator: Sizes of the generator.
-        generator_augment: How training clips of the generator are varied; no stretching, which would teach slow motion.
+        generator_augment: Augmentation of the generator's training clips; no stretching, which would teach slow motion.
         frame_discriminator: Sizes of D_f.
         window_discriminator: Sizes of D_s and D_j.
         gan: Training of the generator.
-        judged_frames: Frames of the clips that are judged.
-        judged_margin: Frames of sound around them.
+        evaluated_frames: Frames of the validation clips.
+        evaluated_margin: Frames of audio around them.
     """
 
     features: str = "log-mel"
@@ -48,11 +50,11 @@ class Preset:
     frame_discriminator: FrameDiscriminatorConfig = FrameDiscriminatorConfig()
     window_discriminator: WindowDiscriminatorConfig = WindowDiscriminatorConfig()
     gan: GanTrainingConfig = GanTrainingConfig()
-    judged_frames: int = 80
-    judged_margin: int = 40
+    evaluated_frames: int = 80
+    evaluated_margin: int = 40
 
     def seeded(self, seed: int) -> Preset:
-        """The same preset with every stage's seed derived from one; the judge's differs from that of the syncers it judges."""
+        """Return the preset with every stage's seed derived from one; the evaluation model's differs from the syncers'."""
         return replace(
             self,
             syncer_training=replace(self.syncer_training, seed=seed),
@@ -80,7 +82,7 @@ QUICK = Preset(
         ema_decay=0.98,
     ),
 )
-"""Minutes on two cores, on the synthetic talker. At half the rate and half the weight of the sync loss a generator's fate hangs on its
+"""Minutes on two cores, on the synthetic talker. With half the rate and half the weight of the sync loss, the result depends on the
 seed."""
 
 SMALL = Preset(
@@ -104,11 +106,11 @@ PAPER = Preset(
 )
 """The paper's losses, sizes and schedule where it states them; meant for a GPU and a large corpus."""
 
-SHIPPED = replace(SMALL, gan=replace(SMALL.gan, steps=350, pair_weight=0.0))
-"""What `generator-landmarks68-25fps` was trained by, guided by the pyramid that ships: minutes on two cores. Without the pair discriminator,
-a third of the time, which bears on diversity and not on synchrony."""
+PRETRAINED = replace(SMALL, gan=replace(SMALL.gan, steps=350, pair_weight=0.0))
+"""Settings of `generator-landmarks68-25fps`, which the pretrained pyramid guided: minutes on two cores. The pair discriminator, a third of
+the time, is left out, because it affects diversity and not synchrony."""
 
-ABLATION = replace(SHIPPED, gan=replace(SHIPPED.gan, generator_lr=2e-4, sync_weight=4.0, ema_decay=0.0))
-"""Small enough for twelve generators and two pyramids within an hour on two cores. It keeps the rates that its results were measured with."""
+ABLATION = replace(PRETRAINED, gan=replace(PRETRAINED.gan, generator_lr=2e-4, sync_weight=4.0, ema_decay=0.0))
+"""Small enough for twelve generators and two pyramids within an hour on two cores. The rates are those of the published results."""
 
-PRESETS = {"quick": QUICK, "small": SMALL, "paper": PAPER, "shipped": SHIPPED, "ablation": ABLATION}
+PRESETS = {"quick": QUICK, "small": SMALL, "paper": PAPER, "pretrained": PRETRAINED, "ablation": ABLATION}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from judging import Row
+from evaluation import Row
 from pipeline import Material
 from presets import Preset
 from torch import Tensor
@@ -20,11 +20,9 @@ from avsync.figures import (
     save_figure,
     training_curves,
 )
-from avsync.metrics.multi_scale import MAX_OFFSETS
-from avsync.models.generator.model import MultiScaleGenerator
-from avsync.models.syncer.interface import MultiScaleSyncer
-from avsync.training.engine import History
-from avsync.training.syncers import judge_offsets
+from avsync.metrics import MAX_OFFSETS
+from avsync.models import MultiScaleGenerator, MultiScaleSyncer
+from avsync.training import History, crop_offsets
 
 
 def write_figures(
@@ -37,11 +35,11 @@ def write_figures(
     generator: MultiScaleGenerator,
     made: Tensor,
 ) -> None:
-    """All figures of a run; those of a stage that was loaded instead of trained stay as they are."""
+    """Write all figures of a run; those of a stage that was loaded instead of trained stay as they are."""
     for name, history in histories.items():
         _training_figures(folder, name, history)
-    offsets, _, _ = judge_offsets(syncers, material.crops, margin=preset.judged_margin)
-    save_figure(offset_histogram(list(offsets.cpu()), search=MAX_OFFSETS[: len(offsets)]), folder / "offsets.png")
+    offsets = [level.offset_frames.cpu() for level in crop_offsets(syncers, material.crops, margin=preset.evaluated_margin)]
+    save_figure(offset_histogram(offsets, search=MAX_OFFSETS[: len(offsets)]), folder / "offsets.png")
     intervals = {
         row.name: [(c, c - e, c + e) for c, e in zip(row.confidence, row.confidence_error, strict=True)] for row in rows
     }
@@ -50,7 +48,7 @@ def write_figures(
     truth = material.crops.landmarks[chosen].cpu()
     save_figure(face_strip({"ground truth": truth, "generated": made[chosen].cpu()}), folder / "faces.png")
     if generator.config.num_branches > 1:
-        margin = 4 * preset.judged_margin
+        margin = 4 * preset.evaluated_margin
         with torch.no_grad():
             output = generator.generate(
                 material.crops.landmarks[:32, 0], material.crops.audio[:32, margin:-margin], return_masks=True
@@ -73,24 +71,24 @@ def _training_figures(folder: Path, name: str, history: History) -> None:
         figure = training_curves(accuracies, ylabel="share within one frame", title=f"{name}: offsets of unseen speakers")
         save_figure(figure, folder / f"{name}-accuracy.png")
     if confidences:
-        figure = training_curves(confidences, ylabel="AV confidence", title=f"{name}: judged while it is trained")
+        figure = training_curves(confidences, ylabel="AV confidence", title=f"{name}: confidence during training")
         save_figure(figure, folder / f"{name}-confidence.png")
-    if rest and not losses:  # a generator's; what syncers log beside their losses has other units
+    if rest and not losses:  # a generator's; the other values that syncers log have other units
         save_figure(training_curves(rest, ylabel="loss", title=f"{name}: training losses"), folder / f"{name}-loss.png")
 
 
 def sample_index(material: Material) -> int:
-    """The judged clip that is shown: the one with most speech, the first of several."""
+    """Return the index of the validation clip with most speech, the first of several."""
     return int(material.crops.speech_fraction.argmax())
 
 
 def write_sample(path: Path, material: Material, preset: Preset, made: Tensor) -> None:
-    """A video of one unseen speaker's clip: the truth and the generated motion, with the sound."""
+    """Write a video of one unseen speaker's clip: ground truth and generated motion, with audio."""
     chosen = sample_index(material)
     crop = material.crops.select(slice(chosen, chosen + 1))
     bank = material.val
     clip = next(clip for clip in material.val_clips if clip.id == bank.ids[int(crop.clip_index)])
     start = 640 * int(crop.start)
-    waveform = torch.from_numpy(clip.waveform[start : start + 640 * preset.judged_frames])
+    waveform = torch.from_numpy(clip.waveform[start : start + 640 * preset.evaluated_frames])
     faces = {"ground truth": crop.landmarks[0].cpu(), "generated": made[chosen].cpu()}
     landmark_video(path, faces, waveform=waveform)

@@ -68,6 +68,8 @@ def finished(out: Path, job: Job) -> VideoReport | None:
     if before != job:
         report.source = job.path
         write_record(out, job, report, time=time)
+    # A run that was killed right after its last write leaves the marker of a finished video.
+    _marker(out, job.key).unlink(missing_ok=True)
     return report
 
 

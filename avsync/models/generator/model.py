@@ -133,6 +133,7 @@ class Rollout:
         observed: Tensor,
         terms: Tensor | None,
         generator: torch.Generator | None,
+        initial_state: Tensor | None = None,
     ) -> None:
         config = network.config
         batch, frames = observed.shape[:2]
@@ -161,12 +162,10 @@ class Rollout:
         self._updates = 0
         self._steps = 0
 
-        if config.initial_state == "random":
+        if initial_state is None:
             source = observed.device if generator is None else generator.device
-            state = torch.randn(2, batch, config.hidden, generator=generator, device=source, dtype=observed.dtype)
-            self._hidden, self._cell = state.to(observed.device).unbind(0)
-        else:
-            self._hidden = self._cell = observed.new_zeros(batch, config.hidden)
+            initial_state = network.draw_state(batch, generator=generator, device=source).to(observed)
+        self._hidden, self._cell = initial_state.unbind(0)
         displacements = ((observed - self._first) / self._unit).flatten(2)
         for displacement in displacements[:, :-1].unbind(1):
             self._observe(displacement)
@@ -351,7 +350,31 @@ class MultiScaleGenerator(PretrainedModel):
         branches, batch, frames, _ = maps.shape
         return self.audio_entry(maps.flatten(1, 2)).view(branches, batch, frames, -1).permute(2, 0, 1, 3)
 
-    def start(self, observed: Tensor, terms: Tensor | None = None, *, generator: torch.Generator | None = None) -> Rollout:
+    def draw_state(
+        self, batch: int, *, generator: torch.Generator | None = None, device: torch.device | str | None = None
+    ) -> Tensor:
+        """Draw the initial hidden and cell state of the LSTM, or zeros, as the configuration says.
+
+        Args:
+            batch: Number of clips.
+            generator: Random generator; torch's default if None.
+            device: Device of the generator, and of the result.
+
+        Returns:
+            (2, batch, hidden), float32.
+        """
+        if self.config.initial_state != "random":
+            return torch.zeros(2, batch, self.config.hidden, device=device)
+        return torch.randn(2, batch, self.config.hidden, generator=generator, device=device)
+
+    def start(
+        self,
+        observed: Tensor,
+        terms: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        initial_state: Tensor | None = None,
+    ) -> Rollout:
         """Begin a rollout by reading the observed frames.
 
         Args:
@@ -359,6 +382,7 @@ class MultiScaleGenerator(PretrainedModel):
             terms: (frames, branches, batch, branch_width) from :meth:`audio_terms` for the frames to generate; None if each step
                 is to bring its own.
             generator: Source of the random initial state; torch's default if None.
+            initial_state: (2, batch, hidden) from :meth:`draw_state`; drawn from ``generator`` if None.
 
         Returns:
             The rollout, before its first generated frame.
@@ -370,7 +394,7 @@ class MultiScaleGenerator(PretrainedModel):
         check_floating("observed", observed)
         if observed.shape[1] == 0:
             raise ClipTooShortError(f"`observed`: expected at least 1 frame, got {describe_shape(observed)}")
-        return Rollout(self, observed, terms, generator)
+        return Rollout(self, observed, terms, generator, initial_state)
 
     def forward(
         self,
@@ -378,6 +402,7 @@ class MultiScaleGenerator(PretrainedModel):
         audio: Tensor,
         *,
         generator: torch.Generator | None = None,
+        initial_state: Tensor | None = None,
         return_masks: bool = False,
     ) -> GeneratorOutput:
         """Continue the observed frames to the end of the sound.
@@ -386,6 +411,7 @@ class MultiScaleGenerator(PretrainedModel):
             observed: (batch, n, points, dims), any unit; n = 3 in the paper's training.
             audio: (batch, 4 * T, coeffs), the sound of the n observed and the T - n generated frames.
             generator: Source of the random initial state; torch's default if None.
+            initial_state: (2, batch, hidden) from :meth:`draw_state`; drawn from ``generator`` if None. A CUDA graph needs it given.
             return_masks: Return the masks of equation (8).
 
         Returns:
@@ -404,7 +430,7 @@ class MultiScaleGenerator(PretrainedModel):
                 f"(4 for each of {seen} observed frames and one to generate), got {describe_shape(audio)}"
             )
         terms = self.audio_terms(self.audio_pyramid(audio)[:, :, seen:])
-        rollout = self.start(observed, terms, generator=generator)
+        rollout = self.start(observed, terms, generator=generator, initial_state=initial_state)
         steps = [rollout.step() for _ in range(terms.shape[0])]
         velocities = torch.stack([step.velocity for step in steps], dim=1)
         height = normalise(observed).height[:, None, None, None]

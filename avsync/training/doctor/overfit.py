@@ -74,14 +74,16 @@ def overfit_batch(bank: CropBank, *, seconds: float = 30.0, max_steps: int = 600
     sizes = SyncerConfig(
         audio_features=batch.audio.shape[2],
         points=batch.landmarks.shape[2],
-        dims=batch.landmarks.shape[3],
+        motion_channels=batch.landmarks.shape[3],
         width=64,
         embed=64,
         frame_blocks=1,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        pyramid = SyncerPyramid(config=SyncerPyramidConfig(syncer=sizes, num_levels=levels, reference="mean"))
+        pyramid = SyncerPyramid(
+            SyncerPyramidConfig(syncer=sizes, num_levels=levels, reference="mean", landmark_dims=batch.landmarks.shape[3])
+        )
     mean, std = batch.audio.mean((0, 1)), batch.audio.std((0, 1))
     pyramid.set_audio_statistics(mean, std.clamp_min(1e-3))
     optimizer = torch.optim.AdamW(pyramid.parameters(), lr=3e-3, weight_decay=0.0)

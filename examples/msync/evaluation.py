@@ -1,0 +1,106 @@
+"""Evaluation of generated motion: confidence and offset at every level, with baselines that need no generator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from avsync.corpus import Batch
+from avsync.landmarks import face_height
+from avsync.models import MultiScaleGenerator, MultiScaleSyncer
+from avsync.training import LevelReport, crop_offsets
+
+
+@dataclass(frozen=True)
+class Row:
+    """Line of the table; lists have one value per level."""
+
+    name: str
+    confidence: list[float]
+    confidence_error: list[float]
+    """Half-widths of 95 % intervals over clips."""
+    absolute_offset: list[float]
+    """Mean of the absolute offset, in frames of the level."""
+    within_one: list[float]
+    speed: float
+    """Mean speed of the points, in face heights per second."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain types, for JSON."""
+        return dict(vars(self))
+
+
+def motion_speed(landmarks: Tensor, *, fps: float = 25.0) -> float:
+    """Compute the mean speed of all points in heights of the first face per second; landmarks (batch, frames, points, dims)."""
+    step = (landmarks[:, 1:] - landmarks[:, :-1]).norm(dim=-1)
+    return float((step / face_height(landmarks)[:, None, None]).mean() * fps)
+
+
+@torch.no_grad()
+def generate(generator: MultiScaleGenerator, crops: Batch, *, margin: int, seed: int = 0, chunk: int = 128) -> Tensor:
+    """Generate motion for the audio of every crop, from its first face: (crops, frames, points, dims)."""
+    rng = torch.Generator().manual_seed(seed)
+    audio = crops.audio[:, 4 * margin : crops.audio.shape[1] - 4 * margin]
+    parts = [
+        generator.generate(crops.landmarks[start : start + chunk, 0], audio[start : start + chunk], generator=rng).landmarks
+        for start in range(0, len(crops), chunk)
+    ]
+    return torch.cat(parts)
+
+
+def evaluate_motion(name: str, syncers: MultiScaleSyncer, landmarks: Tensor, crops: Batch, *, margin: int) -> Row:
+    """Compute one row: offsets and confidences of ``landmarks`` with the audio of ``crops``.
+
+    Args:
+        name: Name of the row.
+        syncers: The evaluation model.
+        landmarks: (crops, frames, points, dims).
+        crops: Crops with ``margin`` frames of audio around them.
+        margin: That margin, in motion frames.
+    """
+    motion = replace(crops, landmarks=landmarks)
+    levels = crop_offsets(syncers, motion, margin=margin)
+    return Row(
+        name=name,
+        confidence=[float(level.confidence.mean()) for level in levels],
+        confidence_error=[1.96 * float(level.confidence.std()) / len(crops) ** 0.5 for level in levels],
+        absolute_offset=[float(level.offset_frames.abs().float().mean()) for level in levels],
+        within_one=[float(level.within(1).float().mean()) for level in levels],
+        speed=motion_speed(landmarks),
+    )
+
+
+def baselines(syncers: MultiScaleSyncer, crops: Batch, *, margin: int) -> list[Row]:
+    """Compute the rows that need no generator: ground truth, a static face, and the motion of another clip."""
+    still = crops.landmarks[:, :1].expand_as(crops.landmarks)
+    # Half the clips away: neighbours in the list overlap in one recording.
+    other = crops.landmarks.roll(max(1, len(crops) // 2), dims=0)
+    return [
+        evaluate_motion("ground truth", syncers, crops.landmarks, crops, margin=margin),
+        evaluate_motion("static", syncers, still, crops, margin=margin),
+        evaluate_motion("shuffled", syncers, other, crops, margin=margin),
+    ]
+
+
+def table(rows: list[Row]) -> str:
+    """Format rows as text: confidence (95 % interval over clips), mean absolute offset and speed."""
+    levels = len(rows[0].confidence)
+    head = f"{'':<22}" + "".join(f"{f'conf. level {level}':>18}" for level in range(levels))
+    lines = [head + f"{'|offset| in frames':>26}{'speed':>8}"]
+    for row in rows:
+        cells = "".join(f"{f'{c:.3f} ± {e:.3f}':>18}" for c, e in zip(row.confidence, row.confidence_error, strict=True))
+        offsets = " ".join(f"{offset:.1f}" for offset in row.absolute_offset)
+        lines.append(f"{row.name:<22}{cells}{offsets:>26}{row.speed:>8.3f}")
+    return "\n".join(lines)
+
+
+def syncer_lines(name: str, reports: list[LevelReport]) -> str:
+    """Format one line per level: share of unseen speakers' clips whose offset is found."""
+    return "\n".join(
+        f"{name} level {level}: {report.within_one:6.1%} of {report.clips} clips within one frame, {report.exact:6.1%} exact,"
+        f" confidence {report.confidence:.3f}"
+        for level, report in enumerate(reports)
+    )
