@@ -100,7 +100,7 @@ def crosswise(found: list[dict[str, Any]], prior: float) -> list[dict[str, Any]]
                     rest = halves[1 - half][index]
                     numbers = calibrations[half].levels[level]
                     probability[rest] = offset_posterior(distances[rest], count, calibration=numbers, prior=prior).probability
-                right = offset_from_distances(distances).offset_frames.abs() <= 1
+                right = offset_from_distances(distances).within(1)
                 right = right if kind == "own" else torch.zeros_like(right)  # there is no offset to be right about
                 results.append(
                     {"frames": entry["frames"], "level": level, "kind": kind, "probability": probability, "right": right}

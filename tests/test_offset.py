@@ -15,15 +15,19 @@ from avsync.audio.features import log_mel
 from avsync.corpus.clip import Clip
 from avsync.corpus.synthetic.talker import SyntheticConfig, synthetic_clip
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
-from avsync.metrics import _band
+from avsync.evaluation.measures import sync_scores
+from avsync.metrics import _band, offset_accuracy
 from avsync.metrics.offset import (
     SyncOffset,
+    known_offset,
     offset_distances,
     offset_from_distances,
     offset_milliseconds,
+    offset_within,
     sync_offset,
     window_distances,
 )
+from avsync.metrics.report import level_answers
 from tests.reference import offset as reference
 
 seeds = st.integers(0, 2**31)
@@ -372,3 +376,68 @@ def test_errors(error: type[Exception], options: dict[str, object]) -> None:
     arguments = {"motion": torch.zeros(2, 9, 4), "audio": torch.zeros(2, 9, 4), **options}
     with pytest.raises(error, match="expected"):
         sync_offset(arguments.pop("motion"), arguments.pop("audio"), **arguments)
+
+
+COLLAPSED = torch.ones(3, 40, 8)
+
+
+def silence(clips: int = 3, windows: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
+    """Motion that differs from window to window, and audio embeddings that are all alike."""
+    motion = torch.nn.functional.normalize(torch.randn(clips, windows, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
+    return motion, torch.nn.functional.normalize(torch.ones(clips, windows, 8), dim=-1)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("window", [1, 5])
+def test_silence_and_collapse_have_no_offset(masked: bool, window: int) -> None:
+    """The means over other windows at every offset differ; that is no evidence of an offset."""
+    mask = torch.arange(40)[None].expand(3, -1) < torch.tensor([40, 30, 20])[:, None] if masked else None
+    for motion, audio in (silence(), (COLLAPSED, COLLAPSED)):
+        found = sync_offset(motion, audio, mask=mask, audio_mask=mask, window=window)
+        assert found.offset_frames.tolist() == [0, 0, 0] and found.confidence.tolist() == [0.0, 0.0, 0.0]
+        assert not found.within(15).any()
+        assert known_offset(found.offset_frames, found.confidence).isnan().all()
+
+
+def test_one_rule_for_what_counts_as_right() -> None:
+    nan = float("nan")
+    offsets, confidences = (
+        torch.tensor([[0, 1, -1, 2], [0, 0, -2, 1]]),
+        torch.tensor([[0.3, 0.1, 0.0, 0.9], [nan, 0.0, 0.2, 1e-9]]),
+    )
+    assert offset_within(offsets, confidences).tolist() == [[True, True, False, False], [False, False, False, True]]
+    assert offset_within(offsets, confidences, 2).tolist() == [[True, True, False, True], [False, False, True, True]]
+    assert known_offset(offsets, confidences).nan_to_num(99).tolist() == [[0, 1, 99, 2], [99, 99, -2, 1]]
+
+
+def test_every_count_of_right_offsets_uses_the_rule() -> None:
+    """Scores of the evaluation, figures, reports of training and the corpus's statistics: constant embeddings are 0 % right."""
+    found = sync_offset(COLLAPSED, COLLAPSED)
+    scores = sync_scores([found])
+    rows = {measure.key: row for measure, row in zip(scores.measures, scores.values, strict=True)}
+    assert rows["within_one"].tolist() == [0.0, 0.0, 0.0] and rows["offset"].isnan().all()
+    figures = pytest.importorskip("avsync.figures")
+    pytest.importorskip("matplotlib")
+    known = known_offset(found.offset_frames, found.confidence)
+    assert figures.offset_histogram([known]).axes[0].get_title() == "level 0: 0 % within 1 frame"
+    assert float(offset_accuracy(COLLAPSED, COLLAPSED)) == 0.0
+    assert level_answers(found, speed=torch.ones(3)) == ("unsure",) * 3
+
+
+@pytest.mark.parametrize(
+    ("speed", "speech", "offsets", "expected"),
+    [
+        (0.3, 0.9, "found", "offset"),
+        (0.3, None, "found", "offset"),
+        (0.3, 0.1, "found", "silent"),
+        (0.01, 0.1, "found", "silent"),
+        (0.01, 0.9, "found", "still"),
+        (0.3, 0.9, "alike", "unsure"),
+        (0.3, 0.9, "none", "nothing"),
+    ],
+)
+def test_one_decision_for_the_answer(speed: float, speech: float | None, offsets: str, expected: str) -> None:
+    distances = {"found": [1.0, 0.2, 1.0], "alike": [1.0, 1.0, 1.0], "none": [float("nan")] * 3}[offsets]
+    found = offset_from_distances(torch.tensor([distances]))
+    speech_fraction = None if speech is None else torch.tensor([speech])
+    assert level_answers(found, speed=torch.tensor([speed]), speech_fraction=speech_fraction) == (expected,)

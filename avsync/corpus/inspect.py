@@ -19,6 +19,7 @@ from avsync.corpus.banks.memory import speech_mask
 from avsync.corpus.clip import FPS, Clip, Corpus, Entry, read_clip
 from avsync.errors import ArgumentError, ClipTooShortError, CorpusError
 from avsync.metrics.multi_scale import MAX_OFFSETS, multi_scale_offset
+from avsync.metrics.offset import offset_within
 from avsync.models.syncer.interface import MultiScaleSyncer
 
 FloatArray = npt.NDArray[np.float64]
@@ -90,7 +91,7 @@ class CorpusStatistics:
                     "level": level,
                     "searched": self.search[level],
                     "counts": {str(int(offset)): count for offset, count in sorted(Counter(found.tolist()).items())},
-                    "within_one_frame": float(np.mean(np.abs(found) <= 1)) if found.size else None,
+                    "within_one_frame": _within_one(found, confidence) if found.size else None,
                     "confidence": _quartiles(confidence),
                 }
                 for level, (found, confidence) in enumerate(zip(self.offsets, self.confidences, strict=True))
@@ -243,6 +244,10 @@ def _offsets(clip: Clip, syncers: MultiScaleSyncer, features: nn.Module, search:
         audio = features.to(device)(normalise_waveform(waveform[None]))
         levels = multi_scale_offset(syncers, landmarks[None], audio, max_offsets=search)
     return [(float(level.offset_frames), float(level.confidence)) for level in levels]
+
+
+def _within_one(offsets: FloatArray, confidences: FloatArray) -> float:
+    return float(offset_within(torch.from_numpy(offsets), torch.from_numpy(confidences)).double().mean())
 
 
 def _splits(entries: Sequence[Entry], seconds: FloatArray) -> dict[str, dict[str, float]]:

@@ -19,7 +19,7 @@ from avsync.metrics.beat_align import beat_align
 from avsync.metrics.distance import landmark_distance, landmark_error, mouth_opening_correlation, velocity_error
 from avsync.metrics.frechet import extract_statistics, frechet_distance, gaussian_distance
 from avsync.metrics.multi_scale import MAX_OFFSETS, check_max_offsets
-from avsync.metrics.offset import SyncOffset, sync_offset
+from avsync.metrics.offset import SyncOffset, known_offset, sync_offset
 from avsync.metrics.report import face_speed
 from avsync.models.syncer.interface import MultiScaleSyncer
 from avsync.models.syncer.similarity import unit_norm
@@ -144,12 +144,13 @@ def sync_scores(curves: Sequence[SyncOffset], *, fps: float = FPS, window: int =
         window: Motion frames of a window.
 
     Returns:
-        :class:`Scores` of :func:`sync_measures`. A face that does not move gives embeddings that may be alike: confidence 0, offset 0.
+        :class:`Scores` of :func:`sync_measures`. Where all offsets look alike, the offset cannot be
+        determined: it is NaN and not within one frame.
     """
     rows = []
     for level, sync in enumerate(curves):
-        offset = sync.offset_frames.double().masked_fill(sync.distance.isnan(), torch.nan)
-        within = (offset.abs() <= 1).double().masked_fill(offset.isnan(), torch.nan)
+        offset = known_offset(sync.offset_frames, sync.confidence.double())
+        within = sync.within(1).double().masked_fill(sync.distance.isnan(), torch.nan)
         rows += [
             sync.confidence,
             offset.abs(),

@@ -27,7 +27,7 @@ from avsync.metrics.calibration import Calibration
 from avsync.metrics.multi_scale import MAX_OFFSETS, check_max_offsets, multi_scale_embeddings
 from avsync.metrics.offset import offset_from_distances, offset_milliseconds, window_distances
 from avsync.metrics.posterior import offset_posterior, sub_frame_offset
-from avsync.metrics.report import LEAST_SPEECH, LEAST_SPEED, LevelSync, face_speed
+from avsync.metrics.report import LevelSync, face_speed, level_answers
 from avsync.models.syncer.interface import MultiScaleSyncer
 
 FRAME_SECONDS = 0.04
@@ -182,7 +182,7 @@ def recording_report(
             sums[level] += (distances * some).sum(1).double().cpu()
             counts[level] += some.sum(1).double().cpu()
             windows[level] += distances.shape[1]
-    silent, still = spoken / recording.seconds < LEAST_SPEECH, moved / recording.seconds < LEAST_SPEED
+    speed, speech = (torch.tensor([total / recording.seconds]) for total in (moved, spoken))
     report = []
     for level in levels:
         sync = offset_from_distances((sums[level] / counts[level]).float())
@@ -191,10 +191,9 @@ def recording_report(
         if calibration is not None:
             numbers = calibration.levels[level]
             posterior = offset_posterior(sync.distances, number.clamp_min(1), calibration=numbers, threshold=threshold)
-        answer = "offset" if posterior is None or bool(posterior.answered) else "unsure"
-        answer = "nothing" if bool(sync.distance.isnan()) else "silent" if silent else "still" if still else answer
+        answers = level_answers(sync, speed=speed, speech_fraction=speech, posterior=posterior)
         milliseconds = offset_milliseconds(sync.offset_frames, level=level)
-        report.append(LevelSync(level, 2**level * 1000 * FRAME_SECONDS, sync, milliseconds, number, posterior, (answer,)))
+        report.append(LevelSync(level, 2**level * 1000 * FRAME_SECONDS, sync, milliseconds, number, posterior, answers))
     return report
 
 

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from avsync.corpus.inspect import CorpusStatistics
 from avsync.figures._style import PALETTE, new_figure, plain_axes
 from avsync.figures.plots import draw_offsets
+from avsync.metrics.offset import known_offset
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +42,8 @@ def corpus_figure(statistics: CorpusStatistics) -> Figure:
 
     Source: ours.
     """
-    levels = statistics.offsets or ()
+    found = zip(statistics.offsets or (), statistics.confidences or (), strict=True)
+    levels = [known_offset(torch.from_numpy(offsets), torch.from_numpy(confidences)) for offsets, confidences in found]
     rows = 2 if levels else 1
     figure = new_figure(12.0, 3.1 * rows + 0.3)
     grid = figure.add_gridspec(rows, 1)

@@ -80,7 +80,8 @@ def offset_histogram(
     """How often each offset was found, one panel a level; what counts as right is coloured.
 
     Args:
-        offsets: For every level, (clips,) offsets in frames of that level; 0 is right.
+        offsets: For every level, (clips,) offsets in frames of that level; 0 is right. NaN for clips whose offset cannot be determined
+            (:func:`avsync.metrics.known_offset`): they have no bar and are not within ``tolerance``.
         search: For every level, the largest offset that was searched; by default the largest found.
         fps: Of level 0; a frame of level i lasts 2^i / fps seconds.
         tolerance: Frames of the level within which an offset is right.
@@ -117,7 +118,7 @@ def draw_offsets(
     """Draw what :func:`offset_histogram` shows into panels of a figure, one a level; arguments as there."""
     for level, (axes, found) in enumerate(zip(panels, offsets, strict=True)):
         values = np.asarray(found.detach().cpu() if isinstance(found, Tensor) else found, dtype=np.float64).reshape(-1)
-        reach = int(np.abs(values).max(initial=tolerance + 1)) if search is None else search[level]
+        reach = int(np.nan_to_num(np.abs(values)).max(initial=tolerance + 1)) if search is None else search[level]
         positions = np.arange(-reach, reach + 1)
         shares = (
             np.array([(np.round(values) == position).mean() for position in positions]) * 100

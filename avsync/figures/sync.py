@@ -193,8 +193,11 @@ def evaluation_figures(
     truth: list[float] = []
     search = found.settings["max_offsets"]
     if search:
-        real = [found.values("ground truth", "offset", level) for level in range(len(search))]
-        figures["offsets"] = offset_histogram([values[~values.isnan()] for values in real], search=search)
+        real = []
+        for level in range(len(search)):
+            scored = ~found.values("ground truth", "within_one", level).isnan()
+            real.append(found.values("ground truth", "offset", level)[scored])
+        figures["offsets"] = offset_histogram(real, search=search)
         rows: dict[str, list[tuple[float, float, float]]] = {}
         for row, cells in found.table.cells.items():
             rows[row] = [

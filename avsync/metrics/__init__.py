@@ -30,7 +30,7 @@ from avsync.metrics.frechet import (
 from avsync.metrics.inception import load_inception
 from avsync.metrics.lse import distance_at_zero, lse_confidence, lse_distance, offset_accuracy, rank_at_zero
 from avsync.metrics.multi_scale import MAX_OFFSETS, LevelEmbeddings, multi_scale_embeddings, multi_scale_offset
-from avsync.metrics.offset import SyncOffset, offset_distances, offset_milliseconds, sync_offset
+from avsync.metrics.offset import SyncOffset, known_offset, offset_distances, offset_milliseconds, offset_within, sync_offset
 from avsync.metrics.posterior import OffsetPosterior, offset_posterior, sub_frame_offset
 from avsync.metrics.report import LevelSync, face_speed, report_rows, sync_report
 
@@ -94,6 +94,7 @@ __all__ = [
     "frechet_inception_distance",
     "frechet_motion_distance",
     "frechet_video_distance",
+    "known_offset",
     "landmark_distance",
     "landmark_error",
     "load_calibration",
@@ -110,6 +111,7 @@ __all__ = [
     "offset_distances",
     "offset_milliseconds",
     "offset_posterior",
+    "offset_within",
     "onset_strength",
     "rank_at_zero",
     "report_rows",

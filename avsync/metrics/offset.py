@@ -43,16 +43,59 @@ class SyncOffset(NamedTuple):
     distances: Tensor
     """Mean distance at each offset from ``+max_offset`` down to ``-max_offset``, (batch, 2 * max_offset + 1)."""
 
-    def within(self, tolerance: int = 1) -> Tensor:
-        """Whether the offset is at most ``tolerance`` frames from 0, and stands out at all.
+    def known(self) -> Tensor:
+        """Return the offsets, (batch,), with NaN where none can be determined; see :func:`known_offset`."""
+        return known_offset(self.offset_frames, self.confidence)
 
-        Embeddings that are all alike, as those of a network that has collapsed, have offset 0 and confidence 0: no evidence, which
-        must not count as being right.
+    def within(self, tolerance: int = 1) -> Tensor:
+        """Return which clips have an offset of at most ``tolerance`` frames; see :func:`offset_within`.
 
         Returns:
-            (batch,), bool; False too for a clip without a score.
+            (batch,), bool.
         """
-        return (self.offset_frames.abs() <= tolerance) & (self.confidence > 0)
+        return offset_within(self.offset_frames, self.confidence, tolerance)
+
+
+def known_offset(offset_frames: Tensor, confidence: Tensor) -> Tensor:
+    """Return offsets, with NaN for clips whose offset cannot be determined.
+
+    Clips whose offsets all look alike, such as those of a network that has collapsed or with digital silence, have offset 0 and
+    confidence 0. Clips without a score have confidence NaN. Neither is evidence of an offset of 0.
+
+    Args:
+        offset_frames: Offsets of :class:`SyncOffset`, any shape.
+        confidence: Their confidences, the same shape.
+
+    Returns:
+        The same shape, in the dtype of ``confidence``.
+
+    Example:
+        >>> known_offset(torch.tensor([0, 0, 3]), torch.tensor([0.0, 0.4, 0.2]))
+        tensor([nan, 0., 3.])
+
+    Source: ours.
+    """
+    return offset_frames.to(confidence.dtype).masked_fill(~(confidence > 0), torch.nan)
+
+
+def offset_within(offset_frames: Tensor, confidence: Tensor, tolerance: float = 1) -> Tensor:
+    """Return which offsets count as right: at most ``tolerance`` frames from 0, and determined at all.
+
+    Args:
+        offset_frames: Offsets of :class:`SyncOffset`, any shape.
+        confidence: Their confidences, the same shape.
+        tolerance: Frames of the level.
+
+    Returns:
+        The same shape, bool; False for offsets that :func:`known_offset` cannot determine.
+
+    Example:
+        >>> offset_within(torch.tensor([0, 0, 3]), torch.tensor([0.0, 0.4, 0.2]))
+        tensor([False,  True, False])
+
+    Source: ours.
+    """
+    return known_offset(offset_frames, confidence).abs() <= tolerance
 
 
 def offset_milliseconds(offset_frames: Tensor, *, level: int = 0, fps: float = 25.0) -> Tensor:
@@ -229,6 +272,13 @@ def mean_over_windows(distances: Tensor, counts: Tensor | None) -> Tensor:
     else:
         broken = (distances * counts).sum(1)
         mean = broken / counts.sum(1)
+        # Where the distances of every window are the same at all offsets (digital silence), the means still differ, because each is
+        # over other windows. There is no offset in that: all offsets get the same mean.
+        outside = counts <= 0
+        most = distances.masked_fill(outside, -torch.inf).amax(2)
+        least = distances.masked_fill(outside, torch.inf).amin(2)
+        flat = (most <= least * (1 + _ROUNDING * torch.finfo(distances.dtype).eps)).all(1, keepdim=True)
+        mean = torch.where(flat & ~mean.isnan(), mean.nanmean(1, keepdim=True), mean)
     return mean.masked_fill(broken.isnan().any(1, keepdim=True), torch.nan)
 
 

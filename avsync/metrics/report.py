@@ -14,7 +14,7 @@ from avsync.errors import ArgumentError, ShapeError
 from avsync.landmarks.geometry import displacement
 from avsync.metrics.calibration import Calibration
 from avsync.metrics.multi_scale import MAX_OFFSETS, check_max_offsets, multi_scale_embeddings
-from avsync.metrics.offset import SyncOffset, offset_milliseconds, sync_offset
+from avsync.metrics.offset import SyncOffset, known_offset, offset_milliseconds, sync_offset
 from avsync.metrics.posterior import OffsetPosterior, offset_posterior
 from avsync.models.syncer.interface import MultiScaleSyncer
 
@@ -43,7 +43,7 @@ class LevelSync(NamedTuple):
     posterior: OffsetPosterior | None
     """Sub-frame estimate and calibrated probabilities; None without a calibration."""
     answers: tuple[str, ...]
-    """One of ``ANSWERS`` a clip. Without a calibration nothing is "unsure"."""
+    """One of ``ANSWERS`` per clip; see :func:`level_answers`."""
 
 
 def face_speed(landmarks: Tensor, *, fps: float = 25.0, lengths: Tensor | None = None) -> Tensor:
@@ -130,33 +130,54 @@ def sync_report(
     embedded = multi_scale_embeddings(
         pyramid, landmarks, audio, margin=margin, reference=reference, lengths=lengths, frame_mask=frame_mask
     )
-    still = (face_speed(landmarks, fps=fps, lengths=lengths) < LEAST_SPEED).tolist()
-    silent = [False] * len(still) if speech_fraction is None else (speech_fraction < LEAST_SPEECH).tolist()
+    speed = face_speed(landmarks, fps=fps, lengths=lengths)
     report = []
     for number, level in enumerate(embedded):
         sync = sync_offset(**level._asdict(), max_offset=max_offsets[number], edges=edges)
         windows = torch.full_like(sync.offset_frames, level.motion.shape[1]) if level.mask is None else level.mask.sum(1)
         posterior = None
-        sure = [True] * len(still)
         if calibration is not None:
             numbers = calibration.levels[number]
             posterior = offset_posterior(sync.distances, windows, calibration=numbers, prior=prior, threshold=threshold)
-            sure = posterior.answered.tolist()
-        known = (~sync.distance.isnan()).tolist()
-        answers = tuple(_answer(*facts) for facts in zip(known, silent, still, sure, strict=True))
+        answers = level_answers(sync, speed=speed, speech_fraction=speech_fraction, posterior=posterior)
         milliseconds = offset_milliseconds(sync.offset_frames, level=number, fps=fps)
         report.append(LevelSync(number, 2**number * 1000.0 / fps, sync, milliseconds, windows, posterior, answers))
     return report
 
 
-def _answer(known: bool, silent: bool, still: bool, sure: bool) -> str:
-    if not known:
-        return "nothing"
-    if silent:
-        return "silent"
-    if still:
-        return "still"
-    return "offset" if sure else "unsure"
+def level_answers(
+    sync: SyncOffset, *, speed: Tensor, speech_fraction: Tensor | None = None, posterior: OffsetPosterior | None = None
+) -> tuple[str, ...]:
+    """Decide what the answer for each clip is at one level: an offset, or why it cannot be determined.
+
+    Args:
+        sync: Offsets of the clips.
+        speed: Mean speed of each face, (batch,), from :func:`face_speed`; "still" below ``LEAST_SPEED``.
+        speech_fraction: Share of each clip's frames with speech, (batch,); "silent" below ``LEAST_SPEECH``. None for unknown.
+        posterior: Calibrated probabilities; "unsure" where they are too small. Without them "unsure" are the clips whose offsets all
+            look alike.
+
+    Returns:
+        One of ``ANSWERS`` for each clip.
+
+    Example:
+        >>> found = sync_offset(torch.ones(1, 5, 3), torch.ones(1, 5, 3), max_offset=2)
+        >>> level_answers(found, speed=torch.tensor([0.3]))
+        ('unsure',)
+
+    Source: ours.
+    """
+    nothing = sync.distance.isnan().tolist()
+    still = (speed < LEAST_SPEED).tolist()
+    silent = [False] * len(still) if speech_fraction is None else (speech_fraction < LEAST_SPEECH).tolist()
+    sure = ~known_offset(sync.offset_frames, sync.confidence).isnan()
+    if posterior is not None:
+        sure = sure & posterior.answered
+    answers = []
+    for number, certain in enumerate(sure.tolist()):
+        reason = "nothing" if nothing[number] else "silent" if silent[number] else "still" if still[number] else "unsure"
+        answers.append("offset" if certain and reason == "unsure" else reason)
+    return tuple(answers)
 
 
 def report_rows(report: Sequence[LevelSync], *, ids: Sequence[str] | None = None) -> list[dict[str, Any]]:

@@ -38,7 +38,7 @@ def write_figures(
     """Write all figures of a run; those of a stage that was loaded instead of trained stay as they are."""
     for name, history in histories.items():
         _training_figures(folder, name, history)
-    offsets = [level.offset_frames.cpu() for level in crop_offsets(syncers, material.crops, margin=preset.evaluated_margin)]
+    offsets = [level.known().cpu() for level in crop_offsets(syncers, material.crops, margin=preset.evaluated_margin)]
     save_figure(offset_histogram(offsets, search=MAX_OFFSETS[: len(offsets)]), folder / "offsets.png")
     intervals = {
         row.name: [(c, c - e, c + e) for c, e in zip(row.confidence, row.confidence_error, strict=True)] for row in rows

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from avsync.errors import ArgumentError
+from avsync.metrics.offset import offset_from_distances
 from avsync.training.doctor.findings import Finding
 from avsync.training.doctor.tracks import Array, Tracks
 
@@ -207,11 +209,10 @@ def check_distances(speakers: Sequence[str], distances: Array, *, least_crops: i
     """
     if len(speakers) != len(distances) or not len(speakers):
         raise ArgumentError(f"`speakers`: expected one a crop, of {len(distances)}, got {len(speakers)}")
-    reach = distances.shape[1] // 2
 
     def judge(rows: Array) -> tuple[int, float]:
-        mean = np.nanmean(rows, axis=0)
-        return reach - int(np.nanargmin(mean)), float(np.nanmedian(mean) - np.nanmin(mean))
+        found = offset_from_distances(torch.from_numpy(np.nanmean(rows, axis=0, keepdims=True)))
+        return int(found.offset_frames), float(found.confidence)
 
     offset, confidence = judge(distances)
     numbers: dict[str, float] = {"offset_frames": offset, "confidence": confidence, "crops": len(distances)}
