@@ -7,6 +7,7 @@ The checks cost no device synchronisation and add no data-dependent branch, so e
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Sized
 from types import ModuleType
 from typing import Any, TypeVar
@@ -98,6 +99,17 @@ def check_positive(name: str, value: float, *, allow_zero: bool = False) -> None
     if value < 0 or (value == 0 and not allow_zero):
         bound = "at least 0" if allow_zero else "above 0"
         raise ArgumentError(f"`{name}`: expected a number {bound}, got {value!r}")
+
+
+def check_path(name: str, path: object) -> str | os.PathLike[str]:
+    """Return ``path`` if it is one.
+
+    Raises:
+        ArgumentError: ``path`` is neither text nor a path.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise ArgumentError(f"`{name}`: expected a path, got {type(path).__name__}")
+    return path
 
 
 def check_counts(**sequences: Sized) -> None:

@@ -96,7 +96,7 @@ def test_corpus_is_a_sequence(tmp_path: Path) -> None:
 CLIP_DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no track": (lambda d: (d / "c.npz").unlink(), r"c\.npz: expected a file, got none"),
     "truncated track": (lambda d: truncate(d / "c.npz", 0.5), r"c\.npz: expected a whole npz"),
-    "track of one array": (lambda d: _npy(d / "c.npz"), r"c\.npz: expected an npz archive, got a single array"),
+    "track of one array": (lambda d: _npy(d / "c.npz"), r"c\.npz: expected a whole npz"),
     "flipped byte in track": (lambda d: _flip_byte(d / "c.npz"), r"c\.npz: expected a whole npz"),
     "empty track": (lambda d: truncate(d / "c.npz", 0.0), r"c\.npz: expected a whole npz"),
     "no sound": (lambda d: (d / "c.flac").unlink(), r"c\.flac: expected.*found none"),
@@ -122,7 +122,7 @@ CLIP_DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "other sample rate": (
         lambda d: (d / "c.flac").write_bytes(_flac(640 * 12, sample_rate=8000)),
-        r"c\.flac: expected 16000 samples a second, got 8000",
+        r"c\.flac: expected 16000 samples per second, got 8000",
     ),
     "index without key": (
         lambda d: edit_index(d, lambda i: i["clips"][2].pop("speaker")),
@@ -198,8 +198,8 @@ def test_ids_do_not_lead_out_of_the_folder(tmp_path: Path, name: str) -> None:
     ("spoil", "message"),
     [
         (lambda d: (d / "index.json").unlink(), "expected the index of a corpus, found no file"),
-        (lambda d: truncate(d / "index.json", 0.7), "expected an index in JSON, got JSONDecodeError"),
-        (lambda d: (d / "index.json").write_bytes(b"\xff\xfe{}"), "expected an index in JSON, got UnicodeDecodeError"),
+        (lambda d: truncate(d / "index.json", 0.7), "expected an index in JSON, got: JSONDecodeError"),
+        (lambda d: (d / "index.json").write_bytes(b"\xff\xfe{}"), "expected an index in JSON, got: JSONDecodeError"),
         (lambda d: (d / "index.json").write_text("[]"), "expected an object with a list 'clips', got list"),
         (lambda d: edit_index(d, lambda i: i.pop("clips")), "expected an object with a list 'clips', got .*'fps'"),
         (lambda d: edit_index(d, lambda i: i.update(fps=30)), "expected 'fps' = 25, got 30"),
@@ -278,3 +278,66 @@ def test_the_real_corpus_is_sound() -> None:
     assert (clip.landmarks[:, 48:, 1].mean(1) > clip.landmarks[:, 17:48, 1].mean(1)).all()
     assert np.abs(clip.waveform).max() > 0.01
     assert sum(clip.frames for clip in corpora["val"]) == sum(entry["frames"] for entry in corpora["val"].entries)
+
+
+def test_missing_audio_is_kept_in_the_index(tmp_path: Path) -> None:
+    clip = make_clip(missing_audio=((0, 2), (9, 12)))
+    write_index(tmp_path, [write_clip(clip, tmp_path)])
+    [back] = Corpus(tmp_path)
+    assert back.missing_audio == ((0, 2), (9, 12))
+    assert back.has_audio.tolist() == [False] * 2 + [True] * 7 + [False] * 3
+    for ranges in ([[3, 2]], [[0, 13]], [[4, 6], [5, 8]], [[0.5, 2]], 5, [[1]], {"a": 1}):
+        edit_index(tmp_path, lambda index, ranges=ranges: index["clips"][0].update(missing_audio=ranges))
+        with pytest.raises(CorpusError, match="missing_audio as ranges"):
+            Corpus(tmp_path)
+
+
+@pytest.mark.parametrize("first", [0, 10, 20])
+def test_the_minority_is_left_out_not_the_first(tmp_path: Path, first: int) -> None:
+    """One odd clip among 21, wherever it stands, is the one that is skipped."""
+    clips = [make_clip(f"c{i:02d}", points=5 if i == first else 68, seed=i) for i in range(21)]
+    entries = [write_clip(clip, tmp_path) for clip in clips]
+    entries[(first + 1) % 21]["split"] = "val"  # of the same speaker as all others
+    write_index(tmp_path, [{**entry, "split": "train"} for entry in entries])
+    bank = ClipBank(Corpus(tmp_path, skip_bad=True), features=LogMel(), skip_bad=True)
+    assert len(bank.ids) == 20 and [name for name, _ in bank.bad] == [f"c{first:02d}"]
+    edit_index(tmp_path, lambda index: index.update(clips=entries))
+    assert [name for name, _ in Corpus(tmp_path, skip_bad=True).bad] == [f"c{(first + 1) % 21:02d}"]
+
+
+def test_a_corpus_without_clips_is_an_error(tmp_path: Path) -> None:
+    write_index(tmp_path, [])
+    with pytest.raises(CorpusError, match="expected at least one clip, got none"):
+        Corpus(tmp_path)
+
+
+def test_sizes_are_bounded_before_anything_is_built(tmp_path: Path) -> None:
+    """Headers that promise terabytes, and files larger than the index allows, cost no memory."""
+    import io
+    import tracemalloc
+    import zipfile
+
+    write_corpus(tmp_path)
+    huge = io.BytesIO()
+    np.lib.format.write_array_header_1_0(huge, {"descr": "<f4", "fortran_order": False, "shape": (12, 1 << 30, 24)})
+    zeros = io.BytesIO()
+    np.lib.format.write_array_header_1_0(zeros, {"descr": "<f4", "fortran_order": False, "shape": (1 << 20, 68, 2)})
+    for header, body in ((huge, 0), (zeros, 68 * 8 << 20)):
+        with (
+            zipfile.ZipFile(tmp_path / "c.npz", "w", zipfile.ZIP_DEFLATED) as archive,
+            archive.open("landmarks.npy", "w", force_zip64=True) as file,
+        ):
+            file.write(header.getvalue())
+            for _ in range(body >> 22):
+                file.write(bytes(1 << 22))
+        tracemalloc.start()
+        with pytest.raises(CorpusError, match=r"clip 'c', c\.npz"):
+            list(Corpus(tmp_path))
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+        tracemalloc.stop()
+    write_corpus(tmp_path)
+    from avsync.corpus.media.files import write_audio
+
+    write_audio(tmp_path / "c.flac", np.zeros(16000 * 60, np.float32))
+    with pytest.raises(CorpusError, match=r"clip 'c', c\.flac: .*more than the expected 23680 samples"):
+        list(Corpus(tmp_path))

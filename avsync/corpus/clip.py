@@ -1,22 +1,23 @@
-"""Clips and the folders that hold them: a landmark track, its sound, and an index; everything is checked, nothing is unpickled.
+"""Clips and the folders that hold them: landmarks, their audio, and an index; everything is checked, nothing is unpickled.
 
-A corpus is a folder with ``index.json`` and two files a clip:
+A corpus is a folder with ``index.json`` and two files per clip:
 
 * ``<id>.npz``: ``landmarks`` float32 (frames, points, dims), ``fps``, ``frame_size`` = [width, height];
-* ``<id>.flac``: 16 kHz, mono, 16 bits; frame ``k`` is the instant of sample ``round(16000 k / fps)``, and the sound ends where the
-  frame after the last would be: at 25 frames a second exactly 640 samples a frame.
+* ``<id>.flac``: 16 kHz, mono, 16 bits; frame ``k`` is the instant of sample ``round(16000 k / fps)``, and the audio ends where the
+  frame after the last would be: at 25 frames per second exactly 640 samples per frame.
 
-``index.json`` holds ``fps``, ``sample_rate`` and ``clips``, each with at least ``id``, ``frames``, ``speaker`` and ``split``. All clips
-of a corpus have one rate. Syncers, trainings and metrics are made for 25 frames a second, so readers here refuse other rates unless
-they are told to take them.
+``index.json`` holds ``fps``, ``sample_rate`` and ``clips``, each with at least ``id``, ``frames``, ``speaker`` and ``split``. The key
+``missing_audio`` of a clip lists the ranges ``[first, stop]`` of frames for which the source had no audio; the waveform is silent there. All
+clips of a corpus have one rate. Syncers, training and metrics are made for 25 frames per second, so readers here refuse other rates unless
+they are told to accept them.
 """
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import zipfile
-import zlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,54 +26,45 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from avsync._files import replacing, write_json
-from avsync.corpus._clip_checks import (
-    FPS,
-    INDEX_NAME,
-    SAMPLE_RATE,
-    SAMPLES_PER_FRAME,
-    Entry,
-    check_clip_landmarks,
-    check_entry,
-    check_waveform,
-    expect,
-    is_rate,
-    sample_of_frame,
-)
+from avsync._checks import check_path
+from avsync._files import read_json, read_npz, replacing, untrusted, write_json
 from avsync.corpus.media.files import read_audio, write_audio
 from avsync.errors import ArgumentError, CorpusError
-
-__all__ = [
-    "FPS",
-    "INDEX_NAME",
-    "SAMPLES_PER_FRAME",
-    "SAMPLE_RATE",
-    "Clip",
-    "Corpus",
-    "Entry",
-    "check_clip",
-    "read_clip",
-    "sample_of_frame",
-    "write_clip",
-    "write_index",
-]
+from avsync.pyramid import FPS, SAMPLE_RATE
 
 FloatArray = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+FrameRanges = tuple[tuple[int, int], ...]
+Entry = Mapping[str, Any]
+
+SAMPLES_PER_FRAME = 640
+"""Audio samples per landmark frame, at 25 frames per second."""
+INDEX_NAME = "index.json"
+"""Name of the index inside a corpus folder."""
+
+_ENTRY_TYPES: dict[str, type] = {"id": str, "frames": int, "speaker": str, "split": str}
+_PLAIN_NAME = re.compile(r"\w[\w.+-]*")
+# Bounds on what an index may claim, so that no size is computed or allocated from nonsense: 4.6 days, and the largest mesh.
+_MAX_FRAMES = 10_000_000
+_MAX_POINTS = 1 << 16
+_RATES = (1e-3, 1e6)
+_MAX_INDEX_BYTES = 1 << 28
 
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """One recording of one speaker: landmarks and sound that start at the same instant.
+    """One recording of one speaker: landmarks and audio that start at the same instant.
 
     Attributes:
         id: Name of the clip; also the stem of its files, so letters, digits and ``_ . + -`` only.
         speaker: Label of the person; a person is in one split only.
         split: "train", "val" or any other name.
         landmarks: (frames, points, dims) float32, in any unit; pixels of the source in a real corpus.
-        waveform: (samples,) float32 in [-1, 1]; ``sample_of_frame(frames, fps)`` of them, 640 a frame at 25 frames a second.
-        fps: Frames a second; 25 for everything that trains or judges.
-        sample_rate: Samples a second, 16000.
+        waveform: (samples,) float32 in [-1, 1]; ``sample_of_frame(frames, fps)`` of them, 640 per frame at 25 frames per second.
+        fps: Frames per second; 25 for training and metrics.
+        sample_rate: Samples per second, 16000.
         frame_size: Width and height of the source image, in the unit of ``landmarks``.
+        missing_audio: Ranges (first, stop) of frames for which the source had no audio, in order; the waveform is silent there.
 
     Example:
         >>> clip = Clip("a", "anna", "train", np.ones((50, 68, 2), np.float32), np.zeros(32000, np.float32))
@@ -90,11 +82,20 @@ class Clip:
     fps: float = FPS
     sample_rate: int = SAMPLE_RATE
     frame_size: tuple[int, int] = (0, 0)
+    missing_audio: FrameRanges = ()
 
     @property
     def frames(self) -> int:
         """Number of landmark frames."""
         return int(self.landmarks.shape[0])
+
+    @property
+    def has_audio(self) -> BoolArray:
+        """(frames,), True where the source had audio."""
+        mask = np.ones(self.frames, dtype=bool)
+        for first, stop in self.missing_audio:
+            mask[first:stop] = False
+        return mask
 
     @property
     def seconds(self) -> float:
@@ -103,25 +104,28 @@ class Clip:
 
 
 def check_clip(clip: Clip) -> None:
-    """Raise unless a clip keeps every promise of the format.
+    """Raise unless a clip keeps to the format.
 
     Args:
         clip: From any source.
 
     Raises:
-        CorpusError: Names the clip, what was expected and what came: a wrong rank, dtype, rate or number of samples, no frames,
-            NaN or infinity, an impossible id.
+        ArgumentError: ``clip`` is no :class:`Clip`.
+        CorpusError: The clip has a wrong rank, dtype, rate or number of samples, no frames, NaN or infinity, or an impossible id.
 
     Example:
         >>> check_clip(Clip("a", "anna", "train", np.ones((2, 68, 2), np.float32), np.zeros(1280, np.float32)))
 
     Source: ours.
     """
+    if not isinstance(clip, Clip):
+        raise ArgumentError(f"`clip`: expected a Clip, got {type(clip).__name__}")
     check_clip_landmarks(clip.id, "landmarks", clip.landmarks)
-    check_entry({"id": clip.id, "frames": clip.frames, "speaker": clip.speaker, "split": clip.split})
     expect(is_rate(clip.fps), clip.id, "fps", "a rate above 0", clip.fps)
-    expect(clip.sample_rate == SAMPLE_RATE, clip.id, "sample_rate", f"{SAMPLE_RATE} samples a second", clip.sample_rate)
-    expect(len(clip.frame_size) == 2, clip.id, "frame_size", "(width, height)", clip.frame_size)
+    check_entry(_entry(clip))
+    expect(clip.sample_rate == SAMPLE_RATE, clip.id, "sample_rate", f"{SAMPLE_RATE} samples per second", clip.sample_rate)
+    fits = isinstance(clip.frame_size, Sequence) and len(clip.frame_size) == 2
+    expect(fits, clip.id, "frame_size", "(width, height)", clip.frame_size)
     check_waveform(clip.id, "waveform", clip.waveform, clip.frames, clip.fps)
 
 
@@ -149,45 +153,63 @@ def read_clip(folder: str | os.PathLike[str], entry: Entry, *, fps: float | None
 
     Source: ours.
     """
+    check_path("folder", folder)
+    _check_rate(fps)
     entry = check_entry(entry)
     name, frames = str(entry["id"]), int(entry["frames"])
-    track = Path(folder, f"{name}.npz")
-    expect(track.is_file(), name, track.name, "a file", "none")
-    try:
-        # The file is opened here, because numpy leaves it open when the archive is damaged.
-        with track.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            fits = isinstance(archive, np.lib.npyio.NpzFile)
-            expect(fits, name, track.name, "an npz archive", "a single array")
-            missing = {"landmarks", "fps", "frame_size"} - set(archive.files)
-            expect(not missing, name, track.name, "arrays landmarks, fps and frame_size", sorted(archive.files))
-            landmarks, stored, size = archive["landmarks"], archive["fps"], archive["frame_size"]
-    except CorpusError:
-        raise
-    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise CorpusError(
-            f"clip {name!r}, {track.name}: expected a whole npz archive without pickles, got {type(error).__name__}: {error}"
-        ) from error
-    check_clip_landmarks(name, track.name, landmarks)
-    expect(landmarks.shape[0] == frames, name, track.name, f"{frames} frames as in the index", landmarks.shape[0])
+    file = Path(folder, f"{name}.npz")
+    expect(file.is_file(), name, file.name, "a file", "none")
+    message = f"clip {name!r}, {file.name}: expected a whole npz archive without pickles, got"
+    # What the index promises bounds what is unpacked: frames of the largest mesh in float64, and two small arrays.
+    most = min(1 << 31, 65536 + 24 * _MAX_POINTS * frames)
+    arrays = read_npz(file, error=CorpusError, message=message, most_bytes=most)
+    missing = {"landmarks", "fps", "frame_size"} - set(arrays)
+    expect(not missing, name, file.name, "arrays landmarks, fps and frame_size", sorted(arrays))
+    landmarks, stored, size = arrays["landmarks"], arrays["fps"], arrays["frame_size"]
+    check_clip_landmarks(name, file.name, landmarks)
+    expect(landmarks.shape[0] == frames, name, file.name, f"{frames} frames as in the index", landmarks.shape[0])
     fits = stored.size == 1 and np.issubdtype(stored.dtype, np.number) and is_rate(rate := stored.item())
     fits = fits and (fps is None or rate == fps)
-    expect(fits, name, track.name, "one rate as fps" if fps is None else f"fps = {fps:g}", stored.tolist())
+    expect(fits, name, file.name, "one rate as fps" if fps is None else f"fps = {fps:g}", stored.tolist())
     fits = size.shape == (2,) and np.issubdtype(size.dtype, np.integer)
-    expect(fits, name, track.name, "frame_size as two integers", size.tolist())
-    sound = Path(folder, f"{name}.flac")
+    expect(fits, name, file.name, "frame_size as two integers", size.tolist())
+    flac = Path(folder, f"{name}.flac")
+    samples = sample_of_frame(frames, rate)
     try:
-        waveform, sample_rate = read_audio(sound)
+        waveform, sample_rate = read_audio(flac, max_samples=samples + SAMPLE_RATE)
     except CorpusError as error:
-        raise CorpusError(f"clip {name!r}, {sound.name}: expected whole audio, got {error}") from error
-    expect(sample_rate == SAMPLE_RATE, name, sound.name, f"{SAMPLE_RATE} samples a second", sample_rate)
-    check_waveform(name, sound.name, waveform, frames, rate)
-    shape = (int(size[0]), int(size[1]))
-    return Clip(name, entry["speaker"], entry["split"], landmarks, waveform, fps=float(rate), frame_size=shape)
+        raise CorpusError(f"clip {name!r}, {flac.name}: expected whole audio, got {error}") from error
+    expect(sample_rate == SAMPLE_RATE, name, flac.name, f"{SAMPLE_RATE} samples per second", sample_rate)
+    check_waveform(name, flac.name, waveform, frames, rate)
+    return Clip(
+        name,
+        entry["speaker"],
+        entry["split"],
+        landmarks,
+        waveform,
+        fps=float(rate),
+        frame_size=(int(size[0]), int(size[1])),
+        missing_audio=tuple((first, stop) for first, stop in entry.get("missing_audio", ())),
+    )
+
+
+def landmark_shape(folder: str | os.PathLike[str], entry: Entry) -> tuple[int, ...] | None:
+    """Return the shape of a clip's landmarks by the header of its file, without reading them; None if the file is damaged."""
+    try:
+        with (
+            untrusted(CorpusError, "header"),
+            zipfile.ZipFile(Path(folder, f"{entry['id']}.npz")) as archive,
+            archive.open("landmarks.npy") as file,
+        ):
+            np.lib.format.read_magic(file)
+            shape: tuple[int, ...] = np.lib.format.read_array_header_1_0(file)[0]
+            return shape
+    except CorpusError:
+        return None
 
 
 def write_clip(clip: Clip, folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """Write the two files of a clip, each whole or not at all; the index is :func:`write_index`'s.
+    """Write the two files of a clip, each whole or not at all; :func:`write_index` writes the index.
 
     Args:
         clip: Checked before anything is written.
@@ -211,12 +233,20 @@ def write_clip(clip: Clip, folder: str | os.PathLike[str]) -> dict[str, Any]:
     Source: ours.
     """
     check_clip(clip)
+    check_path("folder", folder)
     with replacing(Path(folder, f"{clip.id}.npz")) as part, part.open("wb") as file:
         np.savez_compressed(
             file, landmarks=clip.landmarks, fps=np.float64(clip.fps), frame_size=np.array(clip.frame_size, np.int32)
         )
     write_audio(Path(folder, f"{clip.id}.flac"), clip.waveform, sample_rate=clip.sample_rate)
-    return {"id": clip.id, "seconds": clip.seconds, "frames": clip.frames, "speaker": clip.speaker, "split": clip.split}
+    return _entry(clip)
+
+
+def _entry(clip: Clip) -> dict[str, Any]:
+    entry = {"id": clip.id, "seconds": clip.seconds, "frames": clip.frames, "speaker": clip.speaker, "split": clip.split}
+    if clip.missing_audio:
+        entry["missing_audio"] = [list(part) for part in clip.missing_audio]
+    return entry
 
 
 def write_index(folder: str | os.PathLike[str], entries: Iterable[Entry], /, *, fps: float = FPS, **extra: Any) -> None:
@@ -225,7 +255,7 @@ def write_index(folder: str | os.PathLike[str], entries: Iterable[Entry], /, *, 
     Args:
         folder: The corpus; created when missing.
         entries: What :func:`write_clip` returned, with any further keys.
-        fps: Frames a second of all clips.
+        fps: Frames per second of all clips.
         **extra: Further keys of the index.
 
     Raises:
@@ -238,24 +268,27 @@ def write_index(folder: str | os.PathLike[str], entries: Iterable[Entry], /, *, 
 
     Source: ours.
     """
-    clips = [dict(entry) for entry in entries]
+    check_path("folder", folder)
+    if not is_rate(fps):
+        raise ArgumentError(f"`fps`: expected a rate above 0, got {fps!r}")
+    clips = [dict(check_entry(entry)) for entry in entries]
     _select(clips, skip_bad=False)
     write_json(Path(folder, INDEX_NAME), {"fps": fps, "sample_rate": SAMPLE_RATE, **extra, "clips": clips})
 
 
-def _select(entries: Iterable[object], *, skip_bad: bool) -> tuple[list[Entry], list[tuple[str, str]]]:
-    """Entries that are sound by themselves and beside the others, and (id, reason) of the rest."""
+def _select(entries: Sequence[object], *, skip_bad: bool) -> tuple[list[Entry], list[tuple[str, str]]]:
+    """Return the entries that are valid by themselves and together, and (id, reason) of the others."""
     good: list[Entry] = []
     bad: list[tuple[str, str]] = []
     ids: set[str] = set()
-    splits: dict[str, str] = {}
+    splits = _splits(entries)
     for entry in entries:
         try:
             checked = check_entry(entry)
             name, speaker, split = checked["id"], checked["speaker"], checked["split"]
             expect(name not in ids, name, INDEX_NAME, "every id once", "it a second time")
-            first = splits.setdefault(speaker, split)
-            expect(first == split, name, INDEX_NAME, f"speaker {speaker!r} in one split, {first!r}", f"split {split!r}")
+            usual = splits[speaker]
+            expect(usual == split, name, INDEX_NAME, f"speaker {speaker!r} in one split, {usual!r}", f"split {split!r}")
         except CorpusError as error:
             if not skip_bad:
                 raise
@@ -266,28 +299,37 @@ def _select(entries: Iterable[object], *, skip_bad: bool) -> tuple[list[Entry], 
     return good, bad
 
 
-class Corpus(Sequence[Clip]):
-    """A corpus folder as a sequence of clips, each read and checked when it is asked for.
+def _splits(entries: Sequence[object]) -> dict[str, str]:
+    """Return the split in which each speaker has most clips; of equal ones the first."""
+    counts: dict[str, Counter[str]] = {}
+    for entry in entries:
+        if isinstance(entry, Mapping) and isinstance(entry.get("speaker"), str) and isinstance(entry.get("split"), str):
+            counts.setdefault(entry["speaker"], Counter())[entry["split"]] += 1
+    return {speaker: count.most_common(1)[0][0] for speaker, count in counts.items()}
 
-    The index is checked at once and as a whole. With ``skip_bad`` every clip is read once at the start (about 3 s for 90 minutes)
-    and bad ones are left out and listed; without it the first bad clip raises when it is read. An index that cannot be read, or
-    that promises other rates, always raises. Of a speaker found in two splits, the clips in the split that came first are kept.
+
+class Corpus(Sequence[Clip]):
+    """Corpus folder as a sequence of clips, each read and checked when it is asked for.
+
+    The index is checked at once and as a whole. With ``skip_bad`` every clip is read once at the start (about 3 s for 90 minutes), and bad
+    ones are left out and listed; without it the first bad clip raises an error when it is read. An index that cannot be read, or that has
+    another rate, always raises an error. Of a speaker in two splits, the clips in the split with most of them are kept.
 
     Args:
         folder: The corpus.
         split: Keep the clips of this split only; None keeps all.
         skip_bad: Leave bad clips out instead of raising.
-        fps: The rate that the corpus must have, 25 for trainings and metrics; None takes any.
+        fps: The rate that the corpus must have, 25 for training and metrics; None accepts any.
 
     Attributes:
-        fps: Frames a second.
-        entries: Entries of the index, one a clip.
+        fps: Frames per second.
+        entries: Entries of the index, one per clip.
         speakers: Labels of the speakers, sorted.
         bad: (id, reason) of every clip left out.
 
     Raises:
-        CorpusError: The index is missing or damaged, or a clip is bad and ``skip_bad`` is off.
-        ArgumentError: No clip is in ``split``.
+        CorpusError: The index is missing or damaged, or a clip is bad and ``skip_bad`` is off, or no clip is left.
+        ArgumentError: No clip is in ``split``, or an argument has the wrong type.
 
     Example:
         >>> import tempfile
@@ -304,7 +346,8 @@ class Corpus(Sequence[Clip]):
     def __init__(
         self, folder: str | os.PathLike[str], *, split: str | None = None, skip_bad: bool = False, fps: float | None = FPS
     ) -> None:
-        self.folder = Path(folder)
+        self.folder = Path(check_path("folder", folder))
+        _check_rate(fps)
         index = self._read_index(fps)
         self.fps = float(index["fps"])
         good, bad = _select(index["clips"], skip_bad=skip_bad)
@@ -314,18 +357,19 @@ class Corpus(Sequence[Clip]):
         chosen = [entry for entry in good if split is None or entry["split"] == split]
         if skip_bad:
             chosen = [entry for entry in chosen if self._is_good(entry, bad)]
+        if not chosen:
+            why = f"{len(bad)} bad ones, the first: {bad[0][1]}" if bad else "none"
+            raise CorpusError(f"{self.folder}: expected at least one clip, got {why}")
         self.entries: tuple[Entry, ...] = tuple(chosen)
         self.bad: tuple[tuple[str, str], ...] = tuple(bad)
         self.speakers: tuple[str, ...] = tuple(sorted({entry["speaker"] for entry in chosen}))
 
     def _read_index(self, fps: float | None) -> Entry:
         path = self.folder / INDEX_NAME
-        try:
-            index = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise CorpusError(f"{path}: expected the index of a corpus, found no file") from error
-        except (OSError, ValueError) as error:
-            raise CorpusError(f"{path}: expected an index in JSON, got {type(error).__name__}: {error}") from error
+        if not path.exists():
+            raise CorpusError(f"{path}: expected the index of a corpus, found no file")
+        message = f"{path}: expected an index in JSON, got"
+        index = read_json(path, error=CorpusError, message=message, most_bytes=_MAX_INDEX_BYTES)
         if not isinstance(index, dict) or not isinstance(index.get("clips"), list):
             keys = sorted(index) if isinstance(index, dict) else type(index).__name__
             raise CorpusError(f"{path}: expected an object with a list 'clips', got {keys}")
@@ -354,7 +398,7 @@ class Corpus(Sequence[Clip]):
     def __getitem__(self, index: slice) -> list[Clip]: ...
 
     def __getitem__(self, index: int | slice) -> Clip | list[Clip]:
-        """Read one clip, or the list of those in a slice."""
+        """Read one clip, or the list of the clips in a slice."""
         if isinstance(index, slice):
             return [read_clip(self.folder, entry, fps=self.fps) for entry in self.entries[index]]
         return read_clip(self.folder, self.entries[index], fps=self.fps)
@@ -362,3 +406,112 @@ class Corpus(Sequence[Clip]):
     def __repr__(self) -> str:
         """Folder and sizes."""
         return f"Corpus({str(self.folder)!r}: {len(self)} clips, {len(self.speakers)} speakers, {len(self.bad)} bad)"
+
+
+def sample_of_frame(frame: int, fps: float = FPS) -> int:
+    """Return the sample at the instant of a landmark frame.
+
+    Args:
+        frame: Number of the frame, from 0; the number of frames gives the number of samples of a clip.
+        fps: Frames per second.
+
+    Returns:
+        ``round(16000 * frame / fps)``: never more than half a sample, 31 microseconds, from the instant.
+
+    Example:
+        >>> sample_of_frame(50), sample_of_frame(50, 30.0)
+        (32000, 26667)
+
+    Source: ours.
+    """
+    return round(frame * SAMPLE_RATE / fps)
+
+
+def expect(fits: bool, clip: str, source: str, expected: str, got: object) -> None:
+    if not fits:
+        raise CorpusError(f"clip {clip!r}, {source}: expected {expected}, got {got}")
+
+
+def check_clip_landmarks(clip: str, source: str, landmarks: Any) -> None:
+    fits = isinstance(landmarks, np.ndarray) and landmarks.ndim == 3 and landmarks.dtype == np.float32
+    shape = f"shape {landmarks.shape} of {landmarks.dtype}" if isinstance(landmarks, np.ndarray) else type(landmarks).__name__
+    expect(fits, clip, source, "landmarks (frames, points, dims) of float32", shape)
+    expect(0 not in landmarks.shape, clip, source, "at least one frame, point and dim", f"shape {landmarks.shape}")
+    expect(landmarks.shape[2] <= 3, clip, source, "at most 3 dims", f"shape {landmarks.shape}")
+    bad = ~np.isfinite(landmarks).all(axis=(1, 2))
+    expect(not bad.any(), clip, source, "finite landmarks", f"NaN or infinity in {bad.sum()} frames, first {bad.argmax()}")
+
+
+def check_waveform(clip: str, source: str, waveform: Any, frames: int, fps: float) -> None:
+    fits = isinstance(waveform, np.ndarray) and waveform.ndim == 1 and waveform.dtype == np.float32
+    shape = f"shape {waveform.shape} of {waveform.dtype}" if isinstance(waveform, np.ndarray) else type(waveform).__name__
+    expect(fits, clip, source, "a waveform (samples,) of float32", shape)
+    samples = sample_of_frame(frames, fps)
+    expect(waveform.size == samples, clip, source, f"{samples} samples for {frames} frames", waveform.size)
+    bad = ~np.isfinite(waveform)
+    expect(not bad.any(), clip, source, "a finite waveform", f"NaN or infinity in {bad.sum()} samples")
+
+
+def check_entry(entry: object) -> Entry:
+    name = entry.get("id") if isinstance(entry, Mapping) else None
+    if not isinstance(entry, Mapping):
+        raise CorpusError(f"clip None, {INDEX_NAME}: expected an object, got {type(entry).__name__}")
+    for key, kind in _ENTRY_TYPES.items():
+        got = entry.get(key)
+        expected = f"a key {key!r} of type {kind.__name__}"
+        expect(key in entry, str(name), INDEX_NAME, expected, f"keys {sorted(map(str, entry))}")
+        fits = isinstance(got, kind) and not isinstance(got, bool)
+        expect(fits, str(name), INDEX_NAME, expected, repr(got))
+    # The name becomes a path, so it must not lead out of the folder.
+    plain = _PLAIN_NAME.fullmatch(entry["id"]) is not None
+    expect(plain, str(name), INDEX_NAME, "an id of letters, digits and _ . + -", repr(name))
+    expect(entry["frames"] > 0, str(name), INDEX_NAME, "at least one frame", entry["frames"])
+    expect(entry["frames"] <= _MAX_FRAMES, str(name), INDEX_NAME, f"at most {_MAX_FRAMES} frames", entry["frames"])
+    _check_missing_audio(str(name), entry)
+    return entry
+
+
+def _check_missing_audio(name: str, entry: Entry) -> None:
+    ranges = entry.get("missing_audio", ())
+    reached = 0
+    for part in ranges if isinstance(ranges, list | tuple) else (None,):
+        fits = isinstance(part, list | tuple) and len(part) == 2 and all(type(edge) is int for edge in part)
+        expected = f"missing_audio as ranges [first, stop] of its {entry['frames']} frames, in order"
+        expect(fits and reached <= part[0] < part[1] <= entry["frames"], name, INDEX_NAME, expected, repr(ranges)[:100])
+        reached = part[1]
+
+
+def missing_ranges(present: BoolArray, frames: int, fps: float = FPS) -> FrameRanges:
+    """Return the ranges of frames for which a source has no audio.
+
+    Args:
+        present: (samples,) at 16 kHz, True where there is audio; ``sample_of_frame(frames, fps)`` samples.
+        frames: Landmark frames of the same time.
+        fps: Frames per second.
+
+    Returns:
+        Ranges (first, stop), in order; a frame lacks audio if less than half of its samples are there.
+
+    Example:
+        >>> present = np.ones(640 * 10, bool)
+        >>> present[640 * 7 :] = False
+        >>> missing_ranges(present, 10)
+        ((7, 10),)
+
+    Source: ours.
+    """
+    edges = np.array([sample_of_frame(frame, fps) for frame in range(frames + 1)])
+    total = np.concatenate([[0], np.cumsum(present)])[edges]
+    lacking = np.diff(total) < 0.5 * np.diff(edges)
+    turns = np.flatnonzero(np.diff(np.concatenate([[False], lacking, [False]]))).tolist()
+    return tuple(zip(turns[::2], turns[1::2], strict=True))
+
+
+def _check_rate(fps: object) -> None:
+    if fps is not None and not is_rate(fps):
+        raise ArgumentError(f"`fps`: expected a rate above 0 or None, got {fps!r}")
+
+
+def is_rate(fps: object) -> bool:
+    """Whether ``fps`` is a number that can be frames per second."""
+    return isinstance(fps, int | float) and not isinstance(fps, bool) and _RATES[0] <= fps <= _RATES[1]

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from avsync.audio.features import normalise_waveform
-from avsync.corpus.banks.memory import speech_mask
+from avsync.corpus.banks.memory import clip_speech
 from avsync.corpus.clip import FPS, Clip, Corpus, Entry, read_clip
 from avsync.errors import ArgumentError, ClipTooShortError, CorpusError
 from avsync.metrics.multi_scale import MAX_OFFSETS, multi_scale_offset
@@ -40,7 +40,7 @@ class CorpusStatistics:
         native_rates: Clips by the images a second of their videos, where the index tells.
         seconds: Length of each clip.
         face_heights: Median height of each clip's face: in pixels of the source where the index tells, else in the landmarks' unit.
-        speech: Share of each clip's frames that hold speech, by :func:`avsync.corpus.banks.memory.speech_mask`.
+        speech: Share of each clip's frames that hold speech, by :func:`avsync.corpus.banks.memory.clip_speech`.
         rms_db: Level of each clip's sound, decibels of full scale.
         bad: (id, reason) of every clip that cannot be read.
         offsets: For every level, the offset of each clip that is long enough, in frames of the level; positive: the audio is early.
@@ -226,7 +226,7 @@ def _measure(clip: Clip, entry: Entry) -> tuple[float, float, float, float]:
     height = entry.get("face_height_px")
     if not isinstance(height, int | float):
         height = float(np.median(np.ptp(clip.landmarks[..., min(1, clip.landmarks.shape[2] - 1)], axis=1)))
-    speech = float(speech_mask(clip.waveform).mean()) if clip.waveform.size >= 640 else 0.0
+    speech = float(clip_speech(clip).mean()) if clip.waveform.size >= 640 else 0.0
     power = float(np.mean(np.square(clip.waveform, dtype=np.float64)))
     return clip.seconds, float(height), speech, 10 * float(np.log10(power + 1e-20))
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from avsync.corpus.banks.memory import speech_mask
+from avsync.corpus.banks.memory import clip_speech
 from avsync.corpus.clip import INDEX_NAME, SAMPLE_RATE, Clip, Corpus
 from avsync.corpus.detectors import Detector
 from avsync.corpus.extraction.from_video import iter_clips
@@ -177,7 +177,7 @@ def recording_report(
     for clip in recording.clips:
         landmarks, features = _inputs(clip, pyramid, audio_transform)
         moved += float(face_speed(landmarks)) * clip.seconds
-        spoken += float(speech_mask(clip.waveform).mean()) * clip.seconds
+        spoken += float(clip_speech(clip).mean()) * clip.seconds
         for level, (distances, some) in _distances(pyramid, landmarks, features, max_offsets).items():
             sums[level] += (distances * some).sum(1).double().cpu()
             counts[level] += some.sum(1).double().cpu()

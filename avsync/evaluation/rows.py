@@ -64,7 +64,7 @@ def cut_pieces(
         if track.frames < frames:
             left_out.append(LeftOut("refs", name, f"expected at least {frames} frames, got {track.frames}"))
             continue
-        spoken = speech_mask(track.waveform)
+        spoken = speech_mask(track.waveform, present=track.has_audio)
         for start in range(0, track.frames - frames + 1, stride):
             share = float(spoken[start : start + frames].mean())
             if share < min_speech:

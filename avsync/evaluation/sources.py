@@ -18,9 +18,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from avsync.corpus._clip_checks import check_clip_landmarks
 from avsync.corpus.banks.memory import clip_readers
-from avsync.corpus.clip import FPS, INDEX_NAME, SAMPLE_RATE, SAMPLES_PER_FRAME, Clip, Corpus
+from avsync.corpus.clip import FPS, INDEX_NAME, SAMPLE_RATE, SAMPLES_PER_FRAME, Clip, Corpus, check_clip_landmarks
 from avsync.corpus.media.files import read_audio
 from avsync.errors import CorpusError
 
@@ -55,12 +54,14 @@ class Track:
         landmarks: (frames, points, dims) float32 in any unit, 25 frames a second.
         waveform: (640 * frames,) float32 at 16 kHz, or None.
         speaker: Who speaks, if that is known.
+        has_audio: (frames,) bool, False where the source of the waveform had no audio; None for audio everywhere.
     """
 
     id: str
     landmarks: FloatArray
     waveform: FloatArray | None = None
     speaker: str | None = None
+    has_audio: npt.NDArray[np.bool_] | None = None
 
     @property
     def frames(self) -> int:
@@ -97,7 +98,7 @@ def tracks_of_clips(clips: Iterable[Clip], *, row: str = "refs") -> tuple[dict[s
         if clip.fps != FPS:
             left_out.append(LeftOut(row, name, f"expected {FPS:g} frames a second, got {clip.fps:g}"))
             continue
-        tracks[clip.id] = Track(clip.id, clip.landmarks, clip.waveform, clip.speaker)
+        tracks[clip.id] = Track(clip.id, clip.landmarks, clip.waveform, clip.speaker, clip.has_audio)
     return tracks, left_out
 
 

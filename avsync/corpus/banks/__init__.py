@@ -5,7 +5,7 @@ from __future__ import annotations
 from avsync.corpus.banks.augmentation import AugmentConfig
 from avsync.corpus.banks.crops import Batch, CropBank
 from avsync.corpus.banks.loader import BatchLoader
-from avsync.corpus.banks.memory import ClipBank, speech_mask
+from avsync.corpus.banks.memory import ClipBank, clip_speech, speech_mask
 from avsync.corpus.banks.shards import ShardedBank, build_shards
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "CropBank",
     "ShardedBank",
     "build_shards",
+    "clip_speech",
     "speech_mask",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import mmap
 import os
 import struct
@@ -16,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from avsync._files import replacing
+from avsync._files import check_regular, parse_json, replacing, untrusted
 from avsync.errors import CorpusError
 
 Array = npt.NDArray[Any]
@@ -54,32 +55,46 @@ def read_header(path: str | os.PathLike[str]) -> ShardHeader:
         CorpusError: The file is missing, truncated or no shard.
     """
     source = Path(path)
-    try:
-        size = source.stat().st_size
+    with untrusted(CorpusError, f"{source}: expected a whole shard, got"):
+        size = check_regular(source)
         with source.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > min(_LARGEST_HEADER, size):
                 raise ValueError(f"a header of {length} bytes in a file of {size}")
-            header = json.loads(file.read(length))
-        metadata = json.loads(header["__metadata__"]["avsync"])
+            header = parse_json(file.read(length))
+        metadata = parse_json(header["__metadata__"]["avsync"])
         layout: dict[str, tuple[str, tuple[int, ...], int]] = {}
         end = 0
         for name, axes in _ROWS.items():
             entry = header[name]
-            shape, (first, last) = tuple(map(int, entry["shape"])), entry["data_offsets"]
-            wanted = int(np.prod(shape)) * np.dtype(_DTYPES[entry["dtype"]]).itemsize
-            if len(shape) != axes or min(shape) < 0 or last - first != wanted:
+            shape, (first, last) = tuple(map(int, entry["shape"])), map(int, entry["data_offsets"])
+            wanted = math.prod(shape) * np.dtype(_DTYPES[entry["dtype"]]).itemsize
+            if len(shape) != axes or min(shape) < 0 or first < 0 or last - first != wanted:
                 raise ValueError(f"{name} of shape {shape} in {last - first} bytes")
             layout[name] = (entry["dtype"], shape, 8 + length + first)
             end = max(end, 8 + length + last)
         if end != size:
             raise ValueError(f"{size} bytes where {end} were expected")
-        frames = layout["landmarks"][1][0]
-        if layout["audio"][1][0] != 4 * frames or layout["speech"][1][0] != frames or sum(metadata["frames"]) != frames:
-            raise ValueError("landmarks, audio and index of different lengths")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise CorpusError(f"{source}: expected a whole shard, got {type(error).__name__}: {error}") from error
+        _check_metadata(metadata, layout)
     return ShardHeader(source, layout, metadata)
+
+
+def _check_metadata(metadata: Any, layout: dict[str, tuple[str, tuple[int, ...], int]]) -> None:
+    """Raise ValueError, KeyError or TypeError unless the metadata fit the tensors."""
+    frames, coeffs = layout["landmarks"][1][0], layout["audio"][1][1]
+    lengths = metadata["frames"]
+    if layout["audio"][1][0] != 4 * frames or layout["speech"][1][0] != frames or sum(lengths) != frames:
+        raise ValueError("landmarks, audio and index of different lengths")
+    texts = [*metadata["ids"], *metadata["speakers"], metadata["fingerprint"]]
+    if not all(isinstance(text, str) for text in texts) or not all(type(length) is int and length > 0 for length in lengths):
+        raise ValueError("an index of other types")
+    if not len(lengths) == len(metadata["ids"]) == len(metadata["speakers"]):
+        raise ValueError("ids, speakers and frames of different numbers")
+    if any(len(pair) != 2 or not all(isinstance(text, str) for text in pair) for pair in metadata["bad"]):
+        raise ValueError("bad clips of another form")
+    sums = np.array([metadata["audio"]["sum"], metadata["audio"]["squares"]], dtype=np.float64)
+    if sums.shape != (2, coeffs) or not np.isfinite(sums).all():
+        raise ValueError("statistics of another form")
 
 
 def map_shard(header: ShardHeader) -> dict[str, Array]:

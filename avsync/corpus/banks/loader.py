@@ -17,12 +17,13 @@ from typing import Any, Self
 import torch
 
 from avsync._checks import check_positive
+from avsync.corpus._process import ProcessBound
 from avsync.corpus.banks.augmentation import AugmentConfig
 from avsync.corpus.banks.crops import Batch, CropBank
 from avsync.errors import ArgumentError, CheckpointError
 
 
-class BatchLoader:
+class BatchLoader(ProcessBound):
     """An endless sequence of random batches, made ahead of time by threads.
 
     Args:
@@ -90,6 +91,7 @@ class BatchLoader:
             "speaker_power": speaker_power,
         }
         self._pin = self.device.type == "cuda" and bank.device.type == "cpu"
+        self._bind_process()
         self._position = 0
         self._ahead: deque[Future[Batch]] = deque()
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="avsync-loader") if workers else None
@@ -107,7 +109,8 @@ class BatchLoader:
         return self
 
     def __next__(self) -> Batch:
-        """The next batch, on the loader's device."""
+        """Return the next batch, on the loader's device."""
+        self._check_process()
         if self._pool is None:
             batch = self._make(self._position)
         else:
@@ -139,6 +142,8 @@ class BatchLoader:
 
     def close(self) -> None:
         """Stop the threads; a closed loader makes no more batches."""
+        if self._is_inherited:
+            return
         self._forget()
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)

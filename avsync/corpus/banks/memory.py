@@ -7,6 +7,8 @@ offset, so that nothing has to be computed anew.
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
@@ -20,10 +22,10 @@ from avsync.audio.features import normalise_waveform
 from avsync.corpus.banks.augmentation import AugmentConfig, interpolate_rows
 from avsync.corpus.banks.crops import Batch, CropBank
 from avsync.corpus.clip import FPS, SAMPLES_PER_FRAME, Clip, Corpus, check_clip
-from avsync.errors import ClipTooShortError, CorpusError, ShapeError
-from avsync.pyramid import AUDIO_FRAMES_PER_FRAME
+from avsync.errors import ArgumentError, ClipTooShortError, CorpusError, ShapeError
+from avsync.pyramid import AUDIO_FRAMES_PER_FRAME, SAMPLE_RATE
 
-__all__ = ["AugmentConfig", "Batch", "ClipBank", "speech_mask"]
+__all__ = ["AugmentConfig", "Batch", "ClipBank", "clip_speech", "speech_mask"]
 
 
 def speech_mask(
@@ -32,6 +34,7 @@ def speech_mask(
     threshold_db: float = -20.0,
     percentile: float = 95.0,
     floor_db: float = -70.0,
+    present: npt.NDArray[np.bool_] | None = None,
 ) -> npt.NDArray[np.bool_]:
     """Which frames of a clip hold speech, by energy alone.
 
@@ -50,6 +53,7 @@ def speech_mask(
         threshold_db: Level below the loud frames, in decibels.
         percentile: Which percentile of levels stands for the loud frames.
         floor_db: Quieter frames than this never count, in decibels of full scale.
+        present: (frames,), False for frames without audio: they never count, and are no part of the percentile. None for all True.
 
     Returns:
         (samples // 640,), True where there is speech.
@@ -72,10 +76,37 @@ def speech_mask(
     frames = samples.size // SAMPLES_PER_FRAME
     if frames == 0:
         raise ClipTooShortError(f"`waveform`: expected at least {SAMPLES_PER_FRAME} samples, got {samples.size}")
-    blocks = (samples - samples.mean())[: frames * SAMPLES_PER_FRAME].reshape(frames, SAMPLES_PER_FRAME)
+    there = np.ones(frames, dtype=bool) if present is None else np.asarray(present)
+    if there.shape != (frames,) or there.dtype != np.bool_:
+        raise ShapeError(f"`present`: expected (frames={frames}) of bool, got {there.shape} of {there.dtype}")
+    if not there.any():
+        return there
+    blocks = samples[: frames * SAMPLES_PER_FRAME].reshape(frames, SAMPLES_PER_FRAME)
+    blocks = blocks - (samples.mean() if there.all() else blocks[there].mean())
     level = 10.0 * np.log10(np.square(blocks).mean(axis=1) + 1e-20)
-    mask: npt.NDArray[np.bool_] = (level > np.percentile(level, percentile) + threshold_db) & (level > floor_db)
+    mask: npt.NDArray[np.bool_] = (level > np.percentile(level[there], percentile) + threshold_db) & (level > floor_db) & there
     return mask
+
+
+def clip_speech(clip: Clip) -> npt.NDArray[np.bool_]:
+    """Return which frames of a clip hold speech, by :func:`speech_mask`; frames for which the source had no audio hold none.
+
+    Args:
+        clip: With at least one frame.
+
+    Returns:
+        (frames,), True where there is speech.
+
+    Example:
+        >>> noise = np.random.default_rng(0).normal(0, 0.1, 640 * 4).astype(np.float32)
+        >>> clip_speech(Clip("a", "anna", "train", np.ones((4, 68, 2), np.float32), noise, missing_audio=((2, 4),))).tolist()
+        [True, True, False, False]
+
+    Source: ours.
+    """
+    blocks = np.arange(clip.waveform.size // SAMPLES_PER_FRAME)  # frames of 25 per second, whatever the clip's own rate
+    frame = (blocks * SAMPLES_PER_FRAME * clip.fps / SAMPLE_RATE).astype(np.int64).clip(max=clip.frames - 1)
+    return speech_mask(clip.waveform, present=clip.has_audio[frame])
 
 
 class ClipBank(CropBank):
@@ -115,9 +146,12 @@ class ClipBank(CropBank):
     """
 
     def __init__(self, clips: Iterable[Clip], *, features: nn.Module, skip_bad: bool = False) -> None:
+        check_sources(clips, features)
         self.features = features
         bad: list[tuple[str, str]] = list(clips.bad) if isinstance(clips, Corpus) else []
         kept = list(prepare_clips(clip_readers(clips), features=features, bad=bad if skip_bad else None))
+        if skip_bad:
+            kept = keep_usual_shape(kept, bad)
         self.bad = tuple(bad)
         if not kept:
             raise CorpusError(f"expected at least one good clip, got none and {len(bad)} bad ones")
@@ -151,6 +185,40 @@ class ClipBank(CropBank):
         return self.audio.mean(dim=0), self.audio.std(dim=0)
 
 
+def check_sources(clips: object, features: object) -> None:
+    """Raise :class:`ArgumentError` unless ``clips`` can hold clips and ``features`` can be called."""
+    if isinstance(clips, str | bytes | os.PathLike):
+        raise ArgumentError(
+            f"`clips`: expected a Corpus or other clips, got the path {os.fspath(clips)!r}; open it by Corpus(...)"
+        )
+    if not isinstance(clips, Iterable):
+        raise ArgumentError(f"`clips`: expected a Corpus or other clips, got {type(clips).__name__}")
+    if not isinstance(features, nn.Module):
+        raise ArgumentError(f"`features`: expected a module that returns audio features, got {type(features).__name__}")
+
+
+def keep_usual_shape(
+    kept: list[tuple[Clip, Tensor, Tensor]], bad: list[tuple[str, str]], usual: tuple[int, ...] | None = None
+) -> list[tuple[Clip, Tensor, Tensor]]:
+    """Return the clips with the most common (points, dims), and list the others in ``bad``.
+
+    Args:
+        kept: Clips, their features and speech masks.
+        bad: Where to note (id, reason).
+        usual: (points, dims) to keep; the most common ones if None.
+    """
+    counts = Counter(clip.landmarks.shape[1:] for clip, _, _ in kept)
+    if not counts:
+        return kept
+    shape = counts.most_common(1)[0][0] if usual is None else usual
+    for clip, _, _ in kept:
+        if clip.landmarks.shape[1:] != shape:
+            bad.append(
+                (clip.id, f"clip {clip.id!r}: expected (points, dims) = {shape} as most clips, got {clip.landmarks.shape[1:]}")
+            )
+    return [row for row in kept if row[0].landmarks.shape[1:] == shape]
+
+
 def clip_readers(clips: Iterable[Clip]) -> Iterator[tuple[str, Callable[[], Clip]]]:
     """Name of each clip and how to get it; a corpus' clip that cannot be read must not end the loop over the others.
 
@@ -165,6 +233,8 @@ def clip_readers(clips: Iterable[Clip]) -> Iterator[tuple[str, Callable[[], Clip
             yield entry["id"], partial(clips.__getitem__, i)
     else:
         for clip in clips:
+            if not isinstance(clip, Clip):
+                raise ArgumentError(f"`clips`: expected clips, got one of type {type(clip).__name__}")
             yield clip.id, partial(_itself, clip)
 
 
@@ -180,8 +250,9 @@ def prepare_clips(
     Args:
         readers: As :func:`clip_readers` gives them.
         features: As :class:`ClipBank` takes them.
-        bad: Where to note (id, reason) of clips that cannot be used; None raises at the first.
-        shape: (points, dims) that all clips must have; those of the first if None.
+        bad: Where to note (id, reason) of clips that cannot be used; None raises an error at the first, or at another (points, dims) than
+            that of the first clip.
+        shape: (points, dims) that all clips must have; None for those of the first clip.
 
     Yields:
         The clip, its features (4 * frames, coeffs) float32, and its :func:`speech_mask` as a tensor (frames,).
@@ -196,7 +267,7 @@ def prepare_clips(
             check_clip(clip)
             if clip.fps != FPS:
                 raise CorpusError(f"clip {clip.id!r}: expected {FPS:g} frames a second, got {clip.fps:g}")
-            if shape is not None and clip.landmarks.shape[1:] != shape:
+            if bad is None and shape is not None and clip.landmarks.shape[1:] != shape:
                 raise CorpusError(f"clip {clip.id!r}: expected (points, dims) = {shape}, got {clip.landmarks.shape[1:]}")
         except CorpusError as error:
             if bad is None:
@@ -204,7 +275,7 @@ def prepare_clips(
             bad.append((name, str(error)))
             continue
         shape = clip.landmarks.shape[1:]
-        yield clip, encode_waveform(clip.waveform, features), torch.from_numpy(speech_mask(clip.waveform))
+        yield clip, encode_waveform(clip.waveform, features), torch.from_numpy(clip_speech(clip))
 
 
 @torch.no_grad()

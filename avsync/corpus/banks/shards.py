@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from avsync._checks import check_positive
-from avsync._files import write_json
+from avsync._checks import check_path, check_positive
+from avsync._files import read_json, untrusted, write_json
 from avsync.corpus.banks._shard_file import (
     Array,
     ShardHeader,
@@ -32,17 +33,18 @@ from avsync.corpus.banks._shard_file import (
 )
 from avsync.corpus.banks.augmentation import interpolate_rows
 from avsync.corpus.banks.crops import CropBank
-from avsync.corpus.banks.memory import clip_readers, encode_waveform, prepare_clips
-from avsync.corpus.clip import SAMPLES_PER_FRAME, Clip, Corpus
+from avsync.corpus.banks.memory import check_sources, clip_readers, encode_waveform, keep_usual_shape, prepare_clips
+from avsync.corpus.clip import SAMPLES_PER_FRAME, Clip, Corpus, landmark_shape
 from avsync.errors import CorpusError
 from avsync.pyramid import AUDIO_FRAMES_PER_FRAME
 
-FORMAT = 1
+SHARD_FORMAT = 1
 """Version of the folder's layout; a reader refuses others."""
 MANIFEST = "shards.json"
 """Name of the list of shards inside their folder."""
 _MAPPED_AT_ONCE = 256  # each map holds a file open, and processes may open 1024
 _SECONDS_OF_PROBE = 1
+_MAX_MANIFEST_BYTES = 1 << 28
 
 
 class _Source(NamedTuple):
@@ -93,24 +95,31 @@ def build_shards(
     Source: ours.
     """
     check_positive("shard_frames", shard_frames)
+    check_path("folder", folder)
+    check_sources(clips, features)
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     made_by = _describe(features)
     bad = list(clips.bad) if isinstance(clips, Corpus) else []
     headers: list[ShardHeader] = []
     known = _read_manifest(target) if (target / MANIFEST).is_file() else None
+    usual = _usual_shape(clips) if skip_bad and isinstance(clips, Corpus) else None
     for number, group in enumerate(_groups(_sources(clips), shard_frames)):
         path = target / f"shard-{number:05d}.safetensors"
-        fingerprint = _digest([json.dumps([FORMAT, made_by]), *(source.signature for source in group)])
+        fingerprint = _digest([json.dumps([SHARD_FORMAT, made_by]), *(source.signature for source in group)])
         header = _kept(path, fingerprint)
+        if header is not None and usual is not None and header.layout["landmarks"][1][1:] != usual:
+            header = None
         if header is None:
             if known is not None:  # from here on the old list is wrong; a reader must not believe it meanwhile
                 (target / MANIFEST).unlink(missing_ok=True)
                 known = None
-            shape = headers[0].layout["landmarks"][1][1:] if headers else None
+            shape = headers[0].layout["landmarks"][1][1:] if headers else usual
             missed: list[tuple[str, str]] = []
             readers = [(source.name, source.read) for source in group]
             kept = list(prepare_clips(readers, features=features, bad=missed if skip_bad else None, shape=shape))
+            if skip_bad:
+                kept = keep_usual_shape(kept, missed, shape)
             if not kept:  # nothing to keep, and nothing to know it by the next time
                 bad += missed
                 continue
@@ -136,7 +145,7 @@ def build_shards(
             }
             for header in headers
         ]
-        write_json(target / MANIFEST, {"format": FORMAT, "features": made_by, "bad": bad, "shards": shards})
+        write_json(target / MANIFEST, {"format": SHARD_FORMAT, "features": made_by, "bad": bad, "shards": shards})
     return ShardedBank(target, features=features)
 
 
@@ -164,7 +173,8 @@ class ShardedBank(CropBank):
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, features: nn.Module, verify: bool = False) -> None:
-        self.folder, self.features = Path(folder), features
+        self.folder, self.features = Path(check_path("folder", folder)), features
+        check_sources((), features)
         manifest = _read_manifest(self.folder)
         _check_features(self.folder, manifest["features"], features)
         self._headers: list[ShardHeader] = []
@@ -250,6 +260,13 @@ class ShardedBank(CropBank):
         return interpolate_rows(block, first, tempo, count, first + counts - 1).to(self._device)
 
 
+def _usual_shape(clips: Corpus) -> tuple[int, ...] | None:
+    """Return the (points, dims) that most clips have, by the headers of their files."""
+    shapes = (landmark_shape(clips.folder, entry) for entry in clips.entries)
+    counts = Counter(shape[1:] for shape in shapes if shape is not None)
+    return counts.most_common(1)[0][0] if counts else None
+
+
 def _digest(parts: Iterable[str]) -> str:
     digest = hashlib.sha256()
     for part in parts:
@@ -261,6 +278,8 @@ def _sources(clips: Iterable[Clip]) -> Iterator[_Source]:
     if isinstance(clips, Corpus):
         for entry, (name, read) in zip(clips.entries, clip_readers(clips), strict=True):
             parts = [name, entry["speaker"], str(entry["frames"])]
+            if entry.get("missing_audio"):
+                parts.append(json.dumps(entry["missing_audio"]))
             for path in (clips.folder / f"{name}.npz", clips.folder / f"{name}.flac"):
                 status = path.stat() if path.is_file() else None
                 parts.append("missing" if status is None else f"{status.st_size} {status.st_mtime_ns}")
@@ -269,7 +288,8 @@ def _sources(clips: Iterable[Clip]) -> Iterator[_Source]:
         for clip, (name, read) in ((clip, next(clip_readers([clip]))) for clip in clips):
             content = hashlib.sha256(np.ascontiguousarray(clip.landmarks).data).hexdigest()
             sound = hashlib.sha256(np.ascontiguousarray(clip.waveform).data).hexdigest()
-            yield _Source(name, clip.frames, _digest([name, clip.speaker, content, sound]), read)
+            missing = [json.dumps(clip.missing_audio)] if clip.missing_audio else []
+            yield _Source(name, clip.frames, _digest([name, clip.speaker, content, sound, *missing]), read)
 
 
 def _groups(sources: Iterable[_Source], shard_frames: int) -> Iterator[list[_Source]]:
@@ -340,18 +360,29 @@ def _check_features(folder: Path, recorded: dict[str, Any], features: nn.Module)
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        fits = manifest["format"] == FORMAT and {"class", "answer"} <= set(manifest["features"])
-        names = [shard["file"] for shard in manifest["shards"]]
-        fits = fits and isinstance(manifest["bad"], list) and all(Path(name).name == name for name in names) and bool(names)
-        fits = fits and all({"fingerprint", "bytes", "sha256"} <= set(shard) for shard in manifest["shards"])
-    except FileNotFoundError as error:
-        raise CorpusError(
-            f"{path}: expected a finished folder of shards, found no list; build_shards writes it last"
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CorpusError(f"{path}: expected a list of shards, got {type(error).__name__}: {error}") from error
-    if not fits:
-        raise CorpusError(f"{path}: expected a list of shards of format {FORMAT}, got something else; build the shards again")
+    if not path.exists():
+        raise CorpusError(f"{path}: expected a finished folder of shards, found no list; build_shards writes it last")
+    manifest = read_json(
+        path, error=CorpusError, message=f"{path}: expected a list of shards, got", most_bytes=_MAX_MANIFEST_BYTES
+    )
+    with untrusted(
+        CorpusError, f"{path}: expected a list of shards of format {SHARD_FORMAT}, got something else; build the shards again"
+    ):
+        if manifest["format"] != SHARD_FORMAT or not manifest["shards"]:
+            raise ValueError(f"format {manifest['format']!r}")
+        answer = np.asarray(manifest["features"]["answer"], dtype=np.float64)
+        if answer.ndim != 2 or not isinstance(manifest["features"]["class"], str):
+            raise ValueError("features of another form")
+        if not all(isinstance(text, str) for pair in manifest["bad"] for text in pair) or any(
+            len(pair) != 2 for pair in manifest["bad"]
+        ):
+            raise ValueError("bad clips of another form")
+        for shard in manifest["shards"]:
+            texts = (shard["file"], shard["fingerprint"], shard["sha256"])
+            if (
+                not all(isinstance(text, str) for text in texts)
+                or Path(texts[0]).name != texts[0]
+                or type(shard["bytes"]) is not int
+            ):
+                raise ValueError(f"an entry {shard!r:.100}")
     return dict(manifest)

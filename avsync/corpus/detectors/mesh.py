@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from avsync._checks import check_positive
+from avsync.corpus._process import ProcessBound
 from avsync.errors import ArgumentError, MissingExtraError
 from avsync.landmarks.layouts import NUM_POINTS
 
@@ -99,7 +100,7 @@ class _Followed:
     face: Faces
 
 
-class MediapipeDetector:
+class MediapipeDetector(ProcessBound):
     """MediaPipe's refined face mesh, as 68 points.
 
     New faces are looked for with MediaPipe's full-range face detector, then with the short-range one; each is then followed by a mesh of
@@ -141,6 +142,7 @@ class MediapipeDetector:
             raise ArgumentError(f"`min_confidence`: expected a number in [0, 1], got {min_confidence!r}")
         self.max_faces, self.dims, self.search_every, self.batch_size = max_faces, dims, search_every, batch_size
         self.min_confidence = min_confidence
+        self._bind_process()
         self._solutions = load_solutions()
         self._finders = [
             self._solutions.face_detection.FaceDetection(model_selection=model, min_detection_confidence=min_confidence)
@@ -158,6 +160,8 @@ class MediapipeDetector:
 
     def close(self) -> None:
         """Give back the models' memory; the detector cannot be used afterwards."""
+        if self._is_inherited:
+            return
         self.reset()
         for part in (*self._idle, *self._finders):
             part.close()
@@ -172,6 +176,7 @@ class MediapipeDetector:
         Returns:
             (faces, 68, dims) float32 for each image, in pixels.
         """
+        self._check_process()
         with warnings.catch_warnings():
             # mediapipe calls a part of protobuf that is on its way out.
             warnings.filterwarnings("ignore", message="SymbolDatabase.GetPrototype", category=UserWarning)

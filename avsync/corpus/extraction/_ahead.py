@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import threading
 from collections.abc import Generator, Iterable
 from typing import Any, TypeVar
+
+from avsync.errors import ArgumentError
 
 Item = TypeVar("Item")
 
@@ -32,6 +35,7 @@ def ahead(items: Iterable[Item], depth: int = 1) -> Generator[Item, None, None]:
 
     Source: ours.
     """
+    process = os.getpid()
     ready: queue.Queue[tuple[Any, BaseException | None, bool]] = queue.Queue(maxsize=depth)
     unwanted = threading.Event()
 
@@ -56,6 +60,11 @@ def ahead(items: Iterable[Item], depth: int = 1) -> Generator[Item, None, None]:
     thread.start()
     try:
         while True:
+            if os.getpid() != process:
+                raise ArgumentError(
+                    "`iter_clips`: expected to go on in the process that began it, got a fork, in which its decoding thread is "
+                    "missing; begin it in each process"
+                )
             item, error, more = ready.get()
             if error is not None:
                 raise error

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from avsync._checks import check_choice, check_positive
-from avsync.corpus.clip import SAMPLE_RATE, Clip, sample_of_frame
+from avsync.corpus.clip import Clip, missing_ranges, sample_of_frame
 from avsync.corpus.detectors import CheckedDetector, Detector, as_detector
 from avsync.corpus.extraction._ahead import ahead
 from avsync.corpus.extraction.cropping import crop_centred, crop_fixed
@@ -32,6 +32,7 @@ from avsync.corpus.extraction.tracks import GAP, LENGTH, POLICIES, FaceTracker, 
 from avsync.corpus.media.audio_source import AudioSource
 from avsync.corpus.media.video_source import VideoSource
 from avsync.errors import ArgumentError, AvsyncError, CorpusError
+from avsync.pyramid import SAMPLE_RATE
 
 Faces = npt.NDArray[np.float32]
 Progress = Callable[[float], None]
@@ -140,7 +141,7 @@ def iter_clips(
         source = stack.enter_context(VideoSource(video, max_height=max_height))
         if not source.info.has_audio:
             raise CorpusError(f"{video}: expected a sound stream, got a video without sound")
-        sound = stack.enter_context(AudioSource(video, sample_rate=SAMPLE_RATE))
+        audio = stack.enter_context(AudioSource(video, sample_rate=SAMPLE_RATE))
         report.width, report.height = source.info.width, source.info.height
         ledger = _Ledger(report)
         persons = _Persons()
@@ -157,20 +158,26 @@ def iter_clips(
             for part in sorted(parts, key=lambda part: part.start):
                 landmarks, size, box = _cropped(part.landmarks, crop, (source.info.width, source.info.height))
                 label = (speaker or name) if faces != "all" else f"{speaker or name}_p{part.person}"
+                segment = audio.read_segment(part.start, sample_of_frame(len(landmarks), fps))
                 clip = Clip(
                     id=f"{name}_{len(report.clips):03d}",
                     speaker=label,
                     split=split,
                     landmarks=landmarks,
-                    waveform=sound.read(part.start, sample_of_frame(len(landmarks), fps)),
+                    waveform=segment.waveform,
                     fps=fps,
                     sample_rate=SAMPLE_RATE,
                     frame_size=size,
+                    missing_audio=missing_ranges(segment.present, len(landmarks), fps),
                 )
                 report.clips.append(_clip_report(clip, part, box, ledger.native_fps))
                 yield clip
         ledger.close()
-        report.warnings += [text for text in (*source.warnings, *sound.warnings) if text not in report.warnings]
+        lacking = [clip for clip in report.clips if clip.audio_seconds < clip.seconds]
+        without = sum(clip.seconds - clip.audio_seconds for clip in lacking)
+        missing = [f"{without:.2f} s of {len(lacking)} clips have no audio in the file"] if lacking else []
+        texts = (*source.warnings, *audio.warnings, *missing)
+        report.warnings += [text for text in texts if text not in report.warnings]
     if progress is not None:
         progress(1.0)
 
@@ -377,4 +384,6 @@ def _clip_report(clip: Clip, part: _Part, box: list[float], native_fps: float) -
         person=part.person,
         native_fps=round(native_fps, 3),
         crop_box=tuple(box),
+        audio_seconds=round(float(clip.has_audio.sum()) / clip.fps, 6),
+        missing_audio=clip.missing_audio,
     )

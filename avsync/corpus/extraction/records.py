@@ -177,7 +177,7 @@ def merge_records(out: str | os.PathLike[str]) -> list[VideoReport]:
     chosen = sorted(latest.values(), key=lambda record: record[0].key)
     noted = _index_entries(folder)
     entries = [
-        {**noted.get(clip["id"], {}), **clip}
+        {**{key: value for key, value in noted.get(clip["id"], {}).items() if key != "missing_audio"}, **clip}
         for job, report, _ in chosen
         if report.status == DONE
         for clip in index_entries(job, report)
@@ -205,6 +205,8 @@ def index_entries(job: Job, report: VideoReport) -> list[dict[str, Any]]:
             "rms_db": clip.rms_db,
             "started": clip.started,
             "ended": clip.ended,
+            "audio_seconds": clip.audio_seconds,
+            **({"missing_audio": [list(part) for part in clip.missing_audio]} if clip.missing_audio else {}),
         }
         for clip in report.clips
     ]

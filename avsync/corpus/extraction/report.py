@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ class ClipReport:
         rms_db: Level of the sound in decibels of full scale; -200 for digital silence.
         person: Number of the person within the video, from 0.
         native_fps: Images a second that the landmarks were found in.
+        audio_seconds: Seconds of it for which the file has audio.
+        missing_audio: Ranges (first, stop) of frames for which the file has none; see :class:`~avsync.corpus.clip.Clip`.
         crop_box: Left, top, right and bottom of the crop in the clip's first picture, in pixels of the source.
     """
 
@@ -45,6 +48,13 @@ class ClipReport:
     person: int = 0
     native_fps: float = 0.0
     crop_box: Sequence[float] = ()
+    audio_seconds: float = math.inf
+    missing_audio: Sequence[Sequence[int]] = ()
+
+    def __post_init__(self) -> None:
+        """Take the audio of a record from before these fields existed as complete."""
+        if math.isinf(self.audio_seconds):
+            object.__setattr__(self, "audio_seconds", self.seconds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,6 +235,7 @@ class ExtractionReport:
                 "clips": len(clips),
                 "seconds": sum(video.seconds for video in self.videos),
                 "seconds_in_clips": sum(clip.seconds for clip in clips),
+                "seconds_without_audio": sum(clip.seconds - clip.audio_seconds for clip in clips),
                 "seconds_dropped": dropped_seconds(self.videos),
                 "starts": dict(Counter(clip.started for clip in clips).most_common()),
                 "ends": dict(Counter(clip.ended for clip in clips).most_common()),
@@ -244,6 +255,8 @@ class ExtractionReport:
         if totals["seconds_dropped"]:
             lost = sum(totals["seconds_dropped"].values())
             lines.append(f"dropped {_minutes(lost)} ({_amounts(totals['seconds_dropped'], _minutes)})")
+        if totals["seconds_without_audio"]:
+            lines.append(f"no audio in the file for {_minutes(totals['seconds_without_audio'])} of the clips")
         if totals["ends"]:
             lines.append(
                 "clips end because of: " + ", ".join(f"{reason} ({count})" for reason, count in totals["ends"].items())

@@ -7,14 +7,15 @@ import os
 from collections import Counter, deque
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from avsync._checks import check_positive
+from avsync.corpus._process import ProcessBound
 from avsync.corpus.media._audio_clock import AudioClock, Block, Placed
-from avsync.corpus.media._downmix import to_mono
+from avsync.corpus.media._downmix import Downmix
 from avsync.corpus.media._interpolate import interpolate, reach
 from avsync.corpus.media._packets import decode_stream, tally
 from avsync.corpus.media.info import contents, failures, open_media, pick_audio, reason
@@ -29,7 +30,19 @@ KEPT_SECONDS = 10.0
 _MAX_RATE = 768000
 
 
-class AudioSource:
+class AudioSegment(NamedTuple):
+    """A segment of audio, and where the file holds audio.
+
+    Attributes:
+        waveform: (samples,) float32 in [-1, 1].
+        present: (samples,) bool, False before the audio stream starts, in its gaps and after its end.
+    """
+
+    waveform: FloatArray
+    present: npt.NDArray[np.bool_]
+
+
+class AudioSource(ProcessBound):
     """The sound of a file on the container's presentation clock, which it shares with :class:`~avsync.corpus.media.video_source.VideoSource`.
 
     Timestamps decide where sound lies: before the stream starts, in its gaps and after its end there is silence, and sound whose place
@@ -71,6 +84,7 @@ class AudioSource:
         self.sample_rate = sample_rate
         self._damage: Counter[str] = Counter()
         self._closed = False
+        self._bind_process()
         self._kept: deque[Placed] = deque()
         self._forgotten: int | None = None  # index before which sound has been let go
         self._container = open_media(path)
@@ -90,7 +104,7 @@ class AudioSource:
                 raise CorpusError(f"{path}: expected a sample rate up to {_MAX_RATE} Hz, got {self.native_rate}")
             #: Channels of the coded sound.
             self.channels: int = first.layout.nb_channels
-            self._clock = AudioClock(self.native_rate)
+            self._clock, self._mix = AudioClock(self.native_rate), Downmix()
             self._placed = self._clock.place(self._blocks(first))
             placed = next(self._placed, None)
             if placed is not None:
@@ -111,7 +125,9 @@ class AudioSource:
     def warnings(self) -> list[str]:
         """What went wrong so far, one line a kind, with its count."""
         lines = tally(self._damage)
-        clock = getattr(self, "_clock", None)
+        clock, mix = getattr(self, "_clock", None), getattr(self, "_mix", None)
+        if mix is not None and mix.warning is not None:
+            lines.append(mix.warning)
         if clock is not None and clock.gaps[0]:
             lines.append(f"gaps in the sound, {clock.gaps[1]:.3f} s in all, read as silence: {clock.gaps[0]}")
         if clock is not None and clock.overlaps[0]:
@@ -121,7 +137,7 @@ class AudioSource:
         return lines
 
     def read(self, start: float, samples: int) -> FloatArray:
-        """Sound from an instant on.
+        """Return the audio from an instant on; silence where the file has none.
 
         Args:
             start: Time of the first sample, in seconds on the presentation clock; it is met exactly, also between the file's own
@@ -135,11 +151,28 @@ class AudioSource:
             ArgumentError: ``start`` lies more than ten seconds before an earlier read, or an argument is no usable number, or the
                 source is closed.
         """
+        return self.read_segment(start, samples).waveform
+
+    def read_segment(self, start: float, samples: int) -> AudioSegment:
+        """Return the audio from an instant on, and where the file holds audio at all.
+
+        Args:
+            start: As in :meth:`read`.
+            samples: As in :meth:`read`.
+
+        Returns:
+            :class:`AudioSegment`.
+
+        Raises:
+            ArgumentError: As in :meth:`read`.
+        """
+        self._check_process()
         if self._closed:
             raise ArgumentError(f"`read`: expected an open AudioSource, got a closed one ({self.path})")
-        if samples < 0 or not math.isfinite(start):
+        fits = isinstance(samples, int | np.integer) and isinstance(start, int | float | np.number)
+        if not fits or samples < 0 or not math.isfinite(start):
             raise ArgumentError(
-                f"`start`, `samples`: expected a finite time and a number of at least 0, got {start} and {samples}"
+                f"`start`, `samples`: expected a finite time and an integer of at least 0, got {start!r} and {samples!r}"
             )
         margin = reach(self.native_rate, self.sample_rate)
         position = (start - self.start) * self.native_rate
@@ -149,17 +182,21 @@ class AudioSource:
             earliest = self.start + self._forgotten / self.native_rate
             raise ArgumentError(f"`start`: expected at least {earliest:.3f} s, as sound is read forwards, got {start:.3f}")
         self._advance(low, high)
-        window = np.zeros(high - low, dtype=np.float32)
+        window, present = np.zeros(high - low, dtype=np.float32), np.zeros(high - low, dtype=bool)
         for begin, block in self._kept:
             first, last = max(begin, low), min(begin + block.size, high)
             if last > first:
                 window[first - low : last - low] = block[first - begin : last - begin]
+                present[first - low : last - low] = True
         values = interpolate(window, position - low, samples, source_rate=self.native_rate, target_rate=self.sample_rate)
-        return np.clip(values, -1.0, 1.0)
+        nearest = np.floor(position - low + np.arange(samples) * (self.native_rate / self.sample_rate) + 0.5).astype(np.int64)
+        return AudioSegment(np.clip(values, -1.0, 1.0), present[nearest])
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; a forked process leaves that to its parent."""
         self._closed = True
+        if self._is_inherited:
+            return
         self._decoded.close()  # type: ignore[attr-defined]
         self._container.close()
 
@@ -196,7 +233,7 @@ class AudioSource:
         if frame.is_corrupt:
             self._damage["blocks of sound that the decoder calls damaged"] += 1
         try:
-            samples = to_mono(frame)
+            samples = self._mix(frame)
         except failures() as error:
             self._damage[f"blocks of sound that cannot be used ({reason(error)})"] += 1
             return

@@ -1,8 +1,9 @@
-"""Audio and video files by way of PyAV (extra ``media``): read sound, write FLAC, write a video with sound."""
+"""Read audio, write FLAC, and write videos with audio, through PyAV (extra ``media``)."""
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
@@ -12,8 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from avsync._checks import check_positive, import_extra
-from avsync._files import replacing
+from avsync._checks import check_path, check_positive, import_extra
+from avsync._files import replacing, untrusted
+from avsync.corpus.media._downmix import Downmix
+from avsync.corpus.media._interpolate import interpolate
+from avsync.corpus.media.info import media_url
 from avsync.errors import ArgumentError, CorpusError, ShapeError
 
 FloatArray = npt.NDArray[np.float32]
@@ -23,22 +27,25 @@ def _pyav() -> ModuleType:
     return import_extra("av", "media")
 
 
-def read_audio(path: str | os.PathLike[str], *, sample_rate: int | None = None) -> tuple[FloatArray, int]:
+def read_audio(
+    path: str | os.PathLike[str], *, sample_rate: int | None = None, max_samples: int | None = None
+) -> tuple[FloatArray, int]:
     """Decode the first audio stream of a file to one channel.
 
-    Several channels are averaged. Samples of integer formats are divided by the format's range, so 16-bit sound comes back as
-    exact multiples of 1/32768. Packets that fail their checksum raise instead of being concealed. Timestamps are not looked at:
-    the samples follow one another from the first packet on.
+    Channels are mixed as by :class:`~avsync.corpus.media.audio_source.AudioSource`; a warning is issued if they cancel each other. Integer
+    samples are divided by the range of their format, so 16-bit audio comes back as exact multiples of 1/32768. Packets that fail their
+    checksum raise an error and are not concealed. Timestamps are ignored: the samples follow one another from the first packet on.
 
     Args:
         path: Any file that FFmpeg reads.
-        sample_rate: Resample to this rate, in hertz; None keeps the file's own.
+        sample_rate: Resample to this rate, in hertz; None keeps the rate of the file.
+        max_samples: Refuse a file with more samples, at its own rate, before they are all decoded; None reads any.
 
     Returns:
         The waveform (samples,) float32 in [-1, 1], and its sample rate in hertz.
 
     Raises:
-        CorpusError: The file is missing, damaged, or has no sound.
+        CorpusError: The file is missing or damaged, has no audio, or more than ``max_samples``.
         MissingExtraError: PyAV is not installed.
 
     Example:
@@ -52,25 +59,36 @@ def read_audio(path: str | os.PathLike[str], *, sample_rate: int | None = None) 
     Source: ours.
     """
     av = _pyav()
-    if not Path(path).is_file():
+    if not Path(check_path("path", path)).is_file():
         raise CorpusError(f"{path}: expected an audio file, found none")
+    if sample_rate is not None:
+        check_positive("sample_rate", sample_rate)
     blocks: list[FloatArray] = []
-    try:
-        with av.open(os.fspath(path)) as container:
+    mix, total = Downmix(), 0
+    with untrusted(CorpusError, f"{path}: expected readable audio, got"):
+        with av.open(media_url(path), container_options={"protocol_whitelist": "file"}) as container:
             if not container.streams.audio:
                 raise CorpusError(f"{path}: expected an audio stream, got {len(container.streams)} streams without one")
             stream = container.streams.audio[0]
             stream.codec_context.options = {"err_detect": "crccheck+explode"}
-            rate = int(sample_rate or stream.rate)
-            resampler = av.AudioResampler(format="fltp", rate=rate)  # its own mix-down can leave [-1, 1]
+            # Threads would outlive the container until its garbage is collected, which hangs in a forked process.
+            stream.codec_context.thread_count = 1
+            rate = int(stream.rate)
             for frame in container.decode(stream):
-                blocks.extend(out.to_ndarray().mean(axis=0, dtype=np.float32) for out in resampler.resample(frame))
-            blocks.extend(out.to_ndarray().mean(axis=0, dtype=np.float32) for out in resampler.resample(None))
-    except (av.FFmpegError, ValueError) as error:
-        raise CorpusError(f"{path}: expected readable audio, got {type(error).__name__}: {error}") from error
-    if not blocks:
-        raise CorpusError(f"{path}: expected readable audio, got no samples")
-    return np.concatenate(blocks), rate
+                total += frame.samples
+                if max_samples is not None and total > max_samples:
+                    raise ValueError(f"more than the expected {max_samples} samples")
+                blocks.append(mix(frame))
+        if not blocks:
+            raise ValueError("no samples")
+        waveform = np.concatenate(blocks)
+        if sample_rate is not None and sample_rate != rate:
+            count = round(waveform.size * sample_rate / rate)
+            waveform = interpolate(waveform, 0.0, count, source_rate=rate, target_rate=sample_rate)
+            waveform, rate = np.clip(waveform, -1.0, 1.0), sample_rate
+    if mix.warning is not None:
+        warnings.warn(f"{path}: {mix.warning}", stacklevel=2)
+    return waveform, rate
 
 
 def _check_waveform(waveform: FloatArray) -> FloatArray:
@@ -111,7 +129,7 @@ def write_audio(path: str | os.PathLike[str], waveform: FloatArray, *, sample_ra
     """
     av = _pyav()
     samples = np.clip(np.round(_check_waveform(waveform) * 32768.0), -32768, 32767).astype(np.int16)
-    with replacing(path) as part, av.open(os.fspath(part), "w", format="flac") as container:
+    with replacing(path) as part, av.open(media_url(part), "w", format="flac") as container:
         stream = container.add_stream("flac", rate=sample_rate, layout="mono", format="s16")
         for start in range(0, samples.size, 4096):
             container.mux(stream.encode(_audio_frame(av, samples[start : start + 4096], "s16", sample_rate, start)))
@@ -163,7 +181,7 @@ def write_video(
     size: tuple[int, ...] | None = None
     count = sent = 0
     # PyAV writes the index of the file when the container closes, so that must happen before the rename.
-    with replacing(path) as part, av.open(os.fspath(part), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+    with replacing(path) as part, av.open(media_url(part), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         video = container.add_stream(
             "libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": str(crf), "preset": "veryfast"}
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from avsync._checks import import_extra
+from avsync._checks import check_path, import_extra
 from avsync.errors import CorpusError
 
 # Formats that are lists of other files, pictures or text dressed up as video; never what a path to a video means.
@@ -74,6 +74,11 @@ def _lenient(av: ModuleType) -> dict[str, str]:
     return {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
+def media_url(path: str | os.PathLike[str]) -> str:
+    """Return a path as FFmpeg takes it: without "file:" it reads what stands before a colon in a name as a protocol."""
+    return f"file:{os.fspath(path)}"
+
+
 def open_media(path: str | os.PathLike[str]) -> Any:
     """Open a media file for reading.
 
@@ -84,15 +89,14 @@ def open_media(path: str | os.PathLike[str]) -> Any:
         MissingExtraError: PyAV is not installed.
     """
     av = import_extra("av", "media")
-    file = Path(path)
+    file = Path(check_path("path", path))
     if not file.is_file():
         raise CorpusError(f"{path}: expected a media file, got {'a folder' if file.is_dir() else 'nothing there'}")
     if file.stat().st_size == 0:
         raise CorpusError(f"{path}: expected a media file, got an empty one")
     try:
-        # "file:" keeps FFmpeg from reading a colon in a name as a protocol.
         # Options of the container alone: PyAV hands others to streams too, and crashes where these turn up late (MPEG).
-        container = av.open(f"file:{os.fspath(file)}", container_options={"protocol_whitelist": "file"}, **_lenient(av))
+        container = av.open(media_url(file), container_options={"protocol_whitelist": "file"}, **_lenient(av))
     except PermissionError as error:
         raise CorpusError(f"{path}: expected a readable file, got: {reason(error)}") from error
     except failures() as error:

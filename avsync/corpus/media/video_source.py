@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from avsync._checks import check_positive, import_extra
+from avsync.corpus._process import ProcessBound
 from avsync.corpus.media._packets import decode_stream, tally
 from avsync.corpus.media.info import MediaInfo, contents, describe, failures, open_media, pick_video, reason
 from avsync.errors import ArgumentError, CorpusError
@@ -53,7 +54,7 @@ class VideoFrame:
         return f"VideoFrame(time={self.time:.6f})"
 
 
-class VideoSource:
+class VideoSource(ProcessBound):
     """A video file as a stream of frames with true timestamps, in constant memory.
 
     Times are the presentation timestamps of the file, so variable frame rates, late starts, gaps and edit lists are what they are.
@@ -94,6 +95,7 @@ class VideoSource:
         self._held: VideoFrame | None = None
         self._last: float | None = None
         self._closed = False
+        self._bind_process()
         self._container = open_media(path)
         try:
             stream = pick_video(self._container)
@@ -143,9 +145,11 @@ class VideoSource:
         Raises:
             ArgumentError: The source is closed.
         """
+        self._check_process()
         if self._closed:
             raise ArgumentError(f"`frames`: expected an open VideoSource, got a closed one ({self.path})")
         for decoded in self._pending():
+            self._check_process()
             if decoded.is_corrupt:
                 self._damage["frames that the decoder calls damaged"] += 1
             time = self._time(decoded)
@@ -171,8 +175,10 @@ class VideoSource:
         self._check_end()
 
     def close(self) -> None:
-        """Close the file; frames that were handed out stay usable."""
+        """Close the file; frames that were handed out stay usable. A forked process leaves that to its parent."""
         self._closed = True
+        if self._is_inherited:
+            return
         self._decoded.close()  # type: ignore[attr-defined]
         self._container.close()
 
@@ -186,8 +192,12 @@ class VideoSource:
         if self._first is not None:
             first, self._first = self._first, None
             yield first
-        # Not "yield from", which would close the decoder together with an iterator that is left early.
-        for frame in self._decoded:  # noqa: UP028
+        # Not "yield from" or a for loop: the check must come before the decoder is asked.
+        while True:
+            self._check_process()
+            frame = next(self._decoded, None)
+            if frame is None:
+                return
             yield frame
 
     def _time(self, frame: Any) -> float | None:
@@ -206,6 +216,7 @@ class VideoSource:
             self._damage[f"the picture ends at {last:.2f} s, but the file declares {declared:.2f} s: it may be cut short"] = 0
 
     def _convert(self, frame: Any) -> Image:
+        self._check_process()
         try:
             width, height = self._size
             # Area averaging keeps landmarks' contours where they are when a picture shrinks; at full size it has nothing to do.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from avsync.corpus.banks.memory import speech_mask
+from avsync.corpus.banks.memory import clip_speech
 from avsync.corpus.clip import SAMPLES_PER_FRAME, Clip
 from avsync.landmarks.layouts import BROWS, EYES, JAW, NUM_POINTS, OUTER_LIP
 from avsync.training.doctor.tracks import Tracks
@@ -93,7 +93,7 @@ def clip_facts(clip: Clip, tracks: Tracks) -> ClipFacts:
 
 def _silent_frames(clip: Clip) -> npt.NDArray[np.bool_]:
     """Frames that lie in some crop of 80 frames without speech."""
-    speech = speech_mask(clip.waveform).astype(np.float64)
+    speech = clip_speech(clip).astype(np.float64)
     if clip.waveform.size // SAMPLES_PER_FRAME < _SILENT_WINDOW:
         return np.zeros(len(speech), dtype=bool)
     share = np.convolve(speech, np.ones(_SILENT_WINDOW) / _SILENT_WINDOW, mode="valid")
