@@ -14,13 +14,21 @@ from avsync.corpus.banks.augmentation import AugmentConfig, deform
 from avsync.corpus.banks.memory import ClipBank
 from avsync.corpus.synthetic.talker import SyntheticCorpus
 from avsync.errors import ArgumentError, ConfigError
-from avsync.landmarks.motion_features import local_shape
+from avsync.landmarks.layouts import REGIONS
+from avsync.landmarks.motion_features import local_shape, motion_channels
 from avsync.models.syncer.encoders import SyncerConfig
 from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
 from avsync.training import syncers as training_of_syncers
 from avsync.training import warm_start
 from avsync.training.processes import make_fabric
-from avsync.training.syncers import SyncerTrainingConfig, average_shape, draw_reference, embed_single_windows, train_syncers
+from avsync.training.syncers import (
+    SyncerTrainingConfig,
+    average_shape,
+    draw_reference,
+    embed_single_windows,
+    lip_leak,
+    train_syncers,
+)
 from avsync.training.warm_start import WarmStartConfig, train_finest_first
 
 PYRAMID = SyncerPyramidConfig(
@@ -242,3 +250,12 @@ def test_bad_settings_are_named() -> None:
         WarmStartConfig(first_level=0)
     with pytest.raises(ConfigError, match="`sway`"):
         AugmentConfig(sway=-1.0)
+
+
+def test_training_fits_the_leak_of_the_lips(bank: ClipBank, fabric: object) -> None:
+    motion = ("displacement", "velocity", "speed")
+    syncer = SyncerConfig(width=8, embed=4, points=len(REGIONS["head"]), motion_channels=motion_channels(motion, 2))
+    pyramid = SyncerPyramid(SyncerPyramidConfig(syncer=syncer, num_levels=1, motion=motion, region="head", remove_lips=True))
+    train_syncers(pyramid, bank, SyncerTrainingConfig(steps=1, batch_size=2, frames=20), fabric=fabric, progress=False)
+    torch.testing.assert_close(pyramid.lip_leak, lip_leak(bank))
+    assert float(pyramid.lip_leak.abs().max()) > 0

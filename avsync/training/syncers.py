@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from avsync.corpus.banks.augmentation import AugmentConfig
 from avsync.corpus.banks.crops import Batch, CropBank
 from avsync.errors import ArgumentError
+from avsync.landmarks.lip_leak import fit_lip_leak
 from avsync.landmarks.motion_features import local_shape
 from avsync.models.syncer.interface import Embeddings
 from avsync.models.syncer.pyramid import SyncerPyramid

@@ -22,6 +22,7 @@ from avsync._checks import (
 from avsync.audio.speech import KINDS
 from avsync.errors import ClipTooShortError, ConfigError, ShapeError
 from avsync.landmarks.layouts import NUM_POINTS, REGIONS
+from avsync.landmarks.lip_leak import LEAK_SHAPE, remove_lip_leak
 from avsync.landmarks.motion_features import check_motion, head_frame_weights, motion_channels, motion_features
 from avsync.models.syncer.encoders import AudioEncoder, MotionEncoder, SyncerConfig
 from avsync.models.syncer.interface import Embeddings, MultiScaleSyncer, SyncerInterface, check_same_duration
@@ -102,6 +103,8 @@ class SyncerPyramidConfig:
         width: Channels inside the encoders, level by level, (levels,); empty for the value of ``syncer`` at every level.
         mean_normalisation: Subtract the mean of the features over the given audio (cepstral mean normalisation). Microphones, rooms
             and the loudness of the clip drop out. Short clips should therefore be given with the audio around them.
+        remove_lips: Subtract from the points of the head what the lips predict of them
+            (:func:`avsync.landmarks.lip_leak.remove_lip_leak`), so that a model of the region "head" follows the head alone.
         motion_scale: Factor on the displacement in face heights, which brings it to the order of magnitude of 1.
 
     Raises:
@@ -118,6 +121,7 @@ class SyncerPyramidConfig:
     audio_context: tuple[int, ...] = added_later(())
     width: tuple[int, ...] = added_later(())
     mean_normalisation: bool = added_later(False)
+    remove_lips: bool = added_later(False)
     motion_scale: float = 8.0
 
     def __post_init__(self) -> None:
@@ -136,6 +140,11 @@ class SyncerPyramidConfig:
             raise ConfigError(
                 f"`syncer.points`: expected {points} with motion {self.motion!r} of the region {self.region!r}, got"
                 f" {self.syncer.points}"
+            )
+        if self.remove_lips and (self.region != "head" or self.landmark_dims != 2):
+            raise ConfigError(
+                f"`remove_lips`: expected False for the region {self.region!r} and landmarks of {self.landmark_dims} dims, got True;"
+                " it needs the region 'head' and 2 dims"
             )
         if self.landmark_dims < 1:
             raise ConfigError(f"`landmark_dims`: expected at least 1, got {self.landmark_dims}")
@@ -207,6 +216,7 @@ class SyncerPyramid(MultiScaleSyncer):
 
     config_class = SyncerPyramidConfig
     average_shape: Tensor | None
+    lip_leak: Tensor | None
     head_weights: Tensor | None
 
     def __init__(self, config: SyncerPyramidConfig | None = None) -> None:
@@ -217,6 +227,8 @@ class SyncerPyramid(MultiScaleSyncer):
         # Only pyramids that see shapes have these buffers, so that the files of the others need not hold them.
         shape = torch.zeros(NUM_POINTS, config.landmark_dims) if "shape" in config.motion else None
         self.register_buffer("average_shape", shape)
+        leak = torch.zeros(LEAK_SHAPE) if config.remove_lips else None
+        self.register_buffer("lip_leak", leak)
         weights = None if shape is None else head_frame_weights(shape.device, shape.dtype)
         self.register_buffer("head_weights", weights, persistent=False)
 
@@ -247,6 +259,16 @@ class SyncerPyramid(MultiScaleSyncer):
             check_shape("shape", shape, "points dims", points=points, dims=dims)
             self.average_shape.copy_(shape)
 
+    def set_lip_leak(self, weights: Tensor) -> None:
+        """Set what :func:`avsync.landmarks.lip_leak.remove_lip_leak` subtracts, (5, 40, 68, 2); it is zero at first.
+
+        Ignored by a pyramid without ``remove_lips``.
+        """
+        if self.lip_leak is not None:
+            lags, lips, points, dims = LEAK_SHAPE
+            check_shape("weights", weights, "lags lips points dims", lags=lags, lips=lips, points=points, dims=dims)
+            self.lip_leak.copy_(weights)
+
     def embed_motion(
         self,
         landmarks: Tensor,
@@ -269,6 +291,8 @@ class SyncerPyramid(MultiScaleSyncer):
         reference = self.config.reference if reference is None else reference
         if lengths is not None:  # padding may hold NaN, which must not reach even the windows that the mask hides
             landmarks = hold_last_frame(landmarks, landmarks.shape[1], lengths)
+        if self.lip_leak is not None:
+            landmarks = remove_lip_leak(landmarks, self.lip_leak, lengths=lengths)
         motion = motion_features(
             landmarks,
             motion=self.config.motion,
