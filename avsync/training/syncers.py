@@ -253,6 +253,19 @@ class SyncerSteps:
         return [weights[level][:, :count] for level, count in zip(levels, windows, strict=True)]
 
 
+def lip_leak(bank: CropBank, *, frames: int = 100) -> Tensor:
+    """Fit :func:`avsync.landmarks.lip_leak.fit_lip_leak` to all clips of a bank.
+
+    Args:
+        bank: Clips of the 68-point layout.
+        frames: Length of the crops that the clips are cut into; shorter clips are left out.
+
+    Returns:
+        The weights, (5, 40, 68, 2).
+    """
+    return fit_lip_leak(bank.windows(frames, stride=frames).landmarks)
+
+
 def train_syncers(
     pyramid: SyncerPyramid,
     bank: CropBank,
@@ -297,6 +310,8 @@ def train_syncers(
     pyramid.set_audio_statistics(*bank.audio_statistics())
     if "shape" in pyramid.config.motion:
         pyramid.set_average_shape(average_shape(bank))
+    if pyramid.config.remove_lips:
+        pyramid.set_lip_leak(lip_leak(bank))
     steps = SyncerSteps(pyramid, bank, config, levels=chosen, fabric=fabric, augment=augment, compiled=compiled)
     evaluate = options.pop("evaluate", None)
 
