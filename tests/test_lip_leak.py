@@ -11,7 +11,7 @@ from avsync.landmarks.lip_leak import LEAK_SHAPE, fit_lip_leak, remove_lip_leak
 from avsync.landmarks.motion_features import motion_channels
 from avsync.models.syncer.encoders import SyncerConfig
 from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
-from avsync.pretrained import from_pretrained, save_pretrained
+from avsync.pretrained import save_pretrained
 
 HEAD = list(REGIONS["head"])
 MOTION = ("displacement", "velocity", "speed")
@@ -100,7 +100,7 @@ def test_a_head_pyramid_hears_no_lips(rng: torch.Generator, tmp_path: object) ->
         treated = (pyramid.embed_motion(leaking)[level] - true[level]).square().mean()
         assert float(treated) < 0.05 * float(untreated), level
     save_pretrained(pyramid, tmp_path)
-    again = from_pretrained(SyncerPyramid, tmp_path)
+    again = SyncerPyramid.from_pretrained(tmp_path)
     assert torch.equal(again.lip_leak, pyramid.lip_leak)
     assert torch.equal(again.embed_motion(leaking)[1], pyramid.embed_motion(leaking)[1])
 
