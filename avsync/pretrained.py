@@ -44,7 +44,7 @@ FILES = ("config.json", "model.safetensors")
 CALIBRATION = "calibration.json"
 """The file next to the weights that turns the distances of syncers into probabilities."""
 
-_ROOMS = ("avsync.models", "avsync.evaluation.syncnet")
+_ROOMS = ("avsync.models", "avsync.losses", "avsync.evaluation.syncnet")
 """Where the package's own models are defined; imported by name when a model is read, because this file lies below them."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from avsync.losses.adversarial import HingeDiscriminatorLoss, HingeGeneratorLoss, hinge_discriminator_loss, hinge_generator_loss
 from avsync.losses.all_pairs import AllPairsInfoNCE, all_pairs_info_nce, within_clips_info_nce
 from avsync.losses.info_nce import InfoNCE, chance_level, info_nce, sampled_info_nce
+from avsync.losses.motion_prior import MotionPrior, MotionPriorConfig
 from avsync.losses.negatives import excluded_pairs, gather_negatives, sample_negatives
 from avsync.losses.offsets import frame_shares, offset_info_nce
 from avsync.losses.pairs import (
@@ -26,6 +27,8 @@ __all__ = [
     "HingeGeneratorLoss",
     "InfoNCE",
     "LogitScale",
+    "MotionPrior",
+    "MotionPriorConfig",
     "MultiScaleSyncLoss",
     "SigmoidPairLoss",
     "SyncLossOutput",
