@@ -339,3 +339,57 @@ def test_progress_of_a_share_never_runs_backwards() -> None:
     for share in shares:
         passed(share)
     assert moves == [20, 80, 100]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_error_that_ends_a_run_is_not_hidden_by_its_clean_up(
+    talks: Path, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The corpus' folder vanishes: the error names what could not be written, not what could not be removed."""
+    if workers == 1:
+        real = extraction_records.remove_unfinished
+        calls = []
+
+        def removing(out: Path, key: str) -> None:
+            calls.append(key)
+            if len(calls) > 1:
+                raise PermissionError(errno.EACCES, "clean-up")
+            real(out, key)
+
+        monkeypatch.setattr(extraction_records, "remove_unfinished", removing)
+        monkeypatch.setattr(run_job, "write_clip", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "the real reason")))
+        extraction_records.begin(tmp_path, Job(key="x", path="x", speaker="x", split="x", size=0))
+        with pytest.raises(OSError, match="the real reason"):
+            extract_corpus([talks], tmp_path / "c", detector=constant, **SHORT)
+    else:
+        refuse = PermissionError(errno.EACCES, "clean-up")
+        monkeypatch.setattr(extraction_records, "remove_unfinished", lambda *_: (_ for _ in ()).throw(refuse))
+        detector = "tests.extraction_detectors:detector_that_is_not_there"
+        with pytest.raises(ArgumentError, match="detector_that_is_not_there"):
+            extract_corpus([talks], tmp_path / "c", detector=detector, workers=2)
+
+
+def test_unusual_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Colons, names that are no UTF-8, links to folders (in a circle, too) and pipes: all are extracted or named, nothing hangs."""
+    folder = tmp_path / "in"
+    talk(folder / "interview: part 1.mp4", 1)
+    raw = os.fsdecode(b"caf\xe9 \xff.mp4")
+    talk(tmp_path / "plain.mp4", 2).rename(folder / raw)
+    talk(tmp_path / "elsewhere" / "linked.mp4", 3)
+    (folder / "link").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (folder / "circle").symlink_to(folder, target_is_directory=True)
+    os.mkfifo(folder / "pipe.mp4")
+    monkeypatch.chdir(folder)
+    report = extract_corpus(["."], tmp_path / "c", detector=constant, **SHORT)
+    assert [Path(path).name for path in report.ignored] == ["pipe.mp4"] and not report.failed
+    assert len(Corpus(tmp_path / "c")) == 3
+    report.summary().encode()
+    assert sorted(entry["source"] for entry in Corpus(tmp_path / "c").entries) == sorted(
+        ["interview: part 1.mp4", raw, "linked.mp4"]
+    )
+    [only] = extract_corpus(["interview: part 1.mp4"], tmp_path / "d", detector=constant, **SHORT).videos
+    assert len(only.clips) == 1
+    write_video("a: b.mp4", [np.zeros((8, 8, 3), np.uint8)], fps=25)
+    assert Path("a: b.mp4").stat().st_size > 0
+    [failed] = extract_corpus([folder / "pipe.mp4"], tmp_path / "e", detector=constant, **SHORT).failed
+    assert "expected a media file" in failed.error

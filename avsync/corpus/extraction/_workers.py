@@ -133,7 +133,8 @@ def _stop(workers: list[_Worker], out: Path) -> None:
             worker.process.kill()
             worker.process.join()
         if worker.task is not None:
-            records.remove_unfinished(out, worker.task[0].key)
+            with contextlib.suppress(OSError):  # what ended the run must not be hidden by a folder that cannot be cleaned
+                records.remove_unfinished(out, worker.task[0].key)
 
 
 def _work(pipe: Any, parent: int, out: Path, detector: str | Detector, options: dict[str, Any], count: int) -> None:

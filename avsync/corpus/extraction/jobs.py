@@ -14,7 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from avsync._checks import check_choice
+from avsync._checks import check_choice, check_path
+from avsync._files import check_regular
 from avsync.errors import ArgumentError
 
 SPEAKER_FROM = ("file", "name", "folder")
@@ -101,6 +102,7 @@ def video_key(path: str | os.PathLike[str]) -> str:
     Source: ours.
     """
     digest = hashlib.sha256()
+    check_regular(path)  # a FIFO would be waited for
     with Path(path).open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         digest.update(str(size).encode())
@@ -111,31 +113,39 @@ def video_key(path: str | os.PathLike[str]) -> str:
 
 
 def find_videos(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[tuple[Path, Path]], list[Path]]:
-    """The videos among files and folders.
+    """Return the videos among files and folders.
 
     Args:
-        paths: Files, which are taken as they are, and folders, which are searched to any depth for names with one of
-            ``SUFFIXES``. Hidden files and folders are passed over.
+        paths: Files, which are taken as they are, and folders, which are searched to any depth for regular files with one of
+            ``SUFFIXES``. Links to folders are followed, each folder once. Hidden files and folders are ignored.
 
     Returns:
         (file, the folder it was found in) of each video, by path, each file once; and the other files of the folders.
 
     Raises:
-        ArgumentError: A path does not exist.
+        ArgumentError: A path does not exist, or ``paths`` is a single path.
 
     Source: ours.
     """
+    if isinstance(paths, str | bytes | os.PathLike) or not isinstance(paths, Iterable):
+        raise ArgumentError(f"`videos`: expected a list of files and folders, got {paths!r}")
     found: dict[Path, tuple[Path, Path]] = {}
+    visited: set[str] = set()
     ignored: list[Path] = []
-    for path in map(Path, paths):
+    for path in (Path(check_path("videos", path)) for path in paths):
         if path.is_dir():
-            for folder, folders, names in os.walk(path):
+            for folder, folders, names in os.walk(path, followlinks=True):
+                place = os.path.realpath(folder)
+                if place in visited:  # links may lead in a circle
+                    folders[:] = []
+                    continue
+                visited.add(place)
                 folders[:] = sorted(name for name in folders if not name.startswith("."))
                 for name in sorted(names):
                     file = Path(folder, name)
                     if name.startswith("."):
                         continue
-                    if file.suffix.lower() in SUFFIXES:
+                    if file.suffix.lower() in SUFFIXES and file.is_file():
                         found.setdefault(file.resolve(), (file, path))
                     else:
                         ignored.append(file)

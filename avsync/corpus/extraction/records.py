@@ -10,7 +10,6 @@ Beside its clips a corpus that ``avsync extract`` makes holds
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -18,10 +17,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from avsync._files import write_json
-from avsync.corpus.clip import INDEX_NAME, write_index
+from avsync._files import read_json, untrusted, write_json
+from avsync.corpus.clip import INDEX_NAME, is_rate, write_index
 from avsync.corpus.extraction.jobs import Job
-from avsync.corpus.extraction.report import DONE, VideoReport
+from avsync.corpus.extraction.report import DONE, VideoReport, typed
 from avsync.errors import ArgumentError, CorpusError
 
 RECORDS = "extraction"
@@ -38,11 +37,11 @@ def read_record(path: Path) -> tuple[Job, VideoReport, float]:
     Raises:
         CorpusError: It is damaged.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return Job(**values["job"]), VideoReport.from_json(values["report"]), float(values["time"])
-    except (ValueError, KeyError, TypeError, CorpusError) as error:
-        raise CorpusError(f"{path}: expected the record of a video, got {type(error).__name__}: {error}") from error
+    message = f"{path}: expected the record of a video, got"
+    values = read_json(path, error=CorpusError, message=message)
+    with untrusted(CorpusError, message):
+        report = VideoReport.from_json(values["report"])
+        return typed(Job, values["job"]), report, float(values["time"])
 
 
 def write_record(out: Path, job: Job, report: VideoReport, *, time: float, traceback: str = "") -> None:
@@ -138,14 +137,11 @@ def read_settings(out: Path) -> dict[str, Any]:
         CorpusError: The folder is not one of ``avsync extract``.
     """
     path = out / SETTINGS
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(settings, dict) or "fps" not in settings:
-            raise ValueError("no settings")
-    except FileNotFoundError as error:
-        raise CorpusError(f"{path}: expected the settings of an extraction, found no file") from error
-    except ValueError as error:
-        raise CorpusError(f"{path}: expected the settings of an extraction, got {type(error).__name__}: {error}") from error
+    if not path.exists():
+        raise CorpusError(f"{path}: expected the settings of an extraction, found no file")
+    settings = read_json(path, error=CorpusError, message=f"{path}: expected the settings of an extraction, got")
+    if not isinstance(settings, dict) or not is_rate(settings.get("fps")):
+        raise CorpusError(f"{path}: expected the settings of an extraction, got none")
     return settings
 
 
@@ -214,7 +210,8 @@ def index_entries(job: Job, report: VideoReport) -> list[dict[str, Any]]:
 
 def _index_entries(folder: Path) -> dict[str, dict[str, Any]]:
     try:
-        index = json.loads((folder / INDEX_NAME).read_text(encoding="utf-8"))
-        return {entry["id"]: entry for entry in index["clips"]}
-    except (OSError, ValueError, KeyError, TypeError):
+        index = read_json(folder / INDEX_NAME, error=CorpusError, most_bytes=1 << 28)
+        with untrusted(CorpusError, INDEX_NAME):
+            return {entry["id"]: dict(entry) for entry in index["clips"]}
+    except CorpusError:  # there is none, or it is about to be replaced
         return {}

@@ -7,9 +7,12 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
+from avsync._files import untrusted
 from avsync.errors import CorpusError
+
+Record = TypeVar("Record")
 
 DONE, FAILED = "done", "failed"
 
@@ -113,21 +116,22 @@ class VideoReport:
     warnings: list[str] = field(default_factory=list)
 
     def line(self) -> str:
-        """The report in one line."""
+        """Return the report in one line."""
+        source = printable(self.source)
         if self.status == FAILED:
-            return f"{self.source}: failed: {self.error}"
+            return f"{source}: failed: {printable(self.error)}"
         kept = sum(clip.seconds for clip in self.clips)
         count = f"{len(self.clips)} clip{'s' if len(self.clips) != 1 else ''}" if self.clips else "no clip"
         text = (
-            f"{self.source}: {count}, {kept:.1f} of {self.seconds:.1f} s"
+            f"{source}: {count}, {kept:.1f} of {self.seconds:.1f} s"
             if self.clips
-            else f"{self.source}: {count} in {self.seconds:.1f} s"
+            else f"{source}: {count} in {self.seconds:.1f} s"
         )
         lost = dropped_seconds([self])
         if lost:
             text += f"; dropped {sum(lost.values()):.1f} s ({_amounts(lost)})"
         if self.warnings:
-            text += f"; {len(self.warnings)} warning{'s' if len(self.warnings) > 1 else ''}, the first: {self.warnings[0]}"
+            text += f"; {len(self.warnings)} warning{'s' if len(self.warnings) > 1 else ''}, the first: {printable(self.warnings[0])}"
         return text
 
     def to_json(self) -> dict[str, Any]:
@@ -141,17 +145,28 @@ class VideoReport:
         Raises:
             CorpusError: A field is missing or unknown.
         """
-        try:
-            return cls(
-                **{
+        with untrusted(CorpusError, "expected the report of a video, got"):
+            return typed(
+                cls,
+                {
                     **values,
-                    "clips": [ClipReport(**clip) for clip in values["clips"]],
-                    "dropped": [Dropped(**part) for part in values["dropped"]],
+                    "clips": [typed(ClipReport, clip) for clip in values["clips"]],
+                    "dropped": [typed(Dropped, part) for part in values["dropped"]],
                     "warnings": [str(text) for text in values["warnings"]],
-                }
+                },
             )
-        except (KeyError, TypeError) as error:
-            raise CorpusError(f"expected the report of a video, got {type(error).__name__}: {error}") from error
+
+
+def printable(text: str) -> str:
+    """Return a text that every terminal and file takes: bytes of a name that are no UTF-8 are shown as escapes.
+
+    Example:
+        >>> printable("caf\\udce9.mp4")
+        'caf\\\\udce9.mp4'
+
+    Source: ours.
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def dropped_seconds(videos: Iterable[VideoReport]) -> dict[str, float]:
@@ -169,6 +184,21 @@ def dropped_seconds(videos: Iterable[VideoReport]) -> dict[str, float]:
         for part in video.dropped:
             lost[part.reason] += part.seconds  # type: ignore[assignment]
     return dict(lost.most_common())
+
+
+def typed(kind: type[Record], values: Mapping[str, Any]) -> Record:
+    """Make a dataclass of values of unknown origin.
+
+    Raises:
+        TypeError: A field is unknown, missing, or of another type than declared.
+    """
+    plain = {"str": str, "int": int, "float": (int, float)}
+    for part in dataclasses.fields(kind):  # type: ignore[arg-type]
+        expected = plain.get(str(part.type), object)
+        value = values.get(part.name)
+        if part.name in values and (not isinstance(value, expected) or isinstance(value, bool)):
+            raise TypeError(f"{part.name} = {value!r:.100}, expected {part.type}")
+    return kind(**values)
 
 
 def uncovered(covered: Iterable[tuple[float, float]], start: float, end: float) -> list[tuple[float, float]]:
@@ -263,9 +293,9 @@ class ExtractionReport:
             )
         if self.kept:
             lines.append(f"{len(self.kept)} videos were finished before and not decoded again")
-        lines += [f"not extracted, the same file as {same}: {source}" for source, same in self.duplicates]
+        lines += [printable(f"not extracted, the same file as {same}: {source}") for source, same in self.duplicates]
         if self.ignored:
-            some = ", ".join(self.ignored[:5]) + (", ..." if len(self.ignored) > 5 else "")
+            some = ", ".join(map(printable, self.ignored[:5])) + (", ..." if len(self.ignored) > 5 else "")
             lines.append(f"{len(self.ignored)} files in the folders are no videos by their suffix: {some}")
         unusual = [video for video in self.videos if video.status == FAILED or not video.clips or video.warnings]
         lines += [video.line() for video in sorted(unusual, key=lambda video: (video.status != FAILED, bool(video.clips)))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -85,7 +86,8 @@ def extract_job(job: Job, out: Path, detector: Detector, options: Mapping[str, A
             report = failed
         records.write_record(out, job, report, time=time.time(), traceback=failure.trace if failure else "")
     except BaseException:
-        records.remove_unfinished(out, job.key)
+        with contextlib.suppress(OSError):  # the first error is the one to tell
+            records.remove_unfinished(out, job.key)
         raise
     finally:
         clips.close()  # type: ignore[attr-defined]

@@ -91,7 +91,9 @@ def open_media(path: str | os.PathLike[str]) -> Any:
     av = import_extra("av", "media")
     file = Path(check_path("path", path))
     if not file.is_file():
-        raise CorpusError(f"{path}: expected a media file, got {'a folder' if file.is_dir() else 'nothing there'}")
+        raise CorpusError(
+            f"{path}: expected a media file, got {'a folder' if file.is_dir() else 'no regular file' if file.exists() else 'nothing there'}"
+        )
     if file.stat().st_size == 0:
         raise CorpusError(f"{path}: expected a media file, got an empty one")
     try:
