@@ -1,4 +1,4 @@
-"""Argument checks that look at ranks, sizes and dtypes only, never at values; and the precision in which numbers are computed.
+"""Argument checks that look at ranks, sizes and dtypes only, never at values; the precision in which numbers are computed, and constants on devices.
 
 The checks cost no device synchronisation and add no data-dependent branch, so every function that uses them still compiles with
 ``fullgraph=True``.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Sized
+from collections.abc import Sequence, Sized
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -54,6 +54,27 @@ def at_least_float32(x: Tensor) -> Tensor:
     Differences of coordinates, norms and softmaxes are computed in this precision, because half precision has no digits left for them.
     """
     return x if x.dtype == torch.float64 else x.float()
+
+
+_constants: dict[tuple[tuple[float, ...], type, torch.device], Tensor] = {}
+
+
+def constant(values: Sequence[float], device: torch.device) -> Tensor:
+    """Return numbers (int64 or float32) as a tensor on ``device``.
+
+    They are copied to the device once, because each copy stalls a GPU's queue and cannot be captured in a CUDA graph.
+    """
+    values = tuple(values)
+    key = (values, type(values[0]), device)
+    if torch.compiler.is_compiling() or key not in _constants:
+        with torch.inference_mode(False):  # a tensor of inference mode could not be used in training later
+            made = torch.tensor(values, device=device)
+        if torch.compiler.is_compiling() or type(made) is not Tensor:  # a tracer's fake tensor must not be kept
+            return made
+        if len(_constants) >= 1000:  # clips of ever new lengths
+            _constants.clear()
+        _constants[key] = made
+    return _constants[key]
 
 
 def check_floating(name: str, x: Tensor) -> None:

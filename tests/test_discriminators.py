@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -7,12 +9,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.utils.parametrizations import spectral_norm
 
-from avsync.errors import ClipTooShortError, ConfigError, ShapeError
+from avsync.errors import ArgumentError, ClipTooShortError, ConfigError, ShapeError
 from avsync.models.discriminators import (
     FrameDiscriminator,
     FrameDiscriminatorConfig,
     PairDiscriminator,
+    SpectralLinear,
     WindowDiscriminator,
     WindowDiscriminatorConfig,
     window_starts,
@@ -134,10 +138,127 @@ def test_autocast(index: int, dtype: torch.dtype) -> None:
 
 
 def test_spectral_norm_on_the_score_alone() -> None:
-    names = {name for name in WindowDiscriminator(WINDOW).state_dict() if "parametrizations" in name}
-    assert {name.split(".")[1] for name in names} == {"phi", "psi", "value", "score"}
-    assert all(name.startswith("head.") for name in names)
-    assert WindowDiscriminator(WINDOW).head.beta.item() == 5.0
+    network = WindowDiscriminator(WINDOW)
+    names = {name for name, module in network.named_modules() if isinstance(module, SpectralLinear)}
+    assert names == {"head.phi", "head.psi", "head.value", "head.score"}
+    assert network.head.beta.item() == 5.0
+
+
+def test_spectral_norm_is_that_of_torch() -> None:
+    ours = SpectralLinear(7, 5)
+    theirs = spectral_norm(torch.nn.Linear(7, 5))
+    theirs.load_state_dict(
+        {
+            "bias": ours.bias,
+            "parametrizations.weight.original": ours.weight,
+            "parametrizations.weight.0._u": ours.left,
+            "parametrizations.weight.0._v": ours.right,
+        }
+    )
+    x = torch.rand(3, 7)
+    for mode in (True, False):
+        for _ in range(3):
+            found, expected = ours.train(mode)(x), theirs.train(mode)(x)
+            torch.testing.assert_close(found, expected)
+    found.square().sum().backward()
+    expected.square().sum().backward()
+    torch.testing.assert_close(ours.weight.grad, theirs.parametrizations.weight.original.grad)
+
+
+@pytest.mark.parametrize("network_class", [WindowDiscriminator, PairDiscriminator])
+@pytest.mark.parametrize(("observed", "frames"), [(3, 40), (7, 12), (1, 4), (20, 45)])
+def test_the_fused_lstm_is_the_loop(network_class: type, observed: int, frames: int) -> None:
+    network = network_class(WINDOW).double().eval()
+    before, x = clips(2, observed, frames)
+    gradients = []
+    for fused in (False, True):
+        y = x.clone().requires_grad_()
+        network.zero_grad()
+        logits = network(before, y, fused=fused)
+        logits.square().sum().backward()
+        gradients.append([logits.detach(), y.grad, *(parameter.grad.clone() for parameter in network.parameters())])
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_second_derivatives(index: int) -> None:
+    network = networks()[index].double().eval()
+    observed, x = clips(2, 3, 12)
+    assert torch.autograd.gradgradcheck(lambda y: run(network, observed, y), x.requires_grad_(), atol=1e-4)
+
+    def penalty(weights: dict[str, Tensor]) -> Tensor:
+        def score(y: Tensor) -> Tensor:
+            arguments = (y, {"reference": observed[:, 0]}) if index == 0 else (observed, y)
+            given, named = ((arguments[0],), arguments[1]) if index == 0 else (arguments, {})
+            return torch.func.functional_call(network, weights, given, named).sum()
+
+        return torch.func.grad(score)(x).square().sum()
+
+    found = torch.func.grad(penalty)({name: value.detach() for name, value in network.named_parameters()})
+    (gradient,) = torch.autograd.grad(run(network, observed, x).sum(), x, create_graph=True)
+    gradient.square().sum().backward()
+    for name, parameter in network.named_parameters():
+        expected = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        torch.testing.assert_close(found[name], expected)
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_pickles_and_copies(index: int) -> None:
+    network = networks()[index]
+    observed, x = (t.float() for t in clips(2, 3, 12))
+    run(network, observed, x)  # in training mode, which changes the estimates of spectral normalisation
+    expected = run(network.eval(), observed, x)
+    for twin in (pickle.loads(pickle.dumps(network)), copy.deepcopy(network)):  # noqa: S301
+        assert torch.equal(run(twin, observed, x), expected)
+
+
+def test_an_embedding_can_be_shared() -> None:
+    window = WindowDiscriminator(WINDOW).double()
+    pair = PairDiscriminator(WINDOW, embedding=window.embedding).double()
+    assert pair.embedding is window.embedding
+    observed, x = clips(2, 3, 12)
+    embedded = window.embed(observed, x)
+    pair.eval(), window.eval()
+    assert torch.equal(pair(observed, x, embedded=embedded), pair(observed, x))
+    assert torch.equal(window(observed, x, embedded=embedded), window(observed, x))
+    with pytest.raises(ShapeError, match=r"`embedded`: expected \(frames=15, batch=2, embed=8\)"):
+        window(observed, x, embedded=embedded[1:])
+    with pytest.raises(ArgumentError, match="`embedding`: expected one from 30 to 9 features"):
+        PairDiscriminator(replace(WINDOW, embed=9), embedding=window.embedding)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_any_dtype_goes_into_any_model(index: int, dtype: torch.dtype) -> None:
+    for of_model in (torch.float64, torch.float32, torch.bfloat16):
+        network = networks()[index].to(of_model)
+        observed, x = (t.to(dtype) for t in clips(2, 3, 12))
+        x.requires_grad_()
+        logits = run(network, observed, x)
+        logits.float().sum().backward()
+        assert logits.dtype == of_model and logits.isfinite().all()
+        assert x.grad.dtype == dtype and x.grad.isfinite().all()
+        run(network, observed.double(), x)
+
+
+def test_weights_of_the_old_form_load() -> None:
+    """The old form has one bias, the last two gates exchanged, and torch's parametrisation of the spectral norm."""
+    network = WindowDiscriminator(WINDOW)
+    new = network.state_dict()
+    old = {name: value for name, value in new.items() if not name.startswith(("lstm.", "head."))}
+    exchange = torch.cat([torch.arange(6) + 6 * gate for gate in (0, 1, 3, 2)])
+    old["gates.weight"], old["recurrent"] = new["lstm.weight_ih"][exchange], new["lstm.weight_hh"][exchange]
+    old["gates.bias"] = (new["lstm.bias_ih"] + new["lstm.bias_hh"])[exchange]
+    old["head.beta"] = new["head.beta"]
+    for layer in ("phi", "psi", "value", "score"):
+        old[f"head.{layer}.bias"] = new[f"head.{layer}.bias"]
+        old[f"head.{layer}.parametrizations.weight.original"] = new[f"head.{layer}.weight"]
+        old[f"head.{layer}.parametrizations.weight.0._u"] = new[f"head.{layer}.left"]
+        old[f"head.{layer}.parametrizations.weight.0._v"] = new[f"head.{layer}.right"]
+    twin = WindowDiscriminator(WINDOW)
+    twin.load_state_dict(old)
+    observed, x = (t.float() for t in clips(2, 3, 12))
+    torch.testing.assert_close(twin.eval()(observed, x), network.eval()(observed, x))
 
 
 def test_real_and_fake_passes_before_one_backward() -> None:
@@ -173,6 +294,14 @@ def test_bad_input() -> None:
         frame(x, reference=observed)
     with pytest.raises(ClipTooShortError, match="`landmarks`"):
         frame(x[:, :0])
+    with pytest.raises(ShapeError, match="`observed`: expected at least 1 clip"):
+        window(observed[:0], x[:0])
+    with pytest.raises(ShapeError, match=r"`landmarks`: .*got ndarray"):
+        frame(x.numpy())
+    with pytest.raises(ArgumentError, match="`landmarks`: expected it on the device of the model, cpu, got meta"):
+        window(observed, x.to("meta"))
+    with pytest.raises(ArgumentError, match="`config`: expected WindowDiscriminatorConfig or None, got dict"):
+        WindowDiscriminator({"embed": 8})
     with pytest.raises(ConfigError, match="`windows`"):
         replace(WINDOW, windows=(1,))
     with pytest.raises(ConfigError, match="`hidden`"):

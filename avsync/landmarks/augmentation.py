@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from avsync._checks import at_least_float32, check_positive
+from avsync._checks import at_least_float32, check_positive, constant
 from avsync.errors import ArgumentError
 from avsync.landmarks.geometry import check_landmarks, extent
-from avsync.landmarks.layouts import FLIP_INDEX, index_tensor
+from avsync.landmarks.layouts import FLIP_INDEX
 
 
 def augment(
@@ -71,7 +71,7 @@ def augment(
     mirror = torch.ones_like(luck)
     if flip_probability > 0:
         check_landmarks(landmarks, min_dims=2, points=len(flip_index))
-        order = index_tensor(flip_index, landmarks.device)
+        order = flip_index if isinstance(flip_index, Tensor) else constant(flip_index, landmarks.device)
         flipped = luck < flip_probability
         which = torch.where(flipped[..., None], order, torch.arange(len(order), device=order.device))
         named = landmarks.gather(-2, which[..., None, :, None].expand_as(landmarks))

@@ -14,9 +14,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from avsync._checks import at_least_float32, check_choice, check_floating, check_same_device, describe_shape, is_tensor
+from avsync._checks import (
+    at_least_float32,
+    check_choice,
+    check_floating,
+    check_same_device,
+    constant,
+    describe_shape,
+    is_tensor,
+)
 from avsync.errors import ClipTooShortError, ShapeError
-from avsync.landmarks.layouts import FLIP_INDEX, LOWER_INNER_LIP, NUM_POINTS, UPPER_INNER_LIP, index_tensor
+from avsync.landmarks.layouts import FLIP_INDEX, LOWER_INNER_LIP, NUM_POINTS, UPPER_INNER_LIP
 from avsync.pyramid import mean_over_frames
 
 
@@ -327,7 +335,7 @@ def flip(landmarks: Tensor, *, width: float = 0.0, index: Sequence[int] | Tensor
     Source: the paper's code, which mirrors without the swap; the swap is ours.
     """
     check_landmarks(landmarks, min_dims=2, points=len(index))
-    named = landmarks.index_select(-2, index_tensor(index, landmarks.device))
+    named = landmarks.index_select(-2, index if isinstance(index, Tensor) else constant(index, landmarks.device))
     return torch.cat([width - named[..., :1], named[..., 1:]], dim=-1)
 
 

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
-from torch import Tensor
-
 NUM_POINTS = 68
 """Number of points of the iBUG layout."""
 
@@ -56,18 +51,3 @@ REGIONS: dict[str, tuple[int, ...]] = {
 
 ANCHORS = (27, 28, 29, 30, 36, 39, 42, 45)
 """Bridge of the nose and corners of the eyes, which define the position, rotation and size of a head."""
-
-_on_device: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
-
-
-def index_tensor(index: Sequence[int] | Tensor, device: torch.device) -> Tensor:
-    """Return the index as a tensor on ``device``; a sequence is copied there once, since every copy would stall a GPU's queue."""
-    if isinstance(index, Tensor):
-        return index
-    key = (tuple(index), device)
-    if torch.compiler.is_compiling() or key not in _on_device:
-        made = torch.tensor(key[0], device=device)
-        if torch.compiler.is_compiling() or type(made) is not Tensor:  # a fake tensor of a tracer must not be kept
-            return made
-        _on_device[key] = made
-    return _on_device[key]

@@ -1,7 +1,8 @@
-"""The discriminators of section 3.3: of single frames, of windows of a sequence, and of pairs of sequences.
+"""Discriminators of section 3.3: of single frames, of windows of a sequence, and of pairs of sequences.
 
-They give logits and know nothing of losses (:mod:`avsync.losses.adversarial` has those). Coordinates are centred on the first observed face
-and measured in its height, the same for all frames of a clip, so that a face that grows or wanders away is seen to do so.
+They return logits for the losses of :mod:`avsync.losses.adversarial`. Coordinates are centred on the first observed face and divided
+by its height, which are the same for all frames of a clip, so that the discriminators see a face that grows or drifts away. Landmarks
+of any floating-point dtype are accepted.
 """
 
 from __future__ import annotations
@@ -9,17 +10,26 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import spectral_norm
 
-from avsync._checks import check_floating, check_shape, checked_config, describe_shape
-from avsync.errors import ClipTooShortError, ConfigError, ShapeError
+from avsync._checks import (
+    at_least_float32,
+    check_clips,
+    check_floating,
+    check_same_device,
+    check_shape,
+    checked_config,
+    constant,
+    describe_shape,
+)
+from avsync.errors import ArgumentError, ClipTooShortError, ConfigError, ShapeError
 from avsync.landmarks.geometry import normalise
 from avsync.models.convnext import ConvNeXtBlock1d
-from avsync.models.generator.stacked import deferred, lstm_update
+from avsync.models.generator.stacked import lstm_update
 from avsync.pretrained import PretrainedModel
 
 
@@ -35,11 +45,11 @@ class FrameDiscriminatorConfig:
     """Sizes of :class:`FrameDiscriminator`; the defaults are those of the paper's code.
 
     Attributes:
-        points: Landmarks.
-        dims: Coordinates of a landmark.
+        points: Points of a face.
+        dims: Coordinates of a point.
         embed: Width of the frame embedding and of the blocks.
         depth: Pointwise ConvNeXt blocks after the embedding.
-        expansion: Hidden channels of embedding and blocks over ``embed``.
+        expansion: Hidden channels of embedding and blocks, as a multiple of ``embed``.
 
     Raises:
         ConfigError: An impossible value.
@@ -62,16 +72,16 @@ class WindowDiscriminatorConfig:
     """Sizes of :class:`WindowDiscriminator` and :class:`PairDiscriminator`; the defaults are those of the paper's code.
 
     Attributes:
-        points: Landmarks.
-        dims: Coordinates of a landmark.
+        points: Points of a face.
+        dims: Coordinates of a point.
         embed: Width of the frame embedding.
-        expansion: Hidden channels of the embedding over ``embed``.
-        hidden: State of the LSTM.
+        expansion: Hidden channels of the embedding, as a multiple of ``embed``.
+        hidden: Size of the LSTM's state.
         windows: Lengths of the windows in frames; the stride is half a window.
-        displacement_scale: Factor on the displacement from the first observed face, in face heights, that the embedding sees beside
-            the coordinates (ours).
-        velocity_scale: Factor on the velocity, in face heights a frame, that the embedding sees beside both (ours): motion too slow or
-            too smooth shows there at once, and in positions hardly.
+        displacement_scale: Factor on the displacement from the first observed face, in face heights. The embedding sees the
+            displacement in addition to the coordinates (ours).
+        velocity_scale: Factor on the velocity, in face heights per frame. The embedding sees the velocity, too (ours), because motion
+            that is too slow or too smooth shows in velocities and hardly in positions.
 
     Raises:
         ConfigError: An impossible value.
@@ -93,12 +103,12 @@ class WindowDiscriminatorConfig:
 
 
 class FrameEmbedding(nn.Module):
-    """One vector a frame: linear, LayerNorm, linear x4, GELU, linear.
+    """Embedding of single frames: linear, LayerNorm, linear x4, GELU, linear.
 
     Args:
-        in_features: Numbers of a frame.
+        in_features: Numbers per frame.
         embed: Width of the embedding.
-        expansion: Hidden channels over ``embed``.
+        expansion: Hidden channels, as a multiple of ``embed``.
 
     Example:
         >>> FrameEmbedding(in_features=6, embed=4)(torch.zeros(2, 5, 6)).shape
@@ -115,12 +125,13 @@ class FrameEmbedding(nn.Module):
         self.project = nn.Linear(expansion * embed, embed)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in_features) -> (..., embed)."""
+        """Embed frames, (..., in_features) -> (..., embed), in the dtype of the weights."""
+        x = x.to(self.enter.weight.dtype)
         return self.project(F.gelu(self.expand(self.norm(self.enter(x)))))
 
 
 class FrameDiscriminator(PretrainedModel):
-    """Realism of single faces, D_f in equation (9).
+    """Discriminator of single faces, D_f in equation (9).
 
     Args:
         config: Sizes; the paper's if None.
@@ -149,34 +160,35 @@ class FrameDiscriminator(PretrainedModel):
 
         Args:
             landmarks: (batch, frames, points, dims), any unit.
-            reference: (batch, points, dims), the first observed face, by which the frames are centred and scaled; the clip's own
-                first frame if None. It should be given: a clip of one frame would else hide its own size.
+            reference: (batch, points, dims), the first observed face, which centres and scales the frames; the clip's own first
+                frame if None. Give it, because a clip measured by its own first frame hides its size.
 
         Returns:
             Logits (batch, frames), high for real.
 
         Raises:
-            ShapeError: Wrong rank, points or dims.
+            ShapeError: Wrong rank, points or dims, or an empty batch.
+            ArgumentError: The landmarks and the model are not on one device.
         """
         _check_clip("landmarks", landmarks, self.config.points, self.config.dims)
+        check_same_device("landmarks", landmarks, self.score.weight.device, "the model")
         if reference is not None:
             batch, _, points, dims = landmarks.shape
             check_shape("reference", reference, "batch points dims", batch=batch, points=points, dims=dims)
         x = normalise(landmarks, reference="first" if reference is None else reference).landmarks
-        x = self.embedding(x.flatten(2).to(self.embedding.enter.weight.dtype))
+        x = self.embedding(x.flatten(2))
         return self.score(self.blocks(x)).squeeze(-1)
 
 
 def window_starts(observed: int, frames: int, window: int) -> range:
-    """Where the windows of one length start, counted from the first frame after the observed ones.
+    """Return the starts of the windows of one length, counted from the first frame after the observed frames.
 
-    Windows overlap by half; the first ones reach back into the observed frames by up to half a window. At the end of a clip fewer
-    frames than a stride may be left over, outside all windows of this length; 40 and 80 frames after 3 observed ones leave none to
-    the shortest windows.
+    Windows overlap by half. The first windows reach back into the observed frames by up to half a window. At the end of a clip, fewer
+    frames than a stride may lie outside all windows of this length.
 
     Args:
         observed: Observed frames.
-        frames: Frames to judge, after the observed ones.
+        frames: Frames to score, after the observed frames.
         window: Length of a window.
 
     Returns:
@@ -192,35 +204,199 @@ def window_starts(observed: int, frames: int, window: int) -> range:
     return range(max(-observed, stride - window), frames - window + 1, stride)
 
 
-def lstm_states(terms: Tensor, weight: Tensor) -> Tensor:
-    """Last hidden state of an LSTM that starts from zeros, given its inputs' part of the gates.
+class _Segment(NamedTuple):
+    """Steps of the LSTM between two lengths at which states are read."""
+
+    frames: tuple[int, ...]
+    """Frame of the clip for each step and each active start, step by step."""
+    active: int
+    """Starts whose windows are not over."""
+    read: tuple[int, ...]
+    """Starts whose window ends with this segment."""
+
+
+class _Plan(NamedTuple):
+    """Windows of a clip, arranged so that windows with the same start share their first steps.
+
+    An LSTM that starts from zeros has, after 5 frames of a window of 20, the state of the window of 5 with the same start. 43 frames
+    with windows of 5, 10, 20 and 40 need 200 steps in this way instead of 273, and 40 steps in sequence instead of 78.
+    """
+
+    segments: list[_Segment]
+    distances: tuple[float, ...]
+    """Distance of each window from the observed frames, at least 1, in the order in which states are read."""
+    weights: tuple[float, ...]
+    """Weights of the windows: the mean over the positions of a length, then over the lengths."""
+    condition: int
+    """Position of the observed frames among the states that are read."""
+
+
+def _plan(observed: int, frames: int, windows: Sequence[int]) -> _Plan:
+    """Arrange the windows of a clip; the observed frames count as one more window."""
+    places = {window: window_starts(observed, frames, window) for window in windows}
+    filled = sum(len(starts) > 0 for starts in places.values())
+    weights = {(start, window): 1 / (len(starts) * filled) for window, starts in places.items() for start in starts}
+    wanted = {*weights, (-observed, observed)}
+    longest: dict[int, int] = {}
+    for start, length in wanted:
+        longest[start] = max(longest.get(start, 0), length)
+    order = sorted(longest, key=lambda start: (-longest[start], start))
+    segments, read = [], []
+    done = 0
+    for length in sorted({length for _, length in wanted}):
+        active = [start for start in order if longest[start] >= length]
+        ending = tuple(index for index, start in enumerate(active) if (start, length) in wanted)
+        steps = tuple(observed + start + step for step in range(done, length) for start in active)
+        segments.append(_Segment(steps, len(active), ending))
+        read += [(active[index], length) for index in ending]
+        done = length
+    return _Plan(
+        segments,
+        tuple(float(max(start, 1)) for start, _ in read),
+        tuple(weights.get(key, 0.0) for key in read),
+        read.index((-observed, observed)),
+    )
+
+
+class WindowLSTM(nn.Module):
+    """LSTM of one layer over the windows of a clip: the states at the ends of the windows, all of which start from zeros.
+
+    The parameters are those of :class:`torch.nn.LSTM`, which itself cannot be compiled in one graph.
 
     Args:
-        terms: (steps, rows, 4 * hidden), input times weight plus bias; gates in the order of :func:`~avsync.models.generator.stacked.lstm_update`.
-        weight: (4 * hidden, hidden), the recurrent weight.
-
-    Returns:
-        (rows, hidden).
-
-    Example:
-        >>> lstm_states(torch.zeros(2, 3, 4), torch.zeros(4, 1)).shape
-        torch.Size([3, 1])
+        in_features: Features of a frame.
+        hidden: Size of the state.
 
     Source: ours.
     """
-    check_shape("terms", terms, "steps rows gates", gates=weight.shape[0])
-    hidden, cell = lstm_update(terms[0], terms.new_zeros(terms.shape[1], weight.shape[1], dtype=weight.dtype))
-    if terms.shape[0] > 1:
-        recurrence = deferred(weight, terms[1:])
-        for step in range(terms.shape[0] - 1):
-            hidden, cell = lstm_update(recurrence(hidden, step), cell)
-    return hidden
+
+    def __init__(self, *, in_features: int, hidden: int) -> None:
+        super().__init__()
+        self.weight_ih = nn.Parameter(torch.empty(4 * hidden, in_features))
+        self.weight_hh = nn.Parameter(torch.empty(4 * hidden, hidden))
+        self.bias_ih = nn.Parameter(torch.empty(4 * hidden))
+        self.bias_hh = nn.Parameter(torch.empty(4 * hidden))
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -1 / math.sqrt(hidden), 1 / math.sqrt(hidden))
+
+    def forward(self, embedded: Tensor, segments: Sequence[_Segment], *, fused: bool | None = None) -> Tensor:
+        """Compute the states that the segments read.
+
+        Args:
+            embedded: (frames, batch, in_features).
+            segments: Steps and windows.
+            fused: Use torch's fused LSTM, which is faster on a GPU and the default there, instead of a loop over the steps. The loop
+                is faster on a CPU, because it multiplies each frame by the input weight once for all windows that hold the frame.
+
+        Returns:
+            (windows, batch, hidden), in the order in which the segments read them.
+        """
+        states = (
+            self._fused(embedded, segments)
+            if (embedded.is_cuda if fused is None else fused)
+            else self._loop(embedded, segments)
+        )
+        return torch.cat(states)
+
+    def _fused(self, embedded: Tensor, segments: Sequence[_Segment]) -> list[Tensor]:
+        # In one piece, as cuDNN wants its weights.
+        weights = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+        pieces = torch.cat([weight.flatten() for weight in weights]).split([weight.numel() for weight in weights])
+        flat = [piece.view_as(weight) for piece, weight in zip(pieces, weights, strict=True)]
+        batch, size = embedded.shape[1], self.weight_hh.shape[1]
+        hidden = cell = embedded.new_zeros(1, segments[0].active * batch, size)
+        found = []
+        for frames, active, read in segments:
+            inputs = embedded.index_select(0, constant(frames, embedded.device)).view(-1, active * batch, embedded.shape[2])
+            state = [hidden[:, : active * batch], cell[:, : active * batch]]
+            _, hidden, cell = torch.lstm(inputs, state, flat, True, 1, 0.0, self.training, False, False)
+            found.append(_rows(hidden.view(active, batch, size), read))
+        return found
+
+    def _loop(self, embedded: Tensor, segments: Sequence[_Segment]) -> list[Tensor]:
+        recurrent = _reordered(self.weight_hh).t()
+        gates = F.linear(embedded, _reordered(self.weight_ih), _reordered(self.bias_ih + self.bias_hh))
+        batch, size = embedded.shape[1], self.weight_hh.shape[1]
+        hidden: Tensor | None = None
+        cell = at_least_float32(embedded.new_zeros(segments[0].active * batch, size))
+        found = []
+        for frames, active, read in segments:
+            terms = gates.index_select(0, constant(frames, gates.device)).view(-1, active * batch, gates.shape[2])
+            cell = cell[: active * batch]
+            hidden = None if hidden is None else hidden[: active * batch]
+            for term in terms.unbind(0):
+                before = term if hidden is None else torch.addmm(term, hidden.to(term.dtype), recurrent.to(term.dtype))
+                hidden, cell = lstm_update(before, cell)
+            if hidden is not None:
+                found.append(_rows(hidden.view(active, batch, size), read))
+        return found
+
+
+def _rows(states: Tensor, read: tuple[int, ...]) -> Tensor:
+    """Select the states (active, batch, hidden) of some starts."""
+    return states if len(read) == states.shape[0] else states.index_select(0, constant(read, states.device))
+
+
+def _reordered(gates: Tensor) -> Tensor:
+    """Reorder weights of gates from torch's order (input, forget, cell, output) to the order of :func:`lstm_update`, or back."""
+    enter, forget, new, leave = gates.chunk(4)
+    return torch.cat([enter, forget, leave, new])
+
+
+class SpectralLinear(nn.Linear):
+    r"""Linear layer with spectral normalisation: the weight is divided by its largest singular value :math:`\sigma`.
+
+    One power iteration per forward pass in training mode estimates :math:`\sigma`, as in
+    :func:`torch.nn.utils.parametrizations.spectral_norm`, whose modules cannot be pickled.
+
+    Args:
+        in_features: Features of the input.
+        out_features: Features of the output.
+
+    Example:
+        >>> layer = SpectralLinear(3, 5).eval()
+        >>> gain = layer(torch.eye(3)) - layer(torch.zeros(1, 3))  # the normalised weight
+        >>> round(torch.linalg.matrix_norm(gain, 2).item(), 2)
+        1.0
+
+    Source: Miyato et al. 2018, "Spectral normalization for generative adversarial networks".
+    """
+
+    left: Tensor
+    right: Tensor
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features)
+        self.register_buffer("left", F.normalize(torch.randn(out_features), dim=0))
+        self.register_buffer("right", F.normalize(torch.randn(in_features), dim=0))
+        for _ in range(15):
+            self._iterate()
+
+    @torch.no_grad()
+    def _iterate(self) -> None:
+        weight = at_least_float32(self.weight)
+        left = F.normalize(weight.mv(self.right.to(weight.dtype)), dim=0, eps=1e-12)
+        self.left.copy_(left)
+        self.right.copy_(F.normalize(weight.t().mv(left), dim=0, eps=1e-12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) -> (..., out_features)."""
+        if self.training:
+            self._iterate()
+        weight = at_least_float32(self.weight)
+        # Copies, because the next forward pass changes the buffers, and the graph of this one may still be needed.
+        left, right = self.left.to(weight.dtype, copy=True), self.right.to(weight.dtype, copy=True)
+        return F.linear(x, (weight / left.dot(weight.mv(right))).to(self.weight.dtype), self.bias)
 
 
 class ProjectionScore(nn.Module):
-    """The projection score of a window's state against the state of the observed frames.
+    r"""Projection score of a window's state, given the state of the observed frames.
 
-    ``A(d^(-1/beta) <y, V phi> + psi(phi))`` with ``phi = relu(P h)`` and ``psi = relu(Q phi)``; all four matrices carry spectral norm.
+    .. math:: A \, (d^{-1/\beta} \langle y, V \varphi \rangle + \psi(\varphi)), \quad \varphi = \mathrm{relu}(P h), \quad
+        \psi(\varphi) = \mathrm{relu}(Q \varphi)
+
+    with the state :math:`h` of the window, the state :math:`y` of the observed frames, the distance :math:`d` of the window from the
+    observed frames, and a learnable :math:`\beta`. The matrices A, V, P and Q carry spectral normalisation.
 
     Args:
         hidden: Size of the states.
@@ -235,10 +411,10 @@ class ProjectionScore(nn.Module):
 
     def __init__(self, *, hidden: int) -> None:
         super().__init__()
-        self.phi = spectral_norm(nn.Linear(hidden, 2 * hidden))
-        self.psi = spectral_norm(nn.Linear(2 * hidden, 2 * hidden))
-        self.value = spectral_norm(nn.Linear(2 * hidden, hidden))
-        self.score = spectral_norm(nn.Linear(2 * hidden, 1))
+        self.phi = SpectralLinear(hidden, 2 * hidden)
+        self.psi = SpectralLinear(2 * hidden, 2 * hidden)
+        self.value = SpectralLinear(2 * hidden, hidden)
+        self.score = SpectralLinear(2 * hidden, 1)
         self.beta = nn.Parameter(torch.tensor(5.0))
 
     def forward(self, states: Tensor, condition: Tensor, distance: Tensor) -> Tensor:
@@ -247,17 +423,17 @@ class ProjectionScore(nn.Module):
         Args:
             states: (windows, rows, hidden), h of each window.
             condition: (rows, hidden), y.
-            distance: (windows,), d >= 1, frames from the observed ones.
+            distance: (windows,), d >= 1, frames from the observed frames.
 
         Returns:
             (windows, rows).
         """
-        # Spectral norm estimates a singular value: in half precision it would drift, so the score stays in the parameters' own.
+        # The power iteration would drift in half precision, so the score is computed in the dtype of the parameters.
         with torch.autocast(device_type=states.device.type, enabled=False):
             dtype = self.beta.dtype
             phi = F.relu(self.phi(states.to(dtype)))
             projection = (condition.to(dtype) * self.value(phi)).sum(dim=-1)
-            weight = torch.exp(-distance.to(dtype).log() / self.beta)
+            weight = torch.exp(-at_least_float32(distance).log() / self.beta).to(dtype)
             return self.score((weight[:, None] * projection)[..., None] + F.relu(self.psi(phi))).squeeze(-1)
 
 
@@ -265,72 +441,112 @@ def _check_clip(name: str, landmarks: Tensor, points: int, dims: int, batch: int
     sizes = {"points": points, "dims": dims} | ({} if batch is None else {"batch": batch})
     check_shape(name, landmarks, "batch frames points dims", **sizes)
     check_floating(name, landmarks)
+    check_clips(name, landmarks)
     if landmarks.shape[1] == 0:
         raise ClipTooShortError(f"`{name}`: expected at least 1 frame, got {describe_shape(landmarks)}")
 
 
 class _WindowNetwork(PretrainedModel):
-    """What the window and the pair discriminator share: embedding, LSTM over all windows, projection score."""
+    """Common part of the window and the pair discriminator: embedding, LSTM over all windows, projection score."""
 
     config_class = WindowDiscriminatorConfig
 
-    def __init__(self, config: WindowDiscriminatorConfig | None = None) -> None:
+    def __init__(self, config: WindowDiscriminatorConfig | None = None, *, embedding: FrameEmbedding | None = None) -> None:
         super().__init__()
         self.config = config = checked_config(config, WindowDiscriminatorConfig)
-        self.embedding = FrameEmbedding(
-            in_features=3 * config.points * config.dims, embed=config.embed, expansion=config.expansion
-        )
-        self.gates = nn.Linear(config.embed, 4 * config.hidden)
-        self.recurrent = nn.Parameter(torch.empty(4 * config.hidden, config.hidden))
+        features = 3 * config.points * config.dims
+        if embedding is None:
+            embedding = FrameEmbedding(in_features=features, embed=config.embed, expansion=config.expansion)
+        elif (embedding.enter.in_features, embedding.project.out_features) != (features, config.embed):
+            raise ArgumentError(
+                f"`embedding`: expected one from {features} to {config.embed} features, got one from"
+                f" {embedding.enter.in_features} to {embedding.project.out_features}"
+            )
+        self.embedding = embedding
+        self.lstm = WindowLSTM(in_features=config.embed, hidden=config.hidden)
         self.head = ProjectionScore(hidden=config.hidden)
-        for parameter in (self.gates.weight, self.gates.bias, self.recurrent):
-            nn.init.uniform_(parameter, -1 / math.sqrt(config.hidden), 1 / math.sqrt(config.hidden))
+        self.register_load_state_dict_pre_hook(_rename_weights)
 
     def shortest(self, observed: int) -> int:
-        """Fewest frames that can be judged after ``observed`` observed ones."""
+        """Return the fewest frames that can be scored after ``observed`` observed frames."""
         return min(window - min(observed, window - window // 2) for window in self.config.windows)
 
-    def _states(self, observed: Tensor, landmarks: Tensor) -> tuple[Tensor, Tensor, list[range]]:
-        """State of the observed frames (batch, hidden), states of all windows (windows, batch, hidden), starts by length."""
+    def embed(self, observed: Tensor, landmarks: Tensor) -> Tensor:
+        """Embed all frames, the observed frames first.
+
+        Args:
+            observed: (batch, n, points, dims), any unit; the first frame is the reference face.
+            landmarks: (batch, frames, points, dims), the frames that follow.
+
+        Returns:
+            (n + frames, batch, embed).
+
+        Raises:
+            ShapeError: Wrong rank, points or dims, batches that differ, or an empty batch.
+            ArgumentError: The landmarks and the model are not on one device.
+        """
         config = self.config
         _check_clip("observed", observed, config.points, config.dims)
         _check_clip("landmarks", landmarks, config.points, config.dims, observed.shape[0])
-        seen, frames = observed.shape[1], landmarks.shape[1]
-        starts = {window: window_starts(seen, frames, window) for window in config.windows}
-        starts = {window: places for window, places in starts.items() if len(places)}
-        if not starts:
-            raise ClipTooShortError(
-                f"`landmarks`: expected at least {self.shortest(seen)} frames after {seen} observed ones "
-                f"for windows of {config.windows}, got {describe_shape(landmarks)}"
-            )
-        x = normalise(torch.cat([observed, landmarks], dim=1)).landmarks.flatten(2)
+        check_same_device("observed", observed, self.head.beta.device, "the model")
+        check_same_device("landmarks", landmarks, self.head.beta.device, "the model")
+        # In one dtype before the concatenation, and in at least float32 before any difference.
+        clip = torch.cat([at_least_float32(observed), at_least_float32(landmarks)], dim=1)
+        x = normalise(clip).landmarks.flatten(2)
         velocity = F.pad(x[:, 1:] - x[:, :-1], (0, 0, 1, 0))
         x = torch.cat([x, config.displacement_scale * (x - x[:, :1]), config.velocity_scale * velocity], dim=2)
-        # Each frame is embedded, and multiplied by the LSTM's input weight, once for all the windows that it lies in.
-        gates = self.gates(self.embedding(x.transpose(0, 1).to(self.gates.weight.dtype)))
-        states = []
-        for window, places in starts.items():
-            windows = gates[seen + places[0] :].unfold(0, window, places.step)
-            terms = windows[: len(places)].permute(3, 0, 1, 2).flatten(1, 2)
-            states.append(lstm_states(terms, self.recurrent).unflatten(0, (len(places), -1)))
-        return lstm_states(gates[:seen], self.recurrent), torch.cat(states), list(starts.values())
+        return self.embedding(x.transpose(0, 1))
 
-    def _score(self, condition: Tensor, states: Tensor, starts: Sequence[range]) -> Tensor:
-        distances = [max(start, 1) for places in starts for start in places]
-        # The mean over the positions of a length, then over the lengths, as weights.
-        weights = [1 / (len(places) * len(starts)) for places in starts for _ in places]
-        scores = self.head(states, condition, states.new_tensor(distances))
-        return scores.new_tensor(weights) @ scores
+    def _states(
+        self, observed: Tensor, landmarks: Tensor, embedded: Tensor | None, fused: bool | None
+    ) -> tuple[Tensor, Tensor, _Plan]:
+        """State of the observed frames (batch, hidden), states of all windows (windows, batch, hidden), and their plan."""
+        if embedded is None:
+            embedded = self.embed(observed, landmarks)
+        seen, frames = observed.shape[1], landmarks.shape[1]
+        check_shape(
+            "embedded", embedded, "frames batch embed", frames=seen + frames, batch=len(observed), embed=self.config.embed
+        )
+        if frames < self.shortest(seen):
+            raise ClipTooShortError(
+                f"`landmarks`: expected at least {self.shortest(seen)} frames after {seen} observed ones "
+                f"for windows of {self.config.windows}, got {describe_shape(landmarks)}"
+            )
+        plan = _plan(seen, frames, self.config.windows)
+        states = self.lstm(embedded, plan.segments, fused=fused)
+        return states[plan.condition], states, plan
+
+    def _score(self, condition: Tensor, states: Tensor, plan: _Plan) -> Tensor:
+        scores = self.head(states, condition, constant(plan.distances, states.device))
+        return constant(plan.weights, scores.device).to(scores.dtype) @ scores
+
+
+def _rename_weights(network: nn.Module, weights: dict[str, Any], prefix: str, *_: object) -> None:
+    """Convert weights of the old form, with one bias and another order of the gates, before a network loads them."""
+    del network
+    if f"{prefix}recurrent" not in weights:
+        return
+    for old, new in (("gates.weight", "weight_ih"), ("gates.bias", "bias_ih"), ("recurrent", "weight_hh")):
+        weights[f"{prefix}lstm.{new}"] = _reordered(weights.pop(f"{prefix}{old}"))
+    weights[f"{prefix}lstm.bias_hh"] = torch.zeros_like(weights[f"{prefix}lstm.bias_ih"])
+    for layer in ("phi", "psi", "value", "score"):
+        name = f"{prefix}head.{layer}."
+        for old, new in (("original", "weight"), ("0._u", "left"), ("0._v", "right")):
+            weights[f"{name}{new}"] = weights.pop(f"{name}parametrizations.weight.{old}")
 
 
 class WindowDiscriminator(_WindowNetwork):
-    """Realism of sequences, seen through windows of several lengths: D_s in equation (10).
+    """Discriminator of sequences in windows of several lengths: D_s in equation (10).
 
     An LSTM reads each window; its last state is scored against the LSTM's last state on the observed frames. Windows longer than the
     clip are skipped. The score is the mean over the positions of a window, then over the window lengths.
 
     Args:
         config: Sizes; the paper's if None.
+        embedding: A frame embedding to share with another discriminator; a new one if None.
+
+    Raises:
+        ArgumentError: ``config`` is of another class, or ``embedding`` does not fit it.
 
     Example:
         >>> discriminator = WindowDiscriminator(WindowDiscriminatorConfig(embed=8, hidden=8))
@@ -340,31 +556,42 @@ class WindowDiscriminator(_WindowNetwork):
     Source: paper, section 3.3; windows and score from the paper's code.
     """
 
-    def forward(self, observed: Tensor, landmarks: Tensor) -> Tensor:
+    def forward(
+        self, observed: Tensor, landmarks: Tensor, *, embedded: Tensor | None = None, fused: bool | None = None
+    ) -> Tensor:
         """Score sequences.
 
         Args:
-            observed: (batch, n, points, dims), any unit; the first one is the reference face.
+            observed: (batch, n, points, dims), any unit; the first frame is the reference face.
             landmarks: (batch, frames, points, dims), the frames that follow, real or generated.
+            embedded: Result of :meth:`embed` for the same frames, if another discriminator with the same embedding has it; computed
+                here if None.
+            fused: Use torch's fused LSTM instead of a loop over the frames; None uses it on a GPU, where it is faster. On a GPU it
+                has no second derivative: pass False for gradient penalties such as R1.
 
         Returns:
             Logits (batch,), high for real.
 
         Raises:
-            ShapeError: Wrong rank, points or dims, or batches that differ.
+            ShapeError: Wrong rank, points or dims, batches that differ, or an empty batch.
             ClipTooShortError: No window fits; the message names the shortest length.
+            ArgumentError: The landmarks and the model are not on one device.
         """
-        return self._score(*self._states(observed, landmarks))
+        return self._score(*self._states(observed, landmarks, embedded, fused))
 
 
 class PairDiscriminator(_WindowNetwork):
-    """Realism and variety of pairs of sequences: D_j in equation (11), against mode collapse.
+    """Discriminator of pairs of sequences, against mode collapse: D_j in equation (11).
 
-    As :class:`WindowDiscriminator`, with its own weights, on the element-wise maximum of the LSTM states of two samples: sample i of the
-    first half of the batch is paired with sample i of the second half.
+    It works as :class:`WindowDiscriminator`, with an LSTM and a head of its own, on the element-wise maximum of the LSTM states of two
+    samples: sample i of the first half of the batch is paired with sample i of the second half.
 
     Args:
         config: Sizes; the paper's if None.
+        embedding: A frame embedding to share with another discriminator, as the paper's code does; a new one if None.
+
+    Raises:
+        ArgumentError: ``config`` is of another class, or ``embedding`` does not fit it.
 
     Example:
         >>> discriminator = PairDiscriminator(WindowDiscriminatorConfig(embed=8, hidden=8))
@@ -374,21 +601,26 @@ class PairDiscriminator(_WindowNetwork):
     Source: paper, section 3.3; the merging from the paper's code.
     """
 
-    def forward(self, observed: Tensor, landmarks: Tensor) -> Tensor:
+    def forward(
+        self, observed: Tensor, landmarks: Tensor, *, embedded: Tensor | None = None, fused: bool | None = None
+    ) -> Tensor:
         """Score pairs of sequences.
 
         Args:
             observed: (batch, n, points, dims), any unit, an even batch.
             landmarks: (batch, frames, points, dims).
+            embedded: As in :meth:`WindowDiscriminator.forward`.
+            fused: As in :meth:`WindowDiscriminator.forward`.
 
         Returns:
             Logits (batch / 2,), high for real.
 
         Raises:
-            ShapeError: An odd batch; else as :meth:`WindowDiscriminator.forward`.
+            ShapeError: An odd batch, or as in :meth:`WindowDiscriminator.forward`.
             ClipTooShortError: No window fits; the message names the shortest length.
+            ArgumentError: The landmarks and the model are not on one device.
         """
         if isinstance(observed, Tensor) and observed.ndim == 4 and observed.shape[0] % 2:
             raise ShapeError(f"`observed`: expected an even batch, got {describe_shape(observed)}")
-        condition, states, starts = self._states(observed, landmarks)
-        return self._score(torch.maximum(*condition.chunk(2)), torch.maximum(*states.chunk(2, dim=1)), starts)
+        condition, states, plan = self._states(observed, landmarks, embedded, fused)
+        return self._score(torch.maximum(*condition.chunk(2)), torch.maximum(*states.chunk(2, dim=1)), plan)

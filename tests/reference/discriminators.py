@@ -9,14 +9,9 @@ from avsync.models.discriminators import PairDiscriminator, WindowDiscriminator
 
 
 def torch_lstm(network: WindowDiscriminator | PairDiscriminator) -> nn.LSTM:
-    """The discriminator's LSTM as an ``nn.LSTM`` (whose gates stand in the order input, forget, cell, output)."""
-    hidden = network.config.hidden
-    order = torch.cat([torch.arange(hidden) + gate * hidden for gate in (0, 1, 3, 2)])
-    lstm = nn.LSTM(network.config.embed, hidden, batch_first=True, dtype=network.recurrent.dtype)
-    lstm.weight_ih_l0.data.copy_(network.gates.weight.detach()[order])
-    lstm.weight_hh_l0.data.copy_(network.recurrent.detach()[order])
-    lstm.bias_ih_l0.data.copy_(network.gates.bias.detach()[order])
-    lstm.bias_hh_l0.data.zero_()
+    """The discriminator's LSTM as an ``nn.LSTM``."""
+    lstm = nn.LSTM(network.config.embed, network.config.hidden, dtype=network.head.beta.dtype)
+    lstm.load_state_dict({f"{name}_l0": weight for name, weight in network.lstm.state_dict().items()})
     return lstm
 
 
@@ -40,12 +35,12 @@ def window_logits(
             inputs.append(torch.cat([x.flatten(), displacement.flatten(), velocity.flatten()]))
             before = x
         embedded = network.embedding(torch.stack(inputs))
-        conditions.append(lstm(embedded[None, :seen])[1][0][0, 0])
+        conditions.append(lstm(embedded[:seen, None])[1][0][0, 0])
         for window in network.config.windows:
             stride = window // 2
             start = max(-seen, stride - window)
             while start + window <= frames:
-                states[sample, window, start] = lstm(embedded[None, seen + start : seen + start + window])[1][0][0, 0]
+                states[sample, window, start] = lstm(embedded[seen + start : seen + start + window, None])[1][0][0, 0]
                 start += stride
     logits = []
     for sample in range(batch // 2 if pairs else batch):
