@@ -1,4 +1,4 @@
-"""Argument checks that look at ranks, sizes and dtypes only, never at values; the precision in which numbers are computed, and constants on devices.
+"""Argument checks, which look at ranks, sizes and dtypes and never at values; precision and constants of computations.
 
 The checks cost no device synchronisation and add no data-dependent branch, so every function that uses them still compiles with
 ``fullgraph=True``.
