@@ -20,7 +20,7 @@ from avsync.corpus.detectors import CheckedDetector, as_detector
 from avsync.corpus.extraction.cropping import crop_image
 from avsync.corpus.extraction.retime import resample_track
 from avsync.corpus.extraction.scene_cuts import SceneCuts
-from avsync.corpus.extraction.tracks import FaceTracker, Track, choose_tracks
+from avsync.corpus.extraction.tracks import FaceTrack, FaceTracker, choose_tracks
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -41,7 +41,7 @@ def detect(detector: CheckedDetector, images: list[Image]) -> list[npt.NDArray[n
     return [faces for k in range(0, len(images), size) for faces in detector(images[k : k + size])]
 
 
-def track_of(times: npt.NDArray[np.float64], images: list[Image], found: list[npt.NDArray[np.float32]]) -> list[Track]:
+def track_of(times: npt.NDArray[np.float64], images: list[Image], found: list[npt.NDArray[np.float32]]) -> list[FaceTrack]:
     tracker, cuts = FaceTracker(), SceneCuts()
     tracks = []
     for time, image, faces in zip(times, images, found, strict=True):

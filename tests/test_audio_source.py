@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avsync.corpus.media._audio_clock import TOLERANCE, AudioClock, Block
+from avsync.corpus.media._audio_clock import TIMESTAMP_TOLERANCE, AudioClock, Block
 from avsync.corpus.media._downmix import mix_weights
 from avsync.corpus.media._interpolate import interpolate
 from avsync.corpus.media.audio_source import KEPT_SECONDS, AudioSource
@@ -188,7 +188,7 @@ def laid(times: npt.NDArray[np.float64]) -> tuple[AudioClock, npt.NDArray[np.flo
 def test_wobbling_times_move_nothing(wobble: float) -> None:
     times = 3.0 + EVEN + np.random.default_rng(0).uniform(-wobble, wobble, EVEN.size)
     clock, begins = laid(times)
-    assert clock.gaps[0] + clock.overlaps[0] <= (1 if wobble > TOLERANCE else 0)
+    assert clock.gaps[0] + clock.overlaps[0] <= (1 if wobble > TIMESTAMP_TOLERANCE else 0)
     assert np.nanmax(np.abs(begins - 3.0 - EVEN)) <= max(1e-9, wobble)
 
 
@@ -196,7 +196,7 @@ def test_wobbling_times_move_nothing(wobble: float) -> None:
 def test_drifting_times_are_followed_to_the_tolerance(rate_error: float) -> None:
     times = EVEN * (1 + rate_error)
     _, begins = laid(np.round(times, 3))
-    assert np.nanmax(np.abs(begins - times)) <= TOLERANCE + 1.1e-3
+    assert np.nanmax(np.abs(begins - times)) <= TIMESTAMP_TOLERANCE + 1.1e-3
 
 
 @pytest.mark.parametrize("lost", [[3], [500], [100, 101, 102, 400], list(range(50, 700, 3))])

@@ -32,16 +32,8 @@ HOMONYMS = {
     "FORMAT": "each file format has a version of its own",
     "add_arguments": "every command has one, by which the parser finds it",
     "run": "every command has one, by which the parser finds it",
-    "Track": "to be renamed",
-    "Progress": "to be renamed",
     "IMAGE_SIZE": "to be renamed",
-    "TOLERANCE": "to be renamed",
-    "deform": "to be renamed",
     "Config": "to be renamed",
-    "Array": "to be renamed",
-    "Faces": "to be renamed",
-    "FloatArray": "to be renamed",
-    "Image": "to be renamed",
 }
 """Names with two definitions, and why; those to be renamed are to be emptied."""
 

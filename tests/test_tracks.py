@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avsync.corpus.extraction.tracks import Chosen, FaceTracker, Track, choose_tracks, split_long
+from avsync.corpus.extraction.tracks import Chosen, FaceTrack, FaceTracker, choose_tracks, split_long
 from avsync.errors import ArgumentError, ShapeError
 
 Face = npt.NDArray[np.float32]
@@ -25,7 +25,7 @@ def face(x: float, y: float = 0.0, side: float = 100.0) -> Face:
 
 def follow(
     frames: Sequence[Sequence[Face] | None], *, fps: float = 25.0, cuts: Sequence[int] = (), tracker: FaceTracker | None = None
-) -> list[Track]:
+) -> list[FaceTrack]:
     tracker = tracker or FaceTracker()
     found = [track for k, faces in enumerate(frames) for track in tracker.push(k / fps, _array(faces), cut=k in cuts)]
     return sorted(found + tracker.finish(), key=lambda track: (track.times[0], track.points[0, 0, 0]))
@@ -35,7 +35,7 @@ def _array(faces: Sequence[Face] | None) -> npt.NDArray[np.float32] | None:
     return None if faces is None else np.array(faces, np.float32)
 
 
-def spans(tracks: Sequence[Track], fps: float = 25.0) -> list[tuple[int, int, str, str]]:
+def spans(tracks: Sequence[FaceTrack], fps: float = 25.0) -> list[tuple[int, int, str, str]]:
     """First and last image of each track, and its reasons."""
     return [(round(t.times[0] * fps), round(t.times[-1] * fps), t.started, t.ended) for t in tracks]
 
@@ -229,11 +229,11 @@ def test_bad_input() -> None:
 # --- choice ---------------------------------------------------------------------------------------------------------------------------
 
 
-def track(start: float, stop: float, height: float = 100.0, speed: float = 0.0) -> Track:
+def track(start: float, stop: float, height: float = 100.0, speed: float = 0.0) -> FaceTrack:
     times = np.arange(round(start * 25), round(stop * 25) + 1) / 25
     # Height of the face is `height`, and it moves by `speed` of it a second.
     points = np.stack([face(height * speed * time, side=height) for time in times])
-    return Track(times, points, "face found", "face lost")
+    return FaceTrack(times, points, "face found", "face lost")
 
 
 def kept(chosen: Chosen) -> list[tuple[float, float, float]]:

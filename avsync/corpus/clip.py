@@ -29,10 +29,10 @@ import numpy.typing as npt
 from avsync._checks import check_path
 from avsync._files import read_json, read_npz, replacing, untrusted, write_json
 from avsync.corpus.media.files import read_audio, write_audio
+from avsync.corpus.media.info import FloatArray
 from avsync.errors import ArgumentError, CorpusError
 from avsync.pyramid import FPS, SAMPLE_RATE
 
-FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 FrameRanges = tuple[tuple[int, int], ...]
 Entry = Mapping[str, Any]

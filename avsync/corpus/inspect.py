@@ -16,13 +16,14 @@ from torch import nn
 
 from avsync.audio.features import normalise_waveform
 from avsync.corpus.banks.memory import clip_speech
-from avsync.corpus.clip import FPS, Clip, Corpus, Entry, read_clip
+from avsync.corpus.clip import Clip, Corpus, Entry, read_clip
 from avsync.errors import ArgumentError, ClipTooShortError, CorpusError
 from avsync.metrics.multi_scale import MAX_OFFSETS, multi_scale_offset
 from avsync.metrics.offset import offset_within
 from avsync.models.syncer.interface import MultiScaleSyncer
+from avsync.pyramid import FPS
 
-FloatArray = npt.NDArray[np.float64]
+_Numbers = npt.NDArray[np.float64]
 
 MAX_OFFSET_FRAMES = 750
 """Longer clips are judged by their first 30 seconds."""
@@ -57,13 +58,13 @@ class CorpusStatistics:
     points: dict[tuple[int, int], int]
     splits: dict[str, dict[str, float]]
     native_rates: dict[float, int]
-    seconds: FloatArray
-    face_heights: FloatArray
-    speech: FloatArray
-    rms_db: FloatArray
+    seconds: _Numbers
+    face_heights: _Numbers
+    speech: _Numbers
+    rms_db: _Numbers
     bad: tuple[tuple[str, str], ...] = ()
-    offsets: tuple[FloatArray, ...] | None = None
-    confidences: tuple[FloatArray, ...] | None = None
+    offsets: tuple[_Numbers, ...] | None = None
+    confidences: tuple[_Numbers, ...] | None = None
     search: tuple[int, ...] = ()
     too_short: int = 0
 
@@ -246,11 +247,11 @@ def _offsets(clip: Clip, syncers: MultiScaleSyncer, features: nn.Module, search:
     return [(float(level.offset_frames), float(level.confidence)) for level in levels]
 
 
-def _within_one(offsets: FloatArray, confidences: FloatArray) -> float:
+def _within_one(offsets: _Numbers, confidences: _Numbers) -> float:
     return float(offset_within(torch.from_numpy(offsets), torch.from_numpy(confidences)).double().mean())
 
 
-def _splits(entries: Sequence[Entry], seconds: FloatArray) -> dict[str, dict[str, float]]:
+def _splits(entries: Sequence[Entry], seconds: _Numbers) -> dict[str, dict[str, float]]:
     splits: dict[str, dict[str, float]] = {}
     for name in sorted({str(entry["split"]) for entry in entries}):
         mine = [number for number, entry in enumerate(entries) if entry["split"] == name]
@@ -262,7 +263,7 @@ def _splits(entries: Sequence[Entry], seconds: FloatArray) -> dict[str, dict[str
     return splits
 
 
-def _quartiles(values: FloatArray) -> dict[str, float]:
+def _quartiles(values: _Numbers) -> dict[str, float]:
     if not values.size:
         return {}
     names = ("smallest", "lower_quartile", "median", "upper_quartile", "largest")

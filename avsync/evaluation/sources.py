@@ -21,6 +21,7 @@ import numpy.typing as npt
 from avsync.corpus.banks.memory import clip_readers
 from avsync.corpus.clip import FPS, INDEX_NAME, SAMPLE_RATE, SAMPLES_PER_FRAME, Clip, Corpus, check_clip_landmarks
 from avsync.corpus.media.files import read_audio
+from avsync.corpus.media.info import FloatArray
 from avsync.errors import CorpusError
 
 SOUNDS = (".flac", ".wav")
@@ -30,8 +31,6 @@ _DIGEST = re.compile(r"-[0-9a-f]{8}(?=_\d+$)")
 
 LENGTH_TOLERANCE = 2
 """Frames by which a prediction may be longer or shorter than its reference; both are cut to the shorter one."""
-
-FloatArray = npt.NDArray[np.float32]
 
 
 class LeftOut(NamedTuple):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from avsync._checks import check_positive, import_extra
 from avsync.corpus.media.files import write_video
+from avsync.corpus.media.info import Image
 from avsync.corpus.synthetic._face import NEUTRAL
 from avsync.errors import ArgumentError, ShapeError
 from avsync.figures._style import PALETTE, new_figure
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     Faces = Tensor | npt.NDArray[Any]
 
-Image = npt.NDArray[np.uint8]
 
 FACE_LINES: tuple[tuple[int, ...], ...] = (
     tuple(range(17)),

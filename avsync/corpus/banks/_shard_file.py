@@ -20,7 +20,7 @@ from torch import Tensor
 from avsync._files import check_regular, parse_json, replacing, untrusted
 from avsync.errors import CorpusError
 
-Array = npt.NDArray[Any]
+Rows = npt.NDArray[Any]
 
 _DTYPES: dict[str, type[np.generic]] = {"F32": np.float32, "U8": np.uint8}
 _LARGEST_HEADER = 100_000_000  # the format's own limit
@@ -97,7 +97,7 @@ def _check_metadata(metadata: Any, layout: dict[str, tuple[str, tuple[int, ...],
         raise ValueError("statistics of another form")
 
 
-def map_shard(header: ShardHeader) -> dict[str, Array]:
+def map_shard(header: ShardHeader) -> dict[str, Rows]:
     """The shard's arrays as read-only views of the file: nothing is read before it is asked for."""
     with header.path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

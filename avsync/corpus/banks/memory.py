@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from avsync.audio.features import normalise_waveform
 from avsync.corpus.banks.augmentation import AugmentConfig, interpolate_rows
 from avsync.corpus.banks.crops import Batch, CropBank
-from avsync.corpus.clip import FPS, SAMPLES_PER_FRAME, Clip, Corpus, check_clip
+from avsync.corpus.clip import SAMPLES_PER_FRAME, Clip, Corpus, check_clip
 from avsync.errors import ArgumentError, ClipTooShortError, CorpusError, ShapeError
-from avsync.pyramid import AUDIO_FRAMES_PER_FRAME, SAMPLE_RATE
+from avsync.pyramid import AUDIO_FRAMES_PER_FRAME, FPS, SAMPLE_RATE
 
 __all__ = ["AugmentConfig", "Batch", "ClipBank", "clip_speech", "speech_mask"]
 

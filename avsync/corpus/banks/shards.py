@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from avsync._checks import check_path, check_positive
 from avsync._files import read_json, untrusted, write_json
 from avsync.corpus.banks._shard_file import (
-    Array,
+    Rows,
     ShardHeader,
     checksum,
     column_sums,
@@ -196,7 +196,7 @@ class ShardedBank(CropBank):
         ends = torch.tensor([header.frames for header in self._headers]).cumsum(0)
         self._ends, self._starts = ends, ends - torch.tensor([header.frames for header in self._headers])
         self._device = torch.device("cpu")
-        self._maps: dict[int, dict[str, Array]] = {}
+        self._maps: dict[int, dict[str, Rows]] = {}
 
     @property
     def device(self) -> torch.device:
@@ -224,7 +224,7 @@ class ShardedBank(CropBank):
         """Without the maps, which another process makes for itself."""
         return {**self.__dict__, "_maps": {}}
 
-    def _map(self, shard: int) -> dict[str, Array]:
+    def _map(self, shard: int) -> dict[str, Rows]:
         arrays = self._maps.get(shard)
         if arrays is None:
             arrays = map_shard(self._headers[shard])
@@ -233,7 +233,7 @@ class ShardedBank(CropBank):
             self._maps[shard] = arrays
         return arrays
 
-    def _pieces(self, name: str, begin: Tensor, counts: Tensor) -> Iterator[Array]:
+    def _pieces(self, name: str, begin: Tensor, counts: Tensor) -> Iterator[Rows]:
         """The rows of each crop as a view of its shard; a crop lies inside a clip, and a clip inside a shard."""
         rate = AUDIO_FRAMES_PER_FRAME if name == "audio" else 1
         shards = torch.searchsorted(self._ends, begin // rate, right=True)

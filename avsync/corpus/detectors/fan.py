@@ -20,11 +20,10 @@ import torch
 from torch import Tensor
 
 from avsync._checks import check_choice, check_positive, import_extra
+from avsync.corpus.detectors.protocol import Faces
+from avsync.corpus.media.info import Image
 from avsync.errors import ArgumentError, CheckpointError
 from avsync.landmarks.layouts import NUM_POINTS
-
-Image = npt.NDArray[np.uint8]
-Faces = npt.NDArray[np.float32]
 
 LANDMARKS: dict[str, str] = {"2D": "TWO_D", "2.5D": "TWO_HALF_D", "3D": "THREE_D"}
 """Kinds of landmarks, and the library's names for them."""

@@ -19,11 +19,11 @@ import numpy.typing as npt
 
 from avsync._checks import check_positive
 from avsync.corpus._process import ProcessBound
+from avsync.corpus.detectors.protocol import Faces
+from avsync.corpus.media.info import Image
 from avsync.errors import ArgumentError, MissingExtraError
 from avsync.landmarks.layouts import NUM_POINTS
 
-Image = npt.NDArray[np.uint8]
-Faces = npt.NDArray[np.float32]
 Box = tuple[int, int, int, int]
 
 MESH_VERSION = "0.10.14"

@@ -19,9 +19,9 @@ from typing import Any, Protocol, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
+from avsync.corpus.media.info import Image
 from avsync.errors import ArgumentError, ShapeError
 
-Image: TypeAlias = npt.NDArray[np.uint8]
 Faces: TypeAlias = npt.NDArray[np.float32]
 Detections: TypeAlias = npt.ArrayLike | None
 """The faces of one image: None or an empty array, one face (points, dims), or several (faces, points, dims)."""

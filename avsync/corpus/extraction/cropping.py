@@ -15,9 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from avsync._checks import check_positive
+from avsync.corpus.media.info import Image
 from avsync.errors import ArgumentError, ShapeError
-
-Image = npt.NDArray[np.uint8]
 
 
 class Crop(NamedTuple):

@@ -23,19 +23,17 @@ import numpy.typing as npt
 from avsync._checks import check_choice, check_positive
 from avsync.corpus.clip import Clip, missing_ranges, sample_of_frame
 from avsync.corpus.detectors import CheckedDetector, Detector, as_detector
+from avsync.corpus.detectors.protocol import Faces
 from avsync.corpus.extraction._ahead import ahead
 from avsync.corpus.extraction.cropping import crop_centred, crop_fixed
 from avsync.corpus.extraction.report import NO_FACE, ClipReport, Dropped, VideoReport, uncovered
 from avsync.corpus.extraction.retime import resample_track
 from avsync.corpus.extraction.scene_cuts import SceneCuts
-from avsync.corpus.extraction.tracks import GAP, LENGTH, POLICIES, FaceTracker, Track, choose_tracks, split_long
+from avsync.corpus.extraction.tracks import GAP, LENGTH, POLICIES, FaceTrack, FaceTracker, choose_tracks, split_long
 from avsync.corpus.media.audio_source import AudioSource
 from avsync.corpus.media.video_source import VideoSource
 from avsync.errors import ArgumentError, AvsyncError, CorpusError
 from avsync.pyramid import SAMPLE_RATE
-
-Faces = npt.NDArray[np.float32]
-Progress = Callable[[float], None]
 
 CROPS = ("fixed", "centred", "none")
 """What landmarks are relative to: one square for the clip (the paper's VoxCeleb2 II), one a frame (I), or the picture."""
@@ -90,7 +88,7 @@ def iter_clips(
     speaker: str | None = None,
     split: str = "train",
     report: VideoReport | None = None,
-    progress: Progress | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> Iterator[Clip]:
     """The clips of a video, one by one, while it is decoded.
 
@@ -216,11 +214,11 @@ class _Ledger:
         elif not has_face:
             self._end_of_faces(time)
 
-    def track(self, track: Track) -> None:
+    def track(self, track: FaceTrack) -> None:
         """A track bridges images without its face."""
         self._covered.append((float(track.times[0]), float(track.times[-1])))
 
-    def drop(self, track: Track, reason: str) -> None:
+    def drop(self, track: FaceTrack, reason: str) -> None:
         """A track, or a part of one, becomes no clip."""
         seconds = track.seconds + (1 / self.native_fps if self.native_fps else 0.0)
         part = Dropped(start=float(track.times[0]), seconds=seconds, reason=reason, started=track.started, ended=track.ended)
@@ -261,9 +259,9 @@ class _Persons:
 
     def __init__(self) -> None:
         self._count = 0
-        self._handed_over: list[tuple[Track, int]] = []
+        self._handed_over: list[tuple[FaceTrack, int]] = []
 
-    def number(self, track: Track) -> int:
+    def number(self, track: FaceTrack) -> int:
         found = self._count
         if track.started == LENGTH:
             for earlier, person in self._handed_over:
@@ -299,12 +297,12 @@ def _groups(
     batches: Iterable[list[_Image]],
     detector: CheckedDetector,
     ledger: _Ledger,
-    progress: Progress | None,
-) -> Iterator[list[Track]]:
+    progress: Callable[[float], None] | None,
+) -> Iterator[list[FaceTrack]]:
     """Tracks in groups that no other track overlaps in time, so that each group can be decided on by itself."""
     tracker = FaceTracker(max_seconds=_TRACK_SECONDS)
     start, length = source.info.video_start or 0.0, source.info.seconds or 0.0
-    pending: list[Track] = []
+    pending: list[FaceTrack] = []
     for batch in batches:
         for image, faces in zip(batch, _detect(source, detector, batch), strict=True):
             ledger.image(image.time, len(faces) > 0, tracker.max_gap)
@@ -351,7 +349,7 @@ class _Part(NamedTuple):
     ended: str
 
 
-def _parts(track: Track, person: int, fps: float, max_seconds: float) -> Iterator[_Part]:
+def _parts(track: FaceTrack, person: int, fps: float, max_seconds: float) -> Iterator[_Part]:
     """Equal parts of a track, none too long."""
     start, landmarks = resample_track(track.times, track.points, fps=fps)
     bounds = split_long(len(landmarks), int(max_seconds * fps + 1e-9))

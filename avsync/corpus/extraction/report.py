@@ -192,7 +192,7 @@ def typed(kind: type[Record], values: Mapping[str, Any]) -> Record:
     Raises:
         TypeError: A field is unknown, missing, or of another type than declared.
     """
-    plain = {"str": str, "int": int, "float": (int, float)}
+    plain: dict[str, Any] = {"str": str, "int": int, "float": (int, float)}
     for part in dataclasses.fields(kind):  # type: ignore[arg-type]
         expected = plain.get(str(part.type), object)
         value = values.get(part.name)

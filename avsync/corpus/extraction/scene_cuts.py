@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from avsync._checks import check_positive
+from avsync.corpus.media.info import FloatArray, Image
 from avsync.errors import ArgumentError, ShapeError
-
-Image = npt.NDArray[np.uint8]
-FloatArray = npt.NDArray[np.float32]
 
 # A thumbnail has about this many rows and columns of cells, and a cell about _SAMPLES pixels a side that are looked at.
 _CELLS = (18, 32)

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from avsync._checks import check_choice, check_positive
+from avsync.corpus.detectors.protocol import Faces
 from avsync.errors import ArgumentError, ShapeError
 
-Faces = npt.NDArray[np.float32]
 Times = npt.NDArray[np.float64]
 
 START_OF_VIDEO = "start of video"
@@ -39,7 +39,7 @@ _NOISE = 0.05
 
 
 @dataclass(frozen=True, eq=False)
-class Track:
+class FaceTrack:
     """One face through a stretch of video.
 
     Attributes:
@@ -76,14 +76,14 @@ class Track:
         steps = np.linalg.norm(np.diff(centres, axis=0), axis=1) / np.diff(self.times)
         return float(np.median(steps)) / self.height
 
-    def part(self, start: float, stop: float) -> Track | None:
+    def part(self, start: float, stop: float) -> FaceTrack | None:
         """The images with ``start <= time <= stop``; None if there are none. An end that moved has the reason "another face was chosen"."""
         first, last = int(np.searchsorted(self.times, start, "left")), int(np.searchsorted(self.times, stop, "right"))
         if first >= last:
             return None
         started = self.started if first == 0 else OTHER_FACE
         ended = self.ended if last == len(self.times) else OTHER_FACE
-        return Track(self.times[first:last], self.points[first:last], started, ended)
+        return FaceTrack(self.times[first:last], self.points[first:last], started, ended)
 
 
 @dataclass(eq=False)
@@ -103,8 +103,8 @@ class _Open:
         self.centre, self.size = _centre_and_size(face)
         self.missing_since = None
 
-    def closed(self, ended: str) -> Track:
-        return Track(np.array(self.times), np.stack(self.points), self.started, ended)
+    def closed(self, ended: str) -> FaceTrack:
+        return FaceTrack(np.array(self.times), np.stack(self.points), self.started, ended)
 
 
 def _centre_and_size(face: Faces) -> tuple[Times, float]:
@@ -177,7 +177,7 @@ class FaceTracker:
         """Time of the first image of the oldest open track; None without any. Tracks to come do not start before it."""
         return min((track.times[0] for track in self._open), default=None)
 
-    def push(self, time: float, faces: npt.ArrayLike | None, *, cut: bool = False) -> list[Track]:
+    def push(self, time: float, faces: npt.ArrayLike | None, *, cut: bool = False) -> list[FaceTrack]:
         """Take the faces of the next image.
 
         Args:
@@ -203,7 +203,7 @@ class FaceTracker:
             raise ArgumentError(f"`time`: expected a time after {last}, got {time!r}")
         self._last_time = time
         started = START_OF_VIDEO if last is None else FACE_FOUND
-        closed: list[Track] = []
+        closed: list[FaceTrack] = []
         if cut and last is not None:
             closed, started = self._close(SCENE_CUT), SCENE_CUT
         elif last is not None and time - last > self.max_gap:
@@ -214,19 +214,19 @@ class FaceTracker:
             closed += self._hand_over()
         return closed
 
-    def finish(self) -> list[Track]:
+    def finish(self) -> list[FaceTrack]:
         """End the video: the tracks still open. The tracker is then as new."""
         closed = self._close(END_OF_VIDEO)
         self._last_time = None
         return closed
 
-    def _close(self, reason: str) -> list[Track]:
+    def _close(self, reason: str) -> list[FaceTrack]:
         # A face that was lost before the end of the scene was lost, and did not see the end.
         tracks = [track.closed(reason if track.missing_since is None else FACE_LOST) for track in self._open]
         self._open = []
         return tracks
 
-    def _expire(self, time: float) -> list[Track]:
+    def _expire(self, time: float) -> list[FaceTrack]:
         closed = []
         for track in list(self._open):
             if track.missing_since is not None and time - track.missing_since > self.max_lost:
@@ -235,9 +235,9 @@ class FaceTracker:
                 self._open.remove(track)
         return closed
 
-    def _hand_over(self) -> list[Track]:
+    def _hand_over(self) -> list[FaceTrack]:
         """End all tracks at this image, and begin those whose face is in it again with it."""
-        closed: list[Track] = []
+        closed: list[FaceTrack] = []
         begun: list[_Open] = []
         for track in self._open:
             if track.missing_since is None:
@@ -277,11 +277,11 @@ class FaceTracker:
 class Chosen(NamedTuple):
     """What :func:`choose_tracks` kept, and what it dropped and why ("another face was chosen" or "too short")."""
 
-    kept: list[Track]
-    dropped: list[tuple[Track, str]]
+    kept: list[FaceTrack]
+    dropped: list[tuple[FaceTrack, str]]
 
 
-def choose_tracks(tracks: Iterable[Track], policy: str = "largest", *, min_seconds: float = 2.0) -> Chosen:
+def choose_tracks(tracks: Iterable[FaceTrack], policy: str = "largest", *, min_seconds: float = 2.0) -> Chosen:
     """Keep one face at a time, or all of them.
 
     Tracks shorter than ``min_seconds`` are dropped first. Of the others the best is kept, and what overlaps with it in time is cut away
@@ -306,7 +306,7 @@ def choose_tracks(tracks: Iterable[Track], policy: str = "largest", *, min_secon
         >>> def track(start, stop, height):
         ...     points = np.zeros((2, 2, 2), np.float32)
         ...     points[:, 1] = height
-        ...     return Track(np.array([start, stop]), points, "face found", "face lost")
+        ...     return FaceTrack(np.array([start, stop]), points, "face found", "face lost")
         >>> chosen = choose_tracks([track(0.0, 9.0, 50), track(10.0, 12.5, 90), track(10.0, 11.0, 200)])
         >>> [(float(kept.times[0]), kept.height) for kept in chosen.kept], [reason for _, reason in chosen.dropped]
         ([(0.0, 50.0), (10.0, 90.0)], ['too short'])
@@ -314,10 +314,10 @@ def choose_tracks(tracks: Iterable[Track], policy: str = "largest", *, min_secon
     Source: ours.
     """
     check_choice("policy", policy, POLICIES)
-    pool: list[Track] = []
-    dropped: list[tuple[Track, str]] = []
+    pool: list[FaceTrack] = []
+    dropped: list[tuple[FaceTrack, str]] = []
 
-    def sort_in(candidates: Iterable[Track]) -> None:
+    def sort_in(candidates: Iterable[FaceTrack]) -> None:
         for track in candidates:
             if track.seconds < min_seconds:
                 dropped.append((track, TOO_SHORT))
@@ -328,7 +328,7 @@ def choose_tracks(tracks: Iterable[Track], policy: str = "largest", *, min_secon
     if policy == "all":
         return Chosen(sorted(pool, key=_start), dropped)
     score = _height if policy == "largest" else _stability
-    kept: list[Track] = []
+    kept: list[FaceTrack] = []
     while pool:
         # Scores of equal tracks are settled by the start, so that the order of the input plays no part.
         best = max(pool, key=lambda track: (score(track), -_start(track)))
@@ -342,19 +342,19 @@ def choose_tracks(tracks: Iterable[Track], policy: str = "largest", *, min_secon
     return Chosen(sorted(kept, key=_start), dropped)
 
 
-def _start(track: Track) -> float:
+def _start(track: FaceTrack) -> float:
     return float(track.times[0])
 
 
-def _height(track: Track) -> float:
+def _height(track: FaceTrack) -> float:
     return track.height
 
 
-def _stability(track: Track) -> float:
+def _stability(track: FaceTrack) -> float:
     return track.seconds / (1 + track.speed)
 
 
-def _split_by(track: Track, other: Track) -> tuple[list[Track], list[Track]]:
+def _split_by(track: FaceTrack, other: FaceTrack) -> tuple[list[FaceTrack], list[FaceTrack]]:
     """The part of a track while another lasts, and the parts before and after; touching ends are no overlap."""
     start, stop = float(other.times[0]), float(other.times[-1])
     if track.times[-1] <= start or track.times[0] >= stop:

@@ -2,7 +2,7 @@
 
 A decoder hands out blocks of samples with timestamps. Timestamps are rounded (Matroska: to a millisecond), they wobble (live
 recordings), they drift (a sound card that is not quite at its rate), and they jump (lost packets). Samples that follow one another
-stay so as long as their timestamps agree to within ``TOLERANCE``, or to within the wobble that is usual in the file. A jump that the
+stay so as long as their timestamps agree to within ``TIMESTAMP_TOLERANCE``, or to within the wobble that is usual in the file. A jump that the
 blocks behind it confirm moves them, and so does a steady deviation.
 """
 
@@ -15,13 +15,10 @@ from itertools import islice, pairwise
 from statistics import median
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
-FloatArray = npt.NDArray[np.float32]
+from avsync.corpus.media.info import FloatArray
 
 #: Seconds by which a timestamp may be off without consequence; half of the error that an extracted clip may have.
-TOLERANCE = 0.005
+TIMESTAMP_TOLERANCE = 0.005
 # Blocks that are looked at ahead: for the time of the first one, and for the wobble.
 _AHEAD = 16
 # Blocks behind a jump that are asked whether they jumped too.
@@ -85,7 +82,7 @@ class AudioClock:
             before += block.samples.size / self.sample_rate
         # The wobble of the beginning is known before its first block is placed.
         self._steps.extend(abs(later - earlier) for earlier, later in pairwise(starts))
-        near = [start for start in starts if abs(start - starts[0]) <= max(2 * TOLERANCE, 4.0 * self._noise())]
+        near = [start for start in starts if abs(start - starts[0]) <= max(2 * TIMESTAMP_TOLERANCE, 4.0 * self._noise())]
         self.start = median(near) if near else 0.0
 
     def _noise(self) -> float:
@@ -123,11 +120,11 @@ class AudioClock:
     def _correction(self, error: float, time: float, length: int, following: Iterable[Block]) -> float:
         """Seconds by which the sound has to move from here on; 0 if its place is good enough."""
         noise = self._noise()
-        if abs(error) > max(TOLERANCE, 4.0 * noise) and self._confirmed(error, time, length, following):
+        if abs(error) > max(TIMESTAMP_TOLERANCE, 4.0 * noise) and self._confirmed(error, time, length, following):
             return error
         if len(self._errors) == _STEADY:
             steady = median(self._errors)
-            if abs(steady) > max(TOLERANCE, 6.0 * noise / math.sqrt(_STEADY)):
+            if abs(steady) > max(TIMESTAMP_TOLERANCE, 6.0 * noise / math.sqrt(_STEADY)):
                 return steady
         return 0.0
 
@@ -135,7 +132,7 @@ class AudioClock:
         """Whether at least half of the next blocks go on from where this one says that it is, or have jumped farther still."""
         agree = asked = 0
         expected = time + length / self.sample_rate
-        tolerance = max(TOLERANCE, 2.0 * self._noise())
+        tolerance = max(TIMESTAMP_TOLERANCE, 2.0 * self._noise())
         for later in islice(following, _WITNESSES):
             if later.time is not None:
                 asked += 1

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float32]
+from avsync.corpus.media.info import FloatArray
 
 # Shares of a stereo mix by ITU-R BS.775 (centre and surround 3 dB down on each side), its two sides added; the left front counts one.
 _SHARES = {"FL": 1.0, "FR": 1.0, "DL": 1.0, "DR": 1.0, "FC": math.sqrt(2.0), "LFE": 0.0, "LFE2": 0.0}

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float32]
+from avsync.corpus.media.info import FloatArray
 
 # Zero crossings of the sinc on each side, and the Kaiser window's shape: 80 dB of stop band, pass band up to 0.84 of the lower rate's
 # half.

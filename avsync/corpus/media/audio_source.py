@@ -18,10 +18,8 @@ from avsync.corpus.media._audio_clock import AudioClock, Block, Placed
 from avsync.corpus.media._downmix import Downmix
 from avsync.corpus.media._interpolate import interpolate, reach
 from avsync.corpus.media._packets import decode_stream, tally
-from avsync.corpus.media.info import contents, failures, open_media, pick_audio, reason
+from avsync.corpus.media.info import FloatArray, contents, failures, open_media, pick_audio, reason
 from avsync.errors import ArgumentError, CorpusError
-
-FloatArray = npt.NDArray[np.float32]
 
 #: Seconds of sound that stay readable behind the latest read.
 KEPT_SECONDS = 10.0

@@ -17,10 +17,8 @@ from avsync._checks import check_path, check_positive, import_extra
 from avsync._files import replacing, untrusted
 from avsync.corpus.media._downmix import Downmix
 from avsync.corpus.media._interpolate import interpolate
-from avsync.corpus.media.info import media_url
+from avsync.corpus.media.info import FloatArray, media_url
 from avsync.errors import ArgumentError, CorpusError, ShapeError
-
-FloatArray = npt.NDArray[np.float32]
 
 
 def _pyav() -> ModuleType:

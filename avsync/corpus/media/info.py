@@ -12,8 +12,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from avsync._checks import check_path, import_extra
 from avsync.errors import CorpusError
+
+Image = npt.NDArray[np.uint8]
+FloatArray = npt.NDArray[np.float32]
 
 # Formats that are lists of other files, pictures or text dressed up as video; never what a path to a video means.
 _NO_MEDIA = {"applehttp", "hls", "concat", "dash", "image2", "image2pipe", "ico", "tty", "ansi", "webvtt", "srt", "sdp", "rtsp"}

@@ -11,15 +11,12 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from avsync._checks import check_positive, import_extra
 from avsync.corpus._process import ProcessBound
 from avsync.corpus.media._packets import decode_stream, tally
-from avsync.corpus.media.info import MediaInfo, contents, describe, failures, open_media, pick_video, reason
+from avsync.corpus.media.info import Image, MediaInfo, contents, describe, failures, open_media, pick_video, reason
 from avsync.errors import ArgumentError, CorpusError
-
-Image = npt.NDArray[np.uint8]
 
 # Frames of more pixels than this are damage, not video (8192 x 8192).
 _MAX_PIXELS = 1 << 26

@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+from avsync.corpus.media.info import FloatArray
 
 POINTS = 68
 _NECK = np.array([0.0, 0.45, -0.55], np.float32)
@@ -25,7 +24,7 @@ def _mirrored(left: list[tuple[float, float, float]]) -> list[tuple[float, float
     return [(-x, y, z) for x, y, z in reversed(left)]
 
 
-def _neutral() -> Array:
+def _neutral() -> FloatArray:
     angles = np.linspace(0, np.pi, 17)
     across, down = -np.cos(angles), np.sin(angles)
     x = 0.43 * np.sign(across) * np.abs(across) ** 0.85
@@ -60,7 +59,7 @@ _JAW, _BROWS, _UPPER_LIDS, _LOWER_LIDS = slice(0, 17), slice(17, 27), [37, 38, 4
 _MOUTH = slice(48, 68)
 
 
-def _gesture_basis() -> Array:
+def _gesture_basis() -> FloatArray:
     """(3, 68, 3): displacement of every point for one unit of opening, spreading and brow raising."""
     basis = np.zeros((3, POINTS, 3), np.float32)
     x, y, _ = NEUTRAL.T
@@ -95,12 +94,12 @@ _BASIS = _gesture_basis()
 class Face:
     """What is constant in a speaker's face: the shape, the reach of the gestures, the habitual pose, blinks a second."""
 
-    shape: Array
+    shape: FloatArray
     """(68, 3)."""
     lips: float
     brows: float
     posture: float
-    pose: Array
+    pose: FloatArray
     """(3,): habitual pitch, yaw and roll in radians."""
     blink_rate: float
 
@@ -132,7 +131,7 @@ class Face:
         )
 
 
-def deform(face: Face, gestures: Array, blink: Array) -> Array:
+def move_points(face: Face, gestures: FloatArray, blink: FloatArray) -> FloatArray:
     """Points (frames, 68, 3) of a face for gesture tracks (frames, 8) and eyelids ``blink`` (frames,), 1 when closed."""
     amounts = gestures[:, :3] * np.array([face.lips, face.lips, face.brows], np.float32)
     points = face.shape + np.tensordot(amounts, _BASIS, axes=1)
@@ -142,7 +141,7 @@ def deform(face: Face, gestures: Array, blink: Array) -> Array:
     return points
 
 
-def project(points: Array, angles: Array, shift: Array, zoom: Array) -> Array:
+def project(points: FloatArray, angles: FloatArray, shift: FloatArray, zoom: FloatArray) -> FloatArray:
     """Turn the head about the neck and look at it from the front.
 
     Args:
@@ -158,7 +157,7 @@ def project(points: Array, angles: Array, shift: Array, zoom: Array) -> Array:
     pitch, yaw, roll = angles.T
     zero, one = np.zeros_like(pitch), np.ones_like(pitch)
 
-    def matrix(*rows: list[Array]) -> Array:
+    def matrix(*rows: list[FloatArray]) -> FloatArray:
         return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
 
     c, s = np.cos(pitch), np.sin(pitch)
@@ -173,8 +172,8 @@ def project(points: Array, angles: Array, shift: Array, zoom: Array) -> Array:
 
 
 def film(
-    face: Face, gestures: Array, rng: np.random.Generator, *, fps: float, drift: float, blinks: float, jitter: float
-) -> Array:
+    face: Face, gestures: FloatArray, rng: np.random.Generator, *, fps: float, drift: float, blinks: float, jitter: float
+) -> FloatArray:
     """What a detector sees of a face that makes these gestures, blinks and drifts.
 
     Args:
@@ -195,12 +194,12 @@ def film(
     angles = np.stack([_PITCH * pitch, _YAW * yaw, _ROLL * roll], axis=1) + slow[:, :3] + face.pose
     shift = np.stack([0.25 * _RISE * lean, -_RISE * rise], axis=1) + slow[:, 3:5]
     zoom = 1 + _LEAN * lean + slow[:, 5]
-    points = deform(face, gestures, _eyelids(rng, frames, face.blink_rate * blinks, fps))
+    points = move_points(face, gestures, _eyelids(rng, frames, face.blink_rate * blinks, fps))
     flat = project(points, angles.astype(np.float32), shift.astype(np.float32), zoom.astype(np.float32))
     return flat + np.float32(jitter) * rng.standard_normal(flat.shape, dtype=np.float32)
 
 
-def _slow_noise(rng: np.random.Generator, frames: int, channels: int, fps: float) -> Array:
+def _slow_noise(rng: np.random.Generator, frames: int, channels: int, fps: float) -> FloatArray:
     """(frames, channels) of about unit variance, most of it below 0.3 Hz."""
     length = frames + round(8 * fps)  # a clip is a part of something longer: its ends need not meet
     frequency = np.fft.rfftfreq(length, 1 / fps)
@@ -211,7 +210,7 @@ def _slow_noise(rng: np.random.Generator, frames: int, channels: int, fps: float
     return (track / track.std(axis=0))[:frames].astype(np.float32)
 
 
-def _eyelids(rng: np.random.Generator, frames: int, rate: float, fps: float) -> Array:
+def _eyelids(rng: np.random.Generator, frames: int, rate: float, fps: float) -> FloatArray:
     """(frames,): 0 open, 1 shut; ``rate`` blinks a second, each of about a fifth of a second."""
     times = np.arange(frames) / fps
     shut = np.zeros(frames)

@@ -12,9 +12,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from avsync.corpus.media.info import FloatArray
 from avsync.pyramid import SAMPLE_RATE
-
-Array = NDArray[np.float32]
 
 HOP = 128
 """Samples between two control frames; 5 of them make one motion frame, and control frame j sits on sample 128 j."""
@@ -101,16 +100,16 @@ class Voice:
 class Script:
     """Who says what when: segments (phones) and, for each, its phrase and word; times in seconds from the clip's first frame."""
 
-    starts: Array
+    starts: FloatArray
     phones: NDArray[np.int64]
-    stress: Array
+    stress: FloatArray
     word: NDArray[np.int64]
     phrase: NDArray[np.int64]
-    accents: Array
+    accents: FloatArray
     """(accents, 2): instant and strength of every pitch accent."""
-    phrases: Array
+    phrases: FloatArray
     """(phrases, 4): start, end, effort (loudness), tension (pitch register and brightness)."""
-    emphasis: Array
+    emphasis: FloatArray
     """(words,): how much each word stands out."""
 
 
@@ -176,7 +175,7 @@ def write_script(rng: np.random.Generator, tempo: float, begin: float, end: floa
     )
 
 
-def smooth(tracks: Array, seconds: float) -> Array:
+def smooth(tracks: FloatArray, seconds: float) -> FloatArray:
     """Gaussian smoothing along the first axis; ``seconds`` is the standard deviation. Zero delay."""
     sigma = seconds * CONTROL_RATE
     reach = max(1, round(3.5 * sigma))
@@ -190,19 +189,19 @@ def smooth(tracks: Array, seconds: float) -> Array:
 class Performance:
     """A script's controls and gestures on a grid of instants, ``CONTROL_RATE`` a second."""
 
-    formants: Array
+    formants: FloatArray
     """(frames, 3) in Hz, before the speaker's scale."""
-    sources: Array
+    sources: FloatArray
     """(frames, 2): voicing and noise, 0 to 1."""
-    noise: Array
+    noise: FloatArray
     """(frames, 2): centre and width of the noise in Hz."""
-    loudness: Array
+    loudness: FloatArray
     """(frames,) in dB."""
-    register: Array
+    register: FloatArray
     """(frames,): pitch above the speaker's own, in octaves."""
-    tension: Array
+    tension: FloatArray
     """(frames,): brightness of the voice, standard deviations."""
-    gestures: Array
+    gestures: FloatArray
     """(frames, 8): see GESTURES."""
 
     def cut(self, begin: int, end: int) -> Performance:
@@ -210,7 +209,7 @@ class Performance:
         return Performance(**{field.name: getattr(self, field.name)[begin:end] for field in fields(self)})
 
 
-def perform(script: Script, times: Array) -> Performance:
+def perform(script: Script, times: FloatArray) -> Performance:
     """Turn a script into controls and gestures at ``times`` (seconds, ascending, ``CONTROL_RATE`` a second)."""
     segment = np.clip(np.searchsorted(script.starts, times, side="right") - 1, 0, None)
     row = _TABLE[script.phones[segment]]
@@ -258,7 +257,7 @@ def perform(script: Script, times: Array) -> Performance:
     )
 
 
-def speak(performance: Performance, voice: Voice, rng: np.random.Generator) -> Array:
+def speak(performance: Performance, voice: Voice, rng: np.random.Generator) -> FloatArray:
     """The sound of a performance: (frames - 1) * HOP samples, control frame j centred on sample HOP * j.
 
     Source and filter: a train of glottal pulses and white noise, cut into half-overlapping Hann windows, filtered by their own
@@ -299,12 +298,12 @@ def speak(performance: Performance, voice: Voice, rng: np.random.Generator) -> A
     return out[2 : frames + 1].reshape(-1)
 
 
-def _analyse(signal: Array, window: Array) -> NDArray[np.complex64]:
+def _analyse(signal: FloatArray, window: FloatArray) -> NDArray[np.complex64]:
     pieces = np.lib.stride_tricks.sliding_window_view(signal, _WINDOW)[::HOP] * window
     return np.fft.rfft(pieces, _FFT, axis=1).astype(np.complex64, copy=False)
 
 
-def _formant_envelope(frequency: Array, formants: Array) -> Array:
+def _formant_envelope(frequency: FloatArray, formants: FloatArray) -> FloatArray:
     """Gain of a cascade of resonators, (frames, bins), for formants (frames, 3) in Hz; a fourth one stands fixed above them."""
     squared = frequency**2
     product = np.ones((len(formants), len(frequency)), np.float32)

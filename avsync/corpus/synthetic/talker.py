@@ -36,9 +36,9 @@ import numpy as np
 
 from avsync._checks import check_choice, check_positive
 from avsync.corpus.clip import Clip
+from avsync.corpus.media.info import FloatArray
 from avsync.corpus.synthetic import _face as face_model
 from avsync.corpus.synthetic import _voice as voice_model
-from avsync.corpus.synthetic._face import Array
 from avsync.errors import ArgumentError, ConfigError
 from avsync.pyramid import FPS, SAMPLE_RATE
 
@@ -280,7 +280,7 @@ def _perform(rng: np.random.Generator, voice: voice_model.Voice, frames: int) ->
     return voice_model.perform(script, times)
 
 
-def _linked(config: SyntheticConfig, real: Array, hidden: Array) -> Array:
+def _linked(config: SyntheticConfig, real: FloatArray, hidden: FloatArray) -> FloatArray:
     """Gestures (frames, channels) at 25 Hz whose bands follow ``real`` as far as their knobs say and ``hidden`` for the rest."""
     frequency = np.fft.rfftfreq(len(real), 1 / FPS)
     octaves = np.log(np.maximum(frequency, 1e-9))
@@ -299,7 +299,7 @@ def _linked(config: SyntheticConfig, real: Array, hidden: Array) -> Array:
     return (np.fft.irfft(mixed, len(real), axis=0) + voice_model.GESTURE_MEANS).astype(np.float32)
 
 
-def _recorded(waveform: Array, snr_db: float | None, rng: np.random.Generator) -> Array:
+def _recorded(waveform: FloatArray, snr_db: float | None, rng: np.random.Generator) -> FloatArray:
     """Add background noise, falling with frequency, at ``snr_db`` under the speech's own level; keep within [-1, 1]."""
     if snr_db is not None:
         white = rng.standard_normal(len(waveform) + 23, dtype=np.float32)

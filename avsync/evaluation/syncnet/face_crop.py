@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 
 from avsync._checks import check_positive
+from avsync.corpus.media.info import Image
 from avsync.errors import ArgumentError, ShapeError
 
-Image = npt.NDArray[np.uint8]
 Points = npt.NDArray[np.float32]
-FloatArray = npt.NDArray[np.float64]
+_Points = npt.NDArray[np.float64]
 
 CROP_SCALE = 0.4
 """How much farther than the box a crop reaches to the sides, as a share of half the box."""
@@ -38,11 +38,11 @@ _GREY = 110
 class CropPath(NamedTuple):
     """Where the crops of a track lie, in pixels of the video; all are (frames,)."""
 
-    x: FloatArray
+    x: _Points
     """Centre of the box."""
-    y: FloatArray
+    y: _Points
     """Centre of the box."""
-    half: FloatArray
+    half: _Points
     """Half the longer side of the box."""
 
     @property
@@ -51,7 +51,7 @@ class CropPath(NamedTuple):
         return float(2 * self.half.mean())
 
 
-def face_boxes(points: Points, *, forehead: float = FOREHEAD) -> FloatArray:
+def face_boxes(points: Points, *, forehead: float = FOREHEAD) -> _Points:
     """Boxes around faces.
 
     Args:
@@ -80,7 +80,7 @@ def face_boxes(points: Points, *, forehead: float = FOREHEAD) -> FloatArray:
     return np.concatenate([low, high], axis=1)
 
 
-def median_filter(values: FloatArray, size: int = FILTER_FRAMES) -> FloatArray:
+def median_filter(values: _Points, size: int = FILTER_FRAMES) -> _Points:
     """The median of ``size`` neighbours around each value, with zeros beyond both ends.
 
     The zeros are the published pipeline's: near an end the filter takes the lesser of the values that are there.
@@ -107,7 +107,7 @@ def median_filter(values: FloatArray, size: int = FILTER_FRAMES) -> FloatArray:
     return np.median(np.lib.stride_tricks.sliding_window_view(np.pad(values, size // 2), size), axis=1)
 
 
-def crop_path(boxes: FloatArray) -> CropPath:
+def crop_path(boxes: _Points) -> CropPath:
     """Smooth the boxes of a track into the path of its crops.
 
     Args:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from avsync._checks import check_choice, check_positive
 from avsync.corpus.detectors import CheckedDetector
 from avsync.corpus.extraction.scene_cuts import SceneCuts
-from avsync.corpus.extraction.tracks import POLICIES, FaceTracker, Track, choose_tracks
+from avsync.corpus.extraction.tracks import POLICIES, FaceTrack, FaceTracker, choose_tracks
 from avsync.corpus.media.video_source import VideoFrame, VideoSource
 from avsync.errors import AvsyncError, CorpusError
 from avsync.evaluation.syncnet.face_crop import FILTER_FRAMES, CropPath, crop_path, face_boxes
@@ -107,7 +107,7 @@ def face_paths(
     check_positive("min_seconds", min_seconds)
     detector.reset()
     tracker = FaceTracker(max_lost=_LOST_SECONDS, max_gap=_GAP_SECONDS)
-    tracks: list[Track] = []
+    tracks: list[FaceTrack] = []
     start: float | None = None
     with VideoSource(path) as video:
         for time, boxes, cut in _boxes(video, detector):
@@ -127,7 +127,7 @@ def face_paths(
     return [_path(track, start) for track in kept]
 
 
-def _path(track: Track, start: float) -> FacePath:
+def _path(track: FaceTrack, start: float) -> FacePath:
     numbers = np.round((track.times - start) * FPS).astype(int)
     every = np.arange(numbers[0], numbers[-1] + 1)
     boxes = track.points.reshape(len(numbers), 4).astype(np.float64)

@@ -20,6 +20,7 @@ from torch import Tensor
 from avsync._checks import check_choice, check_positive
 from avsync.corpus.detectors import Detector, as_detector
 from avsync.corpus.media.audio_source import AudioSource
+from avsync.corpus.media.info import FloatArray
 from avsync.corpus.media.video_source import VideoSource
 from avsync.errors import ArgumentError, ClipTooShortError
 from avsync.evaluation.syncnet.audio import FRAME_LENGTH, HOP_LENGTH, syncnet_mfcc
@@ -29,7 +30,6 @@ from avsync.evaluation.syncnet.network import AUDIO_STRIDE, AUDIO_WINDOW, WINDOW
 from avsync.metrics.offset import EDGES, offset_from_distances, window_distances
 from avsync.pyramid import FPS, SAMPLE_RATE
 
-FloatArray = npt.NDArray[np.float32]
 SAMPLES = int(SAMPLE_RATE / FPS)
 """Samples a picture."""
 MAX_BATCH = 128
