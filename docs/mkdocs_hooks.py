@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import html
+import json
 import re
 import sys
 from pathlib import Path
@@ -24,7 +25,7 @@ from avsync.cli import build_parser
 
 _INLINE = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', flags=re.DOTALL)
 _BLOCK = re.compile(r'<div class="arithmatex">\s*\\\[(.*?)\\\]\s*</div>', flags=re.DOTALL)
-_COMMANDS = "<!-- commands -->"
+_RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 
 
 @event_priority(100)
@@ -41,8 +42,15 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put the reference of the command line in the place of its marker."""
-    return markdown.replace(_COMMANDS, "\n".join(_commands())) if _COMMANDS in markdown else markdown
+    """Put generated text in the place of its markers: tables of measured values, and the reference of the command line."""
+    for marker, lines in {
+        "<!-- commands -->": _commands,
+        "<!-- expected landmarks68-25fps -->": _expected_values,
+        "<!-- expected models -->": _expected_models,
+    }.items():
+        if marker in markdown:
+            markdown = markdown.replace(marker, "\n".join(lines()))
+    return markdown
 
 
 def on_page_content(content: str, **_: Any) -> str:
@@ -54,6 +62,32 @@ def on_page_content(content: str, **_: Any) -> str:
         ),
         content,
     )
+
+
+def _expected() -> dict[str, Any]:
+    """Return the measured losses, by speakers, model and input."""
+    return dict(json.loads((_RESULTS / "expected_values.json").read_text(encoding="utf-8"))["speakers"])
+
+
+def _expected_values() -> list[str]:
+    """Return the table of the pretrained default: one row per input, one column per level and kind of speaker."""
+    lines = ["| speakers | input | level 0 | level 1 | level 2 | level 3 | total |", "|---|---|---|---|---|---|---|"]
+    for speakers, measured in _expected().items():
+        for case, values in measured["models"]["landmarks68-25fps"].items():
+            cells = [f"{value:.2f}" for value in (*values["mean"], values["total"])]
+            lines.append(f"| {speakers} | {case} | {' | '.join(cells)} |")
+    return lines
+
+
+def _expected_models() -> list[str]:
+    """Return the table of all pretrained models: the loss of true pairs and of the audio of other speakers."""
+    lines = ["| model | true pair, levels 0 to 3 | audio of another speaker, levels 0 to 3 |", "|---|---|---|"]
+    for model, cases in _expected()["unseen real speakers"]["models"].items():
+        cells = [
+            ", ".join(f"{value:.2f}" for value in cases[case]["mean"]) for case in ("true pair", "audio of another speaker")
+        ]
+        lines.append(f"| `{model}` | {' | '.join(cells)} |")
+    return lines
 
 
 def _commands() -> list[str]:

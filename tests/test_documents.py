@@ -15,6 +15,9 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
+NUMBER = re.compile(r"-?\d+\.\d+")
+
+
 def code_blocks(document: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", document.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
 
@@ -22,11 +25,18 @@ def code_blocks(document: Path, language: str) -> list[str]:
 @pytest.mark.parametrize(
     "document", [document for document in DOCUMENTS if code_blocks(document, "python")], ids=lambda document: document.name
 )
-def test_python_in_documents_runs(document: Path) -> None:
+def test_python_in_documents_runs_and_prints_what_it_says(document: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The blocks of one document run in turn, in one namespace, as a reader would paste them."""
-    namespace: dict[str, object] = {}
+    namespace: dict[str, object] = {"__name__": "__main__"}
     for block in code_blocks(document, "python"):
         exec(compile(block, document.name, "exec"), namespace)  # noqa: S102 - running them is the test
+        printed = iter(capsys.readouterr().out.splitlines())
+        for expected in re.findall(r"# prints (.*)$", block, flags=re.MULTILINE):
+            text = NUMBER.sub("#", expected)
+            line = next((line for line in printed if NUMBER.sub("#", line) == text), None)
+            assert line is not None, f"nothing printed looks like: {expected}"
+            values = [float(number) for number in NUMBER.findall(expected)]
+            assert [float(number) for number in NUMBER.findall(line)] == pytest.approx(values, abs=0.02), (expected, line)
 
 
 def test_ci_runs_the_command_of_the_readme() -> None:
