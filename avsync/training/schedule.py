@@ -35,7 +35,9 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
     A rate that is a tensor, as CUDA graphs need it, is changed in place.
     """
     for group in optimizer.param_groups:
-        rate = factor * group.setdefault("initial_lr", group["lr"])
+        if "initial_lr" not in group:
+            group["initial_lr"] = float(group["lr"])
+        rate = factor * group["initial_lr"]
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(rate)
         else:

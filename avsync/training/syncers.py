@@ -213,7 +213,7 @@ class SyncerSteps:
         if self.average is not None:
             self.average.update_parameters(self.pyramid)
         chance = result.chance
-        scalars = {"loss": total.mean(), "chance": torch.tensor(sum(chance) / len(chance))}
+        scalars = {"loss": total.mean(), "chance": torch.full((), sum(chance) / len(chance))}
         for level, loss, at_chance, norm in zip(self.levels, total, chance, norms, strict=True):
             scalars |= {f"loss{level}": loss / at_chance, f"grad{level}": norm}
         return scalars | result.signs
