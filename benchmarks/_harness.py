@@ -1,4 +1,4 @@
-"""What every benchmark shares: interleaved timing, this machine's matrix-product peak, run metadata, a table and a JSON file.
+"""Harness of all benchmarks: interleaved timing, this machine's matrix-product peak, run metadata, a table and a JSON file.
 
 Candidates are timed in one process and in turns (first, second, ..., first, second, ...), each round in another order, so that a
 machine that slows down or is shared slows all of them alike. Medians and interquartile ranges are reported, never the best run.
@@ -26,16 +26,41 @@ RESULTS = Path(__file__).parent / "results"
 
 
 class Timing(NamedTuple):
-    """Times of one candidate in seconds."""
+    """Times of one candidate in seconds, and its memory."""
 
     median: float
     iqr: float
     times: list[float]
+    peak_bytes: int | None = None
+    """Peak of the memory that one call allocates on a GPU; None on a CPU."""
 
 
 def _synchronise() -> None:
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         torch.cuda.synchronize()
+
+
+def _peak_bytes(function: Callable[[], object]) -> int | None:
+    """Call a function, and return the peak of the memory that the call allocates on a GPU."""
+    if not torch.cuda.is_initialized():
+        function()
+        return None
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    function()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def kernel_count(function: Callable[[], object]) -> int | None:
+    """Count the kernels that one call launches on a GPU; None on a CPU."""
+    if not torch.cuda.is_initialized():
+        return None
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        function()
+        torch.cuda.synchronize()
+    return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in profile.events())
 
 
 def _timed(function: Callable[[], object]) -> float:
@@ -47,7 +72,7 @@ def _timed(function: Callable[[], object]) -> float:
 
 
 def timing_of(times: Sequence[float]) -> Timing:
-    """Median and interquartile range of times in seconds."""
+    """Compute median and interquartile range of times in seconds."""
     if len(times) == 1:
         return Timing(times[0], 0.0, list(times))
     low, _, high = statistics.quantiles(times, n=4, method="inclusive")
@@ -55,7 +80,7 @@ def timing_of(times: Sequence[float]) -> Timing:
 
 
 def measure(functions: Mapping[str, Callable[[], object]], *, repeats: int = 20, warm_up: int = 3) -> dict[str, Timing]:
-    """Time the candidates in turns and return the timing of each.
+    """Time the candidates in turns.
 
     Args:
         functions: The candidates by name, in the order in which they are to be reported.
@@ -63,13 +88,14 @@ def measure(functions: Mapping[str, Callable[[], object]], *, repeats: int = 20,
         warm_up: Calls of each candidate that are made first and not counted.
 
     Returns:
-        One :class:`Timing` a candidate, in the order of ``functions``.
+        One :class:`Timing` per candidate, in the order of ``functions``.
     """
     if repeats < 1:
         raise ValueError(f"`repeats`: expected a number above 0, got {repeats}")
+    peaks: dict[str, int | None] = dict.fromkeys(functions)
     for _ in range(warm_up):
-        for function in functions.values():
-            function()
+        for name, function in functions.items():
+            peaks[name] = _peak_bytes(function)
     times: dict[str, list[float]] = {name: [] for name in functions}
     names = list(functions)
     collecting = gc.isenabled()
@@ -84,20 +110,20 @@ def measure(functions: Mapping[str, Callable[[], object]], *, repeats: int = 20,
     finally:
         if collecting:
             gc.enable()
-    return {name: timing_of(values) for name, values in times.items()}
+    return {name: timing_of(values)._replace(peak_bytes=peaks[name]) for name, values in times.items()}
 
 
 def matmul_peak(threads: int | None = None, *, size: int = 2048, repeats: int = 9, device: str | torch.device = "cpu") -> float:
-    """The floating-point operations a second that this machine reaches in one large float32 product, measured here and now.
+    """Measure the floating-point operations per second of one large float32 product on this machine.
 
     Args:
-        threads: Threads that torch may use; as it stands if None.
+        threads: Threads that torch may use; unchanged if None.
         size: Rows and columns of the two square matrices.
         repeats: Timed products; the median counts.
         device: Where the product runs.
 
     Returns:
-        Operations a second (a multiplication and an addition count as two).
+        Operations per second (a multiplication and an addition count as two).
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
@@ -121,7 +147,7 @@ def _cpu_name() -> str:
 
 
 def run_metadata() -> dict[str, Any]:
-    """What a reader must know about the machine and the versions behind a number."""
+    """Return the machine and the versions behind a number."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "avsync": avsync.__version__,
@@ -131,7 +157,7 @@ def run_metadata() -> dict[str, Any]:
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_initialized() else None,
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
     }
 
@@ -153,12 +179,12 @@ def report(
         timings: What :func:`measure` returned.
         baseline: The candidate whose median the others are compared with; a speed-up above 1 means faster than it.
         flops: Floating-point operations of one call of a candidate, by name, where they are known.
-        peak: Operations a second that count as 100 %; measured by :func:`matmul_peak` if ``flops`` is given and this is not.
+        peak: Operations per second that count as 100 %; measured by :func:`matmul_peak` if ``flops`` is given and this is not.
         extra: Sizes and other facts to keep beside the numbers.
         out: Folder for ``<name>.json``; ``benchmarks/results`` if None.
 
     Returns:
-        What was written: name, metadata, peak, extra and one entry a candidate.
+        The content of the file: name, metadata, peak, extra and one entry per candidate.
     """
     if baseline not in timings:
         raise ValueError(f"`baseline`: expected one of {', '.join(map(repr, timings))}, got {baseline!r}")
@@ -174,6 +200,8 @@ def report(
             "speed_up": reference / timing.median,
             "times_seconds": timing.times,
         }
+        if timing.peak_bytes is not None:
+            entry["peak_bytes"] = timing.peak_bytes
         if candidate in flops and peak:
             entry["flops"] = flops[candidate]
             entry["share_of_peak"] = flops[candidate] / timing.median / peak
@@ -214,11 +242,36 @@ def _print_table(result: Mapping[str, Any]) -> None:
         )
 
 
-def parser(description: str | None, *, repeats: int = 20, warm_up: int = 3) -> argparse.ArgumentParser:
-    """The options that all benchmarks share: ``--repeats``, ``--warm-up``, ``--threads`` and ``--out``."""
+def _device(name: str) -> torch.device:
+    """Parse ``--device``; a GPU that is not there is a usage error."""
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"expected cpu, cuda or cuda:N, got {name!r}") from error
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise argparse.ArgumentTypeError("this machine has no GPU that torch can use")
+        torch.cuda.init()
+        torch.cuda.set_device(device)
+    return device
+
+
+def parser(description: str | None, *, repeats: int = 20, warm_up: int = 3, device: bool = True) -> argparse.ArgumentParser:
+    """Make a parser with the options of all benchmarks: ``--repeats``, ``--warm-up``, ``--threads``, ``--device`` and ``--out``.
+
+    Args:
+        description: Text of ``--help``.
+        repeats: Default of ``--repeats``.
+        warm_up: Default of ``--warm-up``.
+        device: Offer ``--device``; False for work that no GPU can do, such as decoding files.
+    """
     result = argparse.ArgumentParser(description=description)
     result.add_argument("--repeats", type=int, default=repeats, help="timed calls of each candidate")
     result.add_argument("--warm-up", type=int, default=warm_up, help="uncounted calls of each candidate")
-    result.add_argument("--threads", type=int, default=None, help="threads that torch may use (default: as it stands)")
+    result.add_argument(
+        "--threads", type=int, default=None, help="processor threads that torch may use (default: torch's choice)"
+    )
+    if device:
+        result.add_argument("--device", type=_device, default=torch.device("cpu"), help="cpu, cuda or cuda:1 (default: cpu)")
     result.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON file (default: benchmarks/results)")
     return result

@@ -46,7 +46,7 @@ def processor_seconds(run: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    options = _harness.parser(__doc__, repeats=5, warm_up=1)
+    options = _harness.parser(__doc__, repeats=5, warm_up=1, device=False)
     options.add_argument("--seconds", type=int, default=10, help="length of the file")
     arguments = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:

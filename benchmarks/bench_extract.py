@@ -82,7 +82,7 @@ def processor_seconds(function: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    arguments = _harness.parser(__doc__, repeats=5, warm_up=1)
+    arguments = _harness.parser(__doc__, repeats=5, warm_up=1, device=False)
     arguments.add_argument("--seconds", type=float, default=20.0, help="length of the video")
     options = arguments.parse_args()
     if options.threads:

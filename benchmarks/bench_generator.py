@@ -1,9 +1,9 @@
-"""The generator against the same network with one ``Linear`` a branch: rollouts at batch 1 and training rollouts.
+"""The generator against the same network with one ``Linear`` per branch: rollouts at batch 1 and training rollouts.
 
     python -m benchmarks.bench_generator [--threads N] [--repeats N]
 
-The obvious network is ``tests/reference/generator.py``: the same weights, the same audio pyramid, concatenated inputs, one ``Linear`` a
-branch and layer, torch's LSTM cell. The two are checked to agree before they are timed, in turns, in one process.
+The plain network is ``tests/reference/generator.py``: the same weights, the same audio pyramid, concatenated inputs, one ``Linear`` per
+branch and layer, ``nn.LSTMCell``, as in the paper's code. The two are checked to agree before they are timed, in turns, in one process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ OBSERVED = 3
 
 
 def rollout_flops(generator: MultiScaleGenerator, batch: int, generated: int) -> float:
-    """Operations of the matrix products of a forward pass: two a weight and application, the depthwise convolutions left out."""
+    """Count the operations of the matrix products of a forward pass, two per weight and application; depthwise convolutions are left out."""
     frames = OBSERVED + generated
     pyramid = generator.audio_pyramid
     products = 4.0 * frames * pyramid.embed.weight.numel()
@@ -34,10 +34,11 @@ def rollout_flops(generator: MultiScaleGenerator, batch: int, generated: int) ->
     return 2.0 * batch * products
 
 
-def inputs(config: GeneratorConfig, batch: int, generated: int) -> tuple[Tensor, Tensor]:
+def inputs(config: GeneratorConfig, batch: int, generated: int, device: torch.device) -> tuple[Tensor, Tensor]:
     source = torch.Generator().manual_seed(0)
     observed = torch.rand(batch, 1, config.points, config.dims, generator=source).expand(-1, OBSERVED, -1, -1)
-    return observed, torch.randn(batch, 4 * (OBSERVED + generated), config.audio_features, generator=source)
+    audio = torch.randn(batch, 4 * (OBSERVED + generated), config.audio_features, generator=source)
+    return observed.to(device), audio.to(device)
 
 
 def agree(ours: MultiScaleGenerator, separate: SeparateGenerator, observed: Tensor, audio: Tensor) -> None:
@@ -53,12 +54,12 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     config = GeneratorConfig(initial_state="zeros")
-    ours = MultiScaleGenerator(config)
-    separate = SeparateGenerator(ours)
-    peak = matmul_peak()
+    ours = MultiScaleGenerator(config).to(arguments.device)
+    separate = SeparateGenerator(ours).to(arguments.device)
+    peak = matmul_peak(device=arguments.device)
     parameters = sum(p.numel() for p in ours.parameters())
 
-    observed, audio = inputs(config, 1, arguments.frames)
+    observed, audio = inputs(config, 1, arguments.frames, arguments.device)
     agree(ours, separate, observed, audio)
 
     def inference(network: nn.Module) -> None:
@@ -87,7 +88,7 @@ def main() -> None:
     )
 
     batch, generated = 32, 80
-    observed, audio = inputs(config, batch, generated)
+    observed, audio = inputs(config, batch, generated, arguments.device)
 
     def training(network: nn.Module) -> None:
         network.zero_grad(set_to_none=True)

@@ -57,11 +57,10 @@ def main() -> None:
     arguments.add_argument("--batch", type=int, default=16)
     arguments.add_argument("--frames", type=int, default=160)
     arguments.add_argument("--workers", type=int, default=1)
-    arguments.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = arguments.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    device = torch.device(options.device)
+    device: torch.device = options.device
     with tempfile.TemporaryDirectory() as scratch:
         source = options.corpus
         if source is None:

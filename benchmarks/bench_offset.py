@@ -45,12 +45,12 @@ def loop_over_windows(motion: Tensor, audio: Tensor, max_offset: int) -> tuple[T
     return torch.stack([offset for offset, _ in found]), torch.stack([confidence for _, confidence in found])
 
 
-def embeddings(clips: int, windows: int, embed: int, noise: float = 0.1) -> tuple[Tensor, Tensor]:
+def embeddings(clips: int, windows: int, embed: int, noise: float = 0.1, *, device: torch.device) -> tuple[Tensor, Tensor]:
     """Unit vectors, the motion three windows late and noisy: about as far from its sound as that of real clips."""
     generator = torch.Generator().manual_seed(0)
     audio = F.normalize(torch.randn(clips, windows, embed, generator=generator), dim=-1)
     motion = audio.roll(3, dims=1) + noise * torch.randn(clips, windows, embed, generator=generator)
-    return F.normalize(motion, dim=-1), audio
+    return F.normalize(motion, dim=-1).to(device), audio.to(device)
 
 
 def main() -> None:
@@ -64,9 +64,9 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     most = options.max_offset
-    motion, audio = embeddings(options.batch, options.windows, options.embed)
-    near, near_audio = embeddings(options.batch, options.windows, options.embed, noise=0.01)
-    long, long_audio = embeddings(1, options.hour, options.embed)
+    motion, audio = embeddings(options.batch, options.windows, options.embed, device=options.device)
+    near, near_audio = embeddings(options.batch, options.windows, options.embed, noise=0.01, device=options.device)
+    long, long_audio = embeddings(1, options.hour, options.embed, device=options.device)
 
     for loop in (loop_over_shifts, loop_over_windows):
         offsets, confidences = loop(motion, audio, most)
@@ -117,6 +117,7 @@ def main() -> None:
         {**timings, **recordings},
         baseline="loop over clips and shifts",
         flops={"sync_offset": wanted},
+        peak=_harness.matmul_peak(device=options.device),
         extra=extra,
         out=options.out,
     )

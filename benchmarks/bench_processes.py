@@ -1,13 +1,12 @@
-"""Clips a second of a syncer training with one process and with two, on the CPU: ``python -m benchmarks.bench_processes``.
+"""Clips per second of syncer training with one process and with two: ``python -m benchmarks.bench_processes``.
 
-Every process has one thread and batches of its own, and gathers its negatives and averages its gradients over gloo; a step of two
-processes therefore trains on twice as many clips. Wall-clock figures need as many idle cores as there are processes. The processor
-seconds a clip are reported beside them: they say what the second process costs wherever the machine is shared, because waiting for a
-core costs none. With InfoNCE every process scores its windows against those of all processes, so that two of them have twice the matrix
-each that one has with the same batch. So there are two measures: against one process with a batch as large as one of the two has (more
-work for each window), and against one process with a batch as large as both have together (the same step, to the last gradient).
-What the machine itself allows is measured beside them, by two trainings that run at the same time and know nothing of each other.
-``--objective margin`` has its negatives in the clip, and one measure for both.
+Every process has one thread and its own batches, gathers negatives and averages gradients over gloo (``--device cuda``: NCCL on two
+GPUs). A step of two processes therefore trains on twice as many clips. Wall-clock figures need as many idle cores as there are processes.
+Processor seconds per clip are reported too: they give the cost of the second process on a shared machine, because waiting for a core
+costs none. With InfoNCE every process scores its windows against those of all processes, so that each of two has twice the score matrix
+that one has with the same batch. So there are two measures: against one process with the batch of one of the two (more work for each
+window), and against one process with the batch of both together (the same step, to the last gradient). Two independent runs at the same
+time measure the limit of the machine. ``--objective contrastive`` has its negatives in the clip, and both measures are the same.
 """
 
 from __future__ import annotations
@@ -23,13 +22,11 @@ from typing import Any
 
 import torch
 
-from avsync.audio.features import LogMel
-from avsync.corpus.banks.memory import ClipBank
-from avsync.corpus.synthetic.talker import SyntheticCorpus
-from avsync.models.syncer.pyramid import SyncerPyramid
-from avsync.training.objectives import OBJECTIVES, SyncerTrainingConfig
-from avsync.training.processes import make_fabric
-from avsync.training.syncers import train_syncers
+from avsync.audio import LogMel
+from avsync.corpus import ClipBank, SyntheticCorpus
+from avsync.models import SyncerPyramid
+from avsync.training import SyncerTrainingConfig, make_fabric, train_syncers
+from avsync.training.objectives import OBJECTIVES
 from benchmarks._harness import Timing, parser, report, timing_of
 
 BATCH, FRAMES = 16, 160
@@ -38,7 +35,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def train_and_time(objective: str, batch: int, steps: int, warm_up: int, fabric: Any) -> list[tuple[float, float]]:
-    """Clocks, wall and processor, at both ends of ``steps`` training steps behind ``warm_up`` others; on the first process only."""
+    """Read both clocks, wall and processor, before and after ``steps`` training steps that follow ``warm_up`` others; first process only."""
     bank = ClipBank(SyntheticCorpus(speakers=32, clips_per_speaker=1, seconds=10.0), features=LogMel())
     marks: list[tuple[float, float]] = []
 
@@ -54,9 +51,9 @@ def train_and_time(objective: str, batch: int, steps: int, warm_up: int, fabric:
     return marks
 
 
-def _worker(objective: str, world: int, batch: int, steps: int, warm_up: int) -> None:
+def _worker(objective: str, accelerator: str, world: int, batch: int, steps: int, warm_up: int) -> None:
     torch.set_num_threads(1)
-    fabric = make_fabric(accelerator="cpu", devices=world)
+    fabric = make_fabric(accelerator=accelerator, devices=world)
     torch.set_num_threads(1)
     marks = train_and_time(objective, batch, steps, warm_up, fabric)
     if fabric.is_global_zero:
@@ -70,15 +67,17 @@ def _free_port() -> int:
         return int(opened.getsockname()[1])
 
 
-def run_group(objective: str, world: int, batch: int, steps: int, warm_up: int) -> tuple[float, float]:
-    """Wall and processor seconds a step of the first of ``world`` processes."""
+def run_group(
+    objective: str, world: int, batch: int, steps: int, warm_up: int, accelerator: str = "cpu"
+) -> tuple[float, float]:
+    """Measure wall and processor seconds per step of the first of ``world`` processes."""
     port = str(_free_port())
     children = []
     for rank in range(world):
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": world, "RANK": rank, "LOCAL_RANK": rank}
         place |= {"LOCAL_WORLD_SIZE": world, "GROUP_RANK": 0, "TORCHELASTIC_RUN_ID": "bench", "OMP_NUM_THREADS": 1}
         environment = os.environ | {name: str(value) for name, value in place.items()}
-        command = [sys.executable, "-m", "benchmarks.bench_processes", "--worker", objective]
+        command = [sys.executable, "-m", "benchmarks.bench_processes", "--worker", objective, accelerator]
         command += map(str, (world, batch, steps, warm_up))
         children.append(subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True))
     outputs = [child.communicate()[0] for child in children]
@@ -89,16 +88,16 @@ def run_group(objective: str, world: int, batch: int, steps: int, warm_up: int) 
     return wall, processor
 
 
-def run_apart(objective: str, batch: int, steps: int, warm_up: int) -> tuple[float, float]:
-    """Wall and processor seconds a step, the means of two trainings of one process each that run at the same time."""
+def run_apart(objective: str, batch: int, steps: int, warm_up: int, accelerator: str = "cpu") -> tuple[float, float]:
+    """Measure wall and processor seconds per step, the means of two independent runs of one process each at the same time."""
     with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(lambda _: run_group(objective, 1, batch, steps, warm_up), range(2)))
+        found = list(pool.map(lambda _: run_group(objective, 1, batch, steps, warm_up, accelerator), range(2)))
     wall, processor = (sum(column) / len(found) for column in zip(*found, strict=True))
     return wall, processor
 
 
 def main() -> None:
-    """Run one and two processes in turns, and report seconds a clip of both kinds."""
+    """Run one and two processes in turns, and report seconds per clip of both kinds."""
     options = parser(__doc__, repeats=3, warm_up=5)
     options.add_argument("--steps", type=int, default=20, help="timed steps of each run")
     options.add_argument("--objective", choices=OBJECTIVES, default="all_pairs", help="loss; only InfoNCE gathers negatives")
@@ -112,10 +111,10 @@ def main() -> None:
     results: dict[str, list[tuple[float, float]]] = {name: [] for name in candidates}
     for _ in range(arguments.repeats):
         for name, (world, batch) in candidates.items():
-            sizes = (batch, arguments.steps, arguments.warm_up)
+            sizes = (batch, arguments.steps, arguments.warm_up, arguments.device.type)
             run = run_apart(arguments.objective, *sizes) if name == APART else run_group(arguments.objective, world, *sizes)
             results[name].append(run)
-            print(f"{name}: {results[name][-1][0]:.3f} s a step, {results[name][-1][1]:.3f} s of processor", flush=True)
+            print(f"{name}: {results[name][-1][0]:.3f} s per step, {results[name][-1][1]:.3f} s of processor time", flush=True)
     timings: dict[str, Timing] = {}
     for name, (world, batch) in candidates.items():
         for column, kind in enumerate(("wall", "processor")):
@@ -130,7 +129,7 @@ def main() -> None:
         "objective": arguments.objective,
         "batch of each process": BATCH,
         "frames": FRAMES,
-        "clips a second, wall": {name: round(1 / timings[f"{name}, wall"].median, 2) for name in candidates},
+        "clips per second, wall": {name: round(1 / timings[f"{name}, wall"].median, 2) for name in candidates},
         "2 processes over 1, wall": ratio("1 process", "wall"),
         "2 processes over 1, by processor time": ratio("1 process", "processor"),
         "2 processes over 1 with both batches, wall": ratio("1 process, both batches", "wall"),
@@ -142,6 +141,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--worker"]:
-        _worker(sys.argv[2], *map(int, sys.argv[3:]))
+        _worker(sys.argv[2], sys.argv[3], *map(int, sys.argv[4:]))
     else:
         main()

@@ -1,9 +1,9 @@
 """The multi-scale sync loss, forward and backward to the landmarks: dense against window by window.
 
-The same frozen syncers judge the same clips four ways: dense; every window encoded by itself, all windows of a level and modality in
+The same frozen syncers score the same clips in four ways: dense; every window encoded by itself, all windows of a level and modality in
 one batched call; that in a loop over the clips; and, on a few clips, in a loop over clips and windows. Values and gradients
-must agree before anything is timed. The arithmetic alone makes the dense way faster by the ratio printed as ``arithmetic``: what
-sees single frames is done once instead of once a window, what sees whole windows is the same work in both.
+must agree before anything is timed. The arithmetic alone makes the dense form faster by the ratio printed as ``arithmetic``: layers that
+see single frames run once per frame instead of once per window, layers that see whole windows are the same work in both forms.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ REQUIRED = {"batched windows": 4.0, "clip loop": 8.0}
 
 
 def multiply_adds(config: SyncerPyramidConfig, frames: int, *, dense: bool) -> float:
-    """Multiply-adds of the matrix products for one clip: both encoders forward, and the motion encoder backward to its input."""
+    """Count the multiply-adds of the matrix products for one clip: both encoders forward, and the motion encoder backward to its input."""
     sizes = config.syncer
     block = 8 * sizes.width**2
     window_work = sizes.window * sizes.width**2 + sizes.window_blocks * block + sizes.width * sizes.embed
@@ -47,7 +47,7 @@ def windows_of(x: Tensor, size: int, step: int) -> Tensor:
 def windowed_loss(
     pyramid: SyncerPyramid, landmarks: Tensor, audio: Tensor, reference: Tensor, *, one_by_one: bool = False
 ) -> Tensor:
-    """The loss with every window encoded by itself, in one batched call a level and modality or in one call a window."""
+    """Compute the loss with every window encoded by itself, in one batched call per level and modality or in one call per window."""
     config = pyramid.config
     window, stride = config.syncer.window, config.syncer.audio_stride
     motion = displacement(landmarks, reference=reference, scale=config.motion_scale)
@@ -76,12 +76,14 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    pyramid = SyncerPyramid()
+    pyramid = SyncerPyramid().to(options.device)
     loss = MultiScaleSyncLoss(syncers=pyramid)
     config = pyramid.config
-    landmarks = torch.rand(options.batch, options.frames, config.syncer.points, config.landmark_dims, requires_grad=True)
+    landmarks = torch.rand(options.batch, options.frames, config.syncer.points, config.landmark_dims)
+    landmarks = landmarks.to(options.device).requires_grad_()
     audio = torch.randn(options.batch, config.syncer.audio_stride * options.frames, config.syncer.audio_features)
-    reference = torch.rand(options.batch, config.syncer.points, config.landmark_dims)
+    audio = audio.to(options.device)
+    reference = torch.rand(options.batch, config.syncer.points, config.landmark_dims).to(options.device)
 
     def backward(value: Tensor) -> Tensor:
         value.backward()
@@ -138,7 +140,15 @@ def main() -> None:
             "dense is faster by": round(few["window loop"].median / few["dense"].median, 1),
         },
     }
-    _harness.report("sync_loss", timings, baseline="batched windows", flops=work, extra=extra, out=options.out)
+    _harness.report(
+        "sync_loss",
+        timings,
+        baseline="batched windows",
+        flops=work,
+        peak=_harness.matmul_peak(device=options.device),
+        extra=extra,
+        out=options.out,
+    )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from benchmarks import _harness as harness
+from benchmarks import bench_peers, gpu
 
 
 def test_candidates_take_turns() -> None:
@@ -44,3 +45,40 @@ def test_report_compares_with_the_baseline(tmp_path: Path, capsys: pytest.Captur
 def test_unknown_baseline_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="baseline"):
         harness.report("demo", {"a": harness.Timing(1.0, 0.0, [1.0])}, baseline="b", out=tmp_path)
+
+
+def test_devices(capsys: pytest.CaptureFixture[str]) -> None:
+    assert harness.parser(None).parse_args([]).device == torch.device("cpu")
+    wrong = ["nowhere"] if torch.cuda.is_available() else ["nowhere", "cuda"]
+    for name in wrong:
+        with pytest.raises(SystemExit):
+            harness.parser(None).parse_args(["--device", name])
+    assert "expected cpu, cuda or cuda:N" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        harness.parser(None, device=False).parse_args(["--device", "cpu"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_without_a_gpu_nothing_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu.main(["--out", str(tmp_path)]) == gpu.NO_GPU == 2
+    assert "no GPU" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert harness.kernel_count(lambda: None) is None
+
+
+@pytest.mark.slow
+def test_what_is_measured_on_a_gpu_runs_on_a_cpu_at_tiny_sizes() -> None:
+    cases = {}
+    for make in (gpu.loss_cases, gpu.contrast_cases, gpu.generator_cases, gpu.gan_cases):
+        cases |= make(gpu.TINY, torch.device("cpu"))
+    timings = harness.measure(cases, repeats=1, warm_up=0)
+    assert len(timings) == 7 and all(timing.peak_bytes is None for timing in timings.values())
+
+
+def test_peers_agree_where_they_are_installed() -> None:
+    """The comparison with peers checks values and gradients before it measures; those that are missing are named."""
+    device = torch.device("cpu")
+    pairs, missing = bench_peers.all_pairs_cases(2, 6, 8, device)
+    sampled = bench_peers.sampled_cases(2, 60, 8, device)
+    features, more = bench_peers.feature_cases(2, 0.5, device)
+    assert {"avsync", "plain cross entropy"} <= set(pairs) and len(pairs) + len(missing) == 5
+    assert "avsync" in sampled and len(features["mfcc"]) + len(more) == 3

@@ -1,0 +1,197 @@
+"""All GPU figures in one command of about three minutes: ``python -m benchmarks.gpu``.
+
+Times forward and backward passes of the sync loss, InfoNCE, rollouts and discriminators, one training step of the generator with and
+without a CUDA graph, and frames per second of the generator, and counts the kernels of each. Writes ``gpu.json``. On a machine without a
+GPU it says so and ends with exit status 2.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from avsync import MultiScaleSyncLoss
+from avsync.audio import LogMel
+from avsync.corpus import ClipBank, SyntheticCorpus
+from avsync.losses import all_pairs_info_nce
+from avsync.models import (
+    FrameDiscriminator,
+    FrameDiscriminatorConfig,
+    GeneratorConfig,
+    MultiScaleGenerator,
+    PairDiscriminator,
+    SyncerConfig,
+    SyncerPyramid,
+    SyncerPyramidConfig,
+    WindowDiscriminator,
+    WindowDiscriminatorConfig,
+)
+from avsync.training import Discriminators, GanSteps, GanTrainingConfig, make_fabric
+from benchmarks import _harness
+
+NO_GPU = 2
+"""Exit status without a GPU."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of the models and batches; the defaults are those of the paper."""
+
+    syncers: SyncerPyramidConfig = field(default_factory=SyncerPyramidConfig)
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    frame: FrameDiscriminatorConfig = field(default_factory=FrameDiscriminatorConfig)
+    window: WindowDiscriminatorConfig = field(default_factory=WindowDiscriminatorConfig)
+    loss_batch: int = 32
+    loss_frames: int = 80
+    contrast_clips: int = 64
+    gan_batch: int = 50
+    gan_frames: int = 40
+    generated: int = 200
+
+
+TINY = Sizes(
+    syncers=SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=8, frame_blocks=1), num_levels=2),
+    generator=GeneratorConfig(hidden=8, position_embed=8, audio_channels=8, branch_width=8),
+    frame=FrameDiscriminatorConfig(embed=8, depth=1),
+    window=WindowDiscriminatorConfig(embed=8, hidden=8, windows=(5, 10)),
+    loss_batch=2,
+    loss_frames=48,
+    contrast_clips=2,
+    gan_batch=2,
+    gan_frames=12,
+    generated=8,
+)
+"""Sizes that a test runs on a CPU."""
+
+
+def loss_cases(sizes: Sizes, device: torch.device) -> dict[str, Callable[[], object]]:
+    """Make the cases of the sync loss: features or a waveform to a gradient at the landmarks."""
+    rng = torch.Generator().manual_seed(0)
+    pyramid = SyncerPyramid(sizes.syncers).to(device)
+    loss = MultiScaleSyncLoss(syncers=pyramid)
+    pretrained = MultiScaleSyncLoss.from_pretrained().to(device)
+    batch, frames = sizes.loss_batch, sizes.loss_frames
+    landmarks = (100 * torch.rand(batch, frames, 68, 2, generator=rng)).to(device).requires_grad_()
+    features = torch.randn(batch, 4 * frames, sizes.syncers.syncer.audio_features, generator=rng).to(device)
+    waveform = (0.1 * torch.randn(batch, 640 * frames, generator=rng)).to(device)
+
+    def backward(loss: Callable[..., Any], audio: Tensor) -> None:
+        landmarks.grad = None
+        loss(landmarks, audio).total.backward()
+
+    return {
+        f"sync loss {batch} x {frames}": lambda: backward(loss, features),
+        f"pretrained loss from the waveform {batch} x {frames}": lambda: backward(pretrained, waveform),
+    }
+
+
+def contrast_cases(sizes: Sizes, device: torch.device) -> dict[str, Callable[[], object]]:
+    """Make the case of InfoNCE over all pairs of windows, forward and backward."""
+    rng = torch.Generator().manual_seed(0)
+    motion, audio = (torch.randn(sizes.contrast_clips, 76, 128, generator=rng).to(device).requires_grad_() for _ in range(2))
+
+    def step() -> None:
+        motion.grad = audio.grad = None
+        all_pairs_info_nce(motion, audio).backward()
+
+    return {f"InfoNCE of {sizes.contrast_clips} x 76 windows": step}
+
+
+def generator_cases(sizes: Sizes, device: torch.device) -> dict[str, Callable[[], object]]:
+    """Make the cases of the generator: one clip as in use, and a training rollout forward and backward."""
+    rng = torch.Generator().manual_seed(0)
+    generator = MultiScaleGenerator(replace(sizes.generator, initial_state="zeros")).to(device)
+    features = sizes.generator.audio_features
+    face = torch.rand(1, 68, 2, generator=rng).to(device)
+    audio = torch.randn(1, 4 * sizes.generated, features, generator=rng).to(device)
+    batch, frames = sizes.gan_batch, sizes.gan_frames
+    observed = torch.rand(batch, 3, 68, 2, generator=rng).to(device)
+    long = torch.randn(batch, 4 * (3 + frames), features, generator=rng).to(device)
+
+    def animate() -> None:
+        with torch.no_grad():
+            generator.generate(face, audio)
+
+    def roll_out() -> None:
+        generator.zero_grad()
+        generator(observed, long).landmarks.square().mean().backward()
+
+    return {f"generator, one clip of {sizes.generated} frames": animate, f"training rollout {batch} x {frames}": roll_out}
+
+
+def gan_cases(sizes: Sizes, device: torch.device) -> dict[str, Callable[[], object]]:
+    """Make the cases of adversarial training: the discriminators' loss, and one whole step with and without a CUDA graph."""
+    bank = ClipBank(SyntheticCorpus(speakers=4, clips_per_speaker=1, seconds=8.0), features=LogMel())
+    fabric = make_fabric(accelerator=device.type)
+
+    def steps(*, cuda_graphs: bool) -> GanSteps:
+        torch.manual_seed(0)
+        discriminators = Discriminators(
+            frame=FrameDiscriminator(sizes.frame),
+            window=WindowDiscriminator(sizes.window),
+            pair=PairDiscriminator(sizes.window),
+        )
+        generator = MultiScaleGenerator(sizes.generator)
+        sync_loss = MultiScaleSyncLoss(syncers=SyncerPyramid(sizes.syncers)).to(device)
+        config = GanTrainingConfig(steps=10_000, batch_size=sizes.gan_batch, frames=sizes.gan_frames)
+        return GanSteps(
+            generator.train(),
+            discriminators.train(),
+            bank,
+            config,
+            sync_loss=sync_loss,
+            fabric=fabric,
+            augment=None,
+            cuda_graphs=cuda_graphs,
+        )
+
+    eager = steps(cuda_graphs=False)
+    clip = eager.draw()[0]
+    observed, real = clip.tensor_split([eager.config.observed], dim=1)
+
+    def discriminate() -> None:
+        eager.discriminators.zero_grad()
+        eager.discriminators.loss(observed, real, real.flip(0)).backward()
+
+    name = f"{sizes.gan_batch} x {sizes.gan_frames}"
+    cases: dict[str, Callable[[], object]] = {f"discriminators on real and generated {name}": discriminate}
+    cases[f"GAN step {name}"] = lambda: eager.step(1)
+    if device.type == "cuda":
+        graphed = steps(cuda_graphs=True)
+        for now in range(1, 6):  # three eager steps, the recording, one replay
+            graphed.step(now)
+        cases[f"GAN step {name}, CUDA graph"] = lambda: graphed.step(1)
+    return cases
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure everything on the GPU."""
+    options = _harness.parser(__doc__, repeats=20, warm_up=5, device=False).parse_args(arguments)
+    if not torch.cuda.is_available():
+        print("no GPU that torch can use: nothing is measured", file=sys.stderr)
+        return NO_GPU
+    torch.cuda.init()
+    device, sizes = torch.device("cuda"), Sizes()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    cases: dict[str, Callable[[], object]] = {}
+    for make in (loss_cases, contrast_cases, generator_cases, gan_cases):
+        cases |= make(sizes, device)
+    timings = _harness.measure(cases, repeats=options.repeats, warm_up=options.warm_up)
+    animate = next(name for name in cases if name.startswith("generator"))
+    extra = {
+        "kernels": {name: _harness.kernel_count(function) for name, function in cases.items()},
+        "generator, frames per second": round(sizes.generated / timings[animate].median, 1),
+    }
+    baseline = next(iter(cases))
+    _harness.report("gpu", timings, baseline=baseline, peak=_harness.matmul_peak(device=device), extra=extra, out=options.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
