@@ -313,3 +313,58 @@ def test_bad_input() -> None:
         network.generate(faces, audio)
     with pytest.raises(ShapeError, match=r"`audio`: expected .batch=2, audio_frames=4, coeffs."):
         GeneratorStream(network=network, observed=faces).step(audio)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_any_dtype_goes_into_any_model(dtype: torch.dtype) -> None:
+    faces, audio = batch(8)
+    for of_model in (torch.float64, torch.float32, torch.bfloat16):
+        network = make().to(of_model)
+        observed, sound = faces.to(dtype).requires_grad_(), audio.to(dtype)
+        output = network(observed, sound, return_masks=True)
+        sum(x.float().sum() for x in output).backward()
+        assert all(x.isfinite().all() for x in output)
+        assert output.landmarks.dtype in (torch.float32, torch.float64)
+        assert observed.grad.dtype == dtype and observed.grad.isfinite().all()
+        network(faces, audio.float())
+
+
+def test_half_precision_weights_accumulate_motion_in_float32() -> None:
+    """40 small velocities on coordinates of some hundred pixels: in bfloat16 most of them would round to nothing."""
+    torch.manual_seed(0)
+    network = MultiScaleGenerator(replace(SMALL, velocity_scale=0.001))
+    faces, audio = (x.float() for x in batch(43))
+    exact = network(faces, audio).landmarks - faces[:, :1]
+    rounded = network.bfloat16()(faces, audio).landmarks - faces[:, :1]
+    assert (rounded - exact).norm() < 0.05 * exact.norm()
+
+
+def test_second_derivatives() -> None:
+    network = make(hidden=3, position_embed=3, audio_channels=4, branch_width=3, num_branches=2)
+    faces, audio = batch(5, size=1)
+    audio.requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda x: network(faces, x).landmarks / 100, audio, atol=1e-4)
+    (gradient,) = torch.autograd.grad(network(faces, audio).landmarks.sum(), audio, create_graph=True)
+    gradient.square().sum().backward()
+    assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in network.parameters())
+    assert network.lstm_weight.grad.abs().sum() > 0
+
+
+def test_mistakes_are_named() -> None:
+    network = make()
+    faces, audio = batch(6)
+    wrong = {
+        r"`config`: expected GeneratorConfig or None, got dict": lambda: MultiScaleGenerator({"hidden": 8}),
+        r"`observed`: .*got ndarray": lambda: network(faces.numpy(), audio),
+        r"`audio`: .*got ndarray": lambda: network(faces, audio.numpy()),
+        r"`observed`: expected at least 1 clip": lambda: network(faces[:0], audio[:0]),
+        r"`audio`: expected it on the device of the model, cpu, got meta": lambda: network(faces, audio.to("meta")),
+        r"`observed`: expected it on the device of the model, cpu, got meta": lambda: network(faces.to("meta"), audio),
+        r"`initial_state`: expected \(states=2, batch=2, hidden=12\)": lambda: network(
+            faces, audio, initial_state=torch.zeros(2, 2, 3)
+        ),
+        r"`term`: expected the audio's part": lambda: network.start(faces).step(),
+    }
+    for message, call in wrong.items():
+        with pytest.raises(ArgumentError, match=message):
+            call()

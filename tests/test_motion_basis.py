@@ -105,3 +105,13 @@ def test_what_cannot_be_is_refused() -> None:
         MultiScaleGenerator(GeneratorConfig(**SMALL)).set_motion_basis(torch.rand(4, 68, 2), torch.ones(4))
     with pytest.raises(ShapeError, match="motions"):
         MultiScaleGenerator(GeneratorConfig(motion_components=3, **SMALL)).set_motion_basis(torch.rand(4, 68, 2), torch.ones(4))
+
+
+def test_the_inverse_of_a_loaded_basis_is_its_own(rng: torch.Generator) -> None:
+    config = GeneratorConfig(motion_components=5, **SMALL)
+    generator, twin = MultiScaleGenerator(config), MultiScaleGenerator(config)
+    generator.set_motion_basis(torch.randn(5, 68, 2, generator=rng), torch.full((5,), 100.0))
+    twin.load_state_dict(generator.state_dict())
+    torch.testing.assert_close(generator.motion_basis @ generator.motion_analysis, torch.eye(5))
+    assert torch.equal(twin.motion_analysis, generator.motion_analysis)
+    assert "motion_analysis" not in generator.state_dict()

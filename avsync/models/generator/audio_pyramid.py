@@ -1,7 +1,7 @@
-"""The audio side of the generator: feature maps of the sound at 25, 12.5, 6.25 and 3.125 Hz, one for each branch.
+"""Audio pyramid of the generator: feature maps of the audio at 25, 12.5, 6.25 and 3.125 Hz, one per branch.
 
-Section 3.2 of the paper: the bottom-up path of a feature pyramid network. Frame j of map i sits at motion frame 2^i j; the coarse
-maps are brought back to the motion rate by linear interpolation, or held in a causal pyramid.
+It is the bottom-up path of a feature pyramid network (paper, section 3.2). Frame j of map i is at motion frame 2^i j. Linear
+interpolation brings the coarse maps back to the motion rate; a causal pyramid repeats their frames instead.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avsync._checks import check_floating, check_positive, check_shape, describe_shape
+from avsync._checks import at_least_float32, check_floating, check_positive, check_same_device, check_shape, describe_shape
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
 from avsync.pyramid import AUDIO_FRAMES_PER_FRAME
 
 
 def mirror_audio(audio: Tensor, warm_up: int) -> Tensor:
-    """Audio with its beginning mirrored in front of it, as warm-up for ``warm_up`` repetitions of one face.
+    """Put the mirrored beginning of the audio in front of it, as the audio of ``warm_up`` repetitions of one face.
 
-    Audio frame -k is frame k. A clip shorter than the warm-up holds its last frame beyond the mirror.
+    Audio frame -k is frame k. A clip shorter than the warm-up repeats its last frame before the mirrored part.
 
     Args:
         audio: (batch, 4 * frames, coeffs).
@@ -50,19 +50,19 @@ def mirror_audio(audio: Tensor, warm_up: int) -> Tensor:
 
 
 class StridedConvNeXtBlock(nn.Module):
-    """A ConvNeXt-1D block that halves the rate: depthwise convolution, LayerNorm, pointwise x4, GELU, pointwise, plus a shortcut.
+    """ConvNeXt-1D block that halves the rate: depthwise convolution, LayerNorm, pointwise x4, GELU, pointwise, plus a shortcut.
 
-    The block itself pads nothing (:meth:`valid`); its padding is a property, so that a whole clip and a stream of pieces go through
-    the same code. Output j of a padded clip is centred on input 2j, or looks back from it if the block is causal; causal blocks of
-    the stem look back from input 2j + 1, which is the later half of the same motion frame.
+    :meth:`valid` pads nothing; the padding is an attribute, so that whole clips and streams go through the same code. Output j of a
+    padded clip is centred on input 2j. Output j of a causal block depends on input 2j and earlier inputs; in the stem it depends on
+    input 2j + 1, too, which is the second half of the same motion frame.
 
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         kernel_size: Taps of the depthwise convolution, odd.
-        expansion: Hidden channels over ``in_channels``.
-        causal: Look at nothing after the frame itself.
-        both_halves: A causal block may look at both inputs of the pair 2j, 2j + 1; the input must then have even length.
+        expansion: Hidden channels, as a multiple of ``in_channels``.
+        causal: Depend on nothing after the frame itself.
+        both_halves: A causal block depends on both inputs of the pair 2j, 2j + 1; the input must then have an even length.
 
     Raises:
         ArgumentError: An even kernel, or a size that is not positive.
@@ -102,7 +102,7 @@ class StridedConvNeXtBlock(nn.Module):
         self.shortcut = nn.Linear(in_channels, out_channels, bias=False)
 
     def valid(self, x: Tensor) -> Tensor:
-        """The block on an input that already carries its padding.
+        """Apply the block to an input that holds its padding.
 
         Args:
             x: (batch, frames, in_channels), at least ``kernel_size`` frames.
@@ -125,13 +125,14 @@ def upsample_maps(maps: Sequence[Tensor], *, hold: bool = False) -> Tensor:
 
     Args:
         maps: One (batch, ceil(frames / 2^i), channels) for each i = 0, 1, ...
-        hold: Repeat each frame until the next one instead of interpolating linearly. Frames after a map's last one hold it always.
+        hold: Repeat each frame until the next one instead of interpolating linearly. After a map's last frame, that frame is repeated
+            in both cases.
 
     Returns:
         (levels, batch, frames, channels).
 
     Raises:
-        ShapeError: A map whose length is not that of its level.
+        ShapeError: The length of a map is not that of its level.
 
     Example:
         >>> fine, coarse = torch.zeros(1, 4, 1), torch.tensor([0.0, 2.0]).reshape(1, 2, 1)
@@ -147,29 +148,35 @@ def upsample_maps(maps: Sequence[Tensor], *, hold: bool = False) -> Tensor:
         length = -(-frames // 2**level)
         if coarse.shape[1] != length:
             raise ShapeError(f"`maps[{level}]`: expected {length} frames for {frames} at level 0, got {describe_shape(coarse)}")
-        left = time >> level
+        # Expanded rather than indexed, because the gradient of an index is an atomic sum, which differs from run to run.
+        left = _repeat(coarse, 2**level)[:, :frames]
         if hold:
-            result.append(coarse.index_select(1, left))
+            result.append(left)
             continue
-        right = (left + 1).clamp_max(length - 1)
-        weight = ((time - (left << level)).to(coarse.dtype) / 2**level)[:, None]
-        result.append(torch.lerp(coarse.index_select(1, left), coarse.index_select(1, right), weight.expand(frames, 1)))
+        right = _repeat(torch.cat([coarse[:, 1:], coarse[:, -1:]], dim=1), 2**level)[:, :frames]
+        fraction = (time % 2**level).to(coarse.dtype) / 2**level
+        result.append(torch.lerp(left, right, fraction[:, None].expand(frames, 1)))
     return torch.stack(result)
 
 
-class AudioPyramid(nn.Module):
-    """Audio features to one feature map a branch, all at the motion rate.
+def _repeat(x: Tensor, times: int) -> Tensor:
+    """Repeat every frame of (batch, frames, channels)."""
+    return x[:, :, None].expand(-1, -1, times, -1).flatten(1, 2)
 
-    A pointwise layer widens the standardised features, two stride-2 blocks lead from 100 Hz to the motion rate (map 0), and each
+
+class AudioPyramid(nn.Module):
+    """Audio encoder with one feature map per branch, all at the motion rate.
+
+    A pointwise layer widens the standardised features, two blocks of stride 2 lead from 100 Hz to the motion rate (map 0), and each
     further block halves the rate once more (maps 1, 2, ...). Vector t of every map belongs to motion frame t.
 
     Args:
-        audio_features: Coefficients of an audio frame.
-        channels: Channels of every map; the stem climbs to it from a quarter.
+        audio_features: Coefficients per audio frame.
+        channels: Channels of every map; the stem begins with a quarter of them.
         levels: Number of maps.
         stem_kernel: Taps of the two blocks of the stem, odd.
         kernel_size: Taps of the further blocks, odd.
-        causal: Pad at the left alone and hold the coarse maps, so that vector t depends on no audio feature after 4t + 3.
+        causal: Pad at the left only and repeat the frames of the coarse maps, so that vector t depends on no audio frame after 4t + 3.
 
     Raises:
         ArgumentError: An even kernel, or a size that is not positive.
@@ -202,7 +209,7 @@ class AudioPyramid(nn.Module):
         self.causal = causal
         self.register_buffer("audio_mean", torch.zeros(audio_features))
         self.register_buffer("audio_std", torch.ones(audio_features))
-        # Not below a few channels: a LayerNorm over one channel would pass nothing on.
+        # At least a few channels, because a LayerNorm over one channel returns zeros.
         widths = (max(channels // 4, min(channels, 8)), max(channels // 2, min(channels, 8)), channels)
         self.embed = nn.Linear(audio_features, widths[0])
         self.stem = nn.ModuleList(
@@ -223,16 +230,16 @@ class AudioPyramid(nn.Module):
 
     @property
     def blocks(self) -> list[StridedConvNeXtBlock]:
-        """All blocks in the order in which the sound passes them: two of the stem, then one for each coarser map."""
+        """All blocks in the order of the audio path: two of the stem, then one per coarser map."""
         return [*self.stem, *self.coarser]
 
     @property
     def look_ahead(self) -> int:
-        """How many motion frames of sound after frame t the vector of frame t depends on.
+        """Motion frames of audio after frame t that the vector of frame t depends on.
 
-        Block n (from 0) runs on inputs 2^n audio frames apart and sees r of them ahead of its centre. The vector of frame t of map
-        i interpolates between the map's frames around t, the later of which is up to 2^i - 1 motion frames ahead, and no map of
-        coarser level sees less far than a finer one. With the paper's kernels and four maps: 29 frames, 1.16 s.
+        Block n (from 0) has inputs 2^n audio frames apart and sees r of them ahead of its centre. The vector of frame t of map i
+        interpolates between the map's frames around t, the later of which is up to 2^i - 1 motion frames ahead. The coarsest map sees
+        farthest: 29 frames, 1.16 s, with the paper's kernels and four maps.
         """
         if self.causal:
             return 0
@@ -241,15 +248,15 @@ class AudioPyramid(nn.Module):
         return reach // AUDIO_FRAMES_PER_FRAME
 
     def set_audio_statistics(self, mean: Tensor, std: Tensor) -> None:
-        """Set the mean and standard deviation of each coefficient, by which the input is standardised; saved with the weights.
+        """Set the mean and the standard deviation of the coefficients, which standardise the input; they are saved with the weights.
 
         Args:
             mean: (coeffs,).
             std: (coeffs,), above 0.
 
         Raises:
-            ShapeError: Not one number a coefficient.
-            ArgumentError: A deviation that is not positive and finite.
+            ShapeError: Not one number per coefficient.
+            ArgumentError: A mean that is not finite, or a deviation that is not positive and finite.
         """
         coeffs = self.audio_mean.shape[0]
         check_shape("mean", mean, "coeffs", coeffs=coeffs)
@@ -263,10 +270,12 @@ class AudioPyramid(nn.Module):
         """Standardise and widen audio frames: (batch, audio_frames, coeffs) -> (batch, audio_frames, channels / 4)."""
         check_shape("audio", audio, "batch audio_frames coeffs", coeffs=self.audio_mean.shape[0])
         check_floating("audio", audio)
-        return self.embed((audio - self.audio_mean) / self.audio_std)
+        check_same_device("audio", audio, self.audio_mean.device, "the model")
+        audio = (at_least_float32(audio) - self.audio_mean) / self.audio_std
+        return self.embed(audio.to(self.embed.weight.dtype))
 
     def maps(self, audio: Tensor) -> list[Tensor]:
-        """The maps at their own rates.
+        """Compute the maps at their own rates.
 
         Args:
             audio: (batch, 4 * frames, coeffs), 100 Hz.
@@ -290,10 +299,10 @@ class AudioPyramid(nn.Module):
         return maps
 
     def forward(self, audio: Tensor) -> Tensor:
-        """All maps at the motion rate.
+        """Compute all maps at the motion rate.
 
         Args:
-            audio: (batch, 4 * frames, coeffs), 100 Hz; audio frame 4t is the instant of motion frame t.
+            audio: (batch, 4 * frames, coeffs), 100 Hz; audio frame 4t is at the time of motion frame t.
 
         Returns:
             (levels, batch, frames, channels).

@@ -1,4 +1,4 @@
-"""Equations (6)-(8): the multi-scale autoregressive generator of landmark motion from sound."""
+"""Equations (6)-(8): the multi-scale autoregressive generator of landmark motion from audio."""
 
 from __future__ import annotations
 
@@ -10,14 +10,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avsync._checks import check_floating, check_positive, check_shape, checked_config, describe_shape
+from avsync._checks import (
+    at_least_float32,
+    check_clips,
+    check_floating,
+    check_positive,
+    check_same_device,
+    check_shape,
+    checked_config,
+    describe_shape,
+)
 from avsync.errors import ArgumentError, ClipTooShortError, ConfigError
 from avsync.landmarks.geometry import normalise
 from avsync.models.generator.audio_pyramid import AudioPyramid, mirror_audio
 from avsync.models.generator.stacked import (
     StackedLinear,
     StackedPointwiseBlock,
-    deferred,
     layer_norm,
     lstm_update,
     merge_branches,
@@ -30,31 +38,31 @@ from avsync.pyramid import AUDIO_FRAMES_PER_FRAME
 class GeneratorConfig:
     """Sizes and choices of :class:`MultiScaleGenerator`; the defaults are the paper's size.
 
-    The paper states the LSTM (one layer, 256), the four branches, the pyramid's rates and the form of the blocks; its code states
-    the kernel of 7 and the branch width (twice the 136 coordinates). ``position_embed``, ``audio_channels``, ``branch_depth``,
-    ``stem_kernel`` and the two scales are ours.
+    The LSTM (one layer, 256), the four branches, the rates of the pyramid and the form of the blocks are those of the paper; the
+    kernel of 7 and the branch width (twice the 136 coordinates) are those of its code. ``position_embed``, ``audio_channels``,
+    ``branch_depth``, ``stem_kernel`` and the two scales are ours.
 
     Attributes:
-        audio_features: Coefficients of an audio frame.
-        points: Landmarks.
-        dims: Coordinates of a landmark.
-        hidden: State of the LSTM.
+        audio_features: Coefficients per audio frame.
+        points: Points of a face.
+        dims: Coordinates of a point.
+        hidden: Size of the LSTM's state.
         position_embed: Width of the position embedding.
         audio_channels: Channels of every map of the audio pyramid.
         stem_kernel: Taps of the two blocks from 100 Hz to the motion rate.
         kernel_size: Taps of the blocks between the maps.
-        num_branches: Maps, branches and masks; 1 is the single-scale generator of the ablation, with the finest map alone.
-        branch_width: Channels of a branch.
-        branch_depth: Pointwise ConvNeXt blocks of a branch.
-        expansion: Hidden channels of those blocks over ``branch_width``.
-        causal: Use no sound after the frame that is generated.
+        num_branches: Number of maps, branches and masks; 1 is the single-scale generator of the ablation, with the finest map only.
+        branch_width: Channels per branch.
+        branch_depth: Pointwise ConvNeXt blocks per branch.
+        expansion: Hidden channels of the blocks, as a multiple of ``branch_width``.
+        causal: Use no audio after the frame that is generated.
         initial_state: "random" (standard normal LSTM state) or "zeros".
         displacement_scale: Factor on the displacement from the first observed face, in face heights, that the network sees.
-        velocity_scale: Velocity in face heights a frame of an output of 1.
-        motion_components: 0 lets the branches move every coordinate by itself, as the paper does. Above 0 they speak in so many
-            principal motions of real faces instead (:meth:`MultiScaleGenerator.set_motion_basis`), so that what they make is a
-            face from the first step on, and in eval mode go no farther along them than real faces do; without it, short trainings
-            pull faces apart (ours).
+        velocity_scale: Velocity, in face heights per frame, of an output of 1.
+        motion_components: 0 lets the branches move every coordinate independently, as the paper does. Above 0, the branches move
+            this many principal motions of real faces instead (:meth:`MultiScaleGenerator.set_motion_basis`). The output is then a
+            face from the first step on and, in eval mode, goes no farther along a principal motion than real faces do. Without
+            principal motions, short training runs distort faces (ours).
 
     Raises:
         ConfigError: An impossible value.
@@ -93,12 +101,12 @@ class GeneratorConfig:
 
 
 class GeneratorOutput(NamedTuple):
-    """What :meth:`MultiScaleGenerator.forward` returns.
+    """Output of :meth:`MultiScaleGenerator.forward`.
 
     Attributes:
         landmarks: (batch, frames, points, dims), the generated frames in the unit of the observed ones.
-        velocities: (batch, frames, points, dims), v_t = x_t - x_{t-1}, same unit a frame.
-        masks: (batch, frames, branches, points), equation (8); they sum to 1 over the branches. None unless asked for.
+        velocities: (batch, frames, points, dims), v_t = x_t - x_{t-1}, in the same unit per frame.
+        masks: (batch, frames, branches, points), equation (8); they sum to 1 over the branches. None without ``return_masks``.
     """
 
     landmarks: Tensor
@@ -110,8 +118,8 @@ class StepOutput(NamedTuple):
     """One step of a rollout.
 
     Attributes:
-        displacement: (batch, points * dims), as the rollout keeps it; :meth:`Rollout.faces` makes a face of it.
-        velocity: (batch, points, dims), in face heights a frame over ``velocity_scale``.
+        displacement: (batch, points * dims), in the unit of the rollout; :meth:`Rollout.faces` converts it to a face.
+        velocity: (batch, points, dims), in face heights per frame, divided by ``velocity_scale``.
         mask: (branches, batch, points).
     """
 
@@ -121,10 +129,11 @@ class StepOutput(NamedTuple):
 
 
 class Rollout:
-    """The state of a rollout: the LSTM and the displacement of the face from the first observed one.
+    """State of a rollout: the LSTM's state and the displacement of the face from the first observed face.
 
-    Made by :meth:`MultiScaleGenerator.start`. The displacement is kept in face heights times ``displacement_scale``, which is what
-    the position embedding reads; the first observed face itself enters as a constant term.
+    :meth:`MultiScaleGenerator.start` makes it. The displacement is kept in face heights times ``displacement_scale``, which is what
+    the position embedding reads, and in at least float32, because sums of small velocities have no digits left in half precision.
+    The first observed face itself enters as a constant term.
     """
 
     def __init__(
@@ -136,82 +145,76 @@ class Rollout:
         initial_state: Tensor | None = None,
     ) -> None:
         config = network.config
-        batch, frames = observed.shape[:2]
-        generated = 1 if terms is None else terms.shape[0]
-        # Deferred gradients need to know the number of steps, and a term for each; else one term serves every step.
-        defer = torch.is_grad_enabled() and terms is not None
-        updates, steps = (frames + generated - 1, generated) if defer else (1, 1)
-        observed = observed.to(network.displacement_weight.dtype)
-        normalised = normalise(observed)
-        self.batch = batch
+        self.batch = observed.shape[0]
+        self._network = network
+        self._terms = None if terms is None else terms.unbind(0)
         self._scale = config.displacement_scale * config.velocity_scale
+        observed = at_least_float32(observed)
+        normalised = normalise(observed)
+        self.height = normalised.height[:, None, None, None]
         self._first = observed[:, :1]
-        self._unit = (normalised.height / config.displacement_scale)[:, None, None, None]
-        identity = network.identity(normalised.landmarks[:, 0].flatten(1))
-        self._embed = deferred(network.displacement_weight, identity.expand(updates, -1, -1), defer=defer)
-        self._gates = deferred(network.lstm_weight, network.lstm_bias.expand(updates, batch, -1), defer=defer)
-        self._enter_weight = network.enter_weight
-        self._enter = None if terms is None else deferred(network.enter_weight, terms)
-        self._blocks = [
-            (block.expand.unroll(steps, batch, defer=defer), block.project.unroll(steps, batch, defer=defer))
-            for block in network.branch_blocks()
-        ]
-        self._head = network.head.unroll(steps, batch, defer=defer)
-        self._basis = network.motion_basis
-        self._velocities = (config.num_branches, batch, config.points, config.dims)
-        self._updates = 0
+        self._unit = self.height / config.displacement_scale
+        self._identity = network.identity(normalised.landmarks[:, 0].flatten(1).to(network.displacement_weight.dtype))
+        self._velocities = (config.num_branches, self.batch, config.points, config.dims)
         self._steps = 0
 
         if initial_state is None:
             source = observed.device if generator is None else generator.device
-            initial_state = network.draw_state(batch, generator=generator, device=source).to(observed)
-        self._hidden, self._cell = initial_state.unbind(0)
+            initial_state = network.draw_state(self.batch, generator=generator, device=source)
+        else:
+            check_shape("initial_state", initial_state, "states batch hidden", states=2, batch=self.batch, hidden=config.hidden)
+        self._hidden, self._cell = initial_state.to(at_least_float32(network.lstm_bias)).unbind(0)
         displacements = ((observed - self._first) / self._unit).flatten(2)
         for displacement in displacements[:, :-1].unbind(1):
             self._observe(displacement)
         self._displacement = displacements[:, -1]
-        if network.motion_basis is not None and network.motion_reach is not None:
-            # The basis counts in typical velocities; so do `_place`, where the face is along each motion, and its bounds.
-            self._analysis = torch.linalg.pinv(network.motion_basis)
-            self._place = self._displacement @ self._analysis / self._scale
-            # No bounds in training: a face held at one gives no gradient that would bring it back, and the discriminators win. A real
+        self._basis: Tensor | None = None
+        if network.motion_basis is not None and network.motion_analysis is not None and network.motion_reach is not None:
+            # The basis is in units of typical velocities, and so are `_place`, the position along each motion, and its bounds.
+            self._basis, self._analysis = at_least_float32(network.motion_basis), at_least_float32(network.motion_analysis)
+            self._place = self._displacement.to(self._analysis.dtype) @ self._analysis / self._scale
+            # Training has no bounds: a face held at one gives no gradient that would bring it back, and the discriminators win. A real
             # face that is already beyond the usual reach stays where it is.
             reach = torch.full_like(network.motion_reach, torch.inf) if network.training else network.motion_reach
             self._reach = torch.maximum(reach.expand_as(self._place), self._place.abs())
 
     def _observe(self, displacement: Tensor) -> Tensor:
-        position = F.gelu(self._embed(displacement, self._updates))
-        gates = self._gates(torch.cat([position, self._hidden], dim=1), self._updates)
+        network, dtype = self._network, self._network.lstm_weight.dtype
+        embedded = torch.addmm(self._identity, displacement.to(dtype), network.displacement_weight.t())
+        position = F.gelu(embedded).to(dtype)
+        gates = torch.addmm(network.lstm_bias, torch.cat([position, self._hidden.to(dtype)], dim=1), network.lstm_weight.t())
         self._hidden, self._cell = lstm_update(gates, self._cell)
-        self._updates += 1
-        return torch.cat([self._hidden, position], dim=1)
+        return torch.cat([self._hidden.to(dtype), position], dim=1)
 
     def step(self, term: Tensor | None = None) -> StepOutput:
         """Generate the next frame, equations (6)-(8).
 
         Args:
-            term: (branches, batch, branch_width), the audio's part of the branches' first layer; None if the rollout was
-                started with the terms of all frames.
+            term: (branches, batch, branch_width), the audio's part of the branches' first layer; None if the rollout was started with
+                the terms of all frames.
 
         Returns:
             The new displacement, its velocity and the mask.
 
         Raises:
-            ArgumentError: No term, neither here nor at the start.
+            ArgumentError: There is no term, neither here nor from the start, or all frames of the start have been generated.
         """
-        step = self._steps
-        shared = self._observe(self._displacement)[None]
+        network = self._network
         if term is None:
-            if self._enter is None:
-                raise ArgumentError("`term`: expected the audio's part of this step, since the rollout was started without any")
-            x = self._enter(shared, step)
-        else:
-            x = deferred(self._enter_weight, term[None], defer=False)(shared, 0)
-        for expand, project in self._blocks:
-            x = x + project(F.gelu(expand(layer_norm(x), step)), step)
-        outputs = self._head(layer_norm(x), step)
+            if self._terms is None or self._steps >= len(self._terms):
+                raise ArgumentError(
+                    "`term`: expected the audio's part of this step, because the rollout has none (left), got None"
+                )
+            term = self._terms[self._steps]
+        shared = self._observe(self._displacement)
+        x = torch.baddbmm(term, shared.expand(len(term), -1, -1), network.enter_weight.transpose(1, 2))
+        for block in network.branch_blocks():
+            x = block(x)
+        outputs = network.head(layer_norm(x))
         split = outputs.shape[-1] - self._velocities[2]
-        velocities = outputs[..., :split] if self._basis is None else outputs[..., :split] @ self._basis
+        velocities = outputs[..., :split]
+        if self._basis is not None:
+            velocities = velocities.to(self._basis.dtype) @ self._basis
         velocity, mask = merge_branches(velocities.reshape(self._velocities), outputs[..., split:])
         if self._basis is not None:
             velocity = self._within_reach(velocity, self._basis)
@@ -220,37 +223,47 @@ class Rollout:
         return StepOutput(self._displacement, velocity, mask)
 
     def _within_reach(self, velocity: Tensor, basis: Tensor) -> Tensor:
-        """The part of a velocity (batch, points, dims) that lies in the span of the principal motions and within their reach.
+        """Project a velocity (batch, points, dims) onto the principal motions, and limit it to their reach.
 
-        Masks differ from landmark to landmark, and so the merged velocity may pull a face apart although no branch does; and sums of
-        velocities may go farther than any real face.
+        Masks differ between landmarks, so the merged velocity may distort a face although no branch does; and sums of velocities may
+        go farther than any real face.
         """
-        place = self._place + velocity.flatten(1) @ self._analysis
+        place = self._place + velocity.flatten(1).to(basis.dtype) @ self._analysis
         place = torch.minimum(torch.maximum(place, -self._reach), self._reach)
         velocity = ((place - self._place) @ basis).view_as(velocity)
         self._place = place
         return velocity
 
     def faces(self, displacements: Tensor) -> Tensor:
-        """Displacements (batch, frames, points * dims) as faces (batch, frames, points, dims) in the unit of the observed frames."""
+        """Convert displacements (batch, frames, points * dims) to faces (batch, frames, points, dims) in the unit of the observed frames."""
         return torch.addcmul(self._first, self._unit, displacements.unflatten(2, self._first.shape[2:]))
 
 
+def _invert_basis(generator: MultiScaleGenerator, *_: object) -> None:
+    """Compute the pseudo-inverse of the principal motions, after they were set or loaded."""
+    if generator.motion_basis is not None and generator.motion_analysis is not None:
+        generator.motion_analysis.copy_(torch.linalg.pinv(at_least_float32(generator.motion_basis)))
+
+
 class MultiScaleGenerator(PretrainedModel):
-    """Landmark motion from sound, at several rates at once: equations (6)-(8).
+    """Generator of landmark motion from audio at several rates: equations (6)-(8).
 
-    An LSTM reads the faces so far. Its output and the embedding of the last face go to every branch, together with the branch's
-    own audio vector for the frame that comes (map i of the :class:`~avsync.models.generator.audio_pyramid.AudioPyramid` for branch i); the branches
-    are independent stacks of pointwise blocks, and their velocities are merged by a mask learnt for each landmark.
+    An LSTM reads the faces so far. Its output and the embedding of the last face go to every branch, together with the branch's own
+    audio vector for the next frame (map i of the :class:`~avsync.models.generator.audio_pyramid.AudioPyramid` for branch i). The branches
+    are independent stacks of pointwise blocks, and a mask learned for each landmark merges their velocities.
 
-    The network sees displacements from the first observed face in heights of that face (and, once, that face itself), so any unit
-    comes in and the same unit comes out; the observed frames are never moved.
+    The network sees displacements from the first observed face in heights of that face and, once, that face itself. The output has
+    the unit of the input, and the observed frames never move. Landmarks and audio of any floating-point dtype are accepted; the
+    output is in at least float32.
 
-    Parameters at the default sizes: 6.1 million with four branches (2.1 of them in the audio pyramid), 1.7 million with one (0.3). An
-    ablation that is to compare equal sizes can set ``num_branches=1, branch_width=749``, which has 6.1 million too.
+    The default sizes have 6.1 million parameters with four branches (2.1 of them in the audio pyramid) and 1.7 million with one (0.3).
+    For an ablation at equal size, ``num_branches=1, branch_width=749`` has 6.1 million, too.
 
     Args:
         config: Sizes and choices; the paper's if None.
+
+    Raises:
+        ArgumentError: ``config`` is of another class.
 
     Example:
         >>> generator = MultiScaleGenerator(GeneratorConfig(hidden=8, position_embed=8, audio_channels=8, branch_width=8))
@@ -286,13 +299,17 @@ class MultiScaleGenerator(PretrainedModel):
             StackedPointwiseBlock(width=width, branches=branches, expansion=config.expansion)
             for _ in range(config.branch_depth)
         )
-        spoken = config.motion_components or coordinates
-        self.head = StackedLinear(in_features=width, out_features=spoken + config.points, branches=branches, gain=0.05)
+        moved = config.motion_components or coordinates
+        self.head = StackedLinear(in_features=width, out_features=moved + config.points, branches=branches, gain=0.05)
         self.motion_basis: Tensor | None
         self.motion_reach: Tensor | None
         basis, reach = torch.empty(config.motion_components, coordinates), torch.full((config.motion_components,), math.inf)
         self.register_buffer("motion_basis", nn.init.orthogonal_(basis) if config.motion_components else None)
         self.register_buffer("motion_reach", reach if config.motion_components else None)
+        # The inverse of the basis is kept, because to compute it in a forward pass would stall a GPU.
+        self.motion_analysis: Tensor | None
+        self.register_buffer("motion_analysis", basis.t().clone() if config.motion_components else None, persistent=False)
+        self.register_load_state_dict_post_hook(_invert_basis)
         self._reset_parameters()
 
     def _reset_parameters(self) -> None:
@@ -306,28 +323,28 @@ class MultiScaleGenerator(PretrainedModel):
 
     @property
     def look_ahead(self) -> int:
-        """Motion frames of sound after a frame that it depends on: 29 at the default sizes, 0 if causal."""
+        """Motion frames of audio after a frame that the frame depends on: 29 at the default sizes, 0 if causal."""
         return self.audio_pyramid.look_ahead
 
     def branch_blocks(self) -> list[StackedPointwiseBlock]:
-        """The pointwise blocks of the branches, in order."""
+        """Return the pointwise blocks of the branches, in order."""
         return list(self.blocks)  # type: ignore[arg-type]
 
     def set_audio_statistics(self, mean: Tensor, std: Tensor) -> None:
-        """Set the mean and deviation (coeffs,) by which audio features are standardised; they are saved with the weights."""
+        """Set the mean and the standard deviation (coeffs,) of the audio features; they are saved with the weights."""
         self.audio_pyramid.set_audio_statistics(mean, std)
 
     def set_motion_basis(self, motions: Tensor, reach: Tensor) -> None:
-        """Set the principal motions that the branches speak in, as :func:`avsync.landmarks.principal_motions.principal_motions` finds them.
+        """Set the principal motions found by :func:`avsync.landmarks.principal_motions.principal_motions`.
 
         Args:
-            motions: (motion_components, points, dims), in face heights a frame; saved with the weights.
-            reach: (motion_components,), how far the face may go along each from the first observed face, as a multiple of it. It
-                holds in eval mode; training has no bounds.
+            motions: (motion_components, points, dims), in face heights per frame; saved with the weights.
+            reach: (motion_components,), largest displacement from the first observed face along each motion, as a multiple of the
+                motion. It holds in eval mode; training has no bounds.
 
         Raises:
             ArgumentError: The generator was built with ``motion_components=0``.
-            ShapeError: Another number of motions, points or dims than configured.
+            ShapeError: Motions, points or dims other than configured.
         """
         config = self.config
         if self.motion_basis is None or self.motion_reach is None:
@@ -337,9 +354,10 @@ class MultiScaleGenerator(PretrainedModel):
         check_shape("reach", reach, "components", components=config.motion_components)
         self.motion_basis.copy_(motions.flatten(1) / config.velocity_scale)
         self.motion_reach.copy_(reach)
+        _invert_basis(self)
 
     def audio_terms(self, maps: Tensor) -> Tensor:
-        """The audio's part of the branches' first layer, for all frames in one product.
+        """Compute the audio's part of the branches' first layer, for all frames in one product.
 
         Args:
             maps: (branches, batch, frames, channels), from the audio pyramid.
@@ -353,12 +371,12 @@ class MultiScaleGenerator(PretrainedModel):
     def draw_state(
         self, batch: int, *, generator: torch.Generator | None = None, device: torch.device | str | None = None
     ) -> Tensor:
-        """Draw the initial hidden and cell state of the LSTM, or zeros, as the configuration says.
+        """Draw the initial hidden and cell state of the LSTM; zeros if the configuration asks for zeros.
 
         Args:
             batch: Number of clips.
             generator: Random generator; torch's default if None.
-            device: Device of the generator, and of the result.
+            device: Device of the generator and of the result.
 
         Returns:
             (2, batch, hidden), float32.
@@ -379,8 +397,8 @@ class MultiScaleGenerator(PretrainedModel):
 
         Args:
             observed: (batch, n, points, dims), any unit.
-            terms: (frames, branches, batch, branch_width) from :meth:`audio_terms` for the frames to generate; None if each step
-                is to bring its own.
+            terms: (frames, branches, batch, branch_width) from :meth:`audio_terms` for the frames to generate; None if each step gets
+                its own term.
             generator: Source of the random initial state; torch's default if None.
             initial_state: (2, batch, hidden) from :meth:`draw_state`; drawn from ``generator`` if None.
 
@@ -388,10 +406,13 @@ class MultiScaleGenerator(PretrainedModel):
             The rollout, before its first generated frame.
 
         Raises:
-            ShapeError: Other points or dims than the configuration's, or no frame.
+            ShapeError: Points or dims other than configured, no clip, or no frame.
+            ArgumentError: The observed frames and the model are not on one device.
         """
         check_shape("observed", observed, "batch frames points dims", points=self.config.points, dims=self.config.dims)
         check_floating("observed", observed)
+        check_clips("observed", observed)
+        check_same_device("observed", observed, self.lstm_bias.device, "the model")
         if observed.shape[1] == 0:
             raise ClipTooShortError(f"`observed`: expected at least 1 frame, got {describe_shape(observed)}")
         return Rollout(self, observed, terms, generator, initial_state)
@@ -405,11 +426,11 @@ class MultiScaleGenerator(PretrainedModel):
         initial_state: Tensor | None = None,
         return_masks: bool = False,
     ) -> GeneratorOutput:
-        """Continue the observed frames to the end of the sound.
+        """Continue the observed frames to the end of the audio.
 
         Args:
             observed: (batch, n, points, dims), any unit; n = 3 in the paper's training.
-            audio: (batch, 4 * T, coeffs), the sound of the n observed and the T - n generated frames.
+            audio: (batch, 4 * T, coeffs), the audio of the n observed and the T - n generated frames.
             generator: Source of the random initial state; torch's default if None.
             initial_state: (2, batch, hidden) from :meth:`draw_state`; drawn from ``generator`` if None. A CUDA graph needs it given.
             return_masks: Return the masks of equation (8).
@@ -418,11 +439,14 @@ class MultiScaleGenerator(PretrainedModel):
             Landmarks and velocities (batch, T - n, points, dims), and the masks (batch, T - n, branches, points) or None.
 
         Raises:
-            ShapeError: Wrong rank, points, dims, coefficients, or batches that differ.
-            ClipTooShortError: The sound ends with the observed frames or before.
+            ShapeError: Wrong rank, points, dims or coefficients, batches that differ, or an empty batch.
+            ClipTooShortError: The audio does not reach beyond the observed frames.
+            ArgumentError: Landmarks, audio and the model are not on one device.
         """
         check_shape("observed", observed, "batch frames points dims", points=self.config.points, dims=self.config.dims)
         check_shape("audio", audio, "batch audio_frames coeffs", batch=observed.shape[0], coeffs=self.config.audio_features)
+        check_same_device("audio", audio, self.lstm_bias.device, "the model")
+        check_clips("observed", observed)
         seen = observed.shape[1]
         if audio.shape[1] < AUDIO_FRAMES_PER_FRAME * (seen + 1):
             raise ClipTooShortError(
@@ -433,10 +457,9 @@ class MultiScaleGenerator(PretrainedModel):
         rollout = self.start(observed, terms, generator=generator, initial_state=initial_state)
         steps = [rollout.step() for _ in range(terms.shape[0])]
         velocities = torch.stack([step.velocity for step in steps], dim=1)
-        height = normalise(observed).height[:, None, None, None]
         return GeneratorOutput(
             rollout.faces(torch.stack([step.displacement for step in steps], dim=1)),
-            velocities * (height * self.config.velocity_scale).to(velocities.dtype),
+            velocities * (rollout.height * self.config.velocity_scale),
             torch.stack([step.mask for step in steps], dim=1).permute(2, 1, 0, 3) if return_masks else None,
         )
 
@@ -449,9 +472,9 @@ class MultiScaleGenerator(PretrainedModel):
         generator: torch.Generator | None = None,
         return_masks: bool = False,
     ) -> GeneratorOutput:
-        """Animate one face: test-time use.
+        """Animate one face at test time.
 
-        The face is repeated ``warm_up`` times as the observed frames, with the audio mirrored in front as their sound.
+        The observed frames are ``warm_up`` repetitions of the face; their audio is the beginning of ``audio``, mirrored.
 
         Args:
             face: (batch, points, dims), any unit.

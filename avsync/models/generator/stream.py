@@ -1,9 +1,9 @@
 """Streaming: the generator one frame at a time.
 
-Sound goes in by pieces of one motion frame, faces come out as soon as the look-ahead allows.
+Audio is pushed one motion frame at a time, and faces are returned as soon as the look-ahead allows.
 
-Every convolution keeps the few inputs that its next output needs, and every map the few frames that are still to be used, so that
-a step costs the same work and memory after an hour as after a second. What comes out equals the generator's ``forward``.
+Every convolution keeps the few inputs that its next output needs, and every map the few frames that are still needed, so that a step
+costs the same time and memory after an hour as after a second. The output equals that of the generator's ``forward``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import deque
 import torch
 from torch import Tensor
 
-from avsync._checks import check_positive, check_shape
+from avsync._checks import at_least_float32, check_positive, check_shape, is_tensor
 from avsync.errors import ArgumentError
 from avsync.models.generator.audio_pyramid import AudioPyramid, StridedConvNeXtBlock
 from avsync.models.generator.model import MultiScaleGenerator
@@ -21,14 +21,14 @@ from avsync.pyramid import AUDIO_FRAMES_PER_FRAME
 
 
 class _BlockStream:
-    """One strided block with the inputs that its next outputs still need."""
+    """Strided block with the inputs that its next outputs need."""
 
     def __init__(self, block: StridedConvNeXtBlock) -> None:
         self.block = block
         self.cache: Tensor | None = None
 
     def push(self, x: Tensor, *, last: bool = False) -> Tensor:
-        """Take (batch, n, channels) more inputs and return all outputs that they complete; ``last`` adds the padding at the end."""
+        """Add inputs (batch, n, channels) and return the outputs that they complete; ``last`` adds the padding at the end."""
         left, right = self.block.padding
         if self.cache is None:
             self.cache = x.new_zeros(x.shape[0], left, x.shape[2])
@@ -44,10 +44,10 @@ class _BlockStream:
 
 
 class AudioPyramidStream:
-    """:class:`~avsync.models.generator.audio_pyramid.AudioPyramid` for sound that arrives in pieces.
+    """Streaming form of :class:`~avsync.models.generator.audio_pyramid.AudioPyramid`.
 
     Args:
-        pyramid: The pyramid whose weights are used.
+        pyramid: The pyramid that is applied.
 
     Example:
         >>> pyramid = AudioPyramid(channels=8, levels=1, causal=True)
@@ -78,14 +78,14 @@ class AudioPyramidStream:
         return frames[position] if ended else None
 
     def push(self, audio: Tensor, *, last: bool = False) -> list[Tensor]:
-        """Take more sound and return the vectors that it completes.
+        """Add audio and return the vectors that it completes.
 
         Args:
-            audio: (batch, audio_frames, coeffs); none at all (0 audio frames) is allowed with ``last``.
-            last: The sound ends here: return everything that is left.
+            audio: (batch, audio_frames, coeffs); 0 audio frames are allowed with ``last``.
+            last: Whether the audio ends here; all remaining vectors are then returned.
 
         Returns:
-            For each further motion frame a tensor (levels, batch, channels).
+            One tensor (levels, batch, channels) per completed motion frame.
 
         Raises:
             ShapeError: Wrong rank or number of coefficients.
@@ -113,14 +113,14 @@ class AudioPyramidStream:
 class GeneratorStream:
     """Rollout whose audio arrives one motion frame at a time; the output equals that of the generator's ``forward``.
 
-    Sound is pushed one motion frame at a time, that of the observed frames first. With a look-ahead of L frames, step k returns
-    generated frame k - L once that lies behind the observed frames, and None before.
+    The audio of the observed frames is pushed first. With a look-ahead of L frames, step k returns frame k - L if that frame is a
+    generated one, and None before.
 
     Args:
         network: The generator.
-        observed: (batch, n, points, dims), the frames before the first generated one, or one face (batch, points, dims), which is
-            repeated ``warm_up`` times. The audio of these frames has to be pushed first
-            (:func:`~avsync.models.generator.audio_pyramid.mirror_audio` makes it for a single face).
+        observed: (batch, n, points, dims), the frames before the first generated frame, or one face (batch, points, dims), which is
+            repeated ``warm_up`` times. Push the audio of these frames first; for a single face,
+            :func:`~avsync.models.generator.audio_pyramid.mirror_audio` makes it.
         warm_up: Repetitions of a single face.
         generator: Source of the random initial state; torch's default if None.
 
@@ -145,7 +145,7 @@ class GeneratorStream:
         warm_up: int = 3,
         generator: torch.Generator | None = None,
     ) -> None:
-        if observed.ndim == 3:
+        if is_tensor(observed) and observed.ndim == 3:
             check_positive("warm_up", warm_up)
             observed = observed[:, None].expand(-1, warm_up, -1, -1)
         self.network = network
@@ -155,12 +155,12 @@ class GeneratorStream:
             self._rollout = network.start(observed, generator=generator)
         self._pending: deque[Tensor] = deque()
         self._pushed = 0
-        self._next = 0  # the frame that the oldest pending vector belongs to
+        self._next = 0  # frame of the oldest pending vector
         self._ended = False
 
     @property
     def look_ahead(self) -> int:
-        """Motion frames of sound that a frame waits for after its own."""
+        """Motion frames of audio after a frame that the frame waits for."""
         return self.network.look_ahead
 
     def _advance(self, until: int) -> list[Tensor]:
@@ -175,13 +175,13 @@ class GeneratorStream:
 
     @torch.no_grad()
     def step(self, audio: Tensor) -> Tensor | None:
-        """Push the sound of one more motion frame.
+        """Push the audio of one more motion frame.
 
         Args:
             audio: (batch, 4, coeffs), the four audio frames of the next motion frame.
 
         Returns:
-            (batch, points, dims), the next generated face, or None while the look-ahead is still being filled.
+            (batch, points, dims), the next generated face, or None until the look-ahead is filled.
 
         Raises:
             ShapeError: Not four audio frames of this batch.
@@ -190,14 +190,14 @@ class GeneratorStream:
         self._check_open()
         check_shape("audio", audio, "batch audio_frames coeffs", batch=self._rollout.batch, audio_frames=AUDIO_FRAMES_PER_FRAME)
         self._pushed += 1
-        # The coarse maps complete several vectors at once; they leave one a step, each exactly `look_ahead` steps after its sound.
+        # The coarse maps complete several vectors at once; one vector is used per step, `look_ahead` steps after its audio.
         self._pending.extend(self._audio.push(audio))
         faces = self._advance(self._pushed - self.look_ahead)
         return faces[0][:, 0] if faces else None
 
     @torch.no_grad()
     def flush(self) -> Tensor:
-        """End the sound and return the frames that were waiting for their look-ahead.
+        """End the audio and return the frames that were waiting for their look-ahead.
 
         Returns:
             (batch, frames, points, dims), at most ``look_ahead`` frames.
@@ -213,9 +213,9 @@ class GeneratorStream:
         self._pending.extend(self._audio.push(empty, last=True))
         faces = self._advance(self._pushed)
         if not faces:
-            return weight.new_zeros(self._rollout.batch, 0, config.points, config.dims)
+            return at_least_float32(weight).new_zeros(self._rollout.batch, 0, config.points, config.dims)
         return torch.cat(faces, dim=1)
 
     def _check_open(self) -> None:
         if self._ended:
-            raise ArgumentError("`stream`: expected one that still runs, got one that was flushed; start another")
+            raise ArgumentError("`stream`: expected an open stream, got one that was flushed; start a new one")
