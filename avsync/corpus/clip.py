@@ -33,6 +33,25 @@ from avsync.corpus.media.info import FloatArray
 from avsync.errors import ArgumentError, CorpusError
 from avsync.pyramid import FPS, SAMPLE_RATE
 
+__all__ = [
+    "FPS",
+    "INDEX_NAME",
+    "SAMPLES_PER_FRAME",
+    "SAMPLE_RATE",
+    "Clip",
+    "Corpus",
+    "Entry",
+    "FloatArray",
+    "check_clip",
+    "check_clip_landmarks",
+    "landmark_shape",
+    "missing_ranges",
+    "read_clip",
+    "sample_of_frame",
+    "write_clip",
+    "write_index",
+]
+
 BoolArray = npt.NDArray[np.bool_]
 FrameRanges = tuple[tuple[int, int], ...]
 Entry = Mapping[str, Any]

@@ -92,8 +92,8 @@ def _check_metadata(metadata: Any, layout: dict[str, tuple[str, tuple[int, ...],
         raise ValueError("ids, speakers and frames of different numbers")
     if any(len(pair) != 2 or not all(isinstance(text, str) for text in pair) for pair in metadata["bad"]):
         raise ValueError("bad clips of another form")
-    sums = np.array([metadata["audio"]["sum"], metadata["audio"]["squares"]], dtype=np.float64)
-    if sums.shape != (2, coeffs) or not np.isfinite(sums).all():
+    sums = np.array([metadata["audio"]["sum"], metadata["audio"]["squares"]])
+    if sums.shape != (2, coeffs) or sums.dtype.kind not in "if" or not np.isfinite(sums).all():
         raise ValueError("statistics of another form")
 
 

@@ -370,8 +370,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     ):
         if manifest["format"] != SHARD_FORMAT or not manifest["shards"]:
             raise ValueError(f"format {manifest['format']!r}")
-        answer = np.asarray(manifest["features"]["answer"], dtype=np.float64)
-        if answer.ndim != 2 or not isinstance(manifest["features"]["class"], str):
+        answer = np.asarray(manifest["features"]["answer"])
+        if answer.ndim != 2 or answer.dtype.kind not in "if" or not isinstance(manifest["features"]["class"], str):
             raise ValueError("features of another form")
         if not all(isinstance(text, str) for pair in manifest["bad"] for text in pair) or any(
             len(pair) != 2 for pair in manifest["bad"]
