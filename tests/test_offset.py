@@ -154,16 +154,13 @@ def test_distances_keep_their_digits(
     torch.testing.assert_close(got.double(), exact, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("limit", [0, 2])
-def test_both_ways_of_mending_near_pairs(monkeypatch: pytest.MonkeyPatch, limit: float) -> None:
-    """Few near pairs are taken again one by one, many in float64: forced here to be always the one, then always the other."""
-    monkeypatch.setattr(_band, "_FEW", limit)
+def test_near_pairs_keep_their_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Distances of near pairs are computed again from their differences."""
     x = signal(0, 2, 50, 32)
     near = x + 1e-4 * signal(1, 2, 50, 32)
     got = offset_distances(near, x, max_offset=4)
     exact = offset_distances(near.double(), x.double(), max_offset=4)
     torch.testing.assert_close(got.double(), exact, rtol=2e-6, atol=0)
-    monkeypatch.setattr(_band, "_FEW", 2)
     monkeypatch.setattr(_band, "_CLOSE", 0.0)  # without mending, the same distances lose their digits
     assert (offset_distances(near, x, max_offset=4).double() - exact).abs().max() > 1e-5
 
@@ -252,8 +249,8 @@ def test_many_short_clips_equal_each_by_itself(monkeypatch: pytest.MonkeyPatch) 
     whole = offset_distances(motion, audio, max_offset=3)
     monkeypatch.setattr(_band, "_ROWS", 24)  # two clips at a time, and one that is left
     taken = []
-    product = _band._all_pairs
-    monkeypatch.setattr(_band, "_all_pairs", lambda *args: taken.append(len(args[0])) or product(*args))
+    product = _band._distances
+    monkeypatch.setattr(_band, "_distances", lambda *args: taken.append(len(args[0])) or product(*args))
     torch.testing.assert_close(offset_distances(motion, audio, max_offset=3), whole)
     assert taken == [2, 2, 2, 1]
 
