@@ -323,3 +323,32 @@ def test_class_errors() -> None:
         metric.update()
     with pytest.raises(ShapeError, match="features"):
         metric.update(torch.rand(3, 5))
+
+
+def test_the_pretrained_network_follows_the_landmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is moved to their device, whatever that is; here a device without memory stands in for a GPU."""
+    moved = []
+
+    class Network(nn.Module):
+        def to(self, device: torch.device) -> Network:  # type: ignore[override]
+            moved.append(device)
+            return self
+
+        def forward(self, landmarks: Tensor) -> Tensor:
+            assert landmarks.device == torch.device("meta")
+            raise NotImplementedError
+
+    monkeypatch.setattr("avsync.metrics.frechet.load_motion_autoencoder", Network)
+    clips = torch.rand(4, 40, 68, 2, device="meta")
+    with pytest.raises(NotImplementedError):
+        frechet_motion_distance(clips, clips)
+    assert moved == [torch.device("meta")]
+    with pytest.raises(ArgumentError, match="`preds`: expected it on the device of `target`, meta, got cpu"):
+        frechet_motion_distance(torch.rand(4, 40, 68, 2), clips)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_motion_distance_on_a_gpu() -> None:
+    clips = torch.rand(2, 40, 40, 68, 2, generator=torch.Generator().manual_seed(0))
+    expected = frechet_motion_distance(clips[0], clips[1])
+    torch.testing.assert_close(frechet_motion_distance(clips[0].cuda(), clips[1].cuda()).cpu(), expected, rtol=1e-3, atol=0)

@@ -19,11 +19,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from avsync._checks import check_floating, check_positive, check_shape, describe_shape
+from avsync._checks import check_floating, check_positive, check_same_device, check_shape, describe_shape
 from avsync.errors import ArgumentError, ShapeError
 from avsync.models.motion_autoencoder import MotionAutoencoder
 
-_SHIPPED = Path(__file__).parents[1] / "weights" / "motion-autoencoder"
+_PRETRAINED = "motion-autoencoder"
 
 
 class GaussianStatistics(NamedTuple):
@@ -282,7 +282,7 @@ def load_motion_autoencoder(folder: str | Path | None = None) -> MotionAutoencod
 
     Source: ours.
     """
-    return MotionAutoencoder.from_pretrained(_SHIPPED if folder is None else folder)
+    return MotionAutoencoder.from_pretrained(_PRETRAINED if folder is None else folder)
 
 
 def frechet_motion_distance(preds: Tensor, target: Tensor, *, extractor: nn.Module | None = None, chunk: int = 64) -> Tensor:
@@ -319,4 +319,6 @@ def frechet_motion_distance(preds: Tensor, target: Tensor, *, extractor: nn.Modu
     check_shape("target", target, "batch frames points dims")
     # Later windows lie farther from the first face, among real clips too: clips of other lengths are another distribution.
     check_shape("preds", preds, "batch frames points dims", frames=target.shape[1])
-    return frechet_extractor_distance(load_motion_autoencoder() if extractor is None else extractor, preds, target, chunk=chunk)
+    check_same_device("preds", preds, target.device, "`target`")
+    network = load_motion_autoencoder().to(target.device) if extractor is None else extractor
+    return frechet_extractor_distance(network, preds, target, chunk=chunk)
