@@ -564,7 +564,7 @@ class WindowDiscriminator(_WindowNetwork):
         Args:
             observed: (batch, n, points, dims), any unit; the first frame is the reference face.
             landmarks: (batch, frames, points, dims), the frames that follow, real or generated.
-            embedded: Result of :meth:`embed` for the same frames, if another discriminator with the same embedding has it; computed
+            embedded: Result of :meth:`~avsync.models.discriminators.WindowDiscriminator.embed` for the same frames, if another discriminator with the same embedding has it; computed
                 here if None.
             fused: Use torch's fused LSTM instead of a loop over the frames; None uses it on a GPU, where it is faster. On a GPU it
                 has no second derivative: pass False for gradient penalties such as R1.
