@@ -180,7 +180,7 @@ def report(
         baseline: The candidate whose median the others are compared with; a speed-up above 1 means faster than it.
         flops: Floating-point operations of one call of a candidate, by name, where they are known.
         peak: Operations per second that count as 100 %; measured by :func:`matmul_peak` if ``flops`` is given and this is not.
-        extra: Sizes and other facts to keep beside the numbers.
+        extra: Sizes and other facts to keep next to the numbers.
         out: Folder for ``<name>.json``; ``benchmarks/results`` if None.
 
     Returns:

@@ -1,8 +1,8 @@
-"""Reading video: frames and sound of a 720p H.264 file by :class:`VideoSource` and :class:`AudioSource`, against plain PyAV.
+"""Reading video: frames and audio of a 720p H.264 file by :class:`VideoSource` and :class:`AudioSource`, against plain PyAV.
 
     python -m benchmarks.bench_decode [--seconds S] [--repeats N]
 
-The file is made here: a picture of smooth noise that pans under a flickering strip, 25 frames a second, with AAC sound. Plain PyAV is
+The file is made here: an image of smooth noise that pans under a flickering strip, 25 frames per second, with AAC audio. Plain PyAV is
 what one writes first: ``for frame in container.decode(video=0): frame.to_ndarray(format="rgb24")``, which decodes on one thread unless
 told otherwise. Times come with how many times as fast as playing that is, and with the processor time that it takes, all threads together.
 """

@@ -1,10 +1,10 @@
 """Extraction of a 720p video with a detector that returns constants: what everything but the detector costs.
 
-The video is made here: a picture that pans, with noise, as H.264 with sound as AAC. "decoding alone" asks PyAV for the frames and does nothing
+The video is made here: an image that pans, with noise, as H.264 with audio as AAC. "decoding alone" asks PyAV for the frames and does nothing
 with them; the rest is this library's. Required: at least 8 times as fast as the video plays, on two cores.
 
 The next images are decoded while a detector looks at these, so on two cores extraction takes hardly longer than a detector that keeps one
-of them busy; "beside a detector of 10 ms" shows it with one that sleeps. Processor time is told too, which a busy machine does not change.
+of them busy; "next to a detector of 10 ms" shows it with one that sleeps. Processor time is told too, which a busy machine does not change.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FACE = np.stack([np.linspace(500, 700, 68), np.linspace(200, 440, 68)], axis=1).
 
 
 def images(count: int) -> Iterator[npt.NDArray[np.uint8]]:
-    """(720, 1280, 3): a picture of smooth blots that pans by three pixels an image, under some noise."""
+    """(720, 1280, 3): an image of smooth blots that pans by three pixels per image, under some noise."""
     rng = np.random.default_rng(0)
     blots = rng.integers(0, 255, (46, 160, 3)).astype(np.float32)
     wide = torch.nn.functional.interpolate(torch.from_numpy(blots).permute(2, 0, 1)[None], size=(720, 2560), mode="bicubic")
@@ -62,7 +62,7 @@ def run(path: Path, max_height: int | None = None) -> float:
 
 
 def patient(path: Path) -> float:
-    """Seconds in clips, with a detector that takes 10 ms an image."""
+    """Seconds in clips, with a detector that takes 10 ms per image."""
 
     def detect(pictures: Sequence[npt.NDArray[np.uint8]]) -> list[npt.NDArray[np.float32]]:
         time.sleep(PATIENT_SECONDS * len(pictures))

@@ -2,7 +2,7 @@
 
 The loop is SyncNet's protocol as one writes it: for each clip and each shift, the mean of torch's pairwise distance between the motion
 and the audio padded with zeros ("legacy" edges, so that both do the same work). The literal form of the publication, one motion window
-against its neighbours at a time, is timed beside it. Results must agree before anything is timed.
+against its neighbours at a time, is timed next to it. Results must agree before anything is timed.
 
 The batch is what it is asked for; one long recording and one clip show that neither needs care.
 """
@@ -46,7 +46,7 @@ def loop_over_windows(motion: Tensor, audio: Tensor, max_offset: int) -> tuple[T
 
 
 def embeddings(clips: int, windows: int, embed: int, noise: float = 0.1, *, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Unit vectors, the motion three windows late and noisy: about as far from its sound as that of real clips."""
+    """Unit vectors, the motion three windows late and noisy: about as far from its audio as that of real clips."""
     generator = torch.Generator().manual_seed(0)
     audio = F.normalize(torch.randn(clips, windows, embed, generator=generator), dim=-1)
     motion = audio.roll(3, dims=1) + noise * torch.randn(clips, windows, embed, generator=generator)

@@ -41,7 +41,7 @@ RIGID = (27, 28, 29, 30, 33, 36, 39, 42, 45)  # points that speech does not move
 
 
 class RandomPictures(nn.Module):
-    """Fixed random filters over pictures (..., 3, size, size): one vector a picture, or one a sequence of them."""
+    """Fixed random filters over images (..., 3, size, size): one vector an image, or one a sequence of them."""
 
     def __init__(self, *, sequences: bool = False) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ DAMAGES: dict[str, Callable[[Tensor, float, torch.Generator], Tensor]] = {
 
 
 def read_clips(folder: Path, split: str) -> tuple[Tensor, Tensor]:
-    """Clips of 80 frames, one after another, with their sound."""
+    """Clips of 80 frames, one after another, with their audio."""
     landmarks, sounds = [], []
     for clip in Corpus(folder, split=split):
         for start in range(0, clip.frames - FRAMES + 1, FRAMES):
@@ -114,7 +114,7 @@ def read_clips(folder: Path, split: str) -> tuple[Tensor, Tensor]:
 
 
 def measures(options: argparse.Namespace) -> dict[str, Callable[[Tensor, Tensor, Tensor], float]]:
-    """All distances by name: (preds, target, sound) to a number that should rise with damage, or fall where the name says so."""
+    """All distances by name: (preds, target, audio) to a number that should rise with damage, or fall where the name says so."""
     drawing: dict[str, Any] = {"size": options.size, "view": 2.0}
     pictures: nn.Module = load_inception(options.inception) if options.inception else RandomPictures()
     videos: nn.Module = load_i3d(options.i3d) if options.i3d else RandomPictures(sequences=True)

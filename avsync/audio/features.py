@@ -1,7 +1,7 @@
 """Waveform to features: log-mel energies and MFCCs, in pure ``torch.stft``, differentiable and batched.
 
 The alignment, which everything else in the library relies on: audio frame ``s`` is centred on sample ``hop_length * s``. With the
-defaults (16 kHz, hop 160) there are 100 frames a second, motion frame ``k`` of a 25 fps clip is the instant of sample ``640 k``, and
+defaults (16 kHz, hop 160) there are 100 frames per second, motion frame ``k`` of a 25 fps clip is the instant of sample ``640 k``, and
 audio frame ``4 k`` is centred on that same sample. A clip of ``640 T`` samples gives exactly ``4 T`` frames: the one further frame
 that a centred transform yields, centred on the sample after the last, is dropped. The ends are padded by reflection.
 

@@ -8,7 +8,7 @@ from avsync._checks import check_choice
 from avsync.audio.features import MFCC, LogMel, normalise_waveform
 
 KINDS = ("log-mel", "mfcc")
-"""Features that can be asked for by name, both of 26 coefficients 100 times a second."""
+"""Features that can be asked for by name, both of 26 coefficients 100 times per second."""
 
 
 class SpeechFeatures(nn.Module):

@@ -35,14 +35,14 @@ class CorpusStatistics:
 
     Attributes:
         folder: The corpus.
-        fps: Landmark frames a second.
+        fps: Landmark frames per second.
         points: Points and dims of a face, and how many clips have them.
         splits: Clips, minutes and speakers of each split.
         native_rates: Clips by the images a second of their videos, where the index tells.
         seconds: Length of each clip.
         face_heights: Median height of each clip's face: in pixels of the source where the index tells, else in the landmarks' unit.
         speech: Share of each clip's frames that hold speech, by :func:`avsync.corpus.banks.memory.clip_speech`.
-        rms_db: Level of each clip's sound, decibels of full scale.
+        rms_db: Level of each clip's audio, decibels of full scale.
         bad: (id, reason) of every clip that cannot be read.
         offsets: For every level, the offset of each clip that is long enough, in frames of the level; positive: the audio is early.
             None if no syncers were given.
@@ -148,7 +148,7 @@ def inspect_corpus(
 
     Args:
         folder: The corpus, of any rate.
-        syncers: Trained syncers, to find each clip's offset at every level; the corpus must then have 25 frames a second.
+        syncers: Trained syncers, to find each clip's offset at every level; the corpus must then have 25 frames per second.
         features: What the syncers hear: waveform (batch, samples) to (batch, 4 * frames, coeffs). Needed with ``syncers``.
         max_offsets: Largest offset tried at each level, in frames of the level.
         progress: Told (clips read, clips in all) after each clip.

@@ -70,7 +70,7 @@ def reliability_diagram(
     """Stated probability against what came true, one panel a level, with the share of clips in each bin underneath.
 
     A point is one bin of equal width: the mean probability of its clips, and the share of them that were right, with its 95 %
-    interval (Wilson's). On the diagonal, probabilities mean what they say; below it they promise too much. The error written beside
+    interval (Wilson's). On the diagonal, probabilities mean what they say; below it they promise too much. The error written next to
     is :func:`expected_calibration_error`.
 
     Args:

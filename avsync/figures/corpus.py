@@ -1,4 +1,4 @@
-"""A picture of a corpus."""
+"""An image of a corpus."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def corpus_figure(statistics: CorpusStatistics) -> Figure:
-    """Lengths of clips, heights of faces, shares of speech and levels of sound; below them, the offsets at every level if known.
+    """Lengths of clips, heights of faces, shares of speech and levels of audio; below them, the offsets at every level if known.
 
     Args:
         statistics: Of :func:`avsync.corpus.inspect.inspect_corpus`.

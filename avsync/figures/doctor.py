@@ -31,7 +31,7 @@ def examination_figure(examination: Examination) -> Figure:
         >>> from avsync.training.doctor import examine
         >>> figure = examination_figure(examine(SyntheticCorpus(speakers=1, clips_per_speaker=1, seconds=4.0)))
         >>> figure.axes[0].get_xlabel()
-        'lag of the motion after the sound (frames of 40 ms)'
+        'lag of the motion after the audio (frames of 40 ms)'
 
     Source: ours.
     """

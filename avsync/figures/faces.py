@@ -1,4 +1,4 @@
-"""Pictures and videos of faces."""
+"""Images and videos of faces."""
 
 from __future__ import annotations
 
@@ -144,14 +144,14 @@ def landmark_video(
     sample_rate: int = 16000,
     size: int = 320,
 ) -> int:
-    """Write a video of faces side by side, each under its name, with sound.
+    """Write a video of faces side by side, each under its name, with audio.
 
     Every face is shown as seen from its own first frame: centred there, and of that height.
 
     Args:
         path: The file to write, ``.mp4``; whole or not at all.
         sequences: (frames, points, dims) by name, all of one length.
-        waveform: (samples,) in [-1, 1]; starts with the first frame. What is longer than the pictures is cut off.
+        waveform: (samples,) in [-1, 1]; starts with the first frame. What is longer than the images is cut off.
         fps: Frames a second.
         sample_rate: Of ``waveform``, hertz.
         size: Width of one panel in pixels.
@@ -182,7 +182,7 @@ def landmark_video(
 
 
 def face_images(sequences: Mapping[str, Faces], *, size: int = 320) -> Iterator[Image]:
-    """The pictures of :func:`landmark_video`, one a frame: faces side by side, each under its name.
+    """The images of :func:`landmark_video`, one per frame: faces side by side, each under its name.
 
     Args:
         sequences: (frames, points, dims) by name, all of one length.
@@ -285,7 +285,7 @@ def mask_figure(masks: Tensor | npt.NDArray[Any], *, landmarks: Faces | None = N
     Args:
         masks: (branches, points): weights that sum to one over the branches; average over clips and frames first.
         landmarks: (points, dims): where to draw the points; by default a neutral face of 68.
-        fps: Rate of the finest branch; branch b hears the sound at fps / 2^b.
+        fps: Rate of the finest branch; branch b hears the audio at fps / 2^b.
 
     Returns:
         The figure: one face a branch, one scale of colours for all.

@@ -1,4 +1,4 @@
-"""Plots of trainings and of synchrony."""
+"""Plots of training runs and of synchrony."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def draw_offsets(
     fps: float,
     tolerance: int,
 ) -> None:
-    """Draw what :func:`offset_histogram` shows into panels of a figure, one a level; arguments as there."""
+    """Draw what :func:`offset_histogram` shows into panels of a figure, one per level; arguments as there."""
     for level, (axes, found) in enumerate(zip(panels, offsets, strict=True)):
         values = np.asarray(found.detach().cpu() if isinstance(found, Tensor) else found, dtype=np.float64).reshape(-1)
         reach = int(np.nan_to_num(np.abs(values)).max(initial=tolerance + 1)) if search is None else search[level]

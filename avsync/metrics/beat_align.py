@@ -1,22 +1,22 @@
-"""Beat Align: whether motion and sound have their beats together, in both of the published directions.
+"""Beat Align: whether motion and audio have their beats together, in both of the published directions.
 
 * **motion to audio** (Li et al. 2021, "AI choreographer: music conditioned 3D dance generation with AIST++"): the mean over the motion's
-  beats of ``exp(-d^2 / (2 sigma^2))``, ``d`` the time to the nearest beat of the sound. Few, well placed movements score high.
+  beats of ``exp(-d^2 / (2 sigma^2))``, ``d`` the time to the nearest beat of the audio. Few, well placed movements score high.
 * **audio to motion** (Siyao et al. 2022, "Bailando: 3D dance generation by actor-critic GPT with choreographic memory"; for gestures Liu
-  et al. 2022, "BEAT: a large-scale semantic and emotional multi-modal dataset"): the mean over the sound's beats, ``d`` the time to the
+  et al. 2022, "BEAT: a large-scale semantic and emotional multi-modal dataset"): the mean over the audio's beats, ``d`` the time to the
   nearest beat of the motion. Beats that the motion passes over cost, but a motion that trembles has a beat near everything and
   scores high.
 
-Publications differ in ``sigma`` as well: 3 frames of 60 a second (0.05 s) in the first two, 0.3 s in BEAT, 0.1 s in HA2G (Liu et al. 2022,
+Publications differ in ``sigma`` as well: 3 frames of 60 per second (0.05 s) in the first two, 0.3 s in BEAT, 0.1 s in HA2G (Liu et al. 2022,
 "Learning hierarchical cross-modal association for co-speech gesture generation"). Here it is in seconds, 0.1 by default. Values are in
 [0, 1], higher is better, but **not** comparable among values of ``sigma``, and not free of chance: give those of real and of
-shuffled sound beside them.
+shuffled audio next to them.
 
 Beats of motion are the local minima of its speed (both publications: where a movement ends or turns); beats of speech are its onsets, found
 here by spectral flux.
 
 **For talking faces this measures little.** On 197 real clips of 80 frames (validation speakers, 15 onsets and 9 beats of motion a clip) the
-published minima score 0.742 and 0.591 with their own sound and 0.750 and 0.598 with other clips' sound: no difference. The ``maxima`` of
+published minima score 0.742 and 0.591 with their own audio and 0.750 and 0.598 with other clips' audio: no difference. The ``maxima`` of
 speed, where lips are on their way, score 0.769 and 0.614 against 0.753 and 0.598. It is here because it is asked for; the sync metrics of
 :mod:`avsync.metrics.offset` are the ones to trust.
 """
@@ -43,9 +43,9 @@ class BeatAlign(NamedTuple):
     """Both directions of Beat Align, each (batch,), float32 in [0, 1]; higher is better."""
 
     motion_to_audio: Tensor
-    """Mean over the motion's beats (AIST++). NaN for a clip whose motion has no beat; 0 if it has some and the sound none."""
+    """Mean over the motion's beats (AIST++). NaN for a clip whose motion has no beat; 0 if it has some and the audio none."""
     audio_to_motion: Tensor
-    """Mean over the sound's beats (Bailando). NaN for a clip whose sound has no beat; 0 if it has some and the motion none."""
+    """Mean over the audio's beats (Bailando). NaN for a clip whose audio has no beat; 0 if it has some and the motion none."""
 
 
 def _smoothed(x: Tensor, sigma: float) -> Tensor:
@@ -83,9 +83,9 @@ def motion_beats(
         landmarks: (batch, frames, points, dims); pass the mouth's points or a head's to ask for their beats alone.
         fps: Frames a second.
         extrema: "minima" of speed, where movements end or turn, as published; "maxima", where they are fastest; or "both".
-        smoothing: Standard deviation of a Gaussian over the speed, in seconds; 0 for none. (Bailando smooths by 5 frames of 60 a second, 83
+        smoothing: Standard deviation of a Gaussian over the speed, in seconds; 0 for none. (Bailando smooths by 5 frames of 60 per second, 83
             ms, AIST++ not at all.)
-        spacing: An extremum is one among all speeds within so many seconds on both sides (AIST++: 10 frames of 60 a second, 167 ms).
+        spacing: An extremum is one among all speeds within so many seconds on both sides (AIST++: 10 frames of 60 per second, 167 ms).
 
     Returns:
         (batch, frames - 1), bool: True at ``t`` for a beat at ``(t + 0.5) / fps`` seconds. A face that does not move has none.
@@ -123,7 +123,7 @@ def motion_beats(
 
 
 def onset_strength(waveform: Tensor, *, sample_rate: int = 16000) -> Tensor:
-    """Spectral flux: how much louder the mel bands get, 100 times a second.
+    """Spectral flux: how much louder the mel bands get, 100 times per second.
 
     ``mean over bands of max(0, L[s] - L[s - 2])`` with ``L`` 40 mel bands in decibels, floored 80 dB below the clip's loudest.
 
@@ -136,7 +136,7 @@ def onset_strength(waveform: Tensor, *, sample_rate: int = 16000) -> Tensor:
 
     Raises:
         ShapeError: Not (batch, samples), or a rate that 100 does not divide.
-        ClipTooShortError: Less than about 13 ms of sound.
+        ClipTooShortError: Less than about 13 ms of audio.
 
     Example:
         >>> click = torch.zeros(1, 16000)
@@ -166,7 +166,7 @@ def onset_strength(waveform: Tensor, *, sample_rate: int = 16000) -> Tensor:
 def audio_onsets(
     waveform: Tensor, *, sample_rate: int = 16000, threshold: float = 1.5, spacing: float = 0.06, context: float = 0.25
 ) -> Tensor:
-    """Onsets of the sound: peaks of :func:`onset_strength` that stand out from their surroundings.
+    """Onsets of the audio: peaks of :func:`onset_strength` that stand out from their surroundings.
 
     Args:
         waveform: (batch, samples), any level.
@@ -176,11 +176,11 @@ def audio_onsets(
         context: Seconds on both sides over which that mean is taken.
 
     Returns:
-        (batch, audio_frames), bool: True at ``s`` for an onset at ``(s - 1) / 100`` seconds. Silence, and a steady sound, have none.
+        (batch, audio_frames), bool: True at ``s`` for an onset at ``(s - 1) / 100`` seconds. Silence, and a steady tone, have none.
 
     Raises:
         ShapeError: Not (batch, samples).
-        ClipTooShortError: Less than about 13 ms of sound.
+        ClipTooShortError: Less than about 13 ms of audio.
         ArgumentError: An option is negative.
 
     Example:
@@ -226,8 +226,8 @@ def beat_align(
 
     Args:
         landmarks: (batch, frames, points, dims).
-        waveform: Sound of the same time, (batch, samples).
-        sigma: Width of the kernel in **seconds**; AIST++ and Bailando have 0.05 (3 frames of 60 a second).
+        waveform: Audio of the same time, (batch, samples).
+        sigma: Width of the kernel in **seconds**; AIST++ and Bailando have 0.05 (3 frames of 60 per second).
         fps: Frames a second.
         sample_rate: Samples a second.
         extrema, smoothing, spacing: What a beat of the motion is; see :func:`motion_beats`.

@@ -1,4 +1,4 @@
-"""Intervals for means and medians over clips, by the percentile bootstrap, with clips or whole speakers drawn anew."""
+"""Intervals for means and medians over clips, by the percentile bootstrap, with clips or whole speakers drawn again."""
 
 from __future__ import annotations
 

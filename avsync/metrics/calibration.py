@@ -1,6 +1,6 @@
-"""What turns distances into probabilities: a few numbers a level, fitted on labelled clips and kept as JSON.
+"""What turns distances into probabilities: a few numbers per level, fitted on labelled clips and kept as JSON.
 
-Two numbers shape the posterior over offsets, four the odds that a clip's sound belongs to its picture at all; see
+Two numbers shape the posterior over offsets, four the odds that a clip's audio belongs to its image at all; see
 :mod:`avsync.metrics.posterior`, which uses them, and :func:`avsync.metrics.calibration_fit.fit_calibration`, which finds them. They belong to one pyramid and say nothing about another.
 """
 
@@ -35,7 +35,7 @@ class LevelCalibration:
     Attributes:
         scale: Of the posterior, ``p_j ~ exp(-scale * windows**power * m_j)``; above 0.
         power: How the evidence grows with the windows: 1 if they were independent of each other, less because they overlap.
-        match_bias: Log odds, at a prior of one half, that sound and picture belong together, where all features are 0.
+        match_bias: Log odds, at a prior of one half, that audio and image belong together, where all features are 0.
         match_weights: What each of the three features of :func:`match_features` adds to them.
     """
 
@@ -192,10 +192,10 @@ def probability_near(probabilities: Tensor, best: Tensor) -> Tensor:
 
 
 def match_features(distances: Tensor, windows: Tensor | float, *, scale: Tensor | float, power: Tensor | float) -> Tensor:
-    """What tells clips with sound of their own from others: three numbers a clip.
+    """What tells clips with audio of their own from others: three numbers per clip.
 
     They are the log odds of the posterior's peak (within one frame), the smallest distance, and the confidence times the square root
-    of the windows, by which the confidence of unrelated sound shrinks with length.
+    of the windows, by which the confidence of unrelated audio shrinks with length.
 
     Args:
         distances, windows, scale, power: As in :func:`offset_probabilities`.

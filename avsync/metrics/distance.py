@@ -160,7 +160,7 @@ def velocity_error(
     Args:
         preds: (batch, frames, points, dims), at least 2 frames.
         target: The same shape, in the same unit.
-        unit: "input" for the unit of the landmarks a frame, "face" for heights of the target's reference face a frame.
+        unit: "input" for the unit of the landmarks per frame, "face" for heights of the target's reference face a frame.
         reference: That face: "first", "mean" or a face (batch, points, dims).
         lengths: (batch,), frames of each clip that count; all by default. A clip of one frame has no velocity: NaN.
         reduction: "none" for (batch,), "mean" or "sum" over clips.

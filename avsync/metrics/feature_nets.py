@@ -25,8 +25,8 @@ class _Drawn(nn.Module):
     """A network behind a rasteriser: landmarks (batch, frames, 68, dims) to features (vectors, features), some clips at a time.
 
     Args:
-        network: What sees the pictures, values 0 to 1; put in eval mode.
-        size: Width and height of the pictures, in pixels.
+        network: What sees the images, values 0 to 1; put in eval mode.
+        size: Width and height of the images, in pixels.
         frame_size: Width and height of the source image in the unit of the landmarks; None for a square around each clip's first face.
         view: Side of that square, in heights of the face.
     """
@@ -61,10 +61,10 @@ class _Drawn(nn.Module):
 
 
 class FrameFeatures(_Drawn):
-    """Features of every single frame, for FID: the network sees (pictures, 3, size, size).
+    """Features of every single frame, for FID: the network sees (images, 3, size, size).
 
     Args:
-        network: Pictures to features (pictures, features), such as :class:`avsync.metrics.inception.InceptionV3`.
+        network: Images to features (images, features), such as :class:`avsync.metrics.inception.InceptionV3`.
         size, frame_size, view: How faces are drawn; see :func:`avsync.landmarks.raster.rasterise`.
 
     Example:
@@ -99,10 +99,10 @@ class SequenceFeatures(_Drawn):
 
 
 class TrailFeatures(_Drawn):
-    """Features of each clip's weighted mean picture, for t-FID: the network sees (batch, 3, size, size).
+    """Features of each clip's weighted mean image, for t-FID: the network sees (batch, 3, size, size).
 
     Args:
-        network: Pictures to features (batch, features), such as :class:`avsync.metrics.inception.InceptionV3`.
+        network: Images to features (batch, features), such as :class:`avsync.metrics.inception.InceptionV3`.
         size, frame_size, view: How faces are drawn; see :func:`avsync.landmarks.raster.rasterise`.
 
     Example:
@@ -123,7 +123,7 @@ def frechet_inception_distance(preds: Tensor, target: Tensor, network: nn.Module
     Args:
         preds: Landmarks, (batch, frames, 68, dims).
         target: Those of real clips; clips and frames need not be as many.
-        network: Inception-v3, or any module from pictures to features.
+        network: Inception-v3, or any module from images to features.
         chunk: Clips handled at once.
         **drawing: ``size``, ``frame_size``, ``view`` of :class:`FrameFeatures`.
 
@@ -131,7 +131,7 @@ def frechet_inception_distance(preds: Tensor, target: Tensor, network: nn.Module
         A scalar float64; lower is better. Inception's 2048 features call for more than 2048 frames a set.
 
     Raises:
-        ShapeError: Not 68 points, or a network that returns anything but (pictures, features).
+        ShapeError: Not 68 points, or a network that returns anything but (images, features).
         ArgumentError: Fewer than two frames in a set.
 
     Warns:
@@ -186,7 +186,7 @@ def temporal_frechet_inception_distance(
     Args:
         preds: Landmarks, (batch, frames, 68, dims).
         target: Those of real clips, of as many frames.
-        network: Inception-v3, or any module from pictures to features.
+        network: Inception-v3, or any module from images to features.
         chunk: Clips handled at once.
         **drawing: ``size``, ``frame_size``, ``view`` of :class:`TrailFeatures`.
 
@@ -241,7 +241,7 @@ class I3D(nn.Module):
         """Logits of sequences.
 
         Args:
-            pictures: (batch, frames, 3, height, width), 0 to 1.
+            images: (batch, frames, 3, height, width), 0 to 1.
 
         Returns:
             (batch, 400).

@@ -1,6 +1,6 @@
 """Confidence of every window of a clip: where in a recording the synchrony is good.
 
-A curve of one value a motion window, as SyncNet's published script saves beside its three numbers a clip. Window ``i`` covers frames
+A curve of one value a motion window, as SyncNet's published script saves next to its three numbers per clip. Window ``i`` covers frames
 ``i`` to ``i + 4`` of its level.
 """
 
@@ -23,7 +23,7 @@ class FramewiseSync(NamedTuple):
 
     confidence: Tensor
     """Median over offsets of the clip's mean distances, less the window's distance, median-filtered: (batch, windows). Higher is
-    better; NaN for windows that do not count and for those whose sound is missing."""
+    better; NaN for windows that do not count and for those whose audio is missing."""
     distance: Tensor
     """Distance of each window at the offset, unfiltered: (batch, windows). Lower is better; NaN as above."""
     offset_frames: Tensor
@@ -52,7 +52,7 @@ def framewise_confidence(
         offset_frames: Offset of each clip in frames of the level, (batch,) whole numbers from ``-max_offset`` to ``max_offset``; zeros
             judge the clip as it stands. By default the clip's best offset.
         filter_windows: Width of the running median, an odd number of windows; 9 is SyncNet's, 1 is none. At the ends of a clip
-            and beside windows that do not count, "masked" takes the median of what there is, and "legacy" counts zeros there, as
+            and next to windows that do not count, "masked" takes the median of what there is, and "legacy" counts zeros there, as
             the published script does.
 
     Returns:
@@ -95,7 +95,7 @@ def framewise_confidence(
 
 
 def _median_filter(values: Tensor, width: int, edges: str) -> Tensor:
-    """Running median of (batch, windows); NaN stays NaN and beside it counts as the clip's end does."""
+    """Running median of (batch, windows); NaN stays NaN and next to it counts as the clip's end does."""
     if width == 1:
         return values
     beyond = 0.0 if edges == "legacy" else torch.nan

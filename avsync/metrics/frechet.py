@@ -268,7 +268,7 @@ def load_motion_autoencoder(folder: str | Path | None = None) -> MotionAutoencod
     """The network of the Frechet motion distance: the autoencoder that ships with the package, or another.
 
     Args:
-        folder: One that :func:`avsync.pretrained.save_pretrained` wrote; the shipped one by default.
+        folder: One that :func:`avsync.pretrained.save_pretrained` wrote; the pretrained one by default.
 
     Returns:
         The network in eval mode: landmarks (batch, frames, 68, 2), at least 40 frames, to features (vectors, 64).
@@ -286,7 +286,7 @@ def load_motion_autoencoder(folder: str | Path | None = None) -> MotionAutoencod
 
 
 def frechet_motion_distance(preds: Tensor, target: Tensor, *, extractor: nn.Module | None = None, chunk: int = 64) -> Tensor:
-    """Frechet distance of how faces move, over the shipped motion features: no download, nothing to draw.
+    """Frechet distance of how faces move, over the pretrained motion features: no download, nothing to draw.
 
     The features are those of windows of 40 frames every 20, of the displacement from a clip's first face: who speaks and where the face is
     do not count. A clip of 40 frames gives one vector, one of 80 three; 65 vectors a set is the least that is no warning's worth.
@@ -294,7 +294,7 @@ def frechet_motion_distance(preds: Tensor, target: Tensor, *, extractor: nn.Modu
     Args:
         preds: Landmarks at 25 frames a second in any unit, (batch, frames, 68, 2), at least 40 frames.
         target: Those of real clips, of the same length; any number of them.
-        extractor: Network to use instead of the shipped one.
+        extractor: Network to use instead of the pretrained one.
         chunk: Clips handled at once.
 
     Returns:

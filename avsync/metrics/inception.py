@@ -1,7 +1,7 @@
 """Inception-v3 as the Frechet inception distance has it, to hold the weights that torch-fidelity publishes.
 
 It differs from torchvision's network of the same name: 1008 outputs, average pooling that leaves the padding out, maximum pooling in the
-last block, and pictures enlarged as TensorFlow 1 did. The weights are a download of the user's
+last block, and images enlarged as TensorFlow 1 did. The weights are a download of the user's
 (``weights-inception-2015-12-05-6726825d.pth`` of torch-fidelity's releases, converted from the graph of Heusel et al.); the names in
 that file name the parts here.
 """
@@ -123,7 +123,7 @@ def enlarge(pictures: Tensor, size: int = _PICTURE) -> Tensor:
     """Bilinear resizing as TensorFlow 1 did it: pixel ``i`` of the result lies at ``i * old / size``, not at the pixel's centre.
 
     Args:
-        pictures: (batch, channels, height, width), floating point.
+        images: (batch, channels, height, width), floating point.
         size: Height and width of the result.
 
     Returns:
@@ -192,10 +192,10 @@ class InceptionV3(nn.Module):
         self.fc = nn.Linear(2048, 1008)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Features of pictures.
+        """Features of images.
 
         Args:
-            pictures: (batch, 3, height, width): uint8 from 0 to 255, or floating point from 0 to 1, of any size.
+            images: (batch, 3, height, width): uint8 from 0 to 255, or floating point from 0 to 1, of any size.
 
         Returns:
             (batch, num_features).

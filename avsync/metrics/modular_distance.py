@@ -313,7 +313,7 @@ class FrechetMotionDistance(FrechetDistance):
     """Frechet motion distance over all clips: :func:`avsync.metrics.frechet.frechet_motion_distance`. Lower is better.
 
     Args:
-        chunk: Clips that go through the shipped autoencoder at once.
+        chunk: Clips that go through the pretrained autoencoder at once.
         **kwargs: Of torchmetrics' own base.
 
     Raises:

@@ -61,7 +61,7 @@ def multi_scale_embeddings(
     Raises:
         ArgumentError, ShapeError, ClipTooShortError: As :func:`multi_scale_offset`.
 
-    Source: paper section 4.3; sound around the clip ours.
+    Source: paper section 4.3; audio around the clip ours.
     """
     levels = pyramid.num_levels if levels is None else levels
     if not 1 <= levels <= pyramid.num_levels:
@@ -116,15 +116,15 @@ def multi_scale_offset(
 
     Args:
         pyramid: Trained syncers.
-        landmarks: (batch, frames, points, dims), 25 frames a second.
+        landmarks: (batch, frames, points, dims), 25 frames per second.
         audio: Features of the clip with ``margin`` motion frames more on both sides,
-            (batch, stride * (frames + 2 * margin), coeffs): sound around the clip lets every offset be tried on every window.
-        margin: Motion frames of sound before and after the clip; a multiple of ``2**(levels - 1)``, so that it is whole at every
+            (batch, stride * (frames + 2 * margin), coeffs): audio around the clip lets every offset be tried on every window.
+        margin: Motion frames of audio before and after the clip; a multiple of ``2**(levels - 1)``, so that it is whole at every
             level.
         max_offsets: Largest offset searched at each level, in frames of the level.
         reference: The face motion is measured from; default as the pyramid is configured.
-        edges: "masked" or "legacy" for offsets that reach beyond the sound; see :func:`avsync.metrics.offset.offset_distances`.
-        lengths: True motion frames of each clip in a padded batch, (batch,) whole numbers; a clip's sound then lasts
+        edges: "masked" or "legacy" for offsets that reach beyond the audio; see :func:`avsync.metrics.offset.offset_distances`.
+        lengths: True motion frames of each clip in a padded batch, (batch,) whole numbers; a clip's audio then lasts
             ``lengths + 2 * margin`` frames from the beginning of ``audio``. None if all are as long as ``landmarks``.
         frame_mask: True for the motion frames that count, (batch, frames) bool, where somebody speaks, say; a window counts if at
             least half of its frames do. None if all count.
@@ -141,7 +141,7 @@ def multi_scale_offset(
         ShapeError: Audio that does not last as long as the clip and its margins, or a mask or lengths that do not fit.
         ClipTooShortError: A level has less than one window.
 
-    Source: paper section 4.3; sound around the clip and the mean over frames ours.
+    Source: paper section 4.3; audio around the clip and the mean over frames ours.
     """
     check_choice("average", average, AVERAGES)
     window = pyramid.window if average == "frames" else 1

@@ -156,7 +156,7 @@ class MotionAutoencoder(PretrainedModel):
         """Cut clips into windows of displacement from the clip's reference face.
 
         Args:
-            landmarks: (batch, frames, points, dims), 25 frames a second, any unit.
+            landmarks: (batch, frames, points, dims), 25 frames per second, any unit.
             reference: "first", "mean", or a face (batch, points, dims); see :func:`avsync.landmarks.geometry.reference_face`.
             hop: Frames from one window to the next; as configured by default. Frames after the last whole window are left out.
 

@@ -19,7 +19,7 @@ def speech_weights(speech: Tensor, num_levels: int, *, window: int, pause_weight
         speech: (batch, frames), bool, which frames hold speech.
         num_levels: How many levels.
         window: Frames of a window at every level.
-        pause_weight: Weight of a window without speech beside one full of it, from 0 to 1; in between, windows count by their share
+        pause_weight: Weight of a window without speech next to one full of it, from 0 to 1; in between, windows count by their share
             of speech, which coarser levels take from the blurred mask.
 
     Returns:

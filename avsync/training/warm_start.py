@@ -33,7 +33,7 @@ class WarmStartConfig:
         first_level: The finest of them; the levels below it are trained from nothing.
         steps: Optimisation steps of each of them.
         learning_rate: Peak rate of each of them.
-        runs: Trainings of each of them, on other crops, the mean of whose weights is kept.
+        runs: Training runs of each of them, on other crops, the mean of whose weights is kept.
     """
 
     first_level: int = 2

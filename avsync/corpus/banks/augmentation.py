@@ -44,8 +44,8 @@ class AugmentConfig:
             is then no key by which to remember what was said.
         identity: Standard deviation of an offset of every point, the same through the crop, in face heights.
         jitter: Standard deviation of an offset of every point in every frame, as detectors make, in face heights.
-        gain_db: Smallest and largest gain of the sound, in decibels.
-        tempo: Smallest and largest speed at which a crop is played, face and sound together; drawn evenly in its logarithm.
+        gain_db: Smallest and largest gain of the audio, in decibels.
+        tempo: Smallest and largest speed at which a crop is played, face and audio together; drawn evenly in its logarithm.
         equaliser_db: Standard deviation of a random smooth curve over the mel bands, one a crop, in decibels.
         noise_db: Standard deviation of noise on every feature, in decibels.
         interference_share: Share of the crops to whose audio background noise or other voices are added; needs log-mel features. See
@@ -118,7 +118,7 @@ class AugmentConfig:
 
 @runtime_checkable
 class DecibelFeatures(Protocol):
-    """Features in decibels, to which a filter on the sound is an offset: :class:`avsync.audio.features.LogMel` and its kin."""
+    """Features in decibels, to which a filter on the audio is an offset: :class:`avsync.audio.features.LogMel` and its kin."""
 
     n_mels: int
 
@@ -186,7 +186,7 @@ def deform(landmarks: Tensor, config: AugmentConfig, generator: torch.Generator 
     """Other heads and other poses: ``shear``, ``sway``, ``identity`` and ``jitter`` of :class:`AugmentConfig`.
 
     Args:
-        landmarks: (batch, frames, points, dims), at least 2 dims, of which the first two are changed; 25 frames a second.
+        landmarks: (batch, frames, points, dims), at least 2 dims, of which the first two are changed; 25 frames per second.
         config: How much of each.
         generator: Source of chance, on any device; torch's own if None.
 

@@ -48,7 +48,7 @@ class Batch:
         return self.speech.float().mean(dim=1)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
-        """The same crops on another device; ``non_blocking`` lets a copy from pinned memory run beside the computation."""
+        """The same crops on another device; ``non_blocking`` lets a copy from pinned memory run next to the computation."""
         return Batch(*(x.to(device, non_blocking=non_blocking) for x in self._tensors()))
 
     def pin_memory(self) -> Batch:
@@ -77,8 +77,8 @@ class _Plan(NamedTuple):
 class CropBank(ABC):
     """What all banks of clips share: the index, the choice of crops, and their augmentation.
 
-    A bank knows each clip's length and speaker; it is asked for rows, one a landmark frame and four a landmark frame of features,
-    numbered through all clips. Whether a frame holds speech is a row too, of 0 or 1, so that it can be stretched like the others.
+    A bank knows each clip's length and speaker; it is asked for rows, one per landmark frame and four per landmark frame of features,
+    numbered through all clips. Whether a frame holds speech is per row too, of 0 or 1, so that it can be stretched like the others.
 
     Attributes:
         features: What made the audio features; its ``filter_offset`` serves augmentation.

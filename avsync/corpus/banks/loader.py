@@ -37,7 +37,7 @@ class BatchLoader(ProcessBound):
         seed: Another seed, other batches.
         workers: Threads; 0 makes each batch when it is asked for.
         prefetch: Batches made ahead.
-        device: Where batches are delivered. To a GPU they travel from page-locked memory, beside the computation.
+        device: Where batches are delivered. To a GPU they travel from page-locked memory, next to the computation.
         rank: Number of this process among ``world_size``; each gets other batches, and together they get what one process with
             this seed would.
         world_size: Processes.

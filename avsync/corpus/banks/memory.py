@@ -2,7 +2,7 @@
 
 A corpus of an hour is about 150 MB as float32, so all of it is held in two tensors, and a batch is two gathers. Augmentation acts
 on the gathered batch: the same random similarity on all frames of a crop, and a gain, which features of decibels take as an
-offset, so that nothing has to be computed anew.
+offset, so that nothing has to be computed again.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def speech_mask(
     On the real corpus the levels have no valley between speech and pause (50 % of the frames lie within 10 dB of the loud ones,
     the rest trails off evenly), so no threshold is right for all. -30 dB hardly ever finds a pause in the tenth of the clips
     whose levels span less than 18 dB. At -20 dB a clip's median share is 0.73; of 744 crops of 80 frames of the validation
-    speakers 738 have 0.2 or more, and the four below or at 0.1 lie in one stretch of nine seconds of one clip. Take 0.2 as "has
+    speakers 738 have 0.2 or more, and the four below or at 0.1 lie in one segment of nine seconds of one clip. Take 0.2 as "has
     speech".
 
     Args:
@@ -132,7 +132,7 @@ class ClipBank(CropBank):
 
     Raises:
         CorpusError: A clip is bad and ``skip_bad`` is off, or none is left.
-        ShapeError: ``features`` does not return 4 frames a landmark frame.
+        ShapeError: ``features`` does not return 4 frames per landmark frame.
 
     Example:
         >>> from avsync.audio.features import LogMel
@@ -259,7 +259,7 @@ def prepare_clips(
 
     Raises:
         CorpusError: A clip is bad and ``bad`` is None.
-        ShapeError: ``features`` does not return 4 frames a landmark frame.
+        ShapeError: ``features`` does not return 4 frames per landmark frame.
     """
     for name, read in readers:
         try:
@@ -280,7 +280,7 @@ def prepare_clips(
 
 @torch.no_grad()
 def encode_waveform(waveform: npt.NDArray[np.float32], features: nn.Module) -> Tensor:
-    """Features of a clip's normalised sound.
+    """Features of a clip's normalised audio.
 
     Args:
         waveform: (640 * frames,).

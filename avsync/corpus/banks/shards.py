@@ -3,7 +3,7 @@
 A folder of shards holds ``shard-00000.safetensors``, ... with the landmarks, features and speech masks of some clips each, and
 ``shards.json``, which is written last. Opening reads the headers only; a batch reads its own crops, so a corpus may be far larger
 than the memory. Each shard says what it was made from, so that building goes on after an interruption where it stopped, makes
-anew what has changed, and does nothing when nothing has. Source: ours.
+again what has changed, and does nothing when nothing has. Source: ours.
 """
 
 from __future__ import annotations
@@ -336,7 +336,7 @@ def _write(path: Path, kept: list[tuple[Clip, Tensor, Tensor]], bad: list[tuple[
 
 
 def _describe(features: nn.Module) -> dict[str, Any]:
-    """What identifies features: their class, and what they make of a sound of known noise.
+    """What identifies features: their class, and what they make of audio of known noise.
 
     The answer to the probe covers every setting, weights included, of any module, and the waveform's own preparation.
     """

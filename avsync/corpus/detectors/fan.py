@@ -41,7 +41,7 @@ class FaceAlignmentDetector:
         batch_size: Images a call; the face finder takes them all at once.
         search_side: Longer side, in pixels, to which images are reduced for the face finder only; None for none. 640 are a quarter of the
             pixels of 720p, and the finder's smallest anchor, 16 pixels, a fortieth of that side.
-        max_faces: Most faces an image, the largest first.
+        max_faces: Most faces per image, the largest first.
         min_confidence: Least score of a face, in [0, 1].
 
     Raises:

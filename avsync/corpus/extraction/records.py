@@ -1,6 +1,6 @@
 """What an extraction remembers of each video, so that it can be interrupted, resumed and shared among machines.
 
-Beside its clips a corpus that ``avsync extract`` makes holds
+Next to its clips a corpus that ``avsync extract`` makes holds
 
 * ``extraction.json``: the settings, the same for all of its videos;
 * ``extraction/<key>.json``: one record a video, written after the last of its clips. Without a record a video is not finished,

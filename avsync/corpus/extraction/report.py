@@ -32,12 +32,12 @@ class ClipReport:
         started: Why it starts there: "start of video", "scene cut", "length", ...
         ended: Why it ends there.
         face_height: Median height of the face in pixels of the source, from its topmost to its lowest point.
-        rms_db: Level of the sound in decibels of full scale; -200 for digital silence.
+        rms_db: Level of the audio in decibels of full scale; -200 for digital silence.
         person: Number of the person within the video, from 0.
         native_fps: Images a second that the landmarks were found in.
         audio_seconds: Seconds of it for which the file has audio.
         missing_audio: Ranges (first, stop) of frames for which the file has none; see :class:`~avsync.corpus.clip.Clip`.
-        crop_box: Left, top, right and bottom of the crop in the clip's first picture, in pixels of the source.
+        crop_box: Left, top, right and bottom of the crop in the clip's first image, in pixels of the source.
     """
 
     id: str
@@ -89,11 +89,11 @@ class VideoReport:
         error: Why it failed.
         seconds: Time from the first image to the end of the last.
         images: Images decoded.
-        width: Of the upright picture, in pixels.
-        height: Of the upright picture, in pixels.
+        width: Of the upright image, in pixels.
+        height: Of the upright image, in pixels.
         clips: The clips made, in the order in which they were finished.
         dropped: What was left out.
-        warnings: What the decoder had to say: damaged packets, gaps, sound that ends early.
+        warnings: What the decoder had to say: damaged packets, gaps, audio that ends early.
 
     Example:
         >>> report = VideoReport(source="a.mp4", seconds=10.0)
@@ -202,7 +202,7 @@ def typed(kind: type[Record], values: Mapping[str, Any]) -> Record:
 
 
 def uncovered(covered: Iterable[tuple[float, float]], start: float, end: float) -> list[tuple[float, float]]:
-    """The stretches of [start, end] that no interval covers.
+    """The segments of [start, end] that no interval covers.
 
     Args:
         covered: (start, end) pairs in any order; they may overlap.

@@ -28,7 +28,7 @@ class SceneCuts:
     spares shaking cameras. Blank images (black, white, a flash) are passed over: the next one is compared with the last that showed
     something.
 
-    Cross-fades are not found, nor cuts between pictures of the same colours (a closer view of the same scene, at times); the
+    Cross-fades are not found, nor cuts between images of the same colours (a closer view of the same scene, at times); the
     :class:`~avsync.corpus.extraction.tracks.FaceTracker` sees the face jump in those.
 
     Args:

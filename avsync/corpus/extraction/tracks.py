@@ -40,7 +40,7 @@ _NOISE = 0.05
 
 @dataclass(frozen=True, eq=False)
 class FaceTrack:
-    """One face through a stretch of video.
+    """One face through a segment of video.
 
     Attributes:
         times: (frames,) presentation times of the images, in seconds, increasing.
@@ -128,14 +128,14 @@ class FaceTracker:
       the same image, so that no time is lost between them;
     * the video ends.
 
-    Nothing is kept beside the open tracks, so a video of any length passes in little memory.
+    Nothing is kept next to the open tracks, so a video of any length passes in little memory.
 
     Args:
         max_lost: Longest absence that is bridged, in seconds, counted from the first image without the face.
         max_gap: Longest time between two images, in seconds.
-        max_speed: Fastest motion of a face's centre, in sizes of the face a second, beside a twentieth of its size for a detector's noise:
+        max_speed: Fastest motion of a face's centre, in sizes of the face a second, next to a twentieth of its size for a detector's noise:
             by default a quarter of its size in 40 ms.
-        max_growth: Fastest change of size, in natural logarithms a second, beside the same twentieth: by default a factor of 1.28 in 40 ms.
+        max_growth: Fastest change of size, in natural logarithms per second, next to the same twentieth: by default a factor of 1.28 in 40 ms.
         max_seconds: Longest track, in seconds; None for no limit.
 
     Raises:

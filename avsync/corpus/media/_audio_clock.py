@@ -1,7 +1,7 @@
-"""Where decoded sound belongs on the clock: small errors of its timestamps are ignored, real gaps and overlaps are not.
+"""Where decoded audio belongs on the clock: small errors of its timestamps are ignored, real gaps and overlaps are not.
 
 A decoder hands out blocks of samples with timestamps. Timestamps are rounded (Matroska: to a millisecond), they wobble (live
-recordings), they drift (a sound card that is not quite at its rate), and they jump (lost packets). Samples that follow one another
+recordings), they drift (sound card that is not quite at its rate), and they jump (lost packets). Samples that follow one another
 stay so as long as their timestamps agree to within ``TIMESTAMP_TOLERANCE``, or to within the wobble that is usual in the file. A jump that the
 blocks behind it confirm moves them, and so does a steady deviation.
 """
@@ -35,7 +35,7 @@ class Block(NamedTuple):
 
 
 class Placed(NamedTuple):
-    """Mono samples and their place: where the first one stands at the sound's own rate, counted from the sound's start."""
+    """Mono samples and their place: where the first one stands at the audio's own rate, counted from the audio's start."""
 
     begin: int
     samples: FloatArray
@@ -47,7 +47,7 @@ class AudioClock:
     Attributes:
         start: Time of place 0, in seconds.
         gaps: Jumps forward so far, and their seconds: silence that the file leaves.
-        overlaps: Jumps backward so far, and the seconds of sound that were cut because their place was taken.
+        overlaps: Jumps backward so far, and the seconds of audio that were cut because their place was taken.
     """
 
     def __init__(self, sample_rate: int) -> None:
@@ -118,7 +118,7 @@ class AudioClock:
         return Placed(begin, samples)
 
     def _correction(self, error: float, time: float, length: int, following: Iterable[Block]) -> float:
-        """Seconds by which the sound has to move from here on; 0 if its place is good enough."""
+        """Seconds by which the audio has to move from here on; 0 if its place is good enough."""
         noise = self._noise()
         if abs(error) > max(TIMESTAMP_TOLERANCE, 4.0 * noise) and self._confirmed(error, time, length, following):
             return error

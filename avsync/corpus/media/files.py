@@ -143,7 +143,7 @@ def write_video(
     sample_rate: int = 16000,
     crf: int = 18,
 ) -> int:
-    """Write an MP4 of H.264 (yuv420p, seekable from its start) and, when there is sound, AAC; whole or not at all.
+    """Write an MP4 of H.264 (yuv420p, seekable from its start) and, when there is audio, AAC; whole or not at all.
 
     Frames are taken one by one, so a generator of any length needs little memory. An odd width or height, which yuv420p cannot
     hold, is made even by repeating the last column or row.

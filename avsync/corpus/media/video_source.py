@@ -23,12 +23,12 @@ _MAX_PIXELS = 1 << 26
 
 
 class VideoFrame:
-    """One picture and the instant at which it is shown.
+    """One image and the instant at which it is shown.
 
     Attributes:
         time: Seconds on the container's presentation clock.
 
-    The picture is converted when it is first asked for, so a frame that nobody looks at costs its decoding only.
+    The image is converted when it is first asked for, so a frame that nobody looks at costs its decoding only.
     """
 
     __slots__ = ("_frame", "_image", "_source", "time")
@@ -41,7 +41,7 @@ class VideoFrame:
 
     @property
     def image(self) -> Image:
-        """The picture (height, width, 3) uint8: RGB, upright, square pixels, contiguous; one size for the whole file."""
+        """The image (height, width, 3) uint8: RGB, upright, square pixels, contiguous; one size for the whole file."""
         if self._image is None:
             self._image = self._source._convert(self._frame)
             self._frame = None
@@ -55,7 +55,7 @@ class VideoSource(ProcessBound):
     """A video file as a stream of frames with true timestamps, in constant memory.
 
     Times are the presentation timestamps of the file, so variable frame rates, late starts, gaps and edit lists are what they are.
-    Pictures are turned and mirrored as the file's display matrix says, and stretched to square pixels. Frames without a timestamp get
+    Images are turned and mirrored as the file's display matrix says, and stretched to square pixels. Frames without a timestamp get
     one by the frame rate, counted from the frame before. Frames whose time is not after the one before them are dropped, and so is a
     frame whose time lies beyond its successor's. Fields of interlaced video are not separated.
 
@@ -63,7 +63,7 @@ class VideoSource(ProcessBound):
 
     Args:
         path: Any file that FFmpeg reads.
-        max_height: Scale larger pictures down to this height, in the same pass as the conversion to RGB.
+        max_height: Scale larger images down to this height, in the same pass as the conversion to RGB.
 
     Raises:
         CorpusError: The file cannot be read, has no video stream, or nothing in it can be decoded.
@@ -229,7 +229,7 @@ class VideoSource(ProcessBound):
 
 
 def _orientation(frame: Any) -> tuple[bool, int]:
-    """Whether to mirror the coded picture left to right, and by how many quarter turns to rotate it counter-clockwise after that.
+    """Whether to mirror the coded image left to right, and by how many quarter turns to rotate it counter-clockwise after that.
 
     The display matrix maps (x, y), y downwards, to (a x + c y, b x + d y); its entries are rounded to the nearest of the eight
     ways of laying a rectangle on itself.

@@ -92,7 +92,7 @@ _BASIS = _gesture_basis()
 
 @dataclass(frozen=True, kw_only=True)
 class Face:
-    """What is constant in a speaker's face: the shape, the reach of the gestures, the habitual pose, blinks a second."""
+    """What is constant in a speaker's face: the shape, the reach of the gestures, the habitual pose, blinks per second."""
 
     shape: FloatArray
     """(68, 3)."""
@@ -211,7 +211,7 @@ def _slow_noise(rng: np.random.Generator, frames: int, channels: int, fps: float
 
 
 def _eyelids(rng: np.random.Generator, frames: int, rate: float, fps: float) -> FloatArray:
-    """(frames,): 0 open, 1 shut; ``rate`` blinks a second, each of about a fifth of a second."""
+    """(frames,): 0 open, 1 shut; ``rate`` blinks per second, each of about a fifth of a second."""
     times = np.arange(frames) / fps
     shut = np.zeros(frames)
     for instant in rng.uniform(-0.2, frames / fps + 0.2, rng.poisson(rate * (frames / fps + 0.4))):

@@ -1,8 +1,8 @@
-"""What the synthetic talker says: phones, a script of phrases, the sound of it and the gestures that go with it.
+"""What the synthetic talker says: phones, a script of phrases, the audio of it and the gestures that go with it.
 
 A *script* is a random chain phrase > word > syllable > phone with its times. From the script alone come, at
 :data:`CONTROL_RATE`, the acoustic controls of the voice (formants, voicing, noise, pitch, loudness) and the gestures of the face
-(:data:`GESTURES`); sound and motion are then two views of the same hidden process. Source: ours.
+(:data:`GESTURES`); audio and motion are then two views of the same hidden process. Source: ours.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _FFT = 512
 GESTURES = ("open", "spread", "brow", "pitch", "yaw", "roll", "lean", "rise")
 """Channels of the motion, in the order of the last axis of a gesture track; their units are set by the face."""
 GESTURE_MEANS = np.array([0.27, 0.0, 0.135, 0.0, 0.0, 0.0, 0.0, 0.0], np.float32)
-"""Long-run mean of every channel: what is left of a gesture when its link with the sound is cut."""
+"""Long-run mean of every channel: what is left of a gesture when its link with the audio is cut."""
 
 # name: milliseconds, F1, F2, F3 (Hz), voicing, noise, noise centre (Hz), noise width (Hz), lip opening, lip spreading
 _PHONES: dict[str, tuple[float, ...]] = {
@@ -114,7 +114,7 @@ class Script:
 
 
 def write_script(rng: np.random.Generator, tempo: float, begin: float, end: float) -> Script:
-    """A random text spoken from ``begin`` to ``end`` (seconds), at about 4.5 ``tempo`` syllables a second."""
+    """A random text spoken from ``begin`` to ``end`` (seconds), at about 4.5 ``tempo`` syllables per second."""
     starts: list[float] = []
     phones: list[int] = []
     stress: list[float] = []
@@ -258,7 +258,7 @@ def perform(script: Script, times: FloatArray) -> Performance:
 
 
 def speak(performance: Performance, voice: Voice, rng: np.random.Generator) -> FloatArray:
-    """The sound of a performance: (frames - 1) * HOP samples, control frame j centred on sample HOP * j.
+    """The audio of a performance: (frames - 1) * HOP samples, control frame j centred on sample HOP * j.
 
     Source and filter: a train of glottal pulses and white noise, cut into half-overlapping Hann windows, filtered by their own
     frame's zero-phase envelope in one batched FFT, and overlap-added.

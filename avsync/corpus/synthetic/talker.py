@@ -1,4 +1,4 @@
-"""The embedded corpus: a synthetic talker, made of random numbers, whose sound and face are linked at three time scales.
+"""The embedded corpus: a synthetic talker, made of random numbers, whose audio and face are linked at three time scales.
 
 A hidden process (phones in syllables in words in phrases) drives both the voice and the gestures of the face: lips follow phones,
 brows and nods follow stress and pitch accents, head and shoulders follow the loudness and the tension of phrases. The gestures
@@ -12,11 +12,11 @@ knob        band         what mostly lives there
 ``posture`` below 1 Hz   pitch, yaw, roll, lean and height of the head: phrases; the mouth's rest in pauses
 =========== ============ ==================================================================================
 
-A knob at 1 links its band with the sound. A knob at 0 feeds the band from a second, **independent** hidden process of the same
-speaker: the same kind of motion with the same statistics goes on, but it tells nothing about the sound. In between the two are
+A knob at 1 links its band with the audio. A knob at 0 feeds the band from a second, **independent** hidden process of the same
+speaker: the same kind of motion with the same statistics goes on, but it tells nothing about the audio. In between the two are
 mixed at constant variance. The knobs act on bands rather than on parts of the face because a mouth moves at every scale (it rests
 in pauses), so cutting only the head loose would leave the coarse scale readable from the lips. A lag delays its band: positive
-means that the motion comes later than the sound.
+means that the motion comes later than the audio.
 
 The bands part at 0.8-1.25 and 3.3-4.8 Hz. They are bands of the motion, not levels of the pyramid: a fine level also sees the
 slower motion, so level 0 stays readable with ``lips`` alone at 0, while levels 2 and 3 are blind with ``posture`` and ``brows``
@@ -61,10 +61,10 @@ class SyntheticConfig:
         lips: Strength, 0 to 1, of the link above 4 Hz (lips follow phones).
         brows: Strength, 0 to 1, of the link between 1 and 4 Hz (brows and nods follow stress).
         posture: Strength, 0 to 1, of the link below 1 Hz (the head follows phrases).
-        lips_lag: Delay of the motion above 4 Hz after the sound, in seconds, -2 to 2.
+        lips_lag: Delay of the motion above 4 Hz after the audio, in seconds, -2 to 2.
         brows_lag: The same between 1 and 4 Hz.
         posture_lag: The same below 1 Hz.
-        drift: Strength of slow head motion that has nothing to do with the sound.
+        drift: Strength of slow head motion that has nothing to do with the audio.
         blinks: Factor on the rate of blinks; 0 for none.
         jitter: Standard deviation of the detector's error on every point and frame, in face heights.
         snr_db: Level of the speech above the background noise in decibels; None for no noise.
@@ -117,7 +117,7 @@ def synthetic_clip(config: SyntheticConfig | None = None, speaker: int = 0, clip
         seconds: Length; rounded to whole motion frames of 40 ms.
 
     Returns:
-        The clip: landmarks (frames, 68, 2) in pixels of a 640 x 480 picture, waveform (frames * 640,) in [-1, 1].
+        The clip: landmarks (frames, 68, 2) in pixels of a 640 x 480 image, waveform (frames * 640,) in [-1, 1].
 
     Raises:
         ArgumentError: A negative number, or a length of less than one frame.
@@ -173,7 +173,7 @@ class SyntheticCorpus(Sequence[Clip]):
         speakers: Number of speakers of each split.
         clips_per_speaker: Number of clips of each speaker.
         seconds: Length of every clip.
-        cache: Keep clips once made (an hour takes 280 MB); otherwise every access makes them anew, in 5 ms a second.
+        cache: Keep clips once made (an hour takes 280 MB); otherwise every access makes them again, in 5 ms per second.
 
     Attributes:
         entries: Id, frames, speaker and split of every clip, without making it.
@@ -269,7 +269,7 @@ _PURPOSES = ("traits", "heard", "hidden", "noise", "camera")
 
 
 def _generator(purpose: str, *numbers: int) -> np.random.Generator:
-    """A stream of its own for every purpose, so that a knob changes nothing but what it is named for."""
+    """A stream of its own for every purpose, so that a knob changes only what it is named for."""
     return np.random.default_rng([_PURPOSES.index(purpose) + 1, *numbers])
 
 

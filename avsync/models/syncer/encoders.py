@@ -4,7 +4,7 @@ An encoder processes single frames first, then joins the frames of a window with
 window, then processes whole windows. Each output therefore depends on one window only, and a pass over a clip equals encoding every
 window by itself. It costs a fraction of that, because the work on frames, which windows share, is done once.
 
-The audio encoder may also see some audio around its window (``audio_context``), because lips prepare for a sound before it is heard,
+The audio encoder may also see some audio around its window (``audio_context``), because lips prepare for speech before it is heard,
 and because a search for offsets has the audio around every window anyway. The motion encoder never sees more than its window.
 
 Landmarks and features of any floating-point dtype are accepted; they are cast to the dtype of the weights.

@@ -1,4 +1,4 @@
-"""Lag scans: do lips and sound move together, at which lag, and at which rate? Without a trained model, and with one."""
+"""Lag scans: do lips and audio move together, at which lag, and at which rate? Without a trained model, and with one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REACH = 25
 _FAR = 40  # frames; what is correlated from REACH to here is chance, and tells how strong chance is
 _FPS = 25.0
 RATES = (10.0, 12.0, 12.5, 15.0, 20.0, 23.0, 24.0, 25.0, 27.2, 30.0, 31.25, 50.0, 60.0)
-"""Frame rates at which the motion is tried. Rates of sound that are confused stretch it alike: 44.1 kHz taken for 48 is 27.2."""
+"""Frame rates at which the motion is tried. Rates of audio that are confused stretch it alike: 44.1 kHz taken for 48 is 27.2."""
 _PAIRS = (("speed", "flux"), ("opening", "energy"), ("speed", "energy"))
 _SURE = 7.0  # standard deviations above chance
 _ENOUGH_SECONDS = 60.0
@@ -29,7 +29,7 @@ class LagPeak(NamedTuple):
     """Where a lag scan peaks."""
 
     offset_frames: float
-    """Lag of the motion after the sound, to a fraction of a frame; positive: the audio is early."""
+    """Lag of the motion after the audio, to a fraction of a frame; positive: the audio is early."""
     height: float
     """Correlation there."""
     sureness: float
@@ -37,7 +37,7 @@ class LagPeak(NamedTuple):
 
 
 class LagScan:
-    """Correlates the speed of the lips with the changes of the sound, pooled over clips and by speaker.
+    """Correlates the speed of the lips with the changes of the audio, pooled over clips and by speaker.
 
     Example:
         >>> from avsync.corpus.synthetic.talker import synthetic_clip

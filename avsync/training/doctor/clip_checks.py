@@ -1,4 +1,4 @@
-"""Complaints about single clips: sound that is not there, faces that do not move, points and units that are not what they should be."""
+"""Complaints about single clips: audio that is not there, faces that do not move, points and units that are not what they should be."""
 
 from __future__ import annotations
 

@@ -27,14 +27,14 @@ class ClipFacts:
         split: Its split.
         frames: Landmark frames.
         shape: Points and dims.
-        frame_size: Width and height of the picture, (0, 0) if unknown.
+        frame_size: Width and height of the image, (0, 0) if unknown.
         height: Median height of the face, in the unit of the landmarks.
         still: Longest run of frames in which no point moves at all, in seconds.
         mouth: Standard deviation of the opening of the lips, in face heights.
         jumps: Frames in which the face moves by more than a third of its height.
         faults: What is wrong with the order of the points or the direction of the axes: "upside_down", "mirrored", "axes_swapped",
             "points_swapped".
-        level_db: Level of the sound, in decibels of full scale.
+        level_db: Level of the audio, in decibels of full scale.
         clipped: Share of the samples at full scale.
         silent: Longest stretch in which hardly anything is heard, in seconds, and when it begins.
     """

@@ -1,4 +1,4 @@
-"""Finds footage that comes twice, by fingerprints of sound and of motion that survive cutting, scaling and other levels."""
+"""Finds footage that comes twice, by fingerprints of audio and of motion that survive cutting, scaling and other levels."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _thinned(words: Words, worth: npt.NDArray[np.bool_], rate: int) -> Fingerpri
 
 
 def find_duplicates(fingerprints: list[Fingerprint]) -> list[Duplicate]:
-    """Pairs of clips that share a stretch of sound, or of motion.
+    """Pairs of clips that share a segment of audio, or of motion.
 
     Args:
         fingerprints: One a clip, all of the same kind.

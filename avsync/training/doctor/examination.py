@@ -256,7 +256,7 @@ def check_duplicates(facts: list[ClipFacts], by_sound: list[Duplicate], by_motio
 
     Args:
         facts: Of every clip, in the order of the fingerprints.
-        by_sound: Pairs with the same sound.
+        by_sound: Pairs with the same audio.
         by_motion: Pairs with the same motion.
 
     Returns:

@@ -22,7 +22,7 @@ from avsync.training.doctor.vitals import vital_signs
 LEARNT = 0.1
 """A loss below this share of its chance level is learnt by heart."""
 ENOUGH_STEPS = 60
-"""Fewer steps than this prove nothing against the data: sound corpora need 50 to 130."""
+"""Fewer steps than this prove nothing against the data: audio corpora need 50 to 130."""
 _TEMPERATURE = 0.07
 _NEIGHBOURS = 2  # windows that share most of their frames are no fair negatives for a few seconds of training
 _FRAMES = 80
@@ -44,7 +44,7 @@ class Overfit(NamedTuple):
 
     @property
     def ratios(self) -> list[float]:
-        """Loss over its chance level at the end, one a level."""
+        """Loss over its chance level at the end, one per level."""
         return [curve[-1] for curve in self.curves]
 
 

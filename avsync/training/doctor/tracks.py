@@ -1,4 +1,4 @@
-"""What an untrained eye and ear make of a clip: how fast the lips move and how fast the sound changes, 25 times a second."""
+"""What an untrained eye and ear make of a clip: how fast the lips move and how fast the audio changes, 25 times per second."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Tracks(NamedTuple):
     """A clip's curves. The first four have one value a landmark frame."""
 
     speed: Array
-    """Mean speed of the lips beside the nose, in face heights a frame."""
+    """Mean speed of the lips relative to the nose, in face heights per frame."""
     opening: Array
     """Distance of the inner lips in face heights; zeros if the points are not the 68."""
     flux: Array
-    """How fast the bands of the sound rise, in decibels a frame."""
+    """How fast the bands of the audio rise, in decibels per frame."""
     energy: Array
     """Mean level of the bands, in decibels."""
     bands: Array
@@ -38,7 +38,7 @@ def clip_tracks(clip: Clip) -> Tracks:
     """Measure a clip.
 
     Args:
-        clip: A clip that keeps the promises of its format (:func:`avsync.corpus.clip.check_clip`), at 25 frames a second.
+        clip: A clip that keeps the promises of its format (:func:`avsync.corpus.clip.check_clip`), at 25 frames per second.
 
     Returns:
         The tracks.
@@ -69,7 +69,7 @@ def clip_tracks(clip: Clip) -> Tracks:
 
 
 def _to_frames(values: Array) -> Array:
-    """From 100 to 25 values a second, centred on the landmark frames: value 4 k belongs to frame k."""
+    """From 100 to 25 values per second, centred on the landmark frames: value 4 k belongs to frame k."""
     padded = np.pad(values, 2, mode="edge")
     weights = np.array([0.5, 1.0, 1.0, 1.0, 0.5]) / 4
     smooth: Array = np.convolve(padded, weights, mode="valid")

@@ -24,7 +24,7 @@ def vital_signs(
 ) -> dict[str, Tensor]:
     """How well each level tells aligned windows from others, and whether its embeddings live.
 
-    For every window the similarity with its own sound is compared with that of the window half a clip away:
+    For every window the similarity with its own audio is compared with that of the window half a clip away:
 
     * ``gap``: mean cosine of aligned pairs less that of misaligned ones; 0 at chance, and before anything is learnt;
     * ``in_sync``, ``off_sync``: share of the aligned pairs above, and of the misaligned below, the middle of the two means; 0.5 at
