@@ -1,4 +1,4 @@
-"""What batches cost next to a training step: from memory and from shards, made when they are asked for and made ahead by a thread.
+"""Measure the cost of batches next to a training step: from memory and from shards, made when they are asked for and made ahead by a thread.
 
 Also how long it takes to have a corpus ready: read from FLAC and npz with its features computed, against opened from shards. Without
 ``--corpus`` a corpus of the synthetic talker is written first. Batches from memory and from shards must be equal before anything is timed.

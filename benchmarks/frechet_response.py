@@ -126,7 +126,7 @@ def measures(options: argparse.Namespace) -> dict[str, Callable[[Tensor, Tensor,
         return lambda preds, _, sound: float(beat_align(preds, sound)[direction].nanmean())
 
     def frechet(extractor: nn.Module, cut: slice) -> Callable[[Tensor, Tensor, Tensor], float]:
-        """What the functions of the same names compute, with the statistics of the target kept from one call to the next."""
+        """Compute what the functions of the same names compute, with the statistics of the target kept from one call to the next."""
         kept: dict[int, GaussianStatistics] = {}
 
         def measure(preds: Tensor, target: Tensor, _: Tensor) -> float:
@@ -178,7 +178,7 @@ def response(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def verdict(name: str, values: list[float]) -> str:
-    """Whether values go the right way at every step."""
+    """Return whether values go the right way at every step."""
     if name.startswith("Beat"):
         return ""
     steps = [after - before for before, after in itertools.pairwise(values)]

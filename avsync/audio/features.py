@@ -327,7 +327,7 @@ class LogMel(nn.Module):
         return self.sample_rate / self.hop_length
 
     def filter_offset(self, db: Tensor) -> Tensor:
-        """What a filter with a gain of ``db`` decibels in each mel band adds: (..., n_mels) to (..., num_features).
+        """Compute what a filter with a gain of ``db`` decibels in each mel band adds: (..., n_mels) to (..., num_features).
 
         It allows augmentation of features that were computed beforehand. Exact for filters that are flat within a band, wherever
         ``amin`` does not cut.
@@ -335,7 +335,7 @@ class LogMel(nn.Module):
         return db
 
     def gain_offset(self, db: Tensor) -> Tensor:
-        """What a gain of ``db`` decibels on the waveform adds to the features: (...) to (..., num_features)."""
+        """Compute what a gain of ``db`` decibels on the waveform adds to the features: (...) to (..., num_features)."""
         return self.filter_offset(db[..., None].expand(*db.shape, self.n_mels))
 
     def forward(self, waveform: Tensor) -> Tensor:

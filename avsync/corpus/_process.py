@@ -34,7 +34,7 @@ class ProcessBound:
 
     @property
     def _is_inherited(self) -> bool:
-        """Whether this object came here by a fork."""
+        """Return whether this object came here by a fork."""
         return os.getpid() != self._process
 
     def _check_process(self) -> None:

@@ -532,5 +532,5 @@ def _check_rate(fps: object) -> None:
 
 
 def is_rate(fps: object) -> bool:
-    """Whether ``fps`` is a number that can be frames per second."""
+    """Return whether ``fps`` is a number that can be frames per second."""
     return isinstance(fps, int | float) and not isinstance(fps, bool) and _RATES[0] <= fps <= _RATES[1]

@@ -1,4 +1,4 @@
-"""What a corpus holds, in numbers: read it before you train on it."""
+"""Contents of a corpus in numbers, to be read before training on it."""
 
 from __future__ import annotations
 

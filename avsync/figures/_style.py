@@ -1,4 +1,4 @@
-"""What all figures share: colours, canvases, files."""
+"""Colours, canvases and files of all figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the convergence doctor saw."""
+"""Figures of the convergence doctor."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def examination_figure(examination: Examination) -> Figure:
     axes.axvline(0, color=GREY, linewidth=1.0, linestyle="--")
     axes.plot(peak.offset_frames, peak.height, "o", color=PALETTE[1])
     axes.set_title(f"lips and sound: peak at {peak.offset_frames:+.1f} frames", fontsize=10)
-    axes.set(xlabel="lag of the motion after the sound (frames of 40 ms)", ylabel="correlation")
+    axes.set(xlabel="lag of the motion after the audio (frames of 40 ms)", ylabel="correlation")
     plain_axes(axes)
     if overfit is not None:
         axes = panels[1]

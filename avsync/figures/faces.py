@@ -280,7 +280,7 @@ def face_strip(sequences: Mapping[str, Faces], *, columns: int = 10, fps: float 
 
 
 def mask_figure(masks: Tensor | npt.NDArray[Any], *, landmarks: Faces | None = None, fps: float = 25.0) -> Figure:
-    """Which branch of the generator moves which part of the face: faces coloured by the mask of equation (8).
+    """Draw which branch of the generator moves which part of the face: faces coloured by the mask of equation (8).
 
     Args:
         masks: (branches, points): weights that sum to one over the branches; average over clips and frames first.

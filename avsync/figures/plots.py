@@ -77,7 +77,7 @@ def training_curves(
 def offset_histogram(
     offsets: Sequence[Tensor | npt.NDArray[Any]], *, search: Sequence[int] | None = None, fps: float = 25.0, tolerance: int = 1
 ) -> Figure:
-    """How often each offset was found, one panel a level; what counts as right is coloured.
+    """Draw how often each offset was found, one panel per level; what counts as right is coloured.
 
     Args:
         offsets: For every level, (clips,) offsets in frames of that level; 0 is right. NaN for clips whose offset cannot be determined

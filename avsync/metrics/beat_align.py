@@ -74,7 +74,7 @@ def _peaks(x: Tensor, order: int) -> Tensor:
 def motion_beats(
     landmarks: Tensor, *, fps: float = 25.0, extrema: str = "minima", smoothing: float = 0.04, spacing: float = 0.1
 ) -> Tensor:
-    """Where the motion's speed has its local extrema.
+    """Find the local extrema of the motion's speed.
 
     The speed between two frames is the mean over the points of the length of their velocity; it is smoothed, and belongs to the middle
     between the two frames.

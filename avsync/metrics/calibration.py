@@ -1,4 +1,4 @@
-"""What turns distances into probabilities: a few numbers per level, fitted on labelled clips and kept as JSON.
+"""Calibrations, which turn distances into probabilities: a few numbers per level, fitted on labelled clips and kept as JSON.
 
 Two numbers shape the posterior over offsets, four the odds that a clip's audio belongs to its image at all; see
 :mod:`avsync.metrics.posterior`, which uses them, and :func:`avsync.metrics.calibration_fit.fit_calibration`, which finds them. They belong to one pyramid and say nothing about another.
@@ -172,7 +172,7 @@ def offset_probabilities(distances: Tensor, windows: Tensor | float, *, scale: T
 
 
 def probability_near(probabilities: Tensor, best: Tensor) -> Tensor:
-    """What a posterior gives to an offset and its two neighbours together.
+    """Return the probability of an offset and its two neighbours together.
 
     Args:
         probabilities: (batch, offsets).
@@ -192,7 +192,7 @@ def probability_near(probabilities: Tensor, best: Tensor) -> Tensor:
 
 
 def match_features(distances: Tensor, windows: Tensor | float, *, scale: Tensor | float, power: Tensor | float) -> Tensor:
-    """What tells clips with audio of their own from others: three numbers per clip.
+    """Compute the features that separate clips with their own audio from others: three numbers per clip.
 
     They are the log odds of the posterior's peak (within one frame), the smallest distance, and the confidence times the square root
     of the windows, by which the confidence of unrelated audio shrinks with length.

@@ -42,7 +42,7 @@ class _Drawn(nn.Module):
         if isinstance(getattr(network, "num_features", None), int):
             self.num_features = network.num_features
 
-    def see(self, pictures: Tensor) -> Tensor:
+    def see(self, images: Tensor) -> Tensor:
         """Features of drawn clips (batch, frames, 3, size, size)."""
         raise NotImplementedError
 
@@ -52,8 +52,8 @@ class _Drawn(nn.Module):
         at_once = chunk_of(landmarks.shape[0], landmarks.shape[1], size=self.size)
         parts = []
         for clips in landmarks.split(at_once):
-            pictures = rasterise(clips, size=self.size, frame_size=self.frame_size, view=self.view)
-            features = self.see(pictures)
+            images = rasterise(clips, size=self.size, frame_size=self.frame_size, view=self.view)
+            features = self.see(images)
             if features.ndim != 2:
                 raise ShapeError(f"`network`: expected it to return (vectors, features), got {describe_shape(features)}")
             parts.append(features)
@@ -74,9 +74,9 @@ class FrameFeatures(_Drawn):
     Source: paper section 4.2.
     """
 
-    def see(self, pictures: Tensor) -> Tensor:
+    def see(self, images: Tensor) -> Tensor:
         """One vector a frame."""
-        return self.network(pictures.flatten(0, 1))
+        return self.network(images.flatten(0, 1))
 
 
 class SequenceFeatures(_Drawn):
@@ -93,9 +93,9 @@ class SequenceFeatures(_Drawn):
     Source: paper section 4.2.
     """
 
-    def see(self, pictures: Tensor) -> Tensor:
+    def see(self, images: Tensor) -> Tensor:
         """One vector a clip."""
-        return self.network(pictures)
+        return self.network(images)
 
 
 class TrailFeatures(_Drawn):
@@ -112,9 +112,9 @@ class TrailFeatures(_Drawn):
     Source: the authors' code, as :func:`avsync.landmarks.raster.temporal_image`.
     """
 
-    def see(self, pictures: Tensor) -> Tensor:
+    def see(self, images: Tensor) -> Tensor:
         """One vector a clip."""
-        return self.network(temporal_image(pictures))
+        return self.network(temporal_image(images))
 
 
 def frechet_inception_distance(preds: Tensor, target: Tensor, network: nn.Module, *, chunk: int = 64, **drawing: Any) -> Tensor:
@@ -237,7 +237,7 @@ class I3D(nn.Module):
         super().__init__()
         self.program = program
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """Logits of sequences.
 
         Args:
@@ -250,14 +250,14 @@ class I3D(nn.Module):
             ShapeError: Not three channels, or a program that returns anything else.
             ClipTooShortError: Fewer than 10 frames.
         """
-        check_shape("pictures", pictures, "batch frames channels height width", channels=3)
-        video = 255.0 * pictures.transpose(1, 2)
-        if pictures.shape[1] < self.min_frames:
-            raise ClipTooShortError(f"`pictures`: expected at least {self.min_frames} frames, got {describe_shape(pictures)}")
+        check_shape("images", images, "batch frames channels height width", channels=3)
+        video = 255.0 * images.transpose(1, 2)
+        if images.shape[1] < self.min_frames:
+            raise ClipTooShortError(f"`images`: expected at least {self.min_frames} frames, got {describe_shape(images)}")
         logits: Tensor = self.program(video, rescale=True, resize=True, return_features=True)
-        if logits.shape != (pictures.shape[0], self.num_features):
+        if logits.shape != (images.shape[0], self.num_features):
             raise ShapeError(
-                f"`network`: expected the program to return ({pictures.shape[0]}, {self.num_features}), got {describe_shape(logits)}"
+                f"`network`: expected the program to return ({images.shape[0]}, {self.num_features}), got {describe_shape(logits)}"
             )
         return logits
 

@@ -27,7 +27,7 @@ _PRETRAINED = "motion-autoencoder"
 
 
 class GaussianStatistics(NamedTuple):
-    """What a Frechet distance needs of a set of features: its size does not grow with the set's."""
+    """Statistics of a set of features for a Frechet distance: its size does not grow with the set's."""
 
     vectors: Tensor
     """Number of feature vectors, a scalar float64."""
@@ -265,7 +265,7 @@ def frechet_extractor_distance(extractor: nn.Module, preds: Tensor, target: Tens
 
 
 def load_motion_autoencoder(folder: str | Path | None = None) -> MotionAutoencoder:
-    """The network of the Frechet motion distance: the autoencoder that ships with the package, or another.
+    """The network of the Frechet motion distance: the autoencoder of the package, or another.
 
     Args:
         folder: One that :func:`avsync.pretrained.save_pretrained` wrote; the pretrained one by default.

@@ -18,7 +18,7 @@ from avsync._checks import check_choice, check_shape
 from avsync.metrics.weight_files import load_strictly, read_state_dict
 
 FEATURES = {"pool3": 2048, "logits": 1008}
-"""What can be asked for: the 2048 values after the last pooling (FID), or the 1008 logits."""
+"""Outputs of the network: the 2048 values after the last pooling (FID), or the 1008 logits."""
 
 _PICTURE = 299
 _Kernel = int | tuple[int, int]
@@ -119,7 +119,7 @@ def _block_e(inputs: int, pool: str) -> _Block:
     return _Block(inputs, [[("branch1x1", 320, 1, 1)], threes, double], pool=pool, pool_channels=192)
 
 
-def enlarge(pictures: Tensor, size: int = _PICTURE) -> Tensor:
+def enlarge(images: Tensor, size: int = _PICTURE) -> Tensor:
     """Bilinear resizing as TensorFlow 1 did it: pixel ``i`` of the result lies at ``i * old / size``, not at the pixel's centre.
 
     Args:
@@ -138,16 +138,16 @@ def enlarge(pictures: Tensor, size: int = _PICTURE) -> Tensor:
 
     Source: the resizing under published FID values, as torch-fidelity documents it.
     """
-    check_shape("pictures", pictures, "batch channels height width")
+    check_shape("images", images, "batch channels height width")
     for axis in (2, 3):
-        old = pictures.shape[axis]
-        place = torch.arange(size, device=pictures.device, dtype=torch.float64) * (old / size)
+        old = images.shape[axis]
+        place = torch.arange(size, device=images.device, dtype=torch.float64) * (old / size)
         low = place.long().clamp_max(old - 1)
-        share = (place - low).to(pictures.dtype)
+        share = (place - low).to(images.dtype)
         share = share[:, None] if axis == 2 else share
-        below, above = pictures.index_select(axis, low), pictures.index_select(axis, (low + 1).clamp_max(old - 1))
-        pictures = below + (above - below) * share
-    return pictures
+        below, above = images.index_select(axis, low), images.index_select(axis, (low + 1).clamp_max(old - 1))
+        images = below + (above - below) * share
+    return images
 
 
 class InceptionV3(nn.Module):
@@ -191,7 +191,7 @@ class InceptionV3(nn.Module):
         self.Mixed_7c = _block_e(2048, "maximum")
         self.fc = nn.Linear(2048, 1008)
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """Features of images.
 
         Args:
@@ -203,9 +203,9 @@ class InceptionV3(nn.Module):
         Raises:
             ShapeError: Not three channels.
         """
-        check_shape("pictures", pictures, "batch channels height width", channels=3)
+        check_shape("images", images, "batch channels height width", channels=3)
         weight = self.fc.weight
-        levels = pictures.to(weight.dtype) * (255.0 if torch.is_floating_point(pictures) else 1.0)
+        levels = images.to(weight.dtype) * (255.0 if torch.is_floating_point(images) else 1.0)
         x = (enlarge(levels) - 128) / 128
         x = F.max_pool2d(self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x))), 3, stride=2)
         x = F.max_pool2d(self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x)), 3, stride=2)

@@ -1,4 +1,4 @@
-"""What a set of clips scores: LSE-D, LSE-C, and the strict and the offset-wise readings, each one number a set.
+"""Scores of a set of clips: LSE-D, LSE-C, and the strict and the offset-wise readings, each one number per set.
 
 LSE-D ("lip-sync error - distance", lower is better) is the mean over clips of the smallest mean distance, LSE-C ("- confidence",
 higher is better) that of the confidence: both allow for a constant delay of the clip. :func:`distance_at_zero` and

@@ -19,7 +19,7 @@ MAX_OFFSETS = (15, 15, 8, 5)
 """Frames of the level searched to both sides at levels 0 to 3 (15 at the finest is SyncNet's; the rest ours)."""
 
 AVERAGES = ("windows", "frames")
-"""What the mean of a clip may count once."""
+"""Units that the mean of a clip may count once."""
 
 
 class LevelEmbeddings(NamedTuple):

@@ -1,4 +1,4 @@
-"""How sure an offset is: the posterior over offsets, a sub-frame estimate, a calibrated probability, and "cannot tell".
+"""Certainty of an offset: the posterior over offsets, a sub-frame estimate, a calibrated probability, and "cannot tell".
 
 Two questions are kept apart. *Which offset is it, if the audio belongs to the image?* A softmax over the negative distances answers,
 its scale calibrated. *Does it belong at all?* The curve of a clip with audio from elsewhere also has a minimum, but a shallower one at a
@@ -19,7 +19,7 @@ from avsync.metrics.offset import offset_from_distances
 
 
 class OffsetPosterior(NamedTuple):
-    """What the distances of clips say about their offsets. All tensors are (batch,) except the last."""
+    """Posterior over the offsets of clips. All tensors are (batch,) except the last."""
 
     offset_frames: Tensor
     """Sub-frame estimate in frames of the level, floating point; positive: the audio is early. 0 for a clip without any distance."""
@@ -29,7 +29,7 @@ class OffsetPosterior(NamedTuple):
     match: Tensor
     """Probability that audio and image belong together."""
     answered: Tensor
-    """Whether ``probability`` reaches the threshold (bool); False is the answer "cannot tell"."""
+    """True where ``probability`` reaches the threshold (bool); False is the answer "cannot tell"."""
     probabilities: Tensor
     """Posterior of each offset from ``+max_offset`` down to ``-max_offset`` if they belong together, (batch, 2 * max_offset + 1)."""
 

@@ -61,7 +61,7 @@ class MotionAutoencoderConfig:
 
 
 class Reconstruction(NamedTuple):
-    """What the decoder makes of a code."""
+    """Decode a code."""
 
     motion: Tensor
     """(batch, window, points, dims), displacement as :func:`avsync.landmarks.geometry.displacement` has it."""

@@ -1,4 +1,4 @@
-"""How much each window of a training crop counts: as much as it holds speech."""
+"""Weights of the windows of training crops: the share of their frames that hold speech."""
 
 from __future__ import annotations
 

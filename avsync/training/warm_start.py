@@ -27,7 +27,7 @@ from avsync.training.syncers import train_syncers
 
 @dataclass(frozen=True)
 class WarmStartConfig:
-    """Which levels begin with the weights of the finer one, and how they go on (all ours).
+    """Settings of levels that begin with the weights of the finer level (all ours).
 
     Attributes:
         first_level: The finest of them; the levels below it are trained from nothing.

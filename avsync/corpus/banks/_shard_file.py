@@ -28,7 +28,7 @@ _ROWS = {"landmarks": 3, "audio": 2, "speech": 1}  # tensors of a shard, and the
 
 
 class ShardHeader(NamedTuple):
-    """What the beginning of a shard says; read without touching the rest."""
+    """Header of a shard; it is read without touching the rest."""
 
     path: Path
     layout: dict[str, tuple[str, tuple[int, ...], int]]
@@ -114,6 +114,6 @@ def checksum(path: Path) -> str:
 
 
 def column_sums(audio: Tensor) -> dict[str, list[float]]:
-    """What shards add up to the statistics of all: sum and sum of squares of each coefficient, in float64."""
+    """Statistics that add up over shards: sum and sum of squares of each coefficient, in float64."""
     values = audio.to(torch.float64)
     return {"sum": values.sum(0).tolist(), "squares": values.square().sum(0).tolist()}

@@ -28,7 +28,7 @@ _EQUALISER_POINTS = 6  # a curve of about an octave and a half a point: rooms an
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """How training crops are varied; see :func:`avsync.landmarks.augmentation.augment`.
+    """Settings of the augmentation of training crops; see :func:`avsync.landmarks.augmentation.augment`.
 
     The displacement that the syncer sees knows neither position nor size, so of the kinds for landmarks the flip and the rotation
     are what changes its input; scale and translation matter to models that see positions, as the generator does.
@@ -123,7 +123,7 @@ class DecibelFeatures(Protocol):
     n_mels: int
 
     def filter_offset(self, db: Tensor) -> Tensor:
-        """What a filter with a gain of ``db`` decibels in each mel band adds: (..., n_mels) to (..., coeffs)."""
+        """Compute what a filter with a gain of ``db`` decibels in each mel band adds: (..., n_mels) to (..., coeffs)."""
         ...
 
 

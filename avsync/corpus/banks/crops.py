@@ -64,7 +64,7 @@ class Batch:
 
 
 class _Plan(NamedTuple):
-    """Where the crops of one length are. It costs a pass over all clips, so a bank keeps it between batches."""
+    """Positions of the crops of one length. It costs a pass over all clips, so a bank keeps it between batches."""
 
     counts: Tensor
     """(clips,), crops of each clip."""
@@ -75,7 +75,7 @@ class _Plan(NamedTuple):
 
 
 class CropBank(ABC):
-    """What all banks of clips share: the index, the choice of crops, and their augmentation.
+    """Base class of the banks of clips: the index, the choice of crops, and their augmentation.
 
     A bank knows each clip's length and speaker; it is asked for rows, one per landmark frame and four per landmark frame of features,
     numbered through all clips. Whether a frame holds speech is per row too, of 0 or 1, so that it can be stretched like the others.
@@ -116,7 +116,7 @@ class CropBank(ABC):
     @property
     @abstractmethod
     def device(self) -> torch.device:
-        """Where batches come from."""
+        """Device of the batches."""
 
     @abstractmethod
     def audio_statistics(self) -> tuple[Tensor, Tensor]:

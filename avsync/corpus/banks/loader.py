@@ -122,7 +122,7 @@ class BatchLoader(ProcessBound):
         return batch.to(self.device, non_blocking=self._pin)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the sequence stands: batches handed out, not those made ahead."""
+        """Return the position in the sequence: batches handed out, not those made ahead."""
         return {"seed": self.seed, "position": self._position}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

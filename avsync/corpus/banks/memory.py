@@ -36,7 +36,7 @@ def speech_mask(
     floor_db: float = -70.0,
     present: npt.NDArray[np.bool_] | None = None,
 ) -> npt.NDArray[np.bool_]:
-    """Which frames of a clip hold speech, by energy alone.
+    """Find the frames of a clip that hold speech, by energy alone.
 
     A frame counts when the level of its 640 samples lies less than ``-threshold_db`` below the clip's loud frames (the given
     percentile of levels) and above ``floor_db``. It hears loudness, not speech: music and noise as loud as the voice count, and a
@@ -163,7 +163,7 @@ class ClipBank(CropBank):
 
     @property
     def device(self) -> torch.device:
-        """Where batches come from."""
+        """Device of the batches."""
         return self.landmarks.device
 
     def to(self, device: torch.device | str) -> ClipBank:

@@ -200,7 +200,7 @@ class ShardedBank(CropBank):
 
     @property
     def device(self) -> torch.device:
-        """Where batches come from."""
+        """Device of the batches."""
         return self._device
 
     def to(self, device: torch.device | str) -> ShardedBank:
@@ -336,7 +336,7 @@ def _write(path: Path, kept: list[tuple[Clip, Tensor, Tensor]], bad: list[tuple[
 
 
 def _describe(features: nn.Module) -> dict[str, Any]:
-    """What identifies features: their class, and what they make of audio of known noise.
+    """Return what identifies features: their class, and what they make of audio of known noise.
 
     The answer to the probe covers every setting, weights included, of any module, and the waveform's own preparation.
     """

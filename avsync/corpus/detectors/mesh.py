@@ -281,7 +281,7 @@ def _surroundings(centre: npt.NDArray[np.float64], side: float, shape: tuple[int
 
 
 def _well_inside(face: Faces, box: Box, shape: tuple[int, ...]) -> bool:
-    """Whether a cut-out still suits a face: enough room around it, and no more than enough."""
+    """Return whether a cut-out still suits a face: enough room around it, and no more than enough."""
     centre, side = _centre_and_side(face)
     left, top, right, bottom = box
     # At an edge of the image there is no room to be had.

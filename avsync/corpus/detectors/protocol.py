@@ -1,4 +1,4 @@
-"""What a landmark detector is: a callable from a batch of images to the faces of each; everything it returns is checked.
+"""Protocol of landmark detectors: a callable from a batch of images to the faces of each; everything it returns is checked.
 
 A detector of your own is a function::
 

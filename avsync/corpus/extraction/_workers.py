@@ -138,7 +138,7 @@ def _stop(workers: list[_Worker], out: Path) -> None:
 
 
 def _work(pipe: Any, parent: int, out: Path, detector: str | Detector, options: dict[str, Any], count: int) -> None:
-    """What a worker does until its pipe ends."""
+    """Run a worker until its pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
     try:

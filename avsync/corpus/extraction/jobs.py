@@ -1,4 +1,4 @@
-"""Which videos there are to extract, what they are called in the corpus, and who does which.
+"""Jobs of an extraction: the videos, their names in the corpus, and the shard of each.
 
 A video's key is its name and a digest of its bytes, so it stays the same on every machine and for every way of naming the file, and
 the clips of two videos never have the same name.
@@ -50,7 +50,7 @@ SUFFIXES = frozenset(
         ".y4m",
     ]
 )
-"""What a folder's files must be called to be taken for videos; a file that is named itself is always tried."""
+"""Suffixes of the files of a folder that are taken for videos; a file that is named itself is always tried."""
 
 _SAMPLE = 65536  # bytes hashed at the beginning, the middle and the end of a file
 

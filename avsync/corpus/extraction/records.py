@@ -1,4 +1,4 @@
-"""What an extraction remembers of each video, so that it can be interrupted, resumed and shared among machines.
+"""Records that an extraction keeps of each video, so that it can be interrupted, resumed and shared among machines.
 
 Next to its clips a corpus that ``avsync extract`` makes holds
 

@@ -1,4 +1,4 @@
-"""What became of every second of every video: the clips made of it, what was dropped, and why."""
+"""Report on every second of every video: the clips made of it, what was dropped, and why."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Dropped:
 
 @dataclass(kw_only=True)
 class VideoReport:
-    """What became of one video; filled while it is extracted.
+    """Report on one video; filled while it is extracted.
 
     Attributes:
         source: The file, as it was named.
@@ -233,7 +233,7 @@ def uncovered(covered: Iterable[tuple[float, float]], start: float, end: float) 
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractionReport:
-    """What became of many videos.
+    """Report on many videos.
 
     Attributes:
         videos: One report each, in the order of their names.

@@ -29,7 +29,7 @@ LENGTH = "length"
 END_OF_VIDEO = "end of video"
 
 POLICIES = ("largest", "stable", "all")
-"""Which faces are kept, see :func:`choose_tracks`."""
+"""Choices of the faces to keep, see :func:`choose_tracks`."""
 
 OTHER_FACE = "another face was chosen"
 TOO_SHORT = "too short"
@@ -275,7 +275,7 @@ class FaceTracker:
 
 
 class Chosen(NamedTuple):
-    """What :func:`choose_tracks` kept, and what it dropped and why ("another face was chosen" or "too short")."""
+    """Result of :func:`choose_tracks`: the tracks that it kept, and those that it dropped with the reason ("another face was chosen" or "too short")."""
 
     kept: list[FaceTrack]
     dropped: list[tuple[FaceTrack, str]]

@@ -1,4 +1,4 @@
-"""Where decoded audio belongs on the clock: small errors of its timestamps are ignored, real gaps and overlaps are not.
+"""Place of decoded audio on the clock: small errors of its timestamps are ignored, real gaps and overlaps are not.
 
 A decoder hands out blocks of samples with timestamps. Timestamps are rounded (Matroska: to a millisecond), they wobble (live
 recordings), they drift (sound card that is not quite at its rate), and they jump (lost packets). Samples that follow one another
@@ -129,7 +129,7 @@ class AudioClock:
         return 0.0
 
     def _confirmed(self, error: float, time: float, length: int, following: Iterable[Block]) -> bool:
-        """Whether at least half of the next blocks go on from where this one says that it is, or have jumped farther still."""
+        """Return whether at least half of the next blocks go on from where this one says that it is, or have jumped farther still."""
         agree = asked = 0
         expected = time + length / self.sample_rate
         tolerance = max(TIMESTAMP_TOLERANCE, 2.0 * self._noise())

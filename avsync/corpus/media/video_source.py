@@ -130,7 +130,7 @@ class VideoSource(ProcessBound):
 
     @property
     def warnings(self) -> list[str]:
-        """What went wrong so far, one line a kind, with its count."""
+        """Warnings so far, one line per kind, with its count."""
         return tally(self._damage)
 
     def frames(self) -> Iterator[VideoFrame]:
@@ -229,7 +229,7 @@ class VideoSource(ProcessBound):
 
 
 def _orientation(frame: Any) -> tuple[bool, int]:
-    """Whether to mirror the coded image left to right, and by how many quarter turns to rotate it counter-clockwise after that.
+    """Return whether to mirror the coded image left to right, and by how many quarter turns to rotate it counter-clockwise after that.
 
     The display matrix maps (x, y), y downwards, to (a x + c y, b x + d y); its entries are rounded to the nearest of the eight
     ways of laying a rectangle on itself.

@@ -92,7 +92,7 @@ _BASIS = _gesture_basis()
 
 @dataclass(frozen=True, kw_only=True)
 class Face:
-    """What is constant in a speaker's face: the shape, the reach of the gestures, the habitual pose, blinks per second."""
+    """Constants of a speaker's face: the shape, the reach of the gestures, the habitual pose, blinks per second."""
 
     shape: FloatArray
     """(68, 3)."""
@@ -174,7 +174,7 @@ def project(points: FloatArray, angles: FloatArray, shift: FloatArray, zoom: Flo
 def film(
     face: Face, gestures: FloatArray, rng: np.random.Generator, *, fps: float, drift: float, blinks: float, jitter: float
 ) -> FloatArray:
-    """What a detector sees of a face that makes these gestures, blinks and drifts.
+    """Draw the points that a detector sees of a face with these gestures, blinks and drifts.
 
     Args:
         face: The speaker.

@@ -1,4 +1,4 @@
-"""What the synthetic talker says: phones, a script of phrases, the audio of it and the gestures that go with it.
+"""Speech of the synthetic talker: phones, a script of phrases, the audio of it and the gestures that go with it.
 
 A *script* is a random chain phrase > word > syllable > phone with its times. From the script alone come, at
 :data:`CONTROL_RATE`, the acoustic controls of the voice (formants, voicing, noise, pitch, loudness) and the gestures of the face
@@ -73,7 +73,7 @@ _CODAS = [[_INDEX[name]] for name in ("n", "m", "l", "s", "z", "f")] + _STOPS
 
 @dataclass(frozen=True, kw_only=True)
 class Voice:
-    """What is constant in a speaker's voice: pitch (Hz), formant scale, tilt (dB an octave), breath, level (dB), tempo."""
+    """Constants of a speaker's voice: pitch (Hz), formant scale, tilt (dB an octave), breath, level (dB), tempo."""
 
     pitch: float
     formant_scale: float

@@ -54,7 +54,7 @@ _BANDS = ("posture", "brows", "lips")
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticConfig:
-    """What links the synthetic talker's face with its voice, and what disturbs both.
+    """Settings of the links between the synthetic talker's face and voice, and of their disturbances.
 
     Attributes:
         seed: The random world: another seed, other speakers and other clips.

@@ -26,14 +26,14 @@ _PLENTY_SECONDS = 180.0
 
 
 class LagPeak(NamedTuple):
-    """Where a lag scan peaks."""
+    """Peak of a lag scan."""
 
     offset_frames: float
     """Lag of the motion after the audio, to a fraction of a frame; positive: the audio is early."""
     height: float
     """Correlation there."""
     sureness: float
-    """How many standard deviations of chance it stands above chance."""
+    """Height of the peak above chance, in standard deviations of chance."""
 
 
 class LagScan:
@@ -87,11 +87,11 @@ class LagScan:
         return _ratio(total, count)
 
     def peak(self, speaker: str | None = None) -> LagPeak:
-        """Where the curve of one speaker or of all peaks."""
+        """Return the peak of the curve of one speaker, or of all."""
         return _peak(self.curve(speaker))
 
     def rate_peaks(self) -> dict[float, LagPeak]:
-        """Where the curve peaks with the motion played at each of :data:`RATES`."""
+        """Return the peaks of the curve with the motion played at each of :data:`RATES`."""
         return {rate: _peak(_ratio(total, count)) for rate, (total, count) in self._rates.items()}
 
 

@@ -1,4 +1,4 @@
-"""What the doctor keeps of a clip once it has looked at it: a few numbers, so that a corpus of any length fits in memory."""
+"""Facts that the doctor keeps of a clip: a few numbers, so that a corpus of any length fits in memory."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _longest(flags: npt.NDArray[np.bool_]) -> tuple[int, int]:
 
 
 def _faults(face: npt.NDArray[np.float64]) -> tuple[str, ...]:
-    """Which way a mean face (68, 2) looks, from where its parts lie."""
+    """Find which way a mean face (68, 2) looks, from where its parts lie."""
     across, down = face[45] - face[36], face[8] - face[BROWS].mean(axis=0)  # outer corners of the eyes; brows to chin
     if abs(across[1]) > abs(across[0]) and abs(down[0]) > abs(down[1]):
         return ("axes_swapped",)

@@ -35,7 +35,7 @@ _OVERFIT_CLIPS = 24  # clips kept to overfit a batch of
 
 @dataclass(frozen=True)
 class Examination:
-    """What the doctor found.
+    """Result of an examination.
 
     Attributes:
         findings: Errors first, then warnings, then notes.

@@ -1,4 +1,4 @@
-"""What the doctor has to say: findings, and their order."""
+"""Findings of the doctor, and their order."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ _FRAMES = 80
 
 
 class Overfit(NamedTuple):
-    """How far one batch was learnt by heart."""
+    """Result of overfitting one batch."""
 
     crops: int
     """Crops in the batch."""
@@ -138,7 +138,7 @@ def _chance(clips: int, windows: int) -> float:
 
 
 def check_overfit(result: Overfit) -> list[Finding]:
-    """What it means that the batch was learnt, or was not.
+    """Return the finding that follows from the result.
 
     Args:
         result: From :func:`overfit_batch`.

@@ -1,4 +1,4 @@
-"""What an untrained eye and ear make of a clip: how fast the lips move and how fast the audio changes, 25 times per second."""
+"""Curves of a clip that need no model: how fast the lips move and how fast the audio changes, 25 times per second."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Tracks(NamedTuple):
     opening: Array
     """Distance of the inner lips in face heights; zeros if the points are not the 68."""
     flux: Array
-    """How fast the bands of the audio rise, in decibels per frame."""
+    """Compute how fast the bands of the audio rise, in decibels per frame."""
     energy: Array
     """Mean level of the bands, in decibels."""
     bands: Array

@@ -22,7 +22,7 @@ def vital_signs(
     levels: Sequence[int] | None = None,
     max_clips: int = 8,
 ) -> dict[str, Tensor]:
-    """How well each level tells aligned windows from others, and whether its embeddings live.
+    """Measure how well each level separates aligned windows from others, and whether its embeddings live.
 
     For every window the similarity with its own audio is compared with that of the window half a clip away:
 
