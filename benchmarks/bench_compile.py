@@ -14,8 +14,7 @@ import torch
 
 from avsync.corpus import Batch
 from avsync.models import SyncerPyramid
-from avsync.training.level_losses import level_losses
-from avsync.training.objectives import LevelObjective, SyncerTrainingConfig
+from avsync.training.objectives import LevelObjective, SyncerTrainingConfig, level_losses
 from avsync.training.syncers import embed_crops
 from benchmarks._harness import measure, parser, report
 

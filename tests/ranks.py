@@ -28,8 +28,7 @@ from avsync.losses.distributed import (
 from avsync.losses.info_nce import InfoNCE, sampled_info_nce
 from avsync.losses.negatives import sample_negatives
 from avsync.models.syncer.interface import Embeddings
-from avsync.training.level_losses import level_losses
-from avsync.training.objectives import LevelObjective, SyncerTrainingConfig
+from avsync.training.objectives import LevelObjective, SyncerTrainingConfig, level_losses
 
 WORLDS = (2, 4)
 CLIPS, WINDOWS, EMBED = 4, 6, 8

@@ -61,14 +61,14 @@ def make_generator() -> MultiScaleGenerator:
     return MultiScaleGenerator(GeneratorConfig(hidden=8, position_embed=8, audio_channels=8, branch_width=8))
 
 
-@pytest.mark.parametrize("objective", ["all_pairs", "info_nce", "margin"])
+@pytest.mark.parametrize("objective", ["all_pairs", "info_nce", "contrastive"])
 def test_every_objective_takes_a_step_and_reports_chance(bank: ClipBank, fabric: object, objective: str) -> None:
     pyramid = SyncerPyramid(config=PYRAMID)
     before = [parameter.clone() for parameter in pyramid.parameters()]
     config = dataclasses.replace(SYNCERS, objective=objective, steps=2)
     history = train_syncers(pyramid, bank, config, fabric=fabric, augment=AugmentConfig(), progress=False)
     assert all(not torch.equal(a, b) for a, b in zip(before, pyramid.parameters(), strict=True))
-    signs = {"gap", "in_sync", "off_sync", "spread"} | (set() if objective == "margin" else {"temperature"})
+    signs = {"gap", "in_sync", "off_sync", "spread"} | (set() if objective == "contrastive" else {"temperature"})
     kinds = {"loss", "grad"} | signs
     assert set(history) == {"loss", "chance"} | {f"{kind}{level}" for kind in kinds for level in range(2)}
     assert all(value > 0 for key, points in history.items() for _, value in points if key[:-1] in {"loss", "grad", "spread"})
@@ -253,7 +253,13 @@ def test_accumulated_batches_are_one_large_batch_for_syncers(
         torch.manual_seed(0)
         pyramid = SyncerPyramid(config=PYRAMID)
         config = dataclasses.replace(
-            SYNCERS, steps=1, batch_size=batch_size, accumulate=accumulate, objective="margin", num_negatives=3, first_share=1.0
+            SYNCERS,
+            steps=1,
+            batch_size=batch_size,
+            accumulate=accumulate,
+            objective="contrastive",
+            num_negatives=3,
+            first_share=1.0,
         )
         history = train_syncers(pyramid, Slices(bank, whole), config, fabric=fabric, progress=False)
         results.append({key: points[0][1] for key, points in history.items() if key.startswith(("loss", "grad"))})

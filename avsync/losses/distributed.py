@@ -3,7 +3,7 @@
 One convention everywhere: every process gets the value of the loss over the whole batch and calls backward on it, and the gradients
 of the parameters are then **averaged** over processes, which is what DistributedDataParallel does by itself. The result is the
 gradient of one process with the whole batch, whether the loss is a mean or a sum. So is that of shares whose mean over processes is the
-loss, where nobody needs its value at once (:func:`avsync.training.level_losses.level_losses`).
+loss, where nobody needs its value at once (:func:`avsync.training.objectives.level_losses`).
 """
 
 from __future__ import annotations

@@ -20,8 +20,7 @@ from avsync.training.checkpoint import Stateful
 from avsync.training.doctor.vitals import loss_temperatures, vital_signs
 from avsync.training.ema import averaged, copy_average, weight_average
 from avsync.training.engine import History, LoopOptions, flat_settings, train_loop
-from avsync.training.level_losses import level_losses
-from avsync.training.objectives import LevelObjective, SyncerTrainingConfig
+from avsync.training.objectives import LevelObjective, SyncerTrainingConfig, level_losses
 from avsync.training.processes import Precision, Trained, to_device, world_group
 from avsync.training.random_state import RandomState, rank_generator
 from avsync.training.schedule import cosine_schedule, set_learning_rate

@@ -43,7 +43,7 @@ class Preset:
     levels: int = 4
     syncers: SyncerPyramidConfig = SyncerPyramidConfig()
     syncer_training: SyncerTrainingConfig = SyncerTrainingConfig()
-    metric_training: SyncerTrainingConfig = SyncerTrainingConfig(objective="margin")
+    metric_training: SyncerTrainingConfig = SyncerTrainingConfig(objective="contrastive")
     augment: AugmentConfig = AugmentConfig()
     generator: GeneratorConfig = GeneratorConfig()
     generator_augment: AugmentConfig = AugmentConfig()
@@ -68,7 +68,7 @@ _STRONG = AugmentConfig(scale=(0.85, 1.15), rotation=0.2, tempo=(1 / 1.5, 1.5), 
 QUICK = Preset(
     syncers=SyncerPyramidConfig(syncer=SyncerConfig(width=64, embed=64, frame_blocks=1), audio="log-mel"),
     syncer_training=SyncerTrainingConfig(steps=200),
-    metric_training=SyncerTrainingConfig(steps=200, objective="margin", margin=1.4),
+    metric_training=SyncerTrainingConfig(steps=200, objective="contrastive", margin=1.4),
     generator=GeneratorConfig(hidden=128, position_embed=128, audio_channels=96, branch_width=96, motion_components=16),
     frame_discriminator=FrameDiscriminatorConfig(embed=96, depth=2),
     window_discriminator=WindowDiscriminatorConfig(embed=96, hidden=128),
@@ -88,7 +88,7 @@ seed."""
 SMALL = Preset(
     syncers=SyncerPyramidConfig(reference="mean", audio="log-mel"),
     syncer_training=SyncerTrainingConfig(steps=1000),
-    metric_training=SyncerTrainingConfig(steps=1000, objective="margin", margin=1.4),
+    metric_training=SyncerTrainingConfig(steps=1000, objective="contrastive", margin=1.4),
     augment=_STRONG,
     generator=GeneratorConfig(hidden=160, position_embed=160, audio_channels=128, branch_width=160, motion_components=16),
     frame_discriminator=FrameDiscriminatorConfig(embed=128, depth=2),
@@ -102,7 +102,7 @@ PAPER = Preset(
     syncers=SyncerPyramidConfig(audio="mfcc"),
     synthetic_speakers=200,
     syncer_training=SyncerTrainingConfig(steps=20_000, objective="info_nce", batch_size=32, frames=80, within_clip_weight=0.0),
-    metric_training=SyncerTrainingConfig(steps=20_000, objective="margin", batch_size=32, frames=80),
+    metric_training=SyncerTrainingConfig(steps=20_000, objective="contrastive", batch_size=32, frames=80),
 )
 """The paper's losses, sizes and schedule where it states them; meant for a GPU and a large corpus."""
 

@@ -149,7 +149,7 @@ def write_card(path: Path, name: str, variant: Variant, numbers: dict[str, Any])
         hearing=hearing(variant),
         moved=_MOVED if variant.realign else "",
         audio={"log-mel": "26 log-mel energies", "mfcc": "26 MFCCs"}[variant.audio],
-        objective={"all_pairs": "InfoNCE", "margin": "margin loss"}[variant.objective],
+        objective={"all_pairs": "InfoNCE", "contrastive": "contrastive loss"}[variant.objective],
         pauses=pauses(variant),
         **{key: numbers[key] for key in ("train_minutes", "train_speakers", "val_minutes", "val_speakers", "steps")},
     )

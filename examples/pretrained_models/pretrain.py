@@ -53,7 +53,7 @@ class Variant:
         audio: "log-mel" or "mfcc".
         motion: What of the motion it sees; see :func:`avsync.landmarks.motion_features.motion_features`.
         region: "face", "mouth" or "head".
-        objective: "all_pairs" or, for the judge, "margin".
+        objective: "all_pairs" or, for the evaluation model, "contrastive".
         audio_context: Level frames of sound around a window that each level hears.
         mean_normalisation: Whether the mean of a clip's features is taken off.
         steps: Optimisation steps of levels 0 and 1, from which the coarser ones begin.
@@ -128,8 +128,8 @@ class Variant:
             pause_weight=self.pause_weight,
             seed=self.seed,
         )
-        if self.objective == "margin":
-            return replace(common, objective="margin", margin=1.4)
+        if self.objective == "contrastive":
+            return replace(common, objective="contrastive", margin=1.4)
         return replace(common, offset_weight=1.0, offset_window=self.offset_window)
 
 
@@ -159,7 +159,7 @@ VARIANTS = {
     ),
     "landmarks68-25fps-judge": Variant(
         "An independent judge, trained with SyncNet's margin loss and another seed, for measuring what the default has guided.",
-        objective="margin",
+        objective="contrastive",
         # It hears otherwise than what it judges, too: the window alone, and the sound as loud as it is.
         audio_context=(),
         mean_normalisation=False,
