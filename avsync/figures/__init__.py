@@ -8,7 +8,7 @@ number is drawn as dots. Source: ours.
 
 from __future__ import annotations
 
-from avsync.figures._style import PALETTE, save_figure
+from avsync.figures._style import PALETTE, new_figure, plain_axes, save_figure
 from avsync.figures.calibration import expected_calibration_error, reliability_diagram
 from avsync.figures.corpus import corpus_figure
 from avsync.figures.faces import FACE_LINES, draw_face, face_images, face_strip, landmark_video, mask_figure
@@ -26,7 +26,9 @@ __all__ = [
     "face_strip",
     "landmark_video",
     "mask_figure",
+    "new_figure",
     "offset_histogram",
+    "plain_axes",
     "reliability_diagram",
     "save_figure",
     "training_curves",

@@ -1,4 +1,4 @@
-"""Pictures of a run: how far the two judges part, and what the faces look like."""
+"""Figures of a run: confidence by both models, geometry, and faces."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import torch
 from measure import Row
 from torch import Tensor
 
-from avsync.corpus.banks.memory import Batch, ClipBank
-from avsync.figures import PALETTE, face_strip, landmark_video
-from avsync.figures._style import new_figure, plain_axes
+from avsync.corpus import Batch, ClipBank
+from avsync.figures import PALETTE, face_strip, landmark_video, new_figure, plain_axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,7 +20,7 @@ BOUNDS = ("truth", "still")
 
 
 def comparison_figure(rows: Sequence[Row]) -> Figure:
-    """Confidence by the guide and by the judge, as multiples of the truth's, and geometry beside it.
+    """Draw confidence by the guide and by the evaluation model, as multiples of the true motion's, and geometry.
 
     Args:
         rows: All rows, "truth" and "still" among them.
@@ -33,7 +32,7 @@ def comparison_figure(rows: Sequence[Row]) -> Figure:
     arms = [row for row in rows if row.name not in BOUNDS]
     levels = range(len(truth.confidence["judge"]))
     still = next(row for row in rows if row.name == "still")
-    # The true motion has no error of its own to compare with; a face that does not move at all has.
+    # The true motion has no error to compare with, a static face has.
     yardsticks = {"error": still.geometry["error"][0]} | {name: truth.geometry[name][0] for name in ("jitter", "off_basis")}
     figure = new_figure(9.6, 3.4)
     left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1))
@@ -51,13 +50,13 @@ def comparison_figure(rows: Sequence[Row]) -> Figure:
             ratio = [value / size for value in row.geometry[name]]
             error = [[ratio[0] - ratio[1]], [ratio[2] - ratio[0]]]
             right.errorbar(place + (index - (len(arms) - 1) / 2) * 0.1, ratio[0], yerr=error, fmt="o", color=color, capsize=2)
-    for axes, title in ((left, "confidence by the guide"), (middle, "confidence by an independent judge")):
+    for axes, title in ((left, "confidence by the guide"), (middle, "confidence by the evaluation model")):
         axes.set(xticks=list(levels), xlabel="level", title=title)
     left.set_ylabel("multiple of the true motion's")
     right.set(
         xticks=[0, 1, 2], xticklabels=["error /\nstill face's", "jitter /\ntruth's", "off basis /\ntruth's"], title="geometry"
     )
-    # What speaks in the basis has nothing off it, which no logarithm can show: below the axis.
+    # Motion in the basis has a zero that no logarithm shows: below the axis.
     right.set(xlim=(-0.5, 2.5), yscale="log", ylim=(0.5, None))
     for axes in (left, middle, right):
         plain_axes(axes)
@@ -70,12 +69,12 @@ def comparison_figure(rows: Sequence[Row]) -> Figure:
 
 
 def sample_strip(faces: Mapping[str, Tensor]) -> Figure:
-    """Ten instants of one clip, the truth and every arm under one another."""
+    """Draw ten instants of one clip, the truth and every arm in rows."""
     return face_strip(faces)
 
 
 def sample_video(path: Path, faces: Mapping[str, Tensor], chosen: int, bank: ClipBank, clips: Any, crops: Batch) -> None:
-    """One clip of every arm beside the truth, with the sound; ``faces`` are (clips, frames, points, dims) each."""
+    """Write a video of one clip of the truth and every arm, with audio; ``faces`` are (clips, frames, points, dims) each."""
     clip = next(clip for clip in clips if clip.id == bank.ids[int(crops.clip_index[chosen])])
     frames = crops.landmarks.shape[1]
     begin = 640 * int(crops.start[chosen])

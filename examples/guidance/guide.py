@@ -1,11 +1,11 @@
-"""The sync loss in a training loop that is not ours: a plain regression from sound to landmarks, with and without it.
+"""The sync loss in a training loop of another project: a plain regression from audio to landmarks, with and without the loss.
 
-    python examples/guidance/guide.py                        # minutes on two cores, on the embedded synthetic talker
+    python examples/guidance/guide.py                        # minutes on two cores, on the synthetic talker
     python examples/guidance/guide.py --corpus PATH          # a corpus of your own
     python examples/guidance/guide.py --arms plain guided heavy alone basis --seeds 2
 
-``regressor.py`` holds the model and the loop, which know nothing of avsync but the three lines of the loss; this file only runs
-them and has the result judged by syncers that were not asked during the training. Results lie under ``--out``.
+``regressor.py`` holds the model and the loop, which use three lines of avsync, those of the loss. This file runs them and evaluates the
+results by syncers that had no part in the training. Results lie under ``--out``.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -22,37 +23,34 @@ from typing import Any, NamedTuple
 
 import torch
 from draw import comparison_figure, sample_strip, sample_video
-from measure import Judged, Row, differences, geometry_table, judge, pooled, sync_table
+from measure import Evaluated, Row, differences, evaluate_motion, geometry_table, pooled, sync_table
 from regressor import Regressor, train
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from avsync._files import replacing, write_json
-from avsync.corpus.banks.memory import Batch, ClipBank
-from avsync.corpus.clip import Corpus
-from avsync.corpus.synthetic.talker import SyntheticCorpus
+from avsync.corpus import Batch, ClipBank, Corpus, SyntheticCorpus
 from avsync.errors import AvsyncError, CorpusError
 from avsync.figures import save_figure
-from avsync.landmarks.principal_motions import principal_motions
-from avsync.losses.sync import MultiScaleSyncLoss
-from avsync.models.syncer.interface import MultiScaleSyncer
+from avsync.landmarks import principal_motions
+from avsync.losses import MultiScaleSyncLoss
+from avsync.models import MultiScaleSyncer
 from avsync.pretrained import model_folder
 
 FRAMES = 80
 MARGIN = 40
-"""Frames of sound around a judged clip, within which its offset is sought."""
+"""Frames of audio around a validation clip, within which its offset is searched."""
 SPEECH_SHARE = 0.4
-"""Share of a judged clip's frames that must hold speech."""
+"""Smallest share of frames with speech of a validation clip."""
 BASIS_CLIPS = 512
 COMPONENTS = 32
-"""Principal motions of the training faces: the basis of the arm "basis", and what "off the basis" is measured from."""
+"""Principal motions of the training faces: the basis of the arm "basis", and of the measure "off basis"."""
 HEAVY = 30.0
-"""How many times the recommended weight the arm "heavy" has."""
+"""Weight of the arm "heavy", as a multiple of the recommended one."""
 
 
 class Arm(NamedTuple):
-    """What one training does differently from the others."""
+    """Settings in which one training run differs from the others."""
 
     about: str
     mse: float
@@ -61,7 +59,7 @@ class Arm(NamedTuple):
     """Weight of the sync loss, as a multiple of ``--loss-weight``."""
     warm_up: bool = True
     basis: bool = False
-    """Whether the model speaks in principal motions instead of in single coordinates."""
+    """Whether the model predicts weights of principal motions instead of coordinates."""
 
 
 ARMS = {
@@ -76,17 +74,17 @@ ARMS = {
 
 @dataclasses.dataclass(frozen=True)
 class Material:
-    """What is learnt from, and clips of other speakers to judge on."""
+    """Training clips, and validation clips of other speakers."""
 
     train: ClipBank
     val: ClipBank
     val_clips: Any
     crops: Batch
-    """Judged clips with sound around them."""
+    """Validation clips with audio around them."""
     silent: int
-    """Clips left out for want of speech."""
+    """Number of clips that were left out because they hold too little speech."""
     basis: Tensor
-    """Principal motions of the training faces, (components, points, dims), each as far as faces go along it."""
+    """Principal motions of the training faces, (components, points, dims), each scaled to the reach of faces along it."""
 
 
 def load_material(corpus: str, features: torch.nn.Module, *, speakers: int) -> Material:
@@ -94,18 +92,18 @@ def load_material(corpus: str, features: torch.nn.Module, *, speakers: int) -> M
 
     Args:
         corpus: "synthetic", or a folder of clips with the splits "train" and "val".
-        features: Sound features, those which the syncers were trained on.
-        speakers: Training speakers of the synthetic corpus; a quarter as many are made to judge on.
+        features: The audio features that the syncers were trained on.
+        speakers: Training speakers of the synthetic corpus; a quarter as many are made for validation.
 
     Raises:
-        CorpusError: The corpus is damaged, or nobody speaks in it.
+        CorpusError: The corpus is damaged, or no validation clip holds speech.
     """
     if corpus == "synthetic":
-        learnt: Any = SyntheticCorpus(split="train", speakers=speakers, clips_per_speaker=4, seconds=12.0)
+        seen: Any = SyntheticCorpus(split="train", speakers=speakers, clips_per_speaker=4, seconds=12.0)
         unseen: Any = SyntheticCorpus(split="val", speakers=max(2, speakers // 4), clips_per_speaker=4, seconds=12.0)
     else:
-        learnt, unseen = Corpus(corpus, split="train"), Corpus(corpus, split="val")
-    bank, val = ClipBank(learnt, features=features), ClipBank(unseen, features=features)
+        seen, unseen = Corpus(corpus, split="train"), Corpus(corpus, split="val")
+    bank, val = ClipBank(seen, features=features), ClipBank(unseen, features=features)
     crops = val.windows(FRAMES, stride=FRAMES, margin=MARGIN)
     speaking = crops.speech_fraction >= SPEECH_SHARE
     if not bool(speaking.any()):
@@ -118,7 +116,7 @@ def load_material(corpus: str, features: torch.nn.Module, *, speakers: int) -> M
 def train_arm(
     name: str, seed: int, material: Material, sync_loss: MultiScaleSyncLoss, arguments: argparse.Namespace
 ) -> Regressor:
-    """One training of one arm; one that lies in ``--out`` already, of the same settings, is read instead."""
+    """Train one arm from one seed, or read a run with the same settings from ``--out``."""
     arm = ARMS[name]
     torch.manual_seed(seed)
     model = Regressor(
@@ -138,22 +136,24 @@ def train_arm(
             if (file.metadata() or {}).get("settings") == settings:
                 model.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118 (no mapping)
                 return model.eval()
-    chance = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
 
     def batches() -> tuple[Tensor, Tensor]:
-        batch = material.train.sample(arguments.batch_size, FRAMES, generator=chance)
+        batch = material.train.sample(arguments.batch_size, FRAMES, generator=rng)
         return batch.audio, batch.landmarks
 
     weight = arm.sync * arguments.loss_weight
     warm_up = arguments.steps // 3 if arm.warm_up else 0
     train(model, batches, steps=arguments.steps, mse_weight=arm.mse, sync_loss=sync_loss, sync_weight=weight, warm_up=warm_up)
-    with replacing(path) as part:
-        save_file(model.state_dict(), part, metadata={"settings": settings})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    save_file(model.state_dict(), part, metadata={"settings": settings})
+    part.replace(path)
     return model.eval()
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Train all arms, judge them, print and write; returns what metrics.json holds."""
+    """Train and evaluate all arms, print and write; returns the content of metrics.json."""
     began = time.process_time()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -164,42 +164,42 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     }
     speech = pyramids["guide"].speech_features()
     if speech is None:
-        raise CorpusError(f"`--weights`: expected syncers of features of ours, got {arguments.weights}")
+        raise CorpusError(f"`--weights`: expected syncers of avsync's own features, got {arguments.weights}")
     material = load_material(arguments.corpus, speech.features, speakers=arguments.speakers)
     print(f"training on {material.train}")
-    print(f"judging on {len(material.crops)} clips of {material.val} ({material.silent} without speech)", flush=True)
+    print(f"validation on {len(material.crops)} clips of {material.val} ({material.silent} without speech)", flush=True)
 
-    def judged(name: str, landmarks: Tensor) -> Judged:
-        return judge(name, pyramids, landmarks, material.crops, basis=material.basis, margin=MARGIN)
+    def evaluated(name: str, landmarks: Tensor) -> Evaluated:
+        return evaluate_motion(name, pyramids, landmarks, material.crops, basis=material.basis, margin=MARGIN)
 
     truth = material.crops.landmarks
-    rows = [pooled([judged("truth", truth)], material.val, material.crops)]
-    rows.append(pooled([judged("still", truth[:, :1].expand_as(truth))], material.val, material.crops))
-    results: dict[str, list[Judged]] = {}
+    rows = [pooled([evaluated("truth", truth)], material.val, material.crops)]
+    rows.append(pooled([evaluated("still", truth[:, :1].expand_as(truth))], material.val, material.crops))
+    results: dict[str, list[Evaluated]] = {}
     shown: dict[str, Tensor] = {}
     for name in arguments.arms:
         results[name] = []
         for seed in range(arguments.seeds):
             model = train_arm(name, seed, material, sync_loss, arguments)
             made = generate(model, material.crops)
-            results[name].append(judged(name, made))
+            results[name].append(evaluated(name, made))
             shown.setdefault(name, made)
-            print(f"[{(time.process_time() - began) / 60:4.1f} min of processor] {name}, seed {seed}", flush=True)
+            print(f"[{(time.process_time() - began) / 60:4.1f} min of processor time] {name}, seed {seed}", flush=True)
         rows.append(pooled(results[name], material.val, material.crops))
     return finish(rows, results, shown, material, arguments, minutes=(time.process_time() - began) / 60)
 
 
 @torch.no_grad()
 def generate(model: Callable[..., Tensor], crops: Batch, *, chunk: int = 128) -> Tensor:
-    """Motion for the sound of every judged clip, from its first face: (clips, frames, points, dims)."""
-    sound = crops.audio[:, 4 * MARGIN : crops.audio.shape[1] - 4 * MARGIN]
+    """Generate motion for the audio of every validation clip, from its first face: (clips, frames, points, dims)."""
+    audio = crops.audio[:, 4 * MARGIN : crops.audio.shape[1] - 4 * MARGIN]
     starts = range(0, len(crops), chunk)
-    return torch.cat([model(sound[start : start + chunk], crops.landmarks[start : start + chunk, 0]) for start in starts])
+    return torch.cat([model(audio[start : start + chunk], crops.landmarks[start : start + chunk, 0]) for start in starts])
 
 
 def finish(
     rows: list[Row],
-    results: dict[str, list[Judged]],
+    results: dict[str, list[Evaluated]],
     shown: dict[str, Tensor],
     material: Material,
     arguments: argparse.Namespace,
@@ -219,12 +219,13 @@ def finish(
     metrics = {
         "processor_minutes": minutes,
         "settings": settings,
-        "judged_clips": len(material.crops),
+        "validation_clips": len(material.crops),
         "arms": {name: ARMS[name]._asdict() for name in results},
         "rows": [row._asdict() for row in rows],
         "differences": [line._asdict() for line in compared],
     }
-    write_json(out / "metrics.json", metrics)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     save_figure(comparison_figure(rows), out / "guidance.png", dpi=110)
     faces = {"truth": material.crops.landmarks, **shown}
     chosen = int(material.crops.speech_fraction.argmax())
@@ -236,17 +237,22 @@ def finish(
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", default="synthetic", help="'synthetic', or a folder of clips (default: synthetic)")
-    parser.add_argument("--weights", default="landmarks68-25fps", help="syncers of the loss: a shipped name or a folder")
-    parser.add_argument("--judge", default="landmarks68-25fps-judge", help="syncers that judge: a shipped name or a folder")
-    parser.add_argument("--arms", nargs="+", choices=tuple(ARMS), default=["plain", "guided"], help="what is trained")
-    parser.add_argument("--seeds", type=int, default=3, help="trainings of each arm (default: 3)")
-    parser.add_argument("--steps", type=int, default=150, help="of each training (default: 150)")
-    parser.add_argument("--batch-size", type=int, default=8, help="clips of 80 frames a step (default: 8)")
+    parser.add_argument("--weights", default="landmarks68-25fps", help="syncers of the loss: a pretrained model or a folder")
     parser.add_argument(
-        "--loss-weight", type=float, default=0.3, help="of the sync loss beside the regression loss (default: 0.3)"
+        "--judge", default="landmarks68-25fps-judge", help="syncers that evaluate: a pretrained model or a folder"
+    )
+    parser.add_argument("--arms", nargs="+", choices=tuple(ARMS), default=["plain", "guided"], help="arms to train")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each arm (default: 3)")
+    parser.add_argument("--steps", type=int, default=150, help="training steps of each run (default: 150)")
+    parser.add_argument("--batch-size", type=int, default=8, help="clips of 80 frames per step (default: 8)")
+    parser.add_argument(
+        "--loss-weight",
+        type=float,
+        default=0.3,
+        help="weight of the sync loss; the regression loss has weight 1 (default: 0.3)",
     )
     parser.add_argument("--speakers", type=int, default=32, help="training speakers of the synthetic corpus (default: 32)")
     parser.add_argument("--threads", type=int, help="processor threads (default: torch's choice)")
@@ -258,7 +264,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run from the command line; errors of ours are one line, not a traceback."""
+    """Run from the command line; an error of avsync is printed as one line, not as a traceback."""
     try:
         run(parse_arguments(arguments))
     except AvsyncError as error:

@@ -1,4 +1,4 @@
-"""What motion is worth: synchrony by the syncers that guided it and by others, and whether it is still a face."""
+"""Evaluation of motion: synchrony by the guiding syncers and by an independent evaluation model, and geometry of the faces."""
 
 from __future__ import annotations
 
@@ -10,43 +10,41 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from avsync.corpus.banks.memory import Batch, ClipBank
-from avsync.landmarks.geometry import displacement
-from avsync.metrics import bootstrap_interval
-from avsync.metrics.distance import landmark_error, velocity_error
-from avsync.metrics.offset import sync_offset
-from avsync.models.syncer.interface import MultiScaleSyncer
-from avsync.training.syncer_evaluation import crop_offsets
+from avsync.corpus import Batch, ClipBank
+from avsync.landmarks import displacement
+from avsync.metrics import bootstrap_interval, landmark_error, sync_offset, velocity_error
+from avsync.models import MultiScaleSyncer
+from avsync.training import crop_offsets
 
 SHORT = (5, 15)
-"""Frames of the short pieces whose offset is sought at level 0: clips of 80 frames are too easy to tell good motion from better."""
+"""Frames of the short segments whose offset is searched at level 0; clips of 80 frames are too easy to rank good motion."""
 SEARCH = 15
 
 GEOMETRY = {
-    "error": "distance from the true points, per cent of the face's height",
-    "velocity_error": "length of the difference from the true velocity, per cent of the face's height a frame",
-    "off_basis": "root mean square of what the principal motions of real faces cannot express, per cent of the face's height",
-    "jitter": "mean length of the second difference, per cent of the face's height",
-    "speed": "mean speed, per cent of the face's height a frame",
+    "error": "distance from the true points, % of the face's height",
+    "velocity_error": "length of the difference from the true velocity, % of the face's height per frame",
+    "off_basis": "root mean square of the part outside the principal motions of real faces, % of the face's height",
+    "jitter": "mean length of the second difference, % of the face's height",
+    "speed": "mean speed, % of the face's height per frame",
 }
 
 
-class Judged(NamedTuple):
-    """One training's motion, clip by clip."""
+class Evaluated(NamedTuple):
+    """Results of one training run, clip by clip; "guide" and "judge" are the guiding syncers and the evaluation model."""
 
     name: str
     confidence: dict[str, Tensor]
-    """By judge, (clips, levels)."""
+    """By model, (clips, levels)."""
     within_one: dict[str, Tensor]
-    """By judge, (clips, levels): 1 where the offset is found within one frame of the level, else 0."""
+    """By model, (clips, levels): 1 if the offset is found within one frame of the level, else 0."""
     short: dict[str, Tensor]
-    """By judge, (clips, lengths): share of a clip's pieces of each of :data:`SHORT` whose offset is found within one frame."""
+    """By model, (clips, lengths): share of a clip's segments of each of :data:`SHORT` whose offset is found within one frame."""
     geometry: dict[str, Tensor]
     """By measure, (clips,)."""
 
 
 class Row(NamedTuple):
-    """One line of the tables, all trainings of an arm together; an interval is (mean, low, high), 95 % over speakers."""
+    """Line of the tables: all runs of an arm; an interval is (mean, low, high), 95 % over speakers."""
 
     name: str
     seeds: int
@@ -55,11 +53,11 @@ class Row(NamedTuple):
     short: dict[str, list[tuple[float, float, float]]]
     geometry: dict[str, tuple[float, float, float]]
     seed_confidence: dict[str, list[list[float]]]
-    """By judge, the mean of each training at each level."""
+    """By model, the mean of each run at each level."""
 
 
 class Difference(NamedTuple):
-    """What an arm has more than another on the same clips, the judge's word; intervals as in :class:`Row`."""
+    """Difference of two arms on the same clips by the evaluation model; intervals as in :class:`Row`."""
 
     name: str
     confidence: list[tuple[float, float, float]]
@@ -67,50 +65,50 @@ class Difference(NamedTuple):
     short: list[tuple[float, float, float]]
 
     def text(self) -> str:
-        """Two lines."""
+        """Format as two lines."""
         confidence = ", ".join(f"{m:+.3f} ({low:+.3f} to {high:+.3f})" for m, low, high in self.confidence)
         shares = [
             ", ".join(f"{100 * m:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})" for m, low, high in of)
             for of in (self.within_one, self.short)
         ]
         return (
-            f"{self.name}, by the judge: confidence {confidence}\n  within one frame, in points of per cent: {shares[0]};"
-            f" pieces of {SHORT[0]} and {SHORT[1]} frames {shares[1]}"
+            f"{self.name}, by the evaluation model: confidence {confidence}\n  within one frame, in percentage points: {shares[0]};"
+            f" segments of {SHORT[0]} and {SHORT[1]} frames {shares[1]}"
         )
 
 
 @torch.no_grad()
-def judge(
+def evaluate_motion(
     name: str, pyramids: Mapping[str, MultiScaleSyncer], landmarks: Tensor, crops: Batch, *, basis: Tensor, margin: int
-) -> Judged:
-    """Measure motion (clips, frames, points, dims) against the sound and the truth of ``crops``."""
+) -> Evaluated:
+    """Evaluate motion (clips, frames, points, dims) against the audio and the true motion of ``crops``."""
     motion = replace(crops, landmarks=landmarks)
     confidence, within_one, short = {}, {}, {}
     for role, pyramid in pyramids.items():
         levels = crop_offsets(pyramid, motion, margin=margin)
         confidence[role] = torch.stack([level.confidence for level in levels], dim=1)
         within_one[role] = torch.stack([level.within(1) for level in levels], dim=1).float()
-        pieces = [short_share(pyramid, landmarks, crops.audio, frames, margin=margin) for frames in SHORT]
-        short[role] = torch.stack(pieces, dim=1)
-    return Judged(name, confidence, within_one, short, geometry(landmarks, crops.landmarks, basis))
+        segments = [short_share(pyramid, landmarks, crops.audio, frames, margin=margin) for frames in SHORT]
+        short[role] = torch.stack(segments, dim=1)
+    return Evaluated(name, confidence, within_one, short, geometry(landmarks, crops.landmarks, basis))
 
 
 def short_share(
     pyramid: MultiScaleSyncer, landmarks: Tensor, audio: Tensor, frames: int, *, margin: int, stride: int = 20
 ) -> Tensor:
-    """Share of each clip's pieces, one every ``stride`` frames, whose offset is found within one frame at level 0, (clips,)."""
+    """Compute the share of each clip's segments, one every ``stride`` frames, whose offset is found at level 0, (clips,)."""
     found = []
     for start in range(0, landmarks.shape[1] - frames + 1, stride):
         begin = margin + start - SEARCH
-        sound = audio[:, 4 * begin : 4 * (begin + frames + 2 * SEARCH)]
+        segment = audio[:, 4 * begin : 4 * (begin + frames + 2 * SEARCH)]
         motion = normalize(pyramid.embed_motion(landmarks[:, start : start + frames], levels=[0])[0], dim=-1)
-        heard = normalize(pyramid.embed_audio(sound, levels=[0])[0], dim=-1)
+        heard = normalize(pyramid.embed_audio(segment, levels=[0])[0], dim=-1)
         found.append(sync_offset(motion, heard, max_offset=SEARCH, lead=SEARCH).within(1))
     return torch.stack(found, dim=1).float().mean(dim=1)
 
 
 def geometry(landmarks: Tensor, truth: Tensor, basis: Tensor) -> dict[str, Tensor]:
-    """Each of :data:`GEOMETRY` for every clip."""
+    """Compute each of :data:`GEOMETRY` for every clip."""
     moved = displacement(landmarks, reference=truth[:, 0], scale=1.0)
     directions = torch.linalg.qr(basis.flatten(1).mT).Q
     flat = moved.flatten(2)
@@ -131,45 +129,48 @@ def _speakers(bank: ClipBank, crops: Batch) -> list[str]:
 
 
 def _intervals(values: Tensor, groups: Sequence[str]) -> list[tuple[float, float, float]]:
-    """(clips, columns) to one interval a column."""
+    """Compute one interval per column of (clips, columns)."""
     found = bootstrap_interval(values, groups=groups)
     return list(zip(*(part.tolist() for part in found), strict=True))
 
 
-def pooled(judged: Sequence[Judged], bank: ClipBank, crops: Batch) -> Row:
-    """The trainings of one arm: every clip counts with its mean over them, speakers are drawn anew."""
+def pooled(evaluated: Sequence[Evaluated], bank: ClipBank, crops: Batch) -> Row:
+    """Pool the runs of one arm: every clip counts with its mean over runs; the bootstrap draws speakers."""
     groups = _speakers(bank, crops)
-    roles = judged[0].confidence
+    roles = evaluated[0].confidence
 
     def mean(of: list[Tensor]) -> Tensor:
         return torch.stack(of).mean(dim=0)
 
     return Row(
-        name=judged[0].name,
-        seeds=len(judged),
-        confidence={role: _intervals(mean([one.confidence[role] for one in judged]), groups) for role in roles},
-        within_one={role: _intervals(mean([one.within_one[role] for one in judged]), groups) for role in roles},
-        short={role: _intervals(mean([one.short[role] for one in judged]), groups) for role in roles},
+        name=evaluated[0].name,
+        seeds=len(evaluated),
+        confidence={role: _intervals(mean([one.confidence[role] for one in evaluated]), groups) for role in roles},
+        within_one={role: _intervals(mean([one.within_one[role] for one in evaluated]), groups) for role in roles},
+        short={role: _intervals(mean([one.short[role] for one in evaluated]), groups) for role in roles},
         geometry={
-            name: _intervals(mean([one.geometry[name] for one in judged])[:, None], groups)[0] for name in judged[0].geometry
+            name: _intervals(mean([one.geometry[name] for one in evaluated])[:, None], groups)[0]
+            for name in evaluated[0].geometry
         },
-        seed_confidence={role: [one.confidence[role].mean(dim=0).tolist() for one in judged] for role in roles},
+        seed_confidence={role: [one.confidence[role].mean(dim=0).tolist() for one in evaluated] for role in roles},
     )
 
 
-def differences(first: str, second: str, results: Mapping[str, Sequence[Judged]], bank: ClipBank, crops: Batch) -> Difference:
-    """What ``second`` has more than ``first``, clip by clip."""
+def differences(
+    first: str, second: str, results: Mapping[str, Sequence[Evaluated]], bank: ClipBank, crops: Batch
+) -> Difference:
+    """Compute the difference of ``second`` and ``first``, clip by clip."""
     groups = _speakers(bank, crops)
 
     def more(field: str) -> list[tuple[float, float, float]]:
         means = [torch.stack([getattr(one, field)["judge"] for one in results[arm]]).mean(dim=0) for arm in (first, second)]
         return _intervals(means[1] - means[0], groups)
 
-    return Difference(f"{second} less {first}", more("confidence"), more("within_one"), more("short"))
+    return Difference(f"{second} minus {first}", more("confidence"), more("within_one"), more("short"))
 
 
 def sync_table(rows: Sequence[Row]) -> str:
-    """Confidence with its interval and share within one frame, by the guide and by the judge, level by level."""
+    """Format confidence with its interval and the share within one frame, by guide and evaluation model, level by level."""
     levels = range(len(rows[0].confidence["judge"]))
     head = f"{'':<8}{'by':<7}" + "".join(f"{f'confidence {level}':>24}" for level in levels)
     head += f"{'within one frame, %':>26}{f'{SHORT[0]}, {SHORT[1]} frames, %':>18}"
@@ -178,13 +179,13 @@ def sync_table(rows: Sequence[Row]) -> str:
         for role in row.confidence:
             cells = "".join(f"{f'{m:.3f} ({low:.3f} to {high:.3f})':>24}" for m, low, high in row.confidence[role])
             shares = " ".join(f"{100 * m:5.1f}" for m, _, _ in row.within_one[role])
-            pieces = " ".join(f"{100 * m:5.1f}" for m, _, _ in row.short[role])
-            lines.append(f"{row.name:<8}{role:<7}{cells}{shares:>26}{pieces:>18}")
+            segments = " ".join(f"{100 * m:5.1f}" for m, _, _ in row.short[role])
+            lines.append(f"{row.name:<8}{role:<7}{cells}{shares:>26}{segments:>18}")
     return "\n".join(lines)
 
 
 def geometry_table(rows: Sequence[Row]) -> str:
-    """The measures of :data:`GEOMETRY`, per cent of the face's height, with their intervals."""
+    """Format the measures of :data:`GEOMETRY`, in % of the face's height, with their intervals."""
     lines = [f"{'':<8}" + "".join(f"{name.replace('_', ' '):>22}" for name in GEOMETRY)]
     for row in rows:
         cells = "".join(

@@ -1,6 +1,6 @@
-"""A model and a training loop as many a project has them: convolutions over the sound, mean squared error, Adam.
+"""A model and a training loop of the usual kind: convolutions over audio features, mean squared error, Adam.
 
-The loss of avsync comes in as one argument and one term of a sum; nothing else here knows of the library.
+The loss of avsync is one argument and one term of a sum; nothing else here uses the library.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 SPREAD = 0.05
-"""Typical displacement of a point from where it was in the first frame, in face heights; makes outputs and errors about 1."""
+"""Typical displacement of a point from its place in the first frame, in face heights; scales outputs and errors to about 1."""
 
 
 class Residual(nn.Module):
-    """A dilated convolution over time, added to what it is given."""
+    """Dilated convolution over time with a residual connection."""
 
     def __init__(self, width: int, dilation: int) -> None:
         super().__init__()
@@ -23,20 +23,20 @@ class Residual(nn.Module):
         self.mix = nn.Conv1d(width, width, 3, padding=dilation, dilation=dilation)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, width, frames) to the same."""
+        """Map (batch, width, frames) to the same shape."""
         return x + nn.functional.gelu(self.mix(self.normalise(x)))
 
 
 class Regressor(nn.Module):
-    """Landmarks from sound features and the first face.
+    """Landmarks from audio features and the first face.
 
     Args:
         coeffs: Coefficients of an audio frame.
         points: Landmarks of a face.
         dims: Their dimensions.
         width: Channels.
-        basis: Directions in which faces move, (components, points, dims) in face heights; the model then puts out a weight for each
-            instead of free coordinates.
+        basis: Principal motions, (components, points, dims) in face heights; the model then predicts a weight for each instead of free
+            coordinates.
     """
 
     basis: Tensor | None
@@ -50,7 +50,7 @@ class Regressor(nn.Module):
         self.register_buffer("basis", basis)
 
     def forward(self, audio: Tensor, first: Tensor) -> Tensor:
-        """Landmarks (batch, frames, points, dims) for features (batch, 4 * frames, coeffs) and faces (batch, points, dims)."""
+        """Predict landmarks (batch, frames, points, dims) from features (batch, 4 * frames, coeffs) and faces (batch, points, dims)."""
         height = face_height(first)
         face = (first - first.mean(dim=1, keepdim=True)) / height[:, None, None]
         hidden = self.hear(audio.mT) + self.see(face.flatten(1))[..., None]
@@ -63,7 +63,7 @@ class Regressor(nn.Module):
 
 
 def face_height(face: Tensor) -> Tensor:
-    """Height of faces (batch, points, dims), (batch,)."""
+    """Compute the height of faces (batch, points, dims), (batch,)."""
     return face[..., 1].amax(dim=1) - face[..., 1].amin(dim=1)
 
 
@@ -78,17 +78,17 @@ def train(
     warm_up: int,
     learning_rate: float = 2e-3,
 ) -> None:
-    """The loop.
+    """Train a model.
 
     Args:
         model: Trained in place.
-        batches: Returns features (batch, 4 * frames, coeffs) and landmarks (batch, frames, points, dims).
-        steps: How many.
+        batches: Function that returns features (batch, 4 * frames, coeffs) and landmarks (batch, frames, points, dims).
+        steps: Number of steps.
         mse_weight: Weight of the mean squared error.
         sync_loss: The loss of avsync.
-        sync_weight: Its weight in the end; 0 leaves it out.
+        sync_weight: Its final weight; 0 leaves it out.
         warm_up: Steps over which the weight rises from 0.
-        learning_rate: Of Adam; falls to 0 along a cosine.
+        learning_rate: Rate of Adam, which falls to 0 along a cosine.
     """
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)

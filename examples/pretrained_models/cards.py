@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from avsync._files import replacing
-
 if TYPE_CHECKING:
     from pretrain import Variant
 
@@ -190,5 +188,5 @@ def _write(path: Path, text: str, numbers: dict[str, Any]) -> None:
         levels=levels,
         short=short,
     )
-    with replacing(path) as part:
-        part.write_text(text, encoding="utf-8")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")

@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from avsync.corpus.banks.memory import Batch, ClipBank
-from avsync.metrics import bootstrap_interval, multi_scale_offset
-from avsync.metrics.offset import sync_offset
-from avsync.models.syncer.interface import MultiScaleSyncer
+from avsync.corpus import Batch, ClipBank
+from avsync.metrics import bootstrap_interval, multi_scale_offset, sync_offset
+from avsync.models import MultiScaleSyncer
 
 SHORT_LENGTHS = (5, 9, 15, 25, 50, 80)
 """Frames of the clips of the short-clip curve."""

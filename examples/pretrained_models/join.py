@@ -15,11 +15,9 @@ import torch
 from cards import write_ensemble_card
 from pretrain import judged
 
-from avsync.audio.speech import SpeechFeatures
-from avsync.corpus.banks.memory import ClipBank
-from avsync.corpus.clip import Corpus
-from avsync.models.syncer.ensemble import SyncerEnsemble
-from avsync.models.syncer.pyramid import SyncerPyramid
+from avsync.audio import SpeechFeatures
+from avsync.corpus import ClipBank, Corpus
+from avsync.models import SyncerEnsemble, SyncerPyramid
 from avsync.pretrained import save_pretrained
 
 

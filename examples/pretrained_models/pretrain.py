@@ -22,26 +22,33 @@ from cards import write_card
 from curves import fixed_clips, short_clips
 from realign import find_lags, with_sound_moved
 
-from avsync._files import write_json
-from avsync.audio.speech import SpeechFeatures
-from avsync.corpus.banks.augmentation import AugmentConfig
-from avsync.corpus.banks.memory import ClipBank
-from avsync.corpus.clip import Clip, Corpus
-from avsync.landmarks.layouts import REGIONS
-from avsync.landmarks.motion_features import MOTIONS, motion_channels
-from avsync.models.syncer.encoders import SyncerConfig
-from avsync.models.syncer.interface import MultiScaleSyncer
-from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
+from avsync.audio import SpeechFeatures
+from avsync.corpus import AugmentConfig, Clip, ClipBank, Corpus
+from avsync.landmarks import MOTIONS, REGIONS, motion_channels
+from avsync.models import MultiScaleSyncer, SyncerConfig, SyncerPyramid, SyncerPyramidConfig
 from avsync.pretrained import save_pretrained
-from avsync.training.processes import make_fabric
-from avsync.training.syncers import SyncerTrainingConfig, evaluate_syncers, train_syncers
-from avsync.training.warm_start import WarmStartConfig, train_finest_first
+from avsync.training import (
+    SyncerTrainingConfig,
+    WarmStartConfig,
+    evaluate_syncers,
+    make_fabric,
+    train_finest_first,
+    train_syncers,
+)
 
 DIMS = 2
 MARGIN = 40
 """Frames of sound around a judged clip."""
 SPEECH_SHARE = 0.4
 """Share of a judged clip's frames that must hold speech."""
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    part.replace(path)
 
 
 @dataclass(frozen=True)
