@@ -22,6 +22,7 @@ from avsync.models.discriminators import (
     window_starts,
 )
 from avsync.pretrained import config_from_dict, config_to_dict
+from avsync.training.gan import Discriminators
 from tests.reference.discriminators import window_logits
 
 FRAME = FrameDiscriminatorConfig(points=5, embed=8, depth=2)
@@ -308,3 +309,22 @@ def test_bad_input() -> None:
         replace(WINDOW, hidden=0)
     with pytest.raises(ConfigError, match="`depth`"):
         replace(FRAME, depth=-1)
+
+
+def test_training_embeds_frames_once_for_discriminators_that_share_the_embedding() -> None:
+    window = WindowDiscriminator(WINDOW)
+    observed, x = (t.float() for t in clips(2, 3, 12))
+    for embedding, expected in ((window.embedding, 1), (None, 2)):
+        pair = PairDiscriminator(WINDOW, embedding=embedding)
+        together = Discriminators(frame=FrameDiscriminator(FRAME), window=window, pair=pair).eval()
+        calls: list[object] = []
+        handles = [
+            module.register_forward_pre_hook(lambda *found, calls=calls: calls.append(found))
+            for module in {window.embedding, pair.embedding}
+        ]
+        logits = together(observed, x)
+        assert len(calls) == expected
+        for handle in handles:
+            handle.remove()
+        torch.testing.assert_close(logits["window"], window(observed, x))
+        torch.testing.assert_close(logits["pair"], pair(observed, x))

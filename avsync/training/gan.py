@@ -87,7 +87,7 @@ class Discriminators(nn.Module):
     Args:
         frame: D_f.
         window: D_s.
-        pair: D_j; None leaves the pair loss out.
+        pair: D_j; None leaves the pair loss out. If it shares the frame embedding of ``window``, frames are embedded once for both.
     """
 
     def __init__(
@@ -101,9 +101,14 @@ class Discriminators(nn.Module):
     def forward(self, observed: Tensor, landmarks: Tensor) -> dict[str, Tensor]:
         """Compute the logits of each discriminator for the clips (batch, frames, points, dims) that follow ``observed``."""
         # One coordinate frame for the whole clip: frames normalised one by one would hide drift in place and size.
-        logits = {"frame": self.frame(landmarks, reference=observed[:, 0]), "window": self.window(observed, landmarks)}
+        embedded = self.window.embed(observed, landmarks)
+        logits = {
+            "frame": self.frame(landmarks, reference=observed[:, 0]),
+            "window": self.window(observed, landmarks, embedded=embedded),
+        }
         if self.pair is not None:
-            logits["pair"] = self.pair(observed, landmarks)
+            shared = embedded if self.pair.embedding is self.window.embedding else None
+            logits["pair"] = self.pair(observed, landmarks, embedded=shared)
         return logits
 
     def loss(self, observed: Tensor, real: Tensor, fake: Tensor) -> Tensor:
