@@ -1,4 +1,4 @@
-"""Model cards: what shipped syncers are, what they learned from, how good they are, what they are not for."""
+"""Model cards: what pretrained syncers are, what they learned from, how good they are, what they are not for."""
 
 from __future__ import annotations
 
@@ -114,14 +114,14 @@ def cell(share: dict[str, Any]) -> str:
 
 
 def hearing(variant: Variant) -> str:
-    """What a pyramid hears beyond its windows, and of what level of sound it does not know, as the end of a clause."""
+    """State what a pyramid hears beyond its windows, and which level of audio it does not know, as the end of a clause."""
     frames = next(iter(variant.audio_context), 0)
     around = f", level 0 with {40 * frames} ms more on both sides of a window" if frames else ""
     return around + (", the mean over the clip taken off" if variant.mean_normalisation else "")
 
 
 def pauses(variant: Variant) -> str:
-    """What windows without speech counted for in training, as the end of a clause."""
+    """State what windows without speech counted for in training, as the end of a clause."""
     if variant.pause_weight == 1:
         return ""
     least = f", down to {variant.pause_weight:g} for none" if variant.pause_weight else ""

@@ -1,4 +1,4 @@
-"""How often a pyramid finds the offset of clips it has never seen, with intervals over speakers."""
+"""Share of unseen clips whose offset a pyramid finds, with intervals over speakers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CHUNK = 128
 
 
 def share(right: Tensor, groups: Tensor) -> dict[str, Any]:
-    """Share of clips, in per cent, with its 95 % interval over speakers; of no clips there is none."""
+    """Share of clips, in percent, with its 95 % interval over speakers; of no clips there is none."""
     if right.numel() == 0:
         return {"clips": 0}
     found = bootstrap_interval(100.0 * right.double(), groups=groups)
@@ -44,10 +44,10 @@ def fixed_clips(
 
     Args:
         pyramid: Trained syncers.
-        bank: Clips of speakers whom they have not been trained on.
+        bank: Clips of unseen speakers.
         frames: Length of the clips.
         stride: Frames from one clip to the next.
-        margin: Frames of sound around them.
+        margin: Frames of audio around them.
         speech_share: Share of the frames that must hold speech.
 
     Returns:
@@ -79,10 +79,10 @@ def fixed_clips(
 def short_clips(pyramid: MultiScaleSyncer, bank: ClipBank, *, margin: int) -> list[dict[str, Any]]:
     """Level 0 on short clips, with those in which hardly anybody speaks and without them.
 
-    Every frame of a clip counts once (``window`` of :func:`avsync.metrics.sync_offset`), and beside it, as "windows", every window
+    Every frame of a clip counts once (``window`` of :func:`avsync.metrics.sync_offset`), and next to it, as "windows", every window
     does, as in the published protocol. A clip of 5 frames is a single window. Nothing outside of a clip is shown of the face. The
-    sound has ``margin`` frames more on both sides, of which a search for an offset needs 15, an encoder with context some more, and
-    the mean of the sound whatever there is.
+    audio has ``margin`` frames more on both sides, of which a search for an offset needs 15, an encoder with context some more, and
+    the mean of the audio whatever there is.
     """
     rows = []
     for frames in SHORT_LENGTHS:

@@ -1,8 +1,8 @@
-"""Train and judge the pyramids that come with the package: one folder of weights, numbers and a model card a variant.
+"""Train and evaluate the pretrained pyramids: one folder of weights, numbers and a model card per variant.
 
     python examples/pretrained_models/pretrain.py --corpus PATH [--variants NAME ...] [--out avsync/weights] [--resume]
 
-Trains on the corpus' train speakers only and judges on its val speakers. The small variants take about ten minutes of one core, the
+Trains on the corpus' train speakers only and evaluates on its val speakers. The small variants take about ten minutes of one core, the
 default half an hour of two, the mouth's a quarter, and the lags that these two need ten minutes more; an interrupted run goes on with
 ``--resume``. ``join.py`` then joins the ensemble, and ``python -m benchmarks.calibrate`` adds the calibrations.
 """
@@ -38,7 +38,7 @@ from avsync.training import (
 
 DIMS = 2
 MARGIN = 40
-"""Frames of sound around a judged clip."""
+"""Frames of audio around a judged clip."""
 SPEECH_SHARE = 0.4
 """Share of a judged clip's frames that must hold speech."""
 
@@ -53,7 +53,7 @@ def write_json(path: Path, value: Any) -> None:
 
 @dataclass(frozen=True)
 class Variant:
-    """What tells one shipped pyramid from another.
+    """Settings in which the pretrained pyramids differ.
 
     Attributes:
         about: What it is for, a sentence of the model card.
@@ -61,7 +61,7 @@ class Variant:
         motion: What of the motion it sees; see :func:`avsync.landmarks.motion_features.motion_features`.
         region: "face", "mouth" or "head".
         objective: "all_pairs" or, for the evaluation model, "contrastive".
-        audio_context: Level frames of sound around a window that each level hears.
+        audio_context: Level frames of audio around a window that each level hears.
         mean_normalisation: Whether the mean of a clip's features is taken off.
         steps: Optimisation steps of levels 0 and 1, from which the coarser ones begin.
         schedule_steps: Steps over which the rate of levels 0 and 1 would fall to nothing; None for ``steps``.
@@ -72,10 +72,10 @@ class Variant:
         dropout: Dropout of the encoders.
         width: Channels of the encoders, of all levels or level by level; the special pyramids are smaller, so that all of them fit
             into a small package.
-        equaliser_db: How far the sound's bands are raised and lowered.
-        offset_window: Frames that a window counts for in the mean over a stretch of windows that is searched for its offset.
+        equaliser_db: How far the audio's bands are raised and lowered.
+        offset_window: Frames that a window counts for in the mean over a segment of windows that is searched for its offset.
         pause_weight: How much windows without speech count in the loss.
-        realign: Whether the sound of the training clips is moved to where syncers of the other half of the speakers hear it.
+        realign: Whether the audio of the training clips is moved to where syncers of the other half of the speakers hear it.
         seed: Seed of the training.
     """
 
@@ -150,7 +150,7 @@ AUGMENT = AugmentConfig(
     tempo=(1 / 1.5, 1.5),
     noise_db=4.5,
 )
-"""How training crops are varied, but for the equaliser, which is the variant's."""
+"""Augmentation of training crops, except the equaliser, which is the variant's."""
 
 VARIANTS = {
     "landmarks68-25fps": Variant(
@@ -206,15 +206,15 @@ VARIANTS = {
 
 
 WARM_START = WarmStartConfig(runs=4)
-"""How levels 2 and 3 begin with the weights of the level before."""
+"""Settings with which levels 2 and 3 begin with the weights of the level before."""
 HALF_STEPS, HALF_WIDTH = 400, 128
-"""Steps and channels of the two trainings of level 0 that find the lags of training clips."""
+"""Steps and channels of the two training runs of level 0 that find the lags of training clips."""
 LAGS_BY = "landmarks68-25fps"
 """The variant whose recipe these two follow."""
 
 
 def training_bank(name: str, variant: Variant, lags: Mapping[str, float], args: argparse.Namespace) -> ClipBank:
-    """The clips that a variant learns from, with their sound where it belongs."""
+    """The clips that a variant learns from, with their audio where it belongs."""
     corpus = Corpus(args.corpus, split="train")
     features = SpeechFeatures(kind=variant.audio).features
     if not variant.realign:
@@ -224,7 +224,7 @@ def training_bank(name: str, variant: Variant, lags: Mapping[str, float], args: 
 
 
 def training_lags(args: argparse.Namespace) -> dict[str, float]:
-    """Lags of the training clips, found once for all variants: where a clip's sound belongs does not depend on who is to hear it."""
+    """Lags of the training clips, found once for all variants: where a clip's audio belongs does not depend on who is to hear it."""
     work, variant = Path(args.work) / "lags", VARIANTS[LAGS_BY]
     features = SpeechFeatures(kind=variant.audio).features
     file = work / "lags.json"

@@ -1,4 +1,4 @@
-"""Training clips with their sound moved to where syncers that have never met their speakers hear it in sync.
+"""Training clips with their audio moved to where syncers that have never met their speakers hear it in sync.
 
 Recordings are aligned to a third of a frame at best, and a syncer that is told that 13 ms are in sync here and -13 ms there learns to
 be vague. Nobody's own syncer can tell: it has learnt the lags of its clips with the clips. So the speakers are halved, and the syncers
@@ -33,7 +33,7 @@ def find_lags(clips: Sequence[Clip], train: Callable[[str, list[Clip]], SyncerPy
         seed: Of the halving.
 
     Returns:
-        Frames by which the sound is early (negative: late), by the clip's id.
+        Frames by which the audio is early (negative: late), by the clip's id.
     """
     speakers = sorted({clip.speaker for clip in clips})
     order = torch.randperm(len(speakers), generator=torch.Generator().manual_seed(seed)).tolist()
@@ -47,7 +47,7 @@ def find_lags(clips: Sequence[Clip], train: Callable[[str, list[Clip]], SyncerPy
 
 
 def clip_lag(pyramid: SyncerPyramid, clip: Clip) -> float:
-    """Frames by which the sound of one clip is early, with their fraction; by level 0 of syncers of log-mel energies or MFCCs."""
+    """Frames by which the audio of one clip is early, with their fraction; by level 0 of syncers of log-mel energies or MFCCs."""
     features = pyramid.speech_features()
     assert features is not None, "syncers of waveforms' features"
     finest = recording_report(Recording(clip.id, (clip,)), pyramid, audio_transform=features, max_offsets=(SEARCH,))[0]
@@ -55,5 +55,5 @@ def clip_lag(pyramid: SyncerPyramid, clip: Clip) -> float:
 
 
 def with_sound_moved(clip: Clip, lag: float) -> Clip:
-    """A clip whose sound is delayed by so many frames; silence moves in."""
+    """A clip whose audio is delayed by so many frames; silence moves in."""
     return with_delayed_sound(Recording(clip.id, (clip,)), lag * FRAME_SECONDS).clips[0]

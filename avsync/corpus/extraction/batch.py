@@ -1,7 +1,7 @@
 """Many videos to one corpus: several processes, several machines, interrupted and resumed; a video that fails does not stop the rest.
 
 Every video is written whole before its record is (see :mod:`avsync.corpus.extraction.records`), so a run may be ended at any moment, by
-Ctrl-C, ``kill -9`` or a full disk, and taken up again with ``resume``: what was finished is kept, what was not is done anew.
+Ctrl-C, ``kill -9`` or a full disk, and taken up again with ``resume``: what was finished is kept, what was not is done again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ OPTIONS = ("fps", "faces", "crop", "min_seconds", "max_seconds", "max_height", "
 
 
 class Progress:
-    """What a run tells of its progress; this one keeps silent. Sizes are in bytes of video files.
+    """Progress reports of a run; this one is silent. Sizes are in bytes of video files.
 
     Source: ours.
     """

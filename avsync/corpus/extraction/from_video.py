@@ -1,7 +1,7 @@
-"""From a video to clips: faces followed from image to image, resampled in time, and the sound of the very same time beside them.
+"""From a video to clips: faces followed from image to image, resampled in time, and the audio of the very same time next to them.
 
-All times are on the one clock that picture and sound of a file share. A clip begins at a time ``t0`` of that clock: its landmark frame
-``k`` is the face at ``t0 + k / fps`` and its sample ``s`` the sound at ``t0 + s / 16000``, whatever the file's own frame rate, sample
+All times are on the one clock that image and audio of a file share. A clip begins at a time ``t0`` of that clock: its landmark frame
+``k`` is the face at ``t0 + k / fps`` and its sample ``s`` the audio at ``t0 + s / 16000``, whatever the file's own frame rate, sample
 rate, start times and gaps are.
 
 The video passes once, a batch of images at a time; the next batch is decoded while the detector looks at one. Of the faces only those
@@ -36,7 +36,7 @@ from avsync.errors import ArgumentError, AvsyncError, CorpusError
 from avsync.pyramid import SAMPLE_RATE
 
 CROPS = ("fixed", "centred", "none")
-"""What landmarks are relative to: one square for the clip (the paper's VoxCeleb2 II), one a frame (I), or the picture."""
+"""Croppings that landmarks may be relative to: one square for the clip (the paper's VoxCeleb2 II), one per frame (I), or the image."""
 
 _TRACK_SECONDS = 600.0  # tracks are decided on at least this often, which bounds what is held of a video
 _CROP_SIZE = 256
@@ -55,7 +55,7 @@ def extract(video: str | os.PathLike[str], *, report: VideoReport | None = None,
         The clips; none for a video without a face.
 
     Raises:
-        CorpusError: The file cannot be read or has no picture or no sound, or the detector failed.
+        CorpusError: The file cannot be read or has no image or no audio, or the detector failed.
 
     Example:
         >>> import tempfile
@@ -98,16 +98,16 @@ def iter_clips(
     Args:
         video: The file.
         detector: "face-alignment", "mediapipe", "package.module:function", or a callable; see :mod:`avsync.corpus.detectors`.
-        fps: Landmark frames a second. 25 is what syncers, trainings and metrics of this library take.
+        fps: Landmark frames per second. 25 is what syncers, training runs and metrics of this library take.
         faces: "largest" or "stable" for one face at a time, "all" for a clip a person; see
             :func:`avsync.corpus.extraction.tracks.choose_tracks`.
         crop: What the landmarks are relative to: "fixed", a square of 256 pixels around all that the face covers in the clip, which
-            keeps the motion of the head; "centred", such a square around the face in every frame; "none", pixels of the picture. See
+            keeps the motion of the head; "centred", such a square around the face in every frame; "none", pixels of the image. See
             :mod:`avsync.corpus.extraction.cropping`.
         min_seconds: Shortest clip; what is shorter is dropped.
         max_seconds: Longest clip.
-        max_height: Scale higher pictures down to this height before detection, to save time; landmarks stay in pixels of the source.
-        scene_cuts: Look for cuts in the pictures. Without it only faces that jump end a clip: for footage whose lights flash.
+        max_height: Scale higher images down to this height before detection, to save time; landmarks stay in pixels of the source.
+        scene_cuts: Look for cuts in the images. Without it only faces that jump end a clip: for footage whose lights flash.
         name: Stem of the clips' ids; the file's name by default.
         speaker: Label of the person; the name by default. With ``faces="all"`` and several persons ``_p0``, ``_p1``, ... is added.
         split: Label of the part of the corpus.
@@ -118,7 +118,7 @@ def iter_clips(
         Clips by the order in which they are decided, numbered in that order.
 
     Raises:
-        CorpusError: The file cannot be read or has no picture or no sound, or the detector failed.
+        CorpusError: The file cannot be read or has no image or no audio, or the detector failed.
         ArgumentError: An option has an impossible value.
 
     Source: ours; the splits follow the corpus that this library was measured on, the crops the paper's section 4.1.
@@ -340,7 +340,7 @@ def _detect(source: VideoSource, detector: CheckedDetector, batch: list[_Image])
 
 
 class _Part(NamedTuple):
-    """What becomes a clip: one person's landmarks at exact instants from ``start`` on, in pixels of the source."""
+    """Landmarks that become a clip: one person's at exact instants from ``start`` on, in pixels of the source."""
 
     start: float
     landmarks: Faces
@@ -360,7 +360,7 @@ def _parts(track: FaceTrack, person: int, fps: float, max_seconds: float) -> Ite
 
 
 def _cropped(landmarks: Faces, crop: str, picture: tuple[int, int]) -> tuple[Faces, tuple[int, int], list[float]]:
-    """Landmarks, size of the image they are in, and where it lies in the first picture: left, top, right, bottom."""
+    """Landmarks, size of the image they are in, and where it lies in the first image: left, top, right, bottom."""
     if crop == "none":
         return landmarks, picture, [0.0, 0.0, float(picture[0]), float(picture[1])]
     points, boxes = (crop_fixed if crop == "fixed" else crop_centred)(landmarks, size=_CROP_SIZE)

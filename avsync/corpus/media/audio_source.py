@@ -1,4 +1,4 @@
-"""The sound of a media file as 16 kHz mono at any instant of the picture's clock."""
+"""The audio of a media file as 16 kHz mono at any instant of the video's clock."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ class AudioSegment(NamedTuple):
 
 
 class AudioSource(ProcessBound):
-    """The sound of a file on the container's presentation clock, which it shares with :class:`~avsync.corpus.media.video_source.VideoSource`.
+    """The audio of a file on the container's presentation clock, which it shares with :class:`~avsync.corpus.media.video_source.VideoSource`.
 
-    Timestamps decide where sound lies: before the stream starts, in its gaps and after its end there is silence, and sound whose place
+    Timestamps decide where audio lies: before the stream starts, in its gaps and after its end there is silence, and audio whose place
     is taken is cut. Deviations of less than 5 ms, as rounding makes them, move nothing, and neither do single wild timestamps. An
     encoder's delay is removed where the file tells it (edit lists, Opus and Matroska delays, Xing headers of MP3 files). A windowed
     sinc of linear phase changes the rate; nothing is delayed and nothing drifts, however long the file.
 
     Mono stays itself, stereo becomes the mean of its sides. More channels are mixed as ITU-R BS.775 has it, scaled so that nothing
-    clips: beside a front channel the centre, where speech is, counts sqrt(2) times, a surround channel 1 / sqrt(2) times, and the
+    clips: next to a front channel the centre, where speech is, counts sqrt(2) times, a surround channel 1 / sqrt(2) times, and the
     low-frequency channel not at all.
 
     The file is read forwards, in constant memory; the last ten seconds stay readable.
@@ -59,7 +59,7 @@ class AudioSource(ProcessBound):
         sample_rate: Of what :meth:`read` returns, in hertz.
 
     Raises:
-        CorpusError: The file cannot be read, has no sound, or nothing of it can be decoded.
+        CorpusError: The file cannot be read, has no audio, or nothing of it can be decoded.
         ArgumentError: ``sample_rate`` is not positive.
         MissingExtraError: PyAV is not installed.
 
@@ -121,7 +121,7 @@ class AudioSource(ProcessBound):
 
     @property
     def warnings(self) -> list[str]:
-        """What went wrong so far, one line a kind, with its count."""
+        """Warnings so far, one line per kind, with its count."""
         lines = tally(self._damage)
         clock, mix = getattr(self, "_clock", None), getattr(self, "_mix", None)
         if mix is not None and mix.warning is not None:

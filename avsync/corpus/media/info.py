@@ -1,7 +1,7 @@
-"""Opening media files and saying what is in them, for pictures and for sound.
+"""Opening media files and describing their contents.
 
-All times of this package are seconds on the **container's presentation clock**, the one clock that picture and sound have in common.
-No stream's own start is ever subtracted: a file whose sound starts 0.4 s after its picture keeps these 0.4 s.
+All times of this package are seconds on the **container's presentation clock**, the one clock that video and audio have in common.
+No stream's own start is ever subtracted: a file whose audio starts 0.4 s after its video keeps these 0.4 s.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ _NO_MEDIA = {"applehttp", "hls", "concat", "dash", "image2", "image2pipe", "ico"
 
 @dataclass(frozen=True)
 class MediaInfo:
-    """What a file holds.
+    """Contents of a media file.
 
     Attributes:
         path: The file.
         container: Its format by FFmpeg's name.
         seconds: Length that the container declares; None if it declares none.
-        has_video: Whether there is a video stream (a cover picture is none).
-        has_audio: Whether there is a sound stream.
-        width: Of the upright picture with square pixels, before any scaling down; 0 without video.
+        has_video: Whether there is a video stream (a cover image is none).
+        has_audio: Whether there is an audio stream.
+        width: Of the upright image with square pixels, before any scaling down; 0 without video.
         height: Likewise.
-        rotation: Degrees clockwise by which the coded picture is turned to stand upright: 0, 90, 180 or 270.
-        frame_rate: Average frames a second; None if unknown.
-        video_start: Time of the first picture that can be decoded, in seconds; None without video.
-        audio_start: Time at which the container says that the sound starts, in seconds; None if it does not say.
-        sample_rate: Of the coded sound, in hertz; 0 without sound.
-        channels: Of the coded sound.
+        rotation: Degrees clockwise by which the coded image is turned to stand upright: 0, 90, 180 or 270.
+        frame_rate: Average frames per second; None if unknown.
+        video_start: Time of the first image that can be decoded, in seconds; None without video.
+        audio_start: Time at which the container says that the audio starts, in seconds; None if it does not say.
+        sample_rate: Of the coded audio, in hertz; 0 without audio.
+        channels: Of the coded audio.
         video_codec: Its name; empty without video.
-        audio_codec: Its name; empty without sound.
+        audio_codec: Its name; empty without audio.
     """
 
     path: str
@@ -65,7 +65,7 @@ class MediaInfo:
 
 
 def failures() -> tuple[type[BaseException], ...]:
-    """What PyAV raises for a file that it cannot read."""
+    """Errors that PyAV raises for a file that it cannot read."""
     av = import_extra("av", "media")
     return (av.FFmpegError, ValueError, OverflowError, MemoryError)
 
@@ -88,7 +88,7 @@ def media_url(path: str | os.PathLike[str]) -> str:
 def open_media(path: str | os.PathLike[str]) -> Any:
     """Open a media file for reading.
 
-    Only the file itself is read: playlists, picture sequences and network addresses are refused, whatever the file is called.
+    Only the file itself is read: playlists, image sequences and network addresses are refused, whatever the file is called.
 
     Raises:
         CorpusError: The file is missing, empty, a folder, or of no format that FFmpeg knows.
@@ -117,7 +117,7 @@ def open_media(path: str | os.PathLike[str]) -> Any:
 
 
 def pick_video(container: Any) -> Any | None:
-    """The video stream to read: no cover picture; of several the default one, then the largest, then the first."""
+    """The video stream to read: no cover image; of several the default one, then the largest, then the first."""
     streams = [
         stream for stream in container.streams.video if stream.codec_context is not None and not _has(stream, "attached_pic")
     ]
@@ -127,7 +127,7 @@ def pick_video(container: Any) -> Any | None:
 
 
 def pick_audio(container: Any) -> Any | None:
-    """The sound stream to read: of several the default one, then the first."""
+    """The audio stream to read: of several the default one, then the first."""
     streams = [stream for stream in container.streams.audio if stream.codec_context is not None]
     return max(streams, key=lambda s: (_has(s, "default"), -s.index), default=None)
 
@@ -159,7 +159,7 @@ def start_seconds(stream: Any) -> float | None:
 
 
 def describe(container: Any, path: str | os.PathLike[str], **more: Any) -> MediaInfo:
-    """What the headers of an open container say; ``more`` are the fields that its caller knows better."""
+    """Read the headers of an open container; ``more`` are the fields that its caller knows better."""
     video, audio = pick_video(container), pick_audio(container)
     fields: dict[str, Any] = {
         "path": os.fspath(path),
