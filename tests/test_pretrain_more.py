@@ -1,0 +1,94 @@
+"""Scripts of examples/pretrained_models that train from pretrained weights or measure, at a size that takes seconds."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from avsync import SyncerPyramid
+from avsync.audio.speech import SpeechFeatures
+from avsync.corpus.banks.memory import ClipBank
+from avsync.corpus.clip import Clip, write_clip, write_index
+from avsync.corpus.synthetic.talker import SyntheticCorpus
+from avsync.training.syncers import lip_leak
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "pretrained_models"
+
+
+@pytest.fixture(autouse=True)
+def example(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(str(EXAMPLE))
+    yield
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(EXAMPLE)):
+            del sys.modules[name]
+
+
+def talkers(split: str, seconds: float) -> list[Clip]:
+    corpus = SyntheticCorpus(split=split, speakers=4, clips_per_speaker=1, seconds=seconds)
+    labels = ("spk001", "spk009", "spk180", "spk175")  # of both halves and both collections
+    return [dataclasses.replace(corpus[i], speaker=label) for i, label in enumerate(labels)]
+
+
+def test_impaired_clips_are_impaired_as_they_say() -> None:
+    import conditions
+
+    clips = talkers("val", 8.0)
+    banks = conditions.impaired(clips, SpeechFeatures().features)
+    clean = banks["clean"]
+    assert list(banks) == ["clean", "noise 10 dB", "babble 10 dB", "smoothed 5", "held 3"]
+    noisy = conditions.mixed(clips[0], np.random.default_rng(0).normal(size=clips[0].waveform.size), 10.0)
+    speech = clips[0].waveform - clips[0].waveform.mean()
+    assert abs(10 * np.log10(np.square(speech).mean() / np.square(noisy - speech).mean()) - 10.0) < 0.01
+    for name, bank in list(banks.items())[1:]:
+        heard, seen = not torch.equal(bank.audio, clean.audio), not torch.equal(bank.landmarks, clean.landmarks)
+        assert (heard, seen) == (("dB" in name), ("dB" not in name)), name
+    steps = banks["held 3"].landmarks.diff(dim=0).abs().amax(dim=(1, 2))
+    assert float((steps == 0).float().mean()) > 0.6
+    numbers = conditions.found(SyncerPyramid.from_pretrained("landmarks68-25fps").eval(), clean, 80, stride=20)
+    assert set(numbers) == {"A", "B", "B studio", "B phone"}
+    assert numbers["A"]["clips"] == 2 * numbers["B studio"]["clips"]
+    assert numbers["A"]["percent"][0] > 70.0, "the synthetic talker's offsets are found"
+
+
+def test_the_robust_model_goes_on_from_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import robust
+
+    write_index(tmp_path, [write_clip(dataclasses.replace(clip, split="train"), tmp_path) for clip in talkers("train", 8.0)])
+    stages = (robust.Stage((0, 1), 1, 1e-5, 0), robust.Stage((2, 3), 1, 1e-5, 0))
+    monkeypatch.setattr(robust, "STAGES", stages)
+    monkeypatch.setattr(robust, "FINE_FRAMES", 12)
+    small = dataclasses.replace(robust.VARIANTS[robust.START], batch_size=2)
+    monkeypatch.setitem(robust.VARIANTS, robust.START, small)
+    trained = robust.train(tmp_path, tmp_path / "work", precision="32-true").state_dict()
+    start = SyncerPyramid.from_pretrained(robust.START).state_dict()
+    for level in range(4):
+        key = f"syncers.{level}.motion_encoder.encoder.head.weight"
+        change = float((trained[key] - start[key]).abs().max())
+        assert 0 < change < 1e-3, level
+
+
+def test_a_head_model_loses_the_lips_and_is_measured() -> None:
+    import head_accuracy
+    import heads
+
+    bank = ClipBank(talkers("train", 12.0), features=SpeechFeatures().features)
+    start = SyncerPyramid.from_pretrained(heads.START)
+    head = heads.without_lips(start, bank)
+    torch.testing.assert_close(head.lip_leak, lip_leak(bank))
+    weights = head.state_dict()
+    assert all(torch.equal(value, weights[key]) for key, value in start.state_dict().items())
+    versions = head_accuracy.versions(bank, lip_leak(bank))
+    still = [point for point in range(68) if point not in head_accuracy.REGIONS["head"]]
+    for name in ("without the leak", "the leak alone"):
+        assert torch.equal(versions[name].landmarks[:, still], bank.landmarks[:, still])
+        assert not torch.equal(versions[name].landmarks, bank.landmarks)
+    numbers = head_accuracy.accuracy(head, bank, 152)
+    assert numbers["A"]["clips"] > 0 and len(numbers["A"]["within_one"]) == len(numbers["A"]["above_stranger"]) == 4
