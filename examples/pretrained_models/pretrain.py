@@ -197,7 +197,8 @@ VARIANTS = {
         realign=True,
     ),
     "landmarks68-25fps-head": Variant(
-        "Points of the head that speech does not move on it: what it hears is said by nods, turns and sway.",
+        "Bridge of the nose, eye corners and ends of the jaw. Much of what it finds, at level 0 about half, is lip motion that leaks"
+        " into these points; `landmarks68-25fps-pose` has the leak subtracted.",
         motion=("displacement", "velocity", "speed"),
         region="head",
         width=(40,),
