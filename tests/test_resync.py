@@ -15,7 +15,7 @@ from avsync.corpus.media.audio_source import AudioSource
 from avsync.corpus.media.files import write_video
 from avsync.corpus.media.video_source import VideoSource
 from avsync.errors import ArgumentError, CorpusError
-from avsync.evaluation.resync import default_output, ffmpeg_command, shift_sound
+from avsync.evaluation.resync import default_output, ffmpeg_command, shift_audio
 from tests.media_samples import flash_click_video
 
 ENCODED = ("avi",)
@@ -60,7 +60,7 @@ def test_the_shift_is_what_was_asked_for(tmp_path: Path, container: str, options
     before = lateness(source)
     for seconds in (0.12, -0.16):
         out = tmp_path / f"b{seconds}.{container}"
-        done = shift_sound(source, out, seconds=seconds)
+        done = shift_audio(source, out, seconds=seconds)
         assert (done.path, done.seconds, done.encoded, done.left_out) == (out, seconds, container in ENCODED, ())
         # Matroska has whole milliseconds.
         tolerance = 0.0011 if container in ("mkv", "webm") else 0.0001
@@ -72,8 +72,8 @@ def test_the_shift_is_what_was_asked_for(tmp_path: Path, container: str, options
 def test_there_and_back_again(tmp_path: Path) -> None:
     source = tmp_path / "a.mp4"
     flash_click_video(source, seconds=2.4, flashes=(0.8, 1.6), audio_start=0.2)
-    shift_sound(source, tmp_path / "b.mp4", seconds=0.3)
-    shift_sound(tmp_path / "b.mp4", tmp_path / "c.mp4", seconds=-0.3)
+    shift_audio(source, tmp_path / "b.mp4", seconds=0.3)
+    shift_audio(tmp_path / "b.mp4", tmp_path / "c.mp4", seconds=-0.3)
     np.testing.assert_allclose(lateness(tmp_path / "c.mp4"), lateness(source), atol=1e-4)
 
 
@@ -81,7 +81,7 @@ def test_everything_else_is_kept(tmp_path: Path) -> None:
     """Turned pictures, a second sound, an attachment, chapters, names."""
     turned = tmp_path / "turned.mp4"
     flash_click_video(turned, rotation=90, seconds=2.0, flashes=(0.8, 1.2))
-    shift_sound(turned, tmp_path / "turned.b.mp4", seconds=0.2)
+    shift_audio(turned, tmp_path / "turned.b.mp4", seconds=0.2)
     with VideoSource(turned) as left, VideoSource(tmp_path / "turned.b.mp4") as right:
         assert left.info.rotation == right.info.rotation == 90
 
@@ -102,7 +102,7 @@ def test_everything_else_is_kept(tmp_path: Path) -> None:
                     copy.pts, copy.dts, copy.duration, copy.time_base, copy.is_keyframe = times
                     copy.stream = target
                     writer.mux(copy)
-    done = shift_sound(rich, tmp_path / "rich.b.mkv", seconds=0.2)
+    done = shift_audio(rich, tmp_path / "rich.b.mkv", seconds=0.2)
     assert done.left_out == () and not done.encoded
 
     def facts(path: Path) -> dict[str, Any]:
@@ -150,12 +150,12 @@ def test_bad_input(tmp_path: Path) -> None:
     out = tmp_path / "out.mp4"
     for path, message in ((tmp_path / "no.mp4", "found no file"), (silent, "no audio stream"), (broken, "readable video")):
         with pytest.raises(CorpusError, match=message):
-            shift_sound(path, out, seconds=0.1)
+            shift_audio(path, out, seconds=0.1)
     with pytest.raises(ArgumentError, match="`out`: expected a file that is not read"):
-        shift_sound(source, source, seconds=0.1)
+        shift_audio(source, source, seconds=0.1)
     with pytest.raises(ArgumentError, match="`seconds`: expected a finite number, got nan"):
-        shift_sound(source, out, seconds=float("nan"))
+        shift_audio(source, out, seconds=float("nan"))
     for name in ("out.webm", "out.nonsense"):
         with pytest.raises(ArgumentError, match="`out`: expected a container that holds the streams"):
-            shift_sound(source, tmp_path / name, seconds=0.1)
+            shift_audio(source, tmp_path / name, seconds=0.1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "broken.mp4", "silent.mp4"]

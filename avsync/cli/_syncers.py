@@ -14,7 +14,7 @@ from torch import nn
 
 from avsync.audio.speech import KINDS, SpeechFeatures
 from avsync.errors import ArgumentError
-from avsync.evaluation.recording import Recording, recording_report
+from avsync.evaluation.recording import Drift, Recording, find_drift, recording_report
 from avsync.metrics.calibration import Calibration, load_calibration
 from avsync.metrics.report import LevelSync, report_rows
 from avsync.models.syncer.interface import MultiScaleSyncer
@@ -32,6 +32,10 @@ class Syncers(NamedTuple):
         """:func:`avsync.evaluation.recording.recording_report` with these syncers."""
         return recording_report(recording, self.pyramid, audio_transform=self.transform, calibration=self.calibration)
 
+    def drift(self, recording: Recording) -> Drift | None:
+        """:func:`avsync.evaluation.recording.find_drift` with these syncers."""
+        return find_drift(recording, self.pyramid, audio_transform=self.transform)
+
 
 def add_detector_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of commands that look for faces."""
@@ -41,8 +45,19 @@ def add_detector_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="face-alignment, mediapipe, or package.module:function of your own (default: %(default)s)",
     )
-    parser.add_argument("--min-seconds", type=float, default=2.0, help="shortest stretch with a face that is used (default: 2)")
+    parser.add_argument("--min-seconds", type=float, default=2.0, help="shortest segment with a face that is used (default: 2)")
+    add_audio_track_argument(parser)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)")
+
+
+def add_audio_track_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the option of commands that read videos."""
+    parser.add_argument(
+        "--audio-track",
+        type=int,
+        metavar="N",
+        help="which audio track of the videos, from 1 (default: the one that the file marks as default, then the first)",
+    )
 
 
 def add_syncer_arguments(parser: argparse.ArgumentParser, *, default: str | None, calibrated: bool = True) -> None:
@@ -112,6 +127,7 @@ def level_lines(report: list[LevelSync]) -> list[str]:
         reason = {
             "offset": "",
             "unsure": "  cannot tell",
+            "edge": "  cannot tell: the edge of the search",
             "silent": "  cannot tell: silence",
             "still": "  cannot tell: the face is still",
         }
@@ -122,6 +138,13 @@ def level_lines(report: list[LevelSync]) -> list[str]:
             f"  {row['distance_at_zero']:>7.3f}{reason[row['answer']]}"
         )
     return lines
+
+
+def track_lines(recording: Recording) -> list[str]:
+    """Which audio track was used, where there are several."""
+    if recording.audio_tracks < 2:
+        return []
+    return [f"  audio track {recording.audio_track} of {recording.audio_tracks}; --audio-track chooses another"]
 
 
 def progress_line(name: str) -> Callable[[float], None] | None:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from avsync._files import replacing, write_json
 from avsync.cli._outputs import Output, add_overwrite_argument, declare
+from avsync.cli._syncers import add_audio_track_argument
 from avsync.corpus.detectors import DETECTORS
 from avsync.corpus.extraction.batch import Progress, extract_corpus
 from avsync.corpus.extraction.from_video import CROPS
@@ -52,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-scene-cuts", action="store_true", help="do not look for cuts, where flashing lights are taken for them"
     )
+    add_audio_track_argument(parser)
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: 1)")
     parser.add_argument(
         "--shard", type=_shard, default=(1, 1), metavar="I/N", help="do the i-th of n shares, from 1; then --merge"
@@ -105,6 +107,7 @@ def run(args: argparse.Namespace) -> int:
             max_seconds=args.max_seconds,
             max_height=args.max_height,
             scene_cuts=not args.no_scene_cuts,
+            audio_track=args.audio_track,
         )
     for path in reports:
         if path.suffix == ".txt" and not args.report:

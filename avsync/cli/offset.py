@@ -29,6 +29,7 @@ from avsync.cli._syncers import (
     load_syncers,
     progress_line,
     rows_of,
+    track_lines,
 )
 from avsync.corpus.clip import INDEX_NAME
 from avsync.errors import ArgumentError, AvsyncError
@@ -39,11 +40,11 @@ from avsync.evaluation.recording import (
     confirms,
     find_offset,
     read_recording,
-    with_delayed_sound,
+    with_delayed_audio,
 )
-from avsync.evaluation.resync import default_output, ffmpeg_command, shift_sound
+from avsync.evaluation.resync import default_output, ffmpeg_command, shift_audio
 
-IN_SYNC, CANNOT_TELL, NOT_CONFIRMED = "in sync", "cannot tell", "not confirmed"
+IN_SYNC, CANNOT_TELL, DRIFT, NOT_CONFIRMED = "in sync", "cannot tell", "the audio drifts", "not confirmed"
 """Why no copy is written; the first is no failure."""
 
 
@@ -113,14 +114,21 @@ def _outputs(args: argparse.Namespace) -> dict[str, Path]:
 
 def _measure(target: str, args: argparse.Namespace, syncers: Syncers) -> tuple[dict[str, Any], Recording, OffsetAnswer]:
     recording = read_recording(
-        target, detector=args.detector, min_seconds=args.min_seconds, progress=progress_line(Path(target).name)
+        target,
+        detector=args.detector,
+        min_seconds=args.min_seconds,
+        audio_track=args.audio_track,
+        progress=progress_line(Path(target).name),
     )
-    answer, report = find_offset(recording, syncers.report)
+    answer, report = find_offset(recording, syncers.report, drift=syncers.drift)
     sure = "" if answer.probability is None else f", {100 * answer.probability:.0f} % sure"
     told = "" if answer.level is None else f" (level {answer.level}{sure})"
     count = len(recording.clips)
-    lines = [f"{target}: {count} clip{'s' if count > 1 else ''}, {recording.seconds:.1f} s of a face", *level_lines(report)]
+    lines = [f"{target}: {count} clip{'s' if count > 1 else ''}, {recording.seconds:.1f} s of a face"]
+    lines += [*track_lines(recording), *level_lines(report)]
     lines.append(f"  {answer.words}{told}")
+    if answer.drift is not None:
+        lines += [f"    at {at:6.1f} s  {1000 * offset:+6.0f} ms" for at, offset in answer.drift.segments]
     if syncers.calibration is None:
         lines.append("  without a calibration of these syncers nobody knows how sure that is; see --calibration")
     result = {
@@ -131,6 +139,13 @@ def _measure(target: str, args: argparse.Namespace, syncers: Syncers) -> tuple[d
         "level": answer.level,
         "probability": answer.probability,
         "words": answer.words,
+        "drift": None
+        if answer.drift is None
+        else {
+            "ms_per_second": 1000 * answer.drift.rate,
+            "segments": [{"at": at, "offset_ms": 1000 * offset} for at, offset in answer.drift.segments],
+        },
+        "audio_track": recording.audio_track,
         "levels": rows_of(report),
         "lines": lines,
     }
@@ -143,18 +158,18 @@ def _fix(args: argparse.Namespace, recording: Recording, answer: OffsetAnswer, o
     if video is None:
         raise ArgumentError(f"`--fix`: expected a video, got {recording.name}, a clip of a corpus")
     if answer.seconds is None or abs(answer.seconds) < FRAME_SECONDS / 2:
-        return _unwritten(args, CANNOT_TELL if answer.seconds is None else IN_SYNC)
+        return _unwritten(args, DRIFT if answer.drift is not None else CANNOT_TELL if answer.seconds is None else IN_SYNC)
     seconds = round(answer.seconds, 3)
     again = OffsetAnswer(None)
 
     def confirm(copy: Path) -> None:
         nonlocal again
-        again, _ = find_offset(with_delayed_sound(recording, 0.0, video=copy), syncers.report)
+        again, _ = find_offset(with_delayed_audio(recording, 0.0, video=copy), syncers.report)
         if not confirms(answer, again):
             raise _NotConfirmedError
 
     try:
-        done = shift_sound(video, out, seconds=seconds, overwrite=args.overwrite, confirm=confirm)
+        done = shift_audio(video, out, seconds=seconds, overwrite=args.overwrite, confirm=confirm)
     except _NotConfirmedError:
         return _unwritten(args, f"{NOT_CONFIRMED}; of the copy, {again.words}")
     command = ffmpeg_command(video, out, seconds, encode=done.encoded, data=not done.left_out)

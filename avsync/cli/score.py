@@ -28,6 +28,7 @@ from avsync.cli._syncers import (
     load_syncers,
     progress_line,
     rows_of,
+    track_lines,
 )
 from avsync.errors import ArgumentError, AvsyncError
 from avsync.evaluation.recording import read_recording
@@ -89,6 +90,7 @@ def _score(
             batch_size=args.batch_size,
             edges=args.edges,
             min_seconds=args.min_seconds,
+            audio_track=args.audio_track,
             progress=progress_line(Path(target).name),
         )
         result["syncnet"] = [_track(score) for score in scores]
@@ -102,8 +104,13 @@ def _score(
         ]
     if syncers is not None:
         recording = read_recording(
-            target, detector=args.detector, min_seconds=args.min_seconds, progress=progress_line(Path(target).name)
+            target,
+            detector=args.detector,
+            min_seconds=args.min_seconds,
+            audio_track=args.audio_track,
+            progress=progress_line(Path(target).name),
         )
+        lines += track_lines(recording)
         report = syncers.report(recording)
         result["levels"] = rows_of(report)
         lines += level_lines(report)

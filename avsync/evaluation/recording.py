@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from avsync.corpus.banks.memory import clip_speech
-from avsync.corpus.clip import INDEX_NAME, SAMPLE_RATE, Clip, Corpus
+from avsync.corpus.clip import INDEX_NAME, SAMPLE_RATE, SAMPLES_PER_FRAME, Clip, Corpus
 from avsync.corpus.detectors import Detector
 from avsync.corpus.extraction.from_video import iter_clips
 from avsync.corpus.extraction.report import VideoReport
@@ -24,14 +24,32 @@ from avsync.corpus.media.audio_source import AudioSource
 from avsync.corpus.media.video_source import VideoSource
 from avsync.errors import ArgumentError, CorpusError, ShapeError
 from avsync.metrics.calibration import Calibration
-from avsync.metrics.multi_scale import MAX_OFFSETS, check_max_offsets, multi_scale_embeddings
-from avsync.metrics.offset import offset_from_distances, offset_milliseconds, window_distances
+from avsync.metrics.multi_scale import MAX_OFFSETS, LevelEmbeddings, check_max_offsets, multi_scale_embeddings
+from avsync.metrics.offset import at_edge, offset_from_distances, offset_milliseconds, window_distances
 from avsync.metrics.posterior import offset_posterior, sub_frame_offset
 from avsync.metrics.report import LevelSync, face_speed, level_answers
 from avsync.models.syncer.interface import MultiScaleSyncer
 
 FRAME_SECONDS = 0.04
 """Seconds of a frame at level 0."""
+COARSE_LEVEL = 2
+"""The finest level that cannot confirm the offset of a coarser one."""
+NULLS = 19
+"""Rotations of the reversed audio against which an offset is tested where there is no calibration."""
+NULL_GAIN = 1.2
+"""How much more than reversed audio an offset must stand out where there is no calibration."""
+MAX_DRIFT, DRIFT_STEPS = 0.06, 60
+"""Largest drift that is looked for, in seconds per second, and how many steps of the search lie between it and none."""
+LEAST_DRIFT = 0.12
+"""Seconds by which the offset must change within a clip to count as drift."""
+DRIFT_GAIN = 1.3
+"""How much more than a constant offset, and than reversed audio, a drift must stand out."""
+DRIFT_NULLS = 4
+"""Rotations of the reversed audio against which a drift is tested."""
+DRIFT_REACH = 2.0
+"""Seconds of the search for a drift, to both sides."""
+SEGMENT_SECONDS = 4.0
+"""Length of the segments of which a drift's offsets are reported."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,12 +61,16 @@ class Recording:
         clips: At least one.
         starts: Seconds from the first picture of the video to each clip; empty for a clip of a corpus.
         video: The file; None for a clip of a corpus.
+        audio_track: Number of the audio track that was read, from 1; None for a clip of a corpus.
+        audio_tracks: How many audio tracks the file has.
     """
 
     name: str
     clips: tuple[Clip, ...]
     starts: tuple[float, ...] = ()
     video: Path | None = None
+    audio_track: int | None = None
+    audio_tracks: int = 1
 
     @property
     def seconds(self) -> float:
@@ -61,6 +83,7 @@ def read_recording(
     *,
     detector: str | Detector = "face-alignment",
     min_seconds: float = 2.0,
+    audio_track: int | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Recording:
     """Read a video, or a clip of a corpus.
@@ -68,7 +91,8 @@ def read_recording(
     Args:
         target: A video file, or CORPUS/ID, a folder with an index and the id of one of its clips.
         detector: For videos; see :func:`avsync.corpus.detectors.protocol.as_detector`.
-        min_seconds: Shortest stretch of a video with a face that is used.
+        min_seconds: Shortest segment of a video with a face that is used.
+        audio_track: Number of the audio track of a video, from 1; by default the one that the file marks as default, then the first.
         progress: Called now and then with the share of a video that has passed, 0 to 1.
 
     Returns:
@@ -89,28 +113,35 @@ def read_recording(
         raise CorpusError(f"{path.parent}: expected a clip {path.name!r}, got {len(corpus)} clips of other names")
     if path.is_dir():
         raise CorpusError(f"{path}: expected a video, or CORPUS/ID for one clip of a corpus, got a folder")
+    # A file that is missing, or has no such track, must fail before a detector is made.
+    with AudioSource(path, track=audio_track) as audio:
+        track, tracks = audio.track, audio.tracks
     report = VideoReport(source=os.fspath(path))
-    clips = list(iter_clips(path, detector=detector, min_seconds=min_seconds, report=report, progress=progress))
+    options = {"detector": detector, "min_seconds": min_seconds, "audio_track": track}
+    clips = list(iter_clips(path, report=report, progress=progress, **options))
     if not clips:
         raise CorpusError(f"{path}: expected a face for at least {min_seconds:g} s, got {report.line().partition(': ')[2]}")
     with VideoSource(path) as video:
         first = video.info.video_start or 0.0
     order = sorted(range(len(clips)), key=lambda number: report.clips[number].start)
     starts = tuple(report.clips[number].start - first for number in order)
-    return Recording(os.fspath(target), tuple(clips[number] for number in order), starts, path)
+    return Recording(os.fspath(target), tuple(clips[number] for number in order), starts, path, track, tracks)
 
 
-def with_delayed_sound(recording: Recording, seconds: float, *, video: str | os.PathLike[str] | None = None) -> Recording:
-    """The recording as it would be with its sound delayed; the landmarks stay what they are.
+def with_delayed_audio(
+    recording: Recording, seconds: float, *, video: str | os.PathLike[str] | None = None, trim: bool = False
+) -> Recording:
+    """Return the recording as it would be with its audio delayed; the landmarks stay.
 
     Args:
         recording: From :func:`read_recording`.
-        seconds: Delay; negative moves the sound forward.
-        video: Take the sound from this file with the same pictures, as :func:`avsync.evaluation.resync.shift_sound` writes them,
-            instead of the recording's own.
+        seconds: Delay; negative moves the audio forward.
+        video: Take the audio from this file with the same images, as :func:`avsync.evaluation.resync.shift_audio` writes it, instead
+            of the recording's own.
+        trim: Cut clips to the frames that have audio, and leave out clips without such frames. By default silence fills up.
 
     Returns:
-        A recording with other waveforms. Of a clip of a corpus, whose surroundings are not known, silence moves in.
+        A recording with other waveforms.
 
     Raises:
         CorpusError: The file cannot be read.
@@ -118,21 +149,35 @@ def with_delayed_sound(recording: Recording, seconds: float, *, video: str | os.
     Source: ours.
     """
     source = recording.video if video is None else Path(video)
+    kept: list[tuple[Clip, float]] = []
+    starts = recording.starts or (0.0,) * len(recording.clips)
     if source is None:
-        shift = round(seconds * SAMPLE_RATE)
-        moved = []
-        for clip in recording.clips:
+        for clip, start in zip(recording.clips, starts, strict=True):
+            shift = round(seconds * SAMPLE_RATE)
             around = np.pad(clip.waveform, abs(shift))
-            moved.append(replace(clip, waveform=around[abs(shift) - shift :][: clip.waveform.size]))
-        return replace(recording, clips=tuple(moved))
-    with VideoSource(source) as opened:
-        first = opened.info.video_start or 0.0
-    with AudioSource(source, sample_rate=SAMPLE_RATE) as sound:
-        clips = tuple(
-            replace(clip, waveform=sound.read(first + start - seconds, clip.waveform.size))
-            for clip, start in zip(recording.clips, recording.starts, strict=True)
-        )
-    return replace(recording, clips=clips)
+            moved = replace(clip, waveform=around[abs(shift) - shift :][: clip.waveform.size])
+            kept.append((moved, start) if not trim else _trimmed(moved, start, shift, clip.waveform.size + shift))
+    else:
+        with VideoSource(source) as opened:
+            first = opened.info.video_start or 0.0
+        with AudioSource(source, sample_rate=SAMPLE_RATE, track=recording.audio_track) as audio:
+            for clip, start in zip(recording.clips, starts, strict=True):
+                begin = first + start - seconds
+                moved = replace(clip, waveform=audio.read(begin, clip.waveform.size))
+                end = clip.waveform.size if audio.end is None else round((audio.end - begin) * SAMPLE_RATE)
+                low = round((audio.start - begin) * SAMPLE_RATE)
+                kept.append((moved, start) if not trim else _trimmed(moved, start, low, end))
+    kept = [(clip, start) for clip, start in kept if clip.frames]
+    clips, starts = tuple(clip for clip, _ in kept), tuple(start for _, start in kept)
+    return replace(recording, clips=clips, starts=starts if recording.starts else ())
+
+
+def _trimmed(clip: Clip, start: float, low: int, high: int) -> tuple[Clip, float]:
+    """The frames of a clip whose samples lie from ``low`` to ``high``, and when they start."""
+    first = -(-max(0, low) // SAMPLES_PER_FRAME)
+    last = max(first, min(clip.frames, high // SAMPLES_PER_FRAME))
+    waveform = clip.waveform[SAMPLES_PER_FRAME * first : SAMPLES_PER_FRAME * last]
+    return replace(clip, landmarks=clip.landmarks[first:last], waveform=waveform), start + first * FRAME_SECONDS
 
 
 @torch.no_grad()
@@ -145,11 +190,15 @@ def recording_report(
     threshold: float = 0.5,
     max_offsets: Sequence[int] = MAX_OFFSETS,
 ) -> list[LevelSync]:
-    """What the syncers say of a recording as a whole.
+    """Measure the offset of a recording as a whole at every level.
+
+    Without a calibration an offset counts as an answer only if it stands out: its confidence must be ``NULL_GAIN`` times the largest
+    of the ``NULLS`` confidences that the same embeddings reach with the audio reversed and rotated in time, where nothing belongs
+    together. Untrained syncers therefore find no offset.
 
     Args:
         recording: From :func:`read_recording`.
-        pyramid: Trained syncers; the computation takes place where they are.
+        pyramid: Trained syncers; the computation takes place on their device.
         audio_transform: From waveforms (batch, samples) to the features that the syncers were trained on, such as
             :meth:`avsync.models.syncer.interface.MultiScaleSyncer.speech_features`.
         calibration: Of these syncers; without it there are no probabilities.
@@ -157,11 +206,11 @@ def recording_report(
         max_offsets: Largest offset searched at each level, in frames of the level.
 
     Returns:
-        One :class:`avsync.metrics.report.LevelSync` a level, each of a batch of one; :func:`avsync.metrics.report.report_rows` makes
+        One :class:`avsync.metrics.report.LevelSync` per level, each of a batch of one; :func:`avsync.metrics.report.report_rows` makes
         rows of them. A level whose windows are longer than every clip has the answer "nothing".
 
     Raises:
-        ShapeError: The landmarks are not those that the syncers know.
+        ShapeError: The landmarks do not fit the syncers.
         ArgumentError: The calibration has fewer levels than the pyramid, or ``max_offsets`` does not fit.
 
     Source: ours; each level by SyncNet's protocol.
@@ -169,29 +218,26 @@ def recording_report(
     check_max_offsets(max_offsets, pyramid.num_levels)
     if calibration is not None and len(calibration.levels) < pyramid.num_levels:
         raise ArgumentError(f"`calibration`: expected {pyramid.num_levels} levels, got {len(calibration.levels)}")
-    levels = range(pyramid.num_levels)
-    sums = [torch.zeros(1, 2 * reach + 1, dtype=torch.float64) for reach in max_offsets]
-    counts = [torch.zeros_like(total) for total in sums]
-    windows = [0 for _ in levels]
+    pooled = [_Pool.empty(reach) for reach in max_offsets[: pyramid.num_levels]]
     moved = spoken = 0.0
     for clip in recording.clips:
         landmarks, features = _inputs(clip, pyramid, audio_transform)
         moved += float(face_speed(landmarks)) * clip.seconds
         spoken += float(clip_speech(clip).mean()) * clip.seconds
-        for level, (distances, some) in _distances(pyramid, landmarks, features, max_offsets).items():
-            sums[level] += (distances * some).sum(1).double().cpu()
-            counts[level] += some.sum(1).double().cpu()
-            windows[level] += distances.shape[1]
+        for level, embedded in enumerate(_embeddings(pyramid, landmarks, features)):
+            pooled[level].add(embedded, max_offsets[level], nulls=calibration is None)
     speed, speech = (torch.tensor([total / recording.seconds]) for total in (moved, spoken))
     report = []
-    for level in levels:
-        sync = offset_from_distances((sums[level] / counts[level]).float())
-        number = torch.tensor([windows[level]])
+    for level, pool in enumerate(pooled):
+        sync = offset_from_distances(pool.mean)
+        number = torch.tensor([pool.windows])
         posterior = None
         if calibration is not None:
             numbers = calibration.levels[level]
             posterior = offset_posterior(sync.distances, number.clamp_min(1), calibration=numbers, threshold=threshold)
         answers = level_answers(sync, speed=speed, speech_fraction=speech, posterior=posterior)
+        if posterior is None and answers[0] == "offset" and not sync.confidence > NULL_GAIN * pool.null_confidence():
+            answers = ("unsure",)
         milliseconds = offset_milliseconds(sync.offset_frames, level=level)
         report.append(LevelSync(level, 2**level * 1000 * FRAME_SECONDS, sync, milliseconds, number, posterior, answers))
     return report
@@ -202,7 +248,7 @@ def _inputs(clip: Clip, pyramid: MultiScaleSyncer, audio_transform: nn.Module) -
     dims, points = pyramid.landmark_dims, pyramid.landmark_points
     if clip.landmarks.shape[2] < dims or clip.landmarks.shape[1] != points:
         raise ShapeError(
-            f"`recording`: expected landmarks of {points} points with at least {dims} dims, as the syncers know them,"
+            f"`recording`: expected landmarks of {points} points with at least {dims} dims, as the syncers were trained on,"
             f" got {clip.landmarks.shape[1]} points with {clip.landmarks.shape[2]} dims in {clip.id!r}"
         )
     waveform = torch.from_numpy(clip.waveform)[None].to(device)
@@ -210,39 +256,176 @@ def _inputs(clip: Clip, pyramid: MultiScaleSyncer, audio_transform: nn.Module) -
     return torch.from_numpy(clip.landmarks)[None, ..., :dims].to(device), features
 
 
-def _distances(
-    pyramid: MultiScaleSyncer, landmarks: Tensor, features: Tensor, max_offsets: Sequence[int]
-) -> dict[int, tuple[Tensor, Tensor]]:
-    """Distances of a clip's windows and which count, at those levels that have a window."""
+def _embeddings(pyramid: MultiScaleSyncer, landmarks: Tensor, features: Tensor) -> list[LevelEmbeddings]:
+    """Embeddings of a clip at the levels that have a window, the finest first."""
     deepest = max(
         (level for level in range(pyramid.num_levels) if landmarks.shape[1] >= pyramid.shortest_clip([level])), default=-1
     )
-    if deepest < 0:
-        return {}
-    found = {}
-    for level, embedded in enumerate(multi_scale_embeddings(pyramid, landmarks, features, levels=deepest + 1)):
-        distances, some = window_distances(**embedded._asdict(), max_offset=max_offsets[level])
-        found[level] = (distances, torch.ones_like(distances) if some is None else some.expand_as(distances))
+    return [] if deepest < 0 else multi_scale_embeddings(pyramid, landmarks, features, levels=deepest + 1)
+
+
+@dataclass(eq=False)
+class _Pool:
+    """Distances of the windows of all clips at one level, summed."""
+
+    sums: Tensor
+    """(1 + NULLS, offsets); the first row belongs to the recording, the rest to audio that cannot belong to it."""
+    counts: Tensor
+    windows: int = 0
+
+    @classmethod
+    def empty(cls, reach: int) -> _Pool:
+        return cls(*torch.zeros(2, 1 + NULLS, 2 * reach + 1, dtype=torch.float64))
+
+    def add(self, embedded: LevelEmbeddings, reach: int, *, nulls: bool) -> None:
+        audio = embedded.audio
+        if nulls:
+            rolls = [number * audio.shape[1] // NULLS for number in range(NULLS)]
+            audio = torch.cat([audio, *(audio.flip(1).roll(roll, 1) for roll in rolls)])
+        rows = len(audio)
+        distances, some = window_distances(embedded.motion.expand(rows, -1, -1), audio, max_offset=reach, lead=embedded.lead)
+        some = torch.ones_like(distances) if some is None else some.expand_as(distances)
+        self.sums[:rows] += (distances * some).sum(1).double().cpu()
+        self.counts[:rows] += some.sum(1).double().cpu()
+        self.windows += distances.shape[1]
+
+    @property
+    def mean(self) -> Tensor:
+        """(1, offsets) float32; NaN at offsets without a window."""
+        return (self.sums[:1] / self.counts[:1]).float()
+
+    def null_confidence(self) -> float:
+        """The largest confidence of audio that does not belong to the motion."""
+        return float(offset_from_distances((self.sums[1:] / self.counts[1:]).float()).confidence.nan_to_num(0.0).amax())
+
+
+@dataclass(frozen=True)
+class Drift:
+    """An offset that changes over the recording because audio and video run at different speeds.
+
+    Attributes:
+        rate: Seconds by which the offset grows per second; 0.04 if the audio plays 4 % too fast.
+        segments: (middle, offset) of consecutive segments, in seconds; a positive offset means that the audio is early.
+    """
+
+    rate: float
+    segments: tuple[tuple[float, float], ...]
+
+    @property
+    def words(self) -> str:
+        """The drift in a sentence."""
+        first, last = (f"{1000 * offset:+.0f} ms at {middle:.1f} s" for middle, offset in (self.segments[0], self.segments[-1]))
+        return (
+            f"the audio drifts by {1000 * self.rate:+.1f} ms per second ({first}, {last}): its speed differs from the video's by"
+            f" {100 * abs(self.rate):.1f} %, and no single offset is right"
+        )
+
+
+@torch.no_grad()
+def find_drift(recording: Recording, pyramid: MultiScaleSyncer, *, audio_transform: nn.Module) -> Drift | None:
+    """Find out whether the offset changes steadily over a recording.
+
+    The mean distance is taken along lines of offset against time, of slopes up to ``MAX_DRIFT``, in all clips at once. A drift is
+    reported if its line stands out by ``DRIFT_GAIN`` times as much as any constant offset, more than any line through reversed
+    audio, and changes the offset by at least ``LEAST_DRIFT`` seconds within a clip.
+
+    Args:
+        recording: From :func:`read_recording`.
+        pyramid: Trained syncers, with or without a calibration.
+        audio_transform: As in :func:`recording_report`.
+
+    Returns:
+        The drift; None if one offset is as good.
+
+    Raises:
+        ShapeError: The landmarks do not fit the syncers.
+
+    Source: ours.
+    """
+    level = min(1, pyramid.num_levels - 1)
+    frame = FRAME_SECONDS * 2**level
+    reach = round(DRIFT_REACH / frame)
+    rates = torch.linspace(-MAX_DRIFT, MAX_DRIFT, 2 * DRIFT_STEPS + 1)
+    scores = torch.zeros(1 + DRIFT_NULLS, len(rates))
+    maps: list[tuple[float, Tensor]] = []
+    for number, clip in enumerate(recording.clips):
+        if clip.frames < pyramid.shortest_clip([level]):
+            continue
+        landmarks, features = _inputs(clip, pyramid, audio_transform)
+        embedded = _embeddings(pyramid, landmarks, features)[level]
+        rolls = [embedded.audio.flip(1).roll(k * embedded.audio.shape[1] // DRIFT_NULLS, 1) for k in range(DRIFT_NULLS)]
+        for row, audio in enumerate([embedded.audio, *rolls]):
+            depth = _depth(embedded.motion, audio, reach)
+            scores[row] += _lines(depth, rates, frame).amax(1) * len(depth)
+            if row == 0:
+                maps.append((recording.starts[number] if recording.starts else 0.0, depth))
+    if not maps:
+        return None
+    best = int(scores[0].argmax())
+    rate, constant = float(rates[best]), scores[0, DRIFT_STEPS]
+    longest = max(len(depth) for _, depth in maps) * frame
+    if (
+        abs(rate) * longest < LEAST_DRIFT
+        or scores[0, best] < DRIFT_GAIN * constant
+        or scores[0, best] <= DRIFT_GAIN * scores[1:].amax()
+    ):
+        return None
+    return Drift(rate, tuple(segment for start, depth in maps for segment in _segments(depth, rate, frame, start)))
+
+
+def _depth(motion: Tensor, audio: Tensor, reach: int) -> Tensor:
+    """By how much each distance lies below the median of its window, (windows, offsets); 0 where there is no audio."""
+    distances, some = window_distances(motion, audio, max_offset=reach)
+    known = torch.ones_like(distances, dtype=torch.bool) if some is None else some.expand_as(distances) > 0
+    middle = distances.masked_fill(~known, torch.nan).nanmedian(2, keepdim=True).values
+    return torch.where(known, middle - distances, 0.0)[0].float().cpu()
+
+
+def _lines(depth: Tensor, rates: Tensor, frame: float) -> Tensor:
+    """Mean depth along lines, (rates, offsets): the offset at the middle of the clip, plus the rate times the time from there."""
+    windows, offsets = depth.shape
+    times = (torch.arange(windows) - (windows - 1) / 2) * frame
+    # Offsets run from +V down to -V, so a growing offset moves to lower columns.
+    columns = torch.arange(offsets)[None, :, None] - (rates[:, None, None] * times / frame).round().long()
+    inside = (columns >= 0) & (columns < offsets)
+    values = depth[torch.arange(windows), columns.clamp(0, offsets - 1)]
+    return (values * inside).mean(2)
+
+
+def _segments(depth: Tensor, rate: float, frame: float, start: float) -> list[tuple[float, float]]:
+    """Offsets of consecutive segments of a clip, each along a line of the clip's slope."""
+    count = max(1, round(len(depth) * frame / SEGMENT_SECONDS))
+    found = []
+    first = 0
+    for part in depth.tensor_split(count):
+        lines = _lines(part, torch.tensor([rate]), frame)[0]
+        middle = start + (first + (len(part) - 1) / 2) * frame
+        found.append((middle, float(len(lines) // 2 - lines.argmax()) * frame))
+        first += len(part)
     return found
 
 
 @dataclass(frozen=True)
 class OffsetAnswer:
-    """The offset of a recording, by the finest level that can tell.
+    """The offset of a recording, by the finest level that has an answer.
 
     Attributes:
         seconds: By how much the audio is early; negative if it is late. None for "cannot tell".
-        level: The level that told.
-        probability: That it is right within a frame of the level; None without a calibration.
+        level: The level whose offset it is.
+        probability: That the offset is right within a frame of the level; None without a calibration.
+        drift: Why there is no single offset; None if there is no drift.
     """
 
     seconds: float | None
     level: int | None = None
     probability: float | None = None
+    drift: Drift | None = None
 
     @property
     def words(self) -> str:
         """What to do, in a sentence."""
+        if self.drift is not None:
+            return self.drift.words
         if self.seconds is None:
             return "cannot tell whether the audio is early or late"
         frames, milliseconds = abs(self.seconds) / FRAME_SECONDS, 1000 * abs(self.seconds)
@@ -254,15 +437,22 @@ class OffsetAnswer:
         return f"the audio is late by {amount}: move it forward by that"
 
 
-def find_offset(recording: Recording, measure: Callable[[Recording], list[LevelSync]]) -> tuple[OffsetAnswer, list[LevelSync]]:
-    """The offset of a recording, and the report that it was read from.
+def find_offset(
+    recording: Recording,
+    measure: Callable[[Recording], list[LevelSync]],
+    *,
+    drift: Callable[[Recording], Drift | None] | None = None,
+) -> tuple[OffsetAnswer, list[LevelSync]]:
+    """Find the offset of a recording, and return the report that it was read from.
 
-    Fine levels are precise and search half a second, coarse ones search more than a second and are less precise. Where only a coarse
-    one can tell, the sound is moved by what it said and the finer ones are asked again.
+    Fine levels are precise and search half a second; coarse levels search more than a second and are easily fooled by audio that does
+    not belong to the motion. The offset of a coarse level therefore counts only if a finer level finds the rest of the offset after
+    the audio was moved. An offset at the edge of the search never counts.
 
     Args:
         recording: From :func:`read_recording`.
         measure: :func:`recording_report` with its options, of one argument.
+        drift: :func:`find_drift` with its options, of one argument; None does not look for a drift.
 
     Returns:
         The answer, and the report of the recording as it is.
@@ -270,12 +460,50 @@ def find_offset(recording: Recording, measure: Callable[[Recording], list[LevelS
     Source: ours.
     """
     report = measure(recording)
-    answer = _answer(report)
-    if answer.seconds is not None and answer.level:
-        again = _answer(measure(with_delayed_sound(recording, answer.seconds)), within=report[answer.level].frame_ms / 1000)
-        if again.seconds is not None and again.level is not None and again.level < answer.level:
-            answer = OffsetAnswer(answer.seconds + again.seconds, again.level, again.probability)
-    return answer, report
+    answers = _answers(report)
+    if any(answer.probability is None for answer in answers):  # no level is sure, so the clearest comes first
+        answers.sort(key=lambda answer: -_standing_out(report[answer.level or 0]))
+    if drift is not None and (found := drift(recording)) is not None:
+        return OffsetAnswer(None, drift=found), report
+    for answer in answers:
+        if answer.level == 0 or len(report) == 1:
+            return answer, report
+        finer = _confirmation(answer, with_delayed_audio(recording, answer.seconds or 0.0, trim=True), measure)
+        if finer is not None:
+            return finer, report
+    return OffsetAnswer(None), report
+
+
+def _confirmation(
+    answer: OffsetAnswer, moved: Recording, measure: Callable[[Recording], list[LevelSync]]
+) -> OffsetAnswer | None:
+    """The offset that is left after a move by a coarse level's answer, by the finest level that finds it, added to the answer."""
+    if not moved.clips or answer.seconds is None or answer.level is None:
+        return None
+    for finer in _answers(measure(moved)):
+        # What is left of an estimate that is right is at most a frame of its level.
+        near = finer.seconds is not None and abs(finer.seconds) <= FRAME_SECONDS * 2**answer.level
+        if near and finer.level is not None and finer.level < min(answer.level, COARSE_LEVEL):
+            return replace(finer, seconds=answer.seconds + (finer.seconds or 0.0))
+    return None
+
+
+def _standing_out(level: LevelSync) -> float:
+    """The confidence in units of that of unrelated audio, which shrinks with the root of the windows."""
+    return float(level.sync.confidence) * float(level.windows) ** 0.5
+
+
+def _answers(report: Sequence[LevelSync]) -> list[OffsetAnswer]:
+    """The offsets of the levels that have one, the finest first."""
+    return [
+        OffsetAnswer(
+            float(sub_frame_offset(level.sync.distances)) * level.frame_ms / 1000,
+            level.level,
+            None if level.posterior is None else float(level.posterior.probability),
+        )
+        for level in report
+        if level.answers[0] == "offset"
+    ]
 
 
 def confirms(before: OffsetAnswer, after: OffsetAnswer) -> bool:
@@ -294,31 +522,3 @@ def confirms(before: OffsetAnswer, after: OffsetAnswer) -> bool:
     if before.seconds is None or after.seconds is None:
         return False
     return abs(after.seconds) < min(abs(before.seconds), FRAME_SECONDS * 2 ** (after.level or 0))
-
-
-def _answer(report: Sequence[LevelSync], within: float = float("inf")) -> OffsetAnswer:
-    """The finest level that can tell; without a calibration, the one whose offset stands out most.
-
-    How far confidence strays for sound that does not belong shrinks with the root of the windows, so it is multiplied by that.
-
-    ``within`` leaves out offsets of more seconds: what is left of a coarse estimate that was right is at most a frame of its level.
-    """
-    found = [
-        OffsetAnswer(
-            float(sub_frame_offset(level.sync.distances)) * level.frame_ms / 1000,
-            level.level,
-            None if level.posterior is None else float(level.posterior.probability),
-        )
-        for level in report
-        if level.answers[0] == "offset"
-    ]
-    near = [answer for answer in found if answer.seconds is not None and abs(answer.seconds) <= within]
-    if not near:
-        return OffsetAnswer(None)
-    if near[0].probability is not None or within < float("inf"):
-        return near[0]
-    return max(near, key=lambda answer: _standing_out(report[answer.level or 0]))
-
-
-def _standing_out(level: LevelSync) -> float:
-    return float(level.sync.confidence) * float(level.windows) ** 0.5

@@ -31,7 +31,7 @@ _MP4_FAMILY = (".mp4", ".m4v", ".mov", ".3gp", ".3g2")
 
 
 class Resynced(NamedTuple):
-    """What :func:`shift_sound` did."""
+    """What :func:`shift_audio` did."""
 
     path: Path
     """The copy."""
@@ -57,7 +57,7 @@ def default_output(path: str | os.PathLike[str]) -> Path:
 def ffmpeg_command(
     path: str | os.PathLike[str], out: str | os.PathLike[str], seconds: float, *, encode: bool = False, data: bool = True
 ) -> str:
-    """The command line of ffmpeg that does the same as :func:`shift_sound`, for a POSIX shell.
+    """The command line of ffmpeg that does the same as :func:`shift_audio`, for a POSIX shell.
 
     Args:
         path: The video.
@@ -89,7 +89,7 @@ def _word(path: str | os.PathLike[str]) -> str:
     return shlex.quote(f"./{name}" if name.startswith("-") else name)
 
 
-def shift_sound(
+def shift_audio(
     path: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,

@@ -367,3 +367,29 @@ def offset_from_distances(distances: Tensor) -> SyncOffset:
     offset = (max_offset - best).masked_fill(flat | nothing, 0)
     rank = (distances <= (at_zero * rounding)[:, None]).sum(dim=1)
     return SyncOffset(offset, confidence, smallest, at_zero, rank, distances)
+
+
+def at_edge(distances: Tensor) -> Tensor:
+    """Return which clips have their smallest distance at the first or last offset of the search; a better one may lie beyond.
+
+    Args:
+        distances: (batch, 2 V + 1) as :func:`offset_distances` returns them; NaN where there is none, which ends the search.
+
+    Returns:
+        (batch,) bool. False for clips whose distances are all alike, for a search of fewer than three offsets, and without distances.
+
+    Raises:
+        ShapeError: Not (batch, an odd number of offsets).
+
+    Example:
+        >>> at_edge(torch.tensor([[1.0, 2.0, 3.0, 3.0, 3.0], [torch.nan, 3.0, 1.0, 3.0, torch.nan]]))
+        tensor([ True, False])
+
+    Source: ours.
+    """
+    found = offset_from_distances(distances)
+    known = ~distances.isnan()
+    best = distances.shape[1] // 2 - found.offset_frames
+    first = known.to(torch.uint8).argmax(dim=1)
+    last = distances.shape[1] - 1 - known.flip(1).to(torch.uint8).argmax(dim=1)
+    return ((best == first) | (best == last)) & (found.confidence > 0) & (known.sum(dim=1) > 2)

@@ -14,13 +14,13 @@ from avsync.errors import ArgumentError, ShapeError
 from avsync.landmarks.geometry import displacement
 from avsync.metrics.calibration import Calibration
 from avsync.metrics.multi_scale import MAX_OFFSETS, check_max_offsets, multi_scale_embeddings
-from avsync.metrics.offset import SyncOffset, known_offset, offset_milliseconds, sync_offset
+from avsync.metrics.offset import SyncOffset, at_edge, known_offset, offset_milliseconds, sync_offset
 from avsync.metrics.posterior import OffsetPosterior, offset_posterior
 from avsync.models.syncer.interface import MultiScaleSyncer
 
-ANSWERS = ("offset", "unsure", "silent", "still", "nothing")
-"""What a clip can be answered at a level: an offset; or "cannot tell" because it is not likely enough to be right, because hardly
-anybody speaks, because the face hardly moves, or because no window counts (or one that does holds NaN)."""
+ANSWERS = ("offset", "unsure", "edge", "silent", "still", "nothing")
+"""What a clip can be answered at a level: an offset; or "cannot tell" because it is not likely enough to be right, because the best offset lies at the edge
+of the search, so that a better one may lie beyond, because hardly anybody speaks, because the face hardly moves, or because no window counts (or one that does holds NaN)."""
 LEAST_SPEECH = 0.2
 """Share of frames that must hold speech; see ``avsync.corpus.banks.memory.speech_mask``."""
 LEAST_SPEED = 0.02
@@ -151,7 +151,7 @@ def level_answers(
     """Decide what the answer for each clip is at one level: an offset, or why it cannot be determined.
 
     Args:
-        sync: Offsets of the clips.
+        sync: Offsets of the clips; "edge" where the best one may lie beyond the search, see :func:`avsync.metrics.offset.at_edge`.
         speed: Mean speed of each face, (batch,), from :func:`face_speed`; "still" below ``LEAST_SPEED``.
         speech_fraction: Share of each clip's frames with speech, (batch,); "silent" below ``LEAST_SPEECH``. None for unknown.
         posterior: Calibrated probabilities; "unsure" where they are too small. Without them "unsure" are the clips whose offsets all
@@ -170,13 +170,14 @@ def level_answers(
     nothing = sync.distance.isnan().tolist()
     still = (speed < LEAST_SPEED).tolist()
     silent = [False] * len(still) if speech_fraction is None else (speech_fraction < LEAST_SPEECH).tolist()
+    edge = at_edge(sync.distances).tolist()
     sure = ~known_offset(sync.offset_frames, sync.confidence).isnan()
     if posterior is not None:
         sure = sure & posterior.answered
     answers = []
     for number, certain in enumerate(sure.tolist()):
-        reason = "nothing" if nothing[number] else "silent" if silent[number] else "still" if still[number] else "unsure"
-        answers.append("offset" if certain and reason == "unsure" else reason)
+        reasons = {"nothing": nothing[number], "silent": silent[number], "still": still[number], "edge": edge[number]}
+        answers.append(next((reason for reason, holds in reasons.items() if holds), "offset" if certain else "unsure"))
     return tuple(answers)
 
 

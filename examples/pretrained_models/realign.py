@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from avsync.corpus.clip import Clip
-from avsync.evaluation.recording import FRAME_SECONDS, Recording, recording_report, with_delayed_sound
+from avsync.evaluation.recording import FRAME_SECONDS, Recording, recording_report, with_delayed_audio
 from avsync.metrics.posterior import sub_frame_offset
 from avsync.models.syncer.pyramid import SyncerPyramid
 
@@ -56,4 +56,4 @@ def clip_lag(pyramid: SyncerPyramid, clip: Clip) -> float:
 
 def with_sound_moved(clip: Clip, lag: float) -> Clip:
     """A clip whose audio is delayed by so many frames; silence moves in."""
-    return with_delayed_sound(Recording(clip.id, (clip,)), lag * FRAME_SECONDS).clips[0]
+    return with_delayed_audio(Recording(clip.id, (clip,)), lag * FRAME_SECONDS).clips[0]

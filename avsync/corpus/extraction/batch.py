@@ -22,7 +22,7 @@ from avsync.corpus.extraction.report import ExtractionReport, VideoReport
 from avsync.corpus.extraction.run_job import Passed, extract_job
 from avsync.errors import ArgumentError
 
-OPTIONS = ("fps", "faces", "crop", "min_seconds", "max_seconds", "max_height", "scene_cuts")
+OPTIONS = ("fps", "faces", "crop", "min_seconds", "max_seconds", "max_height", "scene_cuts", "audio_track")
 """Options of :func:`avsync.corpus.extraction.from_video.iter_clips` that are one for all videos of a corpus."""
 
 
@@ -74,7 +74,7 @@ def extract_corpus(
         resume: Keep videos that are finished; without it they are an error.
         progress: Told how far the run is.
         **options: Of :func:`avsync.corpus.extraction.from_video.iter_clips`: ``fps``, ``faces``, ``crop``, ``min_seconds``, ``max_seconds``,
-            ``max_height``, ``scene_cuts``.
+            ``max_height``, ``scene_cuts``, ``audio_track``.
 
     Returns:
         The report; of a single share that share's alone, otherwise of all videos of the corpus.

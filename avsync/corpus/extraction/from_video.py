@@ -84,6 +84,7 @@ def iter_clips(
     max_seconds: float = 32.0,
     max_height: int | None = None,
     scene_cuts: bool = True,
+    audio_track: int | None = None,
     name: str | None = None,
     speaker: str | None = None,
     split: str = "train",
@@ -108,6 +109,8 @@ def iter_clips(
         max_seconds: Longest clip.
         max_height: Scale higher images down to this height before detection, to save time; landmarks stay in pixels of the source.
         scene_cuts: Look for cuts in the images. Without it only faces that jump end a clip: for footage whose lights flash.
+        audio_track: Number of the audio track, from 1; by default the one that the file marks as default, then the first. Where a
+            file has several, the report states which was used.
         name: Stem of the clips' ids; the file's name by default.
         speaker: Label of the person; the name by default. With ``faces="all"`` and several persons ``_p0``, ``_p1``, ... is added.
         split: Label of the part of the corpus.
@@ -139,7 +142,7 @@ def iter_clips(
         source = stack.enter_context(VideoSource(video, max_height=max_height))
         if not source.info.has_audio:
             raise CorpusError(f"{video}: expected a sound stream, got a video without sound")
-        audio = stack.enter_context(AudioSource(video, sample_rate=SAMPLE_RATE))
+        audio = stack.enter_context(AudioSource(video, sample_rate=SAMPLE_RATE, track=audio_track))
         report.width, report.height = source.info.width, source.info.height
         ledger = _Ledger(report)
         persons = _Persons()

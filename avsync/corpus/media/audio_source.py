@@ -57,6 +57,7 @@ class AudioSource(ProcessBound):
     Args:
         path: Any file that FFmpeg reads.
         sample_rate: Of what :meth:`read` returns, in hertz.
+        track: Number of the audio track, from 1; by default the one that the file marks as default, then the first.
 
     Raises:
         CorpusError: The file cannot be read, has no audio, or nothing of it can be decoded.
@@ -76,21 +77,32 @@ class AudioSource(ProcessBound):
     Source: ours.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, sample_rate: int = 16000) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, sample_rate: int = 16000, track: int | None = None) -> None:
         check_positive("sample_rate", sample_rate)
+        if track is not None:
+            check_positive("track", track)
         self.path = os.fspath(path)
         self.sample_rate = sample_rate
         self._damage: Counter[str] = Counter()
         self._closed = False
         self._bind_process()
+        self._several = False
         self._kept: deque[Placed] = deque()
         self._forgotten: int | None = None  # index before which sound has been let go
         self._container = open_media(path)
         try:
-            stream = pick_audio(self._container)
+            try:
+                stream = pick_audio(self._container, track)
+            except CorpusError as error:
+                raise CorpusError(f"{path}: {error}") from error
             if stream is None:
                 raise CorpusError(f"{path}: expected a sound stream that can be decoded, got {contents(self._container)}")
             self._stream = stream
+            #: Number of the track that is read, from 1.
+            self.track: int = list(self._container.streams.audio).index(stream) + 1
+            #: How many audio tracks the file has.
+            self.tracks: int = len(self._container.streams.audio)
+            self._several = track is None and self.tracks > 1
             self._decoded = decode_stream(self._container, stream, self._damage)
             first = next(self._decoded, None)
             if first is None:
@@ -126,6 +138,8 @@ class AudioSource(ProcessBound):
         clock, mix = getattr(self, "_clock", None), getattr(self, "_mix", None)
         if mix is not None and mix.warning is not None:
             lines.append(mix.warning)
+        if self._several:
+            lines.append(f"audio track {self.track} of {self.tracks} was read")
         if clock is not None and clock.gaps[0]:
             lines.append(f"gaps in the sound, {clock.gaps[1]:.3f} s in all, read as silence: {clock.gaps[0]}")
         if clock is not None and clock.overlaps[0]:

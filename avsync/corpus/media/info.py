@@ -126,8 +126,17 @@ def pick_video(container: Any) -> Any | None:
     )
 
 
-def pick_audio(container: Any) -> Any | None:
-    """The audio stream to read: of several the default one, then the first."""
+def pick_audio(container: Any, track: int | None = None) -> Any | None:
+    """Return the audio stream to read: of several the default one, then the first; or the one with a number, from 1.
+
+    Raises:
+        CorpusError: There is no track of that number, or it cannot be decoded.
+    """
+    if track is not None:
+        tracks = list(container.streams.audio)
+        if not 1 <= track <= len(tracks) or tracks[track - 1].codec_context is None:
+            raise CorpusError(f"expected an audio track {track} that can be decoded, got {len(tracks)} audio tracks")
+        return tracks[track - 1]
     streams = [stream for stream in container.streams.audio if stream.codec_context is not None]
     return max(streams, key=lambda s: (_has(s, "default"), -s.index), default=None)
 

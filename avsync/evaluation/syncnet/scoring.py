@@ -82,6 +82,7 @@ def score_video(
     edges: str = "masked",
     faces: str = "largest",
     min_seconds: float = 2.0,
+    audio_track: int | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> list[TrackScore]:
     """Score the lip synchrony of a video.
@@ -98,6 +99,7 @@ def score_video(
             window of a track is not used.
         faces: "largest", "stable" or "all"; see :func:`avsync.corpus.extraction.tracks.choose_tracks`.
         min_seconds: Shortest track of a face; 4 in the published pipeline.
+        audio_track: Number of the audio track, from 1; by default the one that the file marks as default, then the first.
         progress: Called now and then with the share of the work that is done, 0 to 1.
 
     Returns:
@@ -118,7 +120,7 @@ def score_video(
         raise ArgumentError(f"`batch_size`: expected 1 to {MAX_BATCH}, got {batch_size}")
     where = next(syncnet.parameters()).device if device is None else torch.device(device)
     syncnet.to(where).eval()
-    with AudioSource(path):  # a file without sound must fail before the faces are looked for
+    with AudioSource(path, track=audio_track):  # a file without sound must fail before the faces are looked for
         pass
     # Finding the faces is taken for the first half of the work.
     halfway = None if progress is None else lambda share: progress(share / 2)
@@ -129,7 +131,7 @@ def score_video(
     with VideoSource(path) as video, torch.inference_mode():
         for number, _, frame in frames_at(video.frames()):
             while waiting and waiting[0].first <= number:
-                sound = AudioSource(path)
+                sound = AudioSource(path, track=audio_track)
                 active.append(_Scorer(waiting.popleft(), sound, syncnet, where, batch_size, max_offset, edges))
             for scorer in active:
                 scorer.push(crop_face(frame.image, *scorer.place(number)))
