@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 
 import avsync
+from avsync.cli._errors import options_of, typed
 from avsync.errors import AvsyncError
 
 COMMANDS: tuple[str, ...] = (
@@ -53,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(command)
-        command.set_defaults(run=module.run)
+        command.set_defaults(run=module.run, options=options_of(command))
     return parser
 
 
@@ -67,6 +70,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status.
     """
     args = build_parser().parse_args(argv)
+    # Modules next to the user are found as by `python -m`, but behind installed ones; `--detector module:function` needs that.
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    # File names need not be valid Unicode.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = int(args.run(args))
         sys.stdout.flush()
@@ -75,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except AvsyncError as error:
-        sys.stderr.write(f"avsync {args.command}: error: {error}\n")
+        sys.stderr.write(f"avsync {args.command}: error: {typed(error, args.options)}\n")
         return 1
     except OSError as error:  # a full disk, a folder that may not be written: the user's business, not a bug
         sys.stderr.write(f"avsync {args.command}: error: {error}\n")

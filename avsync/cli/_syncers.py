@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from avsync.audio.speech import KINDS, SpeechFeatures
+from avsync.cli._errors import naming
 from avsync.errors import ArgumentError
 from avsync.evaluation.recording import Drift, Recording, find_drift, recording_report
 from avsync.metrics.calibration import Calibration, load_calibration
@@ -92,7 +93,8 @@ def device_of(name: str) -> torch.device:
 
 def load_pyramid(args: argparse.Namespace) -> tuple[MultiScaleSyncer, SpeechFeatures]:
     """What ``--syncers``, ``--features`` and ``--device`` say: a pyramid, and the features that it was trained on."""
-    return _pyramid_in(model_folder(args.syncers), args)
+    with naming(name="--syncers", folder="--syncers"):
+        return _pyramid_in(model_folder(args.syncers), args)
 
 
 def _pyramid_in(folder: Path, args: argparse.Namespace) -> tuple[MultiScaleSyncer, SpeechFeatures]:
@@ -109,11 +111,13 @@ def _pyramid_in(folder: Path, args: argparse.Namespace) -> tuple[MultiScaleSynce
 
 def load_syncers(args: argparse.Namespace) -> Syncers:
     """:func:`load_pyramid`, and what ``--calibration`` says."""
-    folder = model_folder(args.syncers)
-    pyramid, transform = _pyramid_in(folder, args)
+    with naming(name="--syncers", folder="--syncers"):
+        folder = model_folder(args.syncers)
+        pyramid, transform = _pyramid_in(folder, args)
     beside = folder / CALIBRATION
     path = Path(args.calibration) if args.calibration else beside if beside.is_file() else None
-    return Syncers(pyramid, transform, None if path is None else load_calibration(path, syncers=pyramid))
+    with naming(path="--calibration", calibration="--calibration"):
+        return Syncers(pyramid, transform, None if path is None else load_calibration(path, syncers=pyramid))
 
 
 def level_lines(report: list[LevelSync]) -> list[str]:

@@ -12,6 +12,7 @@ import json
 import sys
 from pathlib import Path
 
+from avsync._files import untrusted
 from avsync.audio.speech import SpeechFeatures
 from avsync.cli._outputs import add_overwrite_argument, check_figure, declare, model_files
 from avsync.cli._syncers import add_syncer_arguments, load_pyramid
@@ -104,10 +105,8 @@ def _diagnosis(folder: Path) -> tuple[Finding, ...]:
 
     if not (folder / "metrics.csv").is_file():
         raise CorpusError(f"{folder}: expected the log of a training, metrics.csv, found none")
-    try:
+    with untrusted(CorpusError, f"{folder / 'metrics.csv'}: expected rows of step, name and value"):
         rows = read_log(folder)
-    except (ValueError, IndexError) as error:
-        raise CorpusError(f"{folder / 'metrics.csv'}: expected rows of step, name and value, got {error}") from error
     history: dict[str, list[tuple[int, float]]] = {}
     for step, name, value in rows:
         history.setdefault(name, []).append((step, value))

@@ -17,12 +17,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from avsync._files import replacing, write_json
+from avsync._files import replacing, untrusted, write_json
+from avsync.cli._errors import naming
 from avsync.cli._outputs import Output, add_overwrite_argument, declare, model_files
 from avsync.cli._syncers import add_syncer_arguments, device_of, load_pyramid
 from avsync.errors import ArgumentError, MissingExtraError
@@ -171,7 +173,8 @@ def _check_histories(histories: Mapping[str, str]) -> None:
         from avsync.figures.sync import curves_by_level, read_history
 
         for path in histories.values():
-            curves_by_level(read_history(path))
+            with naming(history="--history"), untrusted(ArgumentError, f"`--history`: {path} cannot be read"):
+                curves_by_level(read_history(path))
 
 
 def _named(option: str, words: list[str]) -> dict[str, str]:
@@ -195,10 +198,17 @@ def _networks(args: argparse.Namespace) -> Networks:
     return Networks(
         syncers=pyramid,
         transform=transform,
-        motion=None if args.motion_features is None else load_motion_autoencoder(args.motion_features).to(device),
-        inception=None if args.inception is None else load_inception(args.inception).to(device),
-        i3d=None if args.i3d is None else load_i3d(args.i3d).to(device),
+        motion=_loaded("--motion-features", load_motion_autoencoder, args.motion_features, device),
+        inception=_loaded("--inception", load_inception, args.inception, device),
+        i3d=_loaded("--i3d", load_i3d, args.i3d, device),
     )
+
+
+def _loaded(option: str, load: Callable[[str], Any], path: str | None, device: Any) -> Any:
+    if path is None:
+        return None
+    with naming(path=option, folder=option, name=option):
+        return load(path).to(device)
 
 
 def _report(left_out: list[LeftOut]) -> None:
@@ -242,7 +252,7 @@ def _write(args: argparse.Namespace, found: Evaluation, result: dict[str, object
     out = None if args.out is None else Path(args.out)
     if out is not None:
         with replacing(out / "table.txt") as part:
-            part.write_text(_text(args, found), encoding="utf-8")
+            part.write_text(_text(args, found), encoding="utf-8", errors="backslashreplace")
     for path in filter(None, (out and out / "results.json", args.json if args.json != "-" else None)):
         write_json(path, result)
     for path in filter(None, (_csv(args, "--out"), _csv(args, "--csv"))):

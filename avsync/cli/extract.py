@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
     for path in reports:
         if path.suffix == ".txt" and not args.report:
             with replacing(path) as part:
-                part.write_text(report.summary() + "\n", encoding="utf-8")
+                part.write_text(report.summary() + "\n", encoding="utf-8", errors="backslashreplace")
         else:
             write_json(path, report.to_json())
     print(report.summary())

@@ -20,6 +20,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from avsync.cli._errors import typed
 from avsync.cli._outputs import add_overwrite_argument, declare, model_files
 from avsync.cli._syncers import (
     Syncers,
@@ -87,8 +88,9 @@ def run(args: argparse.Namespace) -> int:
             result.pop("lines", None)
             results.append(result)
         except (AvsyncError, OSError) as error:
-            print(f"avsync offset: {error}", file=sys.stderr)
-            results.append({"video": target, "error": str(error)})
+            message = typed(error, args.options)
+            print(f"avsync offset: {message}", file=sys.stderr)
+            results.append({"video": target, "error": message})
             failed = True
     if args.json:
         print(json.dumps(results, indent=2))

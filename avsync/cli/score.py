@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from avsync.cli._errors import typed
 from avsync.cli._syncers import (
     Syncers,
     add_detector_arguments,
@@ -65,8 +66,9 @@ def run(args: argparse.Namespace) -> int:
         try:
             result, lines = _score(target, args, syncnet, syncers)
         except (AvsyncError, OSError) as error:
-            print(f"avsync score: {error}", file=sys.stderr)
-            result, lines, failed = {"video": target, "error": str(error)}, [], True
+            message = typed(error, args.options)
+            print(f"avsync score: {message}", file=sys.stderr)
+            result, lines, failed = {"video": target, "error": message}, [], True
         results.append(result)
         if not args.json:
             print("\n".join(lines), end="\n" if lines else "")

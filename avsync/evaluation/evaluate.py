@@ -188,6 +188,8 @@ def evaluate(
     check_choice("sound", sound, SOUND)
     check_positive("frames", frames)
     check_positive("shift", shift)
+    if not 0 <= min_speech <= 1:
+        raise ArgumentError(f"`min_speech`: expected a share from 0 to 1, got {min_speech!r}")
     methods = {} if methods is None else methods
     taken = sorted(set(methods) & set(BOUNDS))
     if taken:

@@ -32,18 +32,21 @@ from avsync.models.syncer.interface import MultiScaleSyncer
 
 FRAME_SECONDS = 0.04
 """Seconds of a frame at level 0."""
+THRESHOLD = 0.65
+"""Probability from which an offset counts. Calibrations are fitted with audio around each clip and for each level by itself; here clips
+end and several levels are tried, so a half would be too little."""
 COARSE_LEVEL = 2
 """The finest level that cannot confirm the offset of a coarser one."""
 NULLS = 19
 """Rotations of the reversed audio against which an offset is tested where there is no calibration."""
 NULL_GAIN = 1.2
-"""How much more than reversed audio an offset must stand out where there is no calibration."""
+"""How much more than reversed audio a drift must stand out, and an offset where there is no calibration."""
 MAX_DRIFT, DRIFT_STEPS = 0.06, 60
 """Largest drift that is looked for, in seconds per second, and how many steps of the search lie between it and none."""
 LEAST_DRIFT = 0.12
 """Seconds by which the offset must change within a clip to count as drift."""
-DRIFT_GAIN = 1.3
-"""How much more than a constant offset, and than reversed audio, a drift must stand out."""
+DRIFT_GAIN = 1.2
+"""How much more than a constant offset a drift must stand out."""
 DRIFT_NULLS = 4
 """Rotations of the reversed audio against which a drift is tested."""
 DRIFT_REACH = 2.0
@@ -187,7 +190,7 @@ def recording_report(
     *,
     audio_transform: nn.Module,
     calibration: Calibration | None = None,
-    threshold: float = 0.5,
+    threshold: float = THRESHOLD,
     max_offsets: Sequence[int] = MAX_OFFSETS,
 ) -> list[LevelSync]:
     """Measure the offset of a recording as a whole at every level.
@@ -224,8 +227,10 @@ def recording_report(
         landmarks, features = _inputs(clip, pyramid, audio_transform)
         moved += float(face_speed(landmarks)) * clip.seconds
         spoken += float(clip_speech(clip).mean()) * clip.seconds
-        for level, embedded in enumerate(_embeddings(pyramid, landmarks, features)):
-            pooled[level].add(embedded, max_offsets[level], nulls=calibration is None)
+        found = _embeddings(pyramid, landmarks, features)
+        backwards = _backwards(clip, pyramid, audio_transform, len(found)) if calibration is None else [None] * len(found)
+        for level, (embedded, null) in enumerate(zip(found, backwards, strict=True)):
+            pooled[level].add(embedded, max_offsets[level], null=null)
     speed, speech = (torch.tensor([total / recording.seconds]) for total in (moved, spoken))
     report = []
     for level, pool in enumerate(pooled):
@@ -256,12 +261,31 @@ def _inputs(clip: Clip, pyramid: MultiScaleSyncer, audio_transform: nn.Module) -
     return torch.from_numpy(clip.landmarks)[None, ..., :dims].to(device), features
 
 
-def _embeddings(pyramid: MultiScaleSyncer, landmarks: Tensor, features: Tensor) -> list[LevelEmbeddings]:
-    """Embeddings of a clip at the levels that have a window, the finest first."""
+def _embeddings(
+    pyramid: MultiScaleSyncer, landmarks: Tensor, features: Tensor, levels: int | None = None
+) -> list[LevelEmbeddings]:
+    """Embeddings of a clip at the first ``levels`` levels (all by default) that have a window, the finest first."""
     deepest = max(
-        (level for level in range(pyramid.num_levels) if landmarks.shape[1] >= pyramid.shortest_clip([level])), default=-1
+        (level for level in range(levels or pyramid.num_levels) if landmarks.shape[1] >= pyramid.shortest_clip([level])),
+        default=-1,
     )
     return [] if deepest < 0 else multi_scale_embeddings(pyramid, landmarks, features, levels=deepest + 1)
+
+
+def _backwards(clip: Clip, pyramid: MultiScaleSyncer, audio_transform: nn.Module, levels: int) -> list[Tensor]:
+    """Embeddings of a clip's audio played backwards: as varied as the true audio, and none of it belongs to the motion.
+
+    The waveform is reversed, not the order of the embeddings, so that neighbouring windows overlap as they do in true audio.
+    """
+    if not levels:
+        return []
+    landmarks, features = _inputs(replace(clip, waveform=clip.waveform[::-1].copy()), pyramid, audio_transform)
+    return [embedded.audio for embedded in _embeddings(pyramid, landmarks, features, levels)]
+
+
+def _rolled(audio: Tensor, number: int) -> Tensor:
+    """So many rotations of the embeddings (1, windows, embed) of a clip's audio, (number, windows, embed)."""
+    return torch.cat([audio.roll(k * audio.shape[1] // number, 1) for k in range(number)])
 
 
 @dataclass(eq=False)
@@ -277,11 +301,8 @@ class _Pool:
     def empty(cls, reach: int) -> _Pool:
         return cls(*torch.zeros(2, 1 + NULLS, 2 * reach + 1, dtype=torch.float64))
 
-    def add(self, embedded: LevelEmbeddings, reach: int, *, nulls: bool) -> None:
-        audio = embedded.audio
-        if nulls:
-            rolls = [number * audio.shape[1] // NULLS for number in range(NULLS)]
-            audio = torch.cat([audio, *(audio.flip(1).roll(roll, 1) for roll in rolls)])
+    def add(self, embedded: LevelEmbeddings, reach: int, *, null: Tensor | None) -> None:
+        audio = embedded.audio if null is None else torch.cat([embedded.audio, _rolled(null, NULLS)])
         rows = len(audio)
         distances, some = window_distances(embedded.motion.expand(rows, -1, -1), audio, max_offset=reach, lead=embedded.lead)
         some = torch.ones_like(distances) if some is None else some.expand_as(distances)
@@ -326,8 +347,8 @@ def find_drift(recording: Recording, pyramid: MultiScaleSyncer, *, audio_transfo
     """Find out whether the offset changes steadily over a recording.
 
     The mean distance is taken along lines of offset against time, of slopes up to ``MAX_DRIFT``, in all clips at once. A drift is
-    reported if its line stands out by ``DRIFT_GAIN`` times as much as any constant offset, more than any line through reversed
-    audio, and changes the offset by at least ``LEAST_DRIFT`` seconds within a clip.
+    reported if its line stands out ``DRIFT_GAIN`` times as much as any constant offset and ``NULL_GAIN`` times as much as any line
+    through reversed audio, and changes the offset by at least ``LEAST_DRIFT`` seconds within a clip.
 
     Args:
         recording: From :func:`read_recording`.
@@ -352,9 +373,9 @@ def find_drift(recording: Recording, pyramid: MultiScaleSyncer, *, audio_transfo
         if clip.frames < pyramid.shortest_clip([level]):
             continue
         landmarks, features = _inputs(clip, pyramid, audio_transform)
-        embedded = _embeddings(pyramid, landmarks, features)[level]
-        rolls = [embedded.audio.flip(1).roll(k * embedded.audio.shape[1] // DRIFT_NULLS, 1) for k in range(DRIFT_NULLS)]
-        for row, audio in enumerate([embedded.audio, *rolls]):
+        embedded = _embeddings(pyramid, landmarks, features, level + 1)[level]
+        backwards = _backwards(clip, pyramid, audio_transform, level + 1)[level]
+        for row, audio in enumerate([embedded.audio, *_rolled(backwards, DRIFT_NULLS)[:, None]]):
             depth = _depth(embedded.motion, audio, reach)
             scores[row] += _lines(depth, rates, frame).amax(1) * len(depth)
             if row == 0:
@@ -367,7 +388,7 @@ def find_drift(recording: Recording, pyramid: MultiScaleSyncer, *, audio_transfo
     if (
         abs(rate) * longest < LEAST_DRIFT
         or scores[0, best] < DRIFT_GAIN * constant
-        or scores[0, best] <= DRIFT_GAIN * scores[1:].amax()
+        or scores[0, best] <= NULL_GAIN * scores[1:].amax()
     ):
         return None
     return Drift(rate, tuple(segment for start, depth in maps for segment in _segments(depth, rate, frame, start)))

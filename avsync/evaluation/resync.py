@@ -86,7 +86,8 @@ def ffmpeg_command(
 
 def _word(path: str | os.PathLike[str]) -> str:
     name = os.fspath(path)
-    return shlex.quote(f"./{name}" if name.startswith("-") else name)
+    # A name must not look like an option, nor, by its colon, like an address.
+    return shlex.quote(f"./{name}" if name.startswith("-") or ":" in name.partition("/")[0] else name)
 
 
 def shift_audio(
@@ -158,7 +159,7 @@ def shift_audio(
 
 def _open(av: ModuleType, path: Path) -> Any:
     try:
-        container = av.open(os.fspath(path))
+        container = av.open(f"file:{os.fspath(path)}")
     except (av.FFmpegError, ValueError) as error:
         raise CorpusError(f"{path}: expected a readable video, got {type(error).__name__}: {error}") from error
     for kind in ("video", "audio"):
@@ -178,7 +179,7 @@ def _copy(av: ModuleType, source: Path, part: Path, shift: Fraction, *, encode: 
 
 def _copy_streams(av: ModuleType, source: Path, part: Path, shift: Fraction, *, encode: bool, data: bool) -> tuple[str, ...]:
     left_out: list[str] = []
-    with _open(av, source) as reader, av.open(os.fspath(part), "w", options=_muxer_options(part, reader)) as writer:
+    with _open(av, source) as reader, av.open(f"file:{os.fspath(part)}", "w", options=_muxer_options(part, reader)) as writer:
         writer.metadata.update(reader.metadata)
         outputs: dict[int, Any] = {}
         encoders: dict[int, _Encoder] = {}

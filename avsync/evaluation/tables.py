@@ -189,7 +189,7 @@ def write_csv(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], c
 
     Source: ours.
     """
-    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, fieldnames=list(columns), lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
