@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from avsync._checks import check_choice, check_positive
@@ -30,6 +31,7 @@ from avsync.corpus.clip import (
     Clip,
     Corpus,
     Entry,
+    missing_ranges,
     read_clip,
     write_clip,
     write_index,
@@ -155,7 +157,11 @@ def shift_clip(clip: Clip, samples: int) -> Clip | None:
     first = lost if samples > 0 else 0
     start = SAMPLES_PER_FRAME * first - samples
     waveform = clip.waveform[start : start + SAMPLES_PER_FRAME * kept]
-    return replace(clip, landmarks=clip.landmarks[first : first + kept], waveform=waveform)
+    present = np.ones(clip.waveform.size, dtype=bool)
+    for begin, stop in clip.missing_audio:
+        present[SAMPLES_PER_FRAME * begin : SAMPLES_PER_FRAME * stop] = False
+    missing = missing_ranges(present[start : start + SAMPLES_PER_FRAME * kept], kept)
+    return replace(clip, landmarks=clip.landmarks[first : first + kept], waveform=waveform, missing_audio=missing)
 
 
 def pools_of(entries: Sequence[Entry], *, pool: str = "auto") -> dict[str, list[Entry]]:
@@ -328,7 +334,7 @@ def _write(entry: Entry, offset: ClipOffset, mended: Mapping[str, Clip], source:
             with replacing(target / f"{offset.id}{suffix}") as part:
                 shutil.copyfile(source / f"{offset.id}{suffix}", part)
         return {**entry, "sync_shift_ms": entry.get("sync_shift_ms", 0.0)}
-    moved = {**entry, **write_clip(mended[offset.id], target)}
+    moved = {key: value for key, value in entry.items() if key != "missing_audio"} | write_clip(mended[offset.id], target)
     # Several cleanings add up.
     moved["sync_shift_ms"] = float(entry.get("sync_shift_ms", 0.0)) + 1000 * offset.shift_samples / SAMPLE_RATE
     if offset.shift_samples > 0 and isinstance(entry.get("source_start_sec"), int | float):

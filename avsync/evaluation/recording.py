@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from avsync.corpus.banks.memory import clip_speech
-from avsync.corpus.clip import INDEX_NAME, SAMPLE_RATE, SAMPLES_PER_FRAME, Clip, Corpus
+from avsync.corpus.clip import INDEX_NAME, SAMPLE_RATE, SAMPLES_PER_FRAME, Clip, Corpus, missing_ranges
 from avsync.corpus.detectors import Detector
 from avsync.corpus.extraction.from_video import iter_clips
 from avsync.corpus.extraction.report import VideoReport
@@ -25,7 +25,7 @@ from avsync.corpus.media.video_source import VideoSource
 from avsync.errors import ArgumentError, CorpusError, ShapeError
 from avsync.metrics.calibration import Calibration
 from avsync.metrics.multi_scale import MAX_OFFSETS, LevelEmbeddings, check_max_offsets, multi_scale_embeddings
-from avsync.metrics.offset import at_edge, offset_from_distances, offset_milliseconds, window_distances
+from avsync.metrics.offset import offset_from_distances, offset_milliseconds, window_distances
 from avsync.metrics.posterior import offset_posterior, sub_frame_offset
 from avsync.metrics.report import LevelSync, face_speed, level_answers
 from avsync.models.syncer.interface import MultiScaleSyncer
@@ -152,35 +152,43 @@ def with_delayed_audio(
     Source: ours.
     """
     source = recording.video if video is None else Path(video)
-    kept: list[tuple[Clip, float]] = []
     starts = recording.starts or (0.0,) * len(recording.clips)
+    moved: list[Clip] = []
     if source is None:
-        for clip, start in zip(recording.clips, starts, strict=True):
+        for clip in recording.clips:
             shift = round(seconds * SAMPLE_RATE)
-            around = np.pad(clip.waveform, abs(shift))
-            moved = replace(clip, waveform=around[abs(shift) - shift :][: clip.waveform.size])
-            kept.append((moved, start) if not trim else _trimmed(moved, start, shift, clip.waveform.size + shift))
+            present = np.ones(clip.waveform.size, dtype=bool)
+            for first, stop in clip.missing_audio:
+                present[SAMPLES_PER_FRAME * first : SAMPLES_PER_FRAME * stop] = False
+            waveform, present = (
+                np.pad(track, abs(shift))[abs(shift) - shift :][: track.size] for track in (clip.waveform, present)
+            )
+            moved.append(replace(clip, waveform=waveform, missing_audio=missing_ranges(present, clip.frames)))
     else:
         with VideoSource(source) as opened:
-            first = opened.info.video_start or 0.0
+            origin = opened.info.video_start or 0.0
         with AudioSource(source, sample_rate=SAMPLE_RATE, track=recording.audio_track) as audio:
             for clip, start in zip(recording.clips, starts, strict=True):
-                begin = first + start - seconds
-                moved = replace(clip, waveform=audio.read(begin, clip.waveform.size))
-                end = clip.waveform.size if audio.end is None else round((audio.end - begin) * SAMPLE_RATE)
-                low = round((audio.start - begin) * SAMPLE_RATE)
-                kept.append((moved, start) if not trim else _trimmed(moved, start, low, end))
-    kept = [(clip, start) for clip, start in kept if clip.frames]
-    clips, starts = tuple(clip for clip, _ in kept), tuple(start for _, start in kept)
-    return replace(recording, clips=clips, starts=starts if recording.starts else ())
+                segment = audio.read_segment(origin + start - seconds, clip.waveform.size)
+                missing = missing_ranges(segment.present, clip.frames)
+                moved.append(replace(clip, waveform=segment.waveform, missing_audio=missing))
+    pairs = [(clip, start) if not trim else _trimmed(clip, start) for clip, start in zip(moved, starts, strict=True)]
+    pairs = [(clip, start) for clip, start in pairs if clip.frames]
+    starts = tuple(start for _, start in pairs) if recording.starts else ()
+    return replace(recording, clips=tuple(clip for clip, _ in pairs), starts=starts)
 
 
-def _trimmed(clip: Clip, start: float, low: int, high: int) -> tuple[Clip, float]:
-    """The frames of a clip whose samples lie from ``low`` to ``high``, and when they start."""
-    first = -(-max(0, low) // SAMPLES_PER_FRAME)
-    last = max(first, min(clip.frames, high // SAMPLES_PER_FRAME))
+def _trimmed(clip: Clip, start: float) -> tuple[Clip, float]:
+    """A clip without the frames at both ends that lack audio, and when it starts then."""
+    first, last = 0, clip.frames
+    for begin, end in clip.missing_audio:
+        first = end if begin == 0 else first
+        last = begin if end == clip.frames else last
+    last = max(first, last)
+    inside = tuple((begin - first, end - first) for begin, end in clip.missing_audio if first < begin and end < last)
     waveform = clip.waveform[SAMPLES_PER_FRAME * first : SAMPLES_PER_FRAME * last]
-    return replace(clip, landmarks=clip.landmarks[first:last], waveform=waveform), start + first * FRAME_SECONDS
+    shorter = replace(clip, landmarks=clip.landmarks[first:last], waveform=waveform, missing_audio=inside)
+    return shorter, start + first * FRAME_SECONDS
 
 
 @torch.no_grad()
