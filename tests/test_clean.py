@@ -184,7 +184,7 @@ class TestClean:
 class TestCommand:
     @pytest.fixture(autouse=True)
     def transparent(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("avsync.cli.clean.load_syncers", lambda args: Syncers(OpenWhenLoud(), Loudness(), SURE))
+        monkeypatch.setattr("avsync.cli._syncers.load_syncers", lambda args: Syncers(OpenWhenLoud(), Loudness(), SURE))
 
     def test_text_json_and_copy(self, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         out, file = tmp_path / "out", tmp_path / "report.json"
@@ -217,6 +217,6 @@ class TestCommand:
 def test_the_command_wants_a_calibration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("avsync.cli.clean.load_syncers", lambda args: Syncers(OpenWhenLoud(), Loudness(), None))
+    monkeypatch.setattr("avsync.cli._syncers.load_syncers", lambda args: Syncers(OpenWhenLoud(), Loudness(), None))
     assert main(["clean", str(write(tmp_path / "c", [talker("x", 0)]))]) == 1
     assert "--uncalibrated" in capsys.readouterr().err

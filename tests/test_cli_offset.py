@@ -100,10 +100,7 @@ def transparent(monkeypatch: pytest.MonkeyPatch) -> Callable[[Calibration | None
     """Let both commands ask syncers that need no training."""
 
     def use(calibration: Calibration | None = None) -> None:
-        for command in ("offset", "score"):
-            monkeypatch.setattr(
-                f"avsync.cli.{command}.load_syncers", lambda args: Syncers(OpenWhenLoud(), Loudness(), calibration)
-            )
+        monkeypatch.setattr("avsync.cli._syncers.load_syncers", lambda args: Syncers(OpenWhenLoud(), Loudness(), calibration))
 
     use()
     return use
@@ -284,7 +281,7 @@ class TestSyncers:
 def test_score_of_both_kinds(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.test_evaluation_video import LoudAndBright
 
-    monkeypatch.setattr("avsync.cli.score.SyncNet.from_file", lambda path: LoudAndBright())
+    monkeypatch.setattr("avsync.evaluation.syncnet.network.SyncNet.from_file", lambda path: LoudAndBright())
     paths = [str(talk(tmp_path / f"{shift}.mp4", shift=shift, frames=60)) for shift in (3, -2)]
     options = ("--syncnet", "any", "--syncers", "any", "--detector", DETECTOR)
     status, text, _ = told("score", *paths, *options, "--json", capsys=capsys)

@@ -18,8 +18,8 @@ from avsync.corpus.clip import Clip, write_clip, write_index
 from avsync.corpus.media.files import write_audio
 from avsync.corpus.synthetic.talker import synthetic_clip
 from avsync.errors import ArgumentError, CorpusError
-from avsync.evaluation.evaluate import Networks, evaluate
 from avsync.evaluation.measures import Sounds, set_distance, sync_curves
+from avsync.evaluation.methods import Networks, evaluate
 from avsync.evaluation.rows import BOUNDS, bound_motions, cut_pieces, others
 from avsync.evaluation.sources import Track, match_tracks, read_tracks, tracks_of_clips
 from avsync.evaluation.tables import Cell, Measure, Table, best_row, cell, print_rich
@@ -102,7 +102,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def transparent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the command ask syncers that need no training."""
-    monkeypatch.setattr("avsync.cli.evaluate.load_pyramid", lambda args: (OpenWhenLoud(), Loudness()))
+    monkeypatch.setattr("avsync.cli._syncers.load_pyramid", lambda args: (OpenWhenLoud(), Loudness()))
 
 
 def found_cell(result: dict[str, Any], row: str, measure: str, level: int | None = None) -> dict[str, Any]:

@@ -119,9 +119,9 @@ def test_every_output_at_every_input(
     made: Path, tmp_path: Path, command: str, overwrite: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without ``--overwrite`` no file changes at all; with it, no file that the command reads, and none that is read-only."""
-    monkeypatch.setattr("avsync.cli.offset.load_syncers", lambda args: Syncers(OpenWhenLoud(), Loudness(), None))
+    monkeypatch.setattr("avsync.cli._syncers.load_syncers", lambda args: Syncers(OpenWhenLoud(), Loudness(), None))
     # The numbers and the drawings are the same every time; what is tested is where they are written.
-    for function in ("avsync.cli.evaluate.evaluate", "avsync.cli.inspect.inspect_corpus"):
+    for function in ("avsync.evaluation.methods.evaluate", "avsync.corpus.inspect.inspect_corpus"):
         monkeypatch.setattr(function, once(function))
     names = ("offsets", "confidence", "training", f"faces-{CLIP}-0")
     small = new_figure(1, 1)

@@ -159,7 +159,7 @@ def test_moved_audio_trims_the_clip_to_what_it_has() -> None:
 class TestFix:
     @pytest.fixture(autouse=True)
     def transparent(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("avsync.cli.offset.load_syncers", lambda args: Syncers(OpenWhenLoud(), Loudness(), None))
+        monkeypatch.setattr("avsync.cli._syncers.load_syncers", lambda args: Syncers(OpenWhenLoud(), Loudness(), None))
 
     def test_a_copy_that_is_not_confirmed_is_not_written(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -169,7 +169,7 @@ class TestFix:
         def wrong(path: Path, out: Path, *, seconds: float, **more: Any) -> Any:
             return shift_audio(path, out, seconds=-seconds, **more)
 
-        monkeypatch.setattr("avsync.cli.offset.shift_audio", wrong)
+        monkeypatch.setattr("avsync.evaluation.resync.shift_audio", wrong)
         assert main(["offset", str(path), "--detector", DETECTOR, "--fix"]) == 1
         assert "no copy written: not confirmed; of the copy, the audio is early by" in capsys.readouterr().out
         assert [file.name for file in tmp_path.iterdir()] == ["a.mp4"]
@@ -197,7 +197,7 @@ def two_tracks(path: Path, first: Path, second: Path) -> Path:
 
 
 def test_audio_tracks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("avsync.cli.offset.load_syncers", lambda args: Syncers(OpenWhenLoud(), Loudness(), None))
+    monkeypatch.setattr("avsync.cli._syncers.load_syncers", lambda args: Syncers(OpenWhenLoud(), Loudness(), None))
     both = two_tracks(tmp_path / "both.mkv", talk(tmp_path / "a.mp4", shift=3), talk(tmp_path / "b.mp4", shift=-5))
     with AudioSource(both) as audio:
         assert (audio.track, audio.tracks) == (1, 2) and "audio track 1 of 2 was read" in audio.warnings
@@ -225,7 +225,7 @@ class TestMessages:
     def test_a_detector_next_to_the_caller(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        monkeypatch.setattr("avsync.cli.offset.load_syncers", lambda args: Syncers(OpenWhenLoud(), Loudness(), None))
+        monkeypatch.setattr("avsync.cli._syncers.load_syncers", lambda args: Syncers(OpenWhenLoud(), Loudness(), None))
         monkeypatch.setattr("sys.path", [path for path in __import__("sys").path if path])
         monkeypatch.chdir(tmp_path)
         Path("my_own_detector.py").write_text("from tests.test_cli_offset import bright_mouth as find\n")

@@ -8,6 +8,7 @@ standard error, never as a traceback; wrong usage ends with status 2, Ctrl-C wit
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib
 import io
 import os
@@ -37,8 +38,11 @@ def _command(name: str) -> ModuleType:
     return importlib.import_module(f"avsync.cli.{name}")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands.
+def build_parser(only: str | None = None) -> argparse.ArgumentParser:
+    """Build the parser of all commands.
+
+    Args:
+        only: Add the options of this command alone; the others are listed in the help.
 
     Returns:
         A parser whose result holds the chosen command's ``run``.
@@ -47,6 +51,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"avsync {avsync.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
+        if only not in (None, name):
+            source = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+            commands.add_parser(name, help=(ast.get_docstring(ast.parse(source)) or "").splitlines()[0])
+            continue
         module = _command(name)
         text = module.__doc__ or ""
         command = commands.add_parser(
@@ -69,7 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
-    args = build_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    chosen = next((word for word in words if not word.startswith("-")), "")
+    args = build_parser(chosen if chosen in COMMANDS else "").parse_args(words)
     # Modules next to the user are found as by `python -m`, but behind installed ones; `--detector module:function` needs that.
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))

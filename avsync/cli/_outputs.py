@@ -8,22 +8,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from avsync._files import check_outputs
-from avsync.corpus.clip import INDEX_NAME
 from avsync.errors import ArgumentError, AvsyncError
-from avsync.pretrained import model_folder
 
 CLIP_SUFFIXES = (".npz", ".flac", ".wav")
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 
 Output = tuple[str, str | os.PathLike[str]]
 """The option that names an output, and the file."""
-
-
-def add_overwrite_argument(parser: argparse.ArgumentParser) -> None:
-    """Add the option of commands that write files."""
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace output files that exist (never an input or a read-only file)"
-    )
 
 
 def declare(args: argparse.Namespace, outputs: Iterable[Output], *, inputs: Iterable[str | os.PathLike[str] | None]) -> None:
@@ -49,6 +40,8 @@ def check_figure(argument: str, path: str | os.PathLike[str]) -> None:
 
 def _files_of(source: str | os.PathLike[str]) -> Iterator[Path]:
     """The files that an argument of a command stands for, whether they exist or not."""
+    from avsync.corpus.clip import INDEX_NAME
+
     path = Path(source)
     yield path
     if not path.is_dir():
@@ -63,6 +56,8 @@ def _files_of(source: str | os.PathLike[str]) -> Iterator[Path]:
 
 def model_files(name: str | None) -> str | None:
     """The folder of a model that is named or lies there; None if neither, which loading it reports."""
+    from avsync.pretrained import model_folder
+
     if name is None:
         return None
     try:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +16,7 @@ from avsync.evaluation.recording import Drift, Recording, find_drift, recording_
 from avsync.metrics.calibration import Calibration, load_calibration
 from avsync.metrics.report import LevelSync, report_rows
 from avsync.models.syncer.interface import MultiScaleSyncer
-from avsync.pretrained import CALIBRATION, model_folder, pretrained_models
+from avsync.pretrained import CALIBRATION, model_folder
 
 
 class Syncers(NamedTuple):
@@ -36,47 +33,6 @@ class Syncers(NamedTuple):
     def drift(self, recording: Recording) -> Drift | None:
         """:func:`avsync.evaluation.recording.find_drift` with these syncers."""
         return find_drift(recording, self.pyramid, audio_transform=self.transform)
-
-
-def add_detector_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of commands that look for faces."""
-    parser.add_argument(
-        "--detector",
-        default="face-alignment",
-        metavar="NAME",
-        help="face-alignment, mediapipe, or package.module:function of your own (default: %(default)s)",
-    )
-    parser.add_argument("--min-seconds", type=float, default=2.0, help="shortest segment with a face that is used (default: 2)")
-    add_audio_track_argument(parser)
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)")
-
-
-def add_audio_track_argument(parser: argparse.ArgumentParser) -> None:
-    """Add the option of commands that read videos."""
-    parser.add_argument(
-        "--audio-track",
-        type=int,
-        metavar="N",
-        help="which audio track of the videos, from 1 (default: the one that the file marks as default, then the first)",
-    )
-
-
-def add_syncer_arguments(parser: argparse.ArgumentParser, *, default: str | None, calibrated: bool = True) -> None:
-    """Options that choose syncers; ``calibrated`` ones only where the command says how sure it is."""
-    known = ", ".join(pretrained_models(MultiScaleSyncer))
-    parser.add_argument(
-        "--syncers",
-        default=default,
-        metavar="NAME",
-        help=f"trained syncers: a folder, or one of {known or 'those shipped'}" + (f" (default: {default})" if default else ""),
-    )
-    parser.add_argument("--features", choices=KINDS, help="sound features of syncers whose config does not name them")
-    if calibrated:
-        parser.add_argument(
-            "--calibration",
-            metavar="FILE",
-            help=f"turns distances into probabilities (default: {CALIBRATION} beside the syncers, if it is there)",
-        )
 
 
 def device_of(name: str) -> torch.device:
@@ -149,21 +105,6 @@ def track_lines(recording: Recording) -> list[str]:
     if recording.audio_tracks < 2:
         return []
     return [f"  audio track {recording.audio_track} of {recording.audio_tracks}; --audio-track chooses another"]
-
-
-def progress_line(name: str) -> Callable[[float], None] | None:
-    """A line on standard error that tells the share done, where somebody watches."""
-    if not sys.stderr.isatty():
-        return None
-    last = [-1]
-
-    def show(share: float) -> None:
-        percent = math.floor(100 * share)
-        if percent != last[0]:
-            last[0] = percent
-            print(f"\r{name}: {percent} %" + ("\r\033[K" if percent >= 100 else ""), end="", file=sys.stderr, flush=True)
-
-    return show
 
 
 def rows_of(report: list[LevelSync]) -> list[dict[str, Any]]:

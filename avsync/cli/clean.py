@@ -14,12 +14,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from typing import TYPE_CHECKING
 
 from avsync._files import write_json
-from avsync.cli._outputs import add_overwrite_argument, declare, model_files
-from avsync.cli._syncers import add_syncer_arguments, load_syncers, progress_line
+from avsync.cli._arguments import POOLS, add_overwrite_argument, add_quiet_argument, add_syncer_arguments, progress_line
+from avsync.cli._outputs import declare, model_files
 from avsync.errors import ArgumentError
-from avsync.evaluation.clean import POOLS, SMALLEST_SHIFT, CleanReport, ClipOffset, clean_corpus, copy_files
+
+if TYPE_CHECKING:
+    from avsync.evaluation.clean import CleanReport, ClipOffset
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,13 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--smallest-ms",
         type=float,
-        default=1000 * SMALLEST_SHIFT,
+        default=20.0,
         help="leave smaller offsets as they are (default: %(default)g)",
     )
     parser.add_argument(
         "--uncalibrated", action="store_true", help="correct with syncers that have no calibration, unsure or not"
     )
     add_overwrite_argument(parser)
+    add_quiet_argument(parser)
     parser.add_argument(
         "--json", nargs="?", const="-", metavar="FILE", help="print JSON instead of text, or write it to a file beside the text"
     )
@@ -48,6 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Estimate, correct on request, print."""
+    from avsync.cli._syncers import load_syncers
+    from avsync.evaluation.clean import clean_corpus, copy_files
+
     if args.dry_run and args.out is None:
         print("avsync clean: nothing is written without --out, with or without --dry-run", file=sys.stderr)
     out = None if args.dry_run else args.out
@@ -72,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         threshold=args.threshold,
         smallest=args.smallest_ms / 1000,
         overwrite=args.overwrite,
-        progress=progress_line("clean"),
+        progress=progress_line(args, "clean"),
     )
     for name, reason in report.bad:
         print(f"avsync clean: left out: {name}: {reason}", file=sys.stderr)

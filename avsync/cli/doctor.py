@@ -11,13 +11,15 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from avsync._files import untrusted
-from avsync.audio.speech import SpeechFeatures
-from avsync.cli._outputs import add_overwrite_argument, check_figure, declare, model_files
-from avsync.cli._syncers import add_syncer_arguments, load_pyramid
+from avsync.cli._arguments import add_overwrite_argument, add_quiet_argument, add_syncer_arguments
+from avsync.cli._outputs import check_figure, declare, model_files
 from avsync.errors import ArgumentError, CorpusError
-from avsync.training.doctor.findings import Finding
+
+if TYPE_CHECKING:
+    from avsync.training.doctor.findings import Finding
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,10 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the lag scan and the overfitting (.png, .svg, .pdf)")
     add_overwrite_argument(parser)
+    add_quiet_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Examine, print, and return 1 if there is an error."""
+    from avsync.audio.speech import SpeechFeatures
+    from avsync.cli._syncers import load_pyramid
     from avsync.training.doctor import Examination, examine
 
     if args.corpus is None and args.log is None:
@@ -65,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
             features=speech.features,  # banks normalise by themselves
             overfit_seconds=args.overfit,
             split=args.split,
-            progress=_progress if sys.stderr.isatty() else None,
+            progress=_progress if sys.stderr.isatty() and not args.quiet else None,
         )
     told = _diagnosis(args.log) if args.log is not None else ()
     if args.figure is not None:

@@ -21,16 +21,19 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from avsync._files import replacing, untrusted, write_json
+from avsync.cli._arguments import SOUND, add_overwrite_argument, add_quiet_argument, add_syncer_arguments
 from avsync.cli._errors import naming
-from avsync.cli._outputs import Output, add_overwrite_argument, declare, model_files
-from avsync.cli._syncers import add_syncer_arguments, device_of, load_pyramid
+from avsync.cli._outputs import Output, declare, model_files
 from avsync.errors import ArgumentError, MissingExtraError
-from avsync.evaluation.evaluate import DEFAULT_FRAMES, SOUND, Evaluation, Networks, evaluate
-from avsync.evaluation.sources import LeftOut, read_tracks
-from avsync.evaluation.tables import CSV_COLUMNS, Table, print_rich, write_csv
+
+if TYPE_CHECKING:
+    from avsync.evaluation.methods import Evaluation, Networks
+    from avsync.evaluation.sources import LeftOut
+    from avsync.evaluation.tables import Table
+
 
 JUDGE = "landmarks68-25fps-judge"
 """Syncers that judge: trained apart from those that guide generators."""
@@ -52,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_syncer_arguments(parser, default=JUDGE, calibrated=False)
     parser.add_argument("--no-sync", action="store_true", help="without syncers, and without the sync metrics")
     parser.add_argument("--device", default="cpu", help="where networks run: cpu, cuda, mps (default: cpu)")
-    parser.add_argument("--frames", type=int, default=DEFAULT_FRAMES, help="frames of a piece (default: %(default)s)")
+    parser.add_argument("--frames", type=int, default=80, help="frames of a piece (default: %(default)s)")
     parser.add_argument("--stride", type=int, help="frames from a piece to the next (default: no overlap)")
     parser.add_argument(
         "--min-speech", type=float, default=0.2, help="share of frames with speech of a piece (default: %(default)s)"
@@ -74,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="write results here; - for standard output, without a table")
     parser.add_argument("--csv", metavar="FILE", help="write results here, a line a row and measure")
     add_overwrite_argument(parser)
+    add_quiet_argument(parser)
     parser.add_argument("--figures", metavar="DIR", help="write offsets, confidence, faces and training .png here")
     parser.add_argument(
         "--history",
@@ -88,6 +92,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read, judge, print, write."""
+    from avsync.evaluation.methods import evaluate
+    from avsync.evaluation.sources import read_tracks
+
     if args.history and not (args.figures or args.out):
         raise ArgumentError("`--history`: expected --figures or --out beside it, got neither")
     methods, histories = _named("--preds", args.preds), _named("--history", args.history)
@@ -114,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
         cut=args.cut,
         sound=args.sound,
         resamples=args.resamples,
-        progress=lambda row: print(f"judging {row}", file=sys.stderr),
+        progress=None if args.quiet else lambda row: print(f"evaluating {row}", file=sys.stderr),
     )
     left_out += found.left_out
     _report(left_out)
@@ -191,6 +198,8 @@ def _named(option: str, words: list[str]) -> dict[str, str]:
 
 
 def _networks(args: argparse.Namespace) -> Networks:
+    from avsync.cli._syncers import device_of, load_pyramid
+    from avsync.evaluation.methods import Networks
     from avsync.metrics import load_i3d, load_inception, load_motion_autoencoder
 
     device = device_of(args.device)
@@ -219,6 +228,8 @@ def _report(left_out: list[LeftOut]) -> None:
 
 
 def _chosen(args: argparse.Namespace, table: Table) -> Table:
+    from avsync.evaluation.tables import Table
+
     if args.level_of_detail != "summary":
         return table
     kept = [number for number, measure in enumerate(table.measures) if measure.key in SUMMARY]
@@ -240,6 +251,8 @@ def _head(found: Evaluation) -> str:
 
 
 def _print(args: argparse.Namespace, found: Evaluation) -> None:
+    from avsync.evaluation.tables import print_rich
+
     if not args.plain and sys.stdout.isatty() and find_spec("rich") is not None:
         print(_head(found))
         print_rich(_chosen(args, found.table), bounds=found.bounds)
@@ -249,6 +262,8 @@ def _print(args: argparse.Namespace, found: Evaluation) -> None:
 
 
 def _write(args: argparse.Namespace, found: Evaluation, result: dict[str, object]) -> None:
+    from avsync.evaluation.tables import CSV_COLUMNS, write_csv
+
     out = None if args.out is None else Path(args.out)
     if out is not None:
         with replacing(out / "table.txt") as part:

@@ -17,16 +17,16 @@ import sys
 from pathlib import Path
 
 from avsync._files import replacing, write_json
-from avsync.cli._outputs import Output, add_overwrite_argument, declare
-from avsync.cli._syncers import add_audio_track_argument
-from avsync.corpus.detectors import DETECTORS
-from avsync.corpus.extraction.batch import Progress, extract_corpus
-from avsync.corpus.extraction.from_video import CROPS
-from avsync.corpus.extraction.jobs import SPEAKER_FROM, find_videos
-from avsync.corpus.extraction.records import merge_records
-from avsync.corpus.extraction.report import ExtractionReport, VideoReport
-from avsync.corpus.extraction.tracks import POLICIES
-from avsync.errors import ArgumentError, MissingExtraError
+from avsync.cli._arguments import (
+    CROPS,
+    POLICIES,
+    SPEAKER_FROM,
+    add_audio_track_argument,
+    add_overwrite_argument,
+    add_quiet_argument,
+)
+from avsync.cli._outputs import Output, declare
+from avsync.errors import ArgumentError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--detector",
         default="face-alignment",
         metavar="NAME",
-        help=f"{', '.join(DETECTORS)}, or package.module:function of your own (default: %(default)s)",
+        help="face-alignment, mediapipe, or package.module:function of your own (default: %(default)s)",
     )
     parser.add_argument("--fps", type=float, default=25.0, help="landmark frames a second; trainings take 25 (default: 25)")
     parser.add_argument("--faces", choices=POLICIES, default="largest", help="which face to keep (default: %(default)s)")
@@ -74,10 +74,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--report", metavar="FILE", help="write the report there, as JSON (default: CORPUS/report.json and CORPUS/report.txt)"
     )
     add_overwrite_argument(parser)
+    add_quiet_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Extract, write the report, print its summary."""
+    from avsync.cli._progress import extraction_progress
+    from avsync.corpus.extraction.batch import extract_corpus
+    from avsync.corpus.extraction.jobs import find_videos
+    from avsync.corpus.extraction.records import merge_records
+    from avsync.corpus.extraction.report import ExtractionReport
+
     out = Path(args.out)
     if args.merge and args.videos:
         raise ArgumentError(f"`--merge`: expected no videos, got {len(args.videos)}")
@@ -99,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
             speaker_from=args.speaker_from,
             split=args.split,
             resume=args.resume,
-            progress=_bar(),
+            progress=extraction_progress(quiet=args.quiet),
             fps=args.fps,
             faces=args.faces,
             crop=args.crop,
@@ -136,6 +143,8 @@ def _reports(args: argparse.Namespace, out: Path) -> list[Path]:
 
 def _is_report(args: argparse.Namespace, path: Path) -> bool:
     """Return whether a file was written by an earlier run: a report in JSON, or the text next to one in the corpus."""
+    from avsync.corpus.extraction.report import ExtractionReport
+
     try:
         found = json.loads((path if args.report else path.with_suffix(".json")).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -148,51 +157,3 @@ def _shard(text: str) -> tuple[int, int]:
     if not slash or not number.isdecimal() or not count.isdecimal() or not 1 <= int(number) <= int(count):
         raise argparse.ArgumentTypeError(f"expected I/N with 1 <= I <= N, such as 2/8, got {text!r}")
     return int(number), int(count)
-
-
-def _bar() -> Progress:
-    if not sys.stderr.isatty():
-        return _Lines()
-    try:
-        return _Bar()
-    except MissingExtraError:
-        return _Lines()
-
-
-class _Lines(Progress):
-    """A line a video, for logs and where there is no tqdm."""
-
-    def begin(self, videos: int, size: int) -> None:
-        self._total, self._done = videos, 0
-        print(f"{videos} videos to extract, {size / 1e6:.0f} MB", file=sys.stderr)
-
-    def finish_video(self, report: VideoReport) -> None:
-        self._done += 1
-        print(f"[{self._done}/{self._total}] {report.line()}", file=sys.stderr, flush=True)
-
-
-class _Bar(Progress):
-    """A bar over the bytes of the videos, with the time that is left; what failed is printed above it."""
-
-    def __init__(self) -> None:
-        from avsync._checks import import_extra
-
-        self._tqdm = import_extra("tqdm", "train").tqdm
-
-    def begin(self, videos: int, size: int) -> None:
-        self._videos, self._done, self._failed = videos, 0, 0
-        self._bar = self._tqdm(total=max(1, size), unit="B", unit_scale=True, file=sys.stderr, desc=f"0/{videos} videos")
-
-    def advance(self, size: int) -> None:
-        self._bar.update(size)
-
-    def finish_video(self, report: VideoReport) -> None:
-        self._done += 1
-        if report.status != "done":
-            self._failed += 1
-            self._tqdm.write(report.line(), file=sys.stderr)
-        failed = f", {self._failed} failed" if self._failed else ""
-        self._bar.set_description(f"{self._done}/{self._videos} videos{failed}")
-
-    def end(self) -> None:
-        self._bar.close()

@@ -11,9 +11,8 @@ import json
 import sys
 from collections.abc import Callable
 
-from avsync.cli._outputs import add_overwrite_argument, check_figure, declare, model_files
-from avsync.cli._syncers import add_syncer_arguments, load_pyramid
-from avsync.corpus.inspect import inspect_corpus
+from avsync.cli._arguments import add_overwrite_argument, add_quiet_argument, add_syncer_arguments
+from avsync.cli._outputs import check_figure, declare, model_files
 from avsync.errors import MissingExtraError
 
 
@@ -23,12 +22,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     parser.add_argument("--figure", metavar="FILE", help="write a figure, .png, .svg or .pdf")
     add_overwrite_argument(parser)
+    add_quiet_argument(parser)
     add_syncer_arguments(parser, default=None, calibrated=False)
     parser.add_argument("--device", default="cpu", help="where the syncers run: cpu, cuda, mps (default: cpu)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Read the corpus, print the statistics, draw the picture; 1 if a clip is bad."""
+    from avsync.cli._syncers import load_pyramid
+    from avsync.corpus.inspect import inspect_corpus
+
     if args.figure is not None:
         check_figure("--figure", args.figure)
         declare(args, [("--figure", args.figure)], inputs=[args.corpus, model_files(args.syncers)])
@@ -37,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         args.corpus,
         syncers=pyramid,
         features=transform,
-        progress=_bar(),
+        progress=_bar(args),
     )
     print(json.dumps(statistics.to_json(), indent=2) if args.json else statistics.summary())
     if args.figure is not None:
@@ -47,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
     return 1 if statistics.bad else 0
 
 
-def _bar() -> Callable[[int, int], None] | None:
-    if not sys.stderr.isatty():
+def _bar(args: argparse.Namespace) -> Callable[[int, int], None] | None:
+    if args.quiet or not sys.stderr.isatty():
         return None
     try:
         from avsync._checks import import_extra

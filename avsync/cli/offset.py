@@ -18,32 +18,23 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from avsync.cli._errors import typed
-from avsync.cli._outputs import add_overwrite_argument, declare, model_files
-from avsync.cli._syncers import (
-    Syncers,
+from avsync.cli._arguments import (
     add_detector_arguments,
+    add_overwrite_argument,
+    add_quiet_argument,
     add_syncer_arguments,
-    level_lines,
-    load_syncers,
     progress_line,
-    rows_of,
-    track_lines,
 )
-from avsync.corpus.clip import INDEX_NAME
+from avsync.cli._errors import typed
+from avsync.cli._outputs import declare, model_files
 from avsync.errors import ArgumentError, AvsyncError
-from avsync.evaluation.recording import (
-    FRAME_SECONDS,
-    OffsetAnswer,
-    Recording,
-    confirms,
-    find_offset,
-    read_recording,
-    with_delayed_audio,
-)
-from avsync.evaluation.resync import default_output, ffmpeg_command, shift_audio
+
+if TYPE_CHECKING:
+    from avsync.cli._syncers import Syncers
+    from avsync.evaluation.recording import OffsetAnswer, Recording
+
 
 IN_SYNC, CANNOT_TELL, DRIFT, NOT_CONFIRMED = "in sync", "cannot tell", "the audio drifts", "not confirmed"
 """Why no copy is written; the first is no failure."""
@@ -62,11 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write a copy in sync: a file, a folder for several, or by default VIDEO.synced.SUFFIX beside each",
     )
     add_overwrite_argument(parser)
+    add_quiet_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one list in JSON instead of tables")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure, mend on request, print."""
+    from avsync.cli._syncers import load_syncers
+
     args.videos = list(dict.fromkeys(args.videos))
     outputs = _outputs(args)
     declare(
@@ -99,6 +93,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _outputs(args: argparse.Namespace) -> dict[str, Path]:
     """Where the copy of each video goes."""
+    from avsync.corpus.clip import INDEX_NAME
+    from avsync.evaluation.resync import default_output
+
     if args.fix is None:
         return {}
     if not args.fix:
@@ -115,12 +112,15 @@ def _outputs(args: argparse.Namespace) -> dict[str, Path]:
 
 
 def _measure(target: str, args: argparse.Namespace, syncers: Syncers) -> tuple[dict[str, Any], Recording, OffsetAnswer]:
+    from avsync.cli._syncers import level_lines, rows_of, track_lines
+    from avsync.evaluation.recording import find_offset, read_recording
+
     recording = read_recording(
         target,
         detector=args.detector,
         min_seconds=args.min_seconds,
         audio_track=args.audio_track,
-        progress=progress_line(Path(target).name),
+        progress=progress_line(args, Path(target).name),
     )
     answer, report = find_offset(recording, syncers.report, drift=syncers.drift)
     sure = "" if answer.probability is None else f", {100 * answer.probability:.0f} % sure"
@@ -156,6 +156,9 @@ def _measure(target: str, args: argparse.Namespace, syncers: Syncers) -> tuple[d
 
 def _fix(args: argparse.Namespace, recording: Recording, answer: OffsetAnswer, out: Path, syncers: Syncers) -> dict[str, Any]:
     """Write the copy if measuring it again confirms the offset; report what was done and why not."""
+    from avsync.evaluation.recording import FRAME_SECONDS, OffsetAnswer, confirms, find_offset, with_delayed_audio
+    from avsync.evaluation.resync import ffmpeg_command, shift_audio
+
     video = recording.video
     if video is None:
         raise ArgumentError(f"`--fix`: expected a video, got {recording.name}, a clip of a corpus")

@@ -9,12 +9,16 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from avsync.cli._outputs import add_overwrite_argument, declare
-from avsync.corpus.clip import INDEX_NAME, Clip, Corpus, read_clip
+from avsync.cli._arguments import add_overwrite_argument
+from avsync.cli._outputs import declare
 from avsync.errors import ArgumentError, CorpusError
+
+if TYPE_CHECKING:
+    from avsync.corpus.clip import Clip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +60,8 @@ def find_clip(name: str) -> Clip:
     Raises:
         CorpusError: There is none, or it is damaged.
     """
+    from avsync.corpus.clip import INDEX_NAME, Corpus, read_clip
+
     path = Path(name)
     folder, stem = path.parent, path.name.removesuffix(".npz").removesuffix(".flac")
     if (folder / INDEX_NAME).is_file():

@@ -17,25 +17,16 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from avsync.cli._arguments import EDGES, add_detector_arguments, add_quiet_argument, add_syncer_arguments, progress_line
 from avsync.cli._errors import typed
-from avsync.cli._syncers import (
-    Syncers,
-    add_detector_arguments,
-    add_syncer_arguments,
-    device_of,
-    level_lines,
-    load_syncers,
-    progress_line,
-    rows_of,
-    track_lines,
-)
 from avsync.errors import ArgumentError, AvsyncError
-from avsync.evaluation.recording import read_recording
-from avsync.evaluation.syncnet.network import SyncNet
-from avsync.evaluation.syncnet.scoring import TrackScore, score_video
-from avsync.metrics.offset import EDGES
+
+if TYPE_CHECKING:
+    from avsync.cli._syncers import Syncers
+    from avsync.evaluation.syncnet.network import SyncNet
+    from avsync.evaluation.syncnet.scoring import TrackScore
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,11 +42,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=32, help="windows that SyncNet embeds at once (default: 32)")
     add_syncer_arguments(parser, default=None)
     add_detector_arguments(parser)
+    add_quiet_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one list in JSON instead of tables")
 
 
 def run(args: argparse.Namespace) -> int:
     """Score and print."""
+    from avsync.cli._syncers import device_of, load_syncers
+    from avsync.evaluation.syncnet.network import SyncNet
+
     if args.syncnet is None and args.syncers is None:
         raise ArgumentError("`--syncnet`, `--syncers`: expected one of the two at least, got none")
     syncnet = None if args.syncnet is None else SyncNet.from_file(args.syncnet).to(device_of(args.device))
@@ -82,6 +77,10 @@ def run(args: argparse.Namespace) -> int:
 def _score(
     target: str, args: argparse.Namespace, syncnet: SyncNet | None, syncers: Syncers | None
 ) -> tuple[dict[str, Any], list[str]]:
+    from avsync.cli._syncers import level_lines, rows_of, track_lines
+    from avsync.evaluation.recording import read_recording
+    from avsync.evaluation.syncnet.scoring import score_video
+
     result: dict[str, Any] = {"video": target}
     lines = [f"{target}:"]
     if syncnet is not None:
@@ -93,7 +92,7 @@ def _score(
             edges=args.edges,
             min_seconds=args.min_seconds,
             audio_track=args.audio_track,
-            progress=progress_line(Path(target).name),
+            progress=progress_line(args, Path(target).name),
         )
         result["syncnet"] = [_track(score) for score in scores]
         lines.append("  SyncNet  from      frames  offset               LSE-C   LSE-D  at zero")
@@ -110,7 +109,7 @@ def _score(
             detector=args.detector,
             min_seconds=args.min_seconds,
             audio_track=args.audio_track,
-            progress=progress_line(Path(target).name),
+            progress=progress_line(args, Path(target).name),
         )
         lines += track_lines(recording)
         report = syncers.report(recording)

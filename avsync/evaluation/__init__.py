@@ -1,1 +1,54 @@
-"""Judging videos and predictions: the image domain, tables and figures of whole folders."""
+"""Evaluation of videos, recordings and predictions: offsets and their correction, tables of a method's results, SyncNet's scores."""
+
+from __future__ import annotations
+
+from avsync.evaluation.clean import CleanReport, ClipOffset, clean_corpus, shift_clip
+from avsync.evaluation.methods import Evaluation, Networks, evaluate
+from avsync.evaluation.recording import (
+    Drift,
+    OffsetAnswer,
+    Recording,
+    find_drift,
+    find_offset,
+    read_recording,
+    recording_report,
+    with_delayed_audio,
+)
+from avsync.evaluation.resync import Resynced, ffmpeg_command, shift_audio
+from avsync.evaluation.sources import LeftOut, Track, match_tracks, read_tracks, tracks_of_clips
+from avsync.evaluation.syncnet import SyncNet, SyncNetConfig, TrackScore, score_video
+from avsync.evaluation.tables import Cell, Measure, Table, write_csv
+
+__all__ = [
+    "Cell",
+    "CleanReport",
+    "ClipOffset",
+    "Drift",
+    "Evaluation",
+    "LeftOut",
+    "Measure",
+    "Networks",
+    "OffsetAnswer",
+    "Recording",
+    "Resynced",
+    "SyncNet",
+    "SyncNetConfig",
+    "Table",
+    "Track",
+    "TrackScore",
+    "clean_corpus",
+    "evaluate",
+    "ffmpeg_command",
+    "find_drift",
+    "find_offset",
+    "match_tracks",
+    "read_recording",
+    "read_tracks",
+    "recording_report",
+    "score_video",
+    "shift_audio",
+    "shift_clip",
+    "tracks_of_clips",
+    "with_delayed_audio",
+    "write_csv",
+]

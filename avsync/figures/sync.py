@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from avsync.errors import ArgumentError
-from avsync.evaluation.evaluate import Evaluation
+from avsync.evaluation.methods import Evaluation
 from avsync.evaluation.tables import Cell
 from avsync.figures._style import GREY, MARKERS, PALETTE, new_figure, plain_axes
 from avsync.figures.faces import face_strip
@@ -173,7 +173,7 @@ def evaluation_figures(
     """The paper's figures of an evaluation.
 
     Args:
-        found: From :func:`avsync.evaluation.evaluate.evaluate`.
+        found: From :func:`avsync.evaluation.methods.evaluate`.
         histories: Where each training's curves are; see :func:`read_history`.
         examples: How many clips are shown as faces, of different speakers where there are so many.
         columns: Instants of each.

@@ -1,0 +1,85 @@
+"""Options that several commands share. This module, like the top of every command's, imports nothing heavy, so that help comes at once."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable
+
+FEATURES = ("log-mel", "mfcc")
+"""The kinds of :class:`avsync.audio.speech.SpeechFeatures`."""
+POOLS = ("auto", "clip", "source", "speaker")
+POLICIES = ("largest", "stable", "all")
+CROPS = ("fixed", "centred", "none")
+SPEAKER_FROM = ("file", "name", "folder")
+EDGES = ("masked", "legacy")
+SOUND = ("own", "refs")
+# These are constants of modules that need torch, which help must not wait for; a test compares them.
+
+
+def add_detector_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of commands that look for faces."""
+    parser.add_argument(
+        "--detector",
+        default="face-alignment",
+        metavar="NAME",
+        help="face-alignment, mediapipe, or package.module:function of your own (default: %(default)s)",
+    )
+    parser.add_argument("--min-seconds", type=float, default=2.0, help="shortest segment with a face that is used (default: 2)")
+    add_audio_track_argument(parser)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)")
+
+
+def add_audio_track_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the option of commands that read videos."""
+    parser.add_argument(
+        "--audio-track",
+        type=int,
+        metavar="N",
+        help="which audio track of the videos, from 1 (default: the one that the file marks as default, then the first)",
+    )
+
+
+def add_syncer_arguments(parser: argparse.ArgumentParser, *, default: str | None, calibrated: bool = True) -> None:
+    """Add the options that choose syncers; ``calibrated`` adds those of commands that report probabilities."""
+    parser.add_argument(
+        "--syncers",
+        default=default,
+        metavar="NAME",
+        help="trained syncers: a folder, or the name of a pretrained model" + (f" (default: {default})" if default else ""),
+    )
+    parser.add_argument("--features", choices=FEATURES, help="audio features of syncers whose config does not name them")
+    if calibrated:
+        parser.add_argument(
+            "--calibration",
+            metavar="FILE",
+            help="turns distances into probabilities (default: calibration.json next to the syncers, if it is there)",
+        )
+
+
+def add_overwrite_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the option of commands that write files."""
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace output files that exist (never an input or a read-only file)"
+    )
+
+
+def add_quiet_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the option of commands that show their progress."""
+    parser.add_argument("--quiet", action="store_true", help="show no progress on standard error")
+
+
+def progress_line(args: argparse.Namespace, name: str) -> Callable[[float], None] | None:
+    """Return a function that shows the share done in a line on standard error; None with --quiet or without a terminal."""
+    if args.quiet or not sys.stderr.isatty():
+        return None
+    last = [-1]
+
+    def show(share: float) -> None:
+        percent = math.floor(100 * share)
+        if percent != last[0]:
+            last[0] = percent
+            print(f"\r{name}: {percent} %" + ("\r\033[K" if percent >= 100 else ""), end="", file=sys.stderr, flush=True)
+
+    return show
