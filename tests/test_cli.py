@@ -9,7 +9,7 @@ import pytest
 
 from avsync.audio.speech import KINDS
 from avsync.cli import COMMANDS, _arguments, build_parser
-from avsync.cli._errors import options_of, typed
+from avsync.cli._errors import as_typed, options_of
 from avsync.corpus.extraction import from_video, jobs, tracks
 from avsync.errors import ArgumentError
 from avsync.evaluation import clean, methods
@@ -34,10 +34,10 @@ def test_the_help_lists_every_command_with_its_first_line() -> None:
 
 
 def test_choices_are_those_of_the_library() -> None:
-    assert _arguments.FEATURES == KINDS
-    assert _arguments.POOLS == clean.POOLS and _arguments.SOUND == methods.SOUND
-    assert _arguments.CROPS == from_video.CROPS and _arguments.POLICIES == tracks.POLICIES
-    assert _arguments.SPEAKER_FROM == jobs.SPEAKER_FROM and _arguments.EDGES == offset.EDGES
+    assert _arguments.FEATURE_CHOICES == KINDS
+    assert _arguments.POOL_CHOICES == clean.POOLS and _arguments.AUDIO_CHOICES == methods.SOUND
+    assert _arguments.CROP_CHOICES == from_video.CROPS and _arguments.FACE_CHOICES == tracks.POLICIES
+    assert _arguments.SPEAKER_CHOICES == jobs.SPEAKER_FROM and _arguments.EDGE_CHOICES == offset.EDGES
     commands = build_parser().parse_args
     assert commands(["clean", "c"]).smallest_ms == 1000 * clean.SMALLEST_SHIFT
     assert commands(["evaluate", "--refs", "c"]).frames == methods.DEFAULT_FRAMES
@@ -46,6 +46,8 @@ def test_choices_are_those_of_the_library() -> None:
 def test_messages_name_what_was_typed() -> None:
     options = build_parser().parse_args(["render", "c", "--out", "a.gif"]).options
     assert options["start"] == "--start" and options["clip"] == "CLIP"
-    assert typed(ArgumentError("`start`, `seconds`: expected `start`"), options) == "`--start`, `--seconds`: expected `start`"
-    assert typed(ArgumentError("no parameter"), options) == "no parameter"
+    assert (
+        as_typed(ArgumentError("`start`, `seconds`: expected `start`"), options) == "`--start`, `--seconds`: expected `start`"
+    )
+    assert as_typed(ArgumentError("no parameter"), options) == "no parameter"
     assert options_of(build_parser())["command"] == "COMMAND"

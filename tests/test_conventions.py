@@ -22,7 +22,7 @@ ROOMS = (
 AUDIO = {"audio", "audios", "waveform", "waveforms", "sound", "sounds", "speech", "audio_encoder"}
 MOTION = {"motion", "motions", "landmarks", "motion_encoder"}
 
-AUDIO_FIRST: set[str] = {"avsync.evaluation.measures.sync_curves"}
+AUDIO_FIRST: set[str] = set()
 """Signatures that still take audio before motion; to be emptied."""
 
 POSITIONAL: set[str] = {"avsync.models.generator.model.Rollout"}
@@ -32,7 +32,6 @@ HOMONYMS = {
     "FORMAT": "each file format has a version of its own",
     "add_arguments": "every command has one, by which the parser finds it",
     "run": "every command has one, by which the parser finds it",
-    "IMAGE_SIZE": "to be renamed",
     "Config": "to be renamed",
 }
 """Names with two definitions, and why; those to be renamed are to be emptied."""

@@ -18,7 +18,7 @@ from avsync.corpus.clip import Clip, write_clip, write_index
 from avsync.corpus.media.files import write_audio
 from avsync.corpus.synthetic.talker import synthetic_clip
 from avsync.errors import ArgumentError, CorpusError
-from avsync.evaluation.measures import Sounds, set_distance, sync_curves
+from avsync.evaluation.measures import AudioEmbeddings, set_distance, sync_curves
 from avsync.evaluation.methods import Networks, evaluate
 from avsync.evaluation.rows import BOUNDS, bound_motions, cut_pieces, others
 from avsync.evaluation.sources import Track, match_tracks, read_tracks, tracks_of_clips
@@ -161,7 +161,7 @@ class TestScores:
         tracks = {"clip0": refs()["clip0"]}
         pieces, _ = cut_pieces(tracks, frames=40, stride=40)
         motion = torch.from_numpy(tracks["clip0"].landmarks[40:80])[None]
-        curves = sync_curves(Sounds(pyramid, Loudness(), max_offsets=(6, 3)), motion, tracks, pieces[1:2])
+        curves = sync_curves(motion, AudioEmbeddings(pyramid, Loudness(), max_offsets=(6, 3)), tracks, pieces[1:2])
         audio = Loudness()(torch.from_numpy(CLIPS[0].waveform)[None])
         expected = multi_scale_offset(pyramid, motion, audio, margin=40, max_offsets=(6, 3))
         for mine, theirs in zip(curves, expected, strict=True):

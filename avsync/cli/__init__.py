@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 
 import avsync
-from avsync.cli._errors import options_of, typed
+from avsync.cli._errors import as_typed, options_of
 from avsync.errors import AvsyncError
 
 COMMANDS: tuple[str, ...] = (
@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except AvsyncError as error:
-        sys.stderr.write(f"avsync {args.command}: error: {typed(error, args.options)}\n")
+        sys.stderr.write(f"avsync {args.command}: error: {as_typed(error, args.options)}\n")
         return 1
     except OSError as error:  # a full disk, a folder that may not be written: the user's business, not a bug
         sys.stderr.write(f"avsync {args.command}: error: {error}\n")

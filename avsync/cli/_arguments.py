@@ -7,14 +7,14 @@ import math
 import sys
 from collections.abc import Callable
 
-FEATURES = ("log-mel", "mfcc")
+FEATURE_CHOICES = ("log-mel", "mfcc")
 """The kinds of :class:`avsync.audio.speech.SpeechFeatures`."""
-POOLS = ("auto", "clip", "source", "speaker")
-POLICIES = ("largest", "stable", "all")
-CROPS = ("fixed", "centred", "none")
-SPEAKER_FROM = ("file", "name", "folder")
-EDGES = ("masked", "legacy")
-SOUND = ("own", "refs")
+POOL_CHOICES = ("auto", "clip", "source", "speaker")
+FACE_CHOICES = ("largest", "stable", "all")
+CROP_CHOICES = ("fixed", "centred", "none")
+SPEAKER_CHOICES = ("file", "name", "folder")
+EDGE_CHOICES = ("masked", "legacy")
+AUDIO_CHOICES = ("own", "refs")
 # These are constants of modules that need torch, which help must not wait for; a test compares them.
 
 
@@ -49,7 +49,7 @@ def add_syncer_arguments(parser: argparse.ArgumentParser, *, default: str | None
         metavar="NAME",
         help="trained syncers: a folder, or the name of a pretrained model" + (f" (default: {default})" if default else ""),
     )
-    parser.add_argument("--features", choices=FEATURES, help="audio features of syncers whose config does not name them")
+    parser.add_argument("--features", choices=FEATURE_CHOICES, help="audio features of syncers whose config does not name them")
     if calibrated:
         parser.add_argument(
             "--calibration",

@@ -22,7 +22,7 @@ def options_of(parser: argparse.ArgumentParser) -> dict[str, str]:
     return named
 
 
-def typed(error: BaseException, names: Mapping[str, str]) -> str:
+def as_typed(error: BaseException, names: Mapping[str, str]) -> str:
     """Return the message of an error with what the user typed in place of parameters.
 
     Args:
@@ -30,7 +30,7 @@ def typed(error: BaseException, names: Mapping[str, str]) -> str:
         names: What the user typed, by parameter.
 
     Example:
-        >>> typed(ValueError("`min_speech`: expected `a`, got 2"), {"min_speech": "--min-speech", "a": "--a"})
+        >>> as_typed(ValueError("`min_speech`: expected `a`, got 2"), {"min_speech": "--min-speech", "a": "--a"})
         '`--min-speech`: expected `a`, got 2'
     """
 
@@ -47,7 +47,7 @@ def naming(**names: str) -> Iterator[None]:
     try:
         yield
     except AvsyncError as error:
-        message = typed(error, names)
+        message = as_typed(error, names)
         if message == str(error):
             raise
         raise type(error)(message) from error

@@ -17,7 +17,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from avsync._files import write_json
-from avsync.cli._arguments import POOLS, add_overwrite_argument, add_quiet_argument, add_syncer_arguments, progress_line
+from avsync.cli._arguments import POOL_CHOICES, add_overwrite_argument, add_quiet_argument, add_syncer_arguments, progress_line
 from avsync.cli._outputs import declare, model_files
 from avsync.errors import ArgumentError
 
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="write no copy, even with --out")
     add_syncer_arguments(parser, default="landmarks68-25fps")
     parser.add_argument("--device", default="cpu", help="where the syncers run: cpu, cuda, mps (default: cpu)")
-    parser.add_argument("--pool", choices=POOLS, default="auto", help="which clips have one offset (default: auto)")
+    parser.add_argument("--pool", choices=POOL_CHOICES, default="auto", help="which clips have one offset (default: auto)")
     parser.add_argument("--threshold", type=float, default=0.9, help="probability from which an offset counts (default: 0.9)")
     parser.add_argument(
         "--smallest-ms",

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avsync._files import replacing, untrusted, write_json
-from avsync.cli._arguments import SOUND, add_overwrite_argument, add_quiet_argument, add_syncer_arguments
+from avsync.cli._arguments import AUDIO_CHOICES, add_overwrite_argument, add_quiet_argument, add_syncer_arguments
 from avsync.cli._errors import naming
 from avsync.cli._outputs import Output, declare, model_files
 from avsync.errors import ArgumentError, MissingExtraError
@@ -62,7 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--shift", type=int, default=8, help="frames by which the row 'shifted' is late (default: %(default)s)")
     parser.add_argument("--cut", action="store_true", help="compare predictions of other lengths too, as far as both reach")
-    parser.add_argument("--sound", choices=SOUND, default="own", help="whose sound counts (default: own, where there is one)")
+    parser.add_argument(
+        "--sound", choices=AUDIO_CHOICES, default="own", help="whose sound counts (default: own, where there is one)"
+    )
     parser.add_argument("--inception", metavar="FILE", help="Inception-v3 of torch-fidelity, for FID and t-FID")
     parser.add_argument("--i3d", metavar="FILE", help="i3d_torchscript.pt, for FVD")
     parser.add_argument("--motion-features", metavar="DIR", help="another motion autoencoder than the shipped one")

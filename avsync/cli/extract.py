@@ -18,9 +18,9 @@ from pathlib import Path
 
 from avsync._files import replacing, write_json
 from avsync.cli._arguments import (
-    CROPS,
-    POLICIES,
-    SPEAKER_FROM,
+    CROP_CHOICES,
+    FACE_CHOICES,
+    SPEAKER_CHOICES,
     add_audio_track_argument,
     add_overwrite_argument,
     add_quiet_argument,
@@ -40,10 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="face-alignment, mediapipe, or package.module:function of your own (default: %(default)s)",
     )
     parser.add_argument("--fps", type=float, default=25.0, help="landmark frames a second; trainings take 25 (default: 25)")
-    parser.add_argument("--faces", choices=POLICIES, default="largest", help="which face to keep (default: %(default)s)")
+    parser.add_argument("--faces", choices=FACE_CHOICES, default="largest", help="which face to keep (default: %(default)s)")
     parser.add_argument(
         "--crop",
-        choices=CROPS,
+        choices=CROP_CHOICES,
         default="fixed",
         help="one square a clip, one around the face in every frame, or pixels of the picture (default: %(default)s)",
     )
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--speaker-from",
-        choices=SPEAKER_FROM,
+        choices=SPEAKER_CHOICES,
         default="file",
         help="file: a person a video; name: the file's name up to the first _; folder: the first folder below the one given "
         "(default: %(default)s)",

@@ -27,7 +27,7 @@ from avsync.cli._arguments import (
     add_syncer_arguments,
     progress_line,
 )
-from avsync.cli._errors import typed
+from avsync.cli._errors import as_typed
 from avsync.cli._outputs import declare, model_files
 from avsync.errors import ArgumentError, AvsyncError
 
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
             result.pop("lines", None)
             results.append(result)
         except (AvsyncError, OSError) as error:
-            message = typed(error, args.options)
+            message = as_typed(error, args.options)
             print(f"avsync offset: {message}", file=sys.stderr)
             results.append({"video": target, "error": message})
             failed = True

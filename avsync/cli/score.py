@@ -19,8 +19,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from avsync.cli._arguments import EDGES, add_detector_arguments, add_quiet_argument, add_syncer_arguments, progress_line
-from avsync.cli._errors import typed
+from avsync.cli._arguments import EDGE_CHOICES, add_detector_arguments, add_quiet_argument, add_syncer_arguments, progress_line
+from avsync.cli._errors import as_typed
 from avsync.errors import ArgumentError, AvsyncError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--syncnet", metavar="FILE", help="SyncNet's weights, syncnet_v2.model, for LSE-D and LSE-C")
     parser.add_argument(
         "--edges",
-        choices=EDGES,
+        choices=EDGE_CHOICES,
         default="masked",
         help="for SyncNet: leave out what lies beyond the sound, or, legacy, take zeros for it as the published script does",
     )
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             result, lines = _score(target, args, syncnet, syncers)
         except (AvsyncError, OSError) as error:
-            message = typed(error, args.options)
+            message = as_typed(error, args.options)
             print(f"avsync score: {message}", file=sys.stderr)
             result, lines, failed = {"video": target, "error": message}, [], True
         results.append(result)

@@ -64,7 +64,7 @@ def sync_measures(levels: int, *, window: int = 5, fps: float = FPS) -> tuple[Me
     return tuple(found)
 
 
-class Sounds:
+class AudioEmbeddings:
     """Embeddings of the whole sound of clips, computed once for all rows.
 
     The encoders are dense, so the windows of a piece are found among those of its clip, with true sound around them as far as there is
@@ -108,13 +108,15 @@ class Sounds:
 
 
 @torch.no_grad()
-def sync_curves(sounds: Sounds, motion: Tensor, tracks: Mapping[str, Track], pieces: Sequence[Piece]) -> list[SyncOffset]:
+def sync_curves(
+    motion: Tensor, audio: AudioEmbeddings, tracks: Mapping[str, Track], pieces: Sequence[Piece]
+) -> list[SyncOffset]:
     """SyncNet's protocol for pieces at every level.
 
     Args:
-        sounds: Embeddings of the sound.
         motion: Landmarks (pieces, frames, points, dims).
-        tracks: Whose sound it is, by id.
+        audio: Embeddings of the audio.
+        tracks: Whose audio it is, by id.
         pieces: Where each piece lies in its clip; starts are multiples of ``2**(levels - 1)``.
 
     Returns:
@@ -122,15 +124,15 @@ def sync_curves(sounds: Sounds, motion: Tensor, tracks: Mapping[str, Track], pie
 
     Source: paper section 4.3.
     """
-    pyramid = sounds.pyramid
+    pyramid = audio.pyramid
     parts: list[list[SyncOffset]] = [[] for _ in range(pyramid.num_levels)]
     for start in range(0, len(pieces), 64):
         chunk = pieces[start : start + 64]
-        landmarks = motion[start : start + 64, ..., : pyramid.landmark_dims].to(sounds.device)
+        landmarks = motion[start : start + 64, ..., : pyramid.landmark_dims].to(audio.device)
         for level, embedded in enumerate(pyramid.embed_motion(landmarks)):
-            audio, exists = sounds.around(tracks, chunk, level, embedded.shape[1])
-            reach = sounds.max_offsets[level]
-            found = sync_offset(unit_norm(embedded), audio, max_offset=reach, lead=reach, audio_mask=exists)
+            heard, exists = audio.around(tracks, chunk, level, embedded.shape[1])
+            reach = audio.max_offsets[level]
+            found = sync_offset(unit_norm(embedded), heard, max_offset=reach, lead=reach, audio_mask=exists)
             parts[level].append(SyncOffset(*(x.cpu() for x in found)))
     return [SyncOffset(*(torch.cat(columns) for columns in zip(*level, strict=True))) for level in parts]
 

@@ -19,8 +19,8 @@ from avsync.corpus.clip import FPS
 from avsync.errors import ArgumentError
 from avsync.evaluation.measures import (
     SET_SECTION,
+    AudioEmbeddings,
     Scores,
-    Sounds,
     landmark_scores,
     set_distance,
     sync_curves,
@@ -221,10 +221,10 @@ def evaluate(
     order = {"ground truth": truth}
     order |= {name: piece_landmarks(found, pieces, frames=frames) for name, found in tracks.items()}
     order |= {name: motion for name, motion in motions.items() if name not in order}
-    sounds = None
+    audio_embeddings = None
     if networks.syncers is not None:
         networks.syncers.eval()
-        sounds = Sounds(networks.syncers, networks.audio_transform().eval(), max_offsets=max_offsets)
+        audio_embeddings = AudioEmbeddings(networks.syncers, networks.audio_transform().eval(), max_offsets=max_offsets)
     groups = [piece.group for piece in pieces]
     if len(set(groups)) < 2:
         notes.append("all pieces are of one speaker: no intervals")
@@ -237,9 +237,9 @@ def evaluate(
         own = tracks.get(row, {}) if sound == "own" else {}
         heard = {name: own[name] if name in own and own[name].waveform is not None else refs[name] for name in refs}
         parts = []
-        if sounds is not None:
-            window = sounds.pyramid.window
-            parts.append(sync_scores(sync_curves(sounds, motion, heard, pieces), window=window))
+        if audio_embeddings is not None:
+            window = audio_embeddings.pyramid.window
+            parts.append(sync_scores(sync_curves(motion, audio_embeddings, heard, pieces), window=window))
         voices = waveforms if not own else piece_waveforms(heard, pieces, frames=frames)
         parts.append(landmark_scores(motion, truth, voices))
         scores[row] = Scores(sum((part.measures for part in parts), ()), torch.cat([part.values for part in parts]))

@@ -26,7 +26,7 @@ _Points = npt.NDArray[np.float64]
 
 CROP_SCALE = 0.4
 """How much farther than the box a crop reaches to the sides, as a share of half the box."""
-IMAGE_SIZE = 224
+CROP_SIZE = 224
 """Height and width of a crop, in pixels."""
 FILTER_FRAMES = 13
 """Frames of the median filter."""
@@ -173,5 +173,5 @@ def crop_face(image: Image, x: float, y: float, half: float, *, crop_scale: floa
     cut[(rows < 0) | (rows >= height)] = _GREY
     cut[:, (columns < 0) | (columns >= width)] = _GREY
     pixels = torch.from_numpy(cut).permute(2, 0, 1)[None].float()
-    scaled = F.interpolate(pixels, (IMAGE_SIZE, IMAGE_SIZE), mode="bilinear", align_corners=False)
+    scaled = F.interpolate(pixels, (CROP_SIZE, CROP_SIZE), mode="bilinear", align_corners=False)
     return scaled[0].permute(1, 2, 0).round().byte().numpy()
