@@ -35,7 +35,7 @@ def test_the_help_lists_every_command_with_its_first_line() -> None:
 
 def test_choices_are_those_of_the_library() -> None:
     assert _arguments.FEATURE_CHOICES == KINDS
-    assert _arguments.POOL_CHOICES == clean.POOLS and _arguments.AUDIO_CHOICES == methods.SOUND
+    assert _arguments.POOL_CHOICES == clean.POOLS and _arguments.AUDIO_CHOICES == methods.AUDIO_FROM
     assert _arguments.CROP_CHOICES == from_video.CROPS and _arguments.FACE_CHOICES == tracks.POLICIES
     assert _arguments.SPEAKER_CHOICES == jobs.SPEAKER_FROM and _arguments.EDGE_CHOICES == offset.EDGES
     commands = build_parser().parse_args

@@ -20,7 +20,7 @@ from avsync.corpus.synthetic.talker import synthetic_clip
 from avsync.errors import ArgumentError, CorpusError
 from avsync.evaluation.measures import AudioEmbeddings, set_distance, sync_curves
 from avsync.evaluation.methods import Networks, evaluate
-from avsync.evaluation.rows import BOUNDS, bound_motions, cut_pieces, others
+from avsync.evaluation.rows import BOUNDS, bound_motions, cut_segments, others
 from avsync.evaluation.sources import Track, match_tracks, read_tracks, tracks_of_clips
 from avsync.evaluation.tables import Cell, Measure, Table, best_row, cell, print_rich
 from avsync.figures import save_figure
@@ -118,7 +118,7 @@ class TestRows:
             truth = found.values("ground truth", "confidence", level)
             assert (found.values("ground truth", "offset", level) == 0).all()
             assert (found.values("shuffled", "confidence", level) < truth).all()
-        later = [number for number, piece in enumerate(found.pieces) if piece.start >= 40]
+        later = [number for number, segment in enumerate(found.segments) if segment.start >= 40]
         assert (found.values("shifted", "offset", 0)[later] == 4).all()  # motion late, sound early
         assert (found.values("shifted", "offset", 1)[later] == 2).all()
         assert (found.values("shifted", "abs_offset_ms", 1)[later] == 160).all()
@@ -139,29 +139,29 @@ class TestRows:
                 assert all(groups[number] != groups[other] for number, other in enumerate(taken))
 
     def test_shuffled_faces_keep_their_own_shape(self) -> None:
-        pieces, _ = cut_pieces(refs(), frames=40, stride=40)
-        motions, notes = bound_motions(refs(), pieces, frames=40)
+        segments, _ = cut_segments(refs(), frames=40, stride=40)
+        motions, notes = bound_motions(refs(), segments, frames=40)
         assert not notes
         torch.testing.assert_close(motions["shuffled"][:, 0], motions["ground truth"][:, 0])
 
     def test_pieces_without_speech_are_listed(self) -> None:
         quiet = talker("quiet", 9)
         quiet.waveform[: 640 * 40] *= 1e-4
-        pieces, left_out = cut_pieces(tracks_of_clips([quiet])[0], frames=40, stride=40, min_speech=0.1)
-        assert [piece.start for piece in pieces] == [40, 80]
+        segments, left_out = cut_segments(tracks_of_clips([quiet])[0], frames=40, stride=40, min_speech=0.1)
+        assert [segment.start for segment in segments] == [40, 80]
         assert "frames 0 to 39: speech in 0%" in left_out[0].reason
 
 
 class TestScores:
     def test_sync_of_a_piece_is_that_of_the_protocol(self) -> None:
-        """A piece in the middle, whose search never runs out of sound, against the protocol on the clip cut with that margin."""
+        """A segment in the middle, whose search never runs out of sound, against the protocol on the clip cut with that margin."""
         torch.manual_seed(0)
         config = SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=4, audio_features=1), num_levels=2)
         pyramid = SyncerPyramid(config=config).eval()
         tracks = {"clip0": refs()["clip0"]}
-        pieces, _ = cut_pieces(tracks, frames=40, stride=40)
+        segments, _ = cut_segments(tracks, frames=40, stride=40)
         motion = torch.from_numpy(tracks["clip0"].landmarks[40:80])[None]
-        curves = sync_curves(motion, AudioEmbeddings(pyramid, Loudness(), max_offsets=(6, 3)), tracks, pieces[1:2])
+        curves = sync_curves(motion, AudioEmbeddings(pyramid, Loudness(), max_offsets=(6, 3)), tracks, segments[1:2])
         audio = Loudness()(torch.from_numpy(CLIPS[0].waveform)[None])
         expected = multi_scale_offset(pyramid, motion, audio, margin=40, max_offsets=(6, 3))
         for mine, theirs in zip(curves, expected, strict=True):
@@ -219,7 +219,7 @@ class TestScores:
         late = {name: Track(name, track.landmarks, np.roll(track.waveform, 1280)) for name, track in refs().items() if track.waveform is not None}  # fmt: skip
         own = evaluate(refs(), {"late": late}, networks=NETWORKS, frames=40)
         assert (own.values("late", "offset", 0) == -2).all()
-        other = evaluate(refs(), {"late": late}, networks=NETWORKS, frames=40, sound="refs")
+        other = evaluate(refs(), {"late": late}, networks=NETWORKS, frames=40, audio_from="refs")
         assert (other.values("late", "offset", 0) == 0).all()
 
 
@@ -238,13 +238,13 @@ class TestPairs:
         assert "60" in reasons["clip1"] and "50" in reasons["clip2"]
         assert sorted(match_tracks(real, preds, row="mine", cut=True)[0]) == ["clip2", "clip3", "clip4", "clip5"]
 
-    def test_all_rows_have_the_same_pieces(self) -> None:
+    def test_all_rows_have_the_same_segments(self) -> None:
         some = {name: track for name, track in silent(refs()).items() if name != "clip0"}
         short = {name: Track(name, track.landmarks[:60]) for name, track in silent(refs()).items()}
         found = evaluate(refs(), {"some": some, "short": short}, networks=NETWORKS, frames=40, cut=True, min_speech=0)
-        assert {(piece.id, piece.start) for piece in found.pieces} == {(f"clip{number}", 0) for number in range(1, 6)}
+        assert {(segment.id, segment.start) for segment in found.segments} == {(f"clip{number}", 0) for number in range(1, 6)}
         assert any(entry.row == "short" and entry.id == "clip0" for entry in found.left_out)
-        assert any(entry.row == "some" and "no such piece" in entry.reason for entry in found.left_out)
+        assert any(entry.row == "some" and "no such segment" in entry.reason for entry in found.left_out)
         assert all(scores.values.shape[1] == 5 for scores in found.scores.values())
 
     @pytest.mark.parametrize(
@@ -347,7 +347,7 @@ class TestCommand:
         assert (out / "table.txt").read_text() == printed.out
         result = json.loads((out / "results.json").read_text())
         assert result == json.loads((tmp_path / "again.json").read_text())
-        assert (result["pieces"], result["clips"], result["speakers"]) == (18, 6, 3)
+        assert (result["segments"], result["clips"], result["speakers"]) == (18, 6, 3)
         assert found_cell(result, "mine", "offset", 0)["estimate"] == 0
         late = found_cell(result, "worse", "offset", 0)
         assert late["estimate"] == pytest.approx(3, abs=0.7) and late["unit"] == "frames" and late["better"] == "zero"
@@ -384,7 +384,7 @@ class TestCommand:
             (("--preds", "static={preds}"), "names other than those of the bounds"),
             (("--split", "test"), "`split`"),
             (("--history", "x"), "--figures"),
-            (("--frames", "900"), "at least one piece"),
+            (("--frames", "900"), "at least one segment"),
             (("--inception", "nowhere.pth"), "nowhere.pth"),
             (("--i3d", "nowhere.pt"), "nowhere.pt"),
         ],
@@ -407,8 +407,8 @@ class TestCommand:
 
 def test_networks_of_the_user_give_fid_and_fvd() -> None:
     class Mean(nn.Module):
-        def forward(self, pictures: Tensor) -> Tensor:
-            return pictures.flatten(-2).mean(-1).flatten(1)[:, :6]
+        def forward(self, images: Tensor) -> Tensor:
+            return images.flatten(-2).mean(-1).flatten(1)[:, :6]
 
     few, _ = tracks_of_clips([talker("a", 0, frames=44), talker("b", 1, frames=44)])
     found = evaluate(few, networks=Networks(inception=Mean(), i3d=Mean()), frames=44, min_speech=0)

@@ -1,4 +1,4 @@
-"""The command line: ``avsync COMMAND ...``, one module of this package a command.
+"""The command line: ``avsync COMMAND ...``, one module of this package per command.
 
 A command's module has three things: a docstring whose first line is its help, ``add_arguments(parser)`` and ``run(args)``, which
 returns the exit status (0: all went well, 1: some of the work failed). Errors that avsync raises on purpose end as one line on
@@ -47,7 +47,9 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
     Returns:
         A parser whose result holds the chosen command's ``run``.
     """
-    parser = argparse.ArgumentParser(prog="avsync", description="Audio-visual synchrony: extract, judge, mend.")
+    parser = argparse.ArgumentParser(
+        prog="avsync", description="Audio-visual synchrony: extract corpora, measure and correct offsets, evaluate methods."
+    )
     parser.add_argument("--version", action="version", version=f"avsync {avsync.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
@@ -90,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = int(args.run(args))
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # `avsync ... | head`: nobody listens any more; keep the interpreter's last flush from complaining
+    except BrokenPipeError:  # `avsync ... | head`: the reader has gone; keep the interpreter's last flush from complaining
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except AvsyncError as error:

@@ -1,4 +1,4 @@
-"""What commands share that ask trained syncers about recordings."""
+"""Loading of syncers and printing of their reports, for several commands."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from avsync.pretrained import CALIBRATION, model_folder
 
 
 class Syncers(NamedTuple):
-    """A pyramid, and what it needs to be asked."""
+    """Syncers with their audio features and calibration."""
 
     pyramid: MultiScaleSyncer
     transform: nn.Module
@@ -36,7 +36,7 @@ class Syncers(NamedTuple):
 
 
 def device_of(name: str) -> torch.device:
-    """The device of that name, tried out."""
+    """Return the device of that name after a trial."""
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
@@ -48,7 +48,7 @@ def device_of(name: str) -> torch.device:
 
 
 def load_pyramid(args: argparse.Namespace) -> tuple[MultiScaleSyncer, SpeechFeatures]:
-    """What ``--syncers``, ``--features`` and ``--device`` say: a pyramid, and the features that it was trained on."""
+    """Load the syncers that ``--syncers``, ``--features`` and ``--device`` name, and the audio features that they were trained on."""
     with naming(name="--syncers", folder="--syncers"):
         return _pyramid_in(model_folder(args.syncers), args)
 
@@ -57,16 +57,14 @@ def _pyramid_in(folder: Path, args: argparse.Namespace) -> tuple[MultiScaleSynce
     pyramid = MultiScaleSyncer.from_pretrained(folder).to(device_of(args.device))
     transform = pyramid.speech_features()
     if transform is None and args.features is None:
-        raise ArgumentError(
-            f"`--features`: expected {' or '.join(KINDS)}, because the config in {folder} does not say, got none"
-        )
+        raise ArgumentError(f"`--features`: expected {' or '.join(KINDS)}, because the config in {folder} names none, got none")
     if transform is not None and args.features not in (None, transform.kind):
-        raise ArgumentError(f"`--features`: expected {transform.kind}, as the config in {folder} says, got {args.features}")
+        raise ArgumentError(f"`--features`: expected {transform.kind} as in the config in {folder}, got {args.features}")
     return pyramid, SpeechFeatures(kind=args.features) if transform is None else transform
 
 
 def load_syncers(args: argparse.Namespace) -> Syncers:
-    """:func:`load_pyramid`, and what ``--calibration`` says."""
+    """Load syncers as :func:`load_pyramid` does, and the calibration that ``--calibration`` names."""
     with naming(name="--syncers", folder="--syncers"):
         folder = model_folder(args.syncers)
         pyramid, transform = _pyramid_in(folder, args)
@@ -77,7 +75,7 @@ def load_syncers(args: argparse.Namespace) -> Syncers:
 
 
 def level_lines(report: list[LevelSync]) -> list[str]:
-    """A report of one recording as a table for people."""
+    """Return the report of one recording as a table in text."""
     lines = ["  level  window   offset                  sure  confidence  distance  at zero"]
     for row in report_rows(report):
         window = 5 * row["frame_ms"] / 1000
@@ -101,12 +99,12 @@ def level_lines(report: list[LevelSync]) -> list[str]:
 
 
 def track_lines(recording: Recording) -> list[str]:
-    """Which audio track was used, where there are several."""
+    """Return the line that names the audio track, if there are several."""
     if recording.audio_tracks < 2:
         return []
     return [f"  audio track {recording.audio_track} of {recording.audio_tracks}; --audio-track chooses another"]
 
 
 def rows_of(report: list[LevelSync]) -> list[dict[str, Any]]:
-    """A report of one recording as rows for JSON."""
+    """Return the report of one recording as rows for JSON."""
     return [{key: value for key, value in row.items() if key != "id"} for row in report_rows(report)]

@@ -1,12 +1,12 @@
-"""Estimate and correct the offsets of a whole corpus: sound is moved by whole samples, clips are trimmed, and asked again
+"""Estimate and correct the offsets of a whole corpus: audio is moved by whole samples, clips are trimmed and measured again
 
-avsync clean corpus                                       # estimate, and say what would be corrected
+avsync clean corpus                                       # estimate, and list what would be corrected
 avsync clean corpus --out corpus-in-sync                  # write the corrected copy
 avsync clean corpus --out corpus-in-sync --pool source    # all clips of a video have one offset
 
-A positive offset says that the audio is early. Clips shorter than 8 seconds are judged together with the other short ones of their video
-(or of their speaker, where videos are not noted), which are taken to have the same offset. Only offsets of which the calibrated syncers
-are sure are corrected, and only if the corrected clips then are in sync. Exit status 1 if a clip cannot be read.
+A positive offset means that the audio is early. Clips shorter than 8 seconds are measured together with the other short clips of their video
+(or of their speaker, if the index names no videos), which are assumed to have the same offset. Only offsets of high probability
+are corrected, and only if the corrected clips are in sync. Exit status 1 if a clip cannot be read.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``avsync clean``."""
-    parser.add_argument("corpus", metavar="CORPUS", help="a folder with index.json, 25 frames a second")
+    """Add the options of ``avsync clean``."""
+    parser.add_argument("corpus", metavar="CORPUS", help="a folder with index.json, 25 frames per second")
     parser.add_argument("--out", metavar="CORPUS2", help="write the corrected copy here")
     parser.add_argument("--dry-run", action="store_true", help="write no copy, even with --out")
     add_syncer_arguments(parser, default="landmarks68-25fps")
@@ -46,7 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_overwrite_argument(parser)
     add_quiet_argument(parser)
     parser.add_argument(
-        "--json", nargs="?", const="-", metavar="FILE", help="print JSON instead of text, or write it to a file beside the text"
+        "--json",
+        nargs="?",
+        const="-",
+        metavar="FILE",
+        help="print JSON instead of text, or write it to a file and print the text",
     )
 
 
@@ -65,8 +69,8 @@ def run(args: argparse.Namespace) -> int:
     syncers = load_syncers(args)
     if syncers.calibration is None and not args.uncalibrated:
         raise ArgumentError(
-            f"`--calibration`: expected one, for {args.syncers} has none and nobody knows how sure its offsets are; --uncalibrated"
-            " goes on without"
+            f"`--calibration`: expected one, because {args.syncers} has none and its offsets have no probability; --uncalibrated goes on"
+            " without"
         )
     report = clean_corpus(
         args.corpus,
@@ -116,7 +120,7 @@ def _line(clip: ClipOffset) -> str:
         return f"{clip.id}: cannot tell"
     sure = "" if clip.probability is None else f", {100 * clip.probability:.0f} % sure"
     text = f"{clip.id}: {1000 * clip.offset_seconds:+.0f} ms (level {clip.level}{sure})"
-    together = "" if clip.pool == clip.id else f", judged with {clip.pool}"
+    together = "" if clip.pool == clip.id else f", measured with {clip.pool}"
     after = "" if clip.after_seconds is None else f"; then {1000 * clip.after_seconds:+.0f} ms"
     lost = f", {clip.dropped_frames} frames shorter" if clip.dropped_frames else ""
     return f"{text}{together}: {clip.outcome}{lost}{after}"

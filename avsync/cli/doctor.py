@@ -1,7 +1,7 @@
-"""Check a corpus before hours are spent on it, or say what a training's log shows.
+"""Check a corpus before a training run, or report what the log of a run shows.
 
-Reads every clip once and looks for damaged files, wrong rates, sound and motion that are shifted or unrelated, silence, faces that do
-not move, wrong axes, indices and units, footage that comes twice, and speakers in two splits. With --overfit one batch is learnt by
+Reads every clip once and looks for damaged files, wrong rates, audio and motion that are shifted or unrelated, silence, faces that do
+not move, wrong axes, indices and units, duplicate footage, and speakers in two splits. With --overfit one batch is learnt by
 heart first. The exit status is 1 if there is an error, 0 if there are warnings and notes only.
 """
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Add the options of ``avsync doctor``."""
     parser.add_argument("corpus", type=Path, nargs="?", help="corpus folder, the one with index.json")
-    parser.add_argument("--split", help="look at this split only (leaks and duplicates across splits are not found then)")
+    parser.add_argument("--split", help="check this split only (without leaks and duplicates across splits)")
     add_syncer_arguments(parser, default=None, calibrated=False)
     parser.add_argument("--device", default="cpu", help="where the syncers run: cpu, cuda, mps (default: cpu)")
     parser.add_argument(
@@ -35,9 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const=60.0,
         default=0.0,
         metavar="SECONDS",
-        help="learn one batch by heart, for so many seconds at most (default when given: 60)",
+        help="overfit one batch, for so many seconds at most (default when given: 60)",
     )
-    parser.add_argument("--log", type=Path, metavar="FOLDER", help="say what a training's metrics.csv in this folder shows")
+    parser.add_argument(
+        "--log", type=Path, metavar="FOLDER", help="report what the metrics.csv of a training run in this folder shows"
+    )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the lag scan and the overfitting (.png, .svg, .pdf)")
     add_overwrite_argument(parser)
@@ -95,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     if examination.seconds:
         times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in examination.seconds.items())
         print(f"time: {times}", file=sys.stderr)
-    print("no errors" if healthy else "there are errors: mend them before you train")
+    print("no errors" if healthy else "there are errors: correct them before you train")
     return 0 if healthy else 1
 
 

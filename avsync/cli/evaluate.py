@@ -1,9 +1,9 @@
-"""The paper's numbers for the output of any method, with intervals, beside bounds that need no network
+"""Evaluate the output of any method: the paper's measures with intervals, and baselines that need no network
 
 References are real clips: a corpus, or a folder of <id>.npz with <id>.flac. Predictions are the same ids with a method's landmarks;
-where they have no sound of their own, that of the reference counts. All rows are judged on the same pieces of 80 frames.
+where they have no audio of their own, that of the reference counts. All rows are evaluated on the same segments of 80 frames.
 
-  avsync evaluate --refs corpus --split val                                   # the bounds alone
+  avsync evaluate --refs corpus --split val                                   # the baselines alone
   avsync evaluate --refs corpus --split val --preds ours=out/a --preds theirs=out/b --out results
   avsync evaluate --refs real --preds out/a --inception pt_inception-2015-12-05-6726825d.pth --i3d i3d_torchscript.pt
   avsync evaluate --refs corpus --history ours=runs/a/logs/generator --figures figures
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from avsync.evaluation.tables import Table
 
 
-JUDGE = "landmarks68-25fps-judge"
-"""Syncers that judge: trained apart from those that guide generators."""
+EVALUATION_MODEL = "landmarks68-25fps-judge"
+"""The evaluation model: syncers that were trained apart from those that guide generators."""
 DETAILS = ("summary", "full", "clips")
 SUMMARY = ("confidence", "abs_offset", "lmd", "velocity_error", "mouth_correlation", "frechet_motion")
 FIXED_FIGURES = ("offsets", "confidence", "training")
@@ -46,38 +46,41 @@ _SHOWN = 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``avsync evaluate``."""
-    parser.add_argument("--refs", required=True, metavar="DIR", help="real clips with sound")
+    """Add the options of ``avsync evaluate``."""
+    parser.add_argument("--refs", required=True, metavar="DIR", help="real clips with audio")
     parser.add_argument(
-        "--preds", action="append", default=[], metavar="[NAME=]DIR", help="a method's landmarks; may be given several times"
+        "--preds", action="append", default=[], metavar="[NAME=]DIR", help="landmarks of a method; may be given several times"
     )
-    parser.add_argument("--split", help="of a corpus as --refs, this split only")
-    add_syncer_arguments(parser, default=JUDGE, calibrated=False)
-    parser.add_argument("--no-sync", action="store_true", help="without syncers, and without the sync metrics")
+    parser.add_argument("--split", help="use this split of the corpus only")
+    add_syncer_arguments(parser, default=EVALUATION_MODEL, calibrated=False)
+    parser.add_argument("--no-sync", action="store_true", help="leave out the syncers and the sync metrics")
     parser.add_argument("--device", default="cpu", help="where networks run: cpu, cuda, mps (default: cpu)")
-    parser.add_argument("--frames", type=int, default=80, help="frames of a piece (default: %(default)s)")
-    parser.add_argument("--stride", type=int, help="frames from a piece to the next (default: no overlap)")
+    parser.add_argument("--frames", type=int, default=80, help="frames per segment (default: %(default)s)")
+    parser.add_argument("--stride", type=int, help="frames from one segment to the next (default: no overlap)")
     parser.add_argument(
-        "--min-speech", type=float, default=0.2, help="share of frames with speech of a piece (default: %(default)s)"
+        "--min-speech",
+        type=float,
+        default=0.2,
+        help="share of the frames of a segment that must hold speech (default: %(default)s)",
     )
     parser.add_argument("--shift", type=int, default=8, help="frames by which the row 'shifted' is late (default: %(default)s)")
-    parser.add_argument("--cut", action="store_true", help="compare predictions of other lengths too, as far as both reach")
+    parser.add_argument("--cut", action="store_true", help="also compare predictions of other lengths, over the common frames")
     parser.add_argument(
-        "--sound", choices=AUDIO_CHOICES, default="own", help="whose sound counts (default: own, where there is one)"
+        "--audio-from", choices=AUDIO_CHOICES, default="own", help="whose audio counts (default: own, where there is one)"
     )
     parser.add_argument("--inception", metavar="FILE", help="Inception-v3 of torch-fidelity, for FID and t-FID")
     parser.add_argument("--i3d", metavar="FILE", help="i3d_torchscript.pt, for FVD")
-    parser.add_argument("--motion-features", metavar="DIR", help="another motion autoencoder than the shipped one")
-    parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap (default: %(default)s)")
+    parser.add_argument("--motion-features", metavar="DIR", help="a motion autoencoder other than the pretrained one")
+    parser.add_argument("--resamples", type=int, default=2000, help="resamples of the bootstrap (default: %(default)s)")
     parser.add_argument(
         "--level-of-detail",
         choices=DETAILS,
         default="full",
-        help="summary: few columns; full: all; clips: values of every piece too, in the JSON and in clips.csv (default: full)",
+        help="summary: few columns; full: all; clips: also the values of every segment, in the JSON and in clips.csv (default: full)",
     )
     parser.add_argument("--out", metavar="DIR", help="write table.txt, results.json, results.csv and figures/ here")
     parser.add_argument("--json", metavar="FILE", help="write results here; - for standard output, without a table")
-    parser.add_argument("--csv", metavar="FILE", help="write results here, a line a row and measure")
+    parser.add_argument("--csv", metavar="FILE", help="write results here, one line per row and measure")
     add_overwrite_argument(parser)
     add_quiet_argument(parser)
     parser.add_argument("--figures", metavar="DIR", help="write offsets, confidence, faces and training .png here")
@@ -88,17 +91,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="[NAME=]PATH",
         help="metrics.csv or history.json of a training, for training.png",
     )
-    parser.add_argument("--plain", action="store_true", help="print plain text on a terminal too, even if rich is installed")
-    parser.add_argument("--strict", action="store_true", help="an error if anything is left out")
+    parser.add_argument("--plain", action="store_true", help="print plain text, even on a terminal with rich")
+    parser.add_argument("--strict", action="store_true", help="exit with status 1 if anything is left out")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Read, judge, print, write."""
+    """Read, evaluate, print, write."""
     from avsync.evaluation.methods import evaluate
     from avsync.evaluation.sources import read_tracks
 
     if args.history and not (args.figures or args.out):
-        raise ArgumentError("`--history`: expected --figures or --out beside it, got neither")
+        raise ArgumentError("`--history`: expected it together with --figures or --out, got neither")
     methods, histories = _named("--preds", args.preds), _named("--history", args.history)
     models = (args.inception, args.i3d, args.motion_features, None if args.no_sync else model_files(args.syncers))
     logs = [path for folder in histories.values() for path in _history_files(folder)]
@@ -121,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
         min_speech=args.min_speech,
         shift=args.shift,
         cut=args.cut,
-        sound=args.sound,
+        audio_from=args.audio_from,
         resamples=args.resamples,
         progress=None if args.quiet else lambda row: print(f"evaluating {row}", file=sys.stderr),
     )
@@ -245,9 +248,9 @@ def _text(args: argparse.Namespace, found: Evaluation) -> str:
 
 
 def _head(found: Evaluation) -> str:
-    clips, speakers = len({piece.id for piece in found.pieces}), len({piece.group for piece in found.pieces})
+    clips, speakers = len({segment.id for segment in found.segments}), len({segment.group for segment in found.segments})
     return (
-        f"{len(found.pieces)} pieces of {found.settings['frames']} frames from {clips} clips of {speakers} speakers;"
+        f"{len(found.segments)} segments of {found.settings['frames']} frames from {clips} clips of {speakers} speakers;"
         " mean [95 % interval over speakers]"
     )
 

@@ -1,4 +1,4 @@
-"""Make a corpus of videos: landmarks at 25 frames a second beside 16 kHz sound, on one clock
+"""Make a corpus of videos: landmarks at 25 frames per second and 16 kHz audio, on one clock
 
 Folders are searched for videos to any depth. A clip ends at a scene cut, where the face is lost or jumps, and at --max-seconds.
 What is dropped, and why, is in CORPUS/report.json and CORPUS/report.txt. Exit status 1 if any video failed; the others are done.
@@ -30,7 +30,7 @@ from avsync.errors import ArgumentError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``avsync extract``."""
+    """Add the options of ``avsync extract``."""
     parser.add_argument("videos", nargs="*", metavar="VIDEO_OR_FOLDER", help="video files, and folders of them")
     parser.add_argument("--out", required=True, metavar="CORPUS", help="the corpus: a new folder, or one to add to")
     parser.add_argument(
@@ -39,19 +39,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="face-alignment, mediapipe, or package.module:function of your own (default: %(default)s)",
     )
-    parser.add_argument("--fps", type=float, default=25.0, help="landmark frames a second; trainings take 25 (default: 25)")
+    parser.add_argument("--fps", type=float, default=25.0, help="landmark frames per second; trainings take 25 (default: 25)")
     parser.add_argument("--faces", choices=FACE_CHOICES, default="largest", help="which face to keep (default: %(default)s)")
     parser.add_argument(
         "--crop",
         choices=CROP_CHOICES,
         default="fixed",
-        help="one square a clip, one around the face in every frame, or pixels of the picture (default: %(default)s)",
+        help="one square per clip, one around the face in every frame, or pixels of the image (default: %(default)s)",
     )
     parser.add_argument("--min-seconds", type=float, default=2.0, help="shortest clip (default: 2)")
     parser.add_argument("--max-seconds", type=float, default=32.0, help="longest clip (default: 32)")
-    parser.add_argument("--max-height", type=int, metavar="PIXELS", help="detect in pictures scaled down to this height")
+    parser.add_argument("--max-height", type=int, metavar="PIXELS", help="detect in images scaled down to this height")
     parser.add_argument(
-        "--no-scene-cuts", action="store_true", help="do not look for cuts, where flashing lights are taken for them"
+        "--no-scene-cuts", action="store_true", help="do not look for scene cuts, for videos whose lights flash"
     )
     add_audio_track_argument(parser)
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: 1)")
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--speaker-from",
         choices=SPEAKER_CHOICES,
         default="file",
-        help="file: a person a video; name: the file's name up to the first _; folder: the first folder below the one given "
+        help="file: one person per video; name: the file's name up to the first _; folder: the first folder below the one given "
         "(default: %(default)s)",
     )
     parser.add_argument(

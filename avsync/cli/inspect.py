@@ -1,4 +1,4 @@
-"""Say what a corpus holds: counts, minutes, speakers, rates, lengths, faces, speech, offsets
+"""Summarise a corpus: counts, minutes, speakers, rates, lengths, faces, speech, offsets
 
 avsync inspect corpus --figure corpus.png
 avsync inspect corpus --syncers runs/msync/syncers         # and the offset of every clip at every level
@@ -17,7 +17,7 @@ from avsync.errors import MissingExtraError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``avsync inspect``."""
+    """Add the options of ``avsync inspect``."""
     parser.add_argument("corpus", metavar="CORPUS", help="a folder with index.json")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     parser.add_argument("--figure", metavar="FILE", help="write a figure, .png, .svg or .pdf")
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Read the corpus, print the statistics, draw the picture; 1 if a clip is bad."""
+    """Read the corpus, print the statistics, draw the figure; return 1 if a clip is bad."""
     from avsync.cli._syncers import load_pyramid
     from avsync.corpus.inspect import inspect_corpus
 

@@ -1,13 +1,13 @@
-"""How early or late is the sound of a video? Says it level by level and in words; --fix writes a copy in sync
+"""Measure how early or late the audio of a video is, per level and in words; --fix writes a copy in sync
 
-Landmark syncers compare sound and face on windows of 0.2 to 1.6 seconds. A positive offset says that the audio is early: delay it.
+Landmark syncers compare audio and face on windows of 0.2 to 1.6 seconds. A positive offset means that the audio is early: delay it.
 Of several faces at once the largest is watched. A clip of a corpus, CORPUS/ID, may take the place of a video and needs no detector.
 
   avsync offset talk.mp4 --syncers runs/syncers --detector mediapipe
   avsync offset talk.mp4 --syncers runs/syncers --fix                 # writes talk.synced.mp4
   avsync offset a.mp4 b.mkv --syncers runs/syncers --fix mended --json > offsets.json
 
-The copy holds the streams of the video as they are; only the times of its sound differ (AVI has none, there the sound is written as
+The copy holds the streams of the video as they are; only the times of its audio differ (AVI has none, there the audio is written as
 PCM). It is measured before it takes its name, and only a copy in sync is kept. Files that exist are never replaced without
 --overwrite, inputs never. Exit status 1 if a recording could not be read, or no copy of one that is out of sync was written.
 """
@@ -41,7 +41,7 @@ IN_SYNC, CANNOT_TELL, DRIFT, NOT_CONFIRMED = "in sync", "cannot tell", "the audi
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``avsync offset``."""
+    """Add the options of ``avsync offset``."""
     parser.add_argument("videos", nargs="+", metavar="VIDEO", help="video files, or CORPUS/ID for a clip of a corpus")
     add_syncer_arguments(parser, default="landmarks68-25fps")
     add_detector_arguments(parser)
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const="",
         metavar="OUT",
-        help="write a copy in sync: a file, a folder for several, or by default VIDEO.synced.SUFFIX beside each",
+        help="write a copy in sync: a file, a folder for several, or by default VIDEO.synced.SUFFIX next to each",
     )
     add_overwrite_argument(parser)
     add_quiet_argument(parser)
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, mend on request, print."""
+    """Measure, write a copy on request, print."""
     from avsync.cli._syncers import load_syncers
 
     args.videos = list(dict.fromkeys(args.videos))
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _outputs(args: argparse.Namespace) -> dict[str, Path]:
-    """Where the copy of each video goes."""
+    """Return the file of the copy of each video."""
     from avsync.corpus.clip import INDEX_NAME
     from avsync.evaluation.resync import default_output
 
@@ -132,7 +132,7 @@ def _measure(target: str, args: argparse.Namespace, syncers: Syncers) -> tuple[d
     if answer.drift is not None:
         lines += [f"    at {at:6.1f} s  {1000 * offset:+6.0f} ms" for at, offset in answer.drift.segments]
     if syncers.calibration is None:
-        lines.append("  without a calibration of these syncers nobody knows how sure that is; see --calibration")
+        lines.append("  these syncers have no calibration, so there is no probability; see --calibration")
     result = {
         "video": target,
         "seconds": recording.seconds,

@@ -1,4 +1,4 @@
-"""Draw a clip: its landmarks with the sound (mp4), or without (gif)
+"""Draw the landmarks of a clip, with audio (mp4) or without (gif)
 
 avsync render corpus/anna-1a2b3c4d_000 --out anna.mp4
 avsync render corpus/anna-1a2b3c4d_000.npz --out anna.gif --seconds 4
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``avsync render``."""
+    """Add the options of ``avsync render``."""
     parser.add_argument("clip", metavar="CLIP", help="CORPUS/ID, or the clip's .npz file")
-    parser.add_argument("--out", required=True, metavar="FILE", help="what to write: .mp4 or .gif")
-    parser.add_argument("--size", type=int, default=320, metavar="PIXELS", help="width of the picture (default: 320)")
-    parser.add_argument("--start", type=float, default=0.0, metavar="SECONDS", help="where in the clip to begin (default: 0)")
-    parser.add_argument("--seconds", type=float, metavar="SECONDS", help="how much to draw (default: all that follows)")
+    parser.add_argument("--out", required=True, metavar="FILE", help="file to write, .mp4 or .gif")
+    parser.add_argument("--size", type=int, default=320, metavar="PIXELS", help="width of the image (default: 320)")
+    parser.add_argument("--start", type=float, default=0.0, metavar="SECONDS", help="start within the clip (default: 0)")
+    parser.add_argument("--seconds", type=float, metavar="SECONDS", help="length to draw (default: to the end)")
     add_overwrite_argument(parser)
 
 
@@ -48,14 +48,14 @@ def run(args: argparse.Namespace) -> int:
     if suffix == ".gif":
         frames = write_gif(args.out, face_images(landmarks, size=args.size), fps=clip.fps)
     else:
-        sound = clip.waveform[round(first * clip.sample_rate / clip.fps) :]
-        frames = landmark_video(args.out, landmarks, waveform=sound, fps=clip.fps, sample_rate=clip.sample_rate, size=args.size)
+        audio = clip.waveform[round(first * clip.sample_rate / clip.fps) :]
+        frames = landmark_video(args.out, landmarks, waveform=audio, fps=clip.fps, sample_rate=clip.sample_rate, size=args.size)
     print(f"{args.out}: {frames} frames, {frames / clip.fps:.2f} s", file=sys.stderr)
     return 0
 
 
 def find_clip(name: str) -> Clip:
-    """The clip that is meant by CORPUS/ID or by the path of its landmarks, in the index or not.
+    """Return the clip that CORPUS/ID or the path of its landmarks names, in the index or not.
 
     Raises:
         CorpusError: There is none, or it is damaged.

@@ -1,12 +1,12 @@
-"""How well do the lips of a video follow its sound? LSE-D and LSE-C by SyncNet, confidence level by level by landmark syncers
+"""Score how well lips follow the audio: LSE-D and LSE-C by SyncNet, confidence per level by landmark syncers
 
-SyncNet needs the file with its published weights, syncnet_v2.model, which is not part of avsync. Landmark syncers can be asked instead
-or as well; they also score a clip of a corpus, CORPUS/ID. Of several faces at once the largest is scored.
+SyncNet needs the file with its published weights, syncnet_v2.model, which is not part of avsync. Landmark syncers can score instead
+or as well, also a clip of a corpus, CORPUS/ID. Of several faces at once the largest is scored.
 
   avsync score talk.mp4 --syncnet syncnet_v2.model --detector mediapipe
-  avsync score talk.mp4 other.mp4 --syncers runs/judge --json > scores.json
+  avsync score talk.mp4 other.mp4 --syncers runs/syncers --json > scores.json
 
-Higher confidence (LSE-C) and lower distance (LSE-D) are better; a positive offset says that the audio is early. Distances and
+Higher confidence (LSE-C) and lower distance (LSE-D) are better; a positive offset means that the audio is early. Distances and
 confidences compare with others of the same network only. Exit status 1 if a recording could not be scored.
 """
 
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``avsync score``."""
+    """Add the options of ``avsync score``."""
     parser.add_argument("videos", nargs="+", metavar="VIDEO", help="video files, or CORPUS/ID for a clip of a corpus")
     parser.add_argument("--syncnet", metavar="FILE", help="SyncNet's weights, syncnet_v2.model, for LSE-D and LSE-C")
     parser.add_argument(
         "--edges",
         choices=EDGE_CHOICES,
         default="masked",
-        help="for SyncNet: leave out what lies beyond the sound, or, legacy, take zeros for it as the published script does",
+        help="for SyncNet: leave out what lies beyond the audio, or, legacy, take zeros for it as the published script does",
     )
     parser.add_argument("--batch-size", type=int, default=32, help="windows that SyncNet embeds at once (default: 32)")
     add_syncer_arguments(parser, default=None)

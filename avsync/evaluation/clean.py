@@ -1,9 +1,9 @@
-"""The offsets of a whole corpus: estimated, corrected where the syncers are sure, and estimated again.
+"""Correction of the offsets of a whole corpus: estimated, corrected if they are probable enough, and estimated again.
 
-A correction moves a clip's sound by whole samples (a sixteenth of a millisecond) and trims the clip, so that frame ``k`` is again the
-instant of sample ``640 k`` and nothing is invented: frames without sound, and sound without frames, are dropped. It counts only if the
-corrected clips, asked again, are in sync. Short clips are judged together with others that must have the same offset. Signs as
-everywhere: a positive offset says that the audio is early.
+A correction moves a clip's audio by whole samples (a sixteenth of a millisecond) and trims the clip, so that frame ``k`` is again the
+instant of sample ``640 k`` and nothing is invented: frames without audio, and audio without frames, are dropped. It counts only if the
+corrected clips are in sync when they are measured again. Short clips are measured together with others that must have the same offset.
+A positive offset means that the audio is early, as everywhere.
 """
 
 from __future__ import annotations
@@ -44,28 +44,28 @@ from avsync.models.syncer.interface import MultiScaleSyncer
 
 POOLS = ("auto", "clip", "source", "speaker")
 ALONE_SECONDS = 8.0
-"""Length from which "auto" judges a clip by itself; shorter ones are pooled."""
+"""Length from which "auto" measures a clip by itself; shorter clips are pooled."""
 SMALLEST_SHIFT = 0.02
-"""Seconds, half a frame: smaller offsets are left as they are, for they are within the error of the estimate."""
+"""Seconds, half a frame: smaller offsets are within the error of the estimate and are not corrected."""
 OUTCOMES = ("corrected", "in sync", "cannot tell", "not confirmed", "too short")
-"""What becomes of a clip: its sound is moved; its offset is too small to matter; the syncers are not sure of any; they did not find the
+"""Outcomes for a clip: its audio is moved; its offset is too small to matter; the syncers are not sure of any; they did not find the
 corrected clip in sync; or nothing would be left of it."""
 
 
 @dataclass(frozen=True)
 class ClipOffset:
-    """What was found of a clip.
+    """Offset of one clip and its outcome.
 
     Attributes:
         id: Name of the clip.
-        pool: What it was judged with; its own name if by itself.
+        pool: Name of the clips that it was measured with; its own name if by itself.
         outcome: One of ``OUTCOMES``.
         offset_seconds: By how much the audio is early; negative if it is late; None for "cannot tell".
-        level: The level that told.
+        level: The level whose offset it is.
         probability: That it is right within a frame of that level; None without a calibration.
-        shift_samples: By how many samples the sound was delayed; 0 if it was not moved.
+        shift_samples: By how many samples the audio was delayed; 0 if it was not moved.
         dropped_frames: Frames by which the clip got shorter.
-        after_seconds: Offset of the corrected clips, estimated anew; None if they were not asked, or cannot tell.
+        after_seconds: Offset of the corrected clips, estimated again; None if they were not measured, or "cannot tell".
     """
 
     id: str
@@ -86,10 +86,10 @@ class ClipOffset:
 
 @dataclass(frozen=True)
 class CleanReport:
-    """What was found of a corpus.
+    """Offsets of the clips of a corpus.
 
     Attributes:
-        clips: One a clip, in the order of the index.
+        clips: One per clip, in the order of the index.
         bad: (id, reason) of clips that cannot be read; they are no part of the corrected corpus.
         out: The corrected corpus; None if none was written.
     """
@@ -99,12 +99,12 @@ class CleanReport:
     out: Path | None = None
 
     def counts(self) -> dict[str, int]:
-        """How many clips met each of ``OUTCOMES``."""
+        """Count the clips with each of ``OUTCOMES``."""
         found = Counter(clip.outcome for clip in self.clips)
         return {outcome: found[outcome] for outcome in OUTCOMES}
 
     def histogram(self, *, after: bool = False) -> dict[int, int]:
-        """How many clips have each offset, in whole frames of 40 ms; those that cannot tell are in none.
+        """Count the clips with each offset, in whole frames of 40 ms; clips without an offset are left out.
 
         Args:
             after: In the corrected corpus instead of the given one.
@@ -114,7 +114,7 @@ class CleanReport:
         return {frames: found[frames] for frames in range(min(found), max(found) + 1)} if found else {}
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values for JSON."""
         return {
             "out": None if self.out is None else str(self.out),
             "outcomes": self.counts(),
@@ -126,14 +126,14 @@ class CleanReport:
 
 
 def shift_clip(clip: Clip, samples: int) -> Clip | None:
-    """Delay a clip's sound by whole samples and trim the clip to where it has both.
+    """Delay a clip's audio by whole samples and trim the clip to where it has both.
 
     Args:
-        clip: At 25 frames a second.
-        samples: Delay; negative moves the sound forward. A positive offset is mended by a positive delay.
+        clip: At 25 frames per second.
+        samples: Delay; negative moves the audio forward. A positive offset is mended by a positive delay.
 
     Returns:
-        The clip, shorter by the frames that ``samples`` touches: its first ones if the sound is delayed, else its last ones. None if
+        The clip, shorter by the frames that ``samples`` touches: its first ones if the audio is delayed, else its last ones. None if
         nothing would be left.
 
     Raises:
@@ -143,13 +143,13 @@ def shift_clip(clip: Clip, samples: int) -> Clip | None:
         >>> import numpy as np
         >>> clip = Clip("a", "anna", "val", np.ones((3, 68, 2), np.float32), np.arange(1920, dtype=np.float32) / 2000)
         >>> shifted = shift_clip(clip, 100)
-        >>> shifted.frames, float(shifted.waveform[0] * 2000)  # frame 1 of the old clip, at sample 640, now hears sample 540
+        >>> shifted.frames, float(shifted.waveform[0] * 2000)  # frame 1 of the old clip, at sample 640, now has sample 540
         (2, 540.0)
 
     Source: ours.
     """
     if clip.fps != FPS:
-        raise CorpusError(f"clip {clip.id!r}: expected {FPS:g} frames a second, got {clip.fps:g}")
+        raise CorpusError(f"clip {clip.id!r}: expected {FPS:g} frames per second, got {clip.fps:g}")
     lost = math.ceil(abs(samples) / SAMPLES_PER_FRAME)
     kept = clip.frames - lost
     if kept < 1:
@@ -165,16 +165,16 @@ def shift_clip(clip: Clip, samples: int) -> Clip | None:
 
 
 def pools_of(entries: Sequence[Entry], *, pool: str = "auto") -> dict[str, list[Entry]]:
-    """Which clips are judged together.
+    """Group the clips that are measured together.
 
     Args:
         entries: Of the index.
-        pool: "clip" judges each by itself; "source" all of a video (the entries' ``source``, or ``source_path``), "speaker" all of a
+        pool: "clip" measures each by itself; "source" all of a video (the entries' ``source``, or ``source_path``), "speaker" all of a
             speaker; "auto" clips of ``ALONE_SECONDS`` by themselves and shorter ones with the other short ones of their source, or
             of their speaker where sources are not noted.
 
     Returns:
-        Entries by the name of their pool; what is pooled is taken to have one and the same offset.
+        Entries by the name of their pool; pooled clips are assumed to have the same offset.
 
     Example:
         >>> entries = [{"id": f"a{k}", "frames": 50 + 300 * k, "speaker": "anna"} for k in (0, 0, 1)]
@@ -215,18 +215,18 @@ def clean_corpus(
     """Estimate the offsets of a corpus, and write a corrected copy.
 
     Args:
-        folder: The corpus, 25 frames a second.
+        folder: The corpus, 25 frames per second.
         out: The copy, a folder without files of the same names; None writes nothing. Clips that are not corrected are copied as they are. Entries of
-            the index keep their keys; ``sync_shift_ms`` tells by how much the sound was delayed.
+            the index keep their keys; ``sync_shift_ms`` is the delay of the audio.
         pyramid: Trained syncers.
-        audio_transform: What they hear.
+        audio_transform: Their audio features.
         calibration: Of these syncers.
         uncalibrated: Go on without a calibration: then every clip that moves and speaks is corrected by whatever stands out most.
         pool: See :func:`pools_of`.
         threshold: Probability from which an offset counts.
         smallest: Seconds; smaller offsets are left as they are.
         overwrite: Replace files of ``out`` that exist.
-        progress: Told the share that is done.
+        progress: Called with the share that is done.
 
     Returns:
         :class:`CleanReport`.
@@ -234,7 +234,7 @@ def clean_corpus(
     Raises:
         ArgumentError: No calibration, an impossible option, or a file of the copy exists already or is one of ``folder``.
         CorpusError: The index cannot be read.
-        ShapeError: The syncers do not know such landmarks.
+        ShapeError: The landmarks do not fit the syncers.
 
     Source: ours.
     """
@@ -242,7 +242,7 @@ def clean_corpus(
     if not 0 <= threshold <= 1:
         raise ArgumentError(f"`threshold`: expected a probability from 0 to 1, got {threshold!r}")
     if calibration is None and not uncalibrated:
-        raise ArgumentError("`calibration`: expected one, without which nobody knows how sure an offset is, got None")
+        raise ArgumentError("`calibration`: expected one, because offsets have no probability without it, got None")
     source, target = Path(folder), None if out is None else Path(out)
     corpus = Corpus(source)
     if target is not None:
@@ -302,7 +302,7 @@ def copy_files(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> l
 def _clean_pool(
     name: str, clips: Sequence[Clip], measure: Callable[[Recording], list[LevelSync]], smallest: float
 ) -> tuple[dict[str, ClipOffset], dict[str, Clip]]:
-    """What is found of the clips of a pool, and the corrected ones."""
+    """Return the offsets of the clips of a pool, and the corrected clips."""
     answer, _ = find_offset(Recording(name, tuple(clips)), measure)
     offsets = {
         clip.id: ClipOffset(clip.id, name, "in sync", answer.seconds, answer.level, answer.probability) for clip in clips

@@ -1,4 +1,4 @@
-"""What is measured of pieces of clips: synchrony at every level, distances from the truth, and Frechet distances of whole sets."""
+"""Measures of segments of clips: synchrony at every level, distances from the truth, and Frechet distances of sets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from avsync.corpus.clip import FPS
 from avsync.errors import ArgumentError
-from avsync.evaluation.rows import Piece
+from avsync.evaluation.rows import Segment
 from avsync.evaluation.sources import Track
 from avsync.evaluation.tables import Cell, Measure
 from avsync.landmarks.layouts import NUM_POINTS
@@ -29,18 +29,18 @@ FRECHET_RESAMPLES = 100
 
 
 class Scores(NamedTuple):
-    """Measures and their values, one a piece; NaN for a piece that has none."""
+    """Measures and their values, one per segment; NaN for a segment that has none."""
 
     measures: tuple[Measure, ...]
     values: Tensor
-    """(measures, pieces) float64."""
+    """(measures, segments) float64."""
 
 
 # --- synchrony ----------------------------------------------------------------------------------------------------------------------
 
 
 def sync_measures(levels: int, *, window: int = 5, fps: float = FPS) -> tuple[Measure, ...]:
-    """The measures of :func:`sync_scores`, level by level.
+    """Return the measures of :func:`sync_scores` for every level.
 
     Example:
         >>> [measure.key for measure in sync_measures(1)]
@@ -65,14 +65,14 @@ def sync_measures(levels: int, *, window: int = 5, fps: float = FPS) -> tuple[Me
 
 
 class AudioEmbeddings:
-    """Embeddings of the whole sound of clips, computed once for all rows.
+    """Embeddings of the whole audio of clips, computed once for all rows.
 
-    The encoders are dense, so the windows of a piece are found among those of its clip, with true sound around them as far as there is
-    any. The search runs over whatever of the clip's sound exists; offsets that reach beyond it are masked.
+    The encoders are dense, so the windows of a segment are found among those of its clip, with true audio around them as far as there is
+    any. The search runs over whatever of the clip's audio exists; offsets that reach beyond it are masked.
 
     Args:
         pyramid: Trained syncers.
-        transform: From waveforms (batch, samples) to what they hear.
+        transform: From waveforms (batch, samples) to the audio features of the syncers.
         max_offsets: Largest offset at each level, in frames of the level.
     """
 
@@ -84,23 +84,25 @@ class AudioEmbeddings:
 
     @torch.no_grad()
     def of(self, track: Track) -> list[Tensor]:
-        """Unit embeddings (windows, embed) of a track's sound at every level."""
+        """Unit embeddings (windows, embed) of a track's audio at every level."""
         held = self._held.get(id(track))
         if held is None:
             if track.waveform is None:
-                raise ArgumentError(f"`track`: expected sound in {track.id!r}, got none")
+                raise ArgumentError(f"`track`: expected audio in {track.id!r}, got none")
             features = self.transform.to(self.device)(torch.from_numpy(track.waveform)[None].to(self.device))
             embedded = [unit_norm(level)[0] for level in self.pyramid.embed_audio(features)]
             held = self._held[id(track)] = (track, embedded)  # the track is kept, so that its id stays its own
         return held[1]
 
-    def around(self, tracks: Mapping[str, Track], pieces: Sequence[Piece], level: int, windows: int) -> tuple[Tensor, Tensor]:
-        """Windows of pieces and as far as the search goes, (pieces, windows + 2 V, embed), and which of them exist."""
+    def around(
+        self, tracks: Mapping[str, Track], segments: Sequence[Segment], level: int, windows: int
+    ) -> tuple[Tensor, Tensor]:
+        """Windows of segments and as far as the search goes, (segments, windows + 2 V, embed), and which of them exist."""
         reach = self.max_offsets[level]
         parts, masks = [], []
-        for piece in pieces:
-            embedded = self.of(tracks[piece.id])[level]
-            which = torch.arange(-reach, windows + reach, device=self.device) + piece.start // 2**level
+        for segment in segments:
+            embedded = self.of(tracks[segment.id])[level]
+            which = torch.arange(-reach, windows + reach, device=self.device) + segment.start // 2**level
             inside = (which >= 0) & (which < len(embedded))
             parts.append(embedded[which.clamp(0, len(embedded) - 1)])
             masks.append(inside)
@@ -109,25 +111,25 @@ class AudioEmbeddings:
 
 @torch.no_grad()
 def sync_curves(
-    motion: Tensor, audio: AudioEmbeddings, tracks: Mapping[str, Track], pieces: Sequence[Piece]
+    motion: Tensor, audio: AudioEmbeddings, tracks: Mapping[str, Track], segments: Sequence[Segment]
 ) -> list[SyncOffset]:
-    """SyncNet's protocol for pieces at every level.
+    """Apply SyncNet's protocol to segments at every level.
 
     Args:
-        motion: Landmarks (pieces, frames, points, dims).
+        motion: Landmarks (segments, frames, points, dims).
         audio: Embeddings of the audio.
         tracks: Whose audio it is, by id.
-        pieces: Where each piece lies in its clip; starts are multiples of ``2**(levels - 1)``.
+        segments: Where each segment lies in its clip; starts are multiples of ``2**(levels - 1)``.
 
     Returns:
-        One :class:`avsync.metrics.offset.SyncOffset` a level.
+        One :class:`avsync.metrics.offset.SyncOffset` per level.
 
     Source: paper section 4.3.
     """
     pyramid = audio.pyramid
     parts: list[list[SyncOffset]] = [[] for _ in range(pyramid.num_levels)]
-    for start in range(0, len(pieces), 64):
-        chunk = pieces[start : start + 64]
+    for start in range(0, len(segments), 64):
+        chunk = segments[start : start + 64]
         landmarks = motion[start : start + 64, ..., : pyramid.landmark_dims].to(audio.device)
         for level, embedded in enumerate(pyramid.embed_motion(landmarks)):
             heard, exists = audio.around(tracks, chunk, level, embedded.shape[1])
@@ -138,7 +140,7 @@ def sync_curves(
 
 
 def sync_scores(curves: Sequence[SyncOffset], *, fps: float = FPS, window: int = 5) -> Scores:
-    """The numbers of every piece at every level.
+    """Compute the measures of every segment at every level.
 
     Args:
         curves: From :func:`sync_curves`.
@@ -172,9 +174,9 @@ LANDMARK_MEASURES = (
     Measure("lmd", "LMD", "lower", "", _LANDMARKS, decimals=4),
     Measure("lmd_f", "LMD-f", "lower", "", _LANDMARKS, decimals=4),
     Measure("error", "all points", "lower", "", _LANDMARKS, decimals=4),
-    Measure("velocity_error", "velocity", "lower", "a second", _LANDMARKS),
+    Measure("velocity_error", "velocity", "lower", "per second", _LANDMARKS),
     Measure("mouth_correlation", "mouth opening, correlation", "higher", "", _LANDMARKS),
-    Measure("speed", "speed", "truth", "face heights a second", _DYNAMICS),
+    Measure("speed", "speed", "truth", "face heights per second", _DYNAMICS),
     Measure("beat_motion_to_audio", "Beat Align, motion to audio", "higher", "", _DYNAMICS),
     Measure("beat_audio_to_motion", "Beat Align, audio to motion", "higher", "", _DYNAMICS),
 )
@@ -183,19 +185,19 @@ LANDMARK_MEASURES = (
 
 @torch.no_grad()
 def landmark_scores(motion: Tensor, truth: Tensor, waveforms: Tensor, *, fps: float = FPS) -> Scores:
-    """Distances, correlation, speed and Beat Align of every piece.
+    """Compute distances, correlation, speed and Beat Align of every segment.
 
     Args:
-        motion: (pieces, frames, points, dims).
+        motion: (segments, frames, points, dims).
         truth: The same shape.
-        waveforms: Sound of the pieces, (pieces, 640 * frames).
-        fps: Frames a second.
+        waveforms: Audio of the segments, (segments, 640 * frames).
+        fps: Frames per second.
 
     Returns:
         :class:`Scores` of ``LANDMARK_MEASURES``; those of the mouth are NaN for other than 68 points, and the correlation for a mouth
         that does not move.
 
-    Source: paper section 4.4 (LMD, LMD-f); the rest as the functions say.
+    Source: paper section 4.4 (LMD, LMD-f); the rest as in the functions.
     """
     options: dict[str, Any] = {"unit": "face", "reduction": "none"}
     nothing = torch.full((motion.shape[0],), torch.nan)
@@ -222,7 +224,7 @@ SET_SECTION = "Frechet distances from the real clips"
 def set_distance(
     extractor: nn.Module, motion: Tensor, truth: Tensor, groups: Sequence[str], *, resamples: int = FRECHET_RESAMPLES
 ) -> tuple[Cell, str | None]:
-    """Frechet distance of a set of pieces from the real ones.
+    """Compute the Frechet distance of a set of segments from the real ones.
 
     The interval is the estimate -+ 1.96 standard deviations of the distance over resamples of whole groups, the same in both sets; not
     their percentiles, because a resample repeats clips, which alone makes the distance larger. Where the network has more than 256
@@ -230,9 +232,9 @@ def set_distance(
 
     Args:
         extractor: From landmarks (batch, frames, points, dims) to features (vectors, features), in eval mode.
-        motion: (pieces, frames, points, dims).
+        motion: (segments, frames, points, dims).
         truth: The same shape.
-        groups: Speaker of each piece.
+        groups: Speaker of each segment.
         resamples: How many.
 
     Returns:
@@ -265,14 +267,14 @@ def _note(told: Sequence[warnings.WarningMessage]) -> str | None:
 
 
 def _resampled(sets: Sequence[Tensor], member: Sequence[int], resamples: int) -> Tensor:
-    """Distances (resamples,) of sets of features (vectors, features), groups drawn anew, the same in each set."""
+    """Distances (resamples,) of sets of features (vectors, features), groups drawn again, the same in each set."""
     number = max(member) + 1
     drawn = torch.randint(number, (resamples, number), generator=torch.Generator().manual_seed(0))
     times = torch.zeros(resamples, number).scatter_add_(1, drawn, torch.ones(resamples, number)).double()
     centre = sets[-1].mean(0)
     sums = []
     for features in sets:
-        each = (features - centre).unflatten(0, (len(member), -1))  # (pieces, vectors of a piece, features)
+        each = (features - centre).unflatten(0, (len(member), -1))  # (segments, vectors of a segment, features)
         groups = torch.zeros(number, len(member), dtype=torch.float64)
         groups[torch.tensor(member), torch.arange(len(member))] = 1.0
         outer = torch.einsum("pvf,pvg->pfg", each, each)

@@ -1,7 +1,7 @@
-"""The numbers of the paper's Tables 2 to 5 for any methods' landmarks, beside the bounds that need no network.
+"""Evaluation of any methods' landmarks: the measures of the paper's Tables 2 to 5, together with baselines that need no network.
 
-References are real clips, predictions the methods' motion for the sound of the same clips. All are cut into pieces (80 frames in the
-paper), every row is judged on the same pieces, and means come with 95 % intervals over speakers. What is left out, and why, is listed.
+References are real clips, predictions the methods' motion for the audio of the same clips. All are cut into segments (80 frames in the
+paper), every row is evaluated on the same segments, and means come with 95 % intervals over speakers. What is left out, and why, is listed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from avsync.evaluation.measures import (
     sync_curves,
     sync_scores,
 )
-from avsync.evaluation.rows import BOUNDS, Piece, bound_motions, cut_pieces, piece_landmarks, piece_waveforms
+from avsync.evaluation.rows import BOUNDS, Segment, bound_motions, cut_segments, segment_landmarks, segment_waveforms
 from avsync.evaluation.sources import LeftOut, Track, match_tracks
 from avsync.evaluation.tables import Cell, Measure, Table, cell
 from avsync.landmarks.layouts import NUM_POINTS
@@ -36,20 +36,20 @@ from avsync.metrics.multi_scale import MAX_OFFSETS
 from avsync.models.motion_autoencoder import MotionAutoencoder
 from avsync.models.syncer.interface import MultiScaleSyncer
 
-SOUND = ("own", "refs")
+AUDIO_FROM = ("own", "refs")
 DEFAULT_FRAMES = 80
-"""Frames of a piece: the paper's."""
+"""Frames of a segment: the paper's."""
 
 
 @dataclass(frozen=True, eq=False)
 class Networks:
-    """What judges; None leaves the measures of that network out.
+    """Evaluation models; None leaves out the measures of that model.
 
     Attributes:
         syncers: The pyramid of the sync metrics; better not the one that the methods were trained with.
         transform: From waveforms to what the syncers hear; by default as their config says.
         motion: Of the Frechet motion distance; by default the shipped autoencoder.
-        inception: From pictures (pictures, 3, size, size) to features, for FID and t-FID.
+        inception: From images (images, 3, size, size) to features, for FID and t-FID.
         i3d: From sequences (batch, frames, 3, size, size) to features, for FVD.
     """
 
@@ -60,7 +60,7 @@ class Networks:
     i3d: nn.Module | None = None
 
     def audio_transform(self) -> nn.Module:
-        """What the syncers hear.
+        """Return the audio features of the syncers.
 
         Raises:
             ArgumentError: Neither the pyramid nor ``transform`` says.
@@ -79,17 +79,17 @@ class Evaluation:
 
     Attributes:
         table: Means with intervals.
-        pieces: What was judged.
-        scores: For every row, the value of each measure of each piece.
-        motions: For every row, landmarks (pieces, frames, points, dims).
-        left_out: What does not count, and why.
-        notes: What one should know of the numbers.
-        settings: How they were made.
-        bounds: Rows that are yardsticks.
+        segments: The evaluated segments.
+        scores: For every row, the value of each measure of each segment.
+        motions: For every row, landmarks (segments, frames, points, dims).
+        left_out: What was not evaluated, and why.
+        notes: Remarks on the numbers.
+        settings: Options of the evaluation.
+        bounds: Rows of baselines.
     """
 
     table: Table
-    pieces: tuple[Piece, ...]
+    segments: tuple[Segment, ...]
     scores: Mapping[str, Scores]
     motions: Mapping[str, Tensor]
     left_out: tuple[LeftOut, ...] = ()
@@ -98,7 +98,7 @@ class Evaluation:
     bounds: tuple[str, ...] = BOUNDS
 
     def values(self, row: str, key: str, level: int | None = None) -> Tensor:
-        """One value a piece of a measure, (pieces,) float64; NaN for a piece that has none.
+        """One value per segment of a measure, (segments,) float64; NaN for a segment that has none.
 
         Raises:
             ArgumentError: There is no such row or measure.
@@ -108,20 +108,20 @@ class Evaluation:
         for number, measure in enumerate(self.scores[row].measures):
             if (measure.key, measure.level) == (key, level):
                 return self.scores[row].values[number]
-        raise ArgumentError(f"`key`: expected a measure of pieces, got {key!r} at level {level}")
+        raise ArgumentError(f"`key`: expected a measure of segments, got {key!r} at level {level}")
 
     def clip_rows(self) -> list[dict[str, Any]]:
-        """One dictionary a row, piece and measure: row, id, start, speaker, measure, level, value (None for none)."""
+        """One dictionary per row, segment and measure: row, id, start, speaker, measure, level, value (None for none)."""
         rows = []
         for row, scores in self.scores.items():
-            for number, piece in enumerate(self.pieces):
+            for number, segment in enumerate(self.segments):
                 for measure, value in zip(scores.measures, scores.values[:, number].tolist(), strict=True):
                     rows.append(
                         {
                             "row": row,
-                            "id": piece.id,
-                            "start": piece.start,
-                            "speaker": piece.group,
+                            "id": segment.id,
+                            "start": segment.start,
+                            "speaker": segment.group,
                             "measure": measure.key,
                             "level": measure.level,
                             "value": None if math.isnan(value) else value,
@@ -130,12 +130,12 @@ class Evaluation:
         return rows
 
     def to_json(self, *, clips: bool = False) -> dict[str, Any]:
-        """Plain values; with ``clips`` those of every piece as well."""
+        """Plain values; with ``clips`` those of every segment as well."""
         found: dict[str, Any] = {
             "settings": dict(self.settings),
-            "pieces": len(self.pieces),
-            "clips": len({piece.id for piece in self.pieces}),
-            "speakers": len({piece.group for piece in self.pieces}),
+            "segments": len(self.segments),
+            "clips": len({segment.id for segment in self.segments}),
+            "speakers": len({segment.group for segment in self.segments}),
             "rows": self.table.rows(),
             "left_out": [entry._asdict() for entry in self.left_out],
             "notes": list(self.notes),
@@ -155,37 +155,37 @@ def evaluate(
     min_speech: float = 0.2,
     shift: int = 8,
     cut: bool = False,
-    sound: str = "own",
+    audio_from: str = "own",
     max_offsets: Sequence[int] = MAX_OFFSETS,
     resamples: int = 2000,
     progress: Callable[[str], None] | None = None,
 ) -> Evaluation:
-    """Judge methods, and the bounds beside them, on the same pieces of real clips.
+    """Evaluate methods and baselines on the same segments of real clips.
 
     Args:
-        refs: Real clips with sound, by id.
-        methods: Predictions by name of the method and id of the clip; none judges the bounds alone.
-        networks: What judges.
-        frames: Frames of a piece.
-        stride: Frames from a piece to the next, a multiple of 8 for four levels; by default ``frames`` or the next multiple above.
-        min_speech: Share of a piece's frames that must hold speech.
+        refs: Real clips with audio, by id.
+        methods: Predictions by name of the method and id of the clip; None evaluates the baselines alone.
+        networks: The evaluation models.
+        frames: Frames of a segment.
+        stride: Frames from a segment to the next, a multiple of 8 for four levels; by default ``frames`` or the next multiple above.
+        min_speech: Share of a segment's frames that must hold speech.
         shift: Frames by which the row "shifted" is late.
         cut: Compare predictions of other lengths than their references too, as far as both reach.
-        sound: "own" takes the sound of a prediction where it has one, "refs" always that of its reference.
+        audio_from: "own" takes the audio of a prediction where it has one, "refs" always that of its reference.
         max_offsets: Largest offset searched at each level, in frames of the level.
         resamples: Of the bootstrap.
-        progress: Told the name of each row before it is judged.
+        progress: Called with the name of each row before it is evaluated.
 
     Returns:
         :class:`Evaluation`.
 
     Raises:
-        ArgumentError: Nothing is left to judge, a method has the name of a bound, or an option is impossible.
-        ShapeError: The syncers do not know such landmarks.
+        ArgumentError: No segment is left, a method has the name of a bound, or an option is impossible.
+        ShapeError: The landmarks do not fit the syncers.
 
-    Source: paper sections 4.2 to 4.5; bounds and intervals ours.
+    Source: paper sections 4.2 to 4.5; baselines and intervals ours.
     """
-    check_choice("sound", sound, SOUND)
+    check_choice("audio_from", audio_from, AUDIO_FROM)
     check_positive("frames", frames)
     check_positive("shift", shift)
     if not 0 <= min_speech <= 1:
@@ -204,43 +204,43 @@ def evaluate(
         raise ArgumentError(f"`frames`: expected at least {shortest}, a window of the coarsest level, got {frames}")
 
     refs, left_out = _one_layout(refs)
-    pieces, unused = cut_pieces(refs, frames=frames, stride=stride, min_speech=min_speech)
+    segments, unused = cut_segments(refs, frames=frames, stride=stride, min_speech=min_speech)
     left_out += unused
     tracks: dict[str, dict[str, Track]] = {}
     for name, preds in methods.items():
         tracks[name], unmatched = match_tracks(dict(refs), dict(preds), row=name, cut=cut)
         left_out += unmatched
-    pieces, uncommon = _common(pieces, tracks, frames)
+    segments, uncommon = _common(segments, tracks, frames)
     left_out += uncommon
-    if not pieces:
+    if not segments:
         reasons = "; ".join(f"{entry.row}, {entry.id}: {entry.reason}" for entry in left_out[:3])
-        raise ArgumentError(f"`refs`: expected at least one piece of {frames} frames to judge, got none ({reasons})")
+        raise ArgumentError(f"`refs`: expected at least one segment of {frames} frames, got none ({reasons})")
 
-    motions, notes = bound_motions(refs, pieces, frames=frames, shift=shift)
-    truth, waveforms = motions["ground truth"], piece_waveforms(refs, pieces, frames=frames)
+    motions, notes = bound_motions(refs, segments, frames=frames, shift=shift)
+    truth, waveforms = motions["ground truth"], segment_waveforms(refs, segments, frames=frames)
     order = {"ground truth": truth}
-    order |= {name: piece_landmarks(found, pieces, frames=frames) for name, found in tracks.items()}
+    order |= {name: segment_landmarks(found, segments, frames=frames) for name, found in tracks.items()}
     order |= {name: motion for name, motion in motions.items() if name not in order}
     audio_embeddings = None
     if networks.syncers is not None:
         networks.syncers.eval()
         audio_embeddings = AudioEmbeddings(networks.syncers, networks.audio_transform().eval(), max_offsets=max_offsets)
-    groups = [piece.group for piece in pieces]
+    groups = [segment.group for segment in segments]
     if len(set(groups)) < 2:
-        notes.append("all pieces are of one speaker: no intervals")
+        notes.append("all segments are of one speaker: no intervals")
     scores: dict[str, Scores] = {}
     cells: dict[str, tuple[Cell, ...]] = {}
     extractors = _extractors(networks, frames, truth.shape[2])
     for row, motion in order.items():
         if progress is not None:
             progress(row)
-        own = tracks.get(row, {}) if sound == "own" else {}
+        own = tracks.get(row, {}) if audio_from == "own" else {}
         heard = {name: own[name] if name in own and own[name].waveform is not None else refs[name] for name in refs}
         parts = []
         if audio_embeddings is not None:
             window = audio_embeddings.pyramid.window
-            parts.append(sync_scores(sync_curves(motion, audio_embeddings, heard, pieces), window=window))
-        voices = waveforms if not own else piece_waveforms(heard, pieces, frames=frames)
+            parts.append(sync_scores(sync_curves(motion, audio_embeddings, heard, segments), window=window))
+        voices = waveforms if not own else segment_waveforms(heard, segments, frames=frames)
         parts.append(landmark_scores(motion, truth, voices))
         scores[row] = Scores(sum((part.measures for part in parts), ()), torch.cat([part.values for part in parts]))
         means = [cell(values.tolist(), groups, resamples=resamples) for values in scores[row].values]
@@ -252,19 +252,19 @@ def evaluate(
                 notes.append(f"{measure.title}: {note}")
         cells[row] = (*means, *sets)
     measures = (*scores["ground truth"].measures, *(measure for measure, _, _ in extractors))
-    notes += _missing(measures, cells, len(pieces))
+    notes += _missing(measures, cells, len(segments))
     settings = {
         "frames": frames,
         "stride": stride,
         "fps": FPS,
         "min_speech": min_speech,
         "shift_frames": shift,
-        "sound": sound,
+        "audio_from": audio_from,
         "max_offsets": list(max_offsets)[: 0 if networks.syncers is None else networks.syncers.num_levels],
         "resamples": resamples,
         "interval": "95 %, bootstrap over speakers (over clips where speakers are not known)",
     }
-    return Evaluation(Table(measures, cells), tuple(pieces), scores, order, tuple(left_out), tuple(notes), settings)
+    return Evaluation(Table(measures, cells), tuple(segments), scores, order, tuple(left_out), tuple(notes), settings)
 
 
 def _one_layout(refs: Mapping[str, Track]) -> tuple[dict[str, Track], list[LeftOut]]:
@@ -282,23 +282,28 @@ def _one_layout(refs: Mapping[str, Track]) -> tuple[dict[str, Track], list[LeftO
 
 
 def _common(
-    pieces: Sequence[Piece], tracks: Mapping[str, Mapping[str, Track]], frames: int
-) -> tuple[list[Piece], list[LeftOut]]:
-    """Pieces that every method has, so that rows compare; and those that one has and another lacks."""
+    segments: Sequence[Segment], tracks: Mapping[str, Mapping[str, Track]], frames: int
+) -> tuple[list[Segment], list[LeftOut]]:
+    """Segments that every method has, so that rows compare; and those that one has and another lacks."""
     kept, left_out = [], []
-    for piece in pieces:
+    for segment in segments:
         lacking = [
-            name for name, found in tracks.items() if piece.id not in found or found[piece.id].frames < piece.start + frames
+            name
+            for name, found in tracks.items()
+            if segment.id not in found or found[segment.id].frames < segment.start + frames
         ]
         if not lacking:
-            kept.append(piece)
+            kept.append(segment)
             continue
         having = [name for name in tracks if name not in lacking]
-        because = [name for name in lacking if piece.id in tracks[name]]  # those without the clip are listed already
+        because = [name for name in lacking if segment.id in tracks[name]]  # those without the clip are listed already
         left_out += [
-            LeftOut(name, piece.id, f"ends before frame {piece.start + frames}: that piece is left out") for name in because
+            LeftOut(name, segment.id, f"ends before frame {segment.start + frames}: that segment is left out")
+            for name in because
         ]
-        left_out += [LeftOut(name, piece.id, f"frames from {piece.start}: {lacking} have no such piece") for name in having]
+        left_out += [
+            LeftOut(name, segment.id, f"frames from {segment.start}: {lacking} have no such segment") for name in having
+        ]
     return kept, left_out
 
 
@@ -332,13 +337,13 @@ class _TwoDims(nn.Module):
         return self.network(landmarks[..., :2])
 
 
-def _missing(measures: Sequence[Measure], cells: Mapping[str, tuple[Cell, ...]], pieces: int) -> list[str]:
-    """Where values are means over fewer pieces than the rest."""
+def _missing(measures: Sequence[Measure], cells: Mapping[str, tuple[Cell, ...]], segments: int) -> list[str]:
+    """Where values are means over fewer segments than the rest."""
     notes = []
     for number, measure in enumerate(measures):
-        short = {row: found[number].clips for row, found in cells.items() if found[number].clips < pieces}
+        short = {row: found[number].clips for row, found in cells.items() if found[number].clips < segments}
         if short:
-            counts = ", ".join(f"{row}: {count} of {pieces}" for row, count in short.items())
+            counts = ", ".join(f"{row}: {count} of {segments}" for row, count in short.items())
             level = "" if measure.level is None else f", level {measure.level}"
-            notes.append(f"{measure.title}{level} exists for fewer pieces ({counts})")
+            notes.append(f"{measure.title}{level} exists for fewer segments ({counts})")
     return notes

@@ -1,7 +1,7 @@
-"""How early or late the sound of a recording is, by landmark syncers: of one's own video, or of a clip of a corpus.
+"""The offset between audio and face of a recording, by landmark syncers: of a video, or of a clip of a corpus.
 
 A video is cut into clips where its face is lost or its scene changes; the distances of all its clips are pooled, level by level, before
-an offset is read from them. Signs as everywhere: a positive offset says that the audio is early.
+an offset is read from them. A positive offset means that the audio is early, as everywhere.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ class Recording:
     """Clips of one recording, in the order of time.
 
     Attributes:
-        name: As it was asked for.
+        name: The video or clip as it was named.
         clips: At least one.
-        starts: Seconds from the first picture of the video to each clip; empty for a clip of a corpus.
+        starts: Seconds from the first image of the video to each clip; empty for a clip of a corpus.
         video: The file; None for a clip of a corpus.
         audio_track: Number of the audio track that was read, from 1; None for a clip of a corpus.
         audio_tracks: How many audio tracks the file has.
@@ -77,7 +77,7 @@ class Recording:
 
     @property
     def seconds(self) -> float:
-        """Length of all clips together."""
+        """Total length of the clips."""
         return sum(clip.seconds for clip in self.clips)
 
 
@@ -102,7 +102,7 @@ def read_recording(
         The recording; of several faces at once, the largest.
 
     Raises:
-        CorpusError: There is no such video or clip, it cannot be read, has no sound, or no face stays for ``min_seconds``.
+        CorpusError: There is no such video or clip, it cannot be read, has no audio, or no face stays for ``min_seconds``.
         MissingExtraError: PyAV or the detector's library is not installed.
 
     Source: ours.

@@ -1,9 +1,9 @@
-"""Shift the sound of a video against its picture, without encoding anything anew wherever the container can say it.
+"""Shifting the audio of a video in time, without encoding wherever the container stores times.
 
-The packets of all streams are copied; those of the sound get other times. Only where a container has no times for its streams (AVI) the
-sound is decoded, moved by whole samples, and written as PCM. Everything else of the file stays: further streams, chapters, names.
+The packets of all streams are copied; those of the audio get other times. Only where a container has no times for its streams (AVI) the
+audio is decoded, moved by whole samples, and written as PCM. Everything else of the file stays: further streams, chapters, names.
 
-Signs as everywhere: a positive shift delays the sound, which mends a video whose sound is early (a positive offset).
+A positive shift delays the audio, which corrects a video whose audio is early (a positive offset).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from avsync._files import check_outputs, replacing
 from avsync.errors import ArgumentError, CorpusError
 
 TOLERANCE = 0.002
-"""Seconds by which the sound of the copy may lie elsewhere than asked: Matroska's times are whole milliseconds."""
+"""Seconds by which the audio of the copy may deviate from the requested shift: Matroska's times are whole milliseconds."""
 
 _BLOCK = 1024
 _MAX_REORDERED = 32
@@ -31,20 +31,20 @@ _MP4_FAMILY = (".mp4", ".m4v", ".mov", ".3gp", ".3g2")
 
 
 class Resynced(NamedTuple):
-    """What :func:`shift_audio` did."""
+    """Result of :func:`shift_audio`."""
 
     path: Path
     """The copy."""
     seconds: float
-    """By how much the sound was delayed; negative if it was moved forward."""
+    """By how much the audio was delayed; negative if it was moved forward."""
     encoded: bool
-    """True if the sound had to be decoded and written as PCM."""
+    """True if the audio had to be decoded and written as PCM."""
     left_out: tuple[str, ...]
     """Streams that the new container cannot hold, each in a few words."""
 
 
 def default_output(path: str | os.PathLike[str]) -> Path:
-    """Where a re-synchronised copy goes unless told otherwise: ``talk.mp4`` to ``talk.synced.mp4``.
+    """Return the default name of a corrected copy: ``talk.mp4`` to ``talk.synced.mp4``.
 
     Example:
         >>> default_output("a/talk.mp4").as_posix()
@@ -57,13 +57,13 @@ def default_output(path: str | os.PathLike[str]) -> Path:
 def ffmpeg_command(
     path: str | os.PathLike[str], out: str | os.PathLike[str], seconds: float, *, encode: bool = False, data: bool = True
 ) -> str:
-    """The command line of ffmpeg that does the same as :func:`shift_audio`, for a POSIX shell.
+    """Return the command line of ffmpeg that does the same as :func:`shift_audio`, for a POSIX shell.
 
     Args:
         path: The video.
         out: The copy.
-        seconds: Delay of the sound; negative moves it forward.
-        encode: Write the sound as PCM, for containers that cannot say when a stream starts.
+        seconds: Delay of the audio; negative moves it forward.
+        encode: Write the audio as PCM, for containers that store no start time of streams.
         data: Copy streams of data too; False where the container makes its own.
 
     Returns:
@@ -98,15 +98,15 @@ def shift_audio(
     overwrite: bool = False,
     confirm: Callable[[Path], None] | None = None,
 ) -> Resynced:
-    """Write a copy of a video whose sound comes later or earlier, whole or not at all.
+    """Write a copy of a video whose audio comes later or earlier, whole or not at all.
 
-    Sound that would come before the picture is left out, packet by packet. The copy is read again before it takes its name, and the
+    Audio that would come before the image is left out, packet by packet. The copy is read again before it takes its name, and the
     shift is measured on its packets.
 
     Args:
-        path: A video with sound.
+        path: A video with audio.
         out: The copy; its suffix names the container, which has to hold the streams as they are coded.
-        seconds: Delay of all sound streams; negative moves them forward.
+        seconds: Delay of all audio streams; negative moves them forward.
         overwrite: Replace ``out`` if it exists.
         confirm: Called with the finished copy before it takes its name; nothing is written if it raises.
 
@@ -116,7 +116,7 @@ def shift_audio(
     Raises:
         ArgumentError: ``seconds`` is not finite, ``out`` exists, is ``path`` itself, has an unknown suffix, or a container that cannot
             hold the streams.
-        CorpusError: The video is missing, damaged, or has no picture or no sound.
+        CorpusError: The video is missing, damaged, or has no image or no audio.
         MissingExtraError: PyAV is not installed.
 
     Source: ours.
@@ -133,10 +133,10 @@ def shift_audio(
         try:
             left_out = _copy(av, source, part, shift, encode=False)
             before, after = _survey(av, source), _survey(av, part)
-            if after.pictures != before.pictures:
+            if after.images != before.images:
                 raise ArgumentError(
-                    f"`out`: expected a container that holds all {before.pictures} pictures of {source}, got"
-                    f" {target.suffix!r} with {after.pictures}"
+                    f"`out`: expected a container that holds all {before.images} images of {source}, got"
+                    f" {target.suffix!r} with {after.images}"
                 )
             moved = (after.audio - after.video) - (before.audio - before.video)
             encoded = abs(moved - float(shift)) > TOLERANCE
@@ -165,7 +165,7 @@ def _open(av: ModuleType, path: Path) -> Any:
     for kind in ("video", "audio"):
         if not getattr(container.streams, kind):
             container.close()
-            raise CorpusError(f"{path}: expected a video with sound, got no {kind} stream")
+            raise CorpusError(f"{path}: expected a video with audio, got no {kind} stream")
     return container
 
 
@@ -230,7 +230,7 @@ def _copy_streams(av: ModuleType, source: Path, part: Path, shift: Fraction, *, 
 
 
 def _timed(packets: Iterable[Any]) -> Iterator[Any]:
-    """Packets with a decoding time each; Matroska keeps none, and the first pictures of a reordered stream are read without."""
+    """Packets with a decoding time each; Matroska keeps none, and the first images of a reordered stream are read without."""
     waiting: dict[int, list[Any]] = {}
     last: dict[int, int] = {}
     for packet in packets:
@@ -260,7 +260,7 @@ def _counted_back(packets: list[Any], known: int) -> Iterator[Any]:
 
 
 def _muxer_options(part: Path, reader: Any) -> dict[str, str]:
-    # MP4 says when a stream starts on the clock of the whole film, which has milliseconds unless told otherwise.
+    # MP4 stores when a stream starts on the clock of the whole film, which has milliseconds unless told otherwise.
     return {"movie_timescale": str(reader.streams.audio[0].rate)} if part.suffix.lower() in _MP4_FAMILY else {}
 
 
@@ -277,7 +277,7 @@ def _decoded(av: ModuleType, packet: Any) -> list[Any]:
 
 
 def _starts_alike(av: ModuleType, source: Path, part: Path) -> bool:
-    """Whether sound and picture start as far apart as they did: the shift is in the samples."""
+    """Return whether audio and video start as far apart as before, because the shift is in the samples."""
     apart = []
     for path in (source, part):
         with _open(av, path) as container:
@@ -291,7 +291,7 @@ def _starts_alike(av: ModuleType, source: Path, part: Path) -> bool:
 class _Survey(NamedTuple):
     """Packets of the first video stream, and times of the last packets of the first video and audio streams, in seconds."""
 
-    pictures: int
+    images: int
     video: float
     audio: float
 
@@ -300,18 +300,18 @@ def _survey(av: ModuleType, path: Path) -> _Survey:
     with _open(av, path) as container:
         chosen = [container.streams.video[0], container.streams.audio[0]]
         times = {stream.index: -np.inf for stream in chosen}
-        pictures = 0
+        images = 0
         for packet in container.demux(chosen):
             # AVI has no presentation times with B frames; decoding times serve as well for a difference.
             time = packet.dts if packet.dts is not None else packet.pts
             if packet.size and time is not None:
-                pictures += packet.stream.type == "video"
+                images += packet.stream.type == "video"
                 times[packet.stream_index] = max(times[packet.stream_index], float(time * packet.time_base))
-        return _Survey(pictures, times[chosen[0].index], times[chosen[1].index])
+        return _Survey(images, times[chosen[0].index], times[chosen[1].index])
 
 
 class _Encoder:
-    """Sound as 16-bit PCM, moved by whole samples: silence is put before it, or its beginning is cut off."""
+    """Audio as 16-bit PCM, moved by whole samples: silence is put before it, or its beginning is cut off."""
 
     def __init__(self, av: ModuleType, writer: Any, template: Any, shift: Fraction) -> None:
         context = template.codec_context

@@ -1,7 +1,7 @@
-"""Pieces of clips, and the rows that need no generator: the bounds that every table of results should show.
+"""Segments of clips, and the baselines without a generator that every table of results should show.
 
-Clips are cut into pieces of equal length (80 frames in the paper), each judged as a clip of its own. Motions of a row are
-(pieces, frames, points, dims).
+Clips are cut into segments of equal length (80 frames in the paper), each evaluated as a clip of its own. Motions of a row are
+(segments, frames, points, dims).
 """
 
 from __future__ import annotations
@@ -18,48 +18,48 @@ from avsync.evaluation.sources import LeftOut, Track
 from avsync.landmarks.geometry import face_height
 
 BOUNDS = ("ground truth", "static", "shuffled", "reversed", "shifted")
-"""Rows without a network: the real motion; its first frame held; another speaker's motion on this face; played backwards; and late."""
+"""Baselines without a network: the real motion; its first frame held; another speaker's motion on this face; played backwards; and late."""
 
 
-class Piece(NamedTuple):
-    """A stretch of a clip."""
+class Segment(NamedTuple):
+    """A segment of a clip."""
 
     id: str
     """Name of the clip."""
     start: int
     """First frame within it."""
     group: str
-    """What bootstrap draws as a whole: the speaker, or the clip where speakers are not known."""
+    """The group that the bootstrap draws as a whole: the speaker, or the clip if speakers are not known."""
 
 
-def cut_pieces(
+def cut_segments(
     refs: Mapping[str, Track], *, frames: int, stride: int, min_speech: float = 0.0
-) -> tuple[list[Piece], list[LeftOut]]:
-    """Cut real clips into pieces.
+) -> tuple[list[Segment], list[LeftOut]]:
+    """Cut real clips into segments.
 
     Args:
-        refs: By id, with sound.
-        frames: Frames of a piece.
-        stride: Frames from one piece to the next; the first starts at 0.
-        min_speech: Share of a piece's frames that must hold speech, by :func:`avsync.corpus.banks.memory.speech_mask` of its clip.
+        refs: By id, with audio.
+        frames: Frames of a segment.
+        stride: Frames from one segment to the next; the first starts at 0.
+        min_speech: Share of a segment's frames that must hold speech, by :func:`avsync.corpus.banks.memory.speech_mask` of its clip.
 
     Returns:
-        The pieces in the order of the clips; and clips that are too short or without sound, and pieces without speech.
+        The segments in the order of the clips; and clips that are too short or without audio, and segments without speech.
 
     Example:
         >>> import numpy as np
         >>> noise = np.random.default_rng(0).normal(0, 0.1, 640 * 100).astype(np.float32)
-        >>> pieces, _ = cut_pieces({"a": Track("a", np.ones((100, 68, 2), np.float32), noise)}, frames=40, stride=40)
-        >>> [piece.start for piece in pieces]
+        >>> segments, _ = cut_segments({"a": Track("a", np.ones((100, 68, 2), np.float32), noise)}, frames=40, stride=40)
+        >>> [segment.start for segment in segments]
         [0, 40]
 
     Source: paper section 4.3; the share of speech ours.
     """
-    pieces: list[Piece] = []
+    segments: list[Segment] = []
     left_out: list[LeftOut] = []
     for name, track in refs.items():
         if track.waveform is None:
-            left_out.append(LeftOut("refs", name, "expected sound beside it, found none"))
+            left_out.append(LeftOut("refs", name, "expected audio, found none"))
             continue
         if track.frames < frames:
             left_out.append(LeftOut("refs", name, f"expected at least {frames} frames, got {track.frames}"))
@@ -71,55 +71,55 @@ def cut_pieces(
                 reason = f"frames {start} to {start + frames - 1}: speech in {share:.0%} of them, expected {min_speech:.0%}"
                 left_out.append(LeftOut("refs", name, reason))
             else:
-                pieces.append(Piece(name, start, name if track.speaker is None else track.speaker))
-    return pieces, left_out
+                segments.append(Segment(name, start, name if track.speaker is None else track.speaker))
+    return segments, left_out
 
 
-def piece_landmarks(tracks: Mapping[str, Track], pieces: Sequence[Piece], *, frames: int, delay: int = 0) -> Tensor:
-    """Landmarks of pieces.
+def segment_landmarks(tracks: Mapping[str, Track], segments: Sequence[Segment], *, frames: int, delay: int = 0) -> Tensor:
+    """Return the landmarks of segments.
 
     Args:
-        tracks: By id; each reaches to the end of its pieces.
-        pieces: Which.
-        frames: Frames of a piece.
+        tracks: By id; each reaches to the end of its segments.
+        segments: Which.
+        frames: Frames of a segment.
         delay: Frames by which the motion comes late; before a clip's beginning its first face stands still.
 
     Returns:
-        (pieces, frames, points, dims) float32.
+        (segments, frames, points, dims) float32.
 
     Example:
         >>> import numpy as np
         >>> count = Track("a", np.arange(5, dtype=np.float32)[:, None, None])
-        >>> piece_landmarks({"a": count}, [Piece("a", 1, "a")], frames=3, delay=2).flatten().tolist()
+        >>> segment_landmarks({"a": count}, [Segment("a", 1, "a")], frames=3, delay=2).flatten().tolist()
         [0.0, 0.0, 1.0]
 
     Source: ours.
     """
     parts = []
-    for piece in pieces:
-        which = (torch.arange(piece.start, piece.start + frames) - delay).clamp_min(0)
-        parts.append(torch.from_numpy(tracks[piece.id].landmarks)[which])
+    for segment in segments:
+        which = (torch.arange(segment.start, segment.start + frames) - delay).clamp_min(0)
+        parts.append(torch.from_numpy(tracks[segment.id].landmarks)[which])
     return torch.stack(parts)
 
 
-def piece_waveforms(tracks: Mapping[str, Track], pieces: Sequence[Piece], *, frames: int) -> Tensor:
-    """Sound of pieces, (pieces, 640 * frames); arguments as :func:`piece_landmarks`, all tracks with sound."""
+def segment_waveforms(tracks: Mapping[str, Track], segments: Sequence[Segment], *, frames: int) -> Tensor:
+    """Return the audio of segments, (segments, 640 * frames); arguments as :func:`segment_landmarks`, all tracks with audio."""
     parts = []
-    for piece in pieces:
-        waveform = tracks[piece.id].waveform
+    for segment in segments:
+        waveform = tracks[segment.id].waveform
         if waveform is not None:
-            parts.append(torch.from_numpy(waveform)[SAMPLES_PER_FRAME * piece.start :][: SAMPLES_PER_FRAME * frames])
+            parts.append(torch.from_numpy(waveform)[SAMPLES_PER_FRAME * segment.start :][: SAMPLES_PER_FRAME * frames])
     return torch.stack(parts)
 
 
 def others(groups: Sequence[str]) -> list[int] | None:
-    """For each piece, one of another group, each used once.
+    """Choose for each segment one of another group, each used once.
 
     Args:
-        groups: Of each piece.
+        groups: Of each segment.
 
     Returns:
-        Their numbers; None if a group has more than half of the pieces, so that there is no such choice.
+        Their numbers; None if a group has more than half of the segments, so that there is no such choice.
 
     Example:
         >>> others(["anna", "anna", "ben", "carl"])
@@ -135,7 +135,7 @@ def others(groups: Sequence[str]) -> list[int] | None:
     largest = max(groups.count(group) for group in set(groups))
     if 2 * largest > len(groups):
         return None
-    # Pieces of a group lie side by side in this order, so a step of at least the largest group, either way round, leaves each group.
+    # Segments of a group lie side by side in this order, so a step of at least the largest group, either way round, leaves each group.
     step = len(groups) // 2
     taken = [0] * len(groups)
     for place, number in enumerate(order):
@@ -144,39 +144,39 @@ def others(groups: Sequence[str]) -> list[int] | None:
 
 
 def bound_motions(
-    refs: Mapping[str, Track], pieces: Sequence[Piece], *, frames: int, shift: int = 8
+    refs: Mapping[str, Track], segments: Sequence[Segment], *, frames: int, shift: int = 8
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Motions of the rows without a network.
+    """Make the motions of the baselines.
 
     Args:
         refs: Real clips.
-        pieces: Of them.
-        frames: Frames of a piece.
-        shift: Frames by which "shifted" comes late: its sound is early, so its offset is ``+shift`` frames at level 0.
+        segments: Of them.
+        frames: Frames of a segment.
+        shift: Frames by which "shifted" comes late: its audio is early, so its offset is ``+shift`` frames at level 0.
 
     Returns:
-        (pieces, frames, points, dims) by row, in the order of ``BOUNDS``; and notes on what could not be made.
+        (segments, frames, points, dims) by row, in the order of ``BOUNDS``; and notes on what could not be made.
 
     Example:
         >>> import numpy as np
         >>> ref = Track("a", np.random.default_rng(0).random((50, 68, 2)).astype(np.float32))
-        >>> motions, notes = bound_motions({"a": ref}, [Piece("a", 0, "a")], frames=40)
+        >>> motions, notes = bound_motions({"a": ref}, [Segment("a", 0, "a")], frames=40)
         >>> list(motions)
         ['ground truth', 'static', 'reversed', 'shifted']
 
     Source: the uncorrelated bound of paper section 4.3; the others ours.
     """
-    truth = piece_landmarks(refs, pieces, frames=frames)
+    truth = segment_landmarks(refs, segments, frames=frames)
     motions = {"ground truth": truth, "static": truth[:, :1].expand_as(truth)}
     notes = []
-    taken = others([piece.group for piece in pieces])
+    taken = others([segment.group for segment in segments])
     if taken is None:
-        notes.append("no row 'shuffled': one speaker has more than half of the pieces")
+        notes.append("no row 'shuffled': one speaker has more than half of the segments")
     else:
         # The other's displacement on this face: identity and size stay, so distances of shapes keep their meaning.
         heights = face_height(truth)
         scale = (heights / heights[taken].clamp_min(torch.finfo(truth.dtype).tiny))[:, None, None, None]
         motions["shuffled"] = truth[:, :1] + (truth - truth[:, :1])[taken] * scale
     motions["reversed"] = truth.flip(1)
-    motions["shifted"] = piece_landmarks(refs, pieces, frames=frames, delay=shift)
+    motions["shifted"] = segment_landmarks(refs, segments, frames=frames, delay=shift)
     return motions, notes

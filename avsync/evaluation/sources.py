@@ -1,4 +1,4 @@
-"""What an evaluation reads: references and predictions, from a corpus or from a folder of ``<id>.npz``, and a list of what could not be used.
+"""References and predictions of an evaluation, from a corpus or a folder of ``<id>.npz``, and a list of what could not be used.
 
 Nothing is dropped in silence: whatever cannot be read or compared becomes a :class:`LeftOut` with its reason.
 """
@@ -24,17 +24,17 @@ from avsync.corpus.media.files import read_audio
 from avsync.corpus.media.info import FloatArray
 from avsync.errors import CorpusError
 
-SOUNDS = (".flac", ".wav")
-"""Suffixes of the sound beside ``<id>.npz``, in the order in which they are looked for."""
+AUDIO_SUFFIXES = (".flac", ".wav")
+"""Suffixes of the audio next to ``<id>.npz``, in the order in which they are looked for."""
 _DIGEST = re.compile(r"-[0-9a-f]{8}(?=_\d+$)")
-"""What ``avsync extract`` puts between the name of a video and the number of a clip."""
+"""Digits that ``avsync extract`` puts between the name of a video and the number of a clip."""
 
 LENGTH_TOLERANCE = 2
 """Frames by which a prediction may be longer or shorter than its reference; both are cut to the shorter one."""
 
 
 class LeftOut(NamedTuple):
-    """Something that does not count in an evaluation."""
+    """Something that an evaluation leaves out."""
 
     row: str
     """Name of the method, or "refs"."""
@@ -46,11 +46,11 @@ class LeftOut(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Track:
-    """A face over time, with its sound if there is one.
+    """A face over time, with its audio if there is one.
 
     Attributes:
         id: Name of the clip.
-        landmarks: (frames, points, dims) float32 in any unit, 25 frames a second.
+        landmarks: (frames, points, dims) float32 in any unit, 25 frames per second.
         waveform: (640 * frames,) float32 at 16 kHz, or None.
         speaker: Who speaks, if that is known.
         has_audio: (frames,) bool, False where the source of the waveform had no audio; None for audio everywhere.
@@ -69,7 +69,7 @@ class Track:
 
 
 def tracks_of_clips(clips: Iterable[Clip], *, row: str = "refs") -> tuple[dict[str, Track], list[LeftOut]]:
-    """Tracks of clips, a corpus' clips that cannot be read left out.
+    """Make tracks of clips, and leave out clips that cannot be read.
 
     Args:
         clips: A :class:`avsync.corpus.clip.Corpus` or any clips.
@@ -95,7 +95,7 @@ def tracks_of_clips(clips: Iterable[Clip], *, row: str = "refs") -> tuple[dict[s
             left_out.append(LeftOut(row, name, str(error)))
             continue
         if clip.fps != FPS:
-            left_out.append(LeftOut(row, name, f"expected {FPS:g} frames a second, got {clip.fps:g}"))
+            left_out.append(LeftOut(row, name, f"expected {FPS:g} frames per second, got {clip.fps:g}"))
             continue
         tracks[clip.id] = Track(clip.id, clip.landmarks, clip.waveform, clip.speaker, clip.has_audio)
     return tracks, left_out
@@ -104,9 +104,9 @@ def tracks_of_clips(clips: Iterable[Clip], *, row: str = "refs") -> tuple[dict[s
 def read_tracks(
     folder: str | os.PathLike[str], *, row: str = "refs", split: str | None = None
 ) -> tuple[dict[str, Track], list[LeftOut]]:
-    """Read a corpus, or a folder of ``<id>.npz`` with ``<id>.flac`` or ``<id>.wav`` beside them where there is sound.
+    """Read a corpus, or a folder of ``<id>.npz`` with ``<id>.flac`` or ``<id>.wav`` next to them if there is audio.
 
-    An ``npz`` holds ``landmarks`` (frames, points, dims); its ``fps``, if it has one, must be 25. Sound is 16 kHz and lasts as long as
+    An ``npz`` holds ``landmarks`` (frames, points, dims); its ``fps``, if it has one, must be 25. Audio is 16 kHz and lasts as long as
     the landmarks within one frame; it is cut, or zeros fill it up.
 
     Args:
@@ -165,20 +165,20 @@ def _read_track(file: Path) -> Track:
     if not np.issubdtype(landmarks.dtype, np.number) or np.issubdtype(landmarks.dtype, np.complexfloating):
         raise CorpusError(f"{file.name}: expected numbers as landmarks, got {landmarks.dtype}")
     if rate != FPS:
-        raise CorpusError(f"{file.name}: expected {FPS:g} frames a second, got {rate:g}")
+        raise CorpusError(f"{file.name}: expected {FPS:g} frames per second, got {rate:g}")
     with np.errstate(over="ignore"):
         landmarks = landmarks.astype(np.float32)
     check_clip_landmarks(file.stem, file.name, landmarks)
-    sound = next((path for suffix in SOUNDS if (path := file.with_suffix(suffix)).is_file()), None)
-    if sound is None:
+    audio = next((path for suffix in AUDIO_SUFFIXES if (path := file.with_suffix(suffix)).is_file()), None)
+    if audio is None:
         return Track(file.stem, landmarks)
-    waveform, sample_rate = read_audio(sound)
+    waveform, sample_rate = read_audio(audio)
     if sample_rate != SAMPLE_RATE:
-        raise CorpusError(f"{sound.name}: expected {SAMPLE_RATE} samples a second, got {sample_rate}")
+        raise CorpusError(f"{audio.name}: expected {SAMPLE_RATE} samples per second, got {sample_rate}")
     wanted = SAMPLES_PER_FRAME * landmarks.shape[0]
     if abs(waveform.size - wanted) > SAMPLES_PER_FRAME:
         raise CorpusError(
-            f"{sound.name}: expected {wanted / SAMPLE_RATE:.2f} s for {landmarks.shape[0]} frames, got"
+            f"{audio.name}: expected {wanted / SAMPLE_RATE:.2f} s for {landmarks.shape[0]} frames, got"
             f" {waveform.size / SAMPLE_RATE:.2f} s"
         )
     return Track(file.stem, landmarks, np.pad(waveform[:wanted], (0, max(0, wanted - waveform.size))))
@@ -204,7 +204,7 @@ def _renamed(preds: dict[str, Track], refs: dict[str, Track]) -> dict[str, Track
 def match_tracks(
     refs: dict[str, Track], preds: dict[str, Track], *, row: str, cut: bool = False
 ) -> tuple[dict[str, Track], list[LeftOut]]:
-    """Those predictions that can be compared with their references.
+    """Match predictions with their references.
 
     A prediction belongs to the reference of the same name. ``avsync extract`` puts digits into names that differ from file to file
     (``anna-1203ad76_000``); where no name is the same, they are left out of the comparison, unless that makes two names one.

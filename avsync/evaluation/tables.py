@@ -16,14 +16,14 @@ from avsync._files import replacing
 from avsync.metrics.bootstrap import bootstrap_interval
 
 BETTER = ("higher", "lower", "zero", "truth")
-"""What is good: a high or a low value, one near zero, or one near that of the ground truth."""
+"""Good values: high, low, near zero, or near that of the ground truth."""
 ARROWS = {"higher": "↑", "lower": "↓", "zero": "→0", "truth": ""}
 CSV_COLUMNS = ("row", "measure", "level", "unit", "better", "estimate", "low", "high", "clips")
 
 
 @dataclass(frozen=True)
 class Measure:
-    """What a column of a table holds.
+    """Description of a column of a table.
 
     Attributes:
         key: Name for machines, such as "confidence".
@@ -45,7 +45,7 @@ class Measure:
 
     @property
     def heading(self) -> str:
-        """Title, direction and unit, as over a column.
+        """Heading of the column: title, direction and unit.
 
         Example:
             >>> Measure("lmd", "LMD", "lower", "face heights", "Landmarks").heading
@@ -68,7 +68,7 @@ class Cell(NamedTuple):
     """How many clips have a value."""
 
     def text(self, decimals: int = 3) -> str:
-        """For people.
+        """Return the cell as text.
 
         Example:
             >>> Cell(0.1234, 0.1, 0.2, 10).text(), Cell(None, None, None, 0).text()
@@ -82,15 +82,15 @@ class Cell(NamedTuple):
 
 
 def cell(values: Sequence[float], groups: Sequence[str], *, resamples: int = 2000) -> Cell:
-    """Mean of clips with its 95 % interval, whole groups drawn anew.
+    """Compute the mean over clips with its 95 % interval, by resampling whole groups.
 
     Args:
-        values: One a clip; NaN for a clip that has no value, which is left out.
+        values: One per clip; NaN for a clip that has no value, which is left out.
         groups: Speaker of each clip.
         resamples: Of the bootstrap.
 
     Returns:
-        :class:`Cell`. With clips of a single group there is no interval: one speaker says nothing of the next.
+        :class:`Cell`. With clips of a single group there is no interval.
 
     Example:
         >>> cell([1.0, 3.0, float("nan")], ["a", "b", "c"]).estimate
@@ -133,14 +133,14 @@ class Table:
     cells: Mapping[str, tuple[Cell, ...]]
 
     def sections(self) -> dict[str, list[int]]:
-        """Numbers of the measures of each section, in their order."""
+        """Return the indices of the measures of each section."""
         found: dict[str, list[int]] = {}
         for number, measure in enumerate(self.measures):
             found.setdefault(measure.section, []).append(number)
         return found
 
     def text(self) -> str:
-        """Plain text, one block a section."""
+        """Return plain text, one block per section."""
         blocks = []
         for title, columns in self.sections().items():
             lines = [["", *(self.measures[number].heading for number in columns)]]
@@ -161,7 +161,7 @@ class Table:
         return [cells[number].text(self.measures[number].decimals) for number in columns]
 
     def rows(self) -> list[dict[str, Any]]:
-        """One dictionary a row and measure, with the keys of ``CSV_COLUMNS``."""
+        """One dictionary per row and measure, with the keys of ``CSV_COLUMNS``."""
         return [
             {
                 "row": row,
@@ -196,11 +196,11 @@ def write_csv(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], c
 
 
 def print_rich(table: Table, *, bounds: Sequence[str] = ()) -> None:
-    """Print a table with colours and lines; bounds in grey, the best method of each column in bold.
+    """Print a table with colours and lines; baselines in grey, the best method of each column in bold.
 
     Args:
         table: What to print.
-        bounds: Rows that are yardsticks.
+        bounds: Rows of baselines.
 
     Raises:
         MissingExtraError: ``rich`` is not installed; :meth:`Table.text` needs nothing.
@@ -226,7 +226,7 @@ def print_rich(table: Table, *, bounds: Sequence[str] = ()) -> None:
 
 
 def best_row(table: Table, number: int, bounds: Sequence[str] = ()) -> str | None:
-    """The method with the best value of a measure, bounds apart; None where fewer than two compete or nothing is better.
+    """Return the method with the best value of a measure, baselines apart; None if fewer than two compete or nothing is better.
 
     Example:
         >>> measure = Measure("lmd", "LMD", "lower", "", "Landmarks")

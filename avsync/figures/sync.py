@@ -113,7 +113,7 @@ def confidence_along_training(
     fps: float = 25.0,
     window: int = 5,
 ) -> Figure:
-    """Synchrony along trainings, one panel a level (the paper's figure 5).
+    """Synchrony along trainings, one panel per level (the paper's figure 5).
 
     Args:
         histories: For every training, (step, value) pairs a level; as many levels for all.
@@ -210,12 +210,12 @@ def evaluation_figures(
     methods = [row for row in found.motions if row not in found.bounds]
     shown = ["ground truth", *(methods or [row for row in ("static", "shuffled", "reversed") if row in found.motions])]
     first: dict[str, int] = {}
-    for number, piece in enumerate(found.pieces):
-        first.setdefault(piece.group, number)
+    for number, segment in enumerate(found.segments):
+        first.setdefault(segment.group, number)
     for number in list(first.values())[:examples]:
-        piece = found.pieces[number]
+        segment = found.segments[number]
         sequences = {row: found.motions[row][number] for row in shown}
-        figures[f"faces-{piece.id}-{piece.start}"] = face_strip(sequences, columns=columns)
+        figures[f"faces-{segment.id}-{segment.start}"] = face_strip(sequences, columns=columns)
     if histories:
         labels, curves = zip(*(curves_by_level(read_history(path)) for path in histories.values()), strict=True)
         if len(set(labels)) > 1:

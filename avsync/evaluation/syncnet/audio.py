@@ -1,4 +1,4 @@
-"""SyncNet's sound features: 13 cepstral coefficients a hundredth of a second, as the package python_speech_features computes them.
+"""SyncNet's audio features: 13 cepstral coefficients a hundredth of a second, as the package python_speech_features computes them.
 
 SyncNet was trained on that package's ``mfcc(samples, 16000)`` of 16-bit samples, so another recipe (ours in :mod:`avsync.audio.features`,
 torchaudio's, librosa's) gives embeddings that mean nothing. The recipe: pre-emphasis, frames of 25 ms every 10 ms that are **not**
@@ -6,8 +6,8 @@ centred and not tapered, a power spectrum over 512 points divided by 512, 26 tri
 bins, natural logarithm, orthonormal DCT-II, the first 13 coefficients, a sinusoidal lifter, and the logarithm of the frame's energy
 in the place of the first coefficient.
 
-Frame ``s`` covers the samples from ``160 s`` to ``160 s + 399``: 5 video frames of 40 ms and 20 frames of sound start together, and
-the sound reaches 7.5 ms further.
+Frame ``s`` covers the samples from ``160 s`` to ``160 s + 399``: 5 video frames of 40 ms and 20 frames of audio start together, and
+the audio reaches 7.5 ms further.
 """
 
 from __future__ import annotations
@@ -67,12 +67,12 @@ def num_mfcc_frames(samples: int) -> int:
 def syncnet_mfcc(waveform: Tensor, *, quantise: bool = True) -> Tensor:
     """SyncNet's features of whole clips.
 
-    Only frames that lie wholly inside the sound are given; python_speech_features adds a last one filled up with zeros, which no
+    Only frames that lie wholly inside the audio are given; python_speech_features adds a last one filled up with zeros, which no
     window of SyncNet's script ever reaches.
 
     Args:
         waveform: (batch, samples) in [-1, 1], 16 kHz.
-        quantise: Round to 16 bits first, as the sound files of the published scripts are. It makes digital silence exactly silent;
+        quantise: Round to 16 bits first, as the audio files of the published scripts are. It makes digital silence exactly silent;
             switch it off for gradients, which rounding has not.
 
     Returns:

@@ -1,10 +1,10 @@
 """The face crops that SyncNet sees, made as the published pipeline makes them, from the landmarks or boxes of any detector.
 
 A face is a box a frame. Its centre and its size are median-filtered over 13 frames, and the crop reaches from one (half) box above the
-centre to 1.8 below it and 1.4 to both sides, so the mouth lies in the middle of the image; outside the picture it is grey. It is scaled
+centre to 1.8 below it and 1.4 to both sides, so the mouth lies in the middle of the image; outside the image it is grey. It is scaled
 to 224 x 224 pixels.
 
-What is not the published pipeline: frames are not compressed anew (it writes and reads JPEG and MPEG-4 in between, for want of a way to
+What is not the published pipeline: frames are not compressed again (it writes and reads JPEG and MPEG-4 in between, for want of a way to
 hand images over), and the detector is yours (it has S3FD). Boxes of landmarks are made to reach above the brows, because S3FD's do.
 """
 
@@ -111,7 +111,7 @@ def crop_path(boxes: _Points) -> CropPath:
     """Smooth the boxes of a track into the path of its crops.
 
     Args:
-        boxes: (frames, 4): left, top, right, bottom, one a frame of 40 ms; at least 7 of them.
+        boxes: (frames, 4): left, top, right, bottom, one per frame of 40 ms; at least 7 of them.
 
     Returns:
         :class:`CropPath`.
@@ -148,7 +148,7 @@ def crop_face(image: Image, x: float, y: float, half: float, *, crop_scale: floa
         crop_scale: How much farther than the box the crop reaches to the sides and, twice as much, downwards.
 
     Returns:
-        (224, 224, 3) uint8, channels as in ``image``; grey (110) where the crop leaves the picture.
+        (224, 224, 3) uint8, channels as in ``image``; grey (110) where the crop leaves the image.
 
     Raises:
         ShapeError: ``image`` is not (height, width, 3) uint8.

@@ -1,6 +1,6 @@
-"""The first pass over a video that is to be scored: who is where, at 25 pictures a second on the video's own clock.
+"""The first pass over a video that is to be scored: who is where, at 25 images per second on the video's own clock.
 
-The published pipeline writes the video anew at 25 frames a second and numbers them; here every 25th of a second takes the picture that
+The published pipeline writes the video again at 25 frames per second and numbers them; here every 25th of a second takes the image that
 lies nearest in time, whatever the file's rate. Only boxes are kept, so hours of video need a few megabytes.
 """
 
@@ -28,18 +28,18 @@ _BATCH_BYTES = 1 << 27
 
 
 class FacePath(NamedTuple):
-    """One face through a stretch of video."""
+    """One face through a segment of video."""
 
     first: int
-    """Number of the first picture, counted at 25 a second from the video's first."""
+    """Number of the first image, counted at 25 per second from the video's first."""
     start: float
-    """Time of the first picture, in seconds on the container's clock."""
+    """Time of the first image, in seconds on the container's clock."""
     crops: CropPath
-    """Where its crops lie, one a picture."""
+    """Where its crops lie, one per image."""
 
     @property
     def frames(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return len(self.crops.x)
 
 
@@ -119,7 +119,7 @@ def face_paths(
     shortest = max(min_seconds, FILTER_FRAMES / FPS)
     kept = choose_tracks(
         tracks, faces, min_seconds=shortest - 1 / FPS - 1e-6
-    ).kept  # tracks end at the time of their last picture
+    ).kept  # tracks end at the time of their last image
     if not kept or start is None:
         longest = max((track.seconds + 1 / FPS for track in tracks), default=0.0)
         found = f"one for {longest:.2f} s at most" if tracks else "none"
@@ -136,7 +136,7 @@ def _path(track: FaceTrack, start: float) -> FacePath:
 
 
 def _boxes(video: VideoSource, detector: CheckedDetector) -> Iterator[tuple[float, npt.NDArray[np.float32], bool]]:
-    """Time, boxes as pairs of corners (faces, 2, 2), and whether a scene begins, at every instant that has a picture."""
+    """Time, boxes as pairs of corners (faces, 2, 2), and whether a scene begins, at every instant that has a image."""
     cuts = SceneCuts()
     batch: list[tuple[float, npt.NDArray[np.uint8], bool]] = []
     for _, time, frame in frames_at(video.frames()):

@@ -29,9 +29,9 @@ from avsync.pretrained import PretrainedModel
 WINDOW = 5
 """Video frames that a window looks at."""
 AUDIO_STRIDE = 4
-"""Frames of sound features a video frame."""
+"""Frames of audio features a video frame."""
 AUDIO_WINDOW = 20
-"""Frames of sound features that a window listens to."""
+"""Frames of audio features that a window listens to."""
 IMAGE_SIZE = 224
 """Height and width of the face crops, in pixels."""
 CHANNELS = 512
@@ -106,7 +106,7 @@ class SyncNet(PretrainedModel):
     """Both streams of SyncNet.
 
     The lip stream convolves over time in its first layer only and pads nothing there, so one pass over a track yields the
-    embeddings of all its windows, equal to those of each window by itself. The sound stream pads and strides over time, so that a
+    embeddings of all its windows, equal to those of each window by itself. The audio stream pads and strides over time, so that a
     window's embedding depends on where the window was cut: its windows are cut out and embedded as a batch.
 
     Args:
@@ -134,7 +134,7 @@ class SyncNet(PretrainedModel):
         """Embed all windows of 5 frames.
 
         Args:
-            video: Face crops (batch, 3, frames, 224, 224), **blue, green, red** from 0 to 255, 25 frames a second.
+            video: Face crops (batch, 3, frames, 224, 224), **blue, green, red** from 0 to 255, 25 frames per second.
 
         Returns:
             (batch, frames - 4, embed), not normalised: the published distances are between embeddings as they come.
@@ -151,7 +151,7 @@ class SyncNet(PretrainedModel):
         return self.netfclip(features.flatten(0, 1)).unflatten(0, features.shape[:2])
 
     def embed_audio(self, features: Tensor) -> Tensor:
-        """Embed all windows of 20 frames of sound, one every 4 frames.
+        """Embed all windows of 20 frames of audio, one every 4 frames.
 
         Args:
             features: (batch, audio_frames, 13), from :func:`avsync.evaluation.syncnet.audio.syncnet_mfcc`.

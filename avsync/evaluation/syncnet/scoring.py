@@ -1,7 +1,7 @@
 """LSE-D, LSE-C and offset of a video by SyncNet: from the file to the numbers in one call, in batches, without temporary files.
 
 Two passes over the file: the first finds the faces (:mod:`avsync.evaluation.syncnet.face_track`), the second crops, embeds and compares. Neither
-keeps pictures or embeddings for longer than a batch, so the length of the video plays no part in the memory needed.
+keeps images or embeddings for longer than a batch, so the length of the video plays no part in the memory needed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from avsync.metrics.offset import EDGES, offset_from_distances, window_distances
 from avsync.pyramid import FPS, SAMPLE_RATE
 
 SAMPLES = int(SAMPLE_RATE / FPS)
-"""Samples a picture."""
+"""Samples a image."""
 MAX_BATCH = 128
 """Most windows a batch: beyond that a batch would outlast the sound that stays readable."""
 _WINDOW_SAMPLES = (AUDIO_WINDOW - 1) * HOP_LENGTH + FRAME_LENGTH
@@ -42,10 +42,10 @@ class TrackScore:
     """What SyncNet says of one face.
 
     Attributes:
-        start: Time of the first picture, in seconds on the container's clock.
-        frames: Pictures, 25 a second.
+        start: Time of the first image, in seconds on the container's clock.
+        frames: Images, 25 per second.
         face_size: Mean size of the face's box, in pixels of the video. The published pipeline leaves out faces below 100.
-        offset_frames: Pictures by which the audio is early; negative if it is late.
+        offset_frames: Images by which the audio is early; negative if it is late.
         confidence: LSE-C. Higher is better.
         distance: LSE-D, at the best offset. Lower is better.
         distance_at_zero: Distance at offset 0. Lower is better.
@@ -93,8 +93,8 @@ def score_video(
         detector: "face-alignment", "mediapipe", "module:name" or a callable; see :func:`avsync.corpus.detectors.protocol.as_detector`.
         device: Where to compute; the network is moved there. By default where it is.
         batch_size: Windows embedded at once, 1 to 128.
-        max_offset: Largest offset searched, in pictures of 40 ms; 15 in the published evaluations.
-        edges: "masked" compares with the sound around the track and leaves out what lies beyond the sound of the file. "legacy" is
+        max_offset: Largest offset searched, in images of 40 ms; 15 in the published evaluations.
+        edges: "masked" compares with the sound around the track and leaves out what lies beyond the audio of the file. "legacy" is
             the published script: the sound is cut to the track, zeros take the place of embeddings beyond its ends, and the last
             window of a track is not used.
         faces: "largest", "stable" or "all"; see :func:`avsync.corpus.extraction.tracks.choose_tracks`.
@@ -103,7 +103,7 @@ def score_video(
         progress: Called now and then with the share of the work that is done, 0 to 1.
 
     Returns:
-        One :class:`TrackScore` a track, by their start; at least one.
+        One :class:`TrackScore` per track, by their start; at least one.
 
     Raises:
         CorpusError: The video cannot be read, has no sound, or no face stays for ``min_seconds``.
@@ -153,7 +153,7 @@ class _Scorer:
         self.face, self.sound, self.syncnet, self.device = face, sound, syncnet, device
         self.batch, self.max_offset, self.legacy = batch, max_offset, edges == "legacy"
         self._crops: list[npt.NDArray[np.uint8]] = []
-        self._seen = 0  # pictures taken
+        self._seen = 0  # images taken
         self._window = 0  # first window that was not embedded yet
         self.last = face.frames - WINDOW + (0 if self.legacy else 1)
         self._audio = _AudioWindows(self)
@@ -204,12 +204,12 @@ class _Scorer:
         )
 
     def _flush(self) -> None:
-        """Compare the windows whose pictures are there with the sound around them, and forget the pictures."""
+        """Compare the windows whose images are there with the sound around them, and forget the images."""
         stop = min(self._window + len(self._crops) - WINDOW + 1, self.last)
         count = stop - self._window
         if count > 0:
-            pictures = np.stack(self._crops[: count + WINDOW - 1])[..., ::-1].copy()  # SyncNet takes blue first
-            video = torch.from_numpy(pictures).to(self.device).permute(3, 0, 1, 2)[None].float()
+            images = np.stack(self._crops[: count + WINDOW - 1])[..., ::-1].copy()  # SyncNet takes blue first
+            video = torch.from_numpy(images).to(self.device).permute(3, 0, 1, 2)[None].float()
             motion = self.syncnet.embed_video(video)
             audio, real = self._audio.between(self._window - self.max_offset, stop + self.max_offset)
             reach = self.max_offset
@@ -254,11 +254,11 @@ class _AudioWindows:
         skipped = max(-first, 0) if scorer.legacy else 0
         features = self._features(first + skipped, stop).to(scorer.device)
         reach = AUDIO_STRIDE * (scorer.batch - 1) + AUDIO_WINDOW
-        pieces = [
+        segments = [
             scorer.syncnet.embed_audio(features[:, at : at + reach])
             for at in range(0, features.shape[1] - AUDIO_WINDOW + 1, AUDIO_STRIDE * scorer.batch)
         ]
-        embedded = torch.nn.functional.pad(torch.cat(pieces, dim=1), (0, 0, skipped, 0))
+        embedded = torch.nn.functional.pad(torch.cat(segments, dim=1), (0, 0, skipped, 0))
         return embedded, self._real(first, stop).to(scorer.device)
 
     def _features(self, first: int, stop: int) -> Tensor:
@@ -276,7 +276,7 @@ class _AudioWindows:
         starts = scorer.face.start + SAMPLES * windows.double() / SAMPLE_RATE
         end = np.inf if scorer.sound.end is None else scorer.sound.end
         if scorer.legacy:
-            # The published script counts pictures that have all their samples, and leaves the last five of them.
+            # The published script counts images that have all their samples, and leaves the last five of them.
             full = starts + SAMPLES * (WINDOW + 1) / SAMPLE_RATE <= end + 0.5 / SAMPLE_RATE
             return (windows >= 0) & (windows < scorer.last) & full
         # A hundredth of a second may be missing, by which containers round.
