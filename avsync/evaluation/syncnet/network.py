@@ -122,7 +122,7 @@ class SyncNet(PretrainedModel):
 
     config_class = SyncNetConfig
 
-    def __init__(self, *, config: SyncNetConfig | None = None) -> None:
+    def __init__(self, config: SyncNetConfig | None = None) -> None:
         super().__init__()
         self.config = config or SyncNetConfig()
         self.netcnnaud = _audio_convolutions()
