@@ -382,7 +382,7 @@ class TestCommand:
             (("--refs", "nowhere"), "expected a folder, found none"),
             (("--preds", "a=x", "--preds", "a=y"), "every name once"),
             (("--preds", "static={preds}"), "names other than those of the bounds"),
-            (("--split", "test"), "`split`"),
+            (("--split", "test"), "`--split`"),
             (("--history", "x"), "--figures"),
             (("--frames", "900"), "at least one segment"),
             (("--inception", "nowhere.pth"), "nowhere.pth"),
