@@ -166,5 +166,5 @@ def import_extra(module: str, extra: str) -> ModuleType:
 
 
 def is_tensor(x: object) -> bool:
-    """Whether ``x`` is a tensor; for arguments that are declared as one but come from a stranger."""
+    """Return whether ``x`` is a tensor; for arguments that are declared as one but come from a stranger."""
     return isinstance(x, Tensor)

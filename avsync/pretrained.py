@@ -45,7 +45,7 @@ CALIBRATION = "calibration.json"
 """The file next to the weights that turns the distances of syncers into probabilities."""
 
 _ROOMS = ("avsync.models", "avsync.losses", "avsync.evaluation.syncnet")
-"""Where the package's own models are defined; imported by name when a model is read, because this file lies below them."""
+"""Packages that define the package's own models; imported by name when a model is read, because this file lies below them."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 

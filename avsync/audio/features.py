@@ -74,7 +74,7 @@ def mel_filterbank(
 def dct_matrix(
     *, n_mfcc: int = 26, n_mels: int = 40, dtype: torch.dtype = torch.float32, device: torch.device | None = None
 ) -> Tensor:
-    """The first columns of the orthonormal DCT-II: ``mfcc = log_mel @ dct_matrix(...)``.
+    """Return the first columns of the orthonormal DCT-II, a matrix that turns log-mel energies into MFCCs.
 
     Args:
         n_mfcc: Number of coefficients kept.

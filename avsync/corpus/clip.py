@@ -452,6 +452,7 @@ def expect(fits: bool, clip: str, source: str, expected: str, got: object) -> No
 
 
 def check_clip_landmarks(clip: str, source: str, landmarks: Any) -> None:
+    """Raise unless landmarks are (frames, points, dims) of finite float32."""
     fits = isinstance(landmarks, np.ndarray) and landmarks.ndim == 3 and landmarks.dtype == np.float32
     shape = f"shape {landmarks.shape} of {landmarks.dtype}" if isinstance(landmarks, np.ndarray) else type(landmarks).__name__
     expect(fits, clip, source, "landmarks (frames, points, dims) of float32", shape)

@@ -177,7 +177,7 @@ class Table:
 
 
 def write_csv(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Write rows as CSV, whole or not at all; None is an empty field.
+    r"""Write rows as CSV, whole or not at all; None is an empty field.
 
     Example:
         >>> import tempfile
@@ -185,7 +185,7 @@ def write_csv(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], c
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_csv(Path(folder, "a.csv"), [{"row": "mine", "low": None}], ["row", "low"])
         ...     Path(folder, "a.csv").read_text()
-        'row,low\\nmine,\\n'
+        'row,low\nmine,\n'
 
     Source: ours.
     """

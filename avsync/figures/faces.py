@@ -280,7 +280,7 @@ def face_strip(sequences: Mapping[str, Faces], *, columns: int = 10, fps: float 
 
 
 def mask_figure(masks: Tensor | npt.NDArray[Any], *, landmarks: Faces | None = None, fps: float = 25.0) -> Figure:
-    """Draw which branch of the generator moves which part of the face: faces coloured by the mask of equation (8).
+    r"""Draw which branch of the generator moves which part of the face: faces coloured by the mask of equation (8).
 
     Args:
         masks: (branches, points): weights that sum to one over the branches; average over clips and frames first.
@@ -298,7 +298,7 @@ def mask_figure(masks: Tensor | npt.NDArray[Any], *, landmarks: Faces | None = N
         >>> import torch
         >>> figure = mask_figure(torch.full((4, 68), 0.25))
         >>> figure.axes[1].get_title()
-        'branch 1\\n12.5 Hz, mean 0.25'
+        'branch 1\n12.5 Hz, mean 0.25'
 
     Source: ours.
     """

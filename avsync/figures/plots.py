@@ -142,7 +142,7 @@ def confidence_by_level(
     window_frames: int = 5,
     fps: float = 25.0,
 ) -> Figure:
-    """Synchrony of several methods at every level, with intervals (the paper's figure 5).
+    r"""Synchrony of several methods at every level, with intervals (the paper's figure 5).
 
     Args:
         rows: For every method, one (mean, low, high) a level.
@@ -161,7 +161,7 @@ def confidence_by_level(
     Example:
         >>> figure = confidence_by_level({"ours": [(0.2, 0.1, 0.3), (0.1, 0.0, 0.2)], "static": [(0.0, 0.0, 0.0)] * 2}, bounds=["static"])
         >>> [label.get_text() for label in figure.axes[0].get_xticklabels()]
-        ['level 0\\n200 ms', 'level 1\\n400 ms']
+        ['level 0\n200 ms', 'level 1\n400 ms']
 
     Source: ours.
     """

@@ -317,7 +317,7 @@ class AllPairsInfoNCE(nn.Module):
         self.logit_scale = LogitScale(initial=1.0 / temperature, maximum=max_scale) if learnable else None
 
     def current_temperature(self) -> float | Tensor:
-        """tau as it is now: the constant, or a scalar tensor with gradient if it is learnable."""
+        """Return the temperature: the constant, or a scalar tensor with gradient if it is learnable."""
         return self.temperature if self.logit_scale is None else 1.0 / self.logit_scale()
 
     def forward(

@@ -250,7 +250,7 @@ class InfoNCE(nn.Module):
         )
 
     def current_temperature(self) -> float | Tensor:
-        """tau as it is now: the constant, or a scalar tensor with gradient if it is learnable."""
+        """Return the temperature: the constant, or a scalar tensor with gradient if it is learnable."""
         return self.temperature if self.logit_scale is None else 1.0 / self.logit_scale()
 
     def draw(

@@ -382,7 +382,7 @@ def _repulsion(half: Tensor, margin: float) -> Tensor:
 
 
 def _alignment_logits(half: Tensor, mapping: str) -> Tensor:
-    """log p - log(1 - p), where 1 - p is ``half`` = 1 - cos ("cosine") or half of it ("affine")."""
+    """Return log p - log(1 - p), where 1 - p is ``half`` = 1 - cos ("cosine") or half of it ("affine")."""
     eps = torch.finfo(half.dtype).eps
     rest = half if mapping == "cosine" else 0.5 * half
     return (1.0 - rest).clamp(min=eps).log() - rest.clamp(min=eps).log()

@@ -133,7 +133,7 @@ class _BatchLosses(NamedTuple):
 
 
 class SyncerSteps:
-    """Optimisation steps of some levels of a pyramid; the levels share nothing but the batch.
+    """Optimisation steps of some levels of a pyramid; the levels share only the batch.
 
     Args:
         pyramid: Trained in place.

@@ -22,10 +22,10 @@ _FLOOR = 0.05  # of the powers' sum: interference of two waves cancels no more t
 def add_interference(
     audio: Tensor, *, share: float, snr_db: tuple[float, float] = (0.0, 20.0), generator: torch.Generator | None = None
 ) -> Tensor:
-    """Add steady noise, or the voices of other crops of the batch, to a share of the crops.
+    r"""Add steady noise, or the voices of other crops of the batch, to a share of the crops.
 
     The powers :math:`S` of the speech and :math:`N` of the interference add up in every band, together with the product of their
-    amplitudes at a random phase :math:`\\varphi`: :math:`10 \\log_{10}(S + N + 2 \\sqrt{S N / k} \\cos \\varphi)`, where :math:`k` is
+    amplitudes at a random phase :math:`\varphi`: :math:`10 \log_{10}(S + N + 2 \sqrt{S N / k} \cos \varphi)`, where :math:`k` is
     the number of independent components of a band.
 
     Args:

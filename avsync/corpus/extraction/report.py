@@ -158,11 +158,11 @@ class VideoReport:
 
 
 def printable(text: str) -> str:
-    """Return a text that every terminal and file takes: bytes of a name that are no UTF-8 are shown as escapes.
+    r"""Return a text that every terminal and file takes: bytes of a name that are no UTF-8 are shown as escapes.
 
     Example:
-        >>> printable("caf\\udce9.mp4")
-        'caf\\\\udce9.mp4'
+        >>> printable("caf\udce9.mp4")
+        'caf\\udce9.mp4'
 
     Source: ours.
     """

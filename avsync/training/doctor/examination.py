@@ -129,7 +129,7 @@ def examine(
 
     Args:
         corpus: A corpus folder, or clips.
-        syncers: Trained syncers, whose finest level also judges the alignment of speakers; they need ``features``.
+        syncers: Trained syncers, whose finest level also measures the alignment of speakers; they need ``features``.
         features: What makes the features of the syncers, and of the overfitting: :class:`avsync.audio.features.LogMel` or its like.
         overfit_seconds: Time to spend at most on learning one batch by heart; 0 leaves it out.
         split: Clips of this split only; leaks and duplicates across splits are not found then.
