@@ -1,19 +1,22 @@
-"""Argument checks, which look at ranks, sizes and dtypes and never at values; precision and constants of computations.
+"""Argument checks; precision and constants of computations.
 
-The checks cost no device synchronisation and add no data-dependent branch, so every function that uses them still compiles with
-``fullgraph=True``.
+Checks of tensors look at ranks, sizes, dtypes and devices, so they cost no device synchronisation and add no data-dependent branch:
+every function that uses them compiles with ``fullgraph=True``. Values are checked only where they can be read for free
+(:func:`values_known`).
 """
 
 from __future__ import annotations
 
 import importlib
+import math
 import os
 from collections.abc import Sequence, Sized
+from numbers import Real
 from types import ModuleType
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from avsync.errors import ArgumentError, MissingExtraError, ShapeError
 
@@ -23,8 +26,12 @@ REDUCTIONS = ("none", "mean", "sum")
 
 
 def describe_shape(x: Any) -> str:
-    """The shape of a tensor as a tuple, or the type of anything that is not a tensor."""
-    return str(tuple(x.shape)) if isinstance(x, Tensor) else type(x).__name__
+    """Return the shape of a tensor as a tuple, or the type of anything that is not a tensor."""
+    if isinstance(x, Tensor):
+        return str(tuple(x.shape))
+    if hasattr(x, "__array_interface__"):
+        return f"{type(x).__name__} (convert it with torch.from_numpy)"
+    return type(x).__name__
 
 
 def check_shape(name: str, x: Tensor, pattern: str, **sizes: int) -> None:
@@ -45,7 +52,10 @@ def check_shape(name: str, x: Tensor, pattern: str, **sizes: int) -> None:
         fits = all(x.shape[axes.index(axis)] == size for axis, size in sizes.items())
     if not fits:
         expected = ", ".join(f"{axis}={sizes[axis]}" if axis in sizes else axis for axis in axes)
-        raise ShapeError(f"`{name}`: expected ({expected}), got {describe_shape(x)}")
+        hint = ""
+        if axes[-1:] == ["dims"] and sizes.get("dims") == 2 and isinstance(x, Tensor) and x.ndim and x.shape[-1] == 3:
+            hint = f"; for landmarks in 3-D pass `{name}[..., :2]`"
+        raise ShapeError(f"`{name}`: expected ({expected}), got {describe_shape(x)}{hint}")
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -79,6 +89,8 @@ def constant(values: Sequence[float], device: torch.device) -> Tensor:
 
 def check_floating(name: str, x: Tensor) -> None:
     """Raise :class:`ShapeError` unless ``x`` holds floating-point numbers."""
+    if not isinstance(x, Tensor):
+        raise ShapeError(f"`{name}`: expected a floating-point tensor, got {describe_shape(x)}")
     if not torch.is_floating_point(x):
         raise ShapeError(f"`{name}`: expected a floating-point tensor, got {x.dtype}")
 
@@ -97,7 +109,7 @@ def check_clips(name: str, x: Tensor) -> None:
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise :class:`ArgumentError` unless ``value`` is one of ``choices``."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         expected = ", ".join(repr(choice) for choice in choices)
         raise ArgumentError(f"`{name}`: expected one of {expected}, got {value!r}")
 
@@ -116,10 +128,22 @@ def checked_config(config: object, config_class: type[Config]) -> Config:
 
 
 def check_positive(name: str, value: float, *, allow_zero: bool = False) -> None:
-    """Raise :class:`ArgumentError` unless ``value`` is above zero (or at least zero)."""
-    if value < 0 or (value == 0 and not allow_zero):
+    """Raise :class:`ArgumentError` unless ``value`` is a finite number above zero (or at least zero)."""
+    fits = isinstance(value, Real) and (value > 0 or (allow_zero and value == 0)) and value != math.inf
+    if not fits:
         bound = "at least 0" if allow_zero else "above 0"
         raise ArgumentError(f"`{name}`: expected a number {bound}, got {value!r}")
+
+
+def check_count(name: str, value: int, least: int = 1) -> None:
+    """Raise :class:`ArgumentError` unless ``value`` is a whole number of at least ``least``."""
+    if not isinstance(value, Real) or value != value // 1 or value < least:
+        raise ArgumentError(f"`{name}`: expected a whole number of at least {least}, got {value!r}")
+
+
+def values_known(x: Tensor) -> bool:
+    """Whether the values of ``x`` can be read at no cost: a plain tensor on the CPU, not in a compiled or traced program."""
+    return type(x) in (Tensor, nn.Parameter) and x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def check_path(name: str, path: object) -> str | os.PathLike[str]:
@@ -135,6 +159,9 @@ def check_path(name: str, path: object) -> str | os.PathLike[str]:
 
 def check_counts(**sequences: Sized) -> None:
     """Raise :class:`ArgumentError` unless all arguments have the same number of entries, at least one."""
+    for name, entries in sequences.items():
+        if not isinstance(entries, (list, tuple)):
+            raise ArgumentError(f"`{name}`: expected a list with one entry per level, got {describe_shape(entries)}")
     counts = {name: len(entries) for name, entries in sequences.items()}
     if len(set(counts.values())) > 1 or 0 in counts.values():
         names = ", ".join(f"`{name}`" for name in counts)

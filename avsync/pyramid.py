@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from avsync._checks import check_floating, check_positive, describe_shape
+from avsync._checks import check_floating, check_positive, describe_shape, values_known
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
 
 FPS = 25.0
@@ -70,18 +70,26 @@ def window_seconds(level: int, *, window: int = 5, fps: float = FPS) -> float:
 
 
 def check_lengths(lengths: Tensor, x: Tensor) -> Tensor:
-    """``lengths`` on the device of ``x``, or an error unless it is whole numbers, one for each clip of ``x``.
+    """Return ``lengths`` as int64 on the device of ``x``, after checking that it holds one length per clip of ``x``.
 
-    A length beyond the end of ``x`` counts as the end: values cannot be checked without waiting for the device.
+    The values are checked if ``lengths`` is on the CPU. On a GPU a check would wait for the device, and a length beyond the end of
+    ``x`` counts as the end.
 
     Raises:
-        ShapeError: ``lengths`` is not (batch,), or not of an integer type.
+        ShapeError: ``lengths`` is not a tensor (batch,) of an integer type.
+        ArgumentError: A length below 1 or beyond the end of ``x``.
     """
+    if not isinstance(lengths, Tensor):
+        raise ShapeError(f"`lengths`: expected a tensor (batch={x.shape[0]}) of int64, got {describe_shape(lengths)}")
     if lengths.shape != x.shape[:1]:
         raise ShapeError(f"`lengths`: expected (batch={x.shape[0]}), got {describe_shape(lengths)}")
     if lengths.dtype not in (torch.int16, torch.int32, torch.int64):
         raise ShapeError(f"`lengths`: expected int64, got {lengths.dtype}")
-    return lengths.to(x.device, torch.int64).clamp(max=x.shape[1])
+    if values_known(lengths) and lengths.numel():
+        least, most = (int(bound) for bound in torch.aminmax(lengths))
+        if least < 1 or most > x.shape[1]:
+            raise ArgumentError(f"`lengths`: expected 1 to {x.shape[1]}, the frames of the batch, got {least} to {most}")
+    return lengths.to(x.device, torch.int64, non_blocking=True).clamp(max=x.shape[1])
 
 
 def hold_last_frame(x: Tensor, frames: int, lengths: Tensor) -> Tensor:

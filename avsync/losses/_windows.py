@@ -1,4 +1,4 @@
-"""Operations on (clips, windows, embed) that the contrastive losses share: checks, sampled scores, masked reduction."""
+"""Operations on (clips, windows, embed) that the losses share: checks, sampled scores, masks and masked reduction."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from avsync._checks import check_counts, describe_shape, is_tensor, reduce
-from avsync.errors import ShapeError
+from avsync._checks import check_counts, check_same_device, describe_shape, is_tensor, reduce
+from avsync.errors import ClipTooShortError, ShapeError
 from avsync.models.syncer.similarity import check_pair, unit_norm
 
 
 class Level(NamedTuple):
-    """What a loss needs of one level."""
+    """Arguments of a loss at one level."""
 
     motion: Tensor
     audio: Tensor
@@ -29,7 +29,7 @@ def as_levels(
     *,
     temperature: float | Tensor | Sequence[float | Tensor],
     mask: Tensor | Sequence[Tensor | None] | None,
-    indices: Tensor | Sequence[Tensor] = (),
+    indices: Tensor | Sequence[Tensor] | None = None,
 ) -> tuple[list[Level], bool]:
     """Sort arguments of one level, or lists with one entry per level, by level.
 
@@ -44,28 +44,49 @@ def as_levels(
     several = isinstance(temperature, (list, tuple))
     temperatures = temperature if several else [temperature] * len(motion)
     masks = [None] * len(motion) if mask is None else mask
-    drawn = indices if len(indices) else [None] * len(motion)
-    check_counts(motion=motion, audio=audio, temperature=temperatures, mask=masks, indices=drawn)
+    given = {"motion": motion, "audio": audio, "temperature": temperatures, "mask": masks}
+    check_counts(**given if indices is None else {**given, "indices": indices})  # type: ignore[arg-type]  # what this is to find out
+    drawn = [None] * len(motion) if indices is None else indices
     return [Level(*level) for level in zip(motion, audio, temperatures, masks, drawn, strict=True)], False
 
 
 def check_windows(motion: Tensor, audio: Tensor) -> None:
-    """Raise :class:`ShapeError` unless both are floating point and of one shape (clips, windows, embed)."""
+    """Raise :class:`ShapeError` unless both are floating point, on one device and of one shape (clips, windows, embed), not empty."""
     check_pair(motion, audio)
-    if audio.ndim != 3:
-        raise ShapeError(f"`motion`, `audio`: expected (clips, windows, embed), got {describe_shape(audio)}")
+    if motion.ndim != 3:
+        raise ShapeError(f"`motion`, `audio`: expected (clips, windows, embed), got {describe_shape(motion)}")
+    if motion.shape[1] == 0:
+        raise ClipTooShortError(f"`motion`, `audio`: expected at least 1 window, got {describe_shape(motion)}")
+    if 0 in motion.shape:
+        raise ShapeError(
+            f"`motion`, `audio`: expected at least 1 clip and 1 number per embedding, got {describe_shape(motion)}"
+        )
 
 
-def check_indices(indices: Tensor, num_clips: int, num_windows: int) -> None:
+def check_negatives(num_clips: int, num_windows: int, exclusion: int) -> None:
+    """Raise :class:`ClipTooShortError` unless every window has at least one negative, as far as sizes tell.
+
+    A mask may leave a window without negatives nevertheless; its loss is 0, because nothing can be read from a mask on a GPU.
+    """
+    if num_clips < 2 and num_windows < 2 * exclusion + 2:
+        raise ClipTooShortError(
+            f"`motion`: expected several clips, or at least {2 * exclusion + 2} windows, so that every window has a negative at a distance"
+            f" above {exclusion}, got 1 clip of {num_windows} windows"
+        )
+
+
+def check_indices(indices: Tensor, num_clips: int, num_windows: int, device: torch.device) -> None:
     """Raise :class:`ShapeError` unless ``indices`` is (clips, windows, num_negatives) with at least one negative."""
     fits = is_tensor(indices) and indices.ndim == 3 and indices.shape[:2] == (num_clips, num_windows)
     if not fits or indices.shape[2] == 0 or indices.dtype != torch.int64:
         expected = f"int64 (clips={num_clips}, windows={num_windows}, num_negatives)"
-        raise ShapeError(f"`indices`: expected {expected}, at least one negative, got {describe_shape(indices)}")
+        dtype = getattr(indices, "dtype", "")
+        raise ShapeError(f"`indices`: expected {expected}, at least one negative, got {dtype} {describe_shape(indices)}")
+    check_same_device("indices", indices, device, "the embeddings")
 
 
-def check_mask(mask: Tensor | None, num_clips: int, num_windows: int) -> None:
-    """Raise :class:`ShapeError` unless ``mask`` is None or bool (clips, windows)."""
+def check_mask(mask: Tensor | None, num_clips: int, num_windows: int, device: torch.device | None = None) -> None:
+    """Raise :class:`ShapeError` unless ``mask`` is None or bool (clips, windows), on ``device`` if one is given."""
     if mask is None:
         return
     if not is_tensor(mask) or mask.shape != (num_clips, num_windows) or mask.dtype != torch.bool:
@@ -73,14 +94,24 @@ def check_mask(mask: Tensor | None, num_clips: int, num_windows: int) -> None:
         raise ShapeError(
             f"`mask`: expected bool (clips={num_clips}, windows={num_windows}), got {dtype} {describe_shape(mask)}"
         )
+    if device is not None:
+        check_same_device("mask", mask, device, "the embeddings")
+
+
+def hide(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Replace the embeddings (clips, windows, embed) behind a mask by zeros, so that not even NaN reaches value or gradient.
+
+    A product with 0 would not do: 0 times NaN is NaN.
+    """
+    return x if mask is None else torch.where(mask[..., None], x, 0.0)
 
 
 def sampled_similarity(motion: Tensor, audio: Tensor, indices: Tensor) -> Tensor:
-    """The cosine of each audio window with the motion windows that ``indices`` names.
+    """Compute the cosine of each audio window with the motion windows that ``indices`` names.
 
     Args:
-        motion: (clips, windows, embed).
-        audio: (clips, windows, embed).
+        motion: (clips, windows, embed), the candidates.
+        audio: (clips, windows, embed), the anchors.
         indices: (clips, windows, num_negatives), int64, into the flattened (clips * windows) axis.
 
     Returns:
@@ -98,7 +129,7 @@ def sampled_similarity(motion: Tensor, audio: Tensor, indices: Tensor) -> Tensor
     """
     check_windows(motion, audio)
     num_clips, num_windows, embed = audio.shape
-    check_indices(indices, num_clips, num_windows)
+    check_indices(indices, num_clips, num_windows, audio.device)
     count, num_negatives = num_clips * num_windows, indices.shape[-1]
     with torch.autocast(device_type=audio.device.type, enabled=False):
         a, m = unit_norm(audio).reshape(count, embed), unit_norm(motion).reshape(count, embed)
@@ -111,7 +142,7 @@ def sampled_similarity(motion: Tensor, audio: Tensor, indices: Tensor) -> Tensor
 
 
 def reduce_windows(values: Tensor, mask: Tensor | None, reduction: str) -> Tensor:
-    """Reduce (clips, windows) values over the windows that ``mask`` marks True; the others count as nothing."""
+    """Reduce (clips, windows) values over the windows that ``mask`` marks True; the others are ignored."""
     if mask is None:
         return reduce(values, reduction)
     kept = torch.where(mask, values, 0.0)

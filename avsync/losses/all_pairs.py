@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import overload
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from avsync._checks import check_positive
-from avsync.losses._windows import Level, as_levels, check_mask, check_windows, reduce_windows
+from avsync._checks import REDUCTIONS, check_choice, check_count, check_positive
+from avsync.losses._windows import Level, as_levels, check_mask, check_negatives, check_windows, hide, reduce_windows
 from avsync.losses.distributed import (
+    check_alike,
     gather,
     gather_mask,
     log_sum_exp_across,
@@ -25,6 +26,11 @@ from avsync.models.syncer.similarity import unit_norm
 
 # Up to this logit scale exp(score) neither overflows nor underflows float32, summed over 10^8 candidates: no maximum is needed.
 _LARGEST_PLAIN_SCALE = 64.0
+
+LARGEST_MATRIX = 2**26
+"""Scores that are kept whole for the backward pass (256 MiB in float32); larger matrices are computed in chunks of rows, twice."""
+CHUNK = 2**23
+"""Scores of a chunk."""
 
 
 @overload
@@ -134,72 +140,168 @@ def _all_pairs(
     reduction: str,
     group: dist.ProcessGroup | None,
 ) -> list[Tensor]:
-    levels = [
-        _Level(
-            level.motion,
-            level.audio,
-            temperature=level.temperature,
-            min_temperature=min_temperature,
-            excluded=_excluded(level.motion, level.audio, exclusion, level.mask, group),
-        )
-        for level in given
-    ]
-    for level, candidates in zip(levels, gather([level.motion for level in levels], group), strict=True):
-        level.score(candidates, symmetric=symmetric)
-    columns: list[Tensor | None] = [None] * len(levels)
+    """The losses of all levels, for which processes meet three times at most."""
+    check_choice("reduction", reduction, REDUCTIONS)
+    check_count("exclusion", exclusion, 0)
+    rank, size = rank_and_size(group)
+    for level in given:
+        check_windows(level.motion, level.audio)
+        clips, windows, _ = level.motion.shape
+        check_mask(level.mask, clips, windows, level.motion.device)
+        check_negatives(size * clips, windows, exclusion)
+    check_alike(group, motion=[level.motion for level in given], mask=[level.mask for level in given])
+    scores = [_Scores(level, exclusion=exclusion, min_temperature=min_temperature, group=group) for level in given]
+    candidates = gather([score.motion for score in scores], group, checked=True)
+    rows, parts = zip(
+        *(score.log_sums(others, symmetric=symmetric) for score, others in zip(scores, candidates, strict=True)), strict=True
+    )
+    columns = list(parts)
     if symmetric:
-        moderate = all(level.plain for level in levels)
-        columns[:] = log_sum_exp_across([level.columns for level in levels], group, moderate=moderate)
-    rank, _ = rank_and_size(group)
-    losses = [level.losses(column, rank) for level, column in zip(levels, columns, strict=True)]
+        moderate = all(score.plain for score in scores)
+        columns = log_sum_exp_across(columns, group, moderate=moderate, checked=True)
+    losses = []
+    for score, row, column in zip(scores, rows, columns, strict=True):
+        partition = row
+        if symmetric:
+            first = rank * row.shape[0]
+            partition = 0.5 * (row + column[first : first + row.shape[0]])
+        losses.append(partition.reshape(score.motion.shape[:2]) - (score.audio * score.motion).sum(dim=-1))
     return reduce_windows_across(losses, [level.mask for level in given], reduction, group)
 
 
-class _Level:
-    """All pairs of one level, cut where something of the other processes is needed."""
+class _Scores:
+    """The scores of one level: this process's audio windows, the rows, against the motion windows of all processes, the columns."""
 
-    def __init__(
-        self,
-        motion: Tensor,
-        audio: Tensor,
-        *,
-        temperature: float | Tensor,
-        min_temperature: float | None,
-        excluded: Tensor | None,
-    ) -> None:
-        scale, largest = _scale(temperature, min_temperature)
-        self.excluded, self.plain = excluded, largest <= _LARGEST_PLAIN_SCALE
-        with torch.autocast(device_type=audio.device.type, enabled=False):
-            self.audio, self.motion = unit_norm(audio) * scale, unit_norm(motion)
+    def __init__(self, level: Level, *, exclusion: int, min_temperature: float | None, group: dist.ProcessGroup | None) -> None:
+        scale, largest = _scale(level.temperature, min_temperature)
+        self.plain = largest <= _LARGEST_PLAIN_SCALE
+        with torch.autocast(device_type=level.audio.device.type, enabled=False):
+            self.audio, self.motion = (
+                unit_norm(hide(level.audio, level.mask)) * scale,
+                unit_norm(hide(level.motion, level.mask)),
+            )
+        self.exclusion, self.mask = exclusion, gather_mask(level.mask, group)
+        self.rank, self.size = rank_and_size(group)
 
-    def score(self, candidates: Tensor, *, symmetric: bool) -> None:
-        """Score this process's windows against the motion windows of all, (clips, windows, embed): its rows of the matrix.
+    def log_sums(self, candidates: Tensor, *, symmetric: bool) -> tuple[Tensor, Tensor]:
+        """The logarithms of the sums of exp(score) over each row and, if ``symmetric``, over each column's part on this process.
 
-        Leaves the logarithms of the sums of ``rows`` and, for a symmetric loss, of what they add to ``columns``.
+        Args:
+            candidates: Motion windows of all processes, (clips, windows, embed).
+            symmetric: Whether the columns are wanted; otherwise their place is empty.
+
+        Returns:
+            (rows,) and (columns,) or (0,).
         """
+        clips, windows, _ = self.audio.shape
+        part = _Part(clips * self.rank, windows, candidates.shape[0], self.exclusion, plain=self.plain, symmetric=symmetric)
         with torch.autocast(device_type=self.audio.device.type, enabled=False):
-            logits = self.audio.flatten(0, 1) @ candidates.flatten(0, 1).transpose(0, 1)
-        if self.excluded is not None:
-            # Finite: a column may hold nothing but excluded pairs here and have its others on another process.
-            logits = logits.masked_fill(self.excluded, torch.finfo(logits.dtype).min / 2)
-        if self.plain:
-            weights = logits.exp_()  # shared by rows and columns; two calls of logsumexp would compute it twice
-            self.rows = weights.sum(dim=1).log()
-            if symmetric:
-                # The logarithm of a column without a pair here, see above, would have no gradient.
-                self.columns = weights.sum(dim=0).clamp_min(torch.finfo(weights.dtype).tiny).log()
-        else:
-            self.rows = logits.logsumexp(dim=1)
-            if symmetric:
-                self.columns = logits.logsumexp(dim=0)
+            if clips * windows * candidates.shape[0] * windows > LARGEST_MATRIX:
+                return _ChunkedLogSums.apply(self.audio, candidates, self.mask, part)
+            return part.log_sums(part.scores(self.audio, candidates, self.mask, 0))
 
-    def losses(self, columns: Tensor | None, rank: int) -> Tensor:
-        """(clips, windows) of this process, from the sums of whole columns; None for the loss of the rows alone."""
-        partition = self.rows
-        if columns is not None:
-            first = rank * partition.shape[0]
-            partition = 0.5 * (partition + columns[first : first + partition.shape[0]])
-        return partition.reshape(self.motion.shape[:2]) - (self.audio * self.motion).sum(dim=-1)
+
+class _Part(NamedTuple):
+    """Which scores a process computes, and how."""
+
+    first_clip: int
+    windows: int
+    all_clips: int
+    exclusion: int
+    plain: bool
+    symmetric: bool
+
+    def scores(self, audio: Tensor, candidates: Tensor, mask: Tensor | None, start: int) -> Tensor:
+        """Scores of the clips ``audio``, (clips, windows, embed), the first of them number ``start`` on this process."""
+        logits = audio.flatten(0, 1) @ candidates.flatten(0, 1).transpose(0, 1)
+        first = self.first_clip + start
+        excluded = excluded_pairs(
+            self.all_clips,
+            self.windows,
+            exclusion=self.exclusion,
+            mask=mask,
+            rows=(first, first + audio.shape[0]),
+            device=audio.device,
+        )
+        # Finite: a column may hold nothing but excluded pairs here and have its others on another process.
+        return logits if excluded is None else logits.masked_fill(excluded, torch.finfo(logits.dtype).min / 2)
+
+    def log_sums(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """The logarithms of the sums of exp(score) over rows and columns; overwrites ``scores``."""
+        nothing = scores.new_empty(0)
+        if not self.plain:
+            return scores.logsumexp(dim=1), scores.logsumexp(dim=0) if self.symmetric else nothing
+        weights = scores.exp_()  # shared by rows and columns; two calls of logsumexp would compute it twice
+        rows = weights.sum(dim=1).log()
+        if not self.symmetric:
+            return rows, nothing
+        # The logarithm of a column without a pair here, see above, would have no gradient.
+        return rows, weights.sum(dim=0).clamp_min(torch.finfo(weights.dtype).tiny).log()
+
+    def chunks(self, clips: int) -> list[tuple[int, int]]:
+        """Runs of clips whose scores are at most ``CHUNK`` numbers, or one clip."""
+        step = max(1, CHUNK // (self.windows * self.all_clips * self.windows))
+        return [(start, min(start + step, clips)) for start in range(0, clips, step)]
+
+
+class _ChunkedLogSums(torch.autograd.Function):
+    """:meth:`_Part.log_sums` of a matrix of scores that is never there as a whole: computed in chunks of rows, and again in backward.
+
+    Memory grows with the number of windows, not with its square.
+    """
+
+    @staticmethod
+    def forward(context: Any, audio: Tensor, candidates: Tensor, mask: Tensor | None, part: _Part) -> tuple[Tensor, Tensor]:
+        rows, largest, total = [], None, None
+        for start, end in part.chunks(audio.shape[0]):
+            scores = part.scores(audio[start:end], candidates, mask, start)
+            if part.plain:
+                weights = scores.exp_()
+                rows.append(weights.sum(dim=1).log())
+                if part.symmetric:
+                    total = weights.sum(dim=0) if total is None else total + weights.sum(dim=0)
+                continue
+            rows.append(scores.logsumexp(dim=1))
+            if part.symmetric:
+                top = scores.amax(dim=0)
+                top = top if largest is None else torch.maximum(top, largest)
+                sums = (scores - top).exp_().sum(dim=0)
+                total = sums if total is None or largest is None else total * (largest - top).exp() + sums
+                largest = top
+        columns = audio.new_empty(0)
+        if total is not None:
+            columns = total.clamp_min(torch.finfo(total.dtype).tiny).log()
+            columns = columns if largest is None else columns + largest
+        context.part, context.mask = part, mask
+        log_rows = torch.cat(rows)
+        context.save_for_backward(audio, candidates, log_rows, columns)
+        return log_rows, columns
+
+    @staticmethod
+    def backward(context: Any, row_gradient: Tensor, column_gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        audio, candidates, rows, columns = context.saved_tensors
+        part, windows = context.part, audio.shape[1]
+        # With exp(score) as weights: weights * exp(-row) * gradient, and likewise for columns; a column without a pair has none.
+        if part.symmetric:
+            smallest = math.log(torch.finfo(columns.dtype).tiny) + 1
+            column_gradient = torch.where(columns > smallest, column_gradient, 0.0) if part.plain else column_gradient
+        flat = candidates.flatten(0, 1)
+        audio_gradient, candidate_gradient = [], torch.zeros_like(flat)
+        for start, end in part.chunks(audio.shape[0]):
+            own = slice(start * windows, end * windows)
+            scores = part.scores(audio[start:end], candidates, context.mask, start)
+            if part.plain:
+                factor = (row_gradient[own] * (-rows[own]).exp())[:, None]
+                if part.symmetric:
+                    factor = factor + column_gradient * torch.where(columns > smallest, -columns, 0.0).exp()
+                share = scores.exp() * factor
+            else:
+                share = (scores - rows[own, None]).exp() * row_gradient[own, None]
+                if part.symmetric:
+                    share = share + (scores - columns).exp() * column_gradient
+            audio_gradient.append((share @ flat).reshape(audio[start:end].shape))
+            candidate_gradient = candidate_gradient + share.transpose(0, 1) @ audio[start:end].flatten(0, 1)
+        return torch.cat(audio_gradient), candidate_gradient.reshape(candidates.shape), None, None
 
 
 def _scale(temperature: float | Tensor, min_temperature: float | None) -> tuple[float | Tensor, float]:
@@ -211,19 +313,6 @@ def _scale(temperature: float | Tensor, min_temperature: float | None) -> tuple[
     check_positive("min_temperature", min_temperature)
     largest = min(largest, 1.0 / min_temperature)
     return min(scale, largest) if isinstance(scale, float) else scale.clamp(max=largest), largest
-
-
-def _excluded(
-    motion: Tensor, audio: Tensor, exclusion: int, mask: Tensor | None, group: dist.ProcessGroup | None
-) -> Tensor | None:
-    """The pairs of this process's windows with all windows that are neither positive nor negative."""
-    check_windows(motion, audio)
-    num_clips, num_windows, _ = audio.shape
-    check_mask(mask, num_clips, num_windows)
-    rank, size = rank_and_size(group)
-    rows = None if group is None else (rank * num_clips, (rank + 1) * num_clips)
-    mask = gather_mask(mask, group)
-    return excluded_pairs(size * num_clips, num_windows, exclusion=exclusion, mask=mask, rows=rows, device=audio.device)
 
 
 def within_clips_info_nce(
@@ -264,8 +353,11 @@ def within_clips_info_nce(
     Source: ours, after equation (2) with misaligned windows of the same sequence as negatives (paper section 3.1).
     """
     check_windows(motion, audio)
-    check_mask(mask, *audio.shape[:2])
+    check_mask(mask, *motion.shape[:2], motion.device)
+    check_choice("reduction", reduction, REDUCTIONS)
+    check_negatives(1, motion.shape[1], 0)
     scale = inverse_temperature(temperature)
+    motion, audio = hide(motion, mask), hide(audio, mask)
     with torch.autocast(device_type=audio.device.type, enabled=False):
         logits = (unit_norm(audio) * scale) @ unit_norm(motion).transpose(1, 2)
         if mask is not None:
@@ -312,6 +404,8 @@ class AllPairsInfoNCE(nn.Module):
         super().__init__()
         check_positive("temperature", temperature)
         check_positive("max_scale", max_scale)
+        check_count("exclusion", exclusion, 0)
+        check_choice("reduction", reduction, REDUCTIONS)
         self.temperature, self.max_scale = temperature, max_scale
         self.exclusion, self.symmetric, self.reduction = exclusion, symmetric, reduction
         self.logit_scale = LogitScale(initial=1.0 / temperature, maximum=max_scale) if learnable else None

@@ -8,6 +8,7 @@ loss, where nobody needs its value at once (:func:`avsync.training.objectives.le
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,8 +16,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from avsync._checks import REDUCTIONS, check_choice, check_floating
-from avsync.errors import ArgumentError
+from avsync._checks import REDUCTIONS, check_choice, check_floating, describe_shape
+from avsync.errors import ArgumentError, ShapeError
 from avsync.losses._windows import reduce_windows
 
 
@@ -46,7 +47,48 @@ def rank_and_size(group: dist.ProcessGroup | None) -> tuple[int, int]:
     return rank, dist.get_world_size(group)
 
 
-def gather(tensors: Sequence[Tensor], group: dist.ProcessGroup | None) -> list[Tensor]:
+def check_alike(group: dist.ProcessGroup | None, **arguments: Tensor | Sequence[Tensor | None] | None) -> None:
+    """Raise on every process unless all processes of a group pass tensors of the same shapes and dtypes.
+
+    A collective over different shapes ends the process, or hangs. The check takes one small collective. It is left out for tensors on
+    a GPU, which it would have to wait for, and in compiled programs: there the same shapes are a precondition, and
+    ``TORCH_DISTRIBUTED_DEBUG=DETAIL`` makes torch check it. A sampler that drops the last, smaller batch fulfils it.
+
+    Args:
+        group: The processes; None checks nothing.
+        **arguments: By name, a tensor, None, or a list of them.
+
+    Raises:
+        ShapeError: Naming the argument, and what each process passed.
+        ArgumentError: This process is no member of the group.
+
+    Example:
+        >>> check_alike(None, motion=torch.ones(2, 3), mask=None)
+
+    Source: ours.
+    """
+    if group is None:
+        return
+    rank_and_size(group)
+    lists = {name: list(value) if isinstance(value, (list, tuple)) else [value] for name, value in arguments.items()}
+    if torch.compiler.is_compiling() or any(x is not None and x.device.type != "cpu" for xs in lists.values() for x in xs):
+        return
+    own = {name: ", ".join("None" if x is None else f"{describe_shape(x)} {x.dtype}" for x in xs) for name, xs in lists.items()}
+    digest = hashlib.sha256(repr(own).encode()).digest()[:8]
+    everyone = _gathered(torch.frombuffer(bytearray(digest), dtype=torch.int64), group)
+    if bool((everyone == everyone[0]).all()):
+        return
+    others: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(others, own, group=group)
+    for name in own:
+        found = [other.get(name) for other in others]
+        if len(set(found)) > 1:
+            raise ShapeError(
+                f"`{name}`: expected the same shapes on all processes of `group`, got {'; '.join(map(str, found))}"
+            )
+
+
+def gather(tensors: Sequence[Tensor], group: dist.ProcessGroup | None, *, checked: bool = False) -> list[Tensor]:
     """Concatenate the tensors of all processes in the order of ranks, with gradients to all of them.
 
     Several tensors take one collective forward and one backward, because processes wait for each other in every collective.
@@ -54,6 +96,7 @@ def gather(tensors: Sequence[Tensor], group: dist.ProcessGroup | None) -> list[T
     Args:
         tensors: Each (clips, ...), floating point, of the same shape on every process.
         group: The processes; None returns the tensors themselves.
+        checked: The caller has checked that the shapes are the same (:func:`check_alike`).
 
     Returns:
         One (processes * clips, ...) per tensor. In backward every process gets the sum of all processes' gradients of its own part.
@@ -72,7 +115,8 @@ def gather(tensors: Sequence[Tensor], group: dist.ProcessGroup | None) -> list[T
         check_floating("tensors", x)
     if group is None or not tensors:
         return list(tensors)
-    rank_and_size(group)
+    if not checked:
+        check_alike(group, tensors=tensors)
     return list(_Gather.apply(group, *tensors))
 
 
@@ -89,12 +133,13 @@ def gather_mask(mask: Tensor | None, group: dist.ProcessGroup | None) -> Tensor 
     return _gathered(mask.to(torch.uint8), group).flatten(0, 1).bool()
 
 
-def sum_across(tensors: Sequence[Tensor], group: dist.ProcessGroup | None) -> list[Tensor]:
+def sum_across(tensors: Sequence[Tensor], group: dist.ProcessGroup | None, *, checked: bool = False) -> list[Tensor]:
     """Sum tensors over all processes, with gradients to all of them, in one collective forward and one backward.
 
     Args:
         tensors: Floating point, each of the same shape on every process.
         group: The processes; None returns the tensors themselves.
+        checked: The caller has checked that the shapes are the same (:func:`check_alike`).
 
     Returns:
         The sums, in the shapes of the tensors.
@@ -113,11 +158,14 @@ def sum_across(tensors: Sequence[Tensor], group: dist.ProcessGroup | None) -> li
         check_floating("tensors", x)
     if group is None or not tensors:
         return list(tensors)
-    rank_and_size(group)
+    if not checked:
+        check_alike(group, tensors=tensors)
     return list(_SumAcross.apply(group, *tensors))
 
 
-def log_sum_exp_across(tensors: Sequence[Tensor], group: dist.ProcessGroup | None, *, moderate: bool = False) -> list[Tensor]:
+def log_sum_exp_across(
+    tensors: Sequence[Tensor], group: dist.ProcessGroup | None, *, moderate: bool = False, checked: bool = False
+) -> list[Tensor]:
     """The logarithm of the sum of exp(x) over all processes, without overflow, of several tensors at once.
 
     Args:
@@ -125,6 +173,7 @@ def log_sum_exp_across(tensors: Sequence[Tensor], group: dist.ProcessGroup | Non
         group: The processes; None returns the tensors themselves.
         moderate: Promises that no value, nor any of the results, is above 88 or, where its exp counts, below -88. Spares one of two
             collectives, which finds the largest values.
+        checked: The caller has checked that the shapes are the same (:func:`check_alike`).
 
     Returns:
         The logarithms, in the shapes of the tensors, with gradients to all processes.
@@ -141,10 +190,14 @@ def log_sum_exp_across(tensors: Sequence[Tensor], group: dist.ProcessGroup | Non
     """
     if group is None:
         return sum_across(tensors, None)
+    for x in tensors:
+        check_floating("tensors", x)
+    if not checked:
+        check_alike(group, tensors=tensors)
     if moderate:
-        return [total.log() for total in sum_across([x.exp() for x in tensors], group)]
+        return [total.log() for total in sum_across([x.exp() for x in tensors], group, checked=True)]
     largest = _largest_across([x.detach() for x in tensors], group)
-    sums = sum_across([(x - top).exp() for x, top in zip(tensors, largest, strict=True)], group)
+    sums = sum_across([(x - top).exp() for x, top in zip(tensors, largest, strict=True)], group, checked=True)
     return [total.log() + top for total, top in zip(sums, largest, strict=True)]
 
 
@@ -177,9 +230,9 @@ def reduce_windows_across(
         return [reduce_windows(each, mask, reduction) for each, mask in pairs]
     totals = [reduce_windows(each, mask, "sum") for each, mask in pairs]
     if reduction == "sum":
-        return sum_across(totals, group)
-    counts = [each.new_tensor(each.numel()) if mask is None else mask.sum().to(each) for each, mask in pairs]
-    sums = sum_across(totals + counts, group)
+        return sum_across(totals, group, checked=True)
+    counts = [each.new_full((), each.numel()) if mask is None else mask.sum().to(each) for each, mask in pairs]
+    sums = sum_across(totals + counts, group, checked=True)
     return [total / count.clamp(min=1) for total, count in zip(sums[: len(pairs)], sums[len(pairs) :], strict=True)]
 
 

@@ -11,10 +11,20 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn import functional as F
 
-from avsync._checks import check_choice, check_floating, check_positive, describe_shape, is_tensor, reduce
+from avsync._checks import (
+    REDUCTIONS,
+    check_choice,
+    check_count,
+    check_floating,
+    check_positive,
+    check_same_device,
+    describe_shape,
+    is_tensor,
+    reduce,
+)
 from avsync.errors import ShapeError
-from avsync.losses._windows import Level, as_levels, check_indices, check_mask, check_windows, sampled_similarity
-from avsync.losses.distributed import gather, gather_mask, rank_and_size, reduce_windows_across
+from avsync.losses._windows import Level, as_levels, check_indices, check_mask, check_windows, hide, sampled_similarity
+from avsync.losses.distributed import check_alike, gather, gather_mask, rank_and_size, reduce_windows_across
 from avsync.losses.negatives import SOURCES, sample_negatives
 from avsync.losses.pairs import LogitScale, inverse_temperature
 from avsync.models.syncer.similarity import check_pair, cosine_similarity, unit_norm
@@ -38,7 +48,7 @@ def chance_level(num_negatives: int) -> float:
 
     Source: equation (2) with equal scores.
     """
-    check_positive("num_negatives", num_negatives)
+    check_count("num_negatives", num_negatives)
     return math.log(num_negatives + 1)
 
 
@@ -79,6 +89,12 @@ def info_nce(
             f"got {describe_shape(negatives)}"
         )
     check_floating("negatives", negatives)
+    check_same_device("negatives", negatives, motion.device, "the embeddings")
+    if motion.numel() == 0:
+        raise ShapeError(
+            f"`motion`, `audio`: expected at least 1 window and 1 number per embedding, got {describe_shape(motion)}"
+        )
+    check_choice("reduction", reduction, REDUCTIONS)
     scale = inverse_temperature(temperature)
     with torch.autocast(device_type=audio.device.type, enabled=False):
         a = unit_norm(audio)
@@ -157,13 +173,18 @@ def sampled_info_nce(
     Source: paper section 3.1.
     """
     levels, single = as_levels(motion, audio, temperature=temperature, mask=mask, indices=indices)
+    check_choice("reduction", reduction, REDUCTIONS)
     scales = [inverse_temperature(level.temperature) for level in levels]
+    for level in levels:
+        check_windows(level.motion, level.audio)
+        check_mask(level.mask, *level.motion.shape[:2], level.motion.device)
+        check_indices(level.indices, *level.motion.shape[:2], level.motion.device)
+    check_alike(group, motion=[level.motion for level in levels], mask=[level.mask for level in levels])
+    levels = [level._replace(motion=hide(level.motion, level.mask), audio=hide(level.audio, level.mask)) for level in levels]
     if group is None:
         scores = [sampled_similarity(level.motion, level.audio, level.indices) for level in levels]
     else:
         scores = _sampled_across(levels, group)
-    for level in levels:
-        check_mask(level.mask, level.audio.shape[0], level.audio.shape[1])
     values = [
         _nce(cosine_similarity(level.motion, level.audio), score, scale)
         for level, score, scale in zip(levels, scores, scales, strict=True)
@@ -174,11 +195,8 @@ def sampled_info_nce(
 
 def _sampled_across(levels: Sequence[Level], group: dist.ProcessGroup) -> list[Tensor]:
     """:func:`sampled_similarity` of each level, with indices into the motion windows of all processes."""
-    for level in levels:
-        check_windows(level.motion, level.audio)
-        check_indices(level.indices, level.audio.shape[0], level.audio.shape[1])
     with torch.autocast(device_type=levels[0].audio.device.type, enabled=False):
-        candidates = gather([unit_norm(level.motion) for level in levels], group)
+        candidates = gather([unit_norm(level.motion) for level in levels], group, checked=True)
         return [
             (unit_norm(level.audio).flatten(0, 1) @ others.flatten(0, 1).transpose(0, 1))
             .gather(1, level.indices.flatten(0, 1))
@@ -221,7 +239,9 @@ class InfoNCE(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("source", source, SOURCES)
-        check_positive("num_negatives", num_negatives)
+        check_choice("reduction", reduction, REDUCTIONS)
+        check_count("num_negatives", num_negatives)
+        check_count("exclusion", exclusion, 0)
         check_positive("temperature", temperature)
         self.num_negatives, self.source, self.exclusion = num_negatives, source, exclusion
         self.temperature, self.reduction = temperature, reduction
@@ -243,7 +263,9 @@ class InfoNCE(nn.Module):
         that of one process with all the clips.
         """
         check_windows(motion, audio)
+        check_mask(mask, motion.shape[0], motion.shape[1], motion.device)
         if indices is None:
+            check_alike(group, motion=motion, mask=mask)
             indices = self.draw(audio.shape[0], audio.shape[1], generator, mask, group, audio.device)
         return sampled_info_nce(
             motion, audio, indices, temperature=self.current_temperature(), mask=mask, reduction=self.reduction, group=group
@@ -262,7 +284,11 @@ class InfoNCE(nn.Module):
         group: dist.ProcessGroup | None = None,
         device: torch.device | None = None,
     ) -> Tensor:
-        """Negatives of ``clips`` clips of ``windows`` windows, (clips, windows, num_negatives), as one call takes them."""
+        """Draw the negatives of ``clips`` clips of ``windows`` windows, (clips, windows, num_negatives), for one call.
+
+        With a ``group``, all processes must pass the same sizes, and either all of them a mask or none
+        (:func:`avsync.losses.distributed.check_alike`).
+        """
         rank, size = rank_and_size(group)
         drawn = sample_negatives(
             size * clips,

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from avsync._checks import check_choice, check_positive, check_shape
-from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
+from avsync._checks import check_choice, check_count, check_floating, check_shape
+from avsync.errors import ClipTooShortError, ShapeError
 from avsync.losses._windows import check_indices, check_mask
 
 SOURCES = ("both", "in_clip", "cross_clip")
@@ -62,8 +62,9 @@ def sample_negatives(
     Source: paper section 3.1 (48 negatives, from the same clip or from others); proportions and exclusion zone are ours.
     """
     check_choice("source", source, SOURCES)
-    check_positive("num_negatives", num_negatives)
-    check_positive("exclusion", exclusion, allow_zero=True)
+    for name, count in (("num_clips", num_clips), ("num_windows", num_windows), ("num_negatives", num_negatives)):
+        check_count(name, count)
+    check_count("exclusion", exclusion, 0)
     check_mask(mask, num_clips, num_windows)
     can_in_clip, can_cross_clip = num_windows >= 2 * exclusion + 2, num_clips >= 2
     if not can_in_clip and (source == "in_clip" or not can_cross_clip):
@@ -87,7 +88,7 @@ def sample_negatives(
     for num, inside in ((num_in_clip, True), (num_negatives - num_in_clip, False)):
         if num == 0:
             continue
-        uniform = torch.rand(count, num + 1, generator=generator, device=drawn_on).to(device)
+        uniform = torch.rand(count, num + 1, generator=generator, device=drawn_on).to(device, non_blocking=True)
         indices, _ = _draw(_candidates(plain, num_clips, num_windows, exclusion, inside), uniform)
         if mask is not None:
             # Candidates are counted among the valid windows only; `order` turns a rank among these into an index.
@@ -159,7 +160,8 @@ def gather_negatives(embeddings: Tensor, indices: Tensor) -> Tensor:
     Source: ours.
     """
     check_shape("embeddings", embeddings, "clips windows embed")
-    check_indices(indices, embeddings.shape[0], embeddings.shape[1])
+    check_floating("embeddings", embeddings)
+    check_indices(indices, embeddings.shape[0], embeddings.shape[1], embeddings.device)
     return embeddings.flatten(0, 1)[indices]
 
 
@@ -197,10 +199,10 @@ def excluded_pairs(
 
     Source: ours.
     """
-    check_positive("exclusion", exclusion, allow_zero=True)
-    check_mask(mask, num_clips, num_windows)
-    if exclusion != int(exclusion):
-        raise ArgumentError(f"`exclusion`: expected a whole number of windows, got {exclusion!r}")
+    check_count("num_clips", num_clips)
+    check_count("num_windows", num_windows)
+    check_count("exclusion", exclusion, 0)
+    check_mask(mask, num_clips, num_windows, device)
     if exclusion == 0 and mask is None:
         return None
     first, end = rows or (0, num_clips)

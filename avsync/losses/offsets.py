@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from avsync._checks import check_positive
-from avsync.errors import ArgumentError, ClipTooShortError
-from avsync.losses._windows import check_mask, check_windows, reduce_windows
+from avsync._checks import REDUCTIONS, check_choice, check_count, check_shape
+from avsync.errors import ClipTooShortError
+from avsync.losses._windows import check_mask, check_windows, hide, reduce_windows
 from avsync.losses.pairs import inverse_temperature
 from avsync.models.syncer.similarity import unit_norm
 
@@ -34,6 +34,8 @@ def frame_shares(counts: Tensor, window: int) -> Tensor:
 
     Source: ours. Where windows ``n`` apart correlate as ``(1 - 2 / (window + 1))**n``, no weights have a mean of less variance.
     """
+    check_shape("counts", counts, "batch windows offsets")
+    check_count("window", window)
     return torch.where(counts > 0, 0.5 * (_new_frames(counts, window) + _new_frames(counts.flip(1), window).flip(1)), 0.0)
 
 
@@ -92,18 +94,19 @@ def offset_info_nce(
     Source: ours.
     """
     check_windows(motion, audio)
-    check_mask(mask, *audio.shape[:2])
-    check_positive("max_offset", max_offset)
-    check_positive("window", window)
-    if span < 1:
-        raise ArgumentError(f"`span`: expected at least 1 window, got {span}")
     clips, windows, _ = motion.shape
-    if span > windows:
-        raise ClipTooShortError(f"`motion`: expected at least {span} windows, one stretch, got {windows}")
+    check_mask(mask, clips, windows, motion.device)
+    check_choice("reduction", reduction, REDUCTIONS)
+    for name, count in (("max_offset", max_offset), ("span", span), ("window", window)):
+        check_count(name, count)
+    if span >= windows:
+        raise ClipTooShortError(
+            f"`motion`: expected more windows than the {span} of a segment, so that it has another offset to compare with, got {windows}"
+        )
     stretches = windows // span
     scale = inverse_temperature(temperature)
     with torch.autocast(device_type=audio.device.type, enabled=False):
-        scores = unit_norm(motion) @ (unit_norm(audio) * scale).transpose(1, 2)
+        scores = unit_norm(hide(motion, mask)) @ (unit_norm(hide(audio, mask)) * scale).transpose(1, 2)
         position = torch.arange(windows, device=audio.device)
         other = position[:, None] + torch.arange(-max_offset, max_offset + 1, device=audio.device)  # (windows, offsets)
         inside = ((other >= 0) & (other < windows)).expand(clips, -1, -1)

@@ -7,14 +7,27 @@ and weigh the aligned and the mismatched half of the task equally.
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avsync._checks import REDUCTIONS, check_choice, check_positive, describe_shape, is_tensor, reduce
+from avsync._checks import (
+    REDUCTIONS,
+    at_least_float32,
+    check_choice,
+    check_count,
+    check_floating,
+    check_positive,
+    check_same_device,
+    describe_shape,
+    is_tensor,
+    reduce,
+    values_known,
+)
 from avsync.errors import ArgumentError, ShapeError
-from avsync.losses._windows import check_windows, reduce_windows, sampled_similarity
+from avsync.losses._windows import check_mask, check_negatives, check_windows, hide, reduce_windows, sampled_similarity
 from avsync.losses.negatives import SOURCES, excluded_pairs, sample_negatives
 from avsync.models.syncer.similarity import check_pair, half_squared_distance, unit_norm
 
@@ -128,6 +141,12 @@ def sigmoid_pair_loss(
     """
     check_windows(motion, audio)
     num_clips, num_windows, embed = audio.shape
+    check_mask(mask, num_clips, num_windows, motion.device)
+    check_choice("reduction", reduction, REDUCTIONS)
+    scale, bias = _scalar("scale", scale), _scalar("bias", bias)
+    check_count("exclusion", exclusion, 0)
+    check_negatives(num_clips, num_windows, exclusion)
+    motion, audio = hide(motion, mask), hide(audio, mask)
     excluded = excluded_pairs(num_clips, num_windows, exclusion=exclusion, mask=mask, device=audio.device)
     with torch.autocast(device_type=audio.device.type, enabled=False):
         a = unit_norm(audio).reshape(-1, embed) * scale
@@ -142,9 +161,19 @@ def sigmoid_pair_loss(
 
 
 def inverse_temperature(temperature: float | Tensor) -> float | Tensor:
-    """1 / temperature, in float32 at least; a plain number is checked to be above zero."""
+    """Return 1 / temperature, in float32 at least.
+
+    Raises:
+        ArgumentError: Not a finite number above zero; the value of a tensor is checked if it is on the CPU.
+        ShapeError: A tensor that is not a floating-point scalar.
+    """
     if isinstance(temperature, Tensor):
-        return temperature.float().reciprocal() if temperature.dtype != torch.float64 else temperature.reciprocal()
+        if temperature.ndim != 0:
+            raise ShapeError(f"`temperature`: expected a number or a scalar tensor, got {describe_shape(temperature)}")
+        check_floating("temperature", temperature)
+        if values_known(temperature) and not 0 < temperature.item() < math.inf:
+            raise ArgumentError(f"`temperature`: expected a finite number above 0, got {temperature.item()!r}")
+        return at_least_float32(temperature).reciprocal()
     check_positive("temperature", temperature)
     return 1.0 / temperature
 
@@ -189,7 +218,8 @@ class _SampledPairLoss(nn.Module):
 
     def __init__(self, *, num_negatives: int, source: str, exclusion: int, reduction: str) -> None:
         super().__init__()
-        check_positive("num_negatives", num_negatives)
+        check_count("num_negatives", num_negatives)
+        check_count("exclusion", exclusion, 0)
         check_choice("source", source, SOURCES)
         check_choice("reduction", reduction, REDUCTIONS)
         self.num_negatives, self.source, self.exclusion, self.reduction = num_negatives, source, exclusion, reduction
@@ -215,6 +245,8 @@ class _SampledPairLoss(nn.Module):
         ``indices`` are negatives drawn beforehand (:func:`sample_negatives`): torch.compile cannot trace a ``generator``.
         """
         check_windows(motion, audio)
+        check_mask(mask, motion.shape[0], motion.shape[1], motion.device)
+        motion, audio = hide(motion, mask), hide(audio, mask)
         if indices is None:
             indices = sample_negatives(
                 audio.shape[0],
@@ -350,6 +382,8 @@ class SigmoidPairLoss(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("reduction", reduction, REDUCTIONS)
+        check_count("exclusion", exclusion, 0)
+        _scalar("bias", bias)
         self.exclusion, self.reduction = exclusion, reduction
         self.logit_scale = LogitScale(initial=scale, maximum=max_scale)
         self.bias = nn.Parameter(torch.tensor(float(bias), dtype=torch.float32))
@@ -367,11 +401,26 @@ class SigmoidPairLoss(nn.Module):
         )
 
 
+def _scalar(name: str, value: float | Tensor) -> float | Tensor:
+    """A finite number, or a floating-point scalar tensor in float32 at least."""
+    if isinstance(value, Tensor):
+        if value.ndim != 0:
+            raise ShapeError(f"`{name}`: expected a number or a scalar tensor, got {describe_shape(value)}")
+        check_floating(name, value)
+        return at_least_float32(value)
+    if not isinstance(value, Real) or not math.isfinite(value):
+        raise ArgumentError(f"`{name}`: expected a finite number, got {value!r}")
+    return value
+
+
 def _check_target(audio: Tensor, target: Tensor) -> Tensor:
     """The target as numbers, of the shape of the pairs."""
     if not is_tensor(target) or target.shape != audio.shape[:-1]:
         raise ShapeError(f"`target`: expected {tuple(audio.shape[:-1])}, one value a pair, got {describe_shape(target)}")
-    return target if torch.is_floating_point(target) and target.dtype == torch.float64 else target.float()
+    if target.is_complex():
+        raise ShapeError(f"`target`: expected numbers or bool, got {target.dtype}")
+    check_same_device("target", target, audio.device, "the embeddings")
+    return at_least_float32(target)
 
 
 def _repulsion(half: Tensor, margin: float) -> Tensor:

@@ -1,26 +1,38 @@
 """Equation (4): the multi-scale audio-visual synchrony loss.
 
-``L_sync^i = - mean over windows t of cos(e_a(a^i_t), e_x(x^i_t))`` at each level ``i``, with the syncers frozen and ``x`` the
-generator's output; ``L_sync`` is the mean over the levels.
+:math:`L_{sync}^i = - \\operatorname{mean}_t \\cos(e_a(a^i_t), e_x(x^i_t))` over the windows :math:`t` of each level :math:`i`, with the
+syncers :math:`e_a, e_x` frozen and :math:`x` the generator's output; :math:`L_{sync}` is the mean over the levels.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import os
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from avsync._checks import check_shape, describe_shape
+from avsync._checks import check_floating, check_same_device, check_shape, describe_shape, is_tensor, values_known
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
-from avsync.losses._windows import check_mask
+from avsync.losses._windows import check_mask, check_windows, hide
 from avsync.models.syncer.interface import Embeddings, MultiScaleSyncer, check_same_duration, window_mask
 from avsync.models.syncer.pyramid import fill_motion_frames
 from avsync.models.syncer.similarity import cosine_similarity
-from avsync.pyramid import check_lengths, hold_last_frame, level_lengths, temporal_pyramid
+from avsync.pyramid import (
+    AUDIO_FRAMES_PER_FRAME,
+    FPS,
+    SAMPLE_RATE,
+    check_lengths,
+    hold_last_frame,
+    level_lengths,
+    temporal_pyramid,
+)
+
+SAMPLES_PER_FRAME = round(SAMPLE_RATE / FPS)
+"""Audio samples per motion frame of a waveform."""
 
 
 class SyncLossOutput(NamedTuple):
@@ -29,16 +41,17 @@ class SyncLossOutput(NamedTuple):
     total: Tensor
     """Weighted mean over the levels, a scalar in [-1, 1]; -1 is perfect agreement."""
     per_level: Tensor
-    """Unweighted loss of each level, (levels,); NaN-free, 0 for levels that were skipped."""
+    """Unweighted loss of each level, (levels,); 0 for levels without a window."""
 
 
 def level_sync_loss(motion: Tensor, audio: Tensor, *, mask: Tensor | None = None) -> Tensor:
-    """Equation (4) at one level: minus the mean cosine of the embeddings of equal windows.
+    r"""Compute equation (4) at one level: minus the mean cosine of the embeddings of equal windows.
 
     Args:
-        motion: Embeddings of motion windows, (batch, windows, embed).
-        audio: Embeddings of audio windows, (batch, windows, embed), of any model.
-        mask: True for the windows that count, (batch, windows), bool.
+        motion: Embeddings of motion windows, (batch, windows, embed), of any model.
+        audio: Embeddings of audio windows, (batch, windows, embed).
+        mask: True for the windows that count, (batch, windows), bool. The embeddings of the others reach neither value nor gradient,
+            even if they are NaN.
 
     Returns:
         A scalar in [-1, 1]; 0 if no window counts.
@@ -53,15 +66,12 @@ def level_sync_loss(motion: Tensor, audio: Tensor, *, mask: Tensor | None = None
 
     Source: paper section 3.1.
     """
-    check_shape("audio", audio, "batch windows embed")
-    check_shape("motion", motion, "batch windows embed", batch=audio.shape[0], windows=audio.shape[1], embed=audio.shape[2])
-    if audio.shape[1] == 0:
-        raise ClipTooShortError("`motion`, `audio`: expected at least 1 window, got 0")
+    check_windows(motion, audio)
+    check_mask(mask, motion.shape[0], motion.shape[1], motion.device)
     with torch.autocast(device_type=audio.device.type, enabled=False):
-        score = cosine_similarity(motion, audio)
+        score = cosine_similarity(hide(motion, mask), hide(audio, mask))
     if mask is None:
         return -score.mean()
-    check_mask(mask, audio.shape[0], audio.shape[1])
     # A batch of clips all too short for this level has no window; clamping gives it a loss of 0 instead of 0 / 0.
     return -torch.where(mask, score, 0.0).sum() / mask.sum().clamp_min(1)
 
@@ -73,11 +83,11 @@ def multi_scale_sync_loss(
     level_weights: Sequence[float] | Tensor | None = None,
     masks: Sequence[Tensor | None] | None = None,
 ) -> SyncLossOutput:
-    """Equation (4) over all levels, from embeddings of any model.
+    """Compute equation (4) over all levels, from embeddings of any model.
 
     Args:
-        motion: Embeddings of motion windows, likewise.
-        audio: Embeddings of audio windows, one (batch, windows, embed) a level.
+        motion: Embeddings of motion windows, one (batch, windows, embed) per level.
+        audio: Embeddings of audio windows, one (batch, windows, embed) per level.
         level_weights: Weight of each level in the total, (levels,); normalised to sum to one. Default: equal, the paper's mean.
         masks: Windows that count at each level, (batch, windows) or None. A level without any is left out of the total.
 
@@ -85,7 +95,7 @@ def multi_scale_sync_loss(
         :class:`SyncLossOutput`.
 
     Raises:
-        ArgumentError: The lists differ in length or are empty.
+        ArgumentError: The lists differ in length or are empty, or ``level_weights`` is negative, not finite or all zero.
         ShapeError: Embeddings of a level do not fit together.
 
     Example:
@@ -95,6 +105,9 @@ def multi_scale_sync_loss(
 
     Source: paper section 3.1.
     """
+    for name, levels in (("motion", motion), ("audio", audio), ("masks", masks)):
+        if not isinstance(levels, (list, tuple)) and not (name == "masks" and levels is None):
+            raise ArgumentError(f"`{name}`: expected a list with one entry per level, got {describe_shape(levels)}")
     if not len(audio) == len(motion) > 0:
         raise ArgumentError(
             f"`audio`: expected as many levels as `motion` and at least one, got {len(audio)} and {len(motion)}"
@@ -104,11 +117,7 @@ def multi_scale_sync_loss(
         raise ArgumentError(f"`masks`: expected one for each of {len(audio)} levels, got {len(masks)}")
     parts = [level_sync_loss(x, a, mask=mask) for x, a, mask in zip(motion, audio, masks, strict=True)]
     per_level = torch.stack(parts)
-    if level_weights is None:
-        weights = torch.ones_like(per_level)
-    else:
-        weights = torch.as_tensor(level_weights, dtype=per_level.dtype, device=per_level.device)
-        check_shape("level_weights", weights, "levels", levels=len(parts))
+    weights = _level_weights(level_weights, per_level)
     if any(mask is not None for mask in masks):
         filled = [
             torch.ones_like(part, dtype=torch.bool) if mask is None else mask.any()
@@ -116,11 +125,44 @@ def multi_scale_sync_loss(
         ]
         weights = weights * torch.stack(filled)
     # The floor matters only if no level has a window that counts: the total is then 0.
-    return SyncLossOutput((weights * per_level).sum() / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny), per_level)
+    total = (weights * per_level).sum() / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
+    return SyncLossOutput(total, per_level)
+
+
+def _level_weights(level_weights: Sequence[float] | Tensor | None, per_level: Tensor) -> Tensor:
+    """The weights as a tensor like ``per_level``, (levels,)."""
+    if level_weights is None:
+        return torch.ones_like(per_level)
+    levels = per_level.shape[0]
+    if is_tensor(level_weights):
+        weights = cast(Tensor, level_weights)
+        check_shape("level_weights", weights, "levels", levels=levels)
+        check_same_device("level_weights", weights, per_level.device, "the embeddings")
+        return weights.to(per_level.dtype)
+    numbers = checked_weights(cast(Sequence[float], level_weights), levels)
+    # Filled on the device: a tensor made from a list would be copied to a GPU, which waits for it.
+    return torch.stack([torch.full_like(per_level[0], number) for number in numbers]).detach()
+
+
+def checked_weights(level_weights: Sequence[float], levels: int) -> list[float]:
+    """Return the weights as numbers.
+
+    Raises:
+        ArgumentError: Not one number per level, all finite, none negative and not all zero.
+    """
+    try:
+        weights = [float(weight) for weight in level_weights]
+    except (TypeError, ValueError):
+        raise ArgumentError(f"`level_weights`: expected {levels} numbers, got {level_weights!r}") from None
+    if len(weights) != levels or not all(0 <= weight < math.inf for weight in weights) or not any(weights):
+        raise ArgumentError(
+            f"`level_weights`: expected {levels} weights, finite, not negative and not all zero, got {level_weights}"
+        )
+    return weights
 
 
 class _EncoderPairs(nn.Module):
-    """Gives a user's own encoder pairs the face of a :class:`~avsync.models.syncer.interface.MultiScaleSyncer`."""
+    """Encoder pairs of a user behind the interface of a :class:`~avsync.models.syncer.interface.MultiScaleSyncer`."""
 
     def __init__(self, pairs: Sequence[tuple[nn.Module, nn.Module]]) -> None:
         super().__init__()
@@ -134,28 +176,30 @@ class _EncoderPairs(nn.Module):
             lengths = check_lengths(lengths, landmarks)
             landmarks = hold_last_frame(landmarks, landmarks.shape[1], lengths)
         motions = temporal_pyramid(landmarks, max(levels) + 1, lengths=lengths)
-        sounds = temporal_pyramid(audio, max(levels) + 1, lengths=None if lengths is None else stride * lengths)
+        audios = temporal_pyramid(audio, max(levels) + 1, lengths=None if lengths is None else stride * lengths)
         embedded = []
         for level in levels:
             true = None if lengths is None else level_lengths(stride * lengths, level)
-            sound = fill_motion_frames(sounds[level], stride * motions[level].shape[1], lengths=true)
-            sound = self.audio_encoders[level](sound)
+            filled = fill_motion_frames(audios[level], stride * motions[level].shape[1], lengths=true)
             motion = self.motion_encoders[level](motions[level])
-            if sound.shape != motion.shape:
+            audio_windows = self.audio_encoders[level](filled)
+            if audio_windows.shape != motion.shape:
                 raise ShapeError(
-                    f"`syncers`: expected equal shapes from the encoders of level {level}, got {tuple(sound.shape)} of audio and"
-                    f" {tuple(motion.shape)} of motion"
+                    f"`syncers`: expected equal shapes from the encoders of level {level}, got {tuple(motion.shape)} of motion and"
+                    f" {tuple(audio_windows.shape)} of audio"
                 )
             window = motions[level].shape[1] - motion.shape[1] + 1
-            embedded.append(Embeddings(motion, sound, window_mask(lengths, level, motion.shape[1], window)))
+            embedded.append(Embeddings(motion, audio_windows, window_mask(lengths, level, motion.shape[1], window)))
         return embedded
 
 
 class MultiScaleSyncLoss(nn.Module):
-    """Equation (4): how well motion agrees with sound at every level, by frozen syncers.
+    """Multi-scale sync loss, equation (4): the agreement of motion and audio at every level, measured by frozen syncers.
 
-    The syncers are frozen for good: their parameters do not require gradients and they stay in eval mode through ``.train()``.
-    Gradients reach the landmarks only. Lower is better; -1 is perfect.
+    The loss keeps frozen copies of the syncers and of ``audio_transform``. They are no submodules: their weights are not among
+    ``parameters()``, no optimiser or ``requires_grad_`` reaches them, ``train()`` leaves them in eval mode, and ``state_dict()`` does
+    not hold them. ``to()``, ``half()``, ``cuda()``, ``copy.deepcopy`` and pickle take them along, and they can be read as
+    ``loss.syncers`` and ``loss.audio_transform``. Gradients reach the landmarks only. Lower is better; -1 is perfect.
 
     Args:
         syncers: A trained :class:`~avsync.models.syncer.pyramid.SyncerPyramid`, several as a
@@ -164,19 +208,17 @@ class MultiScaleSyncLoss(nn.Module):
             pyramid of equation (5) leaves them, to (batch, windows, embed) each.
         level_weights: Weight of each level, (levels,), not negative and not all zero; normalised to sum to one. Default: equal.
         audio_transform: Module from waveform (batch, samples) to features (batch, audio_frames, coeffs), such as
-            :class:`avsync.audio.features.LogMel`; needed only if ``forward`` is to take waveforms. It must be what the syncers were
-            trained on, and the waveforms must be prepared alike: our trainings pass them through
-            :func:`avsync.audio.features.normalise_waveform` first.
-        skip_short: What to do with clips too short for the coarse levels: False raises, True leaves those levels out of the total.
-            Not with encoder pairs of your own: how many frames those need is theirs to say.
+            :class:`avsync.audio.SpeechFeatures`; needed only if ``forward`` is to take waveforms. It must be the transform that the
+            syncers were trained with.
+        skip_short: Clips too short for the coarse levels: False raises, True leaves those levels out of the total. Must be False with
+            encoder pairs of your own, whose shortest clip is unknown.
 
     Raises:
-        ArgumentError: ``syncers`` is empty, or ``level_weights`` or ``skip_short`` does not fit it.
+        ArgumentError: ``syncers`` is empty, or ``level_weights``, ``audio_transform`` or ``skip_short`` does not fit.
 
     Example:
-        >>> from avsync.models.syncer.encoders import SyncerConfig
-        >>> from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
-        >>> pyramid = SyncerPyramid(config=SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=4)))
+        >>> from avsync import SyncerConfig, SyncerPyramid, SyncerPyramidConfig
+        >>> pyramid = SyncerPyramid(SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=4)))
         >>> loss = MultiScaleSyncLoss(syncers=pyramid)
         >>> landmarks = torch.rand(2, 40, 68, 2, requires_grad=True)
         >>> total, per_level = loss(landmarks, torch.zeros(2, 160, 26))
@@ -199,29 +241,34 @@ class MultiScaleSyncLoss(nn.Module):
     ) -> None:
         super().__init__()
         if isinstance(syncers, MultiScaleSyncer):
-            self.syncers: MultiScaleSyncer | _EncoderPairs = syncers
+            held: nn.Module = syncers
             self.num_levels = syncers.num_levels
         else:
-            if isinstance(syncers, nn.Module) or len(syncers) == 0 or any(len(pair) != 2 for pair in syncers):
-                raise ArgumentError(
-                    "`syncers`: expected a SyncerPyramid, a SyncerEnsemble or a non-empty list of (motion_encoder, audio_encoder) pairs, got"
-                    f" {type(syncers).__name__}"
-                )
+            held = _EncoderPairs(_checked_pairs(syncers))
+            self.num_levels = len(syncers)
             if skip_short:
                 raise ArgumentError("`skip_short`: expected False with encoder pairs of your own, got True")
-            self.syncers = _EncoderPairs(syncers)
-            self.num_levels = len(syncers)
-        weights = [1.0] * self.num_levels if level_weights is None else [float(weight) for weight in level_weights]
-        if len(weights) != self.num_levels or not all(0 <= weight < math.inf for weight in weights) or not any(weights):
-            raise ArgumentError(
-                f"`level_weights`: expected {self.num_levels} weights, finite, not negative and not all zero, got {level_weights}"
-            )
-        self._first_weighted = next(level for level, weight in enumerate(weights) if weight)
-        self.register_buffer("level_weights", torch.tensor(weights), persistent=False)
-        self.audio_transform = audio_transform
+        if audio_transform is not None and not isinstance(audio_transform, nn.Module):
+            raise ArgumentError(f"`audio_transform`: expected a module or None, got {describe_shape(audio_transform)}")
+        numbers = [1.0] * self.num_levels if level_weights is None else checked_weights(level_weights, self.num_levels)
+        self._first_weighted = next(level for level, weight in enumerate(numbers) if weight)
+        self.register_buffer("level_weights", torch.tensor(numbers), persistent=False)
         self.skip_short = skip_short
-        self.requires_grad_(False)
-        self.eval()
+        # A copy, so that whoever goes on training the originals does not change the loss; not registered, see the docstring.
+        self._frozen: dict[str, nn.Module | None] = {
+            name: None if module is None else copy.deepcopy(module).requires_grad_(False).eval()
+            for name, module in (("syncers", held), ("audio_transform", audio_transform))
+        }
+
+    @property
+    def syncers(self) -> MultiScaleSyncer | _EncoderPairs:
+        """The frozen syncers."""
+        return cast("MultiScaleSyncer | _EncoderPairs", self._frozen["syncers"])
+
+    @property
+    def audio_transform(self) -> nn.Module | None:
+        """The module from waveforms to features, or None."""
+        return self._frozen["audio_transform"]
 
     @classmethod
     def from_pretrained(
@@ -232,10 +279,10 @@ class MultiScaleSyncLoss(nn.Module):
         skip_short: bool = False,
         revision: str | None = None,
     ) -> MultiScaleSyncLoss:
-        """The loss of trained syncers, for waveforms as well as for features.
+        """Build the loss of trained syncers, for waveforms as well as for features.
 
         Args:
-            name: A model of the package, a folder, or a repository of the hub; see :func:`avsync.pretrained.model_folder`.
+            name: A pretrained model, a folder, or a repository of the hub; see :func:`avsync.pretrained.model_folder`.
             level_weights: Weight of each level; default equal.
             skip_short: Whether clips may be too short for the coarse levels.
             revision: Branch, tag or commit of a repository of the hub.
@@ -258,10 +305,17 @@ class MultiScaleSyncLoss(nn.Module):
         transform = syncers.speech_features()
         return cls(syncers=syncers, level_weights=level_weights, audio_transform=transform, skip_short=skip_short)
 
-    def train(self, mode: bool = True) -> MultiScaleSyncLoss:
-        """Stay in eval mode: a frozen judge must not change with the training of what it judges."""
-        del mode
-        return super().train(False)
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MultiScaleSyncLoss:
+        """Move or cast the frozen modules, too; the weights of the levels stay in float32."""
+        weights = self.level_weights
+        super()._apply(fn, recurse)
+        if recurse:
+            for module in self._frozen.values():
+                if module is not None:
+                    module._apply(fn)
+        if self.level_weights.dtype != weights.dtype:
+            self.level_weights = weights.to(self.level_weights.device)
+        return self
 
     def forward(
         self,
@@ -271,28 +325,31 @@ class MultiScaleSyncLoss(nn.Module):
         reference: str | Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> SyncLossOutput:
-        """The loss of a batch of clips.
+        """Compute the loss of a batch of clips.
 
         Args:
-            landmarks: The generator's output, (batch, frames, points, dims), 25 frames a second, in any unit.
+            landmarks: The generator's output, (batch, frames, points, dims), 25 frames per second, in any unit.
             audio: Features (batch, 4 * frames, coeffs), or, with ``audio_transform``, the waveform (batch, 640 * frames) at 16 kHz.
             reference: The face that motion is measured from: "first" frame, "mean" face, or, better, the observed face itself,
-                (batch, points, dims), which the generator cannot move. Default: as the syncers are configured. Encoder pairs of
-                your own take landmarks as they are, so for them it must be None.
-            lengths: True motion frames of each clip in a padded batch, (batch,). What lies behind them changes nothing (behind the
-                end of a waveform it should be silence: the last audio frames see half a window of it). Clips too short for a
-                level have no window there; a level without any window is left out of the total.
+                (batch, points, dims), which the generator cannot move. Default: as the syncers are configured. Must be None with
+                encoder pairs of your own, which take landmarks as they are.
+            lengths: Valid motion frames of each clip in a padded batch, (batch,), on any device. The padding of landmarks and audio
+                reaches neither value nor gradient. Clips too short for a level have no window there; a level without any window
+                is left out of the total.
 
         Returns:
             :class:`SyncLossOutput` (total, per_level).
 
         Raises:
-            ShapeError: Wrong shapes, or audio and landmarks that do not last equally long.
+            ShapeError: Wrong shapes, or audio and landmarks of different durations, because of a wrong rate for example.
             ClipTooShortError: The clips are too short for the coarsest level (the message names the shortest possible length).
-            ArgumentError: A waveform without ``audio_transform``, or ``reference`` with encoder pairs.
+            ArgumentError: A waveform without ``audio_transform``, ``reference`` with encoder pairs, lengths beyond the clips, or
+                tensors on different devices.
         """
         check_shape("landmarks", landmarks, "batch frames points dims")
-        features = self._features(landmarks, audio)
+        check_floating("landmarks", landmarks)
+        lengths = None if lengths is None else check_lengths(lengths, landmarks)
+        features = self._features(landmarks, audio, lengths)
         if isinstance(self.syncers, MultiScaleSyncer):
             levels = self._levels(landmarks.shape[1], self.syncers)
             embedded = self.syncers(landmarks, features, reference=reference, lengths=lengths, levels=levels)
@@ -303,29 +360,47 @@ class MultiScaleSyncLoss(nn.Module):
                 )
             levels = list(range(self.num_levels))
             embedded = self.syncers(landmarks, features, lengths, levels)
-        motions, sounds, masks = zip(*embedded, strict=True)
-        loss = multi_scale_sync_loss(motions, sounds, level_weights=self.level_weights[: len(levels)], masks=masks)
+        motions, audios, masks = zip(*embedded, strict=True)
+        loss = multi_scale_sync_loss(motions, audios, level_weights=self.level_weights[: len(levels)], masks=masks)
         skipped = loss.per_level.new_zeros(self.num_levels - len(levels))
         return SyncLossOutput(loss.total, torch.cat([loss.per_level, skipped]))
 
-    def _features(self, landmarks: Tensor, audio: Tensor) -> Tensor:
-        if audio.ndim == 3:
-            return audio
-        if audio.ndim != 2:
+    def _features(self, landmarks: Tensor, audio: Tensor, lengths: Tensor | None) -> Tensor:
+        if not is_tensor(audio) or audio.ndim not in (2, 3):
             raise ShapeError(
                 "`audio`: expected features (batch, audio_frames, coeffs) or a waveform (batch, samples), got"
                 f" {describe_shape(audio)}"
+            )
+        check_same_device("audio", audio, landmarks.device, "`landmarks`")
+        if audio.dtype in (torch.int16, torch.int32):
+            raise ShapeError(
+                f"`audio`: expected floating point in [-1, 1], got {audio.dtype}; divide by {torch.iinfo(audio.dtype).max}"
+            )
+        check_floating("audio", audio)
+        if audio.ndim == 3:
+            return audio
+        # A few samples are enough to notice, and cost nothing next to the features.
+        if values_known(audio) and audio.numel() and audio.detach()[:, ::64].abs().amax() > 64:
+            raise ArgumentError(
+                "`audio`: expected a waveform in [-1, 1], got one of integers; divide it by 32768 if they have 16 bits"
             )
         if self.audio_transform is None:
             raise ArgumentError(
                 "`audio`: expected features, because the loss has no `audio_transform` for waveforms, got a waveform"
             )
-        features = self.audio_transform(audio)
-        if features.shape[1] % max(landmarks.shape[1], 1):
+        frames = landmarks.shape[1]
+        if audio.shape[0] != landmarks.shape[0]:
             raise ShapeError(
-                f"`audio`: expected 640 samples a frame at 16 kHz and 25 frames a second, that is {640 * landmarks.shape[1]} for"
-                f" {landmarks.shape[1]} frames, got {audio.shape[1]}"
+                f"`audio`: expected (batch={landmarks.shape[0]}, samples) as `landmarks`, got {describe_shape(audio)}"
             )
+        if lengths is not None:
+            # Frames near the end of a clip see half an analysis window of what follows.
+            sample = torch.arange(audio.shape[1], device=audio.device)
+            audio = torch.where(sample < SAMPLES_PER_FRAME * lengths[:, None], audio, 0.0)
+        features = self.audio_transform(audio)
+        stride = self.syncers.audio_stride if isinstance(self.syncers, MultiScaleSyncer) else AUDIO_FRAMES_PER_FRAME
+        if features.ndim == 3 and features.shape[1] != stride * frames:
+            raise ShapeError(_rate_message(audio.shape[1], frames))
         return features
 
     def _levels(self, frames: int, syncers: MultiScaleSyncer) -> list[int]:
@@ -346,3 +421,44 @@ class MultiScaleSyncLoss(nn.Module):
                 f"`landmarks`: expected at least {shortest} frames to fill level {self._first_weighted}, got {frames}"
             )
         return fitting
+
+
+def _checked_pairs(syncers: object) -> Sequence[tuple[nn.Module, nn.Module]]:
+    """The encoder pairs of a user.
+
+    Raises:
+        ArgumentError: Not a list of at least one pair of modules.
+    """
+    fits = isinstance(syncers, (list, tuple)) and len(syncers) > 0
+    if fits:
+        pairs = cast(Sequence[Any], syncers)
+        fits = all(
+            isinstance(pair, (list, tuple)) and len(pair) == 2 and all(isinstance(part, nn.Module) for part in pair)
+            for pair in pairs
+        )
+    if not fits:
+        raise ArgumentError(
+            "`syncers`: expected a SyncerPyramid, a SyncerEnsemble or a non-empty list of (motion_encoder, audio_encoder) pairs, got"
+            f" {type(syncers).__name__}"
+        )
+    return cast(Sequence[tuple[nn.Module, nn.Module]], syncers)
+
+
+def _rate_message(samples: int, frames: int) -> str:
+    """What is wrong with a waveform that does not last as long as the landmarks."""
+    expected = (
+        f"`audio`: expected {SAMPLES_PER_FRAME} samples per frame (16 kHz audio, 25 frames per second), that is"
+        f" {SAMPLES_PER_FRAME * frames} for {frames} frames, got {samples}"
+    )
+    ratio = samples / (SAMPLES_PER_FRAME * max(frames, 1))
+    rates = [
+        f"{rate / 1000:g} kHz audio" for rate in (8000, 22050, 24000, 32000, 44100, 48000) if _near(ratio, rate / SAMPLE_RATE)
+    ]
+    rates += [
+        f"landmarks at {fps:g} frames per second" for fps in (12.5, 24, 29.97, 30, 50, 59.94, 60) if _near(ratio, FPS / fps)
+    ]
+    return f"{expected}; that is the length of {' or of '.join(rates)}: resample it first" if rates else expected
+
+
+def _near(ratio: float, expected: float) -> bool:
+    return abs(ratio / expected - 1) < 0.0005

@@ -13,7 +13,7 @@ from torch import distributed as dist
 
 from avsync.errors import ConfigError
 from avsync.losses.all_pairs import AllPairsInfoNCE, all_pairs_info_nce, within_clips_info_nce
-from avsync.losses.distributed import rank_and_size, sum_across
+from avsync.losses.distributed import check_alike, rank_and_size, sum_across
 from avsync.losses.info_nce import InfoNCE, chance_level, sampled_info_nce
 from avsync.losses.offsets import offset_info_nce
 from avsync.losses.pairs import ContrastiveLoss
@@ -209,6 +209,8 @@ def level_losses(
     Source: ours.
     """
     config = objectives[0].config
+    if config.objective != "all_pairs":  # which checks it itself
+        check_alike(group, embedded=[level.motion for level in embedded], mask=[level.mask for level in embedded])
     if config.objective == "contrastive":
         losses = _contrastive(objectives, embedded, generator)
     elif config.objective == "info_nce":
@@ -275,7 +277,10 @@ def _all_pairs(
     if not share:
         return losses
     within = [
+        # The only window of a clip has no negative in it.
         within_clips_info_nce(level.motion, level.audio, temperature=temperature, mask=level.mask, reduction="none")
+        if level.motion.shape[1] > 1
+        else losses[0].new_zeros(level.motion.shape[:2])
         for level, temperature in zip(embedded, temperatures, strict=True)
     ]
     return [each + share * inside for each, inside in zip(losses, within, strict=True)]
@@ -291,6 +296,9 @@ def _counted(level: Embeddings, weight: Tensor | None) -> Tensor:
 def _offset_term(objective: LevelObjective, level: Embeddings, weight: Tensor, span: int) -> Term:
     """Compute the loss over offsets of each segment of ``span`` windows, and the weights of the segments."""
     span = min(span, level.motion.shape[1])
+    segment_weight = _segment_weight(weight, level.mask, span)
+    if span == level.motion.shape[1]:  # no other offset to compare with
+        return torch.zeros_like(segment_weight), segment_weight
     losses = offset_info_nce(
         level.motion,
         level.audio,
@@ -301,7 +309,7 @@ def _offset_term(objective: LevelObjective, level: Embeddings, weight: Tensor, s
         mask=level.mask,
         reduction="none",
     )
-    return losses, _segment_weight(weight, level.mask, span)
+    return losses, segment_weight
 
 
 def _segment_weight(weight: Tensor, mask: Tensor | None, span: int) -> Tensor:
@@ -318,5 +326,5 @@ def _weighted_means(terms: Sequence[Term], group: dist.ProcessGroup | None, *, a
     totals = torch.stack([(values * weight).sum() for values, weight in terms])
     counts = torch.stack([weight.sum() for _, weight in terms])
     _, processes = rank_and_size(group)
-    everywhere = processes * counts if alike else sum_across([counts], group)[0]
+    everywhere = processes * counts if alike else sum_across([counts], group, checked=True)[0]
     return processes * totals / everywhere.clamp_min(torch.finfo(counts.dtype).tiny)

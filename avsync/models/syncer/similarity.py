@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from avsync._checks import check_floating, describe_shape, is_tensor
+from avsync._checks import check_floating, check_same_device, describe_shape, is_tensor
 from avsync.errors import ShapeError
 
 _SMALLEST_SQUARED_NORM = 1e-24
@@ -94,3 +94,4 @@ def check_pair(motion: Tensor, audio: Tensor) -> None:
         raise ShapeError(f"`motion`, `audio`: expected the same shape (..., embed), got {shapes}")
     check_floating("motion", motion)
     check_floating("audio", audio)
+    check_same_device("audio", audio, motion.device, "`motion`")
