@@ -10,14 +10,17 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from avsync.errors import ShapeError
 from avsync.losses.all_pairs import all_pairs_info_nce
 from avsync.losses.distributed import (
     gather,
@@ -145,7 +148,48 @@ def run(group: Group) -> Result:
             results[f"{key}: loss"] = value.detach()
             results |= {f"{key}: {part}": parameter.grad for part, parameter in encoders.named_parameters()}
     results |= pieces(group, rank)
+    results |= hidden(group, own)
+    if group is not None:
+        unequal(group, rank)
     return results
+
+
+def hidden(group: Group, own: slice) -> Result:
+    """NaN behind the mask of one process reaches no gradient of any."""
+    motion, audio, mask = material()
+    motion[~mask], audio[~mask] = torch.nan, torch.nan
+    results: Result = {}
+    for name in ("all_pairs", "one_way_sum", "given_negatives"):
+        m, a = motion[own].clone().requires_grad_(), audio[own].clone().requires_grad_()
+        LOSSES[name](m, a, torch.tensor(0.3, dtype=torch.float64), mask[own], group).backward()
+        results |= {f"hidden {name} motion": m.grad, f"hidden {name} audio": a.grad}
+    return results
+
+
+def unequal(group: Group, rank: int) -> None:
+    """A smaller last batch, or a mask on one process only, raises the same named error on every process, which can then go on."""
+    motion, audio, mask = (x[:2] for x in material())
+    fewer = motion[: 2 - (rank == 0)], audio[: 2 - (rank == 0)]
+    one_mask = mask if rank == 0 else None
+    drawn = torch.zeros(2, WINDOWS, 3, dtype=torch.int64)
+    calls: list[tuple[str, Callable[[], object]]] = [
+        ("motion", lambda: all_pairs_info_nce(*fewer, group=group)),
+        ("mask", lambda: all_pairs_info_nce(motion, audio, mask=one_mask, group=group)),
+        ("motion", lambda: sampled_info_nce(*fewer, drawn[: len(fewer[0])], group=group)),
+        ("mask", lambda: sampled_info_nce(motion, audio, drawn, mask=one_mask, group=group)),
+        ("motion", lambda: InfoNCE(num_negatives=3)(*fewer, group=group)),
+        ("mask", lambda: InfoNCE(num_negatives=3)(motion, audio, mask=one_mask, group=group)),
+        ("tensors", lambda: gather([fewer[0]], group)),
+        ("tensors", lambda: sum_across([fewer[0]], group)),
+        ("tensors", lambda: log_sum_exp_across([fewer[0]], group)),
+    ]
+    calls += [
+        ("mask", partial(trained, motion, audio, one_mask, group, weighted=False, objective=objective))
+        for objective in ("all_pairs", "info_nce", "margin")
+    ]
+    for name, call in calls:
+        with pytest.raises(ShapeError, match=f"`{name}`.*all processes"):
+            call()
 
 
 def pieces(group: Group, rank: int) -> Result:

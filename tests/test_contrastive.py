@@ -156,6 +156,10 @@ def test_all_pairs_against_the_reference(
 ) -> None:
     motion, audio = pair(clips, windows, 6, seed=seed)
     mask = some_mask(clips, windows, seed) if masked else None
+    if clips == 1 and windows < 2 * exclusion + 2:
+        with pytest.raises(ClipTooShortError, match=f"at least {2 * exclusion + 2} windows"):
+            all_pairs_info_nce(motion, audio, temperature=temperature, exclusion=exclusion, mask=mask, symmetric=symmetric)
+        return
     losses = all_pairs_info_nce(
         motion, audio, temperature=temperature, exclusion=exclusion, mask=mask, symmetric=symmetric, reduction="none"
     )
@@ -208,6 +212,8 @@ def test_sampled_equals_gathered() -> None:
     expected = info_nce(motion, audio, gather_negatives(motion, indices), reduction="none")
     torch.testing.assert_close(losses, expected)
     mask = some_mask(4, 12, 0)
+    indices = sample_negatives(4, 12, 7, mask=mask, generator=seeded())
+    expected = info_nce(motion, audio, gather_negatives(motion, indices), reduction="none")
     torch.testing.assert_close(sampled_info_nce(motion, audio, indices, mask=mask), expected[mask].mean())
 
 
@@ -535,7 +541,7 @@ def test_bad_arguments() -> None:
         all_pairs_info_nce(motion, audio, reduction="avg")
     with pytest.raises(ArgumentError, match="`temperature`"):
         all_pairs_info_nce(motion, audio, temperature=0.0)
-    with pytest.raises(ArgumentError, match=r"`motion`, .*`mask`: expected as many entries of each.*got \(2, 1, 2, 2, 2\)"):
+    with pytest.raises(ArgumentError, match=r"`motion`, .*`mask`: expected as many entries of each.*got \(2, 1, 2, 2\)"):
         all_pairs_info_nce([motion] * 2, [audio], temperature=[0.1] * 2)
     with pytest.raises(ArgumentError, match="at least one, got"):
         sampled_info_nce([], [], [], temperature=[])

@@ -32,7 +32,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[s
     folder = tmp_path_factory.mktemp("ranks")
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     script = [sys.executable, str(ROOT / "tests" / "ranks.py"), str(folder)]
-    done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=1200, check=False)
+    done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 0, done.stderr
     return {
         world: [torch.load(folder / f"{world}-{rank}.pt", weights_only=True) for rank in range(world)] for world in ranks.WORLDS
@@ -95,6 +95,18 @@ def test_logarithms_of_sums_do_not_overflow(processes: dict[int, list[dict[str, 
         assert got["log sum large grad"].tolist() == [world * float(rank == world - 1), world * float(rank == 0)]
         assert got["log sum moderate"].item() == pytest.approx(values.logsumexp(0).item(), rel=1e-6)
         assert got["log sum moderate grad"].item() == pytest.approx(world * values.softmax(0)[rank].item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("world", ranks.WORLDS)
+def test_padding_reaches_no_gradient_of_any_process(processes: dict[int, list[dict[str, Tensor]]], world: int) -> None:
+    """The script itself tries unequal batches and masks on one process, and fails unless each raises a named error on every process."""
+    alone = ranks.run(None)
+    for key in (key for key in alone if key.startswith("hidden")):
+        parts = (
+            torch.cat([of_rank[key] for of_rank in processes[world]]) / world
+        )  # every process calls backward on the whole loss
+        assert parts.isfinite().all() and parts.any()
+        torch.testing.assert_close(parts, alone[key])
 
 
 def test_one_process_needs_no_group() -> None:
