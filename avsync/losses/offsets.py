@@ -86,8 +86,6 @@ def offset_info_nce(
 
     Example:
         >>> windows = torch.eye(5)[None]
-        >>> round(offset_info_nce(windows, windows, span=5, max_offset=2, temperature=1.0).item(), 4)  # nothing to tell from
-        0.0
         >>> bool(offset_info_nce(windows, windows, span=1, max_offset=2, temperature=1.0) > 0.5)
         True
 
