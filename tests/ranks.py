@@ -185,7 +185,7 @@ def unequal(group: Group, rank: int) -> None:
     ]
     calls += [
         ("mask", partial(trained, motion, audio, one_mask, group, weighted=False, objective=objective))
-        for objective in ("all_pairs", "info_nce", "margin")
+        for objective in ("all_pairs", "info_nce", "contrastive")
     ]
     for name, call in calls:
         with pytest.raises(ShapeError, match=f"`{name}`.*all processes"):
