@@ -1,6 +1,6 @@
-"""Equation (4): the multi-scale audio-visual synchrony loss.
+r"""Equation (4): the multi-scale audio-visual synchrony loss.
 
-:math:`L_{sync}^i = - \\operatorname{mean}_t \\cos(e_a(a^i_t), e_x(x^i_t))` over the windows :math:`t` of each level :math:`i`, with the
+:math:`L_{sync}^i = - \operatorname{mean}_t \cos(e_a(a^i_t), e_x(x^i_t))` over the windows :math:`t` of each level :math:`i`, with the
 syncers :math:`e_a, e_x` frozen and :math:`x` the generator's output; :math:`L_{sync}` is the mean over the levels.
 """
 
