@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from avsync.training.processes import first_process, free_cores, make_fabric, on_first_process
     from avsync.training.store import CheckpointStore
     from avsync.training.syncer_evaluation import LevelReport, crop_offsets, evaluate_syncers
-    from avsync.training.syncers import embed_crops, train_syncers
+    from avsync.training.syncers import embed_crops, lip_leak, train_syncers
     from avsync.training.warm_start import WarmStartConfig, train_finest_first
 
 _MODULES = {
@@ -37,7 +37,7 @@ _MODULES = {
     "processes": ("first_process", "free_cores", "make_fabric", "on_first_process"),
     "store": ("CheckpointStore",),
     "syncer_evaluation": ("LevelReport", "crop_offsets", "evaluate_syncers"),
-    "syncers": ("embed_crops", "train_syncers"),
+    "syncers": ("embed_crops", "lip_leak", "train_syncers"),
     "warm_start": ("WarmStartConfig", "train_finest_first"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
@@ -66,6 +66,7 @@ __all__ = [  # noqa: PLE0604, RUF100 - resolved by __getattr__
     "first_process",
     "free_cores",
     "generator_losses",
+    "lip_leak",
     "load_checkpoint",
     "make_fabric",
     "on_first_process",

@@ -13,6 +13,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from avsync._files import write_json
-from avsync.audio.speech import SpeechFeatures
-from avsync.corpus.banks.memory import ClipBank, encode_waveform
-from avsync.corpus.clip import Clip, Corpus
-from avsync.landmarks.tracking_faults import held_frames, repeat_frames, smooth_frames
-from avsync.metrics.multi_scale import MAX_OFFSETS
-from avsync.metrics.offset import sync_offset
-from avsync.models.syncer.interface import MultiScaleSyncer
+from avsync.audio import SpeechFeatures
+from avsync.corpus import Clip, ClipBank, Corpus
+from avsync.landmarks import held_frames, repeat_frames, smooth_frames
+from avsync.metrics import MAX_OFFSETS, sync_offset
+from avsync.models import MultiScaleSyncer
 
 SNR_DB = 10.0
 SMOOTHED_FRAMES, HELD_FRAMES = 5, 3
@@ -91,7 +89,8 @@ def impaired(clips: Sequence[Clip], features: torch.nn.Module) -> dict[str, Clip
 
     def with_audio(noise: Callable[[int], np.ndarray[Any, Any]]) -> ClipBank:
         bank = copy.copy(clean)
-        bank.audio = torch.cat([encode_waveform(mixed(clip, noise(i), SNR_DB), features) for i, clip in enumerate(clips)])
+        noisy = [replace(clip, waveform=mixed(clip, noise(i), SNR_DB)) for i, clip in enumerate(clips)]
+        bank.audio = ClipBank(noisy, features=features).audio
         return bank
 
     def with_landmarks(change: Callable[[Tensor], Tensor]) -> ClipBank:
@@ -169,7 +168,7 @@ def main() -> None:
         numbers[name] = measure(MultiScaleSyncer.from_pretrained(name), banks)
         print(name, json.dumps(numbers[name], indent=1), flush=True)
     if args.out:
-        write_json(Path(args.out), numbers)
+        Path(args.out).write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

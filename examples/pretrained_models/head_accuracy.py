@@ -19,16 +19,12 @@ from conditions import GROUPS, MARGIN
 from torch import Tensor
 from torch.nn import functional as F
 
-from avsync._files import write_json
-from avsync.audio.speech import SpeechFeatures
-from avsync.corpus.banks.memory import ClipBank
-from avsync.corpus.clip import Corpus
-from avsync.landmarks.layouts import REGIONS
-from avsync.landmarks.lip_leak import remove_lip_leak
-from avsync.metrics.multi_scale import MAX_OFFSETS
-from avsync.metrics.offset import sync_offset
-from avsync.models.syncer.interface import MultiScaleSyncer
-from avsync.training.syncers import lip_leak
+from avsync.audio import SpeechFeatures
+from avsync.corpus import ClipBank, Corpus
+from avsync.landmarks import REGIONS, remove_lip_leak
+from avsync.metrics import MAX_OFFSETS, sync_offset
+from avsync.models import MultiScaleSyncer
+from avsync.training import lip_leak
 
 SPEECH_SHARE = 0.4
 _CHUNK = 64
@@ -100,7 +96,7 @@ def main() -> None:
     }
     print(json.dumps(numbers, indent=1))
     if args.out:
-        write_json(Path(args.out), numbers)
+        Path(args.out).write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,13 +14,11 @@ from pathlib import Path
 
 import torch
 
-from avsync.audio.speech import SpeechFeatures
-from avsync.corpus.banks.crops import CropBank
-from avsync.corpus.banks.memory import ClipBank
-from avsync.corpus.clip import Corpus
-from avsync.models.syncer.pyramid import SyncerPyramid
+from avsync.audio import SpeechFeatures
+from avsync.corpus import ClipBank, Corpus, CropBank
+from avsync.models import SyncerPyramid
 from avsync.pretrained import save_pretrained
-from avsync.training.syncers import lip_leak
+from avsync.training import lip_leak
 
 NAME, START = "landmarks68-25fps-pose", "landmarks68-25fps-head"
 

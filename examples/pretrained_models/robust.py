@@ -17,13 +17,11 @@ import torch
 from pretrain import AUGMENT, VARIANTS
 from realign import LEAST_FRAMES, clip_lag, with_sound_moved
 
-from avsync.audio.speech import SpeechFeatures
-from avsync.corpus.banks.memory import ClipBank
-from avsync.corpus.clip import Corpus
-from avsync.models.syncer.pyramid import SyncerPyramid
+from avsync.audio import SpeechFeatures
+from avsync.corpus import ClipBank, Corpus
+from avsync.models import SyncerPyramid
 from avsync.pretrained import save_pretrained
-from avsync.training.processes import make_fabric
-from avsync.training.syncers import train_syncers
+from avsync.training import make_fabric, train_syncers
 
 NAME, START = "landmarks68-25fps-robust", "landmarks68-25fps"
 AUGMENT_ROUGHLY = replace(
