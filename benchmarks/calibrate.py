@@ -3,7 +3,7 @@
     python -m benchmarks.calibrate --pyramid FOLDER --corpus FOLDER
 
 Probabilities are judged crosswise: fitted on one half of the speakers, stated for the other, and the reverse. What is written is
-fitted on all. Every crop is shown with its own sound and with another speaker's, half and half; beside these, faces that stand still
+fitted on all. Every crop is shown with its own audio and with another speaker's, half and half; next to these, faces that stand still
 and crops in which hardly anybody speaks. Writes ``calibration.json`` (for :func:`avsync.metrics.calibration.load_calibration`), the
 reliability diagram ``calibration.png`` and all numbers as ``calibration-report.json``.
 """

@@ -48,7 +48,7 @@ class Networks:
     Attributes:
         syncers: The pyramid of the sync metrics; better not the one that the methods were trained with.
         transform: From waveforms to what the syncers hear; by default as their config says.
-        motion: Of the Frechet motion distance; by default the shipped autoencoder.
+        motion: Of the Frechet motion distance; by default the pretrained autoencoder.
         inception: From images (images, 3, size, size) to features, for FID and t-FID.
         i3d: From sequences (batch, frames, 3, size, size) to features, for FVD.
     """
@@ -338,7 +338,7 @@ class _TwoDims(nn.Module):
 
 
 def _missing(measures: Sequence[Measure], cells: Mapping[str, tuple[Cell, ...]], segments: int) -> list[str]:
-    """Where values are means over fewer segments than the rest."""
+    """Notes where values are means over fewer segments than the rest."""
     notes = []
     for number, measure in enumerate(measures):
         short = {row: found[number].clips for row, found in cells.items() if found[number].clips < segments}

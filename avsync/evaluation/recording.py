@@ -40,13 +40,13 @@ COARSE_LEVEL = 2
 NULLS = 19
 """Rotations of the reversed audio against which an offset is tested where there is no calibration."""
 NULL_GAIN = 1.2
-"""How much more than reversed audio a drift must stand out, and an offset where there is no calibration."""
+"""Factor by which a drift must stand out more than with reversed audio, and an offset without a calibration."""
 MAX_DRIFT, DRIFT_STEPS = 0.06, 60
 """Largest drift that is looked for, in seconds per second, and how many steps of the search lie between it and none."""
 LEAST_DRIFT = 0.12
 """Seconds by which the offset must change within a clip to count as drift."""
 DRIFT_GAIN = 1.2
-"""How much more than a constant offset a drift must stand out."""
+"""Factor by which a drift must stand out more than a constant offset."""
 DRIFT_NULLS = 4
 """Rotations of the reversed audio against which a drift is tested."""
 DRIFT_REACH = 2.0
@@ -452,7 +452,7 @@ class OffsetAnswer:
 
     @property
     def words(self) -> str:
-        """What to do, in a sentence."""
+        """Return the advice, a sentence."""
         if self.drift is not None:
             return self.drift.words
         if self.seconds is None:

@@ -65,7 +65,7 @@ class Cell(NamedTuple):
     high: float | None
     """Upper end."""
     clips: int
-    """How many clips have a value."""
+    """Number of clips with a value."""
 
     def text(self, decimals: int = 3) -> str:
         """Return the cell as text.

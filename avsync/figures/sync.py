@@ -28,7 +28,7 @@ HISTORY_KINDS = {
     "in_sync": "cosine in sync",
     "acc": "accuracy",
 }
-"""What a history may hold for every level, the likest to the paper's figure first: name before the level's number, and its label."""
+"""Values that a history may hold for every level, the closest to the paper's figure first: name before the level's number, and its label."""
 
 _DRAWN_BOUNDS = ("ground truth", "static", "shuffled")
 
@@ -113,7 +113,7 @@ def confidence_along_training(
     fps: float = 25.0,
     window: int = 5,
 ) -> Figure:
-    """Synchrony along trainings, one panel per level (the paper's figure 5).
+    """Synchrony along training runs, one panel per level (the paper's figure 5).
 
     Args:
         histories: For every training, (step, value) pairs a level; as many levels for all.

@@ -24,7 +24,7 @@ _ROUNDING = 8  # units in the last place within which mean distances count as eq
 
 
 class SyncOffset(NamedTuple):
-    """What SyncNet's protocol says of each clip. All tensors are (batch,) except the last.
+    """Offsets by SyncNet's protocol, one per clip. All tensors are (batch,) except the last.
 
     A clip without a window that counts, or with NaN in one that does, has offset 0, rank 0, and NaN in all else. A clip whose offsets
     all look alike (constant embeddings) has offset 0, confidence 0 and the last rank.
@@ -213,13 +213,13 @@ def offset_distances(
     Args:
         motion: Embeddings of motion windows, (batch, windows, embed).
         audio: Embeddings of audio windows, (batch, audio_windows, embed), at the same rate. May reach further than the motion on
-            both sides, so that no offset runs out of sound.
+            both sides, so that no offset runs out of audio.
         max_offset: V, the largest offset searched, in windows (frames of the level).
         lead: Audio windows that lie before the first motion window: ``audio[:, lead]`` belongs to ``motion[:, 0]``.
         edges: What an offset does that reaches beyond the audio. "masked" leaves those pairs out; "legacy" compares with zero
             embeddings as the published SyncNet script does, which biases short clips.
         mask: True for the motion windows that count, (batch, windows), bool; padding and silence can be left out with it.
-        audio_mask: True for the audio windows that exist, (batch, audio_windows), bool; the others are beyond the sound. Needed where
+        audio_mask: True for the audio windows that exist, (batch, audio_windows), bool; the others are beyond the audio. Needed where
             clips of different lengths share a batch.
         window: Frames that a window spans, 5 for the syncers of this package, for a mean that counts every *frame* of a clip once. At 1
             it counts every window once, as the published protocol does, and the frames in the middle of a clip as often as there are
@@ -232,7 +232,7 @@ def offset_distances(
     Raises:
         ShapeError: Shapes do not fit together, or embeddings are not floating point.
         ArgumentError: ``edges`` is neither "masked" nor "legacy", ``max_offset`` or ``lead`` is negative, or ``window`` below 1.
-        ClipTooShortError: There is no motion window, or no audio window beside the first of them.
+        ClipTooShortError: There is no motion window, or no audio window next to the first of them.
 
     Example:
         >>> sound = torch.eye(9)[None]
@@ -333,7 +333,7 @@ def sync_offset(
 
 
 def offset_from_distances(distances: Tensor) -> SyncOffset:
-    """What SyncNet's protocol reads from the mean distances of clips at all offsets.
+    """Read SyncNet's values from the mean distances of clips at all offsets.
 
     Args:
         distances: (batch, 2 V + 1) from ``+V`` down to ``-V``, as :func:`offset_distances` returns them; NaN where there is none.

@@ -19,16 +19,16 @@ from avsync.metrics.posterior import OffsetPosterior, offset_posterior
 from avsync.models.syncer.interface import MultiScaleSyncer
 
 ANSWERS = ("offset", "unsure", "edge", "silent", "still", "nothing")
-"""What a clip can be answered at a level: an offset; or "cannot tell" because it is not likely enough to be right, because the best offset lies at the edge
+"""Answers for a clip at a level: an offset; or "cannot tell" because it is not likely enough to be right, because the best offset lies at the edge
 of the search, so that a better one may lie beyond, because hardly anybody speaks, because the face hardly moves, or because no window counts (or one that does holds NaN)."""
 LEAST_SPEECH = 0.2
 """Share of frames that must hold speech; see ``avsync.corpus.banks.memory.speech_mask``."""
 LEAST_SPEED = 0.02
-"""Mean speed of the points, in face heights a second, below which a face is still; real clips start at 0.07."""
+"""Mean speed of the points, in face heights per second, below which a face is still; real clips start at 0.07."""
 
 
 class LevelSync(NamedTuple):
-    """What is said of clips at one level; lists and tensors hold one entry a clip."""
+    """Report of clips at one level; lists and tensors hold one entry per clip."""
 
     level: int
     """The level, 0 the finest."""
@@ -47,7 +47,7 @@ class LevelSync(NamedTuple):
 
 
 def face_speed(landmarks: Tensor, *, fps: float = 25.0, lengths: Tensor | None = None) -> Tensor:
-    """How fast the points of a face move, on average over points and frames.
+    """Measure how fast the points of a face move, on average over points and frames.
 
     Args:
         landmarks: (batch, frames, points, dims), in any unit.
@@ -55,7 +55,7 @@ def face_speed(landmarks: Tensor, *, fps: float = 25.0, lengths: Tensor | None =
         lengths: True frames of each clip, (batch,).
 
     Returns:
-        (batch,), in face heights a second; 0 for clips of one frame.
+        (batch,), in face heights per second; 0 for clips of one frame.
 
     Raises:
         ShapeError: Shapes do not fit together.
@@ -182,7 +182,7 @@ def level_answers(
 
 
 def report_rows(report: Sequence[LevelSync], *, ids: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """A report as plain rows, one a clip and level, for tables and JSON; what is not a number becomes None.
+    """A report as plain rows, one per clip and level, for tables and JSON; what is not a number becomes None.
 
     Args:
         report: From :func:`sync_report`.
@@ -209,7 +209,7 @@ def report_rows(report: Sequence[LevelSync], *, ids: Sequence[str] | None = None
     clips = len(report[0].answers) if report else 0
     names = [str(number) for number in range(clips)] if ids is None else list(ids)
     if len(names) != clips:
-        raise ArgumentError(f"`ids`: expected {clips}, one a clip, got {len(names)}")
+        raise ArgumentError(f"`ids`: expected {clips}, one per clip, got {len(names)}")
     rows: list[dict[str, Any]] = []
     for clip, name in enumerate(names):
         for level in report:

@@ -59,7 +59,7 @@ class Arm(NamedTuple):
     """Weight of the sync loss, as a multiple of ``--loss-weight``."""
     warm_up: bool = True
     basis: bool = False
-    """Whether the model predicts weights of principal motions instead of coordinates."""
+    """True if the model predicts weights of principal motions instead of coordinates."""
 
 
 ARMS = {

@@ -1,4 +1,4 @@
-"""How much a head model finds, and how much of it the lips give: as the points are, without the leak of the lips, and the leak alone.
+"""Share of offsets that a head model finds, and the part that the lips give: as the points are, without the leak of the lips, and the leak alone.
 
     python examples/pretrained_models/head_accuracy.py --corpus PATH --models NAME_OR_FOLDER ... [--frames 152] [--out FILE]
 

@@ -49,7 +49,7 @@ def _rounded_filterbank() -> Tensor:
 
 
 def num_mfcc_frames(samples: int) -> int:
-    """How many frames of features lie wholly inside ``samples`` samples.
+    """Return the number of frames of features that lie wholly inside ``samples`` samples.
 
     Args:
         samples: At 16 kHz.

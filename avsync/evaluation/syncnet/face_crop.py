@@ -25,18 +25,18 @@ Points = npt.NDArray[np.float32]
 _Points = npt.NDArray[np.float64]
 
 CROP_SCALE = 0.4
-"""How much farther than the box a crop reaches to the sides, as a share of half the box."""
+"""Reach of a crop beyond the sides of the box, as a share of half the box."""
 CROP_SIZE = 224
 """Height and width of a crop, in pixels."""
 FILTER_FRAMES = 13
 """Frames of the median filter."""
 FOREHEAD = 0.2
-"""How far the box of a face's landmarks is raised above them, in heights of the landmarks."""
+"""Raise of the box of a face above its landmarks, in heights of the landmarks."""
 _GREY = 110
 
 
 class CropPath(NamedTuple):
-    """Where the crops of a track lie, in pixels of the video; all are (frames,)."""
+    """Positions of the crops of a track, in pixels of the video; all are (frames,)."""
 
     x: _Points
     """Centre of the box."""

@@ -35,7 +35,7 @@ class FacePath(NamedTuple):
     start: float
     """Time of the first image, in seconds on the container's clock."""
     crops: CropPath
-    """Where its crops lie, one per image."""
+    """Positions of its crops, one per image."""
 
     @property
     def frames(self) -> int:

@@ -33,13 +33,13 @@ from avsync.pyramid import FPS, SAMPLE_RATE
 SAMPLES = int(SAMPLE_RATE / FPS)
 """Samples a image."""
 MAX_BATCH = 128
-"""Most windows a batch: beyond that a batch would outlast the sound that stays readable."""
+"""Most windows per batch: beyond that a batch would outlast the audio that stays readable."""
 _WINDOW_SAMPLES = (AUDIO_WINDOW - 1) * HOP_LENGTH + FRAME_LENGTH
 
 
 @dataclass(frozen=True, eq=False)
 class TrackScore:
-    """What SyncNet says of one face.
+    """SyncNet's score of one face.
 
     Attributes:
         start: Time of the first image, in seconds on the container's clock.
@@ -51,7 +51,7 @@ class TrackScore:
         distance_at_zero: Distance at offset 0. Lower is better.
         rank_at_zero: Place of offset 0 among all offsets; 1 is best.
         distances: Mean distance at each offset from ``+max_offset`` down to ``-max_offset``.
-        framewise: Confidence of each window at the offset, unfiltered; NaN where its sound is missing.
+        framewise: Confidence of each window at the offset, unfiltered; NaN where its audio is missing.
     """
 
     start: float
@@ -94,8 +94,8 @@ def score_video(
         device: Where to compute; the network is moved there. By default where it is.
         batch_size: Windows embedded at once, 1 to 128.
         max_offset: Largest offset searched, in images of 40 ms; 15 in the published evaluations.
-        edges: "masked" compares with the sound around the track and leaves out what lies beyond the audio of the file. "legacy" is
-            the published script: the sound is cut to the track, zeros take the place of embeddings beyond its ends, and the last
+        edges: "masked" compares with the audio around the track and leaves out what lies beyond the audio of the file. "legacy" is
+            the published script: the audio is cut to the track, zeros take the place of embeddings beyond its ends, and the last
             window of a track is not used.
         faces: "largest", "stable" or "all"; see :func:`avsync.corpus.extraction.tracks.choose_tracks`.
         min_seconds: Shortest track of a face; 4 in the published pipeline.
@@ -106,8 +106,8 @@ def score_video(
         One :class:`TrackScore` per track, by their start; at least one.
 
     Raises:
-        CorpusError: The video cannot be read, has no sound, or no face stays for ``min_seconds``.
-        ClipTooShortError: The sound ends before it fills one window of a track.
+        CorpusError: The video cannot be read, has no audio, or no face stays for ``min_seconds``.
+        ClipTooShortError: The audio ends before it fills one window of a track.
         ArgumentError: An option has an impossible value.
         MissingExtraError: PyAV or the detector's library is not installed.
 
@@ -204,7 +204,7 @@ class _Scorer:
         )
 
     def _flush(self) -> None:
-        """Compare the windows whose images are there with the sound around them, and forget the images."""
+        """Compare the windows whose images are there with the audio around them, and forget the images."""
         stop = min(self._window + len(self._crops) - WINDOW + 1, self.last)
         count = stop - self._window
         if count > 0:
@@ -230,7 +230,7 @@ class _Scorer:
 
 
 class _AudioWindows:
-    """Embeddings of a track's sound windows, each computed once and forgotten when no video window can need it any more."""
+    """Embeddings of a track's audio windows, each computed once and forgotten when no video window can need it any more."""
 
     def __init__(self, scorer: _Scorer) -> None:
         self.scorer = scorer
@@ -238,7 +238,7 @@ class _AudioWindows:
         self._held: tuple[Tensor, Tensor] | None = None
 
     def between(self, first: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Embeddings (1, stop - first, embed) and which of them have sound, (stop - first,); never before an earlier ``first``."""
+        """Embeddings (1, stop - first, embed) and which of them have audio, (stop - first,); never before an earlier ``first``."""
         held = self._held
         if held is None or stop > self._next:
             new = self._embed(self._next, stop)
@@ -271,7 +271,7 @@ class _AudioWindows:
         return syncnet_mfcc(torch.from_numpy(scorer.sound.read(start, samples))[None])[:, before:]
 
     def _real(self, first: int, stop: int) -> Tensor:
-        """Which windows have sound. What was read reaches their ends, so the end of the sound is known if it lies among them."""
+        """Find the windows that have audio. What was read reaches their ends, so the end of the audio is known if it lies among them."""
         scorer, windows = self.scorer, torch.arange(first, stop)
         starts = scorer.face.start + SAMPLES * windows.double() / SAMPLE_RATE
         end = np.inf if scorer.sound.end is None else scorer.sound.end
