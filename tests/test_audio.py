@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from avsync.audio.features import MFCC, LogMel, dct_matrix, log_mel, mel_filterbank, mfcc, normalise_waveform
+from avsync.audio.speech import SpeechFeatures
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
 from tests.reference import audio as reference
 
@@ -207,3 +208,28 @@ def test_normalise_waveform_bad_arguments() -> None:
         normalise_waveform(torch.zeros(2, 0))
     with pytest.raises(ShapeError):
         normalise_waveform(torch.zeros(2, 5, dtype=torch.int16))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_features_of_any_dtype(dtype: torch.dtype) -> None:
+    waveform = (0.3 * torch.randn(2, 6400, generator=torch.Generator().manual_seed(0))).to(dtype)
+    for kind in ("log-mel", "mfcc"):
+        exact = SpeechFeatures(kind=kind)(waveform.float())
+        for of_module in (torch.float64, torch.float32, torch.bfloat16):
+            found = SpeechFeatures(kind=kind).to(of_module)(waveform)
+            assert found.dtype in (torch.float32, torch.float64)
+            torch.testing.assert_close(found.float(), exact, atol=1.0 if of_module == torch.bfloat16 else 1e-3, rtol=1e-3)
+
+
+def test_mistakes_with_waveforms_are_named() -> None:
+    waveform = torch.zeros(2, 6400)
+    for wrong, message in (
+        (waveform.numpy(), r"`waveform`: .*got ndarray"),
+        (waveform[0], r"`waveform`: expected \(batch, samples\), got \(6400,\)"),
+        (waveform.int(), r"`waveform`: expected a floating-point tensor"),
+        (waveform[:0], r"`waveform`: expected at least 1 clip"),
+        (waveform.to("meta"), r"`waveform`: expected it on the device of the features' window and filters, cpu, got meta"),
+    ):
+        for features in (SpeechFeatures(), SpeechFeatures().features):
+            with pytest.raises(ArgumentError, match=message):
+                features(wrong)

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from avsync.audio.features import LogMel
 from avsync.corpus.banks.memory import ClipBank
 from avsync.corpus.synthetic.talker import SyntheticCorpus, synthetic_clip
-from avsync.errors import ClipTooShortError, ConfigError, ShapeError
+from avsync.errors import ArgumentError, ClipTooShortError, ConfigError, ShapeError
 from avsync.landmarks.geometry import displacement
 from avsync.metrics.frechet import load_motion_autoencoder
 from avsync.models.motion_autoencoder import FACE_PARTS, MotionAutoencoder, MotionAutoencoderConfig, quickness
 from avsync.pretrained import save_pretrained
 from avsync.training.autoencoder import AutoencoderTrainingConfig, autoencoder_loss, train_motion_autoencoder
-from avsync.training.engine import make_fabric
+from avsync.training.processes import make_fabric
 
 SMALL = MotionAutoencoderConfig(window=16, hop=8, width=12, features=6)
 
@@ -115,3 +115,15 @@ def test_errors() -> None:
             MotionAutoencoderConfig(**bad)
     with pytest.raises(ConfigError, match="steps"):
         AutoencoderTrainingConfig(steps=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_landmarks_of_any_dtype(dtype: torch.dtype) -> None:
+    model = MotionAutoencoder(MotionAutoencoderConfig(width=8)).eval()
+    landmarks = torch.rand(2, 40, 68, 2, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
+    codes = model(landmarks)
+    codes.sum().backward()
+    assert codes.dtype == torch.float32 and landmarks.grad.dtype == dtype and landmarks.grad.isfinite().all()
+    assert model.bfloat16()(landmarks).isfinite().all()
+    with pytest.raises(ArgumentError, match="`config`: expected MotionAutoencoderConfig or None, got dict"):
+        MotionAutoencoder({"width": 8})

@@ -1,9 +1,9 @@
-"""Waveform to features: log-mel energies and MFCCs, in pure ``torch.stft``, differentiable and batched.
+"""Audio features: log-mel energies and MFCCs, on ``torch.stft``, differentiable and batched.
 
-The alignment, which everything else in the library relies on: audio frame ``s`` is centred on sample ``hop_length * s``. With the
-defaults (16 kHz, hop 160) there are 100 frames per second, motion frame ``k`` of a 25 fps clip is the instant of sample ``640 k``, and
-audio frame ``4 k`` is centred on that same sample. A clip of ``640 T`` samples gives exactly ``4 T`` frames: the one further frame
-that a centred transform yields, centred on the sample after the last, is dropped. The ends are padded by reflection.
+The library relies on this alignment: audio frame ``s`` is centred on sample ``hop_length * s``. With the defaults (16 kHz, hop 160)
+there are 100 frames per second, motion frame ``k`` of a 25 fps clip is at sample ``640 k``, and audio frame ``4 k`` is centred on the
+same sample. A clip of ``640 T`` samples has exactly ``4 T`` frames: the additional frame of a centred transform, centred on the sample
+after the last, is dropped. The ends are padded by reflection.
 
 The numbers agree with ``torchaudio.transforms.MelSpectrogram`` followed by decibels, and with ``torchaudio.transforms.MFCC``, for
 the same parameters (HTK mel scale, filters not normalised, power spectrum, periodic Hann window).
@@ -17,8 +17,17 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from avsync._checks import check_floating, check_positive, check_shape
-from avsync.errors import ArgumentError, ClipTooShortError
+from avsync._checks import (
+    at_least_float32,
+    check_clips,
+    check_floating,
+    check_positive,
+    check_same_device,
+    check_shape,
+    describe_shape,
+    is_tensor,
+)
+from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
 
 
 def _hertz_to_mel(hertz: float) -> float:
@@ -35,15 +44,15 @@ def mel_filterbank(
     dtype: torch.dtype = torch.float32,
     device: torch.device | None = None,
 ) -> Tensor:
-    """Triangular filters, evenly spaced on the HTK mel scale, each with a peak of 1 and no area normalisation.
+    """Return triangular filters, evenly spaced on the HTK mel scale, each with a peak of 1 and without area normalisation.
 
     Args:
         n_mels: Number of filters.
         n_fft: Length of the Fourier transform, in samples.
-        sample_rate: Samples a second.
+        sample_rate: Samples per second.
         f_min: Lowest frequency, in hertz.
         f_max: Highest frequency, in hertz; half the sample rate by default.
-        dtype, device: Of the result, which is always computed in float64 on the CPU.
+        dtype, device: Dtype and device of the result, which is computed in float64 on the CPU.
 
     Returns:
         (n_fft // 2 + 1, n_mels): the weight of each frequency bin in each filter.
@@ -55,7 +64,7 @@ def mel_filterbank(
         >>> mel_filterbank(n_mels=26).shape
         torch.Size([201, 26])
 
-    Source: the HTK book's scale, as torchaudio has it by default (``mel_scale="htk"``, ``norm=None``).
+    Source: the scale of the HTK book, the default of torchaudio (``mel_scale="htk"``, ``norm=None``).
     """
     for name, value in (("n_mels", n_mels), ("n_fft", n_fft), ("sample_rate", sample_rate)):
         check_positive(name, value)
@@ -79,13 +88,13 @@ def dct_matrix(
     Args:
         n_mfcc: Number of coefficients kept.
         n_mels: Number of mel bands.
-        dtype, device: Of the result, which is always computed in float64 on the CPU.
+        dtype, device: Dtype and device of the result, which is computed in float64 on the CPU.
 
     Returns:
         (n_mels, n_mfcc), columns orthonormal.
 
     Raises:
-        ArgumentError: A size is not positive, or more coefficients than bands are asked for.
+        ArgumentError: A size is not positive, or there are more coefficients than bands.
 
     Example:
         >>> basis = dct_matrix(n_mfcc=3, n_mels=8)
@@ -119,13 +128,14 @@ def log_mel(
     window: Tensor | None = None,
     filterbank: Tensor | None = None,
 ) -> Tensor:
-    """Mel energies in decibels, ``10 log10(max(mel power, amin))``, one frame for every ``hop_length`` samples.
+    r"""Compute mel energies in decibels, :math:`10 \log_{10} \max(P, a)`, one frame per ``hop_length`` samples.
 
-    Computed in float32 at least, whatever the input and whatever autocast says: no FFT exists in half precision everywhere.
+    :math:`P` is the mel power and :math:`a` is ``amin``. The computation is in at least float32 for any input and under autocast,
+    because some devices have no FFT in half precision.
 
     Args:
         waveform: (batch, samples), floating point, in [-1, 1].
-        sample_rate: Samples a second. A wrong rate cannot be seen from the samples; it shows as a wrong number of frames.
+        sample_rate: Samples per second. A wrong rate cannot be detected from the samples; it shows as a wrong number of frames.
         n_fft: Length of the Fourier transform, in samples.
         win_length: Length of the periodic Hann window, in samples; at most ``n_fft``.
         hop_length: Samples from one frame to the next.
@@ -133,41 +143,46 @@ def log_mel(
         f_min: Lowest frequency, in hertz.
         f_max: Highest frequency, in hertz; half the sample rate by default.
         amin: Floor of the mel power before the logarithm.
-        top_db: If given, values more than this many decibels below the loudest of **their own clip** are raised to that floor.
-            (torchaudio takes the loudest of the whole batch, so that a clip's features depend on its neighbours.) None, the
-            default, has no such floor: one that depends on the rest of the clip would make a window's features differ between a
-            whole clip, a crop of it and a stream.
-        window: (win_length,) in place of the Hann window; modules pass their buffer here.
-        filterbank: (n_fft // 2 + 1, n_mels) in place of :func:`mel_filterbank`; modules pass their buffer here.
+        top_db: Values more than this many decibels below the maximum of **their own clip** are raised to that floor (torchaudio takes
+            the maximum of the whole batch, so that the features of a clip depend on its neighbours). None, the default, has no
+            floor, because a floor that depends on the rest of the clip makes the features of a window differ between a whole clip,
+            a crop of it and a stream.
+        window: (win_length,) instead of the Hann window; modules pass their buffer here.
+        filterbank: (n_fft // 2 + 1, n_mels) instead of :func:`mel_filterbank`; modules pass their buffer here.
 
     Returns:
         (batch, samples // hop_length, n_mels), in decibels; frame ``s`` is centred on sample ``hop_length * s``.
 
     Raises:
-        ShapeError: ``waveform`` is not (batch, samples) or not floating point.
+        ShapeError: ``waveform`` is not (batch, samples), not floating point, or an empty batch.
         ClipTooShortError: There are too few samples to pad by reflection.
+        ArgumentError: ``waveform`` is not on the device of the window or the filterbank.
 
     Example:
         >>> log_mel(torch.zeros(2, 640 * 5)).shape
         torch.Size([2, 20, 26])
 
-    Source: paper section 4 (the 26 values its code feeds the network); the decibel scale is torchaudio's.
+    Source: paper section 4 (26 features); the decibel scale is that of torchaudio.
     """
     check_shape("waveform", waveform, "batch samples")
     check_floating("waveform", waveform)
+    check_clips("waveform", waveform)
+    for buffer in (window, filterbank):
+        if buffer is not None:
+            check_same_device("waveform", waveform, buffer.device, "the features' window and filters")
     shortest = max(n_fft // 2 + 1, hop_length)
     if waveform.shape[1] < shortest:
         raise ClipTooShortError(
             f"`waveform`: expected at least {shortest} samples (n_fft = {n_fft}), got {tuple(waveform.shape)}"
         )
     with torch.autocast(device_type=waveform.device.type, enabled=False):
-        x = waveform if waveform.dtype == torch.float64 else waveform.float()
+        x = at_least_float32(waveform)
         if window is None:
             window = torch.hann_window(win_length, dtype=x.dtype, device=x.device)
         if filterbank is None:
             bands = mel_filterbank(n_mels=n_mels, n_fft=n_fft, sample_rate=sample_rate, f_min=f_min, f_max=f_max, dtype=x.dtype)
             filterbank = bands.to(x.device)
-        # center=True, pad_mode="reflect" are the defaults
+        # The defaults are center=True and pad_mode="reflect".
         spectrum = torch.stft(x, n_fft, hop_length, win_length, window.to(x.dtype), return_complex=True)
         power = torch.view_as_real(spectrum[..., : x.shape[1] // hop_length]).square().sum(dim=-1)
         mel = power.transpose(1, 2) @ filterbank.to(x.dtype)
@@ -194,13 +209,13 @@ def mfcc(
     filterbank: Tensor | None = None,
     dct: Tensor | None = None,
 ) -> Tensor:
-    """Mel-frequency cepstral coefficients: the orthonormal DCT-II of :func:`log_mel`.
+    """Compute mel-frequency cepstral coefficients: the orthonormal DCT-II of :func:`log_mel`.
 
     Args:
         waveform: (batch, samples), floating point, in [-1, 1].
         n_mels: Number of mel bands under the cosine transform.
         n_mfcc: Number of coefficients kept.
-        dct: (n_mels, n_mfcc) in place of :func:`dct_matrix`; modules pass their buffer here.
+        dct: (n_mels, n_mfcc) instead of :func:`dct_matrix`; modules pass their buffer here.
         sample_rate, n_fft, win_length, hop_length, f_min, f_max, amin, top_db, window, filterbank: As in :func:`log_mel`.
 
     Returns:
@@ -214,7 +229,7 @@ def mfcc(
         >>> mfcc(torch.zeros(2, 640 * 5)).shape
         torch.Size([2, 20, 26])
 
-    Source: paper section 4 (26 coefficients, window 400, hop 160, 16 kHz); 40 bands are ours, the paper names none.
+    Source: paper section 4 (26 coefficients, window 400, hop 160, 16 kHz); the 40 bands are ours.
     """
     framing = {"sample_rate": sample_rate, "n_fft": n_fft, "win_length": win_length, "hop_length": hop_length}
     bands = log_mel(
@@ -241,7 +256,7 @@ def normalise_waveform(waveform: Tensor) -> Tensor:
         waveform: (..., samples), floating point.
 
     Returns:
-        The same shape, each clip in [-1, 1] with its largest magnitude at 1.
+        The same shape, each clip in [-1, 1] with a largest magnitude of 1, in at least float32.
 
     Raises:
         ShapeError: Not floating point, or no samples.
@@ -250,30 +265,33 @@ def normalise_waveform(waveform: Tensor) -> Tensor:
         >>> normalise_waveform(torch.tensor([[0.0, 0.5, 0.1, 0.2], [0.0, 0.0, 0.0, 0.0]])).abs().amax(dim=-1)
         tensor([1., 0.])
 
-    Source: the preparation in the authors' code.
+    Source: the preprocessing of the authors' code.
     """
+    if not is_tensor(waveform):
+        raise ShapeError(f"`waveform`: expected a tensor (..., samples), got {describe_shape(waveform)}")
     check_floating("waveform", waveform)
     if waveform.ndim == 0 or waveform.shape[-1] == 0:
         raise ClipTooShortError(f"`waveform`: expected (..., samples) with at least 1 sample, got {tuple(waveform.shape)}")
+    waveform = at_least_float32(waveform)
     centred = waveform - waveform.mean(dim=-1, keepdim=True)
     peak = centred.abs().amax(dim=-1, keepdim=True)
-    # What is left of a constant clip is rounding error; scaling that to a peak of 1 would invent sound.
+    # The rest of a constant clip is rounding error, which must not be scaled to a peak of 1.
     floor = 16 * torch.finfo(waveform.dtype).eps * waveform.abs().amax(dim=-1, keepdim=True)
     audible = peak > floor
     return centred * (audible / torch.where(audible, peak, 1.0))
 
 
 class LogMel(nn.Module):
-    """:func:`log_mel` with its window and filters kept as buffers.
+    """Module form of :func:`log_mel`, with its window and filters as buffers.
 
     Args:
         sample_rate, n_fft, win_length, hop_length, n_mels, f_min, f_max, amin, top_db: As in :func:`log_mel`.
 
     Attributes:
-        num_features: Width of the features.
-        sample_rate: Samples a second.
+        num_features: Numbers per frame.
+        sample_rate: Samples per second.
         hop_length: Samples from one frame to the next.
-        frame_rate: Frames a second.
+        frame_rate: Frames per second.
 
     Raises:
         ArgumentError: A size is out of its range.
@@ -323,7 +341,7 @@ class LogMel(nn.Module):
 
     @property
     def frame_rate(self) -> float:
-        """Frames a second."""
+        """Frames per second."""
         return self.sample_rate / self.hop_length
 
     def filter_offset(self, db: Tensor) -> Tensor:
@@ -339,7 +357,7 @@ class LogMel(nn.Module):
         return self.filter_offset(db[..., None].expand(*db.shape, self.n_mels))
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """(batch, samples) to (batch, samples // hop_length, num_features)."""
+        """Compute features: (batch, samples) to (batch, samples // hop_length, num_features)."""
         return log_mel(
             waveform,
             n_fft=self.n_fft,
@@ -353,7 +371,7 @@ class LogMel(nn.Module):
 
 
 class MFCC(LogMel):
-    """:func:`mfcc` with its window, filters and cosine transform kept as buffers.
+    """Module form of :func:`mfcc`, with its window, filters and cosine transform as buffers.
 
     Args:
         n_mfcc: Number of coefficients kept.
@@ -361,7 +379,7 @@ class MFCC(LogMel):
         sample_rate, n_fft, win_length, hop_length, f_min, f_max, amin, top_db: As in :func:`log_mel`.
 
     Attributes:
-        num_features: Width of the features, ``n_mfcc``.
+        num_features: Numbers per frame, ``n_mfcc``.
 
     Raises:
         ArgumentError: A size is out of its range.
@@ -395,11 +413,11 @@ class MFCC(LogMel):
         self.register_buffer("dct", dct_matrix(n_mfcc=n_mfcc, n_mels=n_mels), persistent=False)
 
     def filter_offset(self, db: Tensor) -> Tensor:
-        """The cosine transform of the band gains: (..., n_mels) to (..., n_mfcc)."""
+        """Convert gains of the mel bands to an offset of the features: (..., n_mels) to (..., n_mfcc)."""
         return db @ self.dct.to(db)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """(batch, samples) to (batch, samples // hop_length, n_mfcc)."""
+        """Compute features: (batch, samples) to (batch, samples // hop_length, n_mfcc)."""
         bands = super().forward(waveform)
         with torch.autocast(device_type=bands.device.type, enabled=False):
             return bands @ self.dct.to(bands.dtype)

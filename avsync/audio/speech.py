@@ -1,10 +1,10 @@
-"""From a waveform to the features that a model was trained on, by the name its config keeps."""
+"""Features of speech by the names that model configs hold: normalisation of the waveform, then log-mel or MFCC."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from avsync._checks import check_choice
+from avsync._checks import check_choice, check_shape
 from avsync.audio.features import MFCC, LogMel, normalise_waveform
 
 KINDS = ("log-mel", "mfcc")
@@ -12,15 +12,16 @@ KINDS = ("log-mel", "mfcc")
 
 
 class SpeechFeatures(nn.Module):
-    """:func:`avsync.audio.features.normalise_waveform`, then :class:`~avsync.audio.features.LogMel` or :class:`~avsync.audio.features.MFCC`.
+    """Audio features of normalised waveforms.
 
-    Both are differentiable; batches of clips are normalised clip by clip.
+    Each clip is normalised by itself (:func:`avsync.audio.features.normalise_waveform`), then
+    :class:`~avsync.audio.features.LogMel` or :class:`~avsync.audio.features.MFCC` follows. Both are differentiable.
 
     Args:
         kind: "log-mel" or "mfcc".
 
     Attributes:
-        features: The module behind the normalisation; banks normalise by themselves and take this one.
+        features: The module after the normalisation, for banks, which normalise waveforms themselves.
 
     Raises:
         ArgumentError: ``kind`` is an unknown word.
@@ -40,12 +41,16 @@ class SpeechFeatures(nn.Module):
         self.features: LogMel | MFCC = LogMel() if kind == "log-mel" else MFCC()
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """Features of clips.
+        """Compute the features of clips.
 
         Args:
-            waveform: (batch, samples) at 16 kHz, at any level.
+            waveform: (batch, samples) at 16 kHz, at any loudness.
 
         Returns:
             (batch, samples // 160, 26).
+
+        Raises:
+            ShapeError: ``waveform`` is not (batch, samples), not floating point, or an empty batch.
         """
+        check_shape("waveform", waveform, "batch samples")
         return self.features(normalise_waveform(waveform))

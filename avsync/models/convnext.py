@@ -1,7 +1,7 @@
 """ConvNeXt-1D blocks on (batch, frames, channels).
 
-The blocks keep channels last: the pointwise layers, which do nearly all of the arithmetic, are then plain matrix products without a
-transposition, and a depthwise convolution of a few taps is a few shifted multiplications.
+Channels are last, so that the pointwise layers, which do nearly all of the arithmetic, are matrix products without a transposition, and
+a depthwise convolution of a few taps is a few shifted multiplications.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from avsync.errors import ArgumentError, ClipTooShortError
 
 
 def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Valid (unpadded) depthwise convolution along time of a channels-last signal.
+    """Apply a valid (unpadded) depthwise convolution along time to a channels-last signal.
 
     Args:
         x: (batch, frames, channels).
@@ -38,7 +38,7 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     check_shape("x", x, "batch frames channels", channels=weight.shape[1])
     frames = x.shape[1] - weight.shape[0] + 1
     if frames < 1:
-        raise ClipTooShortError(f"`x`: expected at least {weight.shape[0]} frames, one for each tap, got {x.shape[1]}")
+        raise ClipTooShortError(f"`x`: expected at least {weight.shape[0]} frames, one per tap, got {x.shape[1]}")
     total = torch.addcmul(bias, x[:, :frames], weight[0])
     for tap in range(1, weight.shape[0]):
         total = torch.addcmul(total, x[:, tap : tap + frames], weight[tap])
@@ -48,14 +48,14 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 class ConvNeXtBlock1d(nn.Module):
     """ConvNeXt-1D block: depthwise convolution, LayerNorm, pointwise x4, GELU, pointwise, residual.
 
-    The convolution is valid: a block of ``kernel_size`` k takes k - 1 frames off its input, and the residual is the input's centre. With
-    ``kernel_size=1`` the convolution is left out, which is the paper's reading of a dense layer.
+    The convolution is valid: with ``kernel_size`` k the output has k - 1 frames fewer than the input, and the residual is the centre of
+    the input. With ``kernel_size=1`` the convolution is left out, as in the dense layers of the paper.
 
     Args:
         channels: Channels in and out.
         kernel_size: Odd number of taps.
         expansion: Hidden channels of the pointwise pair, as a multiple of ``channels``.
-        dropout: Probability of dropping a value of the block's branch while training.
+        dropout: Dropout probability of the block's branch in training mode.
 
     Raises:
         ArgumentError: ``kernel_size`` is even, a size is not positive, or ``dropout`` is not a probability below 1.
@@ -64,7 +64,7 @@ class ConvNeXtBlock1d(nn.Module):
         >>> ConvNeXtBlock1d(channels=8, kernel_size=3)(torch.zeros(2, 7, 8)).shape
         torch.Size([2, 5, 8])
 
-    Source: paper section 4.1 (blocks), valid convolutions ours.
+    Source: paper section 4.1 (blocks); the valid convolutions are ours.
     """
 
     def __init__(self, *, channels: int, kernel_size: int = 1, expansion: int = 4, dropout: float = 0.0) -> None:
@@ -86,7 +86,7 @@ class ConvNeXtBlock1d(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, frames, channels) -> (batch, frames - kernel_size + 1, channels)."""
+        """Apply the block: (batch, frames, channels) -> (batch, frames - kernel_size + 1, channels)."""
         residual = x
         if self.kernel_size > 1:
             margin = self.kernel_size // 2

@@ -1,9 +1,9 @@
-"""A small autoencoder of facial motion: its codes are the features of the Frechet motion distance.
+"""Autoencoder of facial motion, whose codes are the features of the Frechet motion distance.
 
-Frechet distances need features that say how a face moves. Inception-v3 and I3D, which the paper uses on drawn landmarks, are downloads;
-this network sees landmarks themselves, is a few hundred kilobytes and ships with the package, trained on the train speakers of our
-corpus. Its code must bring back the displacement of a window, and tell how strong the quick movements of each part of the face are:
-without the second half the code keeps slow head motion only, and is blind to trembling points and frozen lips.
+Frechet distances need features of motion. Inception-v3 and I3D, which the paper applies to images of landmarks, are large downloads.
+This network sees the landmarks themselves and has a few hundred kilobytes; its pretrained weights come from the training speakers of
+our corpus. Its decoder restores the displacement of a window and predicts the strength of the quick movements of each part of the
+face. Without the second task the code keeps slow head motion only, and ignores trembling points and frozen lips.
 """
 
 from __future__ import annotations
@@ -15,18 +15,26 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from avsync._checks import check_floating, check_positive, check_shape, checked_config
+from avsync._checks import (
+    at_least_float32,
+    check_clips,
+    check_floating,
+    check_positive,
+    check_same_device,
+    check_shape,
+    checked_config,
+)
 from avsync.errors import ClipTooShortError, ConfigError
 from avsync.landmarks.geometry import displacement
 from avsync.landmarks.layouts import BROWS, EYES, JAW, MOUTH, NOSE, NUM_POINTS
 from avsync.pretrained import PretrainedModel
 
 FACE_PARTS: tuple[slice, ...] = (JAW, BROWS, NOSE, EYES, MOUTH)
-"""Parts of the face whose quickness the code tells."""
+"""Parts of the face whose quickness the decoder predicts."""
 
 _STRIDES = 3  # halvings of the frame rate before the code
 _QUICKNESS_FLOOR = (
-    0.003  # about the trembling of a good detector, in scaled face heights a frame: stillness has a finite logarithm
+    0.003  # about the noise of a good detector, in scaled face heights per frame; keeps the logarithm of stillness finite
 )
 
 
@@ -64,20 +72,20 @@ class Reconstruction(NamedTuple):
     """Decode a code."""
 
     motion: Tensor
-    """(batch, window, points, dims), displacement as :func:`avsync.landmarks.geometry.displacement` has it."""
+    """(batch, window, points, dims), displacement as :func:`avsync.landmarks.geometry.displacement` returns it."""
     quickness: Tensor
-    """(batch, 2 * regions), as :func:`quickness` has it."""
+    """(batch, 2 * regions), as :func:`quickness` returns it."""
 
 
 def quickness(motion: Tensor) -> Tensor:
-    """Logarithm of the root mean square of velocity and of acceleration of each part of the face.
+    """Compute the logarithm of the root mean square velocity and acceleration of each part of the face.
 
     Args:
         motion: Displacement, (batch, frames, 68, dims), at least 3 frames.
 
     Returns:
-        (batch, 10): velocity of jaw, brows, nose, eyes and mouth, then their accelerations; natural logarithms, with a floor about
-        where detectors tremble.
+        (batch, 10): velocity of jaw, brows, nose, eyes and mouth, then their accelerations; natural logarithms, with a floor
+        at about the noise of detectors.
 
     Raises:
         ShapeError: Not (batch, frames, 68, dims).
@@ -94,6 +102,8 @@ def quickness(motion: Tensor) -> Tensor:
     check_shape("motion", motion, "batch frames points dims", points=NUM_POINTS)
     if motion.shape[1] < 3:
         raise ClipTooShortError(f"`motion`: expected at least 3 frames, got {motion.shape[1]}")
+    check_floating("motion", motion)
+    motion = at_least_float32(motion)
     velocity = motion[:, 1:] - motion[:, :-1]
     parts = []
     for signal in (velocity, velocity[:, 1:] - velocity[:, :-1]):
@@ -103,7 +113,7 @@ def quickness(motion: Tensor) -> Tensor:
 
 
 class _Shift(nn.Module):
-    """A convolution in time that halves (stride 2) or keeps the rate, with normalisation and GELU before it."""
+    """LayerNorm, GELU and a convolution in time that halves (stride 2) or keeps the rate."""
 
     def __init__(self, channels_in: int, channels_out: int, *, stride: int) -> None:
         super().__init__()
@@ -115,9 +125,9 @@ class _Shift(nn.Module):
 
 
 class MotionAutoencoder(PretrainedModel):
-    """Windows of motion to codes and back.
+    """Autoencoder of windows of motion.
 
-    Calling it takes landmarks and returns features, so that it can stand wherever a feature extractor is asked for.
+    A call takes landmarks and returns features, so that the module can be used as a feature extractor.
 
     Args:
         config: Sizes; see :class:`MotionAutoencoderConfig`.
@@ -129,7 +139,7 @@ class MotionAutoencoder(PretrainedModel):
         >>> MotionAutoencoder()(torch.rand(3, 80, 68, 2)).shape
         torch.Size([9, 64])
 
-    Source: ours; distances on the codes of a motion autoencoder are those of Yoon et al. 2020, "Speech gesture generation from the
+    Source: ours; distances between codes of a motion autoencoder are due to Yoon et al. 2020, "Speech gesture generation from the
     trimodal context of text, audio, and speaker identity".
     """
 
@@ -143,8 +153,8 @@ class MotionAutoencoder(PretrainedModel):
         coordinates = config.points * config.dims
         self.stem = nn.Linear(2 * coordinates, width)
         self.down = nn.Sequential(*(_Shift(width, width, stride=2) for _ in range(_STRIDES)))
-        # Every feature gets unit variance over the training windows: otherwise the few that follow the head's position are so much
-        # larger than the others that a Frechet distance is a distance of positions.
+        # Every feature has unit variance over the training windows. Otherwise the few features that follow the head's position are so
+        # much larger than the others that a Frechet distance is a distance of positions.
         self.to_code = nn.Sequential(nn.Linear(coarse * width, config.features), nn.BatchNorm1d(config.features, affine=False))
         self.from_code = nn.Linear(config.features, coarse * width)
         self.up = nn.ModuleList(_Shift(width, width, stride=1) for _ in range(_STRIDES))
@@ -158,18 +168,20 @@ class MotionAutoencoder(PretrainedModel):
         Args:
             landmarks: (batch, frames, points, dims), 25 frames per second, any unit.
             reference: "first", "mean", or a face (batch, points, dims); see :func:`avsync.landmarks.geometry.reference_face`.
-            hop: Frames from one window to the next; as configured by default. Frames after the last whole window are left out.
+            hop: Frames from one window to the next; as configured by default. Frames after the last complete window are ignored.
 
         Returns:
-            (batch * windows, window, points, dims), the windows of a clip in a row.
+            (batch * windows, window, points, dims), clip by clip.
 
         Raises:
-            ShapeError: Another number of points or dims than configured.
+            ShapeError: Points or dims other than configured, or an empty batch.
             ClipTooShortError: Fewer frames than a window.
         """
         config = self.config
         check_shape("landmarks", landmarks, "batch frames points dims", points=config.points, dims=config.dims)
         check_floating("landmarks", landmarks)
+        check_clips("landmarks", landmarks)
+        check_same_device("landmarks", landmarks, self.stem.weight.device, "the model")
         hop = config.hop if hop is None else hop
         check_positive("hop", hop)
         if landmarks.shape[1] < config.window:
@@ -180,35 +192,36 @@ class MotionAutoencoder(PretrainedModel):
         )
 
     def encode(self, motion: Tensor) -> Tensor:
-        """Codes of windows.
+        """Encode windows.
 
         Args:
-            motion: Displacement, (batch, window, points, dims), as :meth:`windows` cuts it.
+            motion: Displacement, (batch, window, points, dims), as :meth:`windows` returns it.
 
         Returns:
             (batch, features).
 
         Raises:
-            ShapeError: Other sizes than configured.
+            ShapeError: Sizes other than configured.
         """
         config = self.config
         check_shape("motion", motion, "batch window points dims", window=config.window, points=config.points, dims=config.dims)
-        flat = motion.flatten(2)
+        check_floating("motion", motion)
+        flat = at_least_float32(motion).flatten(2)
         velocity = nn.functional.pad(flat[:, 1:] - flat[:, :-1], (0, 0, 1, 0))
-        # Velocities are an order of magnitude smaller than displacements; brought to one size, both are seen.
-        hidden = self.down(self.stem(torch.cat([flat, 10 * velocity], dim=2)))
+        # Velocities are an order of magnitude smaller than displacements, and are scaled to the same size.
+        hidden = self.down(self.stem(torch.cat([flat, 10 * velocity], dim=2).to(self.stem.weight.dtype)))
         return self.to_code(hidden.flatten(1))
 
     def decode(self, code: Tensor) -> Reconstruction:
-        """Motion and quickness of codes (batch, features)."""
+        """Decode codes (batch, features) to motion and quickness."""
         check_shape("code", code, "batch features", features=self.config.features)
-        hidden = self.from_code(code).unflatten(1, (-1, self.config.width))
+        hidden = self.from_code(code.to(self.from_code.weight.dtype)).unflatten(1, (-1, self.config.width))
         for block in self.up:
             hidden = hidden.repeat_interleave(2, dim=1)
             hidden = hidden + block(hidden)
         motion = self.head(hidden).unflatten(2, (self.config.points, self.config.dims))
-        return Reconstruction(motion, self.quickness_head(code))
+        return Reconstruction(motion, self.quickness_head(code.to(self.from_code.weight.dtype)))
 
     def forward(self, landmarks: Tensor) -> Tensor:
-        """Features of all windows of clips: (batch, frames, points, dims) to (batch * windows, features)."""
+        """Compute the features of all windows of clips: (batch, frames, points, dims) to (batch * windows, features)."""
         return self.encode(self.windows(landmarks))

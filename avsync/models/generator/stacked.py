@@ -178,6 +178,7 @@ def lstm_update(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
     check_shape("gates", gates, "batch gates", batch=cell.shape[0], gates=4 * cell.shape[1])
     gates = at_least_float32(gates)
     size = cell.shape[-1]
-    enter, forget, leave = gates[:, : 3 * size].sigmoid().chunk(3, dim=1)
-    cell = torch.addcmul(forget * cell, enter, gates[:, 3 * size :].tanh())
+    opening, new = gates.split([3 * size, size], dim=1)  # whose gradient is one concatenation
+    enter, forget, leave = opening.sigmoid().chunk(3, dim=1)
+    cell = torch.addcmul(forget * cell, enter, new.tanh())
     return leave * cell.tanh(), cell
