@@ -322,6 +322,7 @@ class MultiScaleSyncLoss(nn.Module):
         landmarks: Tensor,
         audio: Tensor,
         *,
+        target: Tensor | None = None,
         reference: str | Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> SyncLossOutput:
@@ -330,6 +331,10 @@ class MultiScaleSyncLoss(nn.Module):
         Args:
             landmarks: The generator's output, (batch, frames, points, dims), 25 frames per second, in any unit.
             audio: Features (batch, 4 * frames, coeffs), or, with ``audio_transform``, the waveform (batch, 640 * frames) at 16 kHz.
+            target: Real motion to the same audio, shaped like ``landmarks``. Its motion embeddings then take the place of the audio
+                embeddings, so that the loss is -1 for motion that looks to the syncers exactly as the real motion does. Equation (4)
+                alone rewards motion that is clearer than any person's; a target stops at the truth. It needs no gradient. "mean" and
+                "first" references are those of each motion.
             reference: The face that motion is measured from: "first" frame, "mean" face, or, better, the observed face itself,
                 (batch, points, dims), which the generator cannot move. Default: as the syncers are configured. Must be None with
                 encoder pairs of your own, which take landmarks as they are.
@@ -363,9 +368,31 @@ class MultiScaleSyncLoss(nn.Module):
             levels = list(range(self.num_levels))
             embedded = self.syncers(landmarks, features, lengths, levels)
         motions, audios, masks = zip(*embedded, strict=True)
-        loss = multi_scale_sync_loss(motions, audios, level_weights=self.level_weights[: len(levels)], masks=masks)
+        wanted = audios if target is None else self._embed_target(target, landmarks, features, reference, lengths, levels)
+        loss = multi_scale_sync_loss(motions, wanted, level_weights=self.level_weights[: len(levels)], masks=masks)
         skipped = loss.per_level.new_zeros(self.num_levels - len(levels))
         return SyncLossOutput(loss.total, torch.cat([loss.per_level, skipped]))
+
+    @torch.no_grad()
+    def _embed_target(
+        self,
+        target: Tensor,
+        landmarks: Tensor,
+        features: Tensor,
+        reference: str | Tensor | None,
+        lengths: Tensor | None,
+        levels: Sequence[int],
+    ) -> tuple[Tensor, ...]:
+        """Motion embeddings of the real motion, one (batch, windows, embed) per level."""
+        if not is_tensor(target) or target.shape != landmarks.shape:
+            raise ShapeError(
+                f"`target`: expected the shape of `landmarks`, {tuple(landmarks.shape)}, got {describe_shape(target)}"
+            )
+        check_floating("target", target)
+        check_same_device("target", target, landmarks.device, "`landmarks`")
+        if isinstance(self.syncers, MultiScaleSyncer):
+            return tuple(self.syncers.embed_motion(target, reference=reference, lengths=lengths, levels=levels))
+        return tuple(pair.motion for pair in self.syncers(target, features, lengths, levels))
 
     def _features(self, landmarks: Tensor, audio: Tensor, lengths: Tensor | None) -> Tensor:
         if not is_tensor(audio) or audio.ndim not in (2, 3):

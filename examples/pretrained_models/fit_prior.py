@@ -19,13 +19,17 @@ from avsync.losses import MotionPrior
 NAME = "motion-prior-landmarks68-25fps"
 CARD = """# {name}
 
-Statistics of how real faces move, for `avsync.losses.MotionPrior`: {clips} crops of {frames} frames (68 points, 25 frames per second) of
-{speakers} train speakers of the corpus that the pretrained syncers were trained on; points by MediaPipe FaceMesh. Made by
-`python examples/pretrained_models/fit_prior.py --corpus PATH`.
+Statistics of how real faces move, for `avsync.losses.MotionPrior`: an energy that is zero for motion as lively as real motion.
 
-Intended use: an energy next to a sync loss, so that gradient descent does not leave real faces. It knows how much faces move on average,
-not what they say. It is no detector of generated video. Other layouts, detectors or frame rates need a prior of their own
-(`MotionPrior.fit`).
+## Data
+
+{clips} crops of {frames} frames (68 points, 25 frames per second) of {speakers} train speakers of the corpus that the pretrained syncers
+were trained on; points by MediaPipe FaceMesh. Made by `python examples/pretrained_models/fit_prior.py --corpus PATH`.
+
+## Intended use and limits
+
+An energy next to a sync loss, so that gradient descent does not leave real faces. It knows how much faces move on average, not what they
+say, and it is no detector of generated video. Other layouts, detectors or frame rates need a prior of their own (`MotionPrior.fit`).
 """
 
 

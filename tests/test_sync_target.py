@@ -1,0 +1,78 @@
+"""The sync loss with real motion as its target, and the descent of examples/guidance/speak.py."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from avsync import MultiScaleSyncLoss, SyncerConfig, SyncerPyramid, SyncerPyramidConfig
+from avsync.errors import ShapeError
+
+SPEAK = Path(__file__).parent.parent / "examples" / "guidance"
+
+
+@pytest.fixture
+def loss() -> MultiScaleSyncLoss:
+    torch.manual_seed(0)
+    return MultiScaleSyncLoss(syncers=SyncerPyramid(SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=4))))
+
+
+def test_the_target_itself_is_perfect_and_has_no_gradient(loss: MultiScaleSyncLoss) -> None:
+    target = torch.rand(2, 60, 68, 2)
+    landmarks = target.clone().requires_grad_()
+    found = loss(landmarks, torch.randn(2, 240, 26), target=target)
+    torch.testing.assert_close(found.per_level, -torch.ones(4))
+    found.total.backward()
+    assert landmarks.grad is not None and float(landmarks.grad.abs().max()) < 1e-4
+
+
+def test_the_target_replaces_the_audio(loss: MultiScaleSyncLoss) -> None:
+    landmarks, target = torch.rand(2, 2, 60, 68, 2)
+    first, second = (loss(landmarks, torch.randn(2, 240, 26), target=target) for _ in range(2))
+    torch.testing.assert_close(first.per_level, second.per_level)
+    assert float((first.per_level - loss(landmarks, torch.randn(2, 240, 26)).per_level).abs().max()) > 1e-3
+
+
+def test_padding_of_the_target_changes_nothing(loss: MultiScaleSyncLoss) -> None:
+    landmarks, target = torch.rand(2, 1, 60, 68, 2)
+    audio, lengths = torch.randn(1, 240, 26), torch.tensor([52])
+    padded = target.clone()
+    padded[:, 52:] = torch.nan
+    alone = loss(landmarks[:, :52], audio[:, :208], target=target[:, :52])
+    torch.testing.assert_close(loss(landmarks, audio, target=padded, lengths=lengths).per_level, alone.per_level)
+
+
+def test_encoder_pairs_take_a_target(loss: MultiScaleSyncLoss) -> None:
+    pyramid = loss.syncers
+    pairs = [(level.motion_encoder, level.audio_encoder) for level in pyramid.syncers]  # type: ignore[union-attr]
+    own = MultiScaleSyncLoss(syncers=pairs)
+    target = torch.rand(1, 60, 68, 2)
+    torch.testing.assert_close(own(target, torch.randn(1, 240, 26), target=target).total, torch.tensor(-1.0))
+
+
+def test_a_target_of_another_shape(loss: MultiScaleSyncLoss) -> None:
+    with pytest.raises(
+        ShapeError, match=r"`target`: expected the shape of `landmarks`, \(1, 60, 68, 2\), got \(1, 50, 68, 2\)"
+    ):
+        loss(torch.rand(1, 60, 68, 2), torch.randn(1, 240, 26), target=torch.rand(1, 50, 68, 2))
+    with pytest.raises(ShapeError, match=r"`target`.*ndarray"):
+        loss(torch.rand(1, 60, 68, 2), torch.randn(1, 240, 26), target=torch.rand(1, 60, 68, 2).numpy())
+
+
+def test_a_still_face_begins_to_speak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve steps on two clips: the target's lips follow the truth, and the prior holds the tremble down."""
+    monkeypatch.syspath_prepend(str(SPEAK))
+    import speak
+
+    options = ["--clips", "2", "--steps", "12", "--rate", "0.01", "--objectives", "loss", "target", "--out", str(tmp_path)]
+    table = speak.run(speak.parse_arguments(options))
+    sys.modules.pop("speak")
+    assert table["truth"]["jitter"] == pytest.approx(1) and table["truth"]["lip corr."] == pytest.approx(1, abs=1e-4)
+    assert table["target"]["lip corr."] > 0.3  # type: ignore[operator]
+    assert table["target"]["jitter"] < table["loss"]["jitter"]  # type: ignore[operator]
+    assert set(json.loads((tmp_path / "speak.json").read_text(encoding="utf-8"))["rows"]) == {"truth", "loss", "target"}
+    assert (tmp_path / "speak.png").stat().st_size > 1000 and (tmp_path / "speak.mp4").stat().st_size > 1000
