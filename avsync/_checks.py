@@ -142,7 +142,7 @@ def check_count(name: str, value: int, least: int = 1) -> None:
 
 
 def values_known(x: Tensor) -> bool:
-    """Whether the values of ``x`` can be read at no cost: a plain tensor on the CPU, not in a compiled or traced program."""
+    """Return whether the values of ``x`` can be read at no cost: a plain tensor on the CPU, not in a compiled or traced program."""
     return type(x) in (Tensor, nn.Parameter) and x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 

@@ -202,7 +202,7 @@ class _Scores:
 
 
 class _Part(NamedTuple):
-    """Which scores a process computes, and how."""
+    """Scores that a process computes."""
 
     first_clip: int
     windows: int
@@ -326,8 +326,8 @@ def within_clips_info_nce(
 ) -> Tensor:
     """InfoNCE of every window against the other windows of its own clip only.
 
-    These negatives share speaker, microphone and pose with the positive, so nothing but time tells them apart: what an offset
-    search asks. Beside :func:`all_pairs_info_nce` they cost next to nothing.
+    These negatives share speaker, microphone and pose with the positive, so only time tells them apart: what an offset
+    search asks. Next to :func:`all_pairs_info_nce` they cost next to nothing.
 
     Args:
         motion: (clips, windows, embed).

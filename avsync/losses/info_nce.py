@@ -34,7 +34,7 @@ def chance_level(num_negatives: int) -> float:
     """The InfoNCE of a model that cannot tell the positive from ``num_negatives`` negatives: log(N + 1).
 
     Args:
-        num_negatives: Negatives beside the one positive.
+        num_negatives: Negatives next to the one positive.
 
     Returns:
         The loss at chance, in nats.
@@ -206,7 +206,7 @@ def _sampled_across(levels: Sequence[Level], group: dist.ProcessGroup) -> list[T
 
 
 class InfoNCE(nn.Module):
-    """Equation (2) with negatives drawn anew in every call (:func:`sample_negatives`, :func:`sampled_info_nce`).
+    """Equation (2) with negatives drawn again in every call (:func:`sample_negatives`, :func:`sampled_info_nce`).
 
     Args:
         num_negatives: Negatives for each window.

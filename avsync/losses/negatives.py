@@ -1,4 +1,4 @@
-"""Which windows may serve as negatives, and a random choice among them.
+"""Windows that may serve as negatives, and a random choice among them.
 
 Two sources: misaligned windows of the same clip, which teach *when*, and windows of other clips, which teach *what*. Windows closer
 to the positive than an exclusion zone are no negatives: they overlap it, and half of their content is right.

@@ -1,4 +1,4 @@
-"""InfoNCE over the offsets of a stretch of windows: what a search for the offset of a clip asks, as a loss."""
+"""InfoNCE over the offsets of a segment of windows: what a search for the offset of a clip asks, as a loss."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from avsync.models.syncer.similarity import unit_norm
 
 
 def frame_shares(counts: Tensor, window: int) -> Tensor:
-    """How many frames each window adds to those of its neighbours.
+    """Count the frames that each window adds to those of its neighbours.
 
     Windows overlap: read from the beginning, the first brings all of its frames and every other one a single new frame; read from the
     end, the last brings them all. The share is the mean of both readings, so that the shares of a clip add up to its frames: a
@@ -58,7 +58,7 @@ def offset_info_nce(
     mask: Tensor | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    """InfoNCE of whole stretches of windows against themselves at other offsets.
+    """InfoNCE of whole segments of windows against themselves at other offsets.
 
     ``-log softmax_j(sqrt(span) / tau * mean_{i in stretch} cos(v[i], a[i + j]))`` at ``j = 0``, over ``j = -V..V``. Single windows
     (``span = 1``) are often ambiguous: a held vowel looks like its neighbours. Averaged over a stretch, what a window cannot tell
@@ -69,7 +69,7 @@ def offset_info_nce(
         motion: (clips, windows, embed).
         audio: Embeddings, (clips, windows, embed).
         max_offset: V, the largest offset to tell from zero, in windows. Offsets that would leave the clip are left out.
-        span: Windows of a stretch; the clip is cut into stretches of so many, and the rest of it is not used.
+        span: Windows of a stretch; the clip is cut into segments of so many, and the rest of it is not used.
         window: Frames that a window spans, for a mean over the frames of a stretch instead of its windows, as a search with the same
             ``window`` takes it (:func:`avsync.metrics.offset.offset_distances`); 1 for the mean over windows.
         temperature: tau, above zero.

@@ -265,7 +265,7 @@ class _SampledPairLoss(nn.Module):
 
 
 class ContrastiveLoss(_SampledPairLoss):
-    """:func:`contrastive_loss` of each aligned pair and of mismatched pairs drawn anew in every call, half the weight each.
+    """:func:`contrastive_loss` of each aligned pair and of mismatched pairs drawn again in every call, half the weight each.
 
     Args:
         margin: Distance from which mismatched pairs are left alone.
@@ -308,7 +308,7 @@ class ContrastiveLoss(_SampledPairLoss):
 
 
 class CosineBCE(_SampledPairLoss):
-    """:func:`cosine_bce` of each aligned pair and of mismatched pairs drawn anew in every call, half the weight each.
+    """:func:`cosine_bce` of each aligned pair and of mismatched pairs drawn again in every call, half the weight each.
 
     Args:
         mapping: "cosine" (as published, for embeddings without negative values) or "affine".

@@ -474,7 +474,7 @@ def _checked_pairs(syncers: object) -> Sequence[tuple[nn.Module, nn.Module]]:
 
 
 def _rate_message(samples: int, frames: int) -> str:
-    """What is wrong with a waveform that does not last as long as the landmarks."""
+    """Describe a waveform that does not last as long as the landmarks."""
     expected = (
         f"`audio`: expected {SAMPLES_PER_FRAME} samples per frame (16 kHz audio, 25 frames per second), that is"
         f" {SAMPLES_PER_FRAME * frames} for {frames} frames, got {samples}"
