@@ -23,7 +23,7 @@ from avsync.evaluation.recording import FRAME_SECONDS, Recording, find_offset, r
 from avsync.metrics import load_calibration
 from avsync.metrics.report import LEAST_SPEECH
 from avsync.models import MultiScaleSyncer
-from avsync.pretrained import from_pretrained, model_folder
+from avsync.pretrained import CALIBRATION, model_folder
 
 LARGEST_MOVE = 40
 """Frames by which moved audio is early or late at most: the reach of the coarsest level."""
@@ -72,11 +72,11 @@ def main() -> None:
     arguments.add_argument("--crops", type=int, default=4, help="most clips per speaker (default: %(default)s)")
     arguments.add_argument("--out", type=Path, metavar="FILE", help="write the counts as JSON")
     options = arguments.parse_args()
-    pyramid = from_pretrained(MultiScaleSyncer, options.syncers)
+    pyramid = MultiScaleSyncer.from_pretrained(options.syncers)
     transform = pyramid.speech_features()
     if transform is None:
         arguments.error(f"{options.syncers}: expected syncers whose config names their features")
-    calibration = load_calibration(model_folder(options.syncers) / "calibration.json")
+    calibration = load_calibration(model_folder(options.syncers) / CALIBRATION, syncers=pyramid)
     found = list(crops(Corpus(options.corpus, split=options.split), options.frames, options.crops))
     counts: dict[str, Counter[str]] = {}
     for kind, offset, clip in cases(found, options.frames):

@@ -39,7 +39,7 @@ def check_figure(argument: str, path: str | os.PathLike[str]) -> None:
 
 
 def _files_of(source: str | os.PathLike[str]) -> Iterator[Path]:
-    """The files that an argument of a command stands for, whether they exist or not."""
+    """Return the files that an argument of a command stands for, whether they exist or not."""
     from avsync.corpus.clip import INDEX_NAME
 
     path = Path(source)
@@ -55,7 +55,7 @@ def _files_of(source: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def model_files(name: str | None) -> str | None:
-    """The folder of a model that is named or lies there; None if neither, which loading it reports."""
+    """Return the folder of a model; the name itself if there is none, which loading it reports."""
     from avsync.pretrained import model_folder
 
     if name is None:

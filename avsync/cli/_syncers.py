@@ -68,8 +68,8 @@ def load_syncers(args: argparse.Namespace) -> Syncers:
     with naming(name="--syncers", folder="--syncers"):
         folder = model_folder(args.syncers)
         pyramid, transform = _pyramid_in(folder, args)
-    beside = folder / CALIBRATION
-    path = Path(args.calibration) if args.calibration else beside if beside.is_file() else None
+    default = folder / CALIBRATION
+    path = Path(args.calibration) if args.calibration else default if default.is_file() else None
     with naming(path="--calibration", calibration="--calibration"):
         return Syncers(pyramid, transform, None if path is None else load_calibration(path, syncers=pyramid))
 

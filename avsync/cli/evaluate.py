@@ -146,7 +146,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _outputs(args: argparse.Namespace) -> list[Output]:
-    """All files that the options ask for."""
+    """Return all files that the options name."""
     files: list[Output] = []
     if args.out is not None:
         files += [("--out", Path(args.out, name)) for name in ("table.txt", "results.json", "results.csv")]
@@ -161,15 +161,15 @@ def _outputs(args: argparse.Namespace) -> list[Output]:
 
 
 def _csv(args: argparse.Namespace, option: str) -> Path | None:
-    """The table that an option asks for."""
+    """Return the table that an option names."""
     found = {"--out": args.out and Path(args.out, "results.csv"), "--csv": args.csv and Path(args.csv)}
     return found.get(option) or None
 
 
 def _figure_folders(args: argparse.Namespace) -> list[tuple[str, Path]]:
-    """The options that ask for figures, and where; a folder that two of them name comes once."""
-    asked = [("--figures", args.figures and Path(args.figures)), ("--out", args.out and Path(args.out, "figures"))]
-    folders = {folder.resolve(): (option, folder) for option, folder in reversed(asked) if folder}
+    """Return the options that name folders of figures, and the folders, each once."""
+    named = [("--figures", args.figures and Path(args.figures)), ("--out", args.out and Path(args.out, "figures"))]
+    folders = {folder.resolve(): (option, folder) for option, folder in reversed(named) if folder}
     return list(reversed(folders.values()))
 
 

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="face-alignment, mediapipe, or package.module:function of your own (default: %(default)s)",
     )
-    parser.add_argument("--fps", type=float, default=25.0, help="landmark frames per second; trainings take 25 (default: 25)")
+    parser.add_argument("--fps", type=float, default=25.0, help="landmark frames per second; training takes 25 (default: 25)")
     parser.add_argument("--faces", choices=FACE_CHOICES, default="largest", help="which face to keep (default: %(default)s)")
     parser.add_argument(
         "--crop",
@@ -133,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _reports(args: argparse.Namespace, out: Path) -> list[Path]:
-    """The files of the report."""
+    """Return the files of the report."""
     if args.report:
         return [Path(args.report)]
     number, count = args.shard

@@ -1,11 +1,11 @@
 """Measure how early or late the audio of a video is, per level and in words; --fix writes a copy in sync
 
 Landmark syncers compare audio and face on windows of 0.2 to 1.6 seconds. A positive offset means that the audio is early: delay it.
-Of several faces at once the largest is watched. A clip of a corpus, CORPUS/ID, may take the place of a video and needs no detector.
+If a video shows several faces, the largest counts. A clip of a corpus, CORPUS/ID, can take the place of a video and needs no detector.
 
-  avsync offset talk.mp4 --syncers runs/syncers --detector mediapipe
-  avsync offset talk.mp4 --syncers runs/syncers --fix                 # writes talk.synced.mp4
-  avsync offset a.mp4 b.mkv --syncers runs/syncers --fix mended --json > offsets.json
+  avsync offset talk.mp4 --detector mediapipe
+  avsync offset talk.mp4 --fix                                        # writes talk.synced.mp4
+  avsync offset a.mp4 b.mkv --syncers runs/syncers --fix in-sync --json > offsets.json
 
 The copy holds the streams of the video as they are; only the times of its audio differ (AVI has none, there the audio is written as
 PCM). It is measured before it takes its name, and only a copy in sync is kept. Files that exist are never replaced without
@@ -155,7 +155,7 @@ def _measure(target: str, args: argparse.Namespace, syncers: Syncers) -> tuple[d
 
 
 def _fix(args: argparse.Namespace, recording: Recording, answer: OffsetAnswer, out: Path, syncers: Syncers) -> dict[str, Any]:
-    """Write the copy if measuring it again confirms the offset; report what was done and why not."""
+    """Write the copy if measuring it again confirms the offset; return what was done, or why nothing was."""
     from avsync.evaluation.recording import FRAME_SECONDS, OffsetAnswer, confirms, find_offset, with_delayed_audio
     from avsync.evaluation.resync import ffmpeg_command, shift_audio
 

@@ -72,7 +72,7 @@ def find_clip(name: str) -> Clip:
     track = folder / f"{stem}.npz"
     if not track.is_file():
         raise CorpusError(f"{name}: expected CORPUS/ID or the .npz file of a clip, found neither")
-    # A clip outside of an index: its own file says how many frames it has.
+    # A clip outside of an index: its own file has the number of frames.
     try:
         with track.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             frames = int(archive["landmarks"].shape[0])

@@ -80,7 +80,7 @@ class ClipOffset:
 
     @property
     def remaining_seconds(self) -> float | None:
-        """The offset that the clip has in the corrected corpus, as far as is known."""
+        """Offset of the clip in the corrected corpus, as far as it is known."""
         return self.after_seconds if self.outcome == "corrected" else self.offset_seconds
 
 

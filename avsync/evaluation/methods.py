@@ -47,7 +47,7 @@ class Networks:
 
     Attributes:
         syncers: The pyramid of the sync metrics; better not the one that the methods were trained with.
-        transform: From waveforms to what the syncers hear; by default as their config says.
+        transform: From waveforms to the audio features of the syncers; by default as in their config.
         motion: Of the Frechet motion distance; by default the pretrained autoencoder.
         inception: From images (images, 3, size, size) to features, for FID and t-FID.
         i3d: From sequences (batch, frames, 3, size, size) to features, for FVD.
@@ -63,7 +63,7 @@ class Networks:
         """Return the audio features of the syncers.
 
         Raises:
-            ArgumentError: Neither the pyramid nor ``transform`` says.
+            ArgumentError: Neither the config of the syncers nor ``transform`` names the features.
         """
         found = self.transform
         if found is None and self.syncers is not None:
@@ -308,7 +308,7 @@ def _common(
 
 
 def _extractors(networks: Networks, frames: int, points: int) -> list[tuple[Measure, nn.Module, int]]:
-    """The Frechet distances that can be had: measure, network, and how many of the last frames it sees."""
+    """Return the Frechet distances that are possible: measure, network, and how many of the last frames it sees."""
     found: list[tuple[Measure, nn.Module, int]] = []
     if points != NUM_POINTS:
         return found
@@ -338,7 +338,7 @@ class _TwoDims(nn.Module):
 
 
 def _missing(measures: Sequence[Measure], cells: Mapping[str, tuple[Cell, ...]], segments: int) -> list[str]:
-    """Notes where values are means over fewer segments than the rest."""
+    """Note measures whose values are means over fewer segments than the rest."""
     notes = []
     for number, measure in enumerate(measures):
         short = {row: found[number].clips for row, found in cells.items() if found[number].clips < segments}

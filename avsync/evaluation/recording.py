@@ -179,7 +179,7 @@ def with_delayed_audio(
 
 
 def _trimmed(clip: Clip, start: float) -> tuple[Clip, float]:
-    """A clip without the frames at both ends that lack audio, and when it starts then."""
+    """Return a clip without the frames at both ends that lack audio, and its new start."""
     first, last = 0, clip.frames
     for begin, end in clip.missing_audio:
         first = end if begin == 0 else first
@@ -272,7 +272,7 @@ def _inputs(clip: Clip, pyramid: MultiScaleSyncer, audio_transform: nn.Module) -
 def _embeddings(
     pyramid: MultiScaleSyncer, landmarks: Tensor, features: Tensor, levels: int | None = None
 ) -> list[LevelEmbeddings]:
-    """Embeddings of a clip at the first ``levels`` levels (all by default) that have a window, the finest first."""
+    """Return embeddings of a clip at the first ``levels`` levels (all by default) that have a window, the finest first."""
     deepest = max(
         (level for level in range(levels or pyramid.num_levels) if landmarks.shape[1] >= pyramid.shortest_clip([level])),
         default=-1,
@@ -281,7 +281,7 @@ def _embeddings(
 
 
 def _backwards(clip: Clip, pyramid: MultiScaleSyncer, audio_transform: nn.Module, levels: int) -> list[Tensor]:
-    """Embeddings of a clip's audio played backwards: as varied as the true audio, and none of it belongs to the motion.
+    """Embed a clip's audio played backwards: as varied as the true audio, and none of it belongs to the motion.
 
     The waveform is reversed, not the order of the embeddings, so that neighbouring windows overlap as they do in true audio.
     """
@@ -292,7 +292,7 @@ def _backwards(clip: Clip, pyramid: MultiScaleSyncer, audio_transform: nn.Module
 
 
 def _rolled(audio: Tensor, number: int) -> Tensor:
-    """So many rotations of the embeddings (1, windows, embed) of a clip's audio, (number, windows, embed)."""
+    """Return so many rotations of the embeddings (1, windows, embed) of a clip's audio, (number, windows, embed)."""
     return torch.cat([audio.roll(k * audio.shape[1] // number, 1) for k in range(number)])
 
 
@@ -324,7 +324,7 @@ class _Pool:
         return (self.sums[:1] / self.counts[:1]).float()
 
     def null_confidence(self) -> float:
-        """The largest confidence of audio that does not belong to the motion."""
+        """Return the largest confidence of audio that does not belong to the motion."""
         return float(offset_from_distances((self.sums[1:] / self.counts[1:]).float()).confidence.nan_to_num(0.0).amax())
 
 
@@ -342,7 +342,7 @@ class Drift:
 
     @property
     def words(self) -> str:
-        """The drift in a sentence."""
+        """Describe the drift in a sentence."""
         first, last = (f"{1000 * offset:+.0f} ms at {middle:.1f} s" for middle, offset in (self.segments[0], self.segments[-1]))
         return (
             f"the audio drifts by {1000 * self.rate:+.1f} ms per second ({first}, {last}): its speed differs from the video's by"
@@ -403,7 +403,7 @@ def find_drift(recording: Recording, pyramid: MultiScaleSyncer, *, audio_transfo
 
 
 def _depth(motion: Tensor, audio: Tensor, reach: int) -> Tensor:
-    """By how much each distance lies below the median of its window, (windows, offsets); 0 where there is no audio."""
+    """Return by how much each distance lies below the median of its window, (windows, offsets); 0 where there is no audio."""
     distances, some = window_distances(motion, audio, max_offset=reach)
     known = torch.ones_like(distances, dtype=torch.bool) if some is None else some.expand_as(distances) > 0
     middle = distances.masked_fill(~known, torch.nan).nanmedian(2, keepdim=True).values
@@ -411,7 +411,7 @@ def _depth(motion: Tensor, audio: Tensor, reach: int) -> Tensor:
 
 
 def _lines(depth: Tensor, rates: Tensor, frame: float) -> Tensor:
-    """Mean depth along lines, (rates, offsets): the offset at the middle of the clip, plus the rate times the time from there."""
+    """Return the mean depth along lines, (rates, offsets): the offset at the middle of the clip, plus the rate times the time from there."""
     windows, offsets = depth.shape
     times = (torch.arange(windows) - (windows - 1) / 2) * frame
     # Offsets run from +V down to -V, so a growing offset moves to lower columns.
@@ -422,7 +422,7 @@ def _lines(depth: Tensor, rates: Tensor, frame: float) -> Tensor:
 
 
 def _segments(depth: Tensor, rate: float, frame: float, start: float) -> list[tuple[float, float]]:
-    """Offsets of consecutive segments of a clip, each along a line of the clip's slope."""
+    """Return the offsets of consecutive segments of a clip, each along a line of the clip's slope."""
     count = max(1, round(len(depth) * frame / SEGMENT_SECONDS))
     found = []
     first = 0
@@ -452,7 +452,7 @@ class OffsetAnswer:
 
     @property
     def words(self) -> str:
-        """Return the advice, a sentence."""
+        """Describe the correction in a sentence."""
         if self.drift is not None:
             return self.drift.words
         if self.seconds is None:
@@ -506,7 +506,7 @@ def find_offset(
 def _confirmation(
     answer: OffsetAnswer, moved: Recording, measure: Callable[[Recording], list[LevelSync]]
 ) -> OffsetAnswer | None:
-    """The offset that is left after a move by a coarse level's answer, by the finest level that finds it, added to the answer."""
+    """Return the offset that is left after a move by a coarse level's answer, by the finest level that finds it, added to the answer."""
     if not moved.clips or answer.seconds is None or answer.level is None:
         return None
     for finer in _answers(measure(moved)):
@@ -518,12 +518,12 @@ def _confirmation(
 
 
 def _standing_out(level: LevelSync) -> float:
-    """The confidence in units of that of unrelated audio, which shrinks with the root of the windows."""
+    """Return the confidence in units of that of unrelated audio, which shrinks with the root of the windows."""
     return float(level.sync.confidence) * float(level.windows) ** 0.5
 
 
 def _answers(report: Sequence[LevelSync]) -> list[OffsetAnswer]:
-    """The offsets of the levels that have one, the finest first."""
+    """Return the offsets of the levels that have one, the finest first."""
     return [
         OffsetAnswer(
             float(sub_frame_offset(level.sync.distances)) * level.frame_ms / 1000,

@@ -185,7 +185,7 @@ def _read_track(file: Path) -> Track:
 
 
 def _without_digest(name: str) -> str:
-    """A clip's name without the digits of its file: "anna-1203ad76_000" is "anna_000"."""
+    """Return a clip's name without the digits of its file: "anna-1203ad76_000" is "anna_000"."""
     return _DIGEST.sub("", name)
 
 

@@ -81,7 +81,7 @@ def face_boxes(points: Points, *, forehead: float = FOREHEAD) -> _Points:
 
 
 def median_filter(values: _Points, size: int = FILTER_FRAMES) -> _Points:
-    """The median of ``size`` neighbours around each value, with zeros beyond both ends.
+    """Compute the median of ``size`` neighbours around each value, with zeros beyond both ends.
 
     The zeros are the published pipeline's: near an end the filter takes the lesser of the values that are there.
 

@@ -164,5 +164,5 @@ def _detect(
         ) from error
     for (time, _, cut), faces in zip(batch, found, strict=True):
         boxes = face_boxes(faces) if len(faces) else np.zeros((0, 4))
-        sound = boxes[:, 3] > boxes[:, 1]  # a face without height is none
-        yield time, boxes[sound].reshape(-1, 2, 2).astype(np.float32), cut
+        valid = boxes[:, 3] > boxes[:, 1]  # a face without height is none
+        yield time, boxes[valid].reshape(-1, 2, 2).astype(np.float32), cut

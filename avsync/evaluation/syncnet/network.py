@@ -1,10 +1,10 @@
 """SyncNet, the network behind LSE-D, LSE-C and most published lip-sync offsets; its weights are not part of avsync.
 
 Both streams are here, with the names and shapes of the published weights, so that the file ``syncnet_v2.model`` loads for whoever
-has it. Its authors publish it next to their paper; see the page "Published systems" of the documentation. The network is of no use
+has it. Its authors publish it together with their paper; see the page "Published systems" of the documentation. The network is of no use
 without those weights, and no other weights make numbers that compare with published ones.
 
-Signs and units are those of :mod:`avsync.metrics`: a positive offset says that the audio is early, a frame is 40 ms.
+Signs and units are those of :mod:`avsync.metrics`: a positive offset means that the audio is early, a frame is 40 ms.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ class SyncNet(PretrainedModel):
         return self.netfcaud(hidden).unflatten(0, windows.shape[:2])
 
     def forward(self, video: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings of video and of audio: :meth:`embed_video` and :meth:`embed_audio`."""
+        """Embed video and audio: :meth:`embed_video` and :meth:`embed_audio`."""
         return self.embed_video(video), self.embed_audio(features)
 
     @classmethod

@@ -39,7 +39,7 @@ _WINDOW_SAMPLES = (AUDIO_WINDOW - 1) * HOP_LENGTH + FRAME_LENGTH
 
 @dataclass(frozen=True, eq=False)
 class TrackScore:
-    """SyncNet's score of one face.
+    """SyncNet's scores of one face.
 
     Attributes:
         start: Time of the first image, in seconds on the container's clock.
@@ -67,7 +67,7 @@ class TrackScore:
 
     @property
     def offset_seconds(self) -> float:
-        """By how many seconds the audio is early."""
+        """Seconds by which the audio is early."""
         return self.offset_frames / FPS
 
 
@@ -120,7 +120,7 @@ def score_video(
         raise ArgumentError(f"`batch_size`: expected 1 to {MAX_BATCH}, got {batch_size}")
     where = next(syncnet.parameters()).device if device is None else torch.device(device)
     syncnet.to(where).eval()
-    with AudioSource(path, track=audio_track):  # a file without sound must fail before the faces are looked for
+    with AudioSource(path, track=audio_track):  # a file without audio must fail before the faces are looked for
         pass
     # Finding the faces is taken for the first half of the work.
     halfway = None if progress is None else lambda share: progress(share / 2)
@@ -131,8 +131,8 @@ def score_video(
     with VideoSource(path) as video, torch.inference_mode():
         for number, _, frame in frames_at(video.frames()):
             while waiting and waiting[0].first <= number:
-                sound = AudioSource(path, track=audio_track)
-                active.append(_Scorer(waiting.popleft(), sound, syncnet, where, batch_size, max_offset, edges))
+                source = AudioSource(path, track=audio_track)
+                active.append(_Scorer(waiting.popleft(), source, syncnet, where, batch_size, max_offset, edges))
             for scorer in active:
                 scorer.push(crop_face(frame.image, *scorer.place(number)))
             scores += [scorer.finish() for scorer in active if scorer.done]
@@ -148,9 +148,9 @@ class _Scorer:
     """Crops of one track in, batch by batch, and its score out."""
 
     def __init__(
-        self, face: FacePath, sound: AudioSource, syncnet: Any, device: torch.device, batch: int, max_offset: int, edges: str
+        self, face: FacePath, source: AudioSource, syncnet: Any, device: torch.device, batch: int, max_offset: int, edges: str
     ) -> None:
-        self.face, self.sound, self.syncnet, self.device = face, sound, syncnet, device
+        self.face, self.source, self.syncnet, self.device = face, source, syncnet, device
         self.batch, self.max_offset, self.legacy = batch, max_offset, edges == "legacy"
         self._crops: list[npt.NDArray[np.uint8]] = []
         self._seen = 0  # images taken
@@ -178,10 +178,10 @@ class _Scorer:
     def finish(self) -> TrackScore:
         if len(self._crops) >= WINDOW:
             self._flush()
-        self.sound.close()
+        self.source.close()
         if not self._counts.any():
             raise ClipTooShortError(
-                f"{self.sound.path}: expected sound for at least {_WINDOW_SAMPLES / SAMPLE_RATE:.3f} s beside the face that starts at"
+                f"{self.source.path}: expected audio for at least {_WINDOW_SAMPLES / SAMPLE_RATE:.3f} s next to the face that starts at"
                 f" {self.face.start:.2f} s, got less"
             )
         with np.errstate(invalid="ignore"):
@@ -214,7 +214,7 @@ class _Scorer:
             audio, real = self._audio.between(self._window - self.max_offset, stop + self.max_offset)
             reach = self.max_offset
             if self.legacy:
-                # The track of the published script ends where its sound does, a video window as well as a sound window.
+                # The track of the published script ends where its audio does, a video window as well as a audio window.
                 audio, mask = audio * real[None, :, None], real[None, reach : reach + count]
                 distances, some = window_distances(motion, audio, max_offset=reach, lead=reach, edges="legacy", mask=mask)
             else:
@@ -250,7 +250,7 @@ class _AudioWindows:
 
     def _embed(self, first: int, stop: int) -> tuple[Tensor, Tensor]:
         scorer = self.scorer
-        # The sound of a published track begins with it, and zeros take the place of what would be earlier.
+        # The audio of a published track begins with it, and zeros take the place of what would be earlier.
         skipped = max(-first, 0) if scorer.legacy else 0
         features = self._features(first + skipped, stop).to(scorer.device)
         reach = AUDIO_STRIDE * (scorer.batch - 1) + AUDIO_WINDOW
@@ -268,16 +268,16 @@ class _AudioWindows:
         before = 0 if scorer.legacy and first == 0 else 1
         start = scorer.face.start + (SAMPLES * first - HOP_LENGTH * before) / SAMPLE_RATE
         samples = SAMPLES * (stop - first - 1) + _WINDOW_SAMPLES + HOP_LENGTH * before
-        return syncnet_mfcc(torch.from_numpy(scorer.sound.read(start, samples))[None])[:, before:]
+        return syncnet_mfcc(torch.from_numpy(scorer.source.read(start, samples))[None])[:, before:]
 
     def _real(self, first: int, stop: int) -> Tensor:
-        """Find the windows that have audio. What was read reaches their ends, so the end of the audio is known if it lies among them."""
+        """Return which windows have audio. The samples that were read reach their ends, so the end of the audio is known if it lies among them."""
         scorer, windows = self.scorer, torch.arange(first, stop)
         starts = scorer.face.start + SAMPLES * windows.double() / SAMPLE_RATE
-        end = np.inf if scorer.sound.end is None else scorer.sound.end
+        end = np.inf if scorer.source.end is None else scorer.source.end
         if scorer.legacy:
             # The published script counts images that have all their samples, and leaves the last five of them.
             full = starts + SAMPLES * (WINDOW + 1) / SAMPLE_RATE <= end + 0.5 / SAMPLE_RATE
             return (windows >= 0) & (windows < scorer.last) & full
         # A hundredth of a second may be missing, by which containers round.
-        return (starts >= scorer.sound.start - 0.01) & (starts + _WINDOW_SAMPLES / SAMPLE_RATE <= end + 0.01)
+        return (starts >= scorer.source.start - 0.01) & (starts + _WINDOW_SAMPLES / SAMPLE_RATE <= end + 0.01)
