@@ -253,7 +253,7 @@ class TestPairs:
             ({"frames": 4}, "`frames`"),
             ({"frames": 40, "stride": 3}, "`stride`"),
             ({"frames": 500}, "at least 500 frames, got 120"),
-            ({"sound": "both"}, "`sound`"),
+            ({"audio_from": "both"}, "`audio_from`"),
             ({"methods": {"static": {}}}, "`methods`"),
             ({"methods": {"mine": {}}}, "no prediction has this name"),
         ],

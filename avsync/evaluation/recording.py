@@ -120,8 +120,8 @@ def read_recording(
     with AudioSource(path, track=audio_track) as audio:
         track, tracks = audio.track, audio.tracks
     report = VideoReport(source=os.fspath(path))
-    options = {"detector": detector, "min_seconds": min_seconds, "audio_track": track}
-    clips = list(iter_clips(path, report=report, progress=progress, **options))
+    found = iter_clips(path, detector=detector, min_seconds=min_seconds, audio_track=track, report=report, progress=progress)
+    clips = list(found)
     if not clips:
         raise CorpusError(f"{path}: expected a face for at least {min_seconds:g} s, got {report.line().partition(': ')[2]}")
     with VideoSource(path) as video:
