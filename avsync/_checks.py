@@ -15,6 +15,8 @@ from numbers import Real
 from types import ModuleType
 from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -195,3 +197,19 @@ def import_extra(module: str, extra: str) -> ModuleType:
 def is_tensor(x: object) -> bool:
     """Return whether ``x`` is a tensor; for arguments that are declared as one but come from a stranger."""
     return isinstance(x, Tensor)
+
+
+def check_type(name: str, value: object, *kinds: type, optional: bool = False) -> None:
+    """Raise :class:`ArgumentError` unless ``value`` is of one of the types, or None where that is an option; a bool is no int."""
+    fits = isinstance(value, kinds) and not (isinstance(value, bool) and bool not in kinds and object not in kinds)
+    if not fits and not (optional and value is None):
+        expected = " or ".join([kind.__name__ for kind in kinds] + ["None"] * optional)
+        raise ArgumentError(f"`{name}`: expected {expected}, got {type(value).__name__}: {value!r:.100}")
+
+
+def as_numbers(name: str, values: object) -> npt.NDArray[np.float64]:
+    """Return an array of float64; raise :class:`ShapeError` if ``values`` are no numbers."""
+    try:
+        return np.asarray(values, np.float64)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise ShapeError(f"`{name}`: expected numbers, got {type(values).__name__}: {error!s:.100}") from error

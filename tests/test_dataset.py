@@ -263,7 +263,7 @@ def test_speech_mask() -> None:
     np.testing.assert_array_equal(speech_mask((sound * 0.1).astype(np.float32)), expected)
     assert speech_mask(sound.astype(np.float32), threshold_db=-30).all()
     assert not speech_mask(np.zeros(6400, np.float32)).any() and speech_mask(np.zeros(700, np.float32)).shape == (1,)
-    with pytest.raises(ShapeError, match=r"`waveform`: expected \(samples,\), got \(1, 640\)"):
+    with pytest.raises(ShapeError, match=r"`waveform`: expected \(samples,\) of numbers, got \(1, 640\)"):
         speech_mask(np.zeros((1, 640), np.float32))
     with pytest.raises(ClipTooShortError, match="at least 640 samples, got 639"):
         speech_mask(np.zeros(639, np.float32))

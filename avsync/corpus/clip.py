@@ -26,11 +26,11 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from avsync._checks import check_path
+from avsync._checks import check_path, check_type
 from avsync._files import read_json, read_npz, replacing, untrusted, write_json
 from avsync.corpus.media.files import read_audio, write_audio
 from avsync.corpus.media.info import FloatArray
-from avsync.errors import ArgumentError, CorpusError
+from avsync.errors import ArgumentError, CorpusError, ShapeError
 from avsync.pyramid import FPS, SAMPLE_RATE
 
 __all__ = [
@@ -366,6 +366,8 @@ class Corpus(Sequence[Clip]):
         self, folder: str | os.PathLike[str], *, split: str | None = None, skip_bad: bool = False, fps: float | None = FPS
     ) -> None:
         self.folder = Path(check_path("folder", folder))
+        check_type("split", split, str, optional=True)
+        check_type("skip_bad", skip_bad, bool)
         _check_rate(fps)
         index = self._read_index(fps)
         self.fps = float(index["fps"])
@@ -443,7 +445,10 @@ def sample_of_frame(frame: int, fps: float = FPS) -> int:
 
     Source: ours.
     """
-    return round(frame * SAMPLE_RATE / fps)
+    check_type("frame", frame, int, np.integer)
+    if not is_rate(fps):
+        raise ArgumentError(f"`fps`: expected a rate above 0, got {fps!r}")
+    return round(int(frame) * SAMPLE_RATE / fps)
 
 
 def expect(fits: bool, clip: str, source: str, expected: str, got: object) -> None:
@@ -520,6 +525,11 @@ def missing_ranges(present: BoolArray, frames: int, fps: float = FPS) -> FrameRa
 
     Source: ours.
     """
+    check_type("frames", frames, int, np.integer)
+    check_type("present", present, np.ndarray)
+    samples = sample_of_frame(frames, fps)
+    if present.shape != (samples,) or present.dtype != np.bool_:
+        raise ShapeError(f"`present`: expected (samples={samples}) of bool, got {present.shape} of {present.dtype}")
     edges = np.array([sample_of_frame(frame, fps) for frame in range(frames + 1)])
     total = np.concatenate([[0], np.cumsum(present)])[edges]
     lacking = np.diff(total) < 0.5 * np.diff(edges)

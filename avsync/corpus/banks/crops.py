@@ -14,10 +14,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from avsync._checks import check_positive
+from avsync._checks import check_positive, check_type
 from avsync.corpus.banks.augmentation import AugmentConfig, random_tempo, vary_audio, vary_landmarks
 from avsync.errors import ArgumentError, ClipTooShortError
 from avsync.pyramid import AUDIO_FRAMES_PER_FRAME
+
+_MAX_BATCH = 1 << 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +143,8 @@ class CropBank(ABC):
         return f"{kind}({len(self)} clips, {len(self.speakers)} speakers, {minutes:.1f} min, {len(self.bad)} bad)"
 
     def _plan(self, frames: int, margin: int) -> _Plan:
+        check_type("frames", frames, int)
+        check_type("margin", margin, int)
         check_positive("frames", frames)
         check_positive("margin", margin, allow_zero=True)
         plans: dict[tuple[int, int], _Plan] = self.__dict__.setdefault("_plans", {})
@@ -192,7 +196,16 @@ class CropBank(ABC):
             ClipTooShortError: No clip is long enough.
             ArgumentError: ``batch_size`` or ``frames`` is not positive, or a margin is asked for with a tempo that varies.
         """
+        check_type("batch_size", batch_size, int)
         check_positive("batch_size", batch_size)
+        if batch_size > _MAX_BATCH:
+            raise ArgumentError(f"`batch_size`: expected at most {_MAX_BATCH}, got {batch_size}")
+        check_type("generator", generator, torch.Generator, optional=True)
+        check_type("augment", augment, AugmentConfig, optional=True)
+        check_type("speakers_distinct", speakers_distinct, bool)
+        check_type("speaker_power", speaker_power, int, float)
+        if not abs(speaker_power) <= 16:
+            raise ArgumentError(f"`speaker_power`: expected a number from -16 to 16, got {speaker_power!r}")
         counts, per_speaker, last = self._plan(frames, margin)
         device = torch.device("cpu") if generator is None else generator.device
         weights = torch.where(per_speaker > 0, per_speaker.double() ** speaker_power, 0.0).to(device)
@@ -236,6 +249,7 @@ class CropBank(ABC):
             ClipTooShortError: No clip is long enough.
             ArgumentError: ``frames`` or ``stride`` is not positive.
         """
+        check_type("stride", stride, int)
         check_positive("stride", stride)
         counts = (self._plan(frames, margin).counts + stride - 1) // stride
         clip = torch.arange(len(self)).repeat_interleave(counts)

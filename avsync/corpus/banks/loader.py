@@ -16,11 +16,18 @@ from typing import Any, Self
 
 import torch
 
-from avsync._checks import check_positive
+from avsync._checks import check_positive, check_type
 from avsync.corpus._process import ProcessBound
 from avsync.corpus.banks.augmentation import AugmentConfig
 from avsync.corpus.banks.crops import Batch, CropBank
 from avsync.errors import ArgumentError, CheckpointError
+
+
+def _device(device: torch.device | str) -> torch.device:
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ArgumentError(f"`device`: expected a device of torch, got {device!r:.100}") from error
 
 
 class BatchLoader(ProcessBound):
@@ -76,12 +83,21 @@ class BatchLoader(ProcessBound):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
+        check_type("bank", bank, CropBank)
+        for name, value in {
+            "workers": workers,
+            "prefetch": prefetch,
+            "seed": seed,
+            "rank": rank,
+            "world_size": world_size,
+        }.items():
+            check_type(name, value, int)
         check_positive("workers", workers, allow_zero=True)
         check_positive("prefetch", prefetch)
         if not 0 <= rank < world_size:
             raise ArgumentError(f"`rank`: expected a number from 0 to world_size - 1 = {world_size - 1}, got {rank}")
         self.bank, self.seed, self.rank, self.world_size = bank, seed, rank, world_size
-        self.workers, self.prefetch, self.device = workers, prefetch, torch.device(device)
+        self.workers, self.prefetch, self.device = workers, prefetch, _device(device)
         self._what: dict[str, Any] = {
             "batch_size": batch_size,
             "frames": frames,

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from avsync._checks import check_type
 from avsync.audio.features import normalise_waveform
 from avsync.corpus.banks.augmentation import AugmentConfig, interpolate_rows
 from avsync.corpus.banks.crops import Batch, CropBank
@@ -70,9 +71,15 @@ def speech_mask(
 
     Source: ours.
     """
-    samples = np.asarray(waveform, dtype=np.float64)
-    if samples.ndim != 1:
-        raise ShapeError(f"`waveform`: expected (samples,), got {samples.shape}")
+    check_type("waveform", waveform, np.ndarray, Tensor)
+    for name, value in {"threshold_db": threshold_db, "percentile": percentile, "floor_db": floor_db}.items():
+        check_type(name, value, int, float)
+    if not 0 <= percentile <= 100:
+        raise ArgumentError(f"`percentile`: expected a number from 0 to 100, got {percentile!r}")
+    samples = np.asarray(waveform)
+    if samples.ndim != 1 or samples.dtype.kind not in "fiu":
+        raise ShapeError(f"`waveform`: expected (samples,) of numbers, got {samples.shape} of {samples.dtype}")
+    samples = samples.astype(np.float64)
     frames = samples.size // SAMPLES_PER_FRAME
     if frames == 0:
         raise ClipTooShortError(f"`waveform`: expected at least {SAMPLES_PER_FRAME} samples, got {samples.size}")
@@ -104,6 +111,7 @@ def clip_speech(clip: Clip) -> npt.NDArray[np.bool_]:
 
     Source: ours.
     """
+    check_type("clip", clip, Clip)
     blocks = np.arange(clip.waveform.size // SAMPLES_PER_FRAME)  # frames of 25 per second, whatever the clip's own rate
     frame = (blocks * SAMPLES_PER_FRAME * clip.fps / SAMPLE_RATE).astype(np.int64).clip(max=clip.frames - 1)
     return speech_mask(clip.waveform, present=clip.has_audio[frame])

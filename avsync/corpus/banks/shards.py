@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from avsync._checks import check_path, check_positive
+from avsync._checks import check_path, check_positive, check_type
 from avsync._files import read_json, untrusted, write_json
 from avsync.corpus.banks._shard_file import (
     Rows,
@@ -94,7 +94,9 @@ def build_shards(
 
     Source: ours.
     """
+    check_type("shard_frames", shard_frames, int)
     check_positive("shard_frames", shard_frames)
+    check_type("skip_bad", skip_bad, bool)
     check_path("folder", folder)
     check_sources(clips, features)
     target = Path(folder)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from avsync._checks import check_positive
+from avsync._checks import check_path, check_positive, check_type
 from avsync.corpus.detectors import Detector, as_detector
 from avsync.corpus.extraction import records
 from avsync.corpus.extraction._workers import run_workers
@@ -100,7 +100,12 @@ def extract_corpus(
 
     Source: ours.
     """
+    check_path("out", out)
+    check_type("workers", workers, int)
     check_positive("workers", workers)
+    check_type("split", split, str)
+    check_type("resume", resume, bool)
+    check_type("progress", progress, Progress, optional=True)
     folder, quiet = Path(out), progress or Progress()
     found, ignored = find_videos(videos)
     jobs, duplicates = plan(found, speaker_from=speaker_from, split=split, shard=shard)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from avsync._checks import check_positive
+from avsync._checks import as_numbers, check_positive, check_type
 from avsync.corpus.media.info import Image
 from avsync.errors import ArgumentError, ShapeError
 
@@ -93,7 +93,9 @@ def crop_centred(points: npt.ArrayLike, *, size: int = 256, margin: float = 0.2)
 
 
 def _checked(points: npt.ArrayLike, size: int, margin: float) -> npt.NDArray[np.float64]:
-    values = np.asarray(points, np.float64)
+    values = as_numbers("points", points)
+    check_type("size", size, int)
+    check_type("margin", margin, int, float)
     if values.ndim != 3 or values.shape[2] < 2 or 0 in values.shape:
         raise ShapeError(f"`points`: expected (frames, points, dims>=2), none of them 0, got {values.shape}")
     check_positive("size", size)
@@ -144,7 +146,8 @@ def crop_image(image: Image, box: npt.ArrayLike, *, size: int = 256) -> Image:
     if not isinstance(image, np.ndarray) or image.ndim != 3 or image.dtype != np.uint8 or 0 in image.shape:
         got = f"{image.shape} of {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
         raise ShapeError(f"`image`: expected (height, width, channels) of uint8, got {got}")
-    edges = np.asarray(box, np.float64)
+    edges = as_numbers("box", box)
+    check_type("size", size, int)
     if edges.shape != (4,):
         raise ShapeError(f"`box`: expected (left, top, right, bottom), got {edges.shape}")
     left, top, right, bottom = edges.tolist()

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from avsync._checks import check_choice, check_positive
+from avsync._checks import check_choice, check_path, check_positive, check_type
 from avsync.corpus.clip import Clip, missing_ranges, sample_of_frame
 from avsync.corpus.detectors import CheckedDetector, Detector, as_detector
 from avsync.corpus.detectors.protocol import Faces
@@ -126,6 +126,16 @@ def iter_clips(
 
     Source: ours; the splits follow the corpus that this library was measured on, the crops the paper's section 4.1.
     """
+    check_path("video", video)
+    check_type("max_height", max_height, int, optional=True)
+    check_type("scene_cuts", scene_cuts, bool)
+    for key, text in {"name": name, "speaker": speaker, "split": split}.items():
+        check_type(key, text, str, optional=key != "split")
+    check_type("report", report, VideoReport, optional=True)
+    for key, number in {"fps": fps, "min_seconds": min_seconds, "max_seconds": max_seconds}.items():
+        check_type(key, number, int, float)
+    if progress is not None and not callable(progress):
+        raise ArgumentError(f"`progress`: expected a function of the share that has passed, got {type(progress).__name__}")
     check_choice("faces", faces, POLICIES)
     check_choice("crop", crop, CROPS)
     for key, value in {"fps": fps, "min_seconds": min_seconds, "max_seconds": max_seconds}.items():

@@ -191,6 +191,8 @@ def plan(
 
     All shards number the same list, so they must be given the same videos; the jobs of two shards have no key in common.
     """
+    if not isinstance(shard, tuple) or len(shard) != 2 or not all(type(number) is int for number in shard):
+        raise ArgumentError(f"`shard`: expected (i, n) with 1 <= i <= n, got {shard!r:.100}")
     number, count = shard
     if not 1 <= number <= count:
         raise ArgumentError(f"`shard`: expected (i, n) with 1 <= i <= n, got {shard}")

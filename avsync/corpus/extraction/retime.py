@@ -7,7 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from avsync._checks import check_positive
+from avsync._checks import as_numbers, check_positive, check_type
 from avsync.errors import ArgumentError, ShapeError
 
 # How far beyond its ends a track reaches, in seconds. Some containers keep times in whole milliseconds, which must not cost a frame.
@@ -45,7 +45,9 @@ def resample_track(
 
     Source: ours.
     """
-    when, what = np.asarray(times, np.float64), np.asarray(points)
+    when, what = as_numbers("times", times), as_numbers("points", points)
+    check_type("fps", fps, int, float)
+    check_type("start", start, int, float, optional=True)
     if when.ndim != 1 or when.size == 0:
         raise ShapeError(f"`times`: expected (frames,) with at least one frame, got {when.shape}")
     if what.ndim != 3 or what.shape[0] != when.size:

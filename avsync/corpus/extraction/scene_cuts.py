@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from avsync._checks import check_positive
+from avsync._checks import check_positive, check_type
 from avsync.corpus.media.info import FloatArray, Image
 from avsync.errors import ArgumentError, ShapeError
 
@@ -51,6 +51,7 @@ class SceneCuts:
 
     def __init__(self, *, structure: float = 0.35, colours: float = 0.1, ratio: float = 3.0) -> None:
         for name, value in (("structure", structure), ("colours", colours), ("ratio", ratio)):
+            check_type(name, value, int, float)
             check_positive(name, value, allow_zero=True)
         if structure > 2 or colours > 1:
             raise ArgumentError(f"`structure`, `colours`: expected at most 2 and 1, got {structure!r} and {colours!r}")

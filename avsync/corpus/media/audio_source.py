@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from avsync._checks import check_positive
+from avsync._checks import check_positive, check_type
 from avsync.corpus._process import ProcessBound
 from avsync.corpus.media._audio_clock import AudioClock, Block, Placed
 from avsync.corpus.media._downmix import Downmix
@@ -78,6 +78,8 @@ class AudioSource(ProcessBound):
     """
 
     def __init__(self, path: str | os.PathLike[str], *, sample_rate: int = 16000, track: int | None = None) -> None:
+        check_type("sample_rate", sample_rate, int)
+        check_type("track", track, int, optional=True)
         check_positive("sample_rate", sample_rate)
         if track is not None:
             check_positive("track", track)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from avsync._checks import check_path, check_positive, import_extra
+from avsync._checks import check_path, check_positive, check_type, import_extra
 from avsync._files import replacing, untrusted
 from avsync.corpus.media._downmix import Downmix
 from avsync.corpus.media._interpolate import interpolate
@@ -59,6 +59,8 @@ def read_audio(
     av = _pyav()
     if not Path(check_path("path", path)).is_file():
         raise CorpusError(f"{path}: expected an audio file, found none")
+    check_type("max_samples", max_samples, int, optional=True)
+    check_type("sample_rate", sample_rate, int, optional=True)
     if sample_rate is not None:
         check_positive("sample_rate", sample_rate)
     blocks: list[FloatArray] = []
@@ -90,7 +92,7 @@ def read_audio(
 
 
 def _check_waveform(waveform: FloatArray) -> FloatArray:
-    waveform = np.asarray(waveform)
+    check_type("waveform", waveform, np.ndarray)
     if waveform.ndim != 1 or not np.issubdtype(waveform.dtype, np.floating):
         raise ShapeError(f"`waveform`: expected (samples,) of a floating-point type, got {waveform.shape} {waveform.dtype}")
     peak = float(np.abs(waveform).max(initial=0.0))
@@ -126,6 +128,9 @@ def write_audio(path: str | os.PathLike[str], waveform: FloatArray, *, sample_ra
     Source: ours.
     """
     av = _pyav()
+    check_path("path", path)
+    check_type("sample_rate", sample_rate, int)
+    check_positive("sample_rate", sample_rate)
     samples = np.clip(np.round(_check_waveform(waveform) * 32768.0), -32768, 32767).astype(np.int16)
     with replacing(path) as part, av.open(media_url(part), "w", format="flac") as container:
         stream = container.add_stream("flac", rate=sample_rate, layout="mono", format="s16")
@@ -173,8 +178,16 @@ def write_video(
     Source: ours.
     """
     av = _pyav()
+    check_path("path", path)
+    check_type("fps", fps, int, float, Fraction)
+    check_type("sample_rate", sample_rate, int)
+    check_type("crf", crf, int)
     check_positive("fps", fps)
     check_positive("sample_rate", sample_rate)
+    if not 0 <= crf <= 51:
+        raise ArgumentError(f"`crf`: expected a number from 0 to 51, got {crf!r}")
+    if not isinstance(frames, Iterable):
+        raise ArgumentError(f"`frames`: expected images, got {type(frames).__name__}")
     samples = None if waveform is None else _check_waveform(waveform)
     size: tuple[int, ...] | None = None
     count = sent = 0
@@ -186,6 +199,7 @@ def write_video(
         video.pix_fmt = "yuv420p"
         audio = None if samples is None else container.add_stream("aac", rate=sample_rate, layout="mono")
         for image in frames:
+            check_type("frames", image, np.ndarray)
             if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or (size or image.shape) != image.shape:
                 expected = "(height, width, 3)" if size is None else str(size)
                 raise ShapeError(f"`frames`: expected {expected} uint8, got {image.shape} {image.dtype} at frame {count}")

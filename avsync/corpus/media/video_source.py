@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from avsync._checks import check_positive, import_extra
+from avsync._checks import check_positive, check_type, import_extra
 from avsync.corpus._process import ProcessBound
 from avsync.corpus.media._packets import decode_stream, tally
 from avsync.corpus.media.info import Image, MediaInfo, contents, describe, failures, open_media, pick_video, reason
@@ -85,6 +85,7 @@ class VideoSource(ProcessBound):
 
     def __init__(self, path: str | os.PathLike[str], *, max_height: int | None = None) -> None:
         av = import_extra("av", "media")
+        check_type("max_height", max_height, int, optional=True)
         if max_height is not None:
             check_positive("max_height", max_height)
         self.path = os.fspath(path)
