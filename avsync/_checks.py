@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from avsync.errors import ArgumentError, MissingExtraError, ShapeError
 
-Config = TypeVar("Config")
+_Config = TypeVar("_Config")
 
 REDUCTIONS = ("none", "mean", "sum")
 
@@ -103,7 +103,7 @@ def check_same_device(name: str, x: Tensor, device: torch.device, other: str) ->
         raise ArgumentError(f"`{name}`: expected it on the device of {other}, {device}, got {x.device}")
 
 
-def check_clips(name: str, x: Tensor) -> None:
+def check_some_clips(name: str, x: Tensor) -> None:
     """Raise :class:`ShapeError` if a batch, a tensor whose first axis is the clips, holds no clip."""
     if x.shape[0] == 0:
         raise ShapeError(f"`{name}`: expected at least 1 clip, got {describe_shape(x)}")
@@ -116,7 +116,7 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ArgumentError(f"`{name}`: expected one of {expected}, got {value!r}")
 
 
-def checked_config(config: object, config_class: type[Config]) -> Config:
+def checked_config(config: object, config_class: type[_Config]) -> _Config:
     """Return ``config``, or a config of the defaults if it is None.
 
     Raises:

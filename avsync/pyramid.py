@@ -19,6 +19,8 @@ FPS = 25.0
 """Motion frames per second."""
 SAMPLE_RATE = 16000
 """Audio samples per second."""
+SAMPLES_PER_FRAME = 640
+"""Audio samples per motion frame."""
 AUDIO_FRAMES_PER_FRAME = 4
 """Audio frames (100 per second) per motion frame."""
 DEFAULT_RADIUS = 3

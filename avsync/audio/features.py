@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from avsync._checks import (
     at_least_float32,
-    check_clips,
     check_floating,
     check_positive,
     check_same_device,
     check_shape,
+    check_some_clips,
     describe_shape,
     is_tensor,
 )
@@ -166,7 +166,7 @@ def log_mel(
     """
     check_shape("waveform", waveform, "batch samples")
     check_floating("waveform", waveform)
-    check_clips("waveform", waveform)
+    check_some_clips("waveform", waveform)
     for buffer in (window, filterbank):
         if buffer is not None:
             check_same_device("waveform", waveform, buffer.device, "the features' window and filters")

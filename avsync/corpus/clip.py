@@ -31,7 +31,7 @@ from avsync._files import read_json, read_npz, replacing, untrusted, write_json
 from avsync.corpus.media.files import read_audio, write_audio
 from avsync.corpus.media.info import FloatArray
 from avsync.errors import ArgumentError, CorpusError, ShapeError
-from avsync.pyramid import FPS, SAMPLE_RATE
+from avsync.pyramid import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 
 __all__ = [
     "FPS",
@@ -56,8 +56,6 @@ BoolArray = npt.NDArray[np.bool_]
 FrameRanges = tuple[tuple[int, int], ...]
 Entry = Mapping[str, Any]
 
-SAMPLES_PER_FRAME = 640
-"""Audio samples per landmark frame, at 25 frames per second."""
 INDEX_NAME = "index.json"
 """Name of the index inside a corpus folder."""
 

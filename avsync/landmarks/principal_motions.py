@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from avsync._checks import check_clips, check_floating, check_shape
+from avsync._checks import check_floating, check_shape, check_some_clips
 from avsync.errors import ArgumentError
 from avsync.landmarks.geometry import normalise
 
@@ -50,7 +50,7 @@ def principal_motions(landmarks: Tensor, components: int, *, quantile: float = 0
     """
     check_shape("landmarks", landmarks, "batch frames points dims")
     check_floating("landmarks", landmarks)
-    check_clips("landmarks", landmarks)
+    check_some_clips("landmarks", landmarks)
     faces = normalise(landmarks.double()).landmarks
     displacement = (faces[:, 1:] - faces[:, :1]).flatten(0, 1).flatten(1)
     most = min(displacement.shape)

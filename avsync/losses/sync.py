@@ -15,7 +15,15 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from avsync._checks import check_clips, check_floating, check_same_device, check_shape, describe_shape, is_tensor, values_known
+from avsync._checks import (
+    check_floating,
+    check_same_device,
+    check_shape,
+    check_some_clips,
+    describe_shape,
+    is_tensor,
+    values_known,
+)
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
 from avsync.losses._windows import check_mask, check_windows, hide
 from avsync.models.syncer.interface import Embeddings, MultiScaleSyncer, check_same_duration, window_mask
@@ -25,14 +33,12 @@ from avsync.pyramid import (
     AUDIO_FRAMES_PER_FRAME,
     FPS,
     SAMPLE_RATE,
+    SAMPLES_PER_FRAME,
     check_lengths,
     hold_last_frame,
     level_lengths,
     temporal_pyramid,
 )
-
-SAMPLES_PER_FRAME = round(SAMPLE_RATE / FPS)
-"""Audio samples per motion frame of a waveform."""
 
 
 class SyncLossOutput(NamedTuple):
@@ -353,7 +359,7 @@ class MultiScaleSyncLoss(nn.Module):
         """
         check_shape("landmarks", landmarks, "batch frames points dims")
         check_floating("landmarks", landmarks)
-        check_clips("landmarks", landmarks)
+        check_some_clips("landmarks", landmarks)
         check_same_device("landmarks", landmarks, self.level_weights.device, "the loss")
         lengths = None if lengths is None else check_lengths(lengths, landmarks)
         features = self._features(landmarks, audio, lengths)

@@ -18,10 +18,10 @@ from torch.nn import functional as F
 
 from avsync._checks import (
     at_least_float32,
-    check_clips,
     check_floating,
     check_same_device,
     check_shape,
+    check_some_clips,
     checked_config,
     constant,
     describe_shape,
@@ -441,7 +441,7 @@ def _check_clip(name: str, landmarks: Tensor, points: int, dims: int, batch: int
     sizes = {"points": points, "dims": dims} | ({} if batch is None else {"batch": batch})
     check_shape(name, landmarks, "batch frames points dims", **sizes)
     check_floating(name, landmarks)
-    check_clips(name, landmarks)
+    check_some_clips(name, landmarks)
     if landmarks.shape[1] == 0:
         raise ClipTooShortError(f"`{name}`: expected at least 1 frame, got {describe_shape(landmarks)}")
 

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from avsync._checks import (
     at_least_float32,
-    check_clips,
     check_floating,
     check_positive,
     check_same_device,
     check_shape,
+    check_some_clips,
     checked_config,
 )
 from avsync.errors import ClipTooShortError, ConfigError
@@ -180,7 +180,7 @@ class MotionAutoencoder(PretrainedModel):
         config = self.config
         check_shape("landmarks", landmarks, "batch frames points dims", points=config.points, dims=config.dims)
         check_floating("landmarks", landmarks)
-        check_clips("landmarks", landmarks)
+        check_some_clips("landmarks", landmarks)
         check_same_device("landmarks", landmarks, self.stem.weight.device, "the model")
         hop = config.hop if hop is None else hop
         check_positive("hop", hop)

@@ -168,10 +168,10 @@ class GanSteps:
     def __init__(
         self,
         generator: MultiScaleGenerator,
+        *,
         discriminators: Discriminators,
         bank: CropBank,
         config: GanTrainingConfig,
-        *,
         sync_loss: MultiScaleSyncLoss | None,
         fabric: Any,
         augment: AugmentConfig | None,
@@ -336,9 +336,9 @@ def train_generator(
         sync_loss = sync_loss.to(fabric.device)
     steps = GanSteps(
         generator,
-        discriminators,
-        bank,
-        config,
+        discriminators=discriminators,
+        bank=bank,
+        config=config,
         sync_loss=sync_loss,
         fabric=fabric,
         augment=augment,

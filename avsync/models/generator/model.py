@@ -12,11 +12,11 @@ from torch.nn import functional as F
 
 from avsync._checks import (
     at_least_float32,
-    check_clips,
     check_floating,
     check_positive,
     check_same_device,
     check_shape,
+    check_some_clips,
     checked_config,
     describe_shape,
 )
@@ -139,6 +139,7 @@ class Rollout:
     def __init__(
         self,
         network: MultiScaleGenerator,
+        *,
         observed: Tensor,
         terms: Tensor | None,
         generator: torch.Generator | None,
@@ -411,11 +412,11 @@ class MultiScaleGenerator(PretrainedModel):
         """
         check_shape("observed", observed, "batch frames points dims", points=self.config.points, dims=self.config.dims)
         check_floating("observed", observed)
-        check_clips("observed", observed)
+        check_some_clips("observed", observed)
         check_same_device("observed", observed, self.lstm_bias.device, "the model")
         if observed.shape[1] == 0:
             raise ClipTooShortError(f"`observed`: expected at least 1 frame, got {describe_shape(observed)}")
-        return Rollout(self, observed, terms, generator, initial_state)
+        return Rollout(self, observed=observed, terms=terms, generator=generator, initial_state=initial_state)
 
     def forward(
         self,
@@ -446,7 +447,7 @@ class MultiScaleGenerator(PretrainedModel):
         check_shape("observed", observed, "batch frames points dims", points=self.config.points, dims=self.config.dims)
         check_shape("audio", audio, "batch audio_frames coeffs", batch=observed.shape[0], coeffs=self.config.audio_features)
         check_same_device("audio", audio, self.lstm_bias.device, "the model")
-        check_clips("observed", observed)
+        check_some_clips("observed", observed)
         seen = observed.shape[1]
         if audio.shape[1] < AUDIO_FRAMES_PER_FRAME * (seen + 1):
             raise ClipTooShortError(

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from avsync._checks import (
     at_least_float32,
-    check_clips,
     check_floating,
     check_positive,
     check_same_device,
     check_shape,
+    check_some_clips,
     checked_config,
 )
 from avsync.audio.speech import KINDS
@@ -285,7 +285,7 @@ class SyncerPyramid(MultiScaleSyncer):
         chosen = self._chosen(levels)
         points, dims = self.landmark_points, self.landmark_dims
         check_shape("landmarks", landmarks, "batch frames points dims", points=points, dims=dims)
-        check_clips("landmarks", landmarks)
+        check_some_clips("landmarks", landmarks)
         check_same_device("landmarks", landmarks, self._device, "the model")
         self._check_frames("landmarks", landmarks.shape[1], 1, chosen)
         reference = self.config.reference if reference is None else reference
@@ -315,7 +315,7 @@ class SyncerPyramid(MultiScaleSyncer):
         chosen, stride = self._chosen(levels), self.config.syncer.audio_stride
         check_shape("audio", audio, "batch audio_frames audio_features", audio_features=self.config.syncer.audio_features)
         check_floating("audio", audio)
-        check_clips("audio", audio)
+        check_some_clips("audio", audio)
         check_same_device("audio", audio, self._device, "the model")
         self._check_frames("audio", audio.shape[1], stride, chosen)
         frames = audio.shape[1] // stride
