@@ -157,7 +157,7 @@ def local_shape(
 
 
 def _x_axis(like: Tensor) -> Tensor:
-    """(1, 0), without a copy to the device."""
+    """Return (1, 0) without a copy to the device."""
     return 1 - torch.arange(2, device=like.device, dtype=like.dtype)
 
 

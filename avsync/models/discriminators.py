@@ -380,7 +380,7 @@ class SpectralLinear(nn.Linear):
         self.right.copy_(F.normalize(weight.t().mv(left), dim=0, eps=1e-12))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in_features) -> (..., out_features)."""
+        """Apply the layer: (..., in_features) -> (..., out_features)."""
         if self.training:
             self._iterate()
         weight = at_least_float32(self.weight)

@@ -116,7 +116,7 @@ class StridedConvNeXtBlock(nn.Module):
         return self.shortcut(kept) + self.project(F.gelu(self.expand(self.norm(convolved))))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, frames, in_channels) -> (batch, ceil(frames / 2), out_channels)."""
+        """Apply the block with its padding: (batch, frames, in_channels) -> (batch, ceil(frames / 2), out_channels)."""
         return self.valid(F.pad(x, (0, 0, *self.padding)))
 
 
@@ -230,7 +230,7 @@ class AudioPyramid(nn.Module):
 
     @property
     def blocks(self) -> list[StridedConvNeXtBlock]:
-        """All blocks in the order of the audio path: two of the stem, then one per coarser map."""
+        """Blocks in the order of the audio path: two of the stem, then one per coarser map."""
         return [*self.stem, *self.coarser]
 
     @property

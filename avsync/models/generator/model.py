@@ -115,7 +115,7 @@ class GeneratorOutput(NamedTuple):
 
 
 class StepOutput(NamedTuple):
-    """One step of a rollout.
+    """Output of one step of a rollout.
 
     Attributes:
         displacement: (batch, points * dims), in the unit of the rollout; :meth:`Rollout.faces` converts it to a face.

@@ -78,7 +78,7 @@ class StackedLinear(nn.Module):
         self.bias = _uniform(branches, out_features, fan_in=in_features, gain=gain)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(branches, rows, in_features) -> (branches, rows, out_features)."""
+        """Apply the layers: (branches, rows, in_features) -> (branches, rows, out_features)."""
         return stacked_linear(x, self.weight, self.bias)
 
     def extra_repr(self) -> str:
@@ -119,7 +119,7 @@ class StackedPointwiseBlock(nn.Module):
         self.project = StackedLinear(in_features=expansion * width, out_features=width, branches=branches)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(branches, rows, width) -> (branches, rows, width)."""
+        """Apply the block: (branches, rows, width) -> (branches, rows, width)."""
         return x + self.project(F.gelu(self.expand(layer_norm(x))))
 
 

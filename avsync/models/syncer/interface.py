@@ -149,11 +149,11 @@ class MultiScaleSyncer(PretrainedModel):
         check_same_device("audio", audio, landmarks.device, "`landmarks`")
         check_same_duration(landmarks, audio, self.audio_stride)
         motions = self.embed_motion(landmarks, reference=reference, lengths=lengths, levels=levels)
-        sounds = self.embed_audio(audio, lengths=lengths, levels=levels)
+        audios = self.embed_audio(audio, lengths=lengths, levels=levels)
         lengths = None if lengths is None else check_lengths(lengths, landmarks)
         return [
-            Embeddings(motion, sound, window_mask(lengths, level, motion.shape[1], self.window))
-            for level, motion, sound in zip(self._chosen(levels), motions, sounds, strict=True)
+            Embeddings(motion, audio_windows, window_mask(lengths, level, motion.shape[1], self.window))
+            for level, motion, audio_windows in zip(self._chosen(levels), motions, audios, strict=True)
         ]
 
     def _chosen(self, levels: Sequence[int] | None) -> list[int]:

@@ -201,7 +201,7 @@ class SyncerPyramidConfig:
 
 
 class SyncerPyramid(MultiScaleSyncer):
-    """One syncer per level, on pyramids of motion and audio (Figure 1 of the paper).
+    """Stack of syncers, one per level, on pyramids of motion and audio (Figure 1 of the paper).
 
     Args:
         config: Sizes; see :class:`SyncerPyramidConfig`.

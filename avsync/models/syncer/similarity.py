@@ -1,6 +1,6 @@
 """Equation (3): the score of a motion and an audio embedding is their cosine.
 
-Embeddings come un-normalised from any model. Everything here is computed in at least float32, whatever autocast says, because a
+Embeddings of any model are accepted, without normalisation. All functions compute in at least float32, also under autocast, because a
 cosine near 1 has no digits left in half precision.
 """
 
@@ -42,7 +42,7 @@ def unit_norm(embeddings: Tensor) -> Tensor:
 
 
 def cosine_similarity(motion: Tensor, audio: Tensor) -> Tensor:
-    """Equation (3): the score of a motion window and an audio window is the cosine of their embeddings.
+    """Compute the score of equation (3): the cosine of the embeddings of a motion window and an audio window.
 
     Args:
         motion: (..., embed).
@@ -65,7 +65,7 @@ def cosine_similarity(motion: Tensor, audio: Tensor) -> Tensor:
 
 
 def half_squared_distance(motion: Tensor, audio: Tensor) -> Tensor:
-    """One minus the cosine, as half the squared distance of the unit vectors: exact where the cosine is close to 1.
+    """Compute one minus the cosine, as half the squared distance of the unit vectors, which is exact if the cosine is close to 1.
 
     Args:
         motion: (..., embed).
