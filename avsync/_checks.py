@@ -129,15 +129,15 @@ def checked_config(config: object, config_class: type[_Config]) -> _Config:
     return config
 
 
-def check_positive(name: str, value: float, *, allow_zero: bool = False) -> None:
+def check_positive(name: str, value: Any, *, allow_zero: bool = False) -> None:
     """Raise :class:`ArgumentError` unless ``value`` is a finite number above zero (or at least zero)."""
-    fits = isinstance(value, Real) and (value > 0 or (allow_zero and value == 0)) and value != math.inf
+    fits = isinstance(value, Real) and (float(value) > 0 or (allow_zero and value == 0)) and value != math.inf
     if not fits:
         bound = "at least 0" if allow_zero else "above 0"
         raise ArgumentError(f"`{name}`: expected a number {bound}, got {value!r}")
 
 
-def check_count(name: str, value: int, least: int = 1) -> None:
+def check_count(name: str, value: Any, least: int = 1) -> None:
     """Raise :class:`ArgumentError` unless ``value`` is a whole number of at least ``least``."""
     if not isinstance(value, Real) or value != value // 1 or value < least:
         raise ArgumentError(f"`{name}`: expected a whole number of at least {least}, got {value!r}")

@@ -15,6 +15,7 @@ A package that is not installed is left out, and named in the results. SyncNet's
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import warnings
@@ -47,11 +48,12 @@ def find(name: str) -> ModuleType | None:
 
 def open_clip_loss() -> Any:
     """Load open_clip's loss module by itself, because the package imports torchvision; None if it is not installed."""
-    found = importlib.util.find_spec("open_clip")
-    if found is None or not found.submodule_search_locations:
+    found: Any = importlib.util.find_spec("open_clip")
+    if not (found and found.submodule_search_locations):
         return None
     spec = importlib.util.spec_from_file_location("open_clip_loss", Path(found.submodule_search_locations[0], "loss.py"))
-    assert spec is not None and spec.loader is not None
+    if spec is None or spec.loader is None:
+        return None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -61,18 +63,16 @@ def with_gradients(losses: Mapping[str, Callable[[Tensor, Tensor], Tensor]], mot
     """Check that values and gradients of the losses agree with the first, and return a step for each."""
 
     def step(loss: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        motion.grad = audio.grad = None
         value = loss(motion, audio)
-        value.backward()
-        assert motion.grad is not None and audio.grad is not None
-        return value.detach(), motion.grad, audio.grad
+        of_motion, of_audio = torch.autograd.grad(value, (motion, audio))
+        return value.detach(), of_motion, of_audio
 
     first = next(iter(losses.values()))
     expected = [x.clone() for x in step(first)]
     for name, loss in losses.items():
         for got, wanted in zip(step(loss), expected, strict=True):
-            torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
-    return {name: lambda loss=loss: step(loss) for name, loss in losses.items()}
+            torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6, msg=functools.partial("{}: {}".format, name))
+    return {name: functools.partial(step, loss) for name, loss in losses.items()}
 
 
 def all_pairs_cases(clips: int, windows: int, embed: int, device: torch.device) -> tuple[Cases, list[str]]:
@@ -184,7 +184,7 @@ def feature_cases(batch: int, seconds: float, device: torch.device) -> tuple[dic
         expected = cases["avsync"]().cpu()
         for name, function in cases.items():
             torch.testing.assert_close(
-                function().cpu().float(), expected, rtol=1e-3, atol=1e-2, msg=lambda text, name=name: f"{name}: {text}"
+                function().cpu().float(), expected, rtol=1e-3, atol=1e-2, msg=functools.partial("{}: {}".format, name)
             )
     return {"log_mel": mels, "mfcc": coefficients}, missing
 

@@ -33,7 +33,7 @@ def multiply_adds(config: SyncerPyramidConfig, frames: int, *, dense: bool) -> f
         at_level = level_length(frames, level)
         windows = at_level - sizes.window + 1
         encoded = at_level if dense else windows * sizes.window
-        for features, passes in ((sizes.audio_features * sizes.audio_stride, 1), (sizes.points * sizes.dims, 2)):
+        for features, passes in ((sizes.audio_features * sizes.audio_stride, 1), (sizes.points * sizes.motion_channels, 2)):
             frame_work = features * sizes.width + sizes.frame_blocks * block
             total += passes * (encoded * frame_work + windows * window_work)
     return total

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,10 +42,10 @@ def as_levels(
     if not isinstance(motion, (list, tuple)):
         return [Level(motion, audio, temperature, mask, indices)], True  # type: ignore[arg-type]  # checked by the loss
     several = isinstance(temperature, (list, tuple))
-    temperatures = temperature if several else [temperature] * len(motion)
+    temperatures: Any = temperature if several else [temperature] * len(motion)
     masks = [None] * len(motion) if mask is None else mask
     given = {"motion": motion, "audio": audio, "temperature": temperatures, "mask": masks}
-    check_counts(**given if indices is None else {**given, "indices": indices})  # type: ignore[arg-type]  # what this is to find out
+    check_counts(**given if indices is None else {**given, "indices": indices})
     drawn = [None] * len(motion) if indices is None else indices
     return [Level(*level) for level in zip(motion, audio, temperatures, masks, drawn, strict=True)], False
 

@@ -353,7 +353,7 @@ def within_clips_info_nce(
     Source: ours, after equation (2) with misaligned windows of the same sequence as negatives (paper section 3.1).
     """
     check_windows(motion, audio)
-    check_mask(mask, *motion.shape[:2], motion.device)
+    check_mask(mask, motion.shape[0], motion.shape[1], motion.device)
     check_choice("reduction", reduction, REDUCTIONS)
     check_negatives(1, motion.shape[1], 0)
     scale = inverse_temperature(temperature)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -70,7 +70,10 @@ def check_alike(group: dist.ProcessGroup | None, **arguments: Tensor | Sequence[
     if group is None:
         return
     rank_and_size(group)
-    lists = {name: list(value) if isinstance(value, (list, tuple)) else [value] for name, value in arguments.items()}
+    lists: dict[str, list[Tensor | None]] = {
+        name: list(value) if isinstance(value, (list, tuple)) else [cast("Tensor | None", value)]
+        for name, value in arguments.items()
+    }
     if torch.compiler.is_compiling() or any(x is not None and x.device.type != "cpu" for xs in lists.values() for x in xs):
         return
     own = {name: ", ".join("None" if x is None else f"{describe_shape(x)} {x.dtype}" for x in xs) for name, xs in lists.items()}

@@ -177,8 +177,9 @@ def sampled_info_nce(
     scales = [inverse_temperature(level.temperature) for level in levels]
     for level in levels:
         check_windows(level.motion, level.audio)
-        check_mask(level.mask, *level.motion.shape[:2], level.motion.device)
-        check_indices(level.indices, *level.motion.shape[:2], level.motion.device)
+        clips, windows, _ = level.motion.shape
+        check_mask(level.mask, clips, windows, level.motion.device)
+        check_indices(level.indices, clips, windows, level.motion.device)
     check_alike(group, motion=[level.motion for level in levels], mask=[level.mask for level in levels])
     levels = [level._replace(motion=hide(level.motion, level.mask), audio=hide(level.audio, level.mask)) for level in levels]
     if group is None:

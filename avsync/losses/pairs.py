@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -401,7 +402,7 @@ class SigmoidPairLoss(nn.Module):
         )
 
 
-def _scalar(name: str, value: float | Tensor) -> float | Tensor:
+def _scalar(name: str, value: Any) -> float | Tensor:
     """A finite number, or a floating-point scalar tensor in float32 at least."""
     if isinstance(value, Tensor):
         if value.ndim != 0:
@@ -410,7 +411,7 @@ def _scalar(name: str, value: float | Tensor) -> float | Tensor:
         return at_least_float32(value)
     if not isinstance(value, Real) or not math.isfinite(value):
         raise ArgumentError(f"`{name}`: expected a finite number, got {value!r}")
-    return value
+    return float(value)
 
 
 def _check_target(audio: Tensor, target: Tensor) -> Tensor:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from avsync.errors import ConfigError
@@ -60,7 +61,7 @@ def weight_average(module: nn.Module, *, decay: float) -> AveragedModel:
     if not 0 <= decay < 1:
         raise ConfigError(f"`decay`: expected a number from 0 to below 1, got {decay!r}")
 
-    def update(averages: list[Tensor], weights: list[Tensor], updates: Tensor) -> None:
+    def update(averages: Any, weights: Any, updates: Any) -> None:
         # The average's own counter lies on the CPU: reading `updates`, a copy on the device, would stall a GPU at every step.
         get_ema_multi_avg_fn(ema_decay(int(average.n_averaged), decay))(averages, weights, updates)
 

@@ -344,7 +344,8 @@ def train_generator(
         augment=augment,
         cuda_graphs=cuda_graphs,
     )
-    evaluate = options.pop("evaluate", None)
+    others: dict[str, Any] = {**options}
+    evaluate = others.pop("evaluate", None)
 
     def evaluate_average(now: int) -> Mapping[str, float]:
         with averaged(generator, steps.average):
@@ -360,7 +361,7 @@ def train_generator(
         settings=flat_settings(config=config, augment=augment, sync_loss=sync_loss is not None),
         fabric=fabric,
         evaluate=None if evaluate is None else evaluate_average,
-        **options,
+        **others,
     )
     if steps.average is not None:
         copy_average(steps.average, generator)

@@ -312,7 +312,8 @@ def train_syncers(
     if pyramid.config.remove_lips:
         pyramid.set_lip_leak(lip_leak(bank))
     steps = SyncerSteps(pyramid, bank, config, levels=chosen, fabric=fabric, augment=augment, compiled=compiled)
-    evaluate = options.pop("evaluate", None)
+    others: dict[str, Any] = {**options}
+    evaluate = others.pop("evaluate", None)
 
     def evaluate_average(now: int) -> Mapping[str, float]:
         with averaged(pyramid, steps.average):
@@ -331,7 +332,7 @@ def train_syncers(
         settings=settings,
         fabric=fabric,
         evaluate=None if evaluate is None else evaluate_average,
-        **options,
+        **others,
     )
     if steps.average is not None:
         copy_average(steps.average, pyramid)

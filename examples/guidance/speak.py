@@ -116,7 +116,9 @@ def half_of(speaker: str) -> str:
 def real_clips(corpus: str, count: int, half: str | None) -> tuple[Tensor, Tensor]:
     """Return real motion (clips, frames, points, dims), one per speaker, and its waveform with ``MARGIN`` frames on both sides."""
     clips = Corpus(corpus, split="val") if corpus != "synthetic" else SyntheticCorpus(split="val", speakers=count)
-    length, motion, audio = FRAMES + 2 * MARGIN, [], []
+    length = FRAMES + 2 * MARGIN
+    motion: list[Tensor] = []
+    audio: list[Tensor] = []
     seen: set[str] = set()
     for clip in clips:
         waveform = torch.from_numpy(clip.waveform)

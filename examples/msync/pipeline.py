@@ -7,12 +7,11 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from evaluation import evaluate_motion, generate
 from presets import Preset
-from torch import nn
 
 from avsync import MultiScaleGenerator, MultiScaleSyncLoss, SyncerPyramid, save_pretrained
 from avsync.audio import SpeechFeatures
@@ -20,6 +19,7 @@ from avsync.corpus import Batch, ClipBank, Corpus, SyntheticCorpus
 from avsync.errors import ArgumentError, CorpusError
 from avsync.landmarks import principal_motions
 from avsync.models import FrameDiscriminator, MultiScaleSyncer, PairDiscriminator, WindowDiscriminator
+from avsync.pretrained import PretrainedModel
 from avsync.training import (
     Discriminators,
     History,
@@ -95,8 +95,8 @@ def load_material(corpus: str, preset: Preset, *, skip_bad: bool = False) -> Mat
 
 
 def stage(
-    folder: Path, model: nn.Module, train: Callable[[], History], *, fabric: Any, resume: bool
-) -> tuple[nn.Module, History]:
+    folder: Path, model: PretrainedModel, train: Callable[[], History], *, fabric: Any, resume: bool
+) -> tuple[PretrainedModel, History]:
     """Train a model, or load it if an earlier run of the same stage has ended.
 
     Args:
@@ -247,4 +247,4 @@ def generator_stage(
         )
 
     trained, history = stage(run / "generator", generator, train, fabric=fabric, resume=resume)
-    return trained.to(fabric.device).eval(), history  # type: ignore[return-value]
+    return cast(MultiScaleGenerator, trained.to(fabric.device).eval()), history
