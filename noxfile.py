@@ -53,6 +53,7 @@ MEDIA_TESTS = [
     "test_extract.py",
     "test_extract_input.py",
     "test_batch.py",
+    "test_corpus_arguments.py",
     "test_corpus_fuzz.py",
     "test_missing_audio.py",
     "test_processes.py",

@@ -20,6 +20,7 @@ from avsync.errors import ArgumentError, ClipTooShortError
 from avsync.pyramid import AUDIO_FRAMES_PER_FRAME
 
 _MAX_BATCH = 1 << 24
+_MAX_LENGTH = 1 << 31
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +148,8 @@ class CropBank(ABC):
         check_type("margin", margin, int)
         check_positive("frames", frames)
         check_positive("margin", margin, allow_zero=True)
+        if max(frames, margin) > _MAX_LENGTH:
+            raise ArgumentError(f"`frames`, `margin`: expected at most {_MAX_LENGTH}, got {frames} and {margin}")
         plans: dict[tuple[int, int], _Plan] = self.__dict__.setdefault("_plans", {})
         if (frames, margin) in plans:
             return plans[frames, margin]
@@ -251,6 +254,8 @@ class CropBank(ABC):
         """
         check_type("stride", stride, int)
         check_positive("stride", stride)
+        if stride > _MAX_LENGTH:
+            raise ArgumentError(f"`stride`: expected at most {_MAX_LENGTH}, got {stride}")
         counts = (self._plan(frames, margin).counts + stride - 1) // stride
         clip = torch.arange(len(self)).repeat_interleave(counts)
         number = torch.arange(clip.shape[0]) - (counts.cumsum(0) - counts)[clip]

@@ -26,7 +26,7 @@ from avsync.errors import ArgumentError, CheckpointError
 def _device(device: torch.device | str) -> torch.device:
     try:
         return torch.device(device)
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise ArgumentError(f"`device`: expected a device of torch, got {device!r:.100}") from error
 
 

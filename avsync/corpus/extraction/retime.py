@@ -12,6 +12,7 @@ from avsync.errors import ArgumentError, ShapeError
 
 # How far beyond its ends a track reaches, in seconds. Some containers keep times in whole milliseconds, which must not cost a frame.
 _SLACK = 1e-3
+_MAX_FPS = 1_000_000
 
 
 def resample_track(
@@ -59,6 +60,8 @@ def resample_track(
     if not math.isfinite(fps):
         raise ArgumentError(f"`fps`: expected a finite rate, got {fps!r}")
     check_positive("fps", fps)
+    if fps > _MAX_FPS:
+        raise ArgumentError(f"`fps`: expected at most {_MAX_FPS}, got {fps!r}")
     origin = float(when[0]) if start is None else start
     first = math.ceil((float(when[0]) - origin - _SLACK) * fps)
     last = math.floor((float(when[-1]) - origin + _SLACK) * fps)

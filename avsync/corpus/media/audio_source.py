@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from avsync._checks import check_positive, check_type
+from avsync._checks import check_path, check_positive, check_type
 from avsync.corpus._process import ProcessBound
 from avsync.corpus.media._audio_clock import AudioClock, Block, Placed
 from avsync.corpus.media._downmix import Downmix
@@ -83,7 +83,7 @@ class AudioSource(ProcessBound):
         check_positive("sample_rate", sample_rate)
         if track is not None:
             check_positive("track", track)
-        self.path = os.fspath(path)
+        self.path = os.fspath(check_path("path", path))
         self.sample_rate = sample_rate
         self._damage: Counter[str] = Counter()
         self._closed = False

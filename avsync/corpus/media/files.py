@@ -20,6 +20,9 @@ from avsync.corpus.media._interpolate import interpolate
 from avsync.corpus.media.info import FloatArray, media_url
 from avsync.errors import ArgumentError, CorpusError, ShapeError
 
+_MAX_FPS = 1000
+_MAX_SAMPLE_RATE = 655350  # of FLAC
+
 
 def _pyav() -> ModuleType:
     return import_extra("av", "media")
@@ -101,6 +104,15 @@ def _check_waveform(waveform: FloatArray) -> FloatArray:
     return waveform.astype(np.float32, copy=False)
 
 
+def _check_rates(sample_rate: int, fps: float | Fraction = 1) -> None:
+    """Raise :class:`ArgumentError` unless both are rates that files can have."""
+    check_positive("fps", fps)
+    check_positive("sample_rate", sample_rate)
+    if fps > _MAX_FPS or sample_rate > _MAX_SAMPLE_RATE:
+        limits = f"at most {_MAX_FPS} and {_MAX_SAMPLE_RATE} per second"
+        raise ArgumentError(f"`fps`, `sample_rate`: expected {limits}, got {fps} and {sample_rate}")
+
+
 def _audio_frame(av: ModuleType, samples: npt.NDArray[Any], sample_format: str, sample_rate: int, position: int) -> Any:
     frame = av.AudioFrame.from_ndarray(samples[None], format=sample_format, layout="mono")
     frame.sample_rate, frame.pts, frame.time_base = sample_rate, position, Fraction(1, sample_rate)
@@ -130,7 +142,7 @@ def write_audio(path: str | os.PathLike[str], waveform: FloatArray, *, sample_ra
     av = _pyav()
     check_path("path", path)
     check_type("sample_rate", sample_rate, int)
-    check_positive("sample_rate", sample_rate)
+    _check_rates(sample_rate)
     samples = np.clip(np.round(_check_waveform(waveform) * 32768.0), -32768, 32767).astype(np.int16)
     with replacing(path) as part, av.open(media_url(part), "w", format="flac") as container:
         stream = container.add_stream("flac", rate=sample_rate, layout="mono", format="s16")
@@ -182,8 +194,7 @@ def write_video(
     check_type("fps", fps, int, float, Fraction)
     check_type("sample_rate", sample_rate, int)
     check_type("crf", crf, int)
-    check_positive("fps", fps)
-    check_positive("sample_rate", sample_rate)
+    _check_rates(sample_rate, fps)
     if not 0 <= crf <= 51:
         raise ArgumentError(f"`crf`: expected a number from 0 to 51, got {crf!r}")
     if not isinstance(frames, Iterable):

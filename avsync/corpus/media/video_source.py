@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from avsync._checks import check_positive, check_type, import_extra
+from avsync._checks import check_path, check_positive, check_type, import_extra
 from avsync.corpus._process import ProcessBound
 from avsync.corpus.media._packets import decode_stream, tally
 from avsync.corpus.media.info import Image, MediaInfo, contents, describe, failures, open_media, pick_video, reason
@@ -88,7 +88,7 @@ class VideoSource(ProcessBound):
         check_type("max_height", max_height, int, optional=True)
         if max_height is not None:
             check_positive("max_height", max_height)
-        self.path = os.fspath(path)
+        self.path = os.fspath(check_path("path", path))
         self._damage: Counter[str] = Counter()
         self._held: VideoFrame | None = None
         self._last: float | None = None
