@@ -384,7 +384,7 @@ def from_pretrained(
     return model.eval()
 
 
-Config = TypeVar("Config")
+ConfigT = TypeVar("ConfigT")
 Value = TypeVar("Value")
 _ADDED_LATER = "added_later"  # mark in the metadata of a field
 _FORMERLY = "formerly"  # the same, with the field's name in older files
@@ -440,7 +440,7 @@ def config_to_dict(config: Any) -> dict[str, Any]:
     return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
 
-def config_from_dict(config_class: type[Config], values: Mapping[str, Any]) -> Config:
+def config_from_dict(config_class: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
     """The config that :func:`config_to_dict` wrote.
 
     Args:

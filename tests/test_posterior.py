@@ -14,7 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from avsync.corpus import ClipBank
+from avsync.corpus.synthetic.talker import SyntheticCorpus
 from avsync.errors import ArgumentError, CheckpointError, ConfigError, ShapeError
+from avsync.evaluation.calibrate import calibrate
 from avsync.figures import expected_calibration_error, reliability_diagram
 from avsync.metrics import (
     Calibration,
@@ -26,6 +29,7 @@ from avsync.metrics import (
     sub_frame_offset,
 )
 from avsync.metrics.calibration import offset_probabilities
+from avsync.models import SyncerPyramid
 
 LEVEL = LevelCalibration(scale=20.0, power=0.5, match_bias=-3.0, match_weights=(0.5, 0.0, 1.0))
 NOISE = 0.6
@@ -226,3 +230,30 @@ def test_reliability_of_nonsense(stated: list[float], right: list[float]) -> Non
         reliability_diagram({"level 0": {"all": (stated, right)}})
     with pytest.raises(ArgumentError, match="`panels`"):
         reliability_diagram({})
+
+
+def test_syncers_are_calibrated_on_a_corpus() -> None:
+    """Of syncers that know the talker, matched audio is answered and right; another speaker's audio and still faces are not answered."""
+    whole = SyncerPyramid.from_pretrained("landmarks68-25fps")
+    syncers = SyncerPyramid(config=whole.config.finest(1)).eval()
+    syncers.load_state_dict({name: value for name, value in whole.state_dict().items() if name in syncers.state_dict()})
+    features = syncers.speech_features()
+    assert features is not None
+    bank = ClipBank(SyntheticCorpus(split="val", speakers=4, clips_per_speaker=2, seconds=14.0), features=features.features)
+    lines: list[str] = []
+    found = calibrate(syncers, bank, lengths=(60,), stride=40, progress=lines.append)
+    assert lines == [f"60 frames: {found.rows[0]['crops'] + found.rows[1]['crops']} crops of 4 speakers"]
+    rows = {row["kind"]: row for row in found.rows}
+    assert rows["own"]["answered"] > 0.9 and rows["own"]["right among answered"] == 1.0
+    assert rows["other"]["answered"] < 0.2 and rows["still"]["answered"] < 0.2
+    assert len(found.calibration.levels) == len(found.mixed) == 1
+    assert found.mixed[0][0].numel() == 2 * found.own[0][0].numel()
+
+
+def test_too_few_speakers_for_a_calibration() -> None:
+    syncers = SyncerPyramid.from_pretrained("landmarks68-25fps-head")
+    features = syncers.speech_features()
+    assert features is not None
+    bank = ClipBank(SyntheticCorpus(split="val", speakers=1, clips_per_speaker=1, seconds=8.0), features=features.features)
+    with pytest.raises(ArgumentError, match="`bank`: expected clips of at least 4 speakers, got 1"):
+        calibrate(syncers, bank)
