@@ -45,7 +45,7 @@ CALIBRATION = "calibration.json"
 """The file next to the weights that turns the distances of syncers into probabilities."""
 
 _ROOMS = ("avsync.models", "avsync.losses", "avsync.evaluation.syncnet")
-"""Packages that define the package's own models; imported by name when a model is read, because this file lies below them."""
+"""Modules that define the package's own models; imported by name when a model is read, because this file lies below them."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -391,10 +391,10 @@ _FORMERLY = "formerly"  # the same, with the field's name in older files
 
 
 def added_later(default: Value) -> Value:
-    """A field of a config that files may lack, because they were written before there was such a field.
+    """Return a field of a config that older files may lack.
 
     Args:
-        default: What the field is where it is missing; it must mean what was done before.
+        default: Value of a missing field; it must mean the earlier behaviour.
 
     Returns:
         The field, for the body of a dataclass.
@@ -430,7 +430,7 @@ def renamed(default: Value, *, formerly: str) -> Value:
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
-    """A config as plain JSON types; nested configs become nested dictionaries, tuples become lists.
+    """Convert a config to plain JSON types; nested configs become nested dictionaries, tuples become lists.
 
     Example:
         >>> from avsync.models.syncer.pyramid import SyncerPyramidConfig
@@ -441,11 +441,11 @@ def config_to_dict(config: Any) -> dict[str, Any]:
 
 
 def config_from_dict(config_class: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
-    """The config that :func:`config_to_dict` wrote.
+    """Build a config from the result of :func:`config_to_dict`.
 
     Args:
         config_class: The dataclass to build.
-        values: Every field of it, but for those that were added later, and nothing else.
+        values: Exactly the fields of the config; those that were added later may be missing.
 
     Returns:
         An instance of ``config_class``.

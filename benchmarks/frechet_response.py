@@ -41,7 +41,7 @@ RIGID = (27, 28, 29, 30, 33, 36, 39, 42, 45)  # points that speech does not move
 
 
 class RandomPictures(nn.Module):
-    """Fixed random filters over images (..., 3, size, size): one vector an image, or one a sequence of them."""
+    """Fixed random filters over images (..., 3, size, size): one vector per image, or one per sequence of them."""
 
     def __init__(self, *, sequences: bool = False) -> None:
         super().__init__()
@@ -105,16 +105,16 @@ DAMAGES: dict[str, Callable[[Tensor, float, torch.Generator], Tensor]] = {
 
 def read_clips(folder: Path, split: str) -> tuple[Tensor, Tensor]:
     """Clips of 80 frames, one after another, with their audio."""
-    landmarks, sounds = [], []
+    landmarks, waveforms = [], []
     for clip in Corpus(folder, split=split):
         for start in range(0, clip.frames - FRAMES + 1, FRAMES):
             landmarks.append(torch.from_numpy(clip.landmarks[start : start + FRAMES, :, :2]))
-            sounds.append(torch.from_numpy(clip.waveform[start * SAMPLES_PER_FRAME : (start + FRAMES) * SAMPLES_PER_FRAME]))
-    return torch.stack(landmarks), torch.stack(sounds)
+            waveforms.append(torch.from_numpy(clip.waveform[start * SAMPLES_PER_FRAME : (start + FRAMES) * SAMPLES_PER_FRAME]))
+    return torch.stack(landmarks), torch.stack(waveforms)
 
 
 def measures(options: argparse.Namespace) -> dict[str, Callable[[Tensor, Tensor, Tensor], float]]:
-    """All distances by name: (preds, target, audio) to a number that should rise with damage, or fall where the name says so."""
+    """All distances by name: (preds, target, waveform) to a number that should rise with damage, or fall where the name says so."""
     drawing: dict[str, Any] = {"size": options.size, "view": 2.0}
     pictures: nn.Module = load_inception(options.inception) if options.inception else RandomPictures()
     videos: nn.Module = load_i3d(options.i3d) if options.i3d else RandomPictures(sequences=True)
@@ -123,10 +123,10 @@ def measures(options: argparse.Namespace) -> dict[str, Callable[[Tensor, Tensor,
     by_video = "I3D" if options.i3d else "random net"
 
     def beats(direction: int) -> Callable[[Tensor, Tensor, Tensor], float]:
-        return lambda preds, _, sound: float(beat_align(preds, sound)[direction].nanmean())
+        return lambda preds, _, waveform: float(beat_align(preds, waveform)[direction].nanmean())
 
     def frechet(extractor: nn.Module, cut: slice) -> Callable[[Tensor, Tensor, Tensor], float]:
-        """Compute what the functions of the same names compute, with the statistics of the target kept from one call to the next."""
+        """Compute the distances of the same names, with the statistics of the target kept from one call to the next."""
         kept: dict[int, GaussianStatistics] = {}
 
         def measure(preds: Tensor, target: Tensor, _: Tensor) -> float:
@@ -157,18 +157,18 @@ def measures(options: argparse.Namespace) -> dict[str, Callable[[Tensor, Tensor,
 
 def response(options: argparse.Namespace) -> dict[str, Any]:
     """Every distance at every level of every damage, and of time reversed and of other real clips."""
-    clips, sounds = read_clips(options.corpus, options.split)
+    clips, waveforms = read_clips(options.corpus, options.split)
     found: dict[str, dict[str, list[float]]] = {}
     extra: dict[str, dict[str, float]] = {}
     halves = clips[::2][: clips.shape[0] // 2], clips[1::2]
     for name, measure in measures(options).items():
         found[name] = {
-            damage: [measure(damaged(clips, level, torch.Generator().manual_seed(1)), clips, sounds) for level in LEVELS]
+            damage: [measure(damaged(clips, level, torch.Generator().manual_seed(1)), clips, waveforms) for level in LEVELS]
             for damage, damaged in DAMAGES.items()
         }
-        extra[name] = {"time reversed": measure(clips.flip(1), clips, sounds)}
+        extra[name] = {"time reversed": measure(clips.flip(1), clips, waveforms)}
         if name.startswith(("Frechet", "F", "t-")):
-            extra[name]["one half against the other"] = measure(halves[0], halves[1], sounds)
+            extra[name]["one half against the other"] = measure(halves[0], halves[1], waveforms)
         print(name, flush=True)
         for damage, values in found[name].items():
             print(f"  {damage:<12}", "  ".join(f"{value:9.4g}" for value in values), verdict(name, values), flush=True)

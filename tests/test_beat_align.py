@@ -139,7 +139,7 @@ def test_a_batch_is_its_clips_and_nan_stays_in_its_own() -> None:
 
 def test_errors() -> None:
     faces, wave = torch.rand(1, 50, 68, 2), torch.rand(1, 32000)
-    with pytest.raises(ShapeError, match=r"expected 2.000 s of sound for 50 frames at 25 a second, got 1.000 s"):
+    with pytest.raises(ShapeError, match=r"expected 2.000 s of audio for 50 frames at 25 per second, got 1.000 s"):
         beat_align(faces, wave[:, :16000])
     with pytest.raises(ShapeError, match="batch=1"):
         beat_align(faces, wave.expand(2, -1))

@@ -1,4 +1,4 @@
-"""Images of faces, training runs and synchrony (extra ``plot``), and landmark videos with audio (extra ``media``).
+"""Figures of faces, training runs and synchrony (extra ``plot``), and landmark videos with audio (extra ``media``).
 
 Every plot comes back as a :class:`matplotlib.figure.Figure` of its own, without pyplot and its global state; :func:`save_figure`
 writes one. Colours are those of Okabe and Ito, told apart by colour-blind readers too, and lines also differ by marker.

@@ -38,7 +38,7 @@ def expected_calibration_error(
     *,
     bins: int = 10,
 ) -> float:
-    """Compute how far stated probabilities are from the share that comes true: the mean over bins of equal width, weighted by their clips.
+    """Compute the expected calibration error: the mean gap between stated and observed probability over bins of equal width.
 
     Args:
         probabilities: (clips,), from 0 to 1.

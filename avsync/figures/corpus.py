@@ -52,7 +52,7 @@ def corpus_figure(statistics: CorpusStatistics) -> Figure:
         ("length of a clip (s)", statistics.seconds, None),
         ("height of the face (pixels)", statistics.face_heights, None),
         ("share of frames with speech", statistics.speech, (0.0, 1.0)),
-        ("level of the sound (dB of full scale)", statistics.rms_db, None),
+        ("level of the audio (dB of full scale)", statistics.rms_db, None),
     )
     for number, (label, values, span) in enumerate(panels):
         axes = figure.add_subplot(top[number])

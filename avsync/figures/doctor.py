@@ -46,7 +46,7 @@ def examination_figure(examination: Examination) -> Figure:
     axes.plot(scan.lags[near], scan.curve()[near], color=PALETTE[0], linewidth=1.4)
     axes.axvline(0, color=GREY, linewidth=1.0, linestyle="--")
     axes.plot(peak.offset_frames, peak.height, "o", color=PALETTE[1])
-    axes.set_title(f"lips and sound: peak at {peak.offset_frames:+.1f} frames", fontsize=10)
+    axes.set_title(f"lips and audio: peak at {peak.offset_frames:+.1f} frames", fontsize=10)
     axes.set(xlabel="lag of the motion after the audio (frames of 40 ms)", ylabel="correlation")
     plain_axes(axes)
     if overfit is not None:

@@ -174,15 +174,15 @@ def landmark_video(
     """
     images = face_images(sequences, size=size)
     frames = len(next(iter(sequences.values())))
-    sound = None
+    audio = None
     if waveform is not None:
         samples = waveform.detach().cpu().numpy() if isinstance(waveform, Tensor) else np.asarray(waveform)
-        sound = samples[: round(frames / fps * sample_rate)].astype(np.float32, copy=False)
-    return write_video(path, images, fps=fps, waveform=sound, sample_rate=sample_rate)
+        audio = samples[: round(frames / fps * sample_rate)].astype(np.float32, copy=False)
+    return write_video(path, images, fps=fps, waveform=audio, sample_rate=sample_rate)
 
 
 def face_images(sequences: Mapping[str, Faces], *, size: int = 320) -> Iterator[Image]:
-    """The images of :func:`landmark_video`, one per frame: faces side by side, each under its name.
+    """Draw the images of :func:`landmark_video`, one per frame: faces side by side, each under its name.
 
     Args:
         sequences: (frames, points, dims) by name, all of one length.
@@ -238,7 +238,7 @@ def _plot_face(axes: Axes, face: npt.NDArray[np.float64], color: str, width: flo
 
 
 def face_strip(sequences: Mapping[str, Faces], *, columns: int = 10, fps: float = 25.0) -> Figure:
-    """Faces over time, methods one under another (the paper's figure 4).
+    """Draw faces over time, methods one under another (the paper's figure 4).
 
     Args:
         sequences: (frames, points, dims) by name, all of one length.
@@ -280,12 +280,12 @@ def face_strip(sequences: Mapping[str, Faces], *, columns: int = 10, fps: float 
 
 
 def mask_figure(masks: Tensor | npt.NDArray[Any], *, landmarks: Faces | None = None, fps: float = 25.0) -> Figure:
-    r"""Draw which branch of the generator moves which part of the face: faces coloured by the mask of equation (8).
+    """Draw the mask of equation (8) on faces: the part of the face that each branch of the generator moves.
 
     Args:
         masks: (branches, points): weights that sum to one over the branches; average over clips and frames first.
         landmarks: (points, dims): where to draw the points; by default a neutral face of 68.
-        fps: Rate of the finest branch; branch b hears the audio at fps / 2^b.
+        fps: Rate of the finest branch; branch b receives audio at fps / 2^b.
 
     Returns:
         The figure: one face a branch, one scale of colours for all.

@@ -70,14 +70,14 @@ def training_curves(
         axes.set_yscale("log")
     plain_axes(axes)
     axes.set(xlabel="training step", ylabel=ylabel, title=title)
-    axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))  # beside the axes, where no curve runs
+    axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))  # next to the axes, where no curve runs
     return figure
 
 
 def offset_histogram(
     offsets: Sequence[Tensor | npt.NDArray[Any]], *, search: Sequence[int] | None = None, fps: float = 25.0, tolerance: int = 1
 ) -> Figure:
-    """Draw how often each offset was found, one panel per level; what counts as right is coloured.
+    """Draw a histogram of offsets, one panel per level; offsets that count as right are coloured.
 
     Args:
         offsets: For every level, (clips,) offsets in frames of that level; 0 is right. NaN for clips whose offset cannot be determined
@@ -102,7 +102,7 @@ def offset_histogram(
     Source: ours.
     """
     if not offsets or (search is not None and len(search) != len(offsets)):
-        raise ArgumentError(f"`offsets`, `search`: expected one entry a level each, got {len(offsets)} and {search}")
+        raise ArgumentError(f"`offsets`, `search`: expected one entry per level each, got {len(offsets)} and {search}")
     figure = new_figure(3.1 * len(offsets), 3.0)
     draw_offsets(list(figure.subplots(1, len(offsets), squeeze=False)[0]), offsets, search, fps, tolerance)
     return figure
@@ -142,7 +142,7 @@ def confidence_by_level(
     window_frames: int = 5,
     fps: float = 25.0,
 ) -> Figure:
-    r"""Synchrony of several methods at every level, with intervals (the paper's figure 5).
+    """Draw the synchrony of several methods at every level, with intervals (the paper's figure 5).
 
     Args:
         rows: For every method, one (mean, low, high) a level.

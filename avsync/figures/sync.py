@@ -28,7 +28,7 @@ HISTORY_KINDS = {
     "in_sync": "cosine in sync",
     "acc": "accuracy",
 }
-"""Values that a history may hold for every level, the closest to the paper's figure first: name before the level's number, and its label."""
+"""Values of a history per level, the closest to the paper's figure first: the name before the number of the level, and its label."""
 
 _DRAWN_BOUNDS = ("ground truth", "static", "shuffled")
 
@@ -170,7 +170,7 @@ def confidence_along_training(
 def evaluation_figures(
     found: Evaluation, *, histories: Mapping[str, str | os.PathLike[str]] | None = None, examples: int = 2, columns: int = 10
 ) -> dict[str, Figure]:
-    """The paper's figures of an evaluation.
+    """Draw the paper's figures of an evaluation.
 
     Args:
         found: From :func:`avsync.evaluation.methods.evaluate`.
@@ -220,7 +220,7 @@ def evaluation_figures(
         labels, curves = zip(*(curves_by_level(read_history(path)) for path in histories.values()), strict=True)
         if len(set(labels)) > 1:
             raise ArgumentError(f"`histories`: expected one kind of value in all, got {sorted(set(labels))}")
-        # The ground truth's confidence is of the judge, so it belongs beside no other kind of value.
+        # The ground truth's confidence is of the evaluation syncers, so it is drawn only with values of the same kind.
         dashed = truth if labels[0] == HISTORY_KINDS["confidence"] and len(truth) == len(curves[0]) else []
         figures["training"] = confidence_along_training(
             dict(zip(histories, curves, strict=True)), ylabel=labels[0], truth=dashed

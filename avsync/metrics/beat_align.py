@@ -1,4 +1,4 @@
-"""Beat Align: whether motion and audio have their beats together, in both of the published directions.
+"""Beat Align: agreement of the beats of motion and audio, in both of the published directions.
 
 * **motion to audio** (Li et al. 2021, "AI choreographer: music conditioned 3D dance generation with AIST++"): the mean over the motion's
   beats of ``exp(-d^2 / (2 sigma^2))``, ``d`` the time to the nearest beat of the audio. Few, well placed movements score high.
@@ -36,7 +36,7 @@ from avsync.landmarks.geometry import velocity
 
 EXTREMA = ("minima", "maxima", "both")
 AUDIO_RATE = 100.0
-"""Frames of the onset strength a second."""
+"""Frames of the onset strength per second."""
 
 
 class BeatAlign(NamedTuple):
@@ -74,7 +74,7 @@ def _peaks(x: Tensor, order: int) -> Tensor:
 def motion_beats(
     landmarks: Tensor, *, fps: float = 25.0, extrema: str = "minima", smoothing: float = 0.04, spacing: float = 0.1
 ) -> Tensor:
-    """Find the local extrema of the motion's speed.
+    """Find the beats of a motion: the local extrema of its speed.
 
     The speed between two frames is the mean over the points of the length of their velocity; it is smoothed, and belongs to the middle
     between the two frames.
@@ -123,16 +123,17 @@ def motion_beats(
 
 
 def onset_strength(waveform: Tensor, *, sample_rate: int = 16000) -> Tensor:
-    """Spectral flux: how much louder the mel bands get, 100 times per second.
+    r"""Compute the spectral flux, the rise of the mel bands, 100 times per second.
 
-    ``mean over bands of max(0, L[s] - L[s - 2])`` with ``L`` 40 mel bands in decibels, floored 80 dB below the clip's loudest.
+    :math:`\frac{1}{B} \sum_b \max(0, L_{s,b} - L_{s-2,b})` with :math:`L` the :math:`B = 24` mel bands in decibels, floored 80 dB below the
+    loudest value of the clip.
 
     Args:
         waveform: (batch, samples), any level.
         sample_rate: Samples a second, a multiple of 100.
 
     Returns:
-        (batch, audio_frames), in decibels a 20 ms; frame ``s`` belongs to the time ``(s - 1) / 100`` seconds, the middle of what it compares.
+        (batch, audio_frames), in decibels per 20 ms; frame ``s`` belongs to the time ``(s - 1) / 100`` seconds, the middle of what it compares.
 
     Raises:
         ShapeError: Not (batch, samples), or a rate that 100 does not divide.
@@ -166,7 +167,7 @@ def onset_strength(waveform: Tensor, *, sample_rate: int = 16000) -> Tensor:
 def audio_onsets(
     waveform: Tensor, *, sample_rate: int = 16000, threshold: float = 1.5, spacing: float = 0.06, context: float = 0.25
 ) -> Tensor:
-    """Onsets of the audio: peaks of :func:`onset_strength` that stand out from their surroundings.
+    """Find the onsets of audio: peaks of :func:`onset_strength` that stand out from their surroundings.
 
     Args:
         waveform: (batch, samples), any level.
@@ -222,7 +223,7 @@ def beat_align(
     spacing: float = 0.1,
     threshold: float = 1.5,
 ) -> BeatAlign:
-    """Beat Align of clips, in both directions.
+    """Compute Beat Align of clips, in both directions.
 
     Args:
         landmarks: (batch, frames, points, dims).
@@ -258,7 +259,7 @@ def beat_align(
     seconds, sounding = landmarks.shape[1] / fps, waveform.shape[1] / sample_rate
     if abs(seconds - sounding) >= 1 / fps:
         raise ShapeError(
-            f"`waveform`: expected {seconds:.3f} s of sound for {landmarks.shape[1]} frames at {fps:g} a second, got {sounding:.3f} s"
+            f"`waveform`: expected {seconds:.3f} s of audio for {landmarks.shape[1]} frames at {fps:g} per second, got {sounding:.3f} s"
         )
     motion = motion_beats(landmarks, fps=fps, extrema=extrema, smoothing=smoothing, spacing=spacing)
     audio = audio_onsets(waveform, sample_rate=sample_rate, threshold=threshold)

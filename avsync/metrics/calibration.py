@@ -1,6 +1,6 @@
-"""Calibrations, which turn distances into probabilities: a few numbers per level, fitted on labelled clips and kept as JSON.
+"""Calibration of distances: a few numbers per level that turn them into probabilities, fitted on labelled clips and kept as JSON.
 
-Two numbers shape the posterior over offsets, four the odds that a clip's audio belongs to its image at all; see
+Two numbers shape the posterior over offsets, four the odds that a clip's audio belongs to its motion at all; see
 :mod:`avsync.metrics.posterior`, which uses them, and :func:`avsync.metrics.calibration_fit.fit_calibration`, which finds them. They belong to one pyramid and say nothing about another.
 """
 
@@ -30,13 +30,13 @@ FORMAT = 2
 
 @dataclass(frozen=True, kw_only=True)
 class LevelCalibration:
-    """The numbers of one level.
+    """Calibration of one level.
 
     Attributes:
-        scale: Of the posterior, ``p_j ~ exp(-scale * windows**power * m_j)``; above 0.
-        power: How the evidence grows with the windows: 1 if they were independent of each other, less because they overlap.
-        match_bias: Log odds, at a prior of one half, that audio and image belong together, where all features are 0.
-        match_weights: What each of the three features of :func:`match_features` adds to them.
+        scale: Scale of the posterior (:func:`offset_probabilities`); above 0.
+        power: Exponent of the number of windows: 1 if windows were independent of each other, less because they overlap.
+        match_bias: Log odds, at a prior of one half, that audio and motion belong together, where all features are 0.
+        match_weights: Weights of the three features of :func:`match_features` in these log odds.
     """
 
     scale: float
@@ -56,10 +56,10 @@ class LevelCalibration:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The numbers of all levels of a pyramid.
+    """Calibration of all levels of a pyramid.
 
     Attributes:
-        levels: One :class:`LevelCalibration` a level, the finest first.
+        levels: One :class:`LevelCalibration` per level, the finest first.
 
     Example:
         >>> level = LevelCalibration(scale=20.0, power=0.5, match_bias=-1.0, match_weights=(0.5, -2.0, 1.0))
@@ -144,7 +144,10 @@ def _weights_of(syncers: PretrainedModel | None, path: str | os.PathLike[str]) -
 
 
 def offset_probabilities(distances: Tensor, windows: Tensor | float, *, scale: Tensor | float, power: Tensor | float) -> Tensor:
-    """The posterior over offsets of clips whose offset is one of those searched: ``p_j ~ exp(-scale * windows**power * m_j)``.
+    r"""Compute the posterior over offsets of clips whose offset is one of those searched.
+
+    :math:`p_j \propto \exp(-s\, W^{q}\, m_j)` with the mean distance :math:`m_j` at offset :math:`j`, :math:`W` windows, scale :math:`s` and
+    power :math:`q`.
 
     Args:
         distances: Mean distance at each offset, (batch, offsets); NaN where there is none, which gets no probability.
@@ -172,7 +175,7 @@ def offset_probabilities(distances: Tensor, windows: Tensor | float, *, scale: T
 
 
 def probability_near(probabilities: Tensor, best: Tensor) -> Tensor:
-    """Return the probability of an offset and its two neighbours together.
+    """Compute the probability of an offset and its two neighbours together.
 
     Args:
         probabilities: (batch, offsets).
@@ -192,7 +195,7 @@ def probability_near(probabilities: Tensor, best: Tensor) -> Tensor:
 
 
 def match_features(distances: Tensor, windows: Tensor | float, *, scale: Tensor | float, power: Tensor | float) -> Tensor:
-    """Compute the features that separate clips with their own audio from others: three numbers per clip.
+    """Compute three features per clip that separate clips with their own audio from clips with other audio.
 
     They are the log odds of the posterior's peak (within one frame), the smallest distance, and the confidence times the square root
     of the windows, by which the confidence of unrelated audio shrinks with length.

@@ -1,4 +1,4 @@
-"""Fitting a calibration on labelled clips: maximum likelihood of the posterior, then of the odds that audio and image match."""
+"""Fit of a calibration on labelled clips: maximum likelihood of the posterior, then of the odds that audio and motion match."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from avsync.metrics.calibration import Calibration, LevelCalibration, match_feat
 def fit_calibration(
     matched: Sequence[Sequence[Tensor]], mismatched: Sequence[Sequence[Tensor]], windows: Sequence[Sequence[int]]
 ) -> Calibration:
-    """Fit every level on clips that are in sync and on clips whose audio belongs to somebody else.
+    """Fit every level on clips that are in sync and on clips with the audio of another speaker.
 
     Use people that the syncers have not been trained on, or distances look smaller than they will; clips of several lengths teach
     how evidence grows with length. The posterior maximises the likelihood of offset 0 over the matched clips, whether or not its
@@ -25,7 +25,7 @@ def fit_calibration(
     Args:
         matched: ``matched[k][level]``: distances of clips of the k-th length in sync, (clips, offsets of the level), as
             :func:`avsync.metrics.offset.offset_distances` returns them.
-        mismatched: The same of clips with audio that is not theirs.
+        mismatched: The same of clips with the audio of another speaker.
         windows: ``windows[k][level]``: windows that each of those means is over.
 
     Returns:
@@ -69,7 +69,7 @@ def _check_curves(
 ) -> None:
     if not len(windows) == len(matched) == len(mismatched) or not windows:
         raise ArgumentError(
-            "`matched`, `mismatched`, `windows`: expected one entry a length each,"
+            "`matched`, `mismatched`, `windows`: expected one entry per length each,"
             f" got {len(matched)}, {len(mismatched)} and {len(windows)}"
         )
     for name, kind in (("matched", matched), ("mismatched", mismatched)):

@@ -1,6 +1,6 @@
 """Confidence of every window of a clip: where in a recording the synchrony is good.
 
-A curve of one value a motion window, as SyncNet's published script saves next to its three numbers per clip. Window ``i`` covers frames
+A curve of one value per motion window, as SyncNet's published script saves together with its three numbers per clip. Window ``i`` covers frames
 ``i`` to ``i + 4`` of its level.
 """
 
@@ -64,8 +64,8 @@ def framewise_confidence(
         ArgumentError: ``filter_windows`` is not odd.
 
     Example:
-        >>> sound = torch.eye(9)[None]
-        >>> framewise_confidence(sound[:, 2:7], sound, max_offset=2, lead=2).distance
+        >>> audio = torch.eye(9)[None]
+        >>> framewise_confidence(audio[:, 2:7], audio, max_offset=2, lead=2).distance
         tensor([[0., 0., 0., 0., 0.]])
 
     Source: SyncNet's published script (its frame-wise confidence); masks ours.
@@ -95,7 +95,7 @@ def framewise_confidence(
 
 
 def _median_filter(values: Tensor, width: int, edges: str) -> Tensor:
-    """Running median of (batch, windows); NaN stays NaN and next to it counts as the clip's end does."""
+    """Running median of (batch, windows); NaN stays NaN, and next to it the median is taken as at the end of the clip."""
     if width == 1:
         return values
     beyond = 0.0 if edges == "legacy" else torch.nan

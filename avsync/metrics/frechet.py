@@ -27,7 +27,7 @@ _PRETRAINED = "motion-autoencoder"
 
 
 class GaussianStatistics(NamedTuple):
-    """Statistics of a set of features for a Frechet distance: its size does not grow with the set's."""
+    """Count, mean and scatter of a set of features; all that a Frechet distance needs, of a size that does not grow with the set."""
 
     vectors: Tensor
     """Number of feature vectors, a scalar float64."""
@@ -47,7 +47,7 @@ def _double(x: Tensor) -> Tensor:
 
 
 def gaussian_statistics(features: Tensor) -> GaussianStatistics:
-    """Count, mean and scatter of a batch of features.
+    """Compute count, mean and scatter of a batch of features.
 
     Args:
         features: (vectors, features), floating point.
@@ -233,7 +233,7 @@ def extract_statistics(extractor: nn.Module, clips: Tensor, *, chunk: int = 64) 
 
 
 def frechet_extractor_distance(extractor: nn.Module, preds: Tensor, target: Tensor, *, chunk: int = 64) -> Tensor:
-    """Frechet distance of two sets of clips over the features of any network: FID, FVD and t-FID are this with their networks.
+    """Compute the Frechet distance of two sets of clips over the features of any network; FID, FVD and t-FID with theirs.
 
     Args:
         extractor: Any module from (batch, ...) to features (vectors, features), in eval mode. Those of the paper are in
@@ -265,7 +265,7 @@ def frechet_extractor_distance(extractor: nn.Module, preds: Tensor, target: Tens
 
 
 def load_motion_autoencoder(folder: str | Path | None = None) -> MotionAutoencoder:
-    """The network of the Frechet motion distance: the autoencoder of the package, or another.
+    """Read the network of the Frechet motion distance: the autoencoder of the package, or another.
 
     Args:
         folder: One that :func:`avsync.pretrained.save_pretrained` wrote; the pretrained one by default.
@@ -286,13 +286,13 @@ def load_motion_autoencoder(folder: str | Path | None = None) -> MotionAutoencod
 
 
 def frechet_motion_distance(preds: Tensor, target: Tensor, *, extractor: nn.Module | None = None, chunk: int = 64) -> Tensor:
-    """Frechet distance of how faces move, over the pretrained motion features: no download, nothing to draw.
+    """Compute the Frechet distance of facial motion over the features of a pretrained autoencoder, without a download.
 
-    The features are those of windows of 40 frames every 20, of the displacement from a clip's first face: who speaks and where the face is
-    do not count. A clip of 40 frames gives one vector, one of 80 three; 65 vectors a set is the least that is no warning's worth.
+    The features are those of windows of 40 frames every 20, of the displacement from a clip's first face: speaker and position of the face
+    do not count. A clip of 40 frames gives one vector, one of 80 three; at least 65 vectors per set avoid a warning.
 
     Args:
-        preds: Landmarks at 25 frames a second in any unit, (batch, frames, 68, 2), at least 40 frames.
+        preds: Landmarks at 25 frames per second in any unit, (batch, frames, 68, 2), at least 40 frames.
         target: Those of real clips, of the same length; any number of them.
         extractor: Network to use instead of the pretrained one.
         chunk: Clips handled at once.

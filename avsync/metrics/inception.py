@@ -1,6 +1,9 @@
 """Inception-v3 as the Frechet inception distance has it, to hold the weights that torch-fidelity publishes.
 
-It differs from torchvision's network of the same name: 1008 outputs, average pooling that leaves the padding out, maximum pooling in the
+torch-fidelity itself is not used because it depends on torchvision, whose wheels fit only a few releases of torch, and because its feature
+extractor downloads weights when it is made.
+
+The network differs from torchvision's of the same name: 1008 outputs, average pooling that leaves the padding out, maximum pooling in the
 last block, and images enlarged as TensorFlow 1 did. The weights are a download of the user's
 (``weights-inception-2015-12-05-6726825d.pth`` of torch-fidelity's releases, converted from the graph of Heusel et al.); the names in
 that file name the parts here.
@@ -18,7 +21,7 @@ from avsync._checks import check_choice, check_shape
 from avsync.metrics.weight_files import load_strictly, read_state_dict
 
 FEATURES = {"pool3": 2048, "logits": 1008}
-"""Outputs of the network: the 2048 values after the last pooling (FID), or the 1008 logits."""
+"""Feature sets and their sizes: the values after the last pooling (FID), or the logits."""
 
 _PICTURE = 299
 _Kernel = int | tuple[int, int]

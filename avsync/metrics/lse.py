@@ -1,4 +1,4 @@
-"""Scores of a set of clips: LSE-D, LSE-C, and the strict and the offset-wise readings, each one number per set.
+"""Scores of a set of clips: LSE-D, LSE-C, and the strict and the offset-wise readings, one number per set.
 
 LSE-D ("lip-sync error - distance", lower is better) is the mean over clips of the smallest mean distance, LSE-C ("- confidence",
 higher is better) that of the confidence: both allow for a constant delay of the clip. :func:`distance_at_zero` and
@@ -34,8 +34,8 @@ def lse_distance(motion: Tensor, audio: Tensor, *, reduction: str = "mean", **op
 
     Example:
         >>> import torch
-        >>> sound = torch.eye(9)[None]
-        >>> lse_distance(sound[:, 2:7], sound, max_offset=2, lead=2)
+        >>> audio = torch.eye(9)[None]
+        >>> lse_distance(audio[:, 2:7], audio, max_offset=2, lead=2)
         tensor(0.)
 
     Source: Wav2Lip's evaluation (paper section 4.3), from SyncNet's protocol.
@@ -57,8 +57,8 @@ def lse_confidence(motion: Tensor, audio: Tensor, *, reduction: str = "mean", **
 
     Example:
         >>> import torch
-        >>> sound = torch.eye(9)[None]
-        >>> lse_confidence(sound[:, 2:7], sound, max_offset=2, lead=2)
+        >>> audio = torch.eye(9)[None]
+        >>> lse_confidence(audio[:, 2:7], audio, max_offset=2, lead=2)
         tensor(1.4142)
 
     Source: Wav2Lip's evaluation (paper section 4.3), from SyncNet's protocol.
@@ -67,7 +67,7 @@ def lse_confidence(motion: Tensor, audio: Tensor, *, reduction: str = "mean", **
 
 
 def distance_at_zero(motion: Tensor, audio: Tensor, *, reduction: str = "mean", **options: Any) -> Tensor:
-    """Mean distance of windows at offset 0, where the clip stands: the strict LSE-D. Lower is better.
+    """Compute the mean distance of windows at offset 0, the strict LSE-D. Lower is better.
 
     Args:
         motion, audio, reduction, options: As in :func:`lse_distance`.
@@ -80,8 +80,8 @@ def distance_at_zero(motion: Tensor, audio: Tensor, *, reduction: str = "mean", 
 
     Example:
         >>> import torch
-        >>> sound = torch.eye(9)[None]
-        >>> distance_at_zero(sound[:, 1:6], sound, max_offset=2, lead=2)  # one window early
+        >>> audio = torch.eye(9)[None]
+        >>> distance_at_zero(audio[:, 1:6], audio, max_offset=2, lead=2)  # one window early
         tensor(1.4142)
 
     Source: ours.
@@ -90,7 +90,7 @@ def distance_at_zero(motion: Tensor, audio: Tensor, *, reduction: str = "mean", 
 
 
 def rank_at_zero(motion: Tensor, audio: Tensor, *, reduction: str = "mean", **options: Any) -> Tensor:
-    """Place of offset 0 among all offsets by distance, 1 being best; ties count against it. Lower is better.
+    """Compute the rank of offset 0 among all offsets by distance, 1 being best; ties count against it. Lower is better.
 
     Args:
         motion, audio, reduction, options: As in :func:`lse_distance`.
@@ -104,8 +104,8 @@ def rank_at_zero(motion: Tensor, audio: Tensor, *, reduction: str = "mean", **op
 
     Example:
         >>> import torch
-        >>> sound = torch.eye(9)[None]
-        >>> rank_at_zero(sound[:, 2:7], sound, max_offset=2, lead=2)
+        >>> audio = torch.eye(9)[None]
+        >>> rank_at_zero(audio[:, 2:7], audio, max_offset=2, lead=2)
         tensor(1.)
 
     Source: ours.
@@ -116,7 +116,7 @@ def rank_at_zero(motion: Tensor, audio: Tensor, *, reduction: str = "mean", **op
 
 
 def offset_accuracy(motion: Tensor, audio: Tensor, *, tolerance: int = 1, reduction: str = "mean", **options: Any) -> Tensor:
-    """Share of clips whose best offset is within ``tolerance`` frames of the level of 0. Higher is better.
+    """Compute the share of clips whose best offset is within ``tolerance`` frames of the level of 0. Higher is better.
 
     Clips all of whose offsets look alike count as wrong: see :meth:`avsync.metrics.offset.SyncOffset.within`.
 
@@ -132,8 +132,8 @@ def offset_accuracy(motion: Tensor, audio: Tensor, *, tolerance: int = 1, reduct
 
     Example:
         >>> import torch
-        >>> sound = torch.eye(9)[None]
-        >>> offset_accuracy(sound[:, 0:5], sound, max_offset=2, lead=2)  # two windows early
+        >>> audio = torch.eye(9)[None]
+        >>> offset_accuracy(audio[:, 0:5], audio, max_offset=2, lead=2)  # two windows early
         tensor(0.)
 
     Source: SyncNet's accuracy (paper section 4.3).

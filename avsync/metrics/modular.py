@@ -78,8 +78,8 @@ class LSEDistance(_ClipMean):
 
     Example:
         >>> metric = LSEDistance(max_offset=2, lead=2)
-        >>> sound = torch.eye(9)[None]
-        >>> metric.update(sound[:, 2:7], sound)
+        >>> audio = torch.eye(9)[None]
+        >>> metric.update(audio[:, 2:7], audio)
         >>> metric.compute()
         tensor(0.)
 
@@ -102,8 +102,8 @@ class LSEConfidence(_ClipMean):
 
     Example:
         >>> metric = LSEConfidence(max_offset=2, lead=2)
-        >>> sound = torch.eye(9)[None]
-        >>> metric(sound[:, 2:7], sound)
+        >>> audio = torch.eye(9)[None]
+        >>> metric(audio[:, 2:7], audio)
         tensor(1.4142)
 
     Source: Wav2Lip's evaluation (paper section 4.3).
@@ -125,8 +125,8 @@ class DistanceAtZero(_ClipMean):
 
     Example:
         >>> metric = DistanceAtZero(max_offset=2, lead=2)
-        >>> sound = torch.eye(9)[None]
-        >>> metric(sound[:, 1:6], sound)
+        >>> audio = torch.eye(9)[None]
+        >>> metric(audio[:, 1:6], audio)
         tensor(1.4142)
 
     Source: ours.
@@ -148,8 +148,8 @@ class RankAtZero(_ClipMean):
 
     Example:
         >>> metric = RankAtZero(max_offset=2, lead=2)
-        >>> sound = torch.eye(9)[None]
-        >>> metric(sound[:, 2:7], sound)
+        >>> audio = torch.eye(9)[None]
+        >>> metric(audio[:, 2:7], audio)
         tensor(1.)
 
     Source: ours.
@@ -172,8 +172,8 @@ class OffsetAccuracy(_ClipMean):
 
     Example:
         >>> metric = OffsetAccuracy(max_offset=2, lead=2)
-        >>> sound = torch.eye(9)[None]
-        >>> metric(sound[:, 2:7], sound)
+        >>> audio = torch.eye(9)[None]
+        >>> metric(audio[:, 2:7], audio)
         tensor(1.)
 
     Source: SyncNet's accuracy (paper section 4.3).

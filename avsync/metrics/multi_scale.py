@@ -19,7 +19,7 @@ MAX_OFFSETS = (15, 15, 8, 5)
 """Frames of the level searched to both sides at levels 0 to 3 (15 at the finest is SyncNet's; the rest ours)."""
 
 AVERAGES = ("windows", "frames")
-"""Units that the mean of a clip may count once."""
+"""Units that are counted once in the mean of a clip."""
 
 
 class LevelEmbeddings(NamedTuple):
@@ -56,7 +56,7 @@ def multi_scale_embeddings(
         levels: How many of the levels, from the finest on, such as those that a short clip can fill; None for all.
 
     Returns:
-        One :class:`LevelEmbeddings` a level.
+        One :class:`LevelEmbeddings` per level.
 
     Raises:
         ArgumentError, ShapeError, ClipTooShortError: As :func:`multi_scale_offset`.
@@ -82,20 +82,20 @@ def multi_scale_embeddings(
         check_shape("frame_mask", frame_mask, "batch frames", batch=landmarks.shape[0], frames=frames)
         if frame_mask.dtype != torch.bool:
             raise ShapeError(f"`frame_mask`: expected bool, got {frame_mask.dtype}")
-    sound_lengths = None
+    audio_lengths = None
     if lengths is not None:
         lengths = check_lengths(lengths, landmarks)
-        sound_lengths = lengths + 2 * margin
+        audio_lengths = lengths + 2 * margin
     motions = pyramid.embed_motion(landmarks, reference=reference, lengths=lengths, levels=range(levels))
-    sounds = pyramid.embed_audio(audio, lengths=sound_lengths, levels=range(levels))
+    embedded_audio = pyramid.embed_audio(audio, lengths=audio_lengths, levels=range(levels))
     found = []
-    for level, (motion, sound) in enumerate(zip(motions, sounds, strict=True)):
+    for level, (motion, heard) in enumerate(zip(motions, embedded_audio, strict=True)):
         mask = window_mask(lengths, level, motion.shape[1], window)
         if frame_mask is not None:
             span = frame_mask.float().unfold(1, (window - 1) * 2**level + 1, 2**level).mean(2) >= 0.5
             mask = span if mask is None else mask & span
-        audio_mask = window_mask(sound_lengths, level, sound.shape[1], window)
-        found.append(LevelEmbeddings(unit_norm(motion), unit_norm(sound), margin // 2**level, mask, audio_mask))
+        audio_mask = window_mask(audio_lengths, level, heard.shape[1], window)
+        found.append(LevelEmbeddings(unit_norm(motion), unit_norm(heard), margin // 2**level, mask, audio_mask))
     return found
 
 
@@ -132,7 +132,7 @@ def multi_scale_offset(
             offsets of short clips more often; see :func:`avsync.metrics.offset.offset_distances`.
 
     Returns:
-        One :class:`avsync.metrics.offset.SyncOffset` a level, offsets in frames of the level (positive: the audio is early);
+        One :class:`avsync.metrics.offset.SyncOffset` per level, offsets in frames of the level (positive: the audio is early);
         :func:`avsync.metrics.offset.offset_milliseconds` converts them.
 
     Raises:
@@ -158,4 +158,4 @@ def multi_scale_offset(
 def check_max_offsets(max_offsets: Sequence[int], levels: int) -> None:
     """Raise :class:`avsync.errors.ArgumentError` unless there is a largest offset for each of ``levels``."""
     if len(max_offsets) < levels:
-        raise ArgumentError(f"`max_offsets`: expected {levels} values, one a level, got {len(max_offsets)}")
+        raise ArgumentError(f"`max_offsets`: expected {levels} values, one per level, got {len(max_offsets)}")

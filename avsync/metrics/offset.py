@@ -1,8 +1,8 @@
 """Audio-visual offset and confidence by SyncNet's protocol, for the embeddings of any model.
 
-Signs: **a positive offset says that the audio is early** and has to be delayed by so many frames of the level to be in sync; a
-negative one says that it is late. At level ``i`` of a 25-fps pyramid a frame is ``40 * 2**i`` ms;
-:func:`offset_milliseconds` does that sum. Distances and confidences are in the unit of the embeddings, 0 to 2 for unit vectors.
+Signs: **a positive offset means that the audio is early** and has to be delayed by that many frames of the level to be in sync; a
+negative offset means that the audio is late. At level ``i`` of a 25-fps pyramid a frame is ``40 * 2**i`` ms;
+:func:`offset_milliseconds` converts. Distances and confidences are in the unit of the embeddings, 0 to 2 for unit vectors.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ROUNDING = 8  # units in the last place within which mean distances count as eq
 
 
 class SyncOffset(NamedTuple):
-    """Offsets by SyncNet's protocol, one per clip. All tensors are (batch,) except the last.
+    """Offset and confidence of each clip by SyncNet's protocol. All tensors are (batch,) except the last.
 
     A clip without a window that counts, or with NaN in one that does, has offset 0, rank 0, and NaN in all else. A clip whose offsets
     all look alike (constant embeddings) has offset 0, confidence 0 and the last rank.
@@ -99,7 +99,7 @@ def offset_within(offset_frames: Tensor, confidence: Tensor, tolerance: float = 
 
 
 def offset_milliseconds(offset_frames: Tensor, *, level: int = 0, fps: float = 25.0) -> Tensor:
-    """Offsets in milliseconds; positive still says that the audio is early.
+    """Convert offsets to milliseconds; positive still means that the audio is early.
 
     Args:
         offset_frames: Offsets in frames of ``level``, any shape, whole or not.
@@ -133,7 +133,7 @@ def window_distances(
     mask: Tensor | None = None,
     audio_mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Distance of every motion window to the audio at every offset, before any mean is taken.
+    """Compute the distance of every motion window to the audio at every offset, before any mean is taken.
 
     Args:
         motion, audio, max_offset, lead, edges, mask, audio_mask: As in :func:`offset_distances`.
@@ -146,8 +146,8 @@ def window_distances(
         ShapeError, ArgumentError, ClipTooShortError: As :func:`offset_distances`.
 
     Example:
-        >>> sound = torch.eye(9)[None]
-        >>> window_distances(sound[:, 2:7], sound, max_offset=2, lead=2)[0].shape
+        >>> audio = torch.eye(9)[None]
+        >>> window_distances(audio[:, 2:7], audio, max_offset=2, lead=2)[0].shape
         torch.Size([1, 5, 5])
 
     Source: SyncNet's published protocol (paper section 4.3); masked edges, masks and lead ours.
@@ -159,16 +159,16 @@ def window_distances(
     check_choice("edges", edges, EDGES)
     check_positive("max_offset", max_offset, allow_zero=True)
     check_positive("lead", lead, allow_zero=True)
-    windows, sounds = motion.shape[1], audio.shape[1]
+    windows, audio_windows = motion.shape[1], audio.shape[1]
     if motion.shape[0] == 0:
         raise ShapeError("`motion`: expected at least 1 clip, got 0")
     if windows == 0:
         raise ClipTooShortError("`motion`: expected at least 1 window, got 0")
-    if sounds <= lead:
-        raise ClipTooShortError(f"`audio`: expected more than the {lead} windows that `lead` counts, got {sounds}")
+    if audio_windows <= lead:
+        raise ClipTooShortError(f"`audio`: expected more than the {lead} windows that `lead` counts, got {audio_windows}")
     check_mask(mask, motion.shape[0], windows)
     if audio_mask is not None:
-        check_shape("audio_mask", audio_mask, "batch audio_windows", batch=motion.shape[0], audio_windows=sounds)
+        check_shape("audio_mask", audio_mask, "batch audio_windows", batch=motion.shape[0], audio_windows=audio_windows)
         if audio_mask.dtype != torch.bool:
             raise ShapeError(f"`audio_mask`: expected bool, got {audio_mask.dtype}")
     dtype = torch.promote_types(torch.promote_types(motion.dtype, audio.dtype), torch.float32)
@@ -178,7 +178,7 @@ def window_distances(
         motion = torch.where(mask[..., None], motion, 0.0)
     if audio_mask is not None:
         audio = torch.where(audio_mask[..., None], audio, 0.0)
-    before, after = max_offset - lead, windows + max_offset - (sounds - lead)
+    before, after = max_offset - lead, windows + max_offset - (audio_windows - lead)
     with torch.autocast(device_type=motion.device.type, enabled=False):
         distances = band_distances(motion, audio, max_offset=max_offset, before=before, after=after)
     counts: Tensor | None = None
@@ -186,8 +186,8 @@ def window_distances(
         real = torch.nn.functional.pad(audio_mask.to(dtype), (before, after))
         counts = real.unfold(1, windows, 1).transpose(1, 2)
     elif edges == "masked" and max(before, after) > 0:
-        position = torch.arange(-before, sounds + after, device=audio.device)
-        real = ((position >= 0) & (position < sounds)).to(dtype)
+        position = torch.arange(-before, audio_windows + after, device=audio.device)
+        real = ((position >= 0) & (position < audio_windows)).to(dtype)
         counts = real.unfold(0, windows, 1).transpose(0, 1)[None]
     if mask is not None:
         counts = mask[..., None].to(dtype) if counts is None else counts * mask[..., None]
@@ -205,10 +205,12 @@ def offset_distances(
     audio_mask: Tensor | None = None,
     window: int = 1,
 ) -> Tensor:
-    """Mean distance between motion and audio windows at every offset.
+    r"""Compute the mean distance between motion and audio windows at every offset.
 
-    ``m[j] = mean over i of || v[i] - a[i + j - V] ||`` for ``j = 0..2 V``; entry ``j`` belongs to the offset ``V - j``. With a
-    ``window`` above 1 the mean is weighted by :func:`avsync.losses.offsets.frame_shares`.
+    .. math:: m_j = \frac{1}{W} \sum_{i=1}^{W} \lVert v_i - a_{i + j - V} \rVert, \quad j = 0, \dots, 2V
+
+    with the embeddings :math:`v_i` and :math:`a_i` of the :math:`W` motion and audio windows and the largest offset :math:`V`. Entry :math:`j`
+    belongs to the offset :math:`V - j`. With a ``window`` above 1 the mean is weighted by :func:`avsync.losses.offsets.frame_shares`.
 
     Args:
         motion: Embeddings of motion windows, (batch, windows, embed).
@@ -216,7 +218,7 @@ def offset_distances(
             both sides, so that no offset runs out of audio.
         max_offset: V, the largest offset searched, in windows (frames of the level).
         lead: Audio windows that lie before the first motion window: ``audio[:, lead]`` belongs to ``motion[:, 0]``.
-        edges: What an offset does that reaches beyond the audio. "masked" leaves those pairs out; "legacy" compares with zero
+        edges: Treatment of offsets that reach beyond the audio. "masked" leaves those pairs out; "legacy" compares with zero
             embeddings as the published SyncNet script does, which biases short clips.
         mask: True for the motion windows that count, (batch, windows), bool; padding and silence can be left out with it.
         audio_mask: True for the audio windows that exist, (batch, audio_windows), bool; the others are beyond the audio. Needed where
@@ -232,11 +234,11 @@ def offset_distances(
     Raises:
         ShapeError: Shapes do not fit together, or embeddings are not floating point.
         ArgumentError: ``edges`` is neither "masked" nor "legacy", ``max_offset`` or ``lead`` is negative, or ``window`` below 1.
-        ClipTooShortError: There is no motion window, or no audio window next to the first of them.
+        ClipTooShortError: There is no motion window, or no audio window for the first of them.
 
     Example:
-        >>> sound = torch.eye(9)[None]
-        >>> offset_distances(sound[:, 2:7], sound, max_offset=2, lead=2).argmin()
+        >>> audio = torch.eye(9)[None]
+        >>> offset_distances(audio[:, 2:7], audio, max_offset=2, lead=2).argmin()
         tensor(2)
 
     Source: SyncNet's published protocol (paper section 4.3); masked edges, masks, lead and ``window`` ours.
@@ -251,7 +253,7 @@ def offset_distances(
 
 
 def mean_over_windows(distances: Tensor, counts: Tensor | None) -> Tensor:
-    """The mean distance at every offset, of what :func:`window_distances` returned.
+    """Compute the mean distance at every offset from the result of :func:`window_distances`.
 
     Args:
         distances: (batch, windows, offsets).
@@ -293,10 +295,13 @@ def sync_offset(
     audio_mask: Tensor | None = None,
     window: int = 1,
 ) -> SyncOffset:
-    """Offset and confidence of clips by SyncNet's protocol.
+    r"""Compute offset and confidence of clips by SyncNet's protocol.
 
-    ``offset = V - argmin_j m[j]`` (positive: the audio is early) and ``confidence = median_j m[j] - min_j m[j]``, with ``m`` from
-    :func:`offset_distances`; of equal minima the first counts. :func:`offset_milliseconds` gives the offset in milliseconds.
+    .. math::
+        \text{offset} = V - \arg\min_j m_j, \qquad \text{confidence} = \operatorname{median}_j m_j - \min_j m_j
+
+    with the mean distances :math:`m_j` of :func:`offset_distances` and the largest offset :math:`V`. A positive offset means that the audio is
+    early. Of equal minima the first counts. :func:`offset_milliseconds` converts the offset to milliseconds.
 
     Args:
         motion: Embeddings of motion windows, (batch, windows, embed).
@@ -318,8 +323,8 @@ def sync_offset(
         ClipTooShortError: There is no motion window.
 
     Example:
-        >>> sound = torch.eye(9)[None]
-        >>> early = sync_offset(sound[:, 1:6], sound, max_offset=2, lead=2)  # what is heard at window i is seen one window later
+        >>> audio = torch.eye(9)[None]
+        >>> early = sync_offset(audio[:, 1:6], audio, max_offset=2, lead=2)  # what is heard at window i is seen one window later
         >>> early.offset_frames, early.rank_at_zero
         (tensor([1]), tensor([5]))
 
@@ -333,7 +338,7 @@ def sync_offset(
 
 
 def offset_from_distances(distances: Tensor) -> SyncOffset:
-    """Read SyncNet's values from the mean distances of clips at all offsets.
+    """Read offset and confidence from the mean distances of clips at all offsets.
 
     Args:
         distances: (batch, 2 V + 1) from ``+V`` down to ``-V``, as :func:`offset_distances` returns them; NaN where there is none.

@@ -1,6 +1,6 @@
 """Certainty of an offset: the posterior over offsets, a sub-frame estimate, a calibrated probability, and "cannot tell".
 
-Two questions are kept apart. *Which offset is it, if the audio belongs to the image?* A softmax over the negative distances answers,
+Two questions are kept apart. *Which offset is it, if the audio belongs to the motion?* A softmax over the negative distances answers,
 its scale calibrated. *Does it belong at all?* The curve of a clip with audio from elsewhere also has a minimum, but a shallower one at a
 larger distance, and a calibrated logistic tells how likely each is. The probability that an offset is right within one frame is the
 product. Signs as everywhere: positive offsets say that the audio is early.
@@ -24,12 +24,12 @@ class OffsetPosterior(NamedTuple):
     offset_frames: Tensor
     """Sub-frame estimate in frames of the level, floating point; positive: the audio is early. 0 for a clip without any distance."""
     probability: Tensor
-    """Probability that audio and image belong together and the best whole offset is right within one frame; 0 for a clip without
+    """Probability that audio and motion belong together and the best whole offset is right within one frame; 0 for a clip without
     any distance."""
     match: Tensor
-    """Probability that audio and image belong together."""
+    """Probability that audio and motion belong together."""
     answered: Tensor
-    """True where ``probability`` reaches the threshold (bool); False is the answer "cannot tell"."""
+    """True where ``probability`` reaches the threshold; False is the answer "cannot tell"."""
     probabilities: Tensor
     """Posterior of each offset from ``+max_offset`` down to ``-max_offset`` if they belong together, (batch, 2 * max_offset + 1)."""
 
@@ -80,7 +80,7 @@ def offset_posterior(
         distances: Mean distance at each offset, (batch, 2 V + 1), as :func:`avsync.metrics.offset.offset_distances` returns them.
         windows: Windows that the means are over, a number or (batch,).
         calibration: Of the syncers that gave the distances, at this level.
-        prior: Share of clips whose audio is thought to belong to the image and to lie within the search. One half takes no side;
+        prior: Share of clips whose audio is thought to belong to the motion and to lie within the search. One half takes no side;
             1 trusts every clip, as one may with one's own recordings.
         threshold: Probability from which an offset counts as an answer.
 

@@ -1,4 +1,4 @@
-"""Everything that the sync metrics say of clips, level by level: what the command line prints and evaluations average."""
+"""Report of all sync metrics for clips, level by level: printed by the command line, averaged by evaluations."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class LevelSync(NamedTuple):
 
 
 def face_speed(landmarks: Tensor, *, fps: float = 25.0, lengths: Tensor | None = None) -> Tensor:
-    """Measure how fast the points of a face move, on average over points and frames.
+    """Compute the mean speed of the points of a face over points and frames.
 
     Args:
         landmarks: (batch, frames, points, dims), in any unit.
@@ -93,7 +93,7 @@ def sync_report(
     frame_mask: Tensor | None = None,
     fps: float = 25.0,
 ) -> list[LevelSync]:
-    """Offset, confidence, distances, rank, posterior and answer of clips at every level.
+    """Compute offset, confidence, distances, rank, posterior and answer of clips at every level.
 
     Args:
         pyramid, landmarks, audio, margin, max_offsets, reference, edges, lengths, frame_mask: As in
@@ -102,10 +102,10 @@ def sync_report(
         prior, threshold: As in :func:`avsync.metrics.posterior.offset_posterior`.
         speech_fraction: Share of each clip's frames that hold speech, (batch,); a clip below ``LEAST_SPEECH`` (0.2) is answered "silent".
             None answers none so.
-        fps: Motion frames a second at level 0.
+        fps: Motion frames per second at level 0.
 
     Returns:
-        One :class:`LevelSync` a level.
+        One :class:`LevelSync` per level.
 
     Raises:
         ArgumentError: The calibration has fewer levels than the pyramid; and as
@@ -182,7 +182,7 @@ def level_answers(
 
 
 def report_rows(report: Sequence[LevelSync], *, ids: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """A report as plain rows, one per clip and level, for tables and JSON; what is not a number becomes None.
+    """Convert a report to plain rows, one per clip and level, for tables and JSON; values that are no numbers become None.
 
     Args:
         report: From :func:`sync_report`.

@@ -1,4 +1,4 @@
-"""Model cards: what pretrained syncers are, what they learned from, how good they are, what they are not for."""
+"""Model cards: contents, training data, accuracy, use and misuse of the pretrained syncers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _PYRAMID = """# {name}
 
 {about}
 
-Four syncers, one a level of the pyramid (windows of 200, 400, 800 and 1600 ms), for 68 iBUG landmarks in two dimensions at 25 frames a
-second and 16 kHz sound.
+Four syncers, one per level of the pyramid (windows of 200, 400, 800 and 1600 ms), for 68 iBUG landmarks in two dimensions at 25 frames a
+second and 16 kHz audio.
 
 - Motion: {motion} of the {region}.
-- Sound: {audio}{hearing}.
+- Audio: {audio}{hearing}.
 - Objective: {objective}{pauses}. {width} channels{by_level}; weights in float16.
 
 ```python
@@ -29,12 +29,12 @@ syncers = SyncerPyramid.from_pretrained("{name}")
 
 ## Data
 
-{train_minutes} minutes of {train_speakers} speakers: landmarks and sound of people who talk into a camera, drawn from videos in the
+{train_minutes} minutes of {train_speakers} speakers: landmarks and audio of people who talk into a camera, drawn from videos in the
 trees of public repositories (company and personal web sites, course and research repositories, among them excerpts of GRID, LRS2, MEAD,
-VoxCeleb2, HDTF and ChaLearn First Impressions). Most of those repositories state no licence for the footage. No frame, landmark or sound
+VoxCeleb2, HDTF and ChaLearn First Impressions). Most of those repositories state no licence for the footage. No frame, landmark or audio
 of it is part of this package; the weights are what was learned from it. Landmarks are MediaPipe FaceMesh's, mapped to 68 points, unsmoothed;
 the lag of every source video was estimated by a regressor and corrected, to about a third of a frame.{moved} Mostly English, some
-Portuguese, Spanish, French and perhaps other languages. Judged on {val_minutes} minutes of {val_speakers} other speakers.
+Portuguese, Spanish, French and perhaps other languages. Evaluated on {val_minutes} minutes of {val_speakers} other speakers.
 
 Trained by `python examples/pretrained_models/pretrain.py --corpus PATH --variants {name}` ({steps} steps).
 
@@ -45,7 +45,7 @@ _ENSEMBLE = """# {name}
 {about}
 
 The cosine of its embeddings is the weighted mean of its members' cosines, which share levels (windows of 200, 400, 800 and 1600 ms),
-landmarks (68 iBUG points in two dimensions at 25 frames a second) and sound (16 kHz). The weights of its
+landmarks (68 iBUG points in two dimensions at 25 frames per second) and audio (16 kHz). The weights of its
 members are part of this folder, so that it stays as it is if a member is trained again.
 
 | member | weight |
@@ -64,13 +64,13 @@ syncers = SyncerEnsemble.from_pretrained("{name}")
 What its members learned from: their cards tell it. The weights were chosen, and the numbers below measured, on {val_minutes} minutes of
 {val_speakers} speakers whom no member was trained on.
 
-Joined and judged by `python examples/pretrained_models/join.py --corpus PATH`.
+Joined and evaluated by `python examples/pretrained_models/join.py --corpus PATH`.
 
 """
 
 _NUMBERS = """## Numbers
 
-Share of clips of 80 frames (3.2 s), with the sound around them, whose offset is found within one frame of the level; search of 15, 15, 8
+Share of clips of 80 frames (3.2 s), with the audio around them, whose offset is found within one frame of the level; search of 15, 15, 8
 and 5 frames to both sides. A clip counts if at least {speech_share:.0f} % of its frames are within 20 dB of the recording's loud ones:
 {clips} clips do, {left_out} do not. Intervals: 95 %, bootstrap over speakers.
 
@@ -78,7 +78,7 @@ and 5 frames to both sides. A clip counts if at least {speech_share:.0f} % of it
 |---|---|---|
 {levels}
 
-Short clips, level 0, search of 15 frames to both sides, with 40 frames of sound around them; "with speech" are those with at least 80 % of
+Short clips, level 0, search of 15 frames to both sides, with 40 frames of audio around them; "with speech" are those with at least 80 % of
 such frames. Nothing outside of the clip is shown of the face. Every frame of a clip counts once (`sync_offset(..., window=5)`); in the
 last column every window does, as in SyncNet's protocol.
 
@@ -88,9 +88,9 @@ last column every window does, as in SyncNet's protocol.
 
 ## Use and misuse
 
-For guiding and judging generators of facial landmarks, for measuring and mending the offset of recordings, for research on synchrony. The
-loss's syncers should not judge what they have guided: that is what `landmarks68-25fps-judge` is for. A generator that is given nothing but
-this loss finds motion that pleases the syncers and is no face (see the guide "Guidance"); keep a reconstruction or adversarial loss beside it.
+For guiding and evaluating generators of facial landmarks, for measuring and mending the offset of recordings, for research on synchrony. The
+syncers of the loss should not evaluate what they have guided: that is what `landmarks68-25fps-judge` is for. A generator that is given nothing but
+this loss finds motion that pleases the syncers and is no face (see the guide "Guidance"); keep a reconstruction or adversarial loss next to it.
 
 Not a detector of forged videos, not a means to identify people or to judge what somebody says, and no measure of how well somebody
 articulates. Do not use it for decisions about persons.
@@ -114,14 +114,14 @@ def cell(share: dict[str, Any]) -> str:
 
 
 def hearing(variant: Variant) -> str:
-    """State what a pyramid hears beyond its windows, and which level of audio it does not know, as the end of a clause."""
+    """Describe the audio context and the normalisation of a pyramid, as the end of a clause."""
     frames = next(iter(variant.audio_context), 0)
     around = f", level 0 with {40 * frames} ms more on both sides of a window" if frames else ""
     return around + (", the mean over the clip taken off" if variant.mean_normalisation else "")
 
 
 def pauses(variant: Variant) -> str:
-    """State what windows without speech counted for in training, as the end of a clause."""
+    """Describe the weight of windows without speech in training, as the end of a clause."""
     if variant.pause_weight == 1:
         return ""
     least = f", down to {variant.pause_weight:g} for none" if variant.pause_weight else ""
@@ -155,7 +155,7 @@ def write_card(path: Path, name: str, variant: Variant, numbers: dict[str, Any])
 
 
 def write_ensemble_card(path: Path, name: str, about: str, members: Mapping[str, float], numbers: dict[str, Any]) -> None:
-    """Write ``README.md`` of pyramids that judge together.
+    """Write ``README.md`` of an ensemble.
 
     Args:
         path: The file.

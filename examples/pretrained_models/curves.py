@@ -1,4 +1,4 @@
-"""Share of unseen clips whose offset a pyramid finds, with intervals over speakers."""
+"""Share of clips of unseen speakers whose offset a pyramid finds, with intervals over speakers."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def fixed_clips(
     crops = bank.windows(frames, stride=stride, margin=margin)
     speaking = crops.speech_fraction >= speech_share
     chosen = crops.select(speaking)
-    judged = [
+    offsets = [
         multi_scale_offset(pyramid, x.landmarks, x.audio, margin=margin)
         for x in (chosen.select(slice(start, start + _CHUNK)) for start in range(0, len(chosen), _CHUNK))
     ]
     near, exact = (
-        [torch.cat([found.within(most) for found in level]) for level in zip(*judged, strict=True)] for most in (1, 0)
+        [torch.cat([found.within(most) for found in level]) for level in zip(*offsets, strict=True)] for most in (1, 0)
     )
     groups = speakers_of(bank, chosen)
     return {
@@ -79,7 +79,7 @@ def fixed_clips(
 def short_clips(pyramid: MultiScaleSyncer, bank: ClipBank, *, margin: int) -> list[dict[str, Any]]:
     """Level 0 on short clips, with those in which hardly anybody speaks and without them.
 
-    Every frame of a clip counts once (``window`` of :func:`avsync.metrics.sync_offset`), and next to it, as "windows", every window
+    Every frame of a clip counts once (``window`` of :func:`avsync.metrics.sync_offset`), and, as "windows", every window
     does, as in the published protocol. A clip of 5 frames is a single window. Nothing outside of a clip is shown of the face. The
     audio has ``margin`` frames more on both sides, of which a search for an offset needs 15, an encoder with context some more, and
     the mean of the audio whatever there is.
@@ -91,9 +91,9 @@ def short_clips(pyramid: MultiScaleSyncer, bank: ClipBank, *, margin: int) -> li
         for start in range(0, len(crops), _CHUNK):
             x = crops.select(slice(start, start + _CHUNK))
             motion = torch.nn.functional.normalize(pyramid.embed_motion(x.landmarks, levels=[0])[0], dim=-1)
-            sound = torch.nn.functional.normalize(pyramid.embed_audio(x.audio, levels=[0])[0], dim=-1)
+            audio = torch.nn.functional.normalize(pyramid.embed_audio(x.audio, levels=[0])[0], dim=-1)
             for window, right in found.items():
-                right.append(sync_offset(motion, sound, max_offset=15, lead=margin, window=window).within(1))
+                right.append(sync_offset(motion, audio, max_offset=15, lead=margin, window=window).within(1))
         by_window, by_frame = (torch.cat(right) for right in found.values())
         groups, speaking = speakers_of(bank, crops), crops.speech_fraction >= SHORT_SPEECH_SHARE
         rows.append(

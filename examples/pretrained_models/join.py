@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from cards import write_ensemble_card
-from pretrain import judged
+from pretrain import evaluated
 
 from avsync.audio import SpeechFeatures
 from avsync.corpus import ClipBank, Corpus
@@ -23,7 +23,7 @@ from avsync.pretrained import save_pretrained
 
 @dataclass(frozen=True)
 class Together:
-    """Pyramids that judge together.
+    """Members of an ensemble.
 
     Attributes:
         about: What they are for, a sentence of the model card.
@@ -49,7 +49,7 @@ def join(name: str, together: Together, val: Corpus, out: Path) -> None:
     save_pretrained(ensemble, out / name, dtype=torch.float16)
     # Scored with the weights as they are read.
     bank = ClipBank(val, features=SpeechFeatures(kind=pyramids[0].config.audio).features)
-    numbers = judged(SyncerEnsemble.from_pretrained(out / name), bank)
+    numbers = evaluated(SyncerEnsemble.from_pretrained(out / name), bank)
     write_ensemble_card(out / name / "README.md", name, together.about, together.members, numbers)
     print(f"{name}: written to {out / name}")
 

@@ -1,4 +1,4 @@
-"""Train and evaluate the pretrained pyramids: one folder of weights, numbers and a model card per variant.
+"""Train and evaluate the pretrained pyramids: one folder with weights and a model card per variant.
 
     python examples/pretrained_models/pretrain.py --corpus PATH [--variants NAME ...] [--out avsync/weights] [--resume]
 
@@ -38,9 +38,9 @@ from avsync.training import (
 
 DIMS = 2
 MARGIN = 40
-"""Frames of audio around a judged clip."""
+"""Frames of audio around an evaluated clip."""
 SPEECH_SHARE = 0.4
-"""Share of a judged clip's frames that must hold speech."""
+"""Share of an evaluated clip's frames that must hold speech."""
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -53,7 +53,7 @@ def write_json(path: Path, value: Any) -> None:
 
 @dataclass(frozen=True)
 class Variant:
-    """Settings in which the pretrained pyramids differ.
+    """Settings of one pretrained pyramid.
 
     Attributes:
         about: What it is for, a sentence of the model card.
@@ -73,7 +73,7 @@ class Variant:
         width: Channels of the encoders, of all levels or level by level; the special pyramids are smaller, so that all of them fit
             into a small package.
         equaliser_db: How far the audio's bands are raised and lowered.
-        offset_window: Frames that a window counts for in the mean over a segment of windows that is searched for its offset.
+        offset_window: Frames that a window counts for in the mean over the windows that are searched for its offset.
         pause_weight: How much windows without speech count in the loss.
         realign: Whether the audio of the training clips is moved to where syncers of the other half of the speakers hear it.
         seed: Seed of the training.
@@ -150,7 +150,7 @@ AUGMENT = AugmentConfig(
     tempo=(1 / 1.5, 1.5),
     noise_db=4.5,
 )
-"""Augmentation of training crops, except the equaliser, which is the variant's."""
+"""Augmentation of training crops, except for the equaliser, which belongs to the variant."""
 
 VARIANTS = {
     "landmarks68-25fps": Variant(
@@ -166,8 +166,8 @@ VARIANTS = {
     ),
     "landmarks68-25fps-judge": Variant(
         "An independent judge, trained with SyncNet's margin loss and another seed, for measuring what the default has guided.",
-        objective="contrastive",
-        # It hears otherwise than what it judges, too: the window alone, and the sound as loud as it is.
+        objective="margin",
+        # It hears otherwise than what it judges, too: the window alone, and the audio as loud as it is.
         audio_context=(),
         mean_normalisation=False,
         steps=1000,
@@ -178,7 +178,7 @@ VARIANTS = {
         width=(128,),
         seed=1000,
     ),
-    "landmarks68-25fps-mfcc": Variant("The whole face against 26 MFCCs, the paper's sound features.", audio="mfcc"),
+    "landmarks68-25fps-mfcc": Variant("The whole face against 26 MFCCs, the paper's audio features.", audio="mfcc"),
     "landmarks68-25fps-mouth": Variant(
         "The lips alone, in coordinates of the head: what it hears is said by the lips and by nothing else.",
         motion=("shape", "velocity", "speed"),
@@ -207,7 +207,7 @@ VARIANTS = {
 
 
 WARM_START = WarmStartConfig(runs=4)
-"""Settings with which levels 2 and 3 begin with the weights of the level before."""
+"""Warm start of levels 2 and 3 from the weights of the level before."""
 HALF_STEPS, HALF_WIDTH = 400, 128
 """Steps and channels of the two training runs of level 0 that find the lags of training clips."""
 LAGS_BY = "landmarks68-25fps"
@@ -220,7 +220,7 @@ def training_bank(name: str, variant: Variant, lags: Mapping[str, float], args: 
     features = SpeechFeatures(kind=variant.audio).features
     if not variant.realign:
         return ClipBank(corpus, features=features)
-    print(f"{name}: the sound of {len(lags)} clips moved, by {np.std(list(lags.values())):.2f} frames (s.d.)", flush=True)
+    print(f"{name}: the audio of {len(lags)} clips moved, by {np.std(list(lags.values())):.2f} frames (s.d.)", flush=True)
     return ClipBank([with_sound_moved(clip, lags.get(clip.id, 0.0)) for clip in corpus], features=features)
 
 
@@ -252,8 +252,8 @@ def training_lags(args: argparse.Namespace) -> dict[str, float]:
     return found
 
 
-def judged(syncers: MultiScaleSyncer, val: ClipBank) -> dict[str, Any]:
-    """The numbers of a model card: how often the offset of unseen speakers' clips is found."""
+def evaluated(syncers: MultiScaleSyncer, val: ClipBank) -> dict[str, Any]:
+    """Compute the numbers of a model card: the share of clips of unseen speakers whose offset is found."""
     return {
         "levels": fixed_clips(syncers, val, frames=80, stride=20, margin=MARGIN, speech_share=SPEECH_SHARE),
         "short": short_clips(syncers, val, margin=MARGIN),
@@ -263,7 +263,7 @@ def judged(syncers: MultiScaleSyncer, val: ClipBank) -> dict[str, Any]:
 
 
 def train_variant(name: str, lags: Mapping[str, float], args: argparse.Namespace) -> None:
-    """Train, judge and write one variant."""
+    """Train, evaluate and write one variant."""
     variant = VARIANTS[name]
     work = Path(args.work) / name
     train = training_bank(name, variant, lags, args)
@@ -297,7 +297,7 @@ def train_variant(name: str, lags: Mapping[str, float], args: argparse.Namespace
         save_pretrained(pyramid, work / "model", dtype=torch.float16)
     # Scored with the float16 weights that are written.
     pyramid = SyncerPyramid.from_pretrained(work / "model")
-    numbers = judged(pyramid, val) | {
+    numbers = evaluated(pyramid, val) | {
         "train_minutes": round(float(train.lengths.sum()) / 1500, 1),
         "train_speakers": len(train.speakers),
         "steps": variant.steps,
