@@ -20,7 +20,7 @@ from avsync.metrics.posterior import offset_posterior
 from avsync.metrics.report import LEAST_SPEECH
 from avsync.models.syncer.interface import MultiScaleSyncer
 
-KINDS = ("own", "other", "still")
+_KINDS = ("own", "other", "still")
 """Motion with its own audio, motion with the audio of another speaker, and a still face with audio."""
 _CHUNK = 64
 
@@ -113,7 +113,7 @@ def _measured(syncers: MultiScaleSyncer, crops: Batch, speaker_of: Tensor, frame
         "still": (still, crops.audio),
     }
     distances, windows = {}, [0]
-    for kind in KINDS:
+    for kind in _KINDS:
         distances[kind], windows = _curves(syncers, *shown[kind], margin)
     return _Measured(frames, speaker, crops.speech_fraction >= LEAST_SPEECH, windows, distances)
 
@@ -148,7 +148,7 @@ def _crosswise(found: Sequence[_Measured], prior: float) -> list[dict[str, Any]]
     calibrations = [_fitted(found, keep) for keep in halves]
     for index, entry in enumerate(found):
         for level, count in enumerate(entry.windows):
-            for kind in KINDS:
+            for kind in _KINDS:
                 distances = entry.distances[kind][level]
                 probability = torch.zeros(distances.shape[0])
                 for half in (0, 1):
