@@ -139,7 +139,7 @@ def test_a_variant_from_corpus_to_card(
     monkeypatch.setattr(sys, "argv", [*command, "--resume"])
     pretrain.main()
     assert (work / "model" / "model.safetensors").read_bytes() == before, "what is there is not trained again"
-    assert capsys.readouterr().out.count("the sound of 3 clips moved") == 2
+    assert capsys.readouterr().out.count("the audio of 3 clips moved") == 2
 
 
 def test_an_ensemble_from_its_members_to_its_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -280,7 +280,7 @@ def face_strip(sequences: Mapping[str, Faces], *, columns: int = 10, fps: float 
 
 
 def mask_figure(masks: Tensor | npt.NDArray[Any], *, landmarks: Faces | None = None, fps: float = 25.0) -> Figure:
-    """Draw the mask of equation (8) on faces: the part of the face that each branch of the generator moves.
+    r"""Draw the mask of equation (8) on faces: the part of the face that each branch of the generator moves.
 
     Args:
         masks: (branches, points): weights that sum to one over the branches; average over clips and frames first.

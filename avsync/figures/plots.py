@@ -142,7 +142,7 @@ def confidence_by_level(
     window_frames: int = 5,
     fps: float = 25.0,
 ) -> Figure:
-    """Draw the synchrony of several methods at every level, with intervals (the paper's figure 5).
+    r"""Draw the synchrony of several methods at every level, with intervals (the paper's figure 5).
 
     Args:
         rows: For every method, one (mean, low, high) a level.
