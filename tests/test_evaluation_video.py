@@ -240,7 +240,7 @@ def test_bad_input(tmp_path: Path) -> None:
         score_video(path, syncnet=syncnet, detector=box, min_seconds=20)
     with pytest.raises(CorpusError, match=r"the detector .* failed between 0.00 and 0.60 s: ZeroDivisionError"):
         score_video(path, syncnet=syncnet, detector=lambda images: [1 / 0])
-    with pytest.raises(ClipTooShortError, match=r"expected sound for at least 0.215 s beside the face that starts at 0.00 s"):
+    with pytest.raises(ClipTooShortError, match=r"expected audio for at least 0.215 s next to the face that starts at 0.00 s"):
         score_video(talk(tmp_path / "b.mp4", sound_frames=4), syncnet=syncnet, detector=box, edges="legacy")
     for options, message in (
         ({"batch_size": 0}, "1 to 128"),
