@@ -99,9 +99,9 @@ def _commands() -> list[str]:
         summary, _, rest = (command.description or "").strip().partition("\n")
         lines += [f"## avsync {name}", "", f"{summary.rstrip('.')}.", ""]
         usage = re.sub(r"\s+", " ", command.format_usage().removeprefix("usage:")).strip()
-        lines += ["```text", usage if len(usage) < 90 else f"avsync {name} [OPTIONS] ...", "```", ""]
+        lines += ["``` { .text .wrap }", usage if len(usage) < 90 else f"avsync {name} [OPTIONS] ...", "```", ""]
         if rest.strip():
-            lines += ["```text", rest.strip("\n"), "```", ""]
+            lines += ["``` { .text .wrap }", rest.strip("\n"), "```", ""]
         lines += ["| option | meaning |", "|---|---|", *_options(command), ""]
     return lines
 
@@ -117,11 +117,8 @@ def _options(command: argparse.ArgumentParser) -> list[str]:
         names = ", ".join(action.option_strings) or value
         shown = f"{names} {value}" if action.option_strings and action.nargs != 0 else names
         text = formatter._expand_help(action) if action.help else ""
-        if (
-            action.default not in (None, False, argparse.SUPPRESS)
-            and "default" not in text
-            and "%(default" not in (action.help or "")
-        ):
+        plain = isinstance(action.default, str | int | float) and not isinstance(action.default, bool)
+        if plain and "default" not in text and action.default != argparse.SUPPRESS:
             text += f" (default: {action.default})"
         rows.append(f"| `{shown}` | {_cell(text)} |".replace("`` ", "`"))
     return rows
