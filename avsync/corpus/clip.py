@@ -407,7 +407,7 @@ class Corpus(Sequence[Clip]):
         return True
 
     def __len__(self) -> int:
-        """Number of clips."""
+        """Return the number of clips."""
         return len(self.entries)
 
     @overload
@@ -423,7 +423,7 @@ class Corpus(Sequence[Clip]):
         return read_clip(self.folder, self.entries[index], fps=self.fps)
 
     def __repr__(self) -> str:
-        """Folder and sizes."""
+        """Return the folder and the sizes."""
         return f"Corpus({str(self.folder)!r}: {len(self)} clips, {len(self.speakers)} speakers, {len(self.bad)} bad)"
 
 

@@ -100,7 +100,7 @@ class CorpusStatistics:
         return values
 
     def summary(self) -> str:
-        """The statistics as a page of text."""
+        """Return the statistics as a page of text."""
         values = self.to_json()
         layout = ", ".join(
             f"{form} ({count} clips)" if len(self.points) > 1 else form for form, count in values["points"].items()
@@ -223,7 +223,7 @@ def inspect_corpus(
 
 
 def _measure(clip: Clip, entry: Entry) -> tuple[float, float, float, float]:
-    """Seconds, height of the face, share of speech, level in decibels."""
+    """Return the seconds, height of the face, share of speech, level in decibels."""
     height = entry.get("face_height_px")
     if not isinstance(height, int | float):
         height = float(np.median(np.ptp(clip.landmarks[..., min(1, clip.landmarks.shape[2] - 1)], axis=1)))
@@ -233,7 +233,7 @@ def _measure(clip: Clip, entry: Entry) -> tuple[float, float, float, float]:
 
 
 def _offsets(clip: Clip, syncers: MultiScaleSyncer, features: nn.Module, search: Sequence[int]) -> list[tuple[float, float]]:
-    """Offset and confidence at each level."""
+    """Return the offset and confidence at each level."""
     wanted = syncers.landmark_points
     if clip.landmarks.shape[1] != wanted:
         raise ArgumentError(f"`syncers`: expected syncers for {clip.landmarks.shape[1]} points, got syncers for {wanted}")

@@ -98,7 +98,7 @@ def _check_metadata(metadata: Any, layout: dict[str, tuple[str, tuple[int, ...],
 
 
 def map_shard(header: ShardHeader) -> dict[str, Rows]:
-    """The shard's arrays as read-only views of the file: nothing is read before it is asked for."""
+    """Return the shard's arrays as read-only views of the file: nothing is read before it is asked for."""
     with header.path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     return {

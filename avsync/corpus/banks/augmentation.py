@@ -128,7 +128,7 @@ class DecibelFeatures(Protocol):
 
 
 def random_tempo(batch_size: int, config: AugmentConfig, generator: torch.Generator | None = None) -> Tensor:
-    """A speed for each crop, (batch,), drawn evenly in its logarithm from ``config.tempo``."""
+    """Draw a speed for each crop, (batch,), log-uniformly from ``config.tempo``."""
     low, high = math.log(config.tempo[0]), math.log(config.tempo[1])
     device = torch.device("cpu") if generator is None else generator.device
     return (low + (high - low) * torch.rand(batch_size, generator=generator, device=device)).exp().cpu()
@@ -188,7 +188,7 @@ def deform(landmarks: Tensor, config: AugmentConfig, generator: torch.Generator 
     Args:
         landmarks: (batch, frames, points, dims), at least 2 dims, of which the first two are changed; 25 frames per second.
         config: How much of each.
-        generator: Source of chance, on any device; torch's own if None.
+        generator: Random generator, on any device; the default generator of torch if None.
 
     Returns:
         (batch, frames, points, dims).
@@ -233,7 +233,7 @@ def vary_audio(audio: Tensor, features: nn.Module, config: AugmentConfig, genera
         features: What made them; its ``filter_offset`` says what a filter adds to them, as
             :meth:`avsync.audio.features.LogMel.filter_offset` does.
         config: How much of each.
-        generator: Source of chance; torch's own if None.
+        generator: Random generator; the default generator of torch if None.
 
     Returns:
         (batch, audio_frames, coeffs).

@@ -1,4 +1,4 @@
-"""Crops of clips: which ones chance picks, how they are varied, and what a batch of them holds.
+"""Crops of clips: which ones are drawn, how they are varied, and what a batch of them holds.
 
 Where landmarks and features lie is left to the banks: :class:`avsync.corpus.banks.memory.ClipBank` keeps them in memory and
 :class:`avsync.corpus.banks.shards.ShardedBank` in files. Both pick the same crops for the same generator, and return the same numbers.
@@ -42,7 +42,7 @@ class Batch:
     speech: Tensor
 
     def __len__(self) -> int:
-        """Number of crops."""
+        """Return the number of crops."""
         return self.landmarks.shape[0]
 
     @property
@@ -55,11 +55,11 @@ class Batch:
         return Batch(*(x.to(device, non_blocking=non_blocking) for x in self._tensors()))
 
     def pin_memory(self) -> Batch:
-        """The same crops in page-locked memory, from which a GPU fetches them by itself; needs CUDA."""
+        """Return the same crops in page-locked memory, from which a GPU fetches them by itself; needs CUDA."""
         return Batch(*(x.pin_memory() for x in self._tensors()))
 
     def select(self, which: Tensor | slice) -> Batch:
-        """Some of the crops, by a mask (batch,), by indices or by a slice."""
+        """Return some of the crops, by a mask (batch,), by indices or by a slice."""
         return Batch(*(x[which] for x in self._tensors()))
 
     def _tensors(self) -> tuple[Tensor, ...]:
@@ -134,11 +134,11 @@ class CropBank(ABC):
         """As :func:`avsync.corpus.banks.augmentation.interpolate_rows` reads them."""
 
     def __len__(self) -> int:
-        """Number of clips."""
+        """Return the number of clips."""
         return len(self.ids)
 
     def __repr__(self) -> str:
-        """Sizes."""
+        """Return the sizes."""
         minutes = int(self.lengths.sum()) / 25 / 60
         kind = type(self).__name__
         return f"{kind}({len(self)} clips, {len(self.speakers)} speakers, {minutes:.1f} min, {len(self.bad)} bad)"
@@ -178,12 +178,12 @@ class CropBank(ABC):
         speakers_distinct: bool = True,
         speaker_power: float = 1.0,
     ) -> Batch:
-        """Random crops: a speaker, then one of the speaker's crops, each as likely as the other.
+        """Draw random crops: a speaker, then one of the speaker's crops, each as likely as the other.
 
         Args:
             batch_size: Number of crops.
             frames: Landmark frames of a crop; shorter clips are left out.
-            generator: Source of chance, on any device; torch's own if None.
+            generator: Random generator, on any device; the default generator of torch if None.
             augment: How to vary the crops; None leaves them as they are. A faster tempo needs longer clips: where a clip is too
                 short for it, it is played as fast as it allows.
             margin: Landmark frames of further audio on both sides.
@@ -220,8 +220,8 @@ class CropBank(ABC):
         else:
             speaker = torch.multinomial(weights, batch_size, replacement=True, generator=generator).cpu()
         # With clips in the order of their speakers, the crops of one speaker are a run of numbers, and one draw finds clip and start.
-        chance = torch.rand(batch_size, generator=generator, device=device, dtype=torch.float64).cpu()
-        within = torch.minimum((chance * per_speaker[speaker]).long(), per_speaker[speaker] - 1)
+        uniform = torch.rand(batch_size, generator=generator, device=device, dtype=torch.float64).cpu()
+        within = torch.minimum((uniform * per_speaker[speaker]).long(), per_speaker[speaker] - 1)
         crop = (per_speaker.cumsum(0) - per_speaker)[speaker] + within
         row = torch.searchsorted(last, crop, right=True)
         clip = self._by_speaker[row]
@@ -238,7 +238,7 @@ class CropBank(ABC):
         return replace(batch, landmarks=landmarks, audio=vary_audio(batch.audio, self.features, augment, generator))
 
     def windows(self, frames: int, *, stride: int, margin: int = 0) -> Batch:
-        """All crops at multiples of a stride whose surroundings lie inside the recording, in the order of the clips.
+        """Return all crops at multiples of a stride whose surroundings lie inside the recording, in the order of the clips.
 
         Args:
             frames: Landmark frames of a crop; clips shorter than ``frames + 2 * margin`` are left out.
@@ -268,7 +268,7 @@ class CropBank(ABC):
         return Batch(landmarks, audio, clip.to(self.device), start.to(self.device), self._rows("speech", begin, frames) > 0.5)
 
     def _gather_stretched(self, clip: Tensor, start: Tensor, frames: int, tempo: Tensor) -> Batch:
-        """Crops played ``tempo`` (batch,) times as fast, between whose frames values are interpolated."""
+        """Return the crops played ``tempo`` (batch,) times as fast, between whose frames values are interpolated."""
         length = self.lengths[clip]
         tempo = torch.minimum(tempo, (length - 1) / (frames - 1)) if frames > 1 else tempo
         span = (frames - 1) * tempo

@@ -114,14 +114,14 @@ class BatchLoader(ProcessBound):
         self._make(0)  # what is wrong with the arguments is said here, not by a thread later on
 
     def _make(self, number: int) -> Batch:
-        """Batch ``number`` of this process."""
+        """Return the batch ``number`` of this process."""
         words = f"{self.seed}/{number * self.world_size + self.rank}".encode()
         seed = int.from_bytes(hashlib.blake2b(words, digest_size=8).digest(), "big") >> 1  # torch takes 63 bits
         batch = self.bank.sample(generator=torch.Generator().manual_seed(seed), **self._what)
         return batch.pin_memory() if self._pin else batch
 
     def __iter__(self) -> Iterator[Batch]:
-        """Itself: the sequence has no end."""
+        """Return the loader: the sequence has no end."""
         return self
 
     def __next__(self) -> Batch:
@@ -165,9 +165,9 @@ class BatchLoader(ProcessBound):
             self._pool.shutdown(wait=True, cancel_futures=True)
 
     def __enter__(self) -> Self:
-        """The loader, to be closed at the end of the block."""
+        """Return the loader, to be closed at the end of the block."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Close."""
+        """Close the loader."""
         self.close()

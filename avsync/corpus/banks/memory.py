@@ -228,7 +228,7 @@ def keep_usual_shape(
 
 
 def clip_readers(clips: Iterable[Clip]) -> Iterator[tuple[str, Callable[[], Clip]]]:
-    """Name of each clip and how to get it; a corpus' clip that cannot be read must not end the loop over the others.
+    """Return the name of each clip and how to get it; a corpus' clip that cannot be read must not end the loop over the others.
 
     Args:
         clips: A corpus, or any other clips.
@@ -288,7 +288,7 @@ def prepare_clips(
 
 @torch.no_grad()
 def encode_waveform(waveform: npt.NDArray[np.float32], features: nn.Module) -> Tensor:
-    """Features of a clip's normalised audio.
+    """Return the features of a clip's normalised audio.
 
     Args:
         waveform: (640 * frames,).

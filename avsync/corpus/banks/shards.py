@@ -236,7 +236,7 @@ class ShardedBank(CropBank):
         return arrays
 
     def _pieces(self, name: str, begin: Tensor, counts: Tensor) -> Iterator[Rows]:
-        """The rows of each crop as a view of its shard; a crop lies inside a clip, and a clip inside a shard."""
+        """Return the rows of each crop as a view of its shard; a crop lies inside a clip, and a clip inside a shard."""
         rate = AUDIO_FRAMES_PER_FRAME if name == "audio" else 1
         shards = torch.searchsorted(self._ends, begin // rate, right=True)
         local = begin - rate * self._starts[shards]
@@ -308,7 +308,7 @@ def _groups(sources: Iterable[_Source], shard_frames: int) -> Iterator[list[_Sou
 
 
 def _kept(path: Path, fingerprint: str) -> ShardHeader | None:
-    """The header of a shard that is whole and made of the same; None where it has to be made."""
+    """Return the header of a shard that is whole and made of the same; None where it has to be made."""
     if not path.is_file():
         return None
     try:

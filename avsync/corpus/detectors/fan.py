@@ -93,7 +93,7 @@ class FaceAlignmentDetector:
             ) from error
 
     def __call__(self, images: Sequence[Image], /) -> list[Faces]:
-        """The faces of each image.
+        """Return the faces of each image.
 
         Args:
             images: (height, width, 3) uint8, RGB, upright, of one size.

@@ -48,7 +48,7 @@ MESH_TO_68: tuple[tuple[int, int], ...] = tuple(
 
 
 def mesh_to_68(mesh: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
-    """The 68 points of the iBUG layout, from the vertices of MediaPipe's face mesh.
+    """Return the 68 points of the iBUG layout, from the vertices of MediaPipe's face mesh.
 
     Args:
         mesh: (..., vertices, dims) with 468 vertices, or 478 with the irises.
@@ -168,7 +168,7 @@ class MediapipeDetector(ProcessBound):
         self._idle, self._finders = [], []
 
     def __call__(self, images: Sequence[Image], /) -> list[Faces]:
-        """The faces of each image.
+        """Return the faces of each image.
 
         Args:
             images: (height, width, 3) uint8, RGB, upright, in the order of the video.
@@ -200,7 +200,7 @@ class MediapipeDetector(ProcessBound):
     def _follow(self, followed: _Followed, image: Image) -> bool:
         box = followed.box
         if not _well_inside(followed.face, box, image.shape):
-            # The mesh remembers where in its cut-out the face was, so with another cut-out it has to begin anew.
+            # The mesh remembers where in its cut-out the face was, so with another cut-out it has to begin again.
             followed.box = _surroundings(*_centre_and_side(followed.face), image.shape)
             followed.mesh.reset()
         face = self._landmarks(followed.mesh, image, followed.box)
@@ -271,7 +271,7 @@ def _same(face: Faces, other: Faces) -> bool:
 
 
 def _surroundings(centre: npt.NDArray[np.float64], side: float, shape: tuple[int, ...]) -> Box:
-    """A square of 2.5 sides of the face around it, less what is outside of the image."""
+    """Return a square of 2.5 sides of the face around it, less what is outside of the image."""
     reach = 1.25 * side
     left, top = (max(0, math.floor(value - reach)) for value in centre)
     right, bottom = (min(size, math.ceil(value + reach)) for value, size in zip(centre, (shape[1], shape[0]), strict=True))

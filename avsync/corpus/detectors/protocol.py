@@ -47,7 +47,7 @@ class Detector(Protocol):
     """
 
     def __call__(self, images: Sequence[Image], /) -> Sequence[Detections]:
-        """The faces of each image."""
+        """Return the faces of each image."""
         ...
 
 
@@ -95,7 +95,7 @@ class CheckedDetector:
             reset()
 
     def __call__(self, images: Sequence[Image], /) -> list[Faces]:
-        """The faces of each image.
+        """Return the faces of each image.
 
         Args:
             images: (height, width, 3) uint8, RGB, all of one size.

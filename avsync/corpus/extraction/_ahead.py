@@ -17,7 +17,7 @@ _PATIENCE = 0.05  # seconds after which a thread that waits looks whether anybod
 
 
 def ahead(items: Iterable[Item], depth: int = 1) -> Generator[Item, None, None]:
-    """The same items in the same order, made by a thread that is up to ``depth`` finished items ahead.
+    """Return the same items in the same order, made by a thread that is up to ``depth`` finished items ahead.
 
     An exception of ``items`` is raised where the item would have come. Closing the generator ends the thread before it returns, so what
     the thread reads from may then be closed.

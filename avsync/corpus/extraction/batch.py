@@ -39,7 +39,7 @@ class Progress:
         """So many more bytes have passed."""
 
     def finish_video(self, report: VideoReport) -> None:
-        """A video is done, or has failed."""
+        """Take note of a video that is done or has failed."""
 
     def end(self) -> None:
         """No more is to come."""
@@ -115,7 +115,7 @@ def extract_corpus(
     if done and not resume:
         raise ArgumentError(
             f"`out`: {len(done)} of the videos are already in {folder} ({next(iter(done.values())).source}, ...); "
-            "resume keeps them and does the rest, another folder begins anew"
+            "resume keeps them and does the rest, another folder begins again"
         )
     todo = [job for job in jobs if job.key not in done]
     quiet.begin(len(todo), sum(job.size for job in todo))
@@ -136,7 +136,7 @@ def extract_corpus(
 
 
 def _complete(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options with which all videos of a corpus are extracted, defaults filled in."""
+    """Return the options with which all videos of a corpus are extracted, defaults filled in."""
     defaults = {name: inspect.signature(iter_clips).parameters[name].default for name in OPTIONS}
     unknown = sorted(set(options) - set(OPTIONS))
     if unknown:

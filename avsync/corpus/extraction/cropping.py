@@ -61,7 +61,7 @@ def crop_fixed(points: npt.ArrayLike, *, size: int = 256, margin: float = 0.2) -
 
 
 def crop_centred(points: npt.ArrayLike, *, size: int = 256, margin: float = 0.2) -> Crop:
-    """A square around the face in every frame: its translation is taken away (VoxCeleb2 I).
+    """Return a square around the face in every frame: its translation is taken away (VoxCeleb2 I).
 
     The side is one for the clip, the largest that any frame needs, so that a face that comes closer still grows, and an opening mouth
     does not make the rest of the face shrink. The centre is that of the face's bounding box.
@@ -163,7 +163,7 @@ def crop_image(image: Image, box: npt.ArrayLike, *, size: int = 256) -> Image:
 
 
 def _weights(low: float, high: float, size: int, length: int) -> tuple[slice, npt.NDArray[np.float32]]:
-    """The source pixels that an axis of a crop needs, and the weight of each in every pixel of the crop."""
+    """Return the source pixels that an axis of a crop needs, and the weight of each in every pixel of the crop."""
     step = (high - low) / size
     centres = low + step * (np.arange(size) + 0.5)
     reach = max(1.0, step)

@@ -44,7 +44,7 @@ _BATCH_BYTES = 1 << 26  # a batch of larger images is made smaller, for the same
 
 
 def extract(video: str | os.PathLike[str], *, report: VideoReport | None = None, **options: object) -> list[Clip]:
-    """All clips of a video, in a list.
+    """Return all clips of a video, in a list.
 
     Args:
         video: The file.
@@ -91,7 +91,7 @@ def iter_clips(
     report: VideoReport | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Iterator[Clip]:
-    """The clips of a video, one by one, while it is decoded.
+    """Return the clips of a video, one by one, while it is decoded.
 
     A clip ends at a scene cut, where the face is lost or jumps, where images are missing, and at ``max_seconds``; longer stretches are
     cut into equal parts, which follow one another without a gap.
@@ -228,17 +228,17 @@ class _Ledger:
             self._end_of_faces(time)
 
     def track(self, track: FaceTrack) -> None:
-        """A track bridges images without its face."""
+        """Take note of a track, which bridges images without its face."""
         self._covered.append((float(track.times[0]), float(track.times[-1])))
 
     def drop(self, track: FaceTrack, reason: str) -> None:
-        """A track, or a part of one, becomes no clip."""
+        """Take note of a track, or a part of one, that becomes no clip."""
         seconds = track.seconds + (1 / self.native_fps if self.native_fps else 0.0)
         part = Dropped(start=float(track.times[0]), seconds=seconds, reason=reason, started=track.started, ended=track.ended)
         self.report.dropped.append(part)
 
     def close(self) -> None:
-        """The video has ended."""
+        """Take note of the end of the video."""
         if self._first is None:
             return
         end = self._last + (1 / self.native_fps if self.native_fps else 0.0)
@@ -294,7 +294,7 @@ class _Image(NamedTuple):
 
 
 def _batches(source: VideoSource, size: int, cuts: SceneCuts | None) -> Iterator[list[_Image]]:
-    """The images of a video, so many at a time."""
+    """Return the images of a video, so many at a time."""
     batch: list[_Image] = []
     for frame in source.frames():
         batch.append(_Image(frame.time, frame.image, cuts is not None and cuts.push(frame.image)))
@@ -334,7 +334,7 @@ def _groups(
 
 
 def _detect(source: VideoSource, detector: CheckedDetector, batch: list[_Image]) -> list[Faces]:
-    """The faces of each image, in pixels of the source."""
+    """Return the faces of each image, in pixels of the source."""
     try:
         found = detector([image.picture for image in batch])
     except AvsyncError:

@@ -75,7 +75,7 @@ class Job:
 
 
 def slug(name: str) -> str:
-    """A name with which a clip's id may begin: letters, digits and ``_ . + -``, at most 80 bytes.
+    """Return a name with which a clip's id may begin: letters, digits and ``_ . + -``, at most 80 bytes.
 
     Example:
         >>> slug("My talk (final).cut"), slug("***")
@@ -88,7 +88,7 @@ def slug(name: str) -> str:
 
 
 def video_key(path: str | os.PathLike[str]) -> str:
-    """The key of a video: its name without suffix, and eight digits that depend on its size and its bytes.
+    """Return the key of a video: its name without suffix, and eight digits that depend on its size and its bytes.
 
     Of a large file the first, middle and last 64 KiB are read.
 
@@ -157,7 +157,7 @@ def find_videos(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[tuple[Pat
 
 
 def speaker_of(path: Path, root: Path, rule: str, key: str) -> str:
-    """The label of the person in a video.
+    """Return the label of the person in a video.
 
     Args:
         path: The video.
@@ -187,7 +187,7 @@ def speaker_of(path: Path, root: Path, rule: str, key: str) -> str:
 def plan(
     videos: Sequence[tuple[Path, Path]], *, speaker_from: str, split: str, shard: tuple[int, int]
 ) -> tuple[list[Job], list[tuple[str, str]]]:
-    """The jobs of one shard, and the files that hold the same video as another (file, other).
+    """Return the jobs of one shard, and the files that hold the same video as another (file, other).
 
     All shards number the same list, so they must be given the same videos; the jobs of two shards have no key in common.
     """

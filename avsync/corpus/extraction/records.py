@@ -131,7 +131,7 @@ def is_extraction(out: Path) -> bool:
 
 
 def read_settings(out: Path) -> dict[str, Any]:
-    """The settings of an extraction.
+    """Return the settings of an extraction.
 
     Raises:
         CorpusError: The folder is not one of ``avsync extract``.
@@ -183,7 +183,7 @@ def merge_records(out: str | os.PathLike[str]) -> list[VideoReport]:
 
 
 def index_entries(job: Job, report: VideoReport) -> list[dict[str, Any]]:
-    """Entries of a video's clips for the index."""
+    """Return the entries of a video's clips for the index."""
     several = len({clip.person for clip in report.clips}) > 1
     return [
         {

@@ -140,7 +140,7 @@ class VideoReport:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> VideoReport:
-        """The report that :meth:`to_json` gave.
+        """Return the report that :meth:`to_json` gave.
 
         Raises:
             CorpusError: A field is missing or unknown.
@@ -202,7 +202,7 @@ def typed(kind: type[Record], values: Mapping[str, Any]) -> Record:
 
 
 def uncovered(covered: Iterable[tuple[float, float]], start: float, end: float) -> list[tuple[float, float]]:
-    """The segments of [start, end] that no interval covers.
+    """Return the segments of [start, end] that no interval covers.
 
     Args:
         covered: (start, end) pairs in any order; they may overlap.
@@ -277,7 +277,7 @@ class ExtractionReport:
         }
 
     def summary(self) -> str:
-        """The report as a page of text: totals, then a line for each video that failed, has no clip, or has warnings."""
+        """Return the report as a page of text: totals, then a line for each video that failed, has no clip, or has warnings."""
         totals = self.to_json()["totals"]
         lines = [
             f"{totals['videos']} videos, {_minutes(totals['seconds'])}: {totals['clips']} clips, {_minutes(totals['seconds_in_clips'])}",

@@ -355,7 +355,7 @@ def _stability(track: FaceTrack) -> float:
 
 
 def _split_by(track: FaceTrack, other: FaceTrack) -> tuple[list[FaceTrack], list[FaceTrack]]:
-    """The part of a track while another lasts, and the parts before and after; touching ends are no overlap."""
+    """Return the part of a track while another lasts, and the parts before and after; touching ends are no overlap."""
     start, stop = float(other.times[0]), float(other.times[-1])
     if track.times[-1] <= start or track.times[0] >= stop:
         return [], [track]

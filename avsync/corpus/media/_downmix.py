@@ -18,7 +18,7 @@ _CANCELLED = 0.01
 
 
 def mix_weights(names: Sequence[str]) -> FloatArray:
-    """The weight of each channel in the mono mix, by FFmpeg's channel names; they sum to one, so that nothing clips.
+    """Return the weight of each channel in the mono mix, by FFmpeg's channel names; they sum to one, so that nothing clips.
 
     Mono is itself and stereo the mean. Speech sits in the centre of 5.1 audio, which counts sqrt(2) times a front channel there, a
     surround channel 1 / sqrt(2) times; the low-frequency channel is left out.

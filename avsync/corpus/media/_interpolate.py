@@ -77,7 +77,7 @@ def _slice(samples: FloatArray, start: int, count: int) -> FloatArray:
 
 
 def _filters(offsets: npt.NDArray[np.float64], half: int, cutoff: float) -> FloatArray:
-    """The filter of each instant (instants, taps); every row sums to one, so that a constant stays what it is."""
+    """Return the filter of each instant (instants, taps); every row sums to one, so that a constant stays what it is."""
     distance = np.arange(-half, half + 3)[None] - offsets[:, None]
     window = np.i0(_BETA * np.sqrt(np.clip(1.0 - (distance / half) ** 2, 0.0, None))) * (np.abs(distance) <= half + 1e-5)
     taps = np.sinc(cutoff * distance) * window

@@ -13,7 +13,7 @@ _PATIENCE = 8
 
 
 def decode_stream(container: Any, stream: Any, damage: Counter[str]) -> Iterator[Any]:
-    """The frames of one stream in the order of their decoding, streaming.
+    """Return the frames of one stream in the order of their decoding, streaming.
 
     Args:
         container: An open one.
@@ -33,7 +33,7 @@ def decode_stream(container: Any, stream: Any, damage: Counter[str]) -> Iterator
 
 
 def tally(damage: Counter[str]) -> list[str]:
-    """One line for each kind of damage, with its count; a kind with the count 0 is a remark on the whole file."""
+    """Return one line for each kind of damage, with its count; a kind with the count 0 is a remark on the whole file."""
     return [f"{what}: {count}" if count else what for what, count in damage.items()]
 
 

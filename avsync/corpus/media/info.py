@@ -71,7 +71,7 @@ def failures() -> tuple[type[BaseException], ...]:
 
 
 def reason(error: BaseException) -> str:
-    """One line for what PyAV raised."""
+    """Return one line for what PyAV raised."""
     return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
 
 
@@ -117,7 +117,7 @@ def open_media(path: str | os.PathLike[str]) -> Any:
 
 
 def pick_video(container: Any) -> Any | None:
-    """The video stream to read: no cover image; of several the default one, then the largest, then the first."""
+    """Return the video stream to read: no cover image; of several the default one, then the largest, then the first."""
     streams = [
         stream for stream in container.streams.video if stream.codec_context is not None and not _has(stream, "attached_pic")
     ]
@@ -146,11 +146,11 @@ def _has(stream: Any, flag: str) -> bool:
 
 
 def contents(container: Any) -> str:
-    """The streams of a file in words, for the message that the wanted one is missing."""
+    """Return the streams of a file in words, for the message that the wanted one is missing."""
     words = []
     for stream in container.streams:
         if stream.type == "video" and _has(stream, "attached_pic"):
-            words.append("a cover picture")
+            words.append("a cover image")
         elif stream.type in {"audio", "video"}:
             words.append(
                 f"{'sound' if stream.type == 'audio' else 'video'}{'' if stream.codec_context else ' of an unknown codec'}"

@@ -107,7 +107,7 @@ class VideoSource(ProcessBound):
             self._decoded = decode_stream(self._container, stream, self._damage)
             self._first = next(self._decoded, None)
             if self._first is None:
-                why = "; ".join(self.warnings) or "no picture"
+                why = "; ".join(self.warnings) or "no image"
                 raise CorpusError(f"{path}: expected a video stream that can be decoded, got {why}")
             self._reformatter = av.video.reformatter.VideoReformatter()
             self._orientation = _orientation(self._first)
@@ -135,7 +135,7 @@ class VideoSource(ProcessBound):
         return tally(self._damage)
 
     def frames(self) -> Iterator[VideoFrame]:
-        """The frames in the order of their times.
+        """Return the frames in the order of their times.
 
         Yields:
             :class:`VideoFrame`, each with a time after the one before it.
@@ -211,18 +211,18 @@ class VideoSource(ProcessBound):
         else:
             return
         if last is not None and declared - last > 1.0 + 2.0 * self._interval:
-            self._damage[f"the picture ends at {last:.2f} s, but the file declares {declared:.2f} s: it may be cut short"] = 0
+            self._damage[f"the images end at {last:.2f} s, but the file declares {declared:.2f} s: it may be cut short"] = 0
 
     def _convert(self, frame: Any) -> Image:
         self._check_process()
         try:
             width, height = self._size
-            # Area averaging keeps landmarks' contours where they are when a picture shrinks; at full size it has nothing to do.
+            # Area averaging keeps landmarks' contours where they are when an image shrinks; at full size it has nothing to do.
             method = "BILINEAR" if (width, height) == (frame.width, frame.height) else "AREA"
             picture = self._reformatter.reformat(frame, width=width, height=height, format="rgb24", interpolation=method)
             image: Image = picture.to_ndarray()
         except failures() as error:
-            raise CorpusError(f"{self.path}: expected a picture that can be converted to RGB, got: {reason(error)}") from error
+            raise CorpusError(f"{self.path}: expected an image that can be converted to RGB, got: {reason(error)}") from error
         mirror, turns = self._orientation
         if mirror:
             image = image[:, ::-1]
@@ -248,7 +248,7 @@ def _orientation(frame: Any) -> tuple[bool, int]:
 def _sizes(
     frame: Any, stream: Any, orientation: tuple[bool, int], max_height: int | None
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The size (width, height) to convert to before turning, and the upright full size."""
+    """Return the size (width, height) to convert to before turning, and the upright full size."""
     width, height = frame.width, frame.height
     aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
     if aspect and 0.1 < aspect < 10:

@@ -105,7 +105,7 @@ class Face:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Face:
-        """A random speaker: proportions of the whole, of eyes, nose, mouth, brows and jaw."""
+        """Draw a random speaker: proportions of the whole, of eyes, nose, mouth, brows and jaw."""
         shape = NEUTRAL.copy()
         wide, long_nose, wide_mouth, thick_lips, high_brows, wide_eyes, square_jaw = np.clip(rng.standard_normal(7), -2, 2)
         mouth = shape[_MOUTH]
@@ -200,7 +200,7 @@ def film(
 
 
 def _slow_noise(rng: np.random.Generator, frames: int, channels: int, fps: float) -> FloatArray:
-    """(frames, channels) of about unit variance, most of it below 0.3 Hz."""
+    """Return (frames, channels) of about unit variance, most of it below 0.3 Hz."""
     length = frames + round(8 * fps)  # a clip is a part of something longer: its ends need not meet
     frequency = np.fft.rfftfreq(length, 1 / fps)
     gain = 1 / (1 + (frequency / 0.25) ** 2)

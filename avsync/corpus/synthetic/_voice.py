@@ -84,7 +84,7 @@ class Voice:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Voice:
-        """A random speaker; low voices tend to come with long vocal tracts, as they do in people."""
+        """Draw a random speaker; low voices tend to come with long vocal tracts, as they do in people."""
         size = rng.uniform(-1, 1)
         return cls(
             pitch=float(150 * 2 ** (-0.6 * size + 0.1 * rng.standard_normal())),
@@ -114,7 +114,7 @@ class Script:
 
 
 def write_script(rng: np.random.Generator, tempo: float, begin: float, end: float) -> Script:
-    """A random text spoken from ``begin`` to ``end`` (seconds), at about 4.5 ``tempo`` syllables per second."""
+    """Draw a random text spoken from ``begin`` to ``end`` (seconds), at about 4.5 ``tempo`` syllables per second."""
     starts: list[float] = []
     phones: list[int] = []
     stress: list[float] = []
@@ -205,7 +205,7 @@ class Performance:
     """(frames, 8): see GESTURES."""
 
     def cut(self, begin: int, end: int) -> Performance:
-        """The part from control frame ``begin`` up to ``end``."""
+        """Return the part from control frame ``begin`` up to ``end``."""
         return Performance(**{field.name: getattr(self, field.name)[begin:end] for field in fields(self)})
 
 
@@ -258,7 +258,7 @@ def perform(script: Script, times: FloatArray) -> Performance:
 
 
 def speak(performance: Performance, voice: Voice, rng: np.random.Generator) -> FloatArray:
-    """The audio of a performance: (frames - 1) * HOP samples, control frame j centred on sample HOP * j.
+    """Return the audio of a performance: (frames - 1) * HOP samples, control frame j centred on sample HOP * j.
 
     Source and filter: a train of glottal pulses and white noise, cut into half-overlapping Hann windows, filtered by their own
     frame's zero-phase envelope in one batched FFT, and overlap-added.

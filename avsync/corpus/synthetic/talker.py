@@ -107,7 +107,7 @@ class SyntheticConfig:
 
 
 def synthetic_clip(config: SyntheticConfig | None = None, speaker: int = 0, clip: int = 0, *, seconds: float = 12.0) -> Clip:
-    """One clip of the synthetic talker: landmark frame k is the instant of sample 640 k.
+    """Return one clip of the synthetic talker: landmark frame k is the instant of sample 640 k.
 
     Args:
         config: Links and disturbances; the defaults when None.
@@ -226,7 +226,7 @@ class SyntheticCorpus(Sequence[Clip]):
         self._cache: dict[int, Clip] | None = {} if cache else None
 
     def __len__(self) -> int:
-        """Number of clips."""
+        """Return the number of clips."""
         return len(self._numbers)
 
     @overload
@@ -269,7 +269,7 @@ _PURPOSES = ("traits", "heard", "hidden", "noise", "camera")
 
 
 def _generator(purpose: str, *numbers: int) -> np.random.Generator:
-    """A stream of its own for every purpose, so that a knob changes only what it is named for."""
+    """Return a stream of its own for every purpose, so that a knob changes only what it is named for."""
     return np.random.default_rng([_PURPOSES.index(purpose) + 1, *numbers])
 
 
