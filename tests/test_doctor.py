@@ -26,7 +26,7 @@ from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
 from avsync.pretrained import save_pretrained
 from avsync.training.doctor import Examination, Finding, examine, overfit_batch
 from avsync.training.doctor.alignment import LagScan, check_alignment, check_distances
-from avsync.training.doctor.clip_checks import check_clips
+from avsync.training.doctor.clip_checks import check_facts
 from avsync.training.doctor.clip_facts import clip_facts
 from avsync.training.doctor.duplicates import find_duplicates, motion_fingerprint, sound_fingerprint
 from avsync.training.doctor.overfit import Overfit, check_overfit
@@ -62,7 +62,7 @@ def test_a_sound_corpus_gets_no_complaint() -> None:
 
 
 def one_complaint(clip: Clip) -> list[Finding]:
-    return check_clips([clip_facts(clip, clip_tracks(clip))])
+    return check_facts([clip_facts(clip, clip_tracks(clip))])
 
 
 def upside_down(clip: Clip) -> Clip:
@@ -147,14 +147,14 @@ def test_turned_by_half_a_turn_is_two_faults() -> None:
 def test_faults_between_clips() -> None:
     facts = [clip_facts(clip, clip_tracks(clip)) for clip in corpus()[:3]]
     small = changed(corpus()[3], landmarks=corpus()[3].landmarks / 480, frame_size=(0, 0))
-    found = find(check_clips([*facts, clip_facts(small, clip_tracks(small))]), "mixed_units")
+    found = find(check_facts([*facts, clip_facts(small, clip_tracks(small))]), "mixed_units")
     assert found.severity == "error" and found.clips == (small.id,)
     other = changed(corpus()[3], landmarks=corpus()[3].landmarks[:, :60])
     others = clip_facts(other, clip_tracks(other))
-    assert find(check_clips([*facts, others]), "mixed_shapes").clips == (other.id,)
-    assert codes(check_clips([others])) == {"other_points"}
+    assert find(check_facts([*facts, others]), "mixed_shapes").clips == (other.id,)
+    assert codes(check_facts([others])) == {"other_points"}
     short = synthetic_clip(seconds=1.0)
-    assert codes(check_clips([clip_facts(short, clip_tracks(short))])) == {"short_clips", "all_short"}
+    assert codes(check_facts([clip_facts(short, clip_tracks(short))])) == {"short_clips", "all_short"}
 
 
 @pytest.mark.parametrize("frames", [5, -7])

@@ -58,19 +58,19 @@ def test_a_run_prints_and_writes_what_it_promises(
     for row in rows.values():
         for role in ("guide", "judge"):
             assert np.isfinite(row["confidence"][role]).all() and np.shape(row["confidence"][role]) == (4, 3)
-    assert [line["name"] for line in metrics["differences"]] == ["guided less plain", "basis less plain"]
+    assert [line["name"] for line in metrics["differences"]] == ["guided minus plain", "basis minus plain"]
     plain, guided = (np.array(rows[name]["confidence"]["judge"])[:, 0] for name in ("plain", "guided"))
     assert np.array(metrics["differences"][0]["confidence"])[:, 0] == pytest.approx(guided - plain, abs=1e-6)
     for name in ("guidance.png", "faces.png", "sample.mp4"):
         assert (tmp_path / "run" / name).stat().st_size > 5000
-    assert "guided less plain" in capsys.readouterr().out
+    assert "guided minus plain" in capsys.readouterr().out
 
     monkeypatch.setattr(guide, "save_figure", lambda *args, **options: None)  # drawn already, and drawing takes seconds
     models = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run" / "models").iterdir()}
     assert len(models) == 6
     assert guide.main([*weights, *small, "--arms", "plain", "--no-video", "--loss-weight", "0.3"]) == 0
     again = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert again["rows"][2] == metrics["rows"][2], "trainings that are there are judged again, not trained again"
+    assert again["rows"][2] == metrics["rows"][2], "runs that are there are evaluated again, not trained again"
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run" / "models").iterdir()} == models
     assert guide.main([*weights, *small, "--arms", "plain", "--no-video", "--seeds", "1", "--batch-size", "1"]) == 0
     other = json.loads((tmp_path / "run" / "metrics.json").read_text())

@@ -224,7 +224,7 @@ def train_loop(
                 raise TrainingInterrupted(
                     f"{name}: stopped by {signal.Signals(number).name} after step {now} of {steps};"
                     f" resume=True (--resume on the command line) continues from {store.path(now)}",
-                    number,
+                    number=number,
                 )
         if store is None:
             check_finite({key: item.state_dict() for key, item in state.items() if isinstance(item, nn.Module)})

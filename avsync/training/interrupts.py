@@ -18,7 +18,7 @@ class TrainingInterrupted(KeyboardInterrupt):
         number: The signal's number.
     """
 
-    def __init__(self, message: str, number: int) -> None:
+    def __init__(self, message: str, *, number: int) -> None:
         super().__init__(message)
         self.number = number
 

@@ -147,10 +147,10 @@ class SyncerSteps:
 
     def __init__(
         self,
+        *,
         pyramid: SyncerPyramid,
         bank: CropBank,
         config: SyncerTrainingConfig,
-        *,
         levels: Sequence[int],
         fabric: Any,
         augment: AugmentConfig | None,
@@ -311,7 +311,9 @@ def train_syncers(
         pyramid.set_average_shape(average_shape(bank))
     if pyramid.config.remove_lips:
         pyramid.set_lip_leak(lip_leak(bank))
-    steps = SyncerSteps(pyramid, bank, config, levels=chosen, fabric=fabric, augment=augment, compiled=compiled)
+    steps = SyncerSteps(
+        pyramid=pyramid, bank=bank, config=config, levels=chosen, fabric=fabric, augment=augment, compiled=compiled
+    )
     others: dict[str, Any] = {**options}
     evaluate = others.pop("evaluate", None)
 

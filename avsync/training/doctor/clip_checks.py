@@ -33,7 +33,7 @@ _FAULTS = {
 }
 
 
-def check_clips(facts: Sequence[ClipFacts]) -> list[Finding]:
+def check_facts(facts: Sequence[ClipFacts]) -> list[Finding]:
     """All complaints that need one clip at a time, or the clips' numbers side by side.
 
     Args:

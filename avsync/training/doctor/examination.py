@@ -21,7 +21,7 @@ from avsync.metrics.offset import sync_offset
 from avsync.models.syncer.interface import MultiScaleSyncer
 from avsync.models.syncer.similarity import unit_norm
 from avsync.training.doctor.alignment import LagScan, check_alignment, check_distances
-from avsync.training.doctor.clip_checks import check_clips
+from avsync.training.doctor.clip_checks import check_facts
 from avsync.training.doctor.clip_facts import ClipFacts, clip_facts
 from avsync.training.doctor.duplicates import Duplicate, Fingerprint, find_duplicates, motion_fingerprint, sound_fingerprint
 from avsync.training.doctor.findings import Finding, by_severity
@@ -182,7 +182,7 @@ def examine(
         findings += _index_findings([{"id": one.id, "speaker": one.speaker, "split": one.split} for one in facts], split)
     if not facts and not any(finding.severity == "error" for finding in findings):
         findings.append(Finding("error", "empty", "there is no clip."))
-    findings += check_clips(facts)
+    findings += check_facts(facts)
     with clock.timing("fingerprints"):
         findings += check_duplicates(facts, find_duplicates(sounds), find_duplicates(motions))
     if facts:
