@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from avsync._checks import check_floating, check_positive, describe_shape, values_known
+from avsync._checks import check_count, check_floating, check_same_device, describe_shape, values_known
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
 
 FPS = 25.0
@@ -87,6 +87,8 @@ def check_lengths(lengths: Tensor, x: Tensor) -> Tensor:
         raise ShapeError(f"`lengths`: expected (batch={x.shape[0]}), got {describe_shape(lengths)}")
     if lengths.dtype not in (torch.int16, torch.int32, torch.int64):
         raise ShapeError(f"`lengths`: expected int64, got {lengths.dtype}")
+    if lengths.device.type != "cpu":
+        check_same_device("lengths", lengths, x.device, "the clips")
     if values_known(lengths) and lengths.numel():
         least, most = (int(bound) for bound in torch.aminmax(lengths))
         if least < 1 or most > x.shape[1]:
@@ -109,6 +111,9 @@ def hold_last_frame(x: Tensor, frames: int, lengths: Tensor) -> Tensor:
         >>> hold_last_frame(torch.tensor([[1.0, 2.0, -1.0]]), 4, torch.tensor([2]))
         tensor([[1., 2., 2., 2.]])
     """
+    if not isinstance(x, Tensor) or x.ndim < 2 or x.shape[1] == 0:
+        raise ShapeError(f"`x`: expected (batch, frames, ...) with at least 1 frame, got {describe_shape(x)}")
+    check_count("frames", frames, 0)
     last = check_lengths(lengths, x)[:, None] - 1
     return _take(x, torch.minimum(torch.arange(frames, device=x.device)[None], last.clamp(min=0)))
 
@@ -178,7 +183,7 @@ def blur_downsample(x: Tensor, *, radius: int = DEFAULT_RADIUS, lengths: Tensor 
     if not isinstance(x, Tensor) or x.ndim < 2:
         raise ShapeError(f"`x`: expected (batch, frames, ...), got {describe_shape(x)}")
     check_floating("x", x)
-    check_positive("radius", radius, allow_zero=True)
+    check_count("radius", radius, 0)
     if x.shape[1] < radius + 1:
         raise ClipTooShortError(f"`x`: expected at least {radius + 1} frames to blur over {2 * radius + 1}, got {x.shape[1]}")
     # Averaging along the height of an "image" (frames x values) needs no transposition, which costs more than the average itself.
@@ -221,8 +226,11 @@ def temporal_pyramid(
 
     Source: paper section 3.1, equation (5).
     """
-    if num_levels < 1:
-        raise ArgumentError(f"`num_levels`: expected at least 1, got {num_levels}")
+    check_count("num_levels", num_levels)
+    if not isinstance(x, Tensor) or x.ndim < 2:
+        raise ShapeError(f"`x`: expected (batch, frames, ...), got {describe_shape(x)}")
+    check_floating("x", x)
+    lengths = None if lengths is None else check_lengths(lengths, x)
     levels = [x]
     for level in range(num_levels - 1):
         level_frames = None if lengths is None else level_lengths(lengths, level)
@@ -240,6 +248,8 @@ class TemporalPyramid(nn.Module):
 
     def __init__(self, *, num_levels: int = 4, radius: int = DEFAULT_RADIUS) -> None:
         super().__init__()
+        check_count("num_levels", num_levels)
+        check_count("radius", radius, 0)
         self.num_levels = num_levels
         self.radius = radius
 

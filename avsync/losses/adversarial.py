@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avsync._checks import REDUCTIONS, check_choice, check_floating, describe_shape, reduce
+from avsync._checks import REDUCTIONS, check_choice, check_floating, check_same_device, describe_shape, reduce
 from avsync.errors import ShapeError
 
 
@@ -36,6 +36,7 @@ def hinge_discriminator_loss(real_logits: Tensor, fake_logits: Tensor, *, reduct
     Source: paper section 3.3, after geometric GAN (Lim and Ye 2017).
     """
     real, fake = _check_logits("real_logits", real_logits), _check_logits("fake_logits", fake_logits)
+    check_same_device("fake_logits", fake, real.device, "`real_logits`")
     if reduction == "none" and real.shape != fake.shape:
         raise ShapeError(f"`fake_logits`: expected {tuple(real.shape)} as `real_logits`, got {describe_shape(fake)}")
     return reduce(F.relu(1.0 + fake), reduction) + reduce(F.relu(1.0 - real), reduction)
@@ -118,7 +119,7 @@ class HingeGeneratorLoss(nn.Module):
 
 def _check_logits(name: str, logits: Tensor) -> Tensor:
     """The logits in float32 at least; half precision would round a mean over many windows."""
+    check_floating(name, logits)
     if logits.numel() == 0:
         raise ShapeError(f"`{name}`: expected a tensor with at least one logit, got {describe_shape(logits)}")
-    check_floating(name, logits)
     return logits if logits.dtype == torch.float64 else logits.float()

@@ -202,6 +202,8 @@ def excluded_pairs(
     check_count("num_clips", num_clips)
     check_count("num_windows", num_windows)
     check_count("exclusion", exclusion, 0)
+    if device is None and mask is not None and isinstance(mask, Tensor):
+        device = mask.device
     check_mask(mask, num_clips, num_windows, device)
     if exclusion == 0 and mask is None:
         return None

@@ -158,7 +158,7 @@ def checked_weights(level_weights: Sequence[float], levels: int) -> list[float]:
     """
     try:
         weights = [float(weight) for weight in level_weights]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):
         raise ArgumentError(f"`level_weights`: expected {levels} numbers, got {level_weights!r}") from None
     if len(weights) != levels or not all(0 <= weight < math.inf for weight in weights) or not any(weights):
         raise ArgumentError(
