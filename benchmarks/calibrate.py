@@ -1,4 +1,4 @@
-"""Fit the calibration of syncers on speakers whom they were not trained on, and show on others of them whether it holds.
+"""Fit the calibration of syncers on unseen speakers, and show on others of them whether it holds.
 
     python -m benchmarks.calibrate --pyramid FOLDER --corpus FOLDER --out FOLDER
 
@@ -26,9 +26,7 @@ def main() -> None:
     """Fit, test and write a calibration."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--pyramid", required=True, help="folder of saved syncers, or the name of a pretrained one")
-    arguments.add_argument(
-        "--corpus", type=Path, required=True, help="corpus with a split of speakers whom the syncers have not seen"
-    )
+    arguments.add_argument("--corpus", type=Path, required=True, help="corpus with a split of unseen speakers")
     arguments.add_argument("--split", default="val", help="that split (default: val)")
     arguments.add_argument("--frames", type=int, nargs="+", default=[40, 80, 160], help="lengths of crops (default: 40 80 160)")
     arguments.add_argument("--stride", type=int, default=20, help="frames from crop to crop (default: 20)")

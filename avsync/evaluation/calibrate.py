@@ -1,4 +1,4 @@
-"""Fit the calibration of syncers on speakers whom they were not trained on, and test it on others of these speakers."""
+"""Fit the calibration of syncers on unseen speakers, and test it on others of these speakers."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def calibrate(
 
     Args:
         syncers: Trained syncers.
-        bank: Clips of speakers whom the syncers were not trained on, with the features of ``syncers``.
+        bank: Clips of unseen speakers, with the features of ``syncers``.
         lengths: Frames of the crops; several lengths teach how evidence grows with length.
         stride: Frames from one crop to the next.
         margin: Frames of audio around a crop.

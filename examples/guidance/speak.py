@@ -42,7 +42,7 @@ class Objective(NamedTuple):
     prior: float
     """Weight of the motion prior."""
     target: bool
-    """Whether the real motion is the target."""
+    """True if the real motion is the target."""
 
 
 OBJECTIVES = {"loss": Objective(0.0, False), "prior": Objective(0.2, False), "target": Objective(0.2, True)}
