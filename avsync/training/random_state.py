@@ -1,4 +1,4 @@
-"""The random state of a training: one stream for each process, all of them in the checkpoint."""
+"""Random state of a training run: one random generator per process, all of them in the checkpoint."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def _number(*parts: object) -> int:
 def rank_generator(seed: int, rank: int = 0) -> torch.Generator:
     """The stream from which one process draws its crops, augmentation and negatives.
 
-    Process 0 draws as a training of one process does. The others' streams follow from seed and rank, and torch's own generator,
-    which dropout draws from and which begins in the same state on all of them, is moved on to a stream of the rank's own.
+    Process 0 draws the same numbers as a run of one process. The generators of the others follow from seed and rank. Torch's global
+    generator, which dropout uses and which begins in the same state on all processes, is seeded again on each of them.
 
     Args:
         seed: Seed of the training.
@@ -43,7 +43,7 @@ def rank_generator(seed: int, rank: int = 0) -> torch.Generator:
 
 
 class RandomState:
-    """Lets the random states of a training be checkpointed like a module.
+    """Random states of a training run, checkpointed like a module.
 
     What is saved are the states of all processes, so :meth:`state_dict` is a collective: every process must call it.
 

@@ -1,9 +1,9 @@
-"""The convergence doctor: checks a corpus before a training, takes a training's vital signs, and reads its history afterwards.
+"""Convergence doctor: checks a corpus before training, measures vital signs during it, and diagnoses the history afterwards.
 
 * :func:`~avsync.training.doctor.examination.examine` looks at a corpus (``avsync doctor CORPUS`` on the command line);
 * :func:`~avsync.training.doctor.overfit.overfit_batch` learns one batch by heart;
 * :func:`~avsync.training.doctor.vitals.vital_signs` measures embeddings at every step;
-* :func:`~avsync.training.doctor.diagnosis.diagnose` says in words what a history shows.
+* :func:`~avsync.training.doctor.diagnosis.diagnose` interprets a history.
 """
 
 from __future__ import annotations

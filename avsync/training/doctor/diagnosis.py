@@ -1,4 +1,4 @@
-"""Reads the history of a training and says in words what is wrong with it."""
+"""Diagnosis of a training run from its history."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ELSEWHERE = (
 
 
 def diagnose(history: Mapping[str, Curve], *, chance: float | None = None) -> tuple[Finding, ...]:
-    """Say in words whether a training learns, and if not, what to look at first.
+    """Report whether a training run learns, and if not, the likely causes.
 
     Args:
         history: (step, value) pairs by name, as :func:`avsync.training.syncers.train_syncers` returns them: ``loss0``, ``loss1``, ...
