@@ -62,7 +62,7 @@ def shortest_clip(window: int, level: int) -> int:
 
 
 def level_fps(fps: float, level: int) -> float:
-    """Frames a second at ``level``, in the unit of ``fps`` (25 -> 25, 12.5, 6.25, 3.125 at levels 0 to 3)."""
+    """Return the frames per second at ``level``, in the unit of ``fps`` (25 -> 25, 12.5, 6.25, 3.125 at levels 0 to 3)."""
     return fps / 2**level
 
 

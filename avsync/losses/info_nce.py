@@ -85,7 +85,7 @@ def info_nce(
     fits = is_tensor(negatives) and negatives.ndim == audio.ndim + 1
     if not fits or negatives.shape[:-2] + negatives.shape[-1:] != audio.shape or negatives.shape[-2] == 0:
         raise ShapeError(
-            f"`negatives`: expected (..., num_negatives, embed) beside {describe_shape(audio)}, at least one negative, "
+            f"`negatives`: expected (..., num_negatives, embed) for embeddings {describe_shape(audio)}, at least one negative, "
             f"got {describe_shape(negatives)}"
         )
     check_floating("negatives", negatives)

@@ -36,7 +36,7 @@ def sample_negatives(
 
     Args:
         num_clips: Clips in the batch.
-        num_windows: Windows a clip.
+        num_windows: Windows per clip.
         num_negatives: Negatives for each window.
         source: "in_clip" draws from the same clip, "cross_clip" from the other clips, "both" half of them from each (the odd one
             from the other clips); where one of the two has no candidate, "both" draws all from the other.
@@ -178,7 +178,7 @@ def excluded_pairs(
 
     Args:
         num_clips: Clips in the batch.
-        num_windows: Windows a clip.
+        num_windows: Windows per clip.
         exclusion: Windows of the same clip at distances 1 to this are excluded.
         mask: (clips, windows), bool, False for padding; every pair with padding is excluded, save padding with itself, so that
             no row or column is ever empty.

@@ -1,6 +1,6 @@
 """Losses on single audio-motion pairs: SyncNet's margin, Wav2Lip's cross-entropy on the cosine, sigmoid pairs.
 
-The functions judge pairs with a given target; the modules take a batch of aligned windows, draw the mismatched pairs themselves
+The functions score pairs with a given target; the modules take a batch of aligned windows, draw the mismatched pairs themselves
 and weigh the aligned and the mismatched half of the task equally.
 """
 
