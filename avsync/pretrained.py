@@ -25,8 +25,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar, cast
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
@@ -241,8 +240,14 @@ def stored_checksum(folder: str | os.PathLike[str]) -> str | None:
     path = Path(folder, FILES[1])
     if not path.is_file():
         return None
-    with untrusted(CheckpointError, f"`folder`: {folder} cannot be read"), safe_open(path, framework="pt") as file:
-        return cast("str | None", (file.metadata() or {}).get("sha256"))
+    with untrusted(CheckpointError, f"`folder`: {folder} cannot be read"):
+        return _metadata(path.read_bytes()).get("sha256")
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    """Return the metadata of a safetensors file: its first eight bytes are the length of a header in JSON."""
+    metadata: dict[str, str] = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
+    return metadata
 
 
 def _stored(source: Path) -> tuple[dict[str, Any], dict[str, Tensor], str | None]:
@@ -250,10 +255,9 @@ def _stored(source: Path) -> tuple[dict[str, Any], dict[str, Tensor], str | None
     path = source / FILES[1]
     with untrusted(CheckpointError, f"`folder`: {source} cannot be read"):
         check_regular(path)
-        # The file is opened once: a save that replaces it meanwhile does not change what is read here.
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
+        # The file is read once, because a save may replace it meanwhile; safe_open would open it twice.
+        content = path.read_bytes()
+        weights, metadata = load(content), _metadata(content)
     written = read_json(
         source / FILES[0], error=CheckpointError, most_bytes=1 << 20, message=f"`folder`: {source / FILES[0]} cannot be read"
     )
