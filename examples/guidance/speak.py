@@ -169,6 +169,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", default="synthetic", help="'synthetic', or a folder of clips (default: synthetic)")
     parser.add_argument("--clips", type=int, default=8, help="clips, one per speaker (default: 8)")
+    parser.add_argument("--half", choices=("A", "B"), help="only speakers of one half (default: both)")
     parser.add_argument(
         "--objectives", nargs="+", choices=tuple(OBJECTIVES), default=list(OBJECTIVES), help="what is descended"
     )
