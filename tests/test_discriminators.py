@@ -243,13 +243,11 @@ def test_any_dtype_goes_into_any_model(index: int, dtype: torch.dtype) -> None:
 
 
 def test_weights_of_the_old_form_load() -> None:
-    """The old form has one bias, the last two gates exchanged, and torch's parametrisation of the spectral norm."""
+    """The old form has its LSTM in the network itself, and torch's parametrisation of the spectral norm."""
     network = WindowDiscriminator(WINDOW)
     new = network.state_dict()
     old = {name: value for name, value in new.items() if not name.startswith(("lstm.", "head."))}
-    exchange = torch.cat([torch.arange(6) + 6 * gate for gate in (0, 1, 3, 2)])
-    old["gates.weight"], old["recurrent"] = new["lstm.weight_ih"][exchange], new["lstm.weight_hh"][exchange]
-    old["gates.bias"] = (new["lstm.bias_ih"] + new["lstm.bias_hh"])[exchange]
+    old |= {name: new[f"lstm.{name}"] for name in ("gates.weight", "gates.bias", "recurrent")}
     old["head.beta"] = new["head.beta"]
     for layer in ("phi", "psi", "value", "score"):
         old[f"head.{layer}.bias"] = new[f"head.{layer}.bias"]

@@ -261,7 +261,7 @@ def _plan(observed: int, frames: int, windows: Sequence[int]) -> _Plan:
 class WindowLSTM(nn.Module):
     """LSTM of one layer over the windows of a clip: the states at the ends of the windows, all of which start from zeros.
 
-    The parameters are those of :class:`torch.nn.LSTM`, which itself cannot be compiled in one graph.
+    :class:`torch.nn.LSTM` itself cannot be compiled in one graph. The gates are in the order of :func:`lstm_update`.
 
     Args:
         in_features: Features of a frame.
@@ -272,12 +272,14 @@ class WindowLSTM(nn.Module):
 
     def __init__(self, *, in_features: int, hidden: int) -> None:
         super().__init__()
-        self.weight_ih = nn.Parameter(torch.empty(4 * hidden, in_features))
-        self.weight_hh = nn.Parameter(torch.empty(4 * hidden, hidden))
-        self.bias_ih = nn.Parameter(torch.empty(4 * hidden))
-        self.bias_hh = nn.Parameter(torch.empty(4 * hidden))
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -1 / math.sqrt(hidden), 1 / math.sqrt(hidden))
+        self.gates = nn.Linear(in_features, 4 * hidden)
+        self.recurrent = nn.Parameter(torch.empty(4 * hidden, hidden))
+
+    def reset_parameters(self) -> None:
+        """Draw initial weights from the range of :class:`torch.nn.LSTM`."""
+        bound = 1 / math.sqrt(self.recurrent.shape[1])
+        for parameter in (self.gates.weight, self.gates.bias, self.recurrent):
+            nn.init.uniform_(parameter, -bound, bound)
 
     def forward(self, embedded: Tensor, segments: Sequence[_Segment], *, fused: bool | None = None) -> Tensor:
         """Compute the states that the segments read.
@@ -300,10 +302,11 @@ class WindowLSTM(nn.Module):
 
     def _fused(self, embedded: Tensor, segments: Sequence[_Segment]) -> list[Tensor]:
         # In one piece, as cuDNN wants its weights.
-        weights = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+        bias = _reordered(self.gates.bias)
+        weights = (_reordered(self.gates.weight), _reordered(self.recurrent), bias, torch.zeros_like(bias))
         pieces = torch.cat([weight.flatten() for weight in weights]).split([weight.numel() for weight in weights])
         flat = [piece.view_as(weight) for piece, weight in zip(pieces, weights, strict=True)]
-        batch, size = embedded.shape[1], self.weight_hh.shape[1]
+        batch, size = embedded.shape[1], self.recurrent.shape[1]
         hidden = cell = embedded.new_zeros(1, segments[0].active * batch, size)
         found = []
         for frames, active, read in segments:
@@ -314,9 +317,9 @@ class WindowLSTM(nn.Module):
         return found
 
     def _loop(self, embedded: Tensor, segments: Sequence[_Segment]) -> list[Tensor]:
-        recurrent = _reordered(self.weight_hh).t()
-        gates = F.linear(embedded, _reordered(self.weight_ih), _reordered(self.bias_ih + self.bias_hh))
-        batch, size = embedded.shape[1], self.weight_hh.shape[1]
+        recurrent = self.recurrent.t()
+        gates = self.gates(embedded)
+        batch, size = embedded.shape[1], self.recurrent.shape[1]
         hidden: Tensor | None = None
         cell = at_least_float32(embedded.new_zeros(segments[0].active * batch, size))
         found = []
@@ -338,7 +341,7 @@ def _rows(states: Tensor, read: tuple[int, ...]) -> Tensor:
 
 
 def _reordered(gates: Tensor) -> Tensor:
-    """Reorder weights of gates from torch's order (input, forget, cell, output) to the order of :func:`lstm_update`, or back."""
+    """Reorder weights of gates from the order of :func:`lstm_update` to torch's (input, forget, cell, output)."""
     enter, forget, new, leave = gates.chunk(4)
     return torch.cat([enter, forget, leave, new])
 
@@ -465,6 +468,7 @@ class _WindowNetwork(PretrainedModel):
         self.embedding = embedding
         self.lstm = WindowLSTM(in_features=config.embed, hidden=config.hidden)
         self.head = ProjectionScore(hidden=config.hidden)
+        self.lstm.reset_parameters()
         self.register_load_state_dict_pre_hook(_rename_weights)
 
     def shortest(self, observed: int) -> int:
@@ -522,13 +526,12 @@ class _WindowNetwork(PretrainedModel):
 
 
 def _rename_weights(network: nn.Module, weights: dict[str, Any], prefix: str, *_: object) -> None:
-    """Convert weights of the old form, with one bias and another order of the gates, before a network loads them."""
+    """Convert weights of the old form, whose LSTM was part of the network, before a network loads them."""
     del network
     if f"{prefix}recurrent" not in weights:
         return
-    for old, new in (("gates.weight", "weight_ih"), ("gates.bias", "bias_ih"), ("recurrent", "weight_hh")):
-        weights[f"{prefix}lstm.{new}"] = _reordered(weights.pop(f"{prefix}{old}"))
-    weights[f"{prefix}lstm.bias_hh"] = torch.zeros_like(weights[f"{prefix}lstm.bias_ih"])
+    for name in ("gates.weight", "gates.bias", "recurrent"):
+        weights[f"{prefix}lstm.{name}"] = weights.pop(f"{prefix}{name}")
     for layer in ("phi", "psi", "value", "score"):
         name = f"{prefix}head.{layer}."
         for old, new in (("original", "weight"), ("0._u", "left"), ("0._v", "right")):

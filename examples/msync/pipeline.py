@@ -201,10 +201,11 @@ def generator_stage(
     torch.manual_seed(preset.gan.seed)
     with fabric.init_module():
         generator = MultiScaleGenerator(preset.generator)
-        window = WindowDiscriminator(preset.window_discriminator)
-        # One embedding of the frames for both, as in the paper's code.
-        pair = PairDiscriminator(window.config, embedding=window.embedding) if preset.gan.pair_weight else None
-        discriminators = Discriminators(frame=FrameDiscriminator(preset.frame_discriminator), window=window, pair=pair)
+        pair = PairDiscriminator(preset.window_discriminator) if preset.gan.pair_weight else None
+        shared = pair.embedding if pair is not None and preset.shared_embedding else None
+        frame = FrameDiscriminator(preset.frame_discriminator)
+        window = WindowDiscriminator(preset.window_discriminator, embedding=shared)
+        discriminators = Discriminators(frame=frame, window=window, pair=pair)
     generator.set_audio_statistics(*material.train.audio_statistics())
     if preset.generator.motion_components:
         rng = torch.Generator().manual_seed(0)

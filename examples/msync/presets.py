@@ -32,6 +32,7 @@ class Preset:
         generator_augment: Augmentation of the generator's training clips; no stretching, which would teach slow motion.
         frame_discriminator: Sizes of D_f.
         window_discriminator: Sizes of D_s and D_j.
+        shared_embedding: One embedding of the frames for D_s and D_j, as in the paper's code; it also saves time.
         gan: Training of the generator.
         evaluated_frames: Frames of the validation clips.
         evaluated_margin: Frames of audio around them.
@@ -49,6 +50,7 @@ class Preset:
     generator_augment: AugmentConfig = AugmentConfig()
     frame_discriminator: FrameDiscriminatorConfig = FrameDiscriminatorConfig()
     window_discriminator: WindowDiscriminatorConfig = WindowDiscriminatorConfig()
+    shared_embedding: bool = False
     gan: GanTrainingConfig = GanTrainingConfig()
     evaluated_frames: int = 80
     evaluated_margin: int = 40
@@ -93,6 +95,7 @@ SMALL = Preset(
     generator=GeneratorConfig(hidden=160, position_embed=160, audio_channels=128, branch_width=160, motion_components=16),
     frame_discriminator=FrameDiscriminatorConfig(embed=128, depth=2),
     window_discriminator=WindowDiscriminatorConfig(embed=128, hidden=160),
+    shared_embedding=True,
     gan=replace(QUICK.gan, steps=600),
 )
 """Half an hour on two cores, on an hour of real speakers."""
@@ -101,6 +104,7 @@ PAPER = Preset(
     features="mfcc",
     syncers=SyncerPyramidConfig(audio="mfcc"),
     synthetic_speakers=200,
+    shared_embedding=True,
     syncer_training=SyncerTrainingConfig(steps=20_000, objective="info_nce", batch_size=32, frames=80, within_clip_weight=0.0),
     metric_training=SyncerTrainingConfig(steps=20_000, objective="contrastive", batch_size=32, frames=80),
 )

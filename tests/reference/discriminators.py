@@ -11,7 +11,12 @@ from avsync.models.discriminators import PairDiscriminator, WindowDiscriminator
 def torch_lstm(network: WindowDiscriminator | PairDiscriminator) -> nn.LSTM:
     """The discriminator's LSTM as an ``nn.LSTM``."""
     lstm = nn.LSTM(network.config.embed, network.config.hidden, dtype=network.head.beta.dtype)
-    lstm.load_state_dict({f"{name}_l0": weight for name, weight in network.lstm.state_dict().items()})
+    exchange = torch.cat([torch.arange(network.config.hidden) + network.config.hidden * gate for gate in (0, 1, 3, 2)])
+    weights = {"weight_ih": network.lstm.gates.weight, "weight_hh": network.lstm.recurrent, "bias_ih": network.lstm.gates.bias}
+    lstm.load_state_dict(
+        {f"{name}_l0": weight.detach()[exchange] for name, weight in weights.items()}
+        | {"bias_hh_l0": torch.zeros_like(network.lstm.gates.bias)}
+    )
     return lstm
 
 
