@@ -280,6 +280,7 @@ def mean_over_windows(distances: Tensor, counts: Tensor | None) -> Tensor:
         most = distances.masked_fill(outside, -torch.inf).amax(2)
         least = distances.masked_fill(outside, torch.inf).amin(2)
         flat = (most <= least * (1 + _ROUNDING * torch.finfo(distances.dtype).eps)).all(1, keepdim=True)
+        flat = flat & ((~outside).sum(2) > 1).any(1, keepdim=True)  # with one offset per window nothing is compared
         mean = torch.where(flat & ~mean.isnan(), mean.nanmean(1, keepdim=True), mean)
     return mean.masked_fill(broken.isnan().any(1, keepdim=True), torch.nan)
 
