@@ -121,7 +121,7 @@ def frame_times(fps: float | str, seconds: float, start: float = 0.0) -> list[Fr
 
 
 def rate_of(fps: float | str) -> Fraction:
-    """Frames a second as a fraction; 23.976, 29.97 and 59.94 are the broadcasters'."""
+    """Frames per second as a fraction; 23.976, 29.97 and 59.94 are the broadcasters'."""
     if fps == "variable":
         return len(VARIABLE) / sum(VARIABLE, Fraction(0))
     return RATES.get(float(fps), Fraction(float(fps)).limit_denominator(1001))
@@ -155,7 +155,7 @@ def flash_click_video(
     Args:
         path: The file to write; ``container`` decides what it is, not its name.
         container: A key of ``CONTAINERS``.
-        fps: Frames a second, or "variable".
+        fps: Frames per second, or "variable".
         seconds: End of both streams.
         flashes: Wanted times of the flashes; each moves to the nearest frame, and its click with it.
         audio_start: Time of the first sample. AVI cannot say it, so there silence is written before.

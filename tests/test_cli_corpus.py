@@ -144,7 +144,7 @@ def test_inspect_counts(corpus: Path, capsys: pytest.CaptureFixture[str], tmp_pa
     assert 100 < values["face_height"]["median"] < 200 and 0 < values["speech_share"]["median"] <= 1
     assert (tmp_path / "a.png").stat().st_size > 5000
     assert main(["inspect", str(corpus)]) == 0
-    assert "3 clips, 0.1 minutes, 2 speakers, 25 frames a second, points x dims 68 x 2" in capsys.readouterr().out
+    assert "3 clips, 0.1 minutes, 2 speakers, 25 frames per second, points x dims 68 x 2" in capsys.readouterr().out
 
 
 def test_inspect_finds_offsets(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -176,7 +176,7 @@ def test_inspect_names_bad_clips_and_reads_other_rates(
     write_index(tmp_path / "d", [write_clip(clip, tmp_path / "d")], fps=50.0)
     statistics = inspect_corpus(tmp_path / "d")
     assert statistics.fps == 50 and statistics.seconds.tolist() == [0.6] and len(corpus_figure(statistics).axes) == 4
-    with pytest.raises(ArgumentError, match="expected a corpus of 25 frames a second, got one of 50"):
+    with pytest.raises(ArgumentError, match="expected a corpus of 25 frames per second, got one of 50"):
         inspect_corpus(tmp_path / "d", syncers=SyncerPyramid(), features=SpeechFeatures())
     assert main(["inspect", str(tmp_path)]) == 1
     assert "expected the index of a corpus, found no file" in capsys.readouterr().err

@@ -77,7 +77,7 @@ def test_levels_temperatures_and_gradients() -> None:
     assert torch.equal(
         vital_signs(levels, max_clips=2)["gap0"], vital_signs([Embeddings(*(x[:2] for x in levels[0][:2]))])["gap0"]
     )
-    with pytest.raises(ArgumentError, match="`temperatures`: expected 2 values, one a level, got 1"):
+    with pytest.raises(ArgumentError, match="`temperatures`: expected 2 values, one per level, got 1"):
         vital_signs(levels, temperatures=[0.07])
     with pytest.raises(ArgumentError, match="max_clips"):
         vital_signs(levels, max_clips=0)

@@ -38,7 +38,7 @@ class CorpusStatistics:
         fps: Landmark frames per second.
         points: Points and dims of a face, and how many clips have them.
         splits: Clips, minutes and speakers of each split.
-        native_rates: Clips by the images a second of their videos, where the index tells.
+        native_rates: Clips by the images per second of their videos, where the index tells.
         seconds: Length of each clip.
         face_heights: Median height of each clip's face: in pixels of the source where the index tells, else in the landmarks' unit.
         speech: Share of each clip's frames that hold speech, by :func:`avsync.corpus.banks.memory.clip_speech`.
@@ -106,16 +106,16 @@ class CorpusStatistics:
             f"{form} ({count} clips)" if len(self.points) > 1 else form for form, count in values["points"].items()
         )
         totals = f"{values['clips']} clips, {values['minutes']:.1f} minutes, {values['speakers']} speakers"
-        lines = [f"{self.folder}: {totals}, {self.fps:g} frames a second, points x dims {layout or 'none'}"]
+        lines = [f"{self.folder}: {totals}, {self.fps:g} frames per second, points x dims {layout or 'none'}"]
         for name, split in self.splits.items():
             lines.append(
                 f"  {name}: {split['clips']:.0f} clips, {split['minutes']:.1f} minutes, {split['speakers']:.0f} speakers"
             )
         if self.native_rates:
             rates = ", ".join(f"{rate} ({count})" for rate, count in values["native_rates"].items())
-            lines.append(f"images a second of the videos (clips): {rates}")
+            lines.append(f"images per second of the videos (clips): {rates}")
         for title, key, form in (
-            ("seconds a clip", "seconds", ".1f"),
+            ("seconds per clip", "seconds", ".1f"),
             ("height of the face", "face_height", ".0f"),
             ("share of frames with speech", "speech_share", ".2f"),
             ("level of the sound, dB", "rms_db", ".0f"),
@@ -177,7 +177,7 @@ def inspect_corpus(
         if features is None:
             raise ArgumentError("`features`: expected the features that the syncers hear, got None")
         if corpus.fps != FPS:
-            raise ArgumentError(f"`syncers`: expected a corpus of {FPS:g} frames a second, got one of {corpus.fps:g}")
+            raise ArgumentError(f"`syncers`: expected a corpus of {FPS:g} frames per second, got one of {corpus.fps:g}")
     bad: list[tuple[str, str]] = []
     good: list[Entry] = []
     forms: Counter[tuple[int, int]] = Counter()

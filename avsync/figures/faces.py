@@ -152,7 +152,7 @@ def landmark_video(
         path: The file to write, ``.mp4``; whole or not at all.
         sequences: (frames, points, dims) by name, all of one length.
         waveform: (samples,) in [-1, 1]; starts with the first frame. What is longer than the images is cut off.
-        fps: Frames a second.
+        fps: Frames per second.
         sample_rate: Of ``waveform``, hertz.
         size: Width of one panel in pixels.
 
@@ -243,7 +243,7 @@ def face_strip(sequences: Mapping[str, Faces], *, columns: int = 10, fps: float 
     Args:
         sequences: (frames, points, dims) by name, all of one length.
         columns: Number of instants, evenly spaced from the first frame to the last.
-        fps: Frames a second.
+        fps: Frames per second.
 
     Returns:
         The figure; all faces of a row share the place and scale of its first frame, the grey shadow behind them.

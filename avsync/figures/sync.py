@@ -116,7 +116,7 @@ def confidence_along_training(
     """Synchrony along training runs, one panel per level (the paper's figure 5).
 
     Args:
-        histories: For every training, (step, value) pairs a level; as many levels for all.
+        histories: For every training run, (step, value) pairs per level; as many levels for all.
         ylabel: What the values are.
         truth: Value of the ground truth at each level, drawn as a dashed line; none by default.
         fps: Of level 0.

@@ -81,7 +81,7 @@ def motion_beats(
 
     Args:
         landmarks: (batch, frames, points, dims); pass the mouth's points or a head's to ask for their beats alone.
-        fps: Frames a second.
+        fps: Frames per second.
         extrema: "minima" of speed, where movements end or turn, as published; "maxima", where they are fastest; or "both".
         smoothing: Standard deviation of a Gaussian over the speed, in seconds; 0 for none. (Bailando smooths by 5 frames of 60 per second, 83
             ms, AIST++ not at all.)
@@ -130,7 +130,7 @@ def onset_strength(waveform: Tensor, *, sample_rate: int = 16000) -> Tensor:
 
     Args:
         waveform: (batch, samples), any level.
-        sample_rate: Samples a second, a multiple of 100.
+        sample_rate: Samples per second, a multiple of 100.
 
     Returns:
         (batch, audio_frames), in decibels per 20 ms; frame ``s`` belongs to the time ``(s - 1) / 100`` seconds, the middle of what it compares.
@@ -171,7 +171,7 @@ def audio_onsets(
 
     Args:
         waveform: (batch, samples), any level.
-        sample_rate: Samples a second.
+        sample_rate: Samples per second.
         threshold: Decibels by which a peak must exceed the mean strength around it.
         spacing: A peak is the highest within so many seconds on both sides.
         context: Seconds on both sides over which that mean is taken.
@@ -229,8 +229,8 @@ def beat_align(
         landmarks: (batch, frames, points, dims).
         waveform: Audio of the same time, (batch, samples).
         sigma: Width of the kernel in **seconds**; AIST++ and Bailando have 0.05 (3 frames of 60 per second).
-        fps: Frames a second.
-        sample_rate: Samples a second.
+        fps: Frames per second.
+        sample_rate: Samples per second.
         extrema, smoothing, spacing: What a beat of the motion is; see :func:`motion_beats`.
         threshold: What an onset is; see :func:`audio_onsets`.
 

@@ -104,7 +104,7 @@ def offset_milliseconds(offset_frames: Tensor, *, level: int = 0, fps: float = 2
     Args:
         offset_frames: Offsets in frames of ``level``, any shape, whole or not.
         level: Pyramid level, 0 the finest.
-        fps: Frames a second at level 0.
+        fps: Frames per second at level 0.
 
     Returns:
         The same shape, floating point: ``offset_frames * 2**level * 1000 / fps``.

@@ -51,7 +51,7 @@ def face_speed(landmarks: Tensor, *, fps: float = 25.0, lengths: Tensor | None =
 
     Args:
         landmarks: (batch, frames, points, dims), in any unit.
-        fps: Frames a second.
+        fps: Frames per second.
         lengths: True frames of each clip, (batch,).
 
     Returns:

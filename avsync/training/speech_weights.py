@@ -23,7 +23,7 @@ def speech_weights(speech: Tensor, num_levels: int, *, window: int, pause_weight
             of speech, which coarser levels take from the blurred mask.
 
     Returns:
-        One a level, (batch, windows), from ``pause_weight`` to 1.
+        One per level, (batch, windows), from ``pause_weight`` to 1.
 
     Raises:
         ShapeError: ``speech`` has another shape.

@@ -22,7 +22,7 @@ from avsync.landmarks.geometry import face_height
 from avsync.landmarks.tracking_faults import track_roughly
 
 FRAMES_PER_SECOND = 25.0
-"""Landmark frames a second of every crop."""
+"""Landmark frames per second of every crop."""
 _EQUALISER_POINTS = 6  # a curve of about an octave and a half a point: rooms and microphones, not single formants
 
 
@@ -38,7 +38,7 @@ class AugmentConfig:
         translation: Largest shift in x and in y, in face heights.
         rotation: Largest angle in either direction, in radians.
         flip_probability: Share of the crops that are mirrored; needs the 68-point layout when above 0.
-        shear: Standard deviation of each entry of a random matrix that is added to the identity, one a crop: other proportions, and
+        shear: Standard deviation of each entry of a random matrix that is added to the identity, one per crop: other proportions, and
             heads turned another way.
         sway: As ``shear``, but coming and going at 0.2 to 0.8 Hz, as turns of the head do; what a face looks like at some instant
             is then no key by which to remember what was said.
@@ -46,7 +46,7 @@ class AugmentConfig:
         jitter: Standard deviation of an offset of every point in every frame, as detectors make, in face heights.
         gain_db: Smallest and largest gain of the audio, in decibels.
         tempo: Smallest and largest speed at which a crop is played, face and audio together; drawn evenly in its logarithm.
-        equaliser_db: Standard deviation of a random smooth curve over the mel bands, one a crop, in decibels.
+        equaliser_db: Standard deviation of a random smooth curve over the mel bands, one per crop, in decibels.
         noise_db: Standard deviation of noise on every feature, in decibels.
         interference_share: Share of the crops to whose audio background noise or other voices are added; needs log-mel features. See
             :func:`avsync.corpus.banks.interference.add_interference`.

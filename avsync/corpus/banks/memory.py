@@ -274,7 +274,7 @@ def prepare_clips(
             clip = read()
             check_clip(clip)
             if clip.fps != FPS:
-                raise CorpusError(f"clip {clip.id!r}: expected {FPS:g} frames a second, got {clip.fps:g}")
+                raise CorpusError(f"clip {clip.id!r}: expected {FPS:g} frames per second, got {clip.fps:g}")
             if bad is None and shape is not None and clip.landmarks.shape[1:] != shape:
                 raise CorpusError(f"clip {clip.id!r}: expected (points, dims) = {shape}, got {clip.landmarks.shape[1:]}")
         except CorpusError as error:

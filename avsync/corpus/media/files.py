@@ -168,7 +168,7 @@ def write_video(
     Args:
         path: The file to write, ``.mp4``.
         frames: Images (height, width, 3) uint8, RGB, all of one size.
-        fps: Frames a second.
+        fps: Frames per second.
         waveform: (samples,) in [-1, 1]; starts with the first frame.
         sample_rate: Of ``waveform``, in hertz.
         crf: Quality of H.264; less is better and larger.

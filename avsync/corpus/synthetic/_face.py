@@ -180,7 +180,7 @@ def film(
         face: The speaker.
         gestures: (frames, 8), see ``GESTURES`` of the voice.
         rng: Of drift, blinks and jitter.
-        fps: Frames a second.
+        fps: Frames per second.
         drift: Strength of slow head motion of its own.
         blinks: Factor on the speaker's rate of blinks.
         jitter: Standard deviation of the detector's error, face heights.

@@ -45,7 +45,7 @@ from avsync.pyramid import FPS, SAMPLE_RATE
 FRAME_SIZE = (640, 480)
 SPLITS = ("train", "val")
 _FIRST_SPEAKER = {"train": 0, "val": 100_000}
-_STEP = round(voice_model.CONTROL_RATE / FPS)  # control frames a motion frame
+_STEP = round(voice_model.CONTROL_RATE / FPS)  # control frames per motion frame
 _MARGIN = 4.0  # seconds of script on both sides of a clip, so that filters and lags never meet its ends
 _MAX_LAG = 2.0
 _BAND_EDGES = ((0.8, 1.25), (3.3, 4.8))  # Hz: each crossover's beginning and end

@@ -23,7 +23,7 @@ from avsync.errors import ClipTooShortError
 from avsync.pyramid import SAMPLE_RATE
 
 FRAME_LENGTH = 400
-"""Samples a frame of features looks at."""
+"""Samples per frame of features."""
 HOP_LENGTH = 160
 """Samples from one frame to the next."""
 NUM_COEFFICIENTS = 13

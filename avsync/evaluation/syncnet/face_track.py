@@ -136,7 +136,7 @@ def _path(track: FaceTrack, start: float) -> FacePath:
 
 
 def _boxes(video: VideoSource, detector: CheckedDetector) -> Iterator[tuple[float, npt.NDArray[np.float32], bool]]:
-    """Time, boxes as pairs of corners (faces, 2, 2), and whether a scene begins, at every instant that has a image."""
+    """Time, boxes as pairs of corners (faces, 2, 2), and whether a scene begins, at every instant that has an image."""
     cuts = SceneCuts()
     batch: list[tuple[float, npt.NDArray[np.uint8], bool]] = []
     for _, time, frame in frames_at(video.frames()):

@@ -31,7 +31,7 @@ from avsync.metrics.offset import EDGES, offset_from_distances, window_distances
 from avsync.pyramid import FPS, SAMPLE_RATE
 
 SAMPLES = int(SAMPLE_RATE / FPS)
-"""Samples a image."""
+"""Samples per image."""
 MAX_BATCH = 128
 """Most windows per batch: beyond that a batch would outlast the audio that stays readable."""
 _WINDOW_SAMPLES = (AUDIO_WINDOW - 1) * HOP_LENGTH + FRAME_LENGTH
@@ -214,7 +214,7 @@ class _Scorer:
             audio, real = self._audio.between(self._window - self.max_offset, stop + self.max_offset)
             reach = self.max_offset
             if self.legacy:
-                # The track of the published script ends where its audio does, a video window as well as a audio window.
+                # The track of the published script ends where its audio does, a video window as well as an audio window.
                 audio, mask = audio * real[None, :, None], real[None, reach : reach + count]
                 distances, some = window_distances(motion, audio, max_offset=reach, lead=reach, edges="legacy", mask=mask)
             else:

@@ -149,7 +149,7 @@ def check_alignment(scan: LagScan) -> list[Finding]:
         return [Finding("note", "too_short_to_align", words, numbers=numbers)]
     if best != _FPS and rates[best].sureness > _SURE and rates[best].height > 1.3 * rates[_FPS].height:
         words = (
-            f"the motion fits the sound better at about {best:g} frames a second than at 25 (correlation {rates[best].height:.2f} "
+            f"the motion fits the sound better at about {best:g} frames per second than at 25 (correlation {rates[best].height:.2f} "
             f"against {rates[_FPS].height:.2f}): the videos were not resampled to 25, or the rate of the sound is not what it is said to be. "
             "Extract the corpus again, by timestamps."
         )
@@ -208,7 +208,7 @@ def check_distances(speakers: Sequence[str], distances: Array, *, least_crops: i
         ArgumentError: As many speakers as crops were not given.
     """
     if len(speakers) != len(distances) or not len(speakers):
-        raise ArgumentError(f"`speakers`: expected one a crop, of {len(distances)}, got {len(speakers)}")
+        raise ArgumentError(f"`speakers`: expected one per crop, of {len(distances)}, got {len(speakers)}")
 
     def judge(rows: Array) -> tuple[int, float]:
         found = offset_from_distances(torch.from_numpy(np.nanmean(rows, axis=0, keepdims=True)))

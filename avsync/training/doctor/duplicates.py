@@ -40,7 +40,7 @@ class Duplicate(NamedTuple):
 
 
 def sound_fingerprint(tracks: Tracks) -> Fingerprint:
-    """Signs of how neighbouring bands change against each other, at an instant and 40 ms later; 100 a second before thinning."""
+    """Signs of how neighbouring bands change against each other, at an instant and 40 ms later; 100 per second before thinning."""
     bands = tracks.bands
     if len(bands) < 8:
         return Fingerprint(np.zeros(0, np.uint64), np.zeros(0, np.int64), 100)
@@ -51,7 +51,7 @@ def sound_fingerprint(tracks: Tracks) -> Fingerprint:
 
 
 def motion_fingerprint(clip: Clip, tracks: Tracks) -> Fingerprint:
-    """Signs of the face's motion along 32 fixed directions, at a frame and three later; 25 a second before thinning."""
+    """Signs of the face's motion along 32 fixed directions, at a frame and three later; 25 per second before thinning."""
     faces = clip.landmarks.reshape(clip.frames, -1).astype(np.float64)
     if clip.frames < 8:
         return Fingerprint(np.zeros(0, np.uint64), np.zeros(0, np.int64), 25)
@@ -79,7 +79,7 @@ def find_duplicates(fingerprints: list[Fingerprint]) -> list[Duplicate]:
     """Pairs of clips that share a segment of audio, or of motion.
 
     Args:
-        fingerprints: One a clip, all of the same kind.
+        fingerprints: One per clip, all of the same kind.
 
     Returns:
         The pairs, each once, with ``first < second``.

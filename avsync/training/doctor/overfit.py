@@ -144,7 +144,7 @@ def check_overfit(result: Overfit) -> list[Finding]:
         result: From :func:`overfit_batch`.
 
     Returns:
-        One finding if all went well, one a level that failed otherwise.
+        One finding if all went well, one per level that failed otherwise.
     """
     numbers = {
         "loss_over_chance": result.ratios,

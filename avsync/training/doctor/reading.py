@@ -75,7 +75,7 @@ def sound_clips(clips: Iterable[Clip], bad: list[Finding]) -> Iterator[Clip]:
         try:
             check_clip(clip)
             if clip.fps != FPS:
-                raise CorpusError(f"clip {clip.id!r}: expected {FPS:g} frames a second, got {clip.fps:g}")
+                raise CorpusError(f"clip {clip.id!r}: expected {FPS:g} frames per second, got {clip.fps:g}")
         except CorpusError as error:
             bad.append(Finding("error", "damaged", str(error), clips=(clip.id,)))
         else:

@@ -1,4 +1,4 @@
-"""A few numbers a step that tell whether syncers learn, cheap enough to be taken at every step."""
+"""A few numbers per step that tell whether syncers learn, cheap enough to be taken at every step."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def vital_signs(
     check_positive("max_clips", max_clips)
     for name, values in (("temperatures", temperatures), ("gradient_norms", gradient_norms), ("levels", levels)):
         if values is not None and len(values) != len(embedded):
-            raise ArgumentError(f"`{name}`: expected {len(embedded)} values, one a level, got {len(values)}")
+            raise ArgumentError(f"`{name}`: expected {len(embedded)} values, one per level, got {len(values)}")
     signs: dict[str, Tensor] = {}
     for index, windows in enumerate(embedded):
         level = index if levels is None else levels[index]
@@ -77,7 +77,7 @@ def loss_temperatures(losses: Iterable[nn.Module]) -> list[float | Tensor] | Non
     """The temperature of each level's loss as it is now; None if any has none.
 
     Args:
-        losses: One a level, such as :class:`avsync.losses.info_nce.InfoNCE` or :class:`avsync.losses.all_pairs.AllPairsInfoNCE`.
+        losses: One per level, such as :class:`avsync.losses.info_nce.InfoNCE` or :class:`avsync.losses.all_pairs.AllPairsInfoNCE`.
 
     Returns:
         Numbers or scalar tensors, for :func:`vital_signs`.
