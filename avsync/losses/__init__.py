@@ -1,4 +1,4 @@
-"""Losses: multi-scale sync (equation 4), InfoNCE (2), pair losses, offset search, adversarial (9)-(14)."""
+"""Losses: multi-scale sync (equation 4), InfoNCE (2), pair losses, offset search, adversarial losses (9)-(14)."""
 
 from __future__ import annotations
 

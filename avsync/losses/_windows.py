@@ -1,4 +1,4 @@
-"""Operations on (clips, windows, embed) that the losses share: checks, sampled scores, masks and masked reduction."""
+"""Shared operations of the losses on (clips, windows, embed): checks, sampled scores, masks and masked reduction."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def as_levels(
     """Sort arguments of one level, or lists with one entry per level, by level.
 
     Returns:
-        The levels, and whether the caller passed a single one.
+        The levels, and True if the caller passed a single level.
 
     Raises:
         ArgumentError: The lists differ in length or are empty.
@@ -64,9 +64,10 @@ def check_windows(motion: Tensor, audio: Tensor) -> None:
 
 
 def check_negatives(num_clips: int, num_windows: int, exclusion: int) -> None:
-    """Raise :class:`ClipTooShortError` unless every window has at least one negative, as far as sizes tell.
+    """Raise :class:`ClipTooShortError` unless the sizes leave every window at least one negative.
 
-    A mask may leave a window without negatives nevertheless; its loss is 0, because nothing can be read from a mask on a GPU.
+    A mask may still leave a window without negatives. The loss of this window is 0, because checking a mask on a GPU would be
+    slow.
     """
     if num_clips < 2 and num_windows < 2 * exclusion + 2:
         raise ClipTooShortError(
@@ -99,15 +100,15 @@ def check_mask(mask: Tensor | None, num_clips: int, num_windows: int, device: to
 
 
 def hide(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Replace the embeddings (clips, windows, embed) behind a mask by zeros, so that not even NaN reaches value or gradient.
+    """Replace masked embeddings (clips, windows, embed) by zeros, so that NaN reaches neither value nor gradient.
 
-    A product with 0 would not do: 0 times NaN is NaN.
+    A product with 0 would not be enough, because 0 times NaN is NaN.
     """
     return x if mask is None else torch.where(mask[..., None], x, 0.0)
 
 
 def sampled_similarity(motion: Tensor, audio: Tensor, indices: Tensor) -> Tensor:
-    """Compute the cosine of each audio window with the motion windows that ``indices`` names.
+    """Compute the cosine of each audio window with the motion windows at ``indices``.
 
     Args:
         motion: (clips, windows, embed), the candidates.
@@ -118,7 +119,7 @@ def sampled_similarity(motion: Tensor, audio: Tensor, indices: Tensor) -> Tensor
         (clips, windows, num_negatives).
 
     Raises:
-        ShapeError: Shapes that do not fit each other.
+        ShapeError: The shapes do not match.
 
     Example:
         >>> embeddings = torch.eye(3)[None]
@@ -142,7 +143,7 @@ def sampled_similarity(motion: Tensor, audio: Tensor, indices: Tensor) -> Tensor
 
 
 def reduce_windows(values: Tensor, mask: Tensor | None, reduction: str) -> Tensor:
-    """Reduce (clips, windows) values over the windows that ``mask`` marks True; the others are ignored."""
+    """Reduce (clips, windows) values over the windows whose ``mask`` is True, and ignore the others."""
     if mask is None:
         return reduce(values, reduction)
     kept = torch.where(mask, values, 0.0)

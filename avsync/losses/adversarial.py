@@ -18,8 +18,8 @@ def hinge_discriminator_loss(real_logits: Tensor, fake_logits: Tensor, *, reduct
 
     Args:
         real_logits: (...), the scores of real samples, float32 or converted to it.
-        fake_logits: (...), the scores of generated samples (detached from the generator by the caller). Its shape may differ from
-            that of ``real_logits`` unless ``reduction`` is "none".
+        fake_logits: (...), the scores of generated samples (detached from the generator by the caller). Its shape may differ
+            from that of ``real_logits`` unless ``reduction`` is "none".
         reduction: Applied to the two parts separately: "mean", "sum" or "none".
 
     Returns:

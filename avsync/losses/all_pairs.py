@@ -77,33 +77,34 @@ def all_pairs_info_nce(
 ) -> Tensor | list[Tensor]:
     r"""Compute the InfoNCE of every window against all windows of all clips, from one matrix product.
 
-    With the cosines :math:`s_{ij}` of audio window :math:`i` and motion window :math:`j` (equation 3), temperature :math:`\tau` and
-    :math:`N` windows that count:
+    With the cosines :math:`s_{ij}` of audio window :math:`i` and motion window :math:`j` (equation 3), temperature :math:`\tau`
+    and :math:`N` windows that count:
 
-    .. math:: L = \frac{1}{2N} \sum_i \Big( \log \sum_j e^{s_{ij} / \tau} + \log \sum_j e^{s_{ji} / \tau} \Big) - \frac{s_{ii}}{\tau}
+    .. math:: L = \frac{1}{2N} \sum_i \Big( \log \sum_j e^{s_{ij} / \tau} + \log \sum_j e^{s_{ji} / \tau} \Big) -
+    \frac{s_{ii}}{\tau}
 
-    Several levels can be passed together, as lists with one entry per level. Each level has a loss of its own, and processes wait
-    for each other once instead of once per level.
+    Several levels can be passed together, as lists with one entry per level. Each level has a loss of its own, and processes
+    wait for each other once instead of once per level.
 
     Args:
         motion: (clips, windows, embed), or one such tensor per level.
         audio: (clips, windows, embed), or one such tensor per level.
         temperature: tau, above zero; one for all levels, or one per level.
         exclusion: Windows of the same clip at distances 1 to ``exclusion`` (in windows) are not used as negatives.
-        mask: (clips, windows), bool, False for padding, which is neither anchor nor negative; with several levels, one mask or None
-            per level.
-        symmetric: Average the loss of finding the motion from the audio and the loss of finding the audio from the motion. If False,
-            only the motion is searched: each audio window is an anchor, and the motion windows are the candidates.
-        min_temperature: A temperature below this value is raised to it. A learnable temperature held above 1/64 takes the same short
-            cut as a constant one, which saves about a third of the time.
+        mask: (clips, windows), bool, False for padding, which is neither anchor nor negative; with several levels, one mask or
+            None per level.
+        symmetric: Average the loss of finding the motion from the audio and the loss of finding the audio from the motion. If
+            False, only the motion is searched: each audio window is an anchor, and the motion windows are the candidates.
+        min_temperature: A temperature below this value is raised to it. A learnable temperature held above 1/64 takes the same
+            short cut as a constant one, which saves about a third of the time.
         reduction: "none", "mean" (over the windows that count) or "sum".
-        group: Processes whose windows also serve as negatives, each with as many clips and windows as this one; for all processes
-            ``torch.distributed.group.WORLD``. The value, and the gradients averaged over the processes, equal those of one process
-            with all the clips (:mod:`avsync.losses.distributed`).
+        group: Processes whose windows also serve as negatives, each with as many clips and windows as this one; for all
+            processes ``torch.distributed.group.WORLD``. The value, and the gradients averaged over the processes, equal those
+            of one process with all the clips (:mod:`avsync.losses.distributed`).
 
     Returns:
-        A scalar, the same on every process, or this process's (clips, windows) for "none", zero where masked. With several levels,
-        a list of them.
+        A scalar, the same on every process, or this process's (clips, windows) for "none", zero where masked. With several
+        levels, a list of them.
 
     Raises:
         ShapeError: Shapes that do not fit each other.
@@ -281,7 +282,8 @@ class _ChunkedLogSums(torch.autograd.Function):
     def backward(context: Any, row_gradient: Tensor, column_gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         audio, candidates, rows, columns = context.saved_tensors
         part, windows = context.part, audio.shape[1]
-        # With exp(score) as weights: weights * exp(-row) * gradient, and likewise for columns; a column without a pair has none.
+        # With exp(score) as weights: weights * exp(-row) * gradient, and likewise for columns; a column without a pair has
+        # none.
         if part.symmetric:
             smallest = math.log(torch.finfo(columns.dtype).tiny) + 1
             column_gradient = torch.where(columns > smallest, column_gradient, 0.0) if part.plain else column_gradient
@@ -334,8 +336,8 @@ def within_clips_info_nce(
         audio: (clips, windows, embed).
         temperature: tau, above zero.
         mask: (clips, windows), bool, False for padding: neither anchor nor negative.
-        symmetric: Average the loss of finding the motion from the audio and that of finding the audio from the motion; otherwise
-            only the first.
+        symmetric: Average the loss of finding the motion from the audio and that of finding the audio from the motion;
+            otherwise only the first.
         reduction: "none", "mean" (over the windows that count) or "sum".
 
     Returns:

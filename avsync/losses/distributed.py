@@ -1,9 +1,9 @@
-"""Collectives with gradients, so that a loss over several processes is the loss of one process that holds the whole batch.
+"""Collectives with gradients, so that a loss over several processes equals the loss of one process with the whole batch.
 
-One convention everywhere: every process gets the value of the loss over the whole batch and calls backward on it, and the gradients
-of the parameters are then **averaged** over processes, which is what DistributedDataParallel does by itself. The result is the
-gradient of one process with the whole batch, whether the loss is a mean or a sum. So is that of shares whose mean over processes is the
-loss, where nobody needs its value at once (:func:`avsync.training.objectives.level_losses`).
+All functions follow one convention. Every process gets the loss over the whole batch and calls backward on this loss. The
+gradients of the parameters are then **averaged** over processes, as DistributedDataParallel does. The result equals the
+gradient of one process with the whole batch, for means and for sums. The same holds if every process calls backward on its own
+share, and the mean of the shares over processes is the loss (:func:`avsync.training.objectives.level_losses`).
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from avsync.losses._windows import reduce_windows
 
 
 def rank_and_size(group: dist.ProcessGroup | None) -> tuple[int, int]:
-    """This process's number within a group and how many there are; (0, 1) for None.
+    """Return the rank of this process in a group and the number of processes; (0, 1) for None.
 
     Args:
-        group: A process group, for all processes ``torch.distributed.group.WORLD``; None for this process alone.
+        group: Process group; ``torch.distributed.group.WORLD`` for all processes, None for this process alone.
 
     Returns:
         Rank and size.
 
     Raises:
-        ArgumentError: This process is no member of the group.
+        ArgumentError: This process is not a member of the group.
 
     Example:
         >>> rank_and_size(None)
@@ -50,17 +50,18 @@ def rank_and_size(group: dist.ProcessGroup | None) -> tuple[int, int]:
 def check_alike(group: dist.ProcessGroup | None, **arguments: Tensor | Sequence[Tensor | None] | None) -> None:
     """Raise on every process unless all processes of a group pass tensors of the same shapes and dtypes.
 
-    A collective over different shapes ends the process, or hangs. The check takes one small collective. It is left out for tensors on
-    a GPU, which it would have to wait for, and in compiled programs: there the same shapes are a precondition, and
-    ``TORCH_DISTRIBUTED_DEBUG=DETAIL`` makes torch check it. A sampler that drops the last, smaller batch fulfils it.
+    A collective over different shapes ends the process or hangs. The check costs one small collective. It is skipped for
+    tensors on a GPU, because it would wait for the GPU, and in compiled programs. In these cases equal shapes are a
+    precondition, which torch checks if ``TORCH_DISTRIBUTED_DEBUG=DETAIL`` is set. A sampler that drops the last, smaller batch
+    ensures equal shapes.
 
     Args:
-        group: The processes; None checks nothing.
-        **arguments: By name, a tensor, None, or a list of them.
+        group: Process group; None skips the check.
+        **arguments: For each name a tensor, None, or a list of tensors and None.
 
     Raises:
-        ShapeError: Naming the argument, and what each process passed.
-        ArgumentError: This process is no member of the group.
+        ShapeError: The shapes or dtypes differ; the message names the argument and its shape on each process.
+        ArgumentError: This process is not a member of the group.
 
     Example:
         >>> check_alike(None, motion=torch.ones(2, 3), mask=None)
@@ -94,19 +95,21 @@ def check_alike(group: dist.ProcessGroup | None, **arguments: Tensor | Sequence[
 def gather(tensors: Sequence[Tensor], group: dist.ProcessGroup | None, *, checked: bool = False) -> list[Tensor]:
     """Concatenate the tensors of all processes in the order of ranks, with gradients to all of them.
 
-    Several tensors take one collective forward and one backward, because processes wait for each other in every collective.
+    Several tensors share one collective in the forward pass and one in the backward pass, because processes wait for each other
+    in every collective.
 
     Args:
         tensors: Each (clips, ...), floating point, of the same shape on every process.
-        group: The processes; None returns the tensors themselves.
-        checked: The caller has checked that the shapes are the same (:func:`check_alike`).
+        group: Process group; None returns the tensors themselves.
+        checked: True if the caller has already checked that the shapes are the same (:func:`check_alike`).
 
     Returns:
-        One (processes * clips, ...) per tensor. In backward every process gets the sum of all processes' gradients of its own part.
+        One (processes * clips, ...) per tensor. In the backward pass, every process gets the gradient of its own part, summed
+        over all processes.
 
     Raises:
-        ShapeError: One of the tensors is not floating point.
-        ArgumentError: This process is no member of the group.
+        ShapeError: A tensor is not floating point.
+        ArgumentError: This process is not a member of the group.
 
     Example:
         >>> [part.shape[0] for part in gather([torch.ones(2, 3), torch.ones(1)], None)]
@@ -125,7 +128,7 @@ def gather(tensors: Sequence[Tensor], group: dist.ProcessGroup | None, *, checke
 
 @torch.no_grad()
 def gather_mask(mask: Tensor | None, group: dist.ProcessGroup | None) -> Tensor | None:
-    """The masks (clips, ...), bool, of all processes, one after the other; None stays None.
+    """Concatenate the masks (clips, ...), bool, of all processes in the order of ranks; return None for None.
 
     Example:
         >>> gather_mask(torch.tensor([True]), None)
@@ -137,19 +140,19 @@ def gather_mask(mask: Tensor | None, group: dist.ProcessGroup | None) -> Tensor 
 
 
 def sum_across(tensors: Sequence[Tensor], group: dist.ProcessGroup | None, *, checked: bool = False) -> list[Tensor]:
-    """Sum tensors over all processes, with gradients to all of them, in one collective forward and one backward.
+    """Sum tensors over all processes, with gradients to all of them, in one collective per pass (forward and backward).
 
     Args:
         tensors: Floating point, each of the same shape on every process.
-        group: The processes; None returns the tensors themselves.
-        checked: The caller has checked that the shapes are the same (:func:`check_alike`).
+        group: Process group; None returns the tensors themselves.
+        checked: True if the caller has already checked that the shapes are the same (:func:`check_alike`).
 
     Returns:
         The sums, in the shapes of the tensors.
 
     Raises:
-        ShapeError: One of the tensors is not floating point.
-        ArgumentError: This process is no member of the group.
+        ShapeError: A tensor is not floating point.
+        ArgumentError: This process is not a member of the group.
 
     Example:
         >>> sum_across([torch.tensor(2.0), torch.tensor([1.0])], None)
@@ -169,21 +172,21 @@ def sum_across(tensors: Sequence[Tensor], group: dist.ProcessGroup | None, *, ch
 def log_sum_exp_across(
     tensors: Sequence[Tensor], group: dist.ProcessGroup | None, *, moderate: bool = False, checked: bool = False
 ) -> list[Tensor]:
-    """The logarithm of the sum of exp(x) over all processes, without overflow, of several tensors at once.
+    """Compute the logarithm of the sum of exp(x) over all processes, without overflow, for several tensors at once.
 
     Args:
         tensors: Floating point and finite, each of the same shape on every process.
-        group: The processes; None returns the tensors themselves.
-        moderate: Promises that no value, nor any of the results, is above 88 or, where its exp counts, below -88. Spares one of two
-            collectives, which finds the largest values.
-        checked: The caller has checked that the shapes are the same (:func:`check_alike`).
+        group: Process group; None returns the tensors themselves.
+        moderate: True if the caller guarantees that no value and no result is above 88, and that values below -88 are
+            negligible. This saves one of two collectives, the one that finds the largest values.
+        checked: True if the caller has already checked that the shapes are the same (:func:`check_alike`).
 
     Returns:
         The logarithms, in the shapes of the tensors, with gradients to all processes.
 
     Raises:
-        ShapeError: One of the tensors is not floating point.
-        ArgumentError: This process is no member of the group.
+        ShapeError: A tensor is not floating point.
+        ArgumentError: This process is not a member of the group.
 
     Example:
         >>> log_sum_exp_across([torch.tensor(2.0)], None)
@@ -207,19 +210,19 @@ def log_sum_exp_across(
 def reduce_windows_across(
     values: Sequence[Tensor], masks: Sequence[Tensor | None], reduction: str, group: dist.ProcessGroup | None = None
 ) -> list[Tensor]:
-    """Reduce (clips, windows) values over the windows of all processes that count, several tensors in one collective.
+    """Reduce (clips, windows) values over the counting windows of all processes, several tensors in one collective.
 
     Args:
-        values: Each (clips, windows), this process's.
-        masks: One a tensor, (clips, windows), bool, or None.
-        reduction: "mean" and "sum" are over all processes; "none" returns this process's values.
-        group: The processes; None for this one alone.
+        values: Values of this process, (clips, windows) each.
+        masks: One mask per tensor, (clips, windows), bool, or None.
+        reduction: "mean" and "sum" are over all processes; "none" returns the values of this process.
+        group: Process group; None for this process alone.
 
     Returns:
-        A scalar for each tensor, the same on every process, or (clips, windows) for "none".
+        One scalar per tensor, the same on every process, or (clips, windows) for "none".
 
     Raises:
-        ArgumentError: An unknown reduction.
+        ArgumentError: The reduction is unknown.
 
     Example:
         >>> reduce_windows_across([torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0]])], [None, None], "sum")
@@ -240,19 +243,19 @@ def reduce_windows_across(
 
 
 def _gathered(x: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """(...) of each process to (processes, ...)."""
+    """Stack the tensors (...) of all processes to (processes, ...)."""
     everyone = x.new_empty(dist.get_world_size(group), *x.shape)
     dist.all_gather(list(everyone.unbind()), x.contiguous(), group=group)
     return everyone
 
 
 def _joined(tensors: Sequence[Tensor], lead: tuple[int, ...] = ()) -> Tensor:
-    """Tensors side by side in one (*lead, values), a copy; of the widest of their types."""
+    """Copy tensors into one tensor (*lead, values), of the widest dtype among them."""
     return torch.cat([x.reshape(*lead, -1) for x in tensors], dim=-1)
 
 
 def _apart(joined: Tensor, like: Sequence[tuple[torch.Size, torch.dtype]]) -> tuple[Tensor, ...]:
-    """(values,) back to tensors of the given shapes and types."""
+    """Split a joined tensor (values,) into tensors of the given shapes and dtypes."""
     parts = joined.split([shape.numel() for shape, _ in like])
     return tuple(part.reshape(shape).to(dtype) for part, (shape, dtype) in zip(parts, like, strict=True))
 
@@ -262,7 +265,7 @@ def _form(tensors: Sequence[Tensor]) -> list[tuple[torch.Size, torch.dtype]]:
 
 
 def _largest_across(tensors: Sequence[Tensor], group: dist.ProcessGroup) -> tuple[Tensor, ...]:
-    """The largest value of each element over all processes; no gradients."""
+    """Return the maximum of each element over all processes, without gradients."""
     joined = _joined(tensors)
     dist.all_reduce(joined, dist.ReduceOp.MAX, group=group)
     return _apart(joined, _form(tensors))
@@ -278,7 +281,8 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        # A sum over all, of which the own row is taken: over gloo a reduce_scatter, which spares the other rows, takes longer.
+        # All rows are summed and only the own row is used, because reduce_scatter, which sums only this row, is slower with
+        # gloo.
         total = _joined(gradients, (dist.get_world_size(context.group),))
         dist.all_reduce(total, group=context.group)
         return None, *_apart(total[dist.get_rank(context.group)], context.form)

@@ -31,13 +31,15 @@ from avsync.models.syncer.similarity import check_pair, cosine_similarity, unit_
 
 
 def chance_level(num_negatives: int) -> float:
-    """The InfoNCE of a model that cannot tell the positive from ``num_negatives`` negatives: log(N + 1).
+    """Return the InfoNCE at chance level, log(N + 1) for ``num_negatives`` = N.
+
+    A model at chance level gives the positive and the negatives equal scores.
 
     Args:
-        num_negatives: Negatives next to the one positive.
+        num_negatives: Number of negatives per positive.
 
     Returns:
-        The loss at chance, in nats.
+        The loss at chance level, in nats.
 
     Raises:
         ArgumentError: ``num_negatives`` is not positive.
@@ -55,14 +57,17 @@ def chance_level(num_negatives: int) -> float:
 def info_nce(
     motion: Tensor, audio: Tensor, negatives: Tensor, *, temperature: float | Tensor = 0.07, reduction: str = "mean"
 ) -> Tensor:
-    """Equation (2): InfoNCE of one positive against given negative motion windows.
+    r"""Compute equation (2): InfoNCE of one positive against given negative motion windows.
 
-    -log( e^{s(a,x+)/tau} / ( e^{s(a,x+)/tau} + sum_n e^{s(a,x-_n)/tau} ) ), written as softplus(logsumexp_n(...) - s(a,x+)/tau), which
-    is never negative and loses no digits near zero.
+    .. math:: L = -\log \frac{e^{s(a, x^+) / \tau}}{e^{s(a, x^+) / \tau} + \sum_n e^{s(a, x^-_n) / \tau}}
+
+    with the score :math:`s` of equation (3), the audio window :math:`a`, the positive :math:`x^+`, the negatives :math:`x^-_n`
+    and the temperature :math:`\tau`. The loss is computed as the softplus of a difference, which is never negative and precise
+    near zero.
 
     Args:
         motion: (..., embed), the positives.
-        audio: (..., embed).
+        audio: (..., embed), the anchors.
         negatives: (..., num_negatives, embed).
         temperature: tau, above zero.
         reduction: "none", "mean" or "sum".
@@ -71,8 +76,8 @@ def info_nce(
         A scalar, or (...) for "none".
 
     Raises:
-        ShapeError: Shapes that do not fit each other, or no negatives.
-        ArgumentError: An unknown reduction, or a temperature that is not positive.
+        ShapeError: The shapes do not match, or there are no negatives.
+        ArgumentError: The reduction is unknown, or the temperature is not positive.
 
     Example:
         >>> audio = torch.tensor([[1.0, 0.0]])
@@ -139,30 +144,30 @@ def sampled_info_nce(
     reduction: str = "mean",
     group: dist.ProcessGroup | None = None,
 ) -> Tensor | list[Tensor]:
-    """Compute equation (2) with the negatives given by their indices, as :func:`sample_negatives` draws them.
+    """Compute equation (2) with negatives given by their indices, as :func:`sample_negatives` returns them.
 
-    Equal to :func:`info_nce` on :func:`gather_negatives`, but mostly without copying the negatives. Several levels can be passed
-    together, as lists with one entry per level. Each level has a loss of its own, and processes wait for each other once instead of
-    once per level.
+    The result equals that of :func:`info_nce` with :func:`gather_negatives`, but in most cases the negatives are not copied.
+    Several levels can be passed together, as lists with one entry per level. Each level has its own loss, and processes wait
+    for each other once instead of once per level.
 
     Args:
-        motion: (clips, windows, embed), positives and negatives, or one such tensor per level.
+        motion: (clips, windows, embed), the positives and the negatives, or one such tensor per level.
         audio: (clips, windows, embed), the anchors, or one such tensor per level.
-        indices: (clips, windows, num_negatives), int64, into the flattened (clips * windows) axis, or one such tensor per level. With
-            a ``group``, into the windows of all processes, one process after the other.
+        indices: (clips, windows, num_negatives), int64, into the flattened (clips * windows) axis, or one such tensor per
+            level. With a ``group``, into the windows of all processes, one process after the other.
         temperature: tau, above zero; one for all levels, or one per level.
         mask: (clips, windows), bool, False for windows that do not count; with several levels, one mask or None per level.
         reduction: "none", "mean" (over the windows that count) or "sum".
-        group: Processes whose windows may be negatives too, each with as many clips and windows as this one
+        group: Processes whose windows may also be negatives, each with as many clips and windows as this process
             (:mod:`avsync.losses.distributed`).
 
     Returns:
-        A scalar, the same on every process, or this process's (clips, windows) for "none", zero where masked. With several levels,
-        a list of them.
+        A scalar, the same on every process, or (clips, windows) of this process for "none", zero for masked windows. With
+        several levels, a list with one entry per level.
 
     Raises:
-        ShapeError: Shapes that do not fit each other.
-        ArgumentError: An unknown reduction, a temperature that is not positive, or lists that differ in length.
+        ShapeError: The shapes do not match.
+        ArgumentError: The reduction is unknown, a temperature is not positive, or the lists differ in length.
 
     Example:
         >>> embeddings = torch.eye(4)[None]
@@ -195,7 +200,7 @@ def sampled_info_nce(
 
 
 def _sampled_across(levels: Sequence[Level], group: dist.ProcessGroup) -> list[Tensor]:
-    """:func:`sampled_similarity` of each level, with indices into the motion windows of all processes."""
+    """Compute :func:`sampled_similarity` of each level, with indices into the motion windows of all processes."""
     with torch.autocast(device_type=levels[0].audio.device.type, enabled=False):
         candidates = gather([unit_norm(level.motion) for level in levels], group, checked=True)
         return [
@@ -207,18 +212,20 @@ def _sampled_across(levels: Sequence[Level], group: dist.ProcessGroup) -> list[T
 
 
 class InfoNCE(nn.Module):
-    """Equation (2) with negatives drawn again in every call (:func:`sample_negatives`, :func:`sampled_info_nce`).
+    """InfoNCE loss with sampled negatives, equation (2); see :func:`sampled_info_nce`.
+
+    The negatives are drawn again in every call by :func:`sample_negatives`.
 
     Args:
-        num_negatives: Negatives for each window.
+        num_negatives: Number of negatives per window.
         source: "both", "in_clip" or "cross_clip".
-        exclusion: Windows of the same clip at this distance or nearer are never negatives.
-        temperature: tau; the start value if it is learnable.
-        learnable: Learn the temperature (a :class:`LogitScale`).
+        exclusion: Largest distance, in windows of the same clip, at which windows are never negatives.
+        temperature: tau; the initial value if ``learnable`` is True.
+        learnable: Learn the temperature with a :class:`LogitScale`.
         reduction: "none", "mean" or "sum".
 
     Raises:
-        ArgumentError: A value out of its range.
+        ArgumentError: A value is out of range.
 
     Example:
         >>> motion, audio = torch.randn(2, 4, 10, 8, generator=torch.Generator().manual_seed(0))
@@ -257,11 +264,11 @@ class InfoNCE(nn.Module):
         indices: Tensor | None = None,
         group: dist.ProcessGroup | None = None,
     ) -> Tensor:
-        """(clips, windows, embed) twice to the loss; ``mask`` (clips, windows) is False for padding.
+        """Compute the loss of (clips, windows, embed) motion and audio; ``mask`` (clips, windows) is False for padding.
 
-        ``indices`` are negatives drawn beforehand (:func:`sample_negatives`): torch.compile cannot trace a ``generator``. With a
-        ``group``, negatives are drawn from the windows of all its processes; with generators in one state on all of them, the draw is
-        that of one process with all the clips.
+        ``indices`` are negatives drawn in advance (:func:`sample_negatives`), because torch.compile cannot trace a
+        ``generator``. With a ``group``, negatives are drawn from the windows of all processes. If the generators of all
+        processes have the same state, the negatives equal those of one process with all clips.
         """
         check_windows(motion, audio)
         check_mask(mask, motion.shape[0], motion.shape[1], motion.device)
@@ -287,7 +294,7 @@ class InfoNCE(nn.Module):
     ) -> Tensor:
         """Draw the negatives of ``clips`` clips of ``windows`` windows, (clips, windows, num_negatives), for one call.
 
-        With a ``group``, all processes must pass the same sizes, and either all of them a mask or none
+        With a ``group``, all processes must pass the same sizes, and a mask must be passed by all processes or by none
         (:func:`avsync.losses.distributed.check_alike`).
         """
         rank, size = rank_and_size(group)
@@ -305,5 +312,5 @@ class InfoNCE(nn.Module):
 
 
 def _nce(positive: Tensor, negatives: Tensor, scale: float | Tensor) -> Tensor:
-    """-log of the positive's share, from cosines (...) and (..., num_negatives)."""
+    """Return -log of the softmax probability of the positive, from cosines (...) and (..., num_negatives)."""
     return F.softplus((negatives * scale).logsumexp(dim=-1) - positive * scale)

@@ -1,7 +1,7 @@
 """Motion prior: an energy that is zero for motion as lively as real motion, and grows where motion exceeds it.
 
-A frozen syncer can be fooled: gradient descent on its score alone finds motion that trembles and that no face makes. The prior holds
-statistics of real motion and penalises what lies above them, so that the gradient of a sync loss stays on faces.
+A frozen syncer can be fooled: gradient descent on its score alone finds motion that trembles and that no face makes. The prior
+holds statistics of real motion and penalises what lies above them, so that the gradient of a sync loss stays on faces.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ class MotionPrior(PretrainedModel):
     r"""Energy of motion relative to real motion, zero up to the liveliness of real faces.
 
     Displacements :math:`d_t` from a reference face, in heights of that face, are split into coefficients :math:`c_{t,k}` of
-    ``components`` principal motions of real faces and a residual :math:`r_t` that those motions cannot express. The statistics of a clip
-    are mean squares over time: of the changes :math:`c_{t+\tau,k} - c_{t,k}` and :math:`r_{t+\tau} - r_t` at every lag :math:`\tau`, of
-    the residual, and of the accelerations :math:`c_{t+1,k} - 2 c_{t,k} + c_{t-1,k}` and :math:`d_{t+1} - 2 d_t + d_{t-1}`. With
-    :math:`\bar P_j` the mean of statistic :math:`P_j` over real clips, the energy is
+    ``components`` principal motions of real faces and a residual :math:`r_t` that those motions cannot express. The statistics
+    of a clip are mean squares over time: of the changes :math:`c_{t+\tau,k} - c_{t,k}` and :math:`r_{t+\tau} - r_t` at every
+    lag :math:`\tau`, of the residual, and of the accelerations :math:`c_{t+1,k} - 2 c_{t,k} + c_{t-1,k}` and
+    :math:`d_{t+1} - 2 d_t + d_{t-1}`. With :math:`\bar P_j` the mean of statistic :math:`P_j` over real clips, the energy is
 
     .. math:: E = \operatorname{mean}_j \max\left(0, \sqrt{P_j / \bar P_j} - 1\right)^2 .
 
@@ -103,7 +103,8 @@ class MotionPrior(PretrainedModel):
         """Fit a prior to clips of real faces.
 
         Args:
-            landmarks: (batch, frames, points, dims), more frames than the largest lag, any unit; some hundred clips of many speakers.
+            landmarks: (batch, frames, points, dims), more frames than the largest lag, any unit; some hundred clips of many
+                speakers.
             config: Sizes; ``points`` and ``dims`` must be those of ``landmarks``.
             reference: Face that motion is measured from, as in :meth:`forward`.
 
@@ -139,8 +140,8 @@ class MotionPrior(PretrainedModel):
         """Compute the energy of clips.
 
         Args:
-            landmarks: (batch, frames, points, dims), at least 3 frames, in any unit, at the frame rate of the clips that the prior was
-                fitted to.
+            landmarks: (batch, frames, points, dims), at least 3 frames, in any unit, at the frame rate of the clips that the
+                prior was fitted to.
             reference: "first" frame, "mean" face, or the observed face (batch, points, dims), which a generator cannot move.
             reduction: "none", "mean" or "sum" over clips.
 
@@ -175,8 +176,8 @@ class MotionPrior(PretrainedModel):
         """Return the statistics of each clip.
 
         Returns:
-            Changes (batch, lags, components), changes of the residual (batch, lags), accelerations (batch, components), and (batch, 2)
-            the residual and the acceleration of the points. Lags that a clip is too short for are left out.
+            Changes (batch, lags, components), changes of the residual (batch, lags), accelerations (batch, components), and
+            (batch, 2) the residual and the acceleration of the points. Lags that a clip is too short for are left out.
         """
         moved = displacement(landmarks, reference=reference, scale=1.0).flatten(2)
         directions = self.directions.to(moved.dtype)

@@ -1,7 +1,8 @@
-"""Windows that may serve as negatives, and a random choice among them.
+"""Candidates for negative windows, and random sampling from them.
 
-Two sources: misaligned windows of the same clip, which teach *when*, and windows of other clips, which teach *what*. Windows closer
-to the positive than an exclusion zone are no negatives: they overlap it, and half of their content is right.
+There are two sources of negatives. Misaligned windows of the same clip teach the timing, and windows of other clips teach the
+content. Windows inside an exclusion zone around the positive are not used as negatives, because they overlap the positive and
+share its content.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from avsync.losses._windows import check_indices, check_mask
 
 SOURCES = ("both", "in_clip", "cross_clip")
 
-# Two half-open intervals of candidates for each anchor: (start, end, start, end), each (anchors, 1).
+# Two half-open intervals of candidates for each anchor: (start, end, start, end), each of shape (anchors, 1).
 _Intervals = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -32,34 +33,39 @@ def sample_negatives(
 ) -> Tensor:
     """Draw negative windows for every window of a batch, without loops and without a matrix of all pairs.
 
-    Every candidate of a source is equally likely, and none is drawn twice for one anchor before all have been drawn once.
+    All candidates of a source are equally likely. For one anchor, no candidate is drawn twice before every candidate was drawn
+    once.
 
     Args:
-        num_clips: Clips in the batch.
-        num_windows: Windows per clip.
-        num_negatives: Negatives for each window.
-        source: "in_clip" draws from the same clip, "cross_clip" from the other clips, "both" half of them from each (the odd one
-            from the other clips); where one of the two has no candidate, "both" draws all from the other.
-        exclusion: Windows of the same clip at this distance or nearer are never drawn; 0 excludes the positive alone.
-        mask: (clips, windows), bool, False for padding, which is not drawn. Only an anchor whose every candidate is padding gets
-            padding, since that cannot be told from shapes; such anchors do not arise while each clip has enough valid windows.
-        generator: Source of randomness; torch's global one by default.
-        device: Of the result; that of ``mask``, or else of ``generator``, by default.
+        num_clips: Number of clips in the batch.
+        num_windows: Number of windows per clip.
+        num_negatives: Number of negatives per window.
+        source: "in_clip" draws from the same clip, and "cross_clip" from the other clips. "both" draws half of the negatives
+            from each source, and an odd one from the other clips. If one source has no candidate, "both" draws all negatives
+            from the other.
+        exclusion: Largest distance, in windows of the same clip, at which windows are never drawn; 0 excludes only the
+            positive.
+        mask: (clips, windows), bool, False for padding, which is not drawn. An anchor gets padding only if all of its
+            candidates are padding, because shapes do not reveal this case. It cannot occur if each clip has enough valid
+            windows.
+        generator: Random generator; torch's global one by default.
+        device: Device of the result; by default the device of ``mask``, otherwise that of ``generator``.
 
     Returns:
         (clips, windows, num_negatives), int64: indices into the flattened (clips * windows) axis.
 
     Raises:
-        ArgumentError: An unknown source, or sizes that are not positive.
-        ShapeError: There is one clip only and the source is "cross_clip", or ``mask`` does not fit.
-        ClipTooShortError: The clips are so short that some window has no candidate.
+        ArgumentError: The source is unknown, or a size is not positive.
+        ShapeError: There is only one clip and the source is "cross_clip", or ``mask`` has the wrong shape.
+        ClipTooShortError: The clips are so short that a window has no candidate.
 
     Example:
         >>> indices = sample_negatives(4, 10, 6, generator=torch.Generator().manual_seed(0))
         >>> indices.shape, int((indices[2] // 10 == 2).sum(dim=-1).max())
         (torch.Size([4, 10, 6]), 3)
 
-    Source: paper section 3.1 (48 negatives, from the same clip or from others); proportions and exclusion zone are ours.
+    Source: paper section 3.1 (48 negatives, from the same clip or from others); the proportions and the exclusion zone are
+    ours.
     """
     check_choice("source", source, SOURCES)
     for name, count in (("num_clips", num_clips), ("num_windows", num_windows), ("num_negatives", num_negatives)):
@@ -91,7 +97,7 @@ def sample_negatives(
         uniform = torch.rand(count, num + 1, generator=generator, device=drawn_on).to(device, non_blocking=True)
         indices, _ = _draw(_candidates(plain, num_clips, num_windows, exclusion, inside), uniform)
         if mask is not None:
-            # Candidates are counted among the valid windows only; `order` turns a rank among these into an index.
+            # Only valid windows are counted as candidates; `order` converts a rank among the valid windows to an index.
             valid = mask.reshape(-1)
             before = torch.nn.functional.pad(valid.cumsum(0), (1, 0))
             order = torch.argsort((~valid).to(torch.uint8), stable=True)
@@ -108,7 +114,7 @@ def sample_negatives(
 
 
 def _candidates(before: Tensor, num_clips: int, num_windows: int, exclusion: int, inside: bool) -> _Intervals:
-    """The two intervals of candidates of each anchor, in ranks; ``before[p]`` counts the windows that may be drawn before p."""
+    """Return the two candidate intervals of each anchor, in ranks; ``before[p]`` counts the candidates before window p."""
     index = torch.arange(num_clips * num_windows, device=before.device)[:, None]
     clip_start = index - index % num_windows
     clip_end = clip_start + num_windows
@@ -125,7 +131,7 @@ def _total(intervals: _Intervals) -> Tensor:
 
 
 def _draw(intervals: _Intervals, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """One candidate from each of equal shares of the candidates, turned by a random amount so that each is equally likely."""
+    """Draw one candidate from each of several equal shares, rotated by a random amount so that all are equally likely."""
     start, end, start_2, _ = intervals
     total = _total(intervals)
     size = total.clamp(min=1)
@@ -140,7 +146,7 @@ def _draw(intervals: _Intervals, uniform: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def gather_negatives(embeddings: Tensor, indices: Tensor) -> Tensor:
-    """The embeddings that ``indices`` names.
+    """Gather the embeddings at ``indices``.
 
     Args:
         embeddings: (clips, windows, embed).
@@ -150,7 +156,7 @@ def gather_negatives(embeddings: Tensor, indices: Tensor) -> Tensor:
         (clips, windows, num_negatives, embed).
 
     Raises:
-        ShapeError: Shapes that do not fit each other.
+        ShapeError: The shapes do not match.
 
     Example:
         >>> embeddings = torch.arange(6.0).reshape(2, 3, 1)
@@ -174,24 +180,24 @@ def excluded_pairs(
     rows: tuple[int, int] | None = None,
     device: torch.device | None = None,
 ) -> Tensor | None:
-    """The pairs of windows that are neither positive nor negative, or None if there are none.
+    """Return the mask of window pairs that are neither positive nor negative, or None if there are no such pairs.
 
     Args:
-        num_clips: Clips in the batch.
-        num_windows: Windows per clip.
-        exclusion: Windows of the same clip at distances 1 to this are excluded.
-        mask: (clips, windows), bool, False for padding; every pair with padding is excluded, save padding with itself, so that
-            no row or column is ever empty.
-        rows: The first clip whose rows are wanted and the one behind the last; all by default. Where the clips of several processes
-            come together, each wants its own.
-        device: Of the result; ``mask`` must be there too.
+        num_clips: Number of clips in the batch.
+        num_windows: Number of windows per clip.
+        exclusion: Largest distance, in windows, at which two different windows of the same clip are excluded.
+        mask: (clips, windows), bool, False for padding. All pairs with padding are excluded, except a padded window with
+            itself, so that no row or column is empty.
+        rows: First clip and end (exclusive) of the range of clips whose rows are returned; all clips by default. With the clips
+            of several processes, each process requests the rows of its own clips.
+        device: Device of the result; ``mask`` must be on the same device.
 
     Returns:
-        (clips * windows, clips * windows), bool, never True on the diagonal, or the rows of it that are wanted; or None.
+        (clips * windows, clips * windows), bool, never True on the diagonal, or only the requested rows; or None.
 
     Raises:
         ArgumentError: ``exclusion`` is negative.
-        ShapeError: ``mask`` does not fit.
+        ShapeError: ``mask`` has the wrong shape.
 
     Example:
         >>> excluded_pairs(1, 3, exclusion=1).int().tolist()

@@ -1,4 +1,4 @@
-"""InfoNCE over the offsets of a segment of windows: what a search for the offset of a clip asks, as a loss."""
+"""InfoNCE over the temporal offsets of a segment of windows: the task of an offset search, as a loss."""
 
 from __future__ import annotations
 
@@ -14,25 +14,27 @@ from avsync.models.syncer.similarity import unit_norm
 
 
 def frame_shares(counts: Tensor, window: int) -> Tensor:
-    """Count the frames that each window adds to those of its neighbours.
+    """Count the frames that each window adds to the frames of its neighbours.
 
-    Windows overlap: read from the beginning, the first brings all of its frames and every other one a single new frame; read from the
-    end, the last brings them all. The share is the mean of both readings, so that the shares of a clip add up to its frames: a
-    weighted mean over windows that is a mean over frames. Where windows are left out, those around the gap bring more.
+    Windows overlap. Counted from the beginning, the first window adds all of its frames and every other window adds one new
+    frame. Counted from the end, the last window adds all of its frames. The share of a window is the mean of both counts, so
+    that the shares of a clip sum to its number of frames. A mean over windows weighted by these shares is a mean over frames.
+    If windows are left out, the windows next to the gap have larger shares.
 
     Args:
-        counts: (batch, windows, offsets), 1 for what counts and 0 for the rest, as
-            :func:`avsync.metrics.offset.window_distances` returns it.
-        window: Frames that a window spans.
+        counts: (batch, windows, offsets), 1 for windows that count and 0 for the others, as
+            :func:`avsync.metrics.offset.window_distances` returns them.
+        window: Length of a window in frames.
 
     Returns:
-        As ``counts``, from 0 to ``window``.
+        Shares in frames, with the shape of ``counts``, from 0 to ``window``.
 
     Example:
         >>> frame_shares(torch.ones(1, 6, 1), 5).flatten()
         tensor([3., 1., 1., 1., 1., 3.])
 
-    Source: ours. Where windows ``n`` apart correlate as ``(1 - 2 / (window + 1))**n``, no weights have a mean of less variance.
+    Source: ours. If the correlation of windows ``n`` apart is ``(1 - 2 / (window + 1))**n``, these weights minimise the
+    variance of the weighted mean.
     """
     check_shape("counts", counts, "batch windows offsets")
     check_count("window", window)
@@ -40,7 +42,7 @@ def frame_shares(counts: Tensor, window: int) -> Tensor:
 
 
 def _new_frames(counts: Tensor, window: int) -> Tensor:
-    """Frames of each window that no earlier one has that counts."""
+    """Count the frames of each window that no earlier counting window contains."""
     position = torch.arange(counts.shape[1], dtype=counts.dtype, device=counts.device)[:, None]
     latest = torch.where(counts > 0, position, -float(window)).cummax(dim=1).values
     earlier = torch.nn.functional.pad(latest[:, :-1], (0, 0, 1, 0), value=-float(window))
@@ -58,31 +60,37 @@ def offset_info_nce(
     mask: Tensor | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    """InfoNCE of whole segments of windows against themselves at other offsets.
+    r"""Compute the InfoNCE of segments of windows against the same segments at other offsets.
 
-    ``-log softmax_j(sqrt(span) / tau * mean_{i in stretch} cos(v[i], a[i + j]))`` at ``j = 0``, over ``j = -V..V``. Single windows
-    (``span = 1``) are often ambiguous: a held vowel looks like its neighbours. Averaged over a stretch, what a window cannot tell
-    counts for nothing and what it can adds up, so that training spends its effort on windows that say something. The evidence of
-    independent windows grows with their number and its spread with the root, hence the root.
+    With the motion embeddings :math:`v_i`, the audio embeddings :math:`a_i`, the temperature :math:`\tau` and the largest
+    offset :math:`V`, the loss of a segment :math:`S` of ``span`` windows is
+
+    .. math:: L = -\log \frac{e^{z_0}}{\sum_{j=-V}^{V} e^{z_j}}, \quad
+        z_j = \frac{\sqrt{\mathrm{span}}}{\tau} \operatorname{mean}_{i \in S} \cos(v_i, a_{i+j}) .
+
+    Single windows (``span = 1``) are often ambiguous, because a held vowel looks like its neighbours. In the mean over a
+    segment, ambiguous windows have little influence and informative windows add up, so that training concentrates on
+    informative windows. The sum of the scores of independent windows grows with their number and its spread with the square
+    root, hence the factor :math:`\sqrt{\mathrm{span}}`.
 
     Args:
         motion: (clips, windows, embed).
         audio: Embeddings, (clips, windows, embed).
-        max_offset: V, the largest offset to tell from zero, in windows. Offsets that would leave the clip are left out.
-        span: Windows of a stretch; the clip is cut into segments of so many, and the rest of it is not used.
-        window: Frames that a window spans, for a mean over the frames of a stretch instead of its windows, as a search with the same
-            ``window`` takes it (:func:`avsync.metrics.offset.offset_distances`); 1 for the mean over windows.
+        max_offset: V, the largest offset, in windows. Offsets that reach outside the clip are left out.
+        span: Windows per segment; the clip is cut into segments of this length, and remaining windows at the end are not used.
+        window: Length of a window in frames, for a mean over the frames of a segment, as an offset search with the same
+            ``window`` computes it (:func:`avsync.metrics.offset.offset_distances`); 1 for the mean over windows.
         temperature: tau, above zero.
-        mask: (clips, windows), bool, False for padding; a stretch or an offset that needs such a window does not count.
-        reduction: "none", "mean" (over the stretches that count) or "sum".
+        mask: (clips, windows), bool, False for padding; segments and offsets that need a padded window do not count.
+        reduction: "none", "mean" (over the segments that count) or "sum".
 
     Returns:
         A scalar, or (clips, windows // span) for "none", zero where masked.
 
     Raises:
-        ShapeError: Shapes that do not fit each other.
-        ArgumentError: ``max_offset``, ``span`` or ``window`` is below 1, or an unknown reduction.
-        ClipTooShortError: A stretch is longer than the clip.
+        ShapeError: The shapes do not match.
+        ArgumentError: ``max_offset``, ``span`` or ``window`` is below 1, or the reduction is unknown.
+        ClipTooShortError: The clip does not have more windows than a segment.
 
     Example:
         >>> windows = torch.eye(5)[None]
@@ -117,7 +125,7 @@ def offset_info_nce(
         shares = frame_shares(scores.new_ones(1, span, 1), window)
         logits = (band[:, used].unflatten(1, (stretches, span)) * (shares / shares.sum())).sum(dim=2) * span**0.5
         counts = whole[..., max_offset]
-        # A finite floor: a stretch that is all padding would otherwise be NaN, and its gradient too.
+        # The floor is finite, because a segment of padding alone would otherwise give NaN in value and gradient.
         logits = logits.masked_fill(~whole, torch.finfo(logits.dtype).min / 2)
         losses = -F.log_softmax(logits, dim=-1)[..., max_offset]
     return reduce_windows(losses, None if mask is None else counts, reduction)

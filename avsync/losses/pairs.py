@@ -1,7 +1,7 @@
 """Losses on single audio-motion pairs: SyncNet's margin, Wav2Lip's cross-entropy on the cosine, sigmoid pairs.
 
-The functions score pairs with a given target; the modules take a batch of aligned windows, draw the mismatched pairs themselves
-and weigh the aligned and the mismatched half of the task equally.
+The functions compute the loss of pairs with a given target. The modules take a batch of aligned windows and draw the mismatched
+pairs themselves. Aligned and mismatched pairs have equal total weight.
 """
 
 from __future__ import annotations
@@ -36,21 +36,25 @@ MAPPINGS = ("cosine", "affine")
 
 
 def contrastive_loss(motion: Tensor, audio: Tensor, target: Tensor, *, margin: float = 1.0, reduction: str = "mean") -> Tensor:
-    """SyncNet's contrastive loss: (y d^2 + (1 - y) max(margin - d, 0)^2) / 2, d the distance of the unit embeddings.
+    r"""Compute SyncNet's contrastive loss of pairs.
+
+    .. math:: L = \tfrac{1}{2} \left( y d^2 + (1 - y) \max(m - d, 0)^2 \right)
+
+    with the target :math:`y`, the distance :math:`d` of the unit embeddings and the margin :math:`m`.
 
     Args:
         motion: (..., embed).
         audio: (..., embed).
-        target: (...), 1 (or True) where the pair is aligned, 0 where it is not.
-        margin: Distance from which mismatched pairs are left alone; unit vectors are at most 2 apart.
+        target: (...), 1 (or True) for aligned pairs, 0 for mismatched pairs.
+        margin: Distance beyond which mismatched pairs have no loss; the distance of unit vectors is at most 2.
         reduction: "none", "mean" or "sum".
 
     Returns:
-        A scalar, or (...) for "none". The gradient is finite everywhere, also at d = 0.
+        A scalar, or (...) for "none". The gradient is finite everywhere, including d = 0.
 
     Raises:
-        ShapeError: Shapes that do not fit each other.
-        ArgumentError: An unknown reduction, or a margin that is not positive.
+        ShapeError: The shapes do not match.
+        ArgumentError: The reduction is unknown, or the margin is not positive.
 
     Example:
         >>> motion, audio = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
@@ -68,25 +72,26 @@ def contrastive_loss(motion: Tensor, audio: Tensor, target: Tensor, *, margin: f
 
 
 def cosine_bce(motion: Tensor, audio: Tensor, target: Tensor, *, mapping: str = "cosine", reduction: str = "mean") -> Tensor:
-    """Wav2Lip's loss: binary cross-entropy of a probability of being aligned that is read off the cosine.
+    r"""Compute Wav2Lip's loss: binary cross-entropy, with a probability of alignment derived from the cosine.
 
-    Computed in logits from 1 - cos = ||a - m||^2 / 2, so that neither end loses its digits.
+    The logits are computed from :math:`1 - \cos = \tfrac{1}{2} \lVert a - m \rVert^2` with unit embeddings :math:`a` (audio)
+    and :math:`m` (motion), so that the result is precise for cosines near both ends of the range.
 
     Args:
         motion: (..., embed).
         audio: (..., embed).
-        target: (...), 1 (or True) where the pair is aligned, 0 where it is not.
-        mapping: "cosine": p = cos, as published, made for embeddings that come out of a ReLU and have no negative cosine (where
-            the cosine is zero or below, p is a constant epsilon and an aligned pair gets no gradient). "affine":
-            p = (1 + cos) / 2, for any embeddings.
+        target: (...), 1 (or True) for aligned pairs, 0 for mismatched pairs.
+        mapping: "cosine" uses p = cos, as published, for embeddings after a ReLU, whose cosines are never negative. If the
+            cosine is zero or negative, p is a constant epsilon and an aligned pair receives no gradient. "affine" uses p = (1 +
+            cos) / 2, for any embeddings.
         reduction: "none", "mean" or "sum".
 
     Returns:
         A scalar, or (...) for "none".
 
     Raises:
-        ShapeError: Shapes that do not fit each other.
-        ArgumentError: An unknown mapping or reduction.
+        ShapeError: The shapes do not match.
+        ArgumentError: The mapping or the reduction is unknown.
 
     Example:
         >>> motion, audio = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8]])
@@ -113,32 +118,36 @@ def sigmoid_pair_loss(
     mask: Tensor | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    """Every audio window with every motion window of the batch, each pair an aligned-or-not question of its own.
+    r"""Compute the binary classification loss of every audio window paired with every motion window of the batch.
 
-    For audio window i: sum over j of -log sigmoid(z_ij (scale s_ij + bias)), z_ij = 1 if i = j, else -1.
+    The loss of audio window :math:`i` is the sum over all motion windows :math:`j`
+
+    .. math:: L_i = -\sum_j \log \mathrm{sigmoid}(z_{ij} (\mathrm{scale} \cdot s_{ij} + \mathrm{bias}))
+
+    with the cosine :math:`s_{ij}`, and :math:`z_{ij} = 1` if :math:`i = j`, otherwise -1.
 
     Args:
         motion: (clips, windows, embed).
         audio: (clips, windows, embed).
         scale: Factor of the cosine.
-        bias: Added to the logits; negative, since nearly all pairs are mismatched.
-        exclusion: Pairs of the same clip at distances 1 to this (in windows) are left out.
+        bias: Constant added to the logits; negative, because nearly all pairs are mismatched.
+        exclusion: Pairs of the same clip at distances 1 to ``exclusion`` (in windows) are left out.
         mask: (clips, windows), bool, False for padding.
         reduction: "none", "mean" (over the audio windows that count) or "sum".
 
     Returns:
-        A scalar, or (clips, windows) for "none": each row's sum over all pairs of that audio window.
+        A scalar, or (clips, windows) for "none": the sum over all pairs of each audio window.
 
     Raises:
-        ShapeError: Shapes that do not fit each other.
-        ArgumentError: An unknown reduction.
+        ShapeError: The shapes do not match.
+        ArgumentError: The reduction is unknown.
 
     Example:
         >>> audio = torch.eye(2)[None]
         >>> round(sigmoid_pair_loss(audio, audio, scale=2.0, bias=0.0).item(), 4)  # log(1 + e^-2) + log 2
         0.8201
 
-    Source: SigLIP (Zhai et al. 2023), with its start values as defaults.
+    Source: SigLIP (Zhai et al. 2023), with its initial values as defaults.
     """
     check_windows(motion, audio)
     num_clips, num_windows, embed = audio.shape
@@ -156,7 +165,7 @@ def sigmoid_pair_loss(
         positive = (a * m).sum(dim=-1) + bias
         if excluded is not None:
             logits = logits.masked_fill(excluded, torch.finfo(logits.dtype).min)
-        # softplus(x) of a mismatched pair, softplus(-x) = softplus(x) - x of the aligned one.
+        # softplus(x) for a mismatched pair, softplus(-x) = softplus(x) - x for the aligned pair.
         losses = (F.softplus(logits).sum(dim=1) - positive).reshape(num_clips, num_windows)
     return reduce_windows(losses, mask, reduction)
 
@@ -165,8 +174,8 @@ def inverse_temperature(temperature: float | Tensor) -> float | Tensor:
     """Return 1 / temperature, in float32 at least.
 
     Raises:
-        ArgumentError: Not a finite number above zero; the value of a tensor is checked if it is on the CPU.
-        ShapeError: A tensor that is not a floating-point scalar.
+        ArgumentError: The temperature is not a finite number above zero; the value of a tensor is checked only on the CPU.
+        ShapeError: The temperature is a tensor but not a floating-point scalar.
     """
     if isinstance(temperature, Tensor):
         if temperature.ndim != 0:
@@ -180,22 +189,22 @@ def inverse_temperature(temperature: float | Tensor) -> float | Tensor:
 
 
 class LogitScale(nn.Module):
-    """A learnable, positive logit scale (1 / temperature), kept as its logarithm and capped.
+    """Learnable positive logit scale (1 / temperature), stored as its logarithm, with an upper limit.
 
-    At the cap the gradient still passes, so that the scale can come down again.
+    The gradient passes at the upper limit, so that the scale can decrease again.
 
     Args:
-        initial: Start value.
-        maximum: Cap.
+        initial: Initial value.
+        maximum: Upper limit.
 
     Raises:
-        ArgumentError: A value is not positive, or the start lies above the cap.
+        ArgumentError: A value is not positive, or the initial value is above the upper limit.
 
     Example:
         >>> round(LogitScale(initial=10.0)().item(), 4)
         10.0
 
-    Source: ours; start 1 / 0.07 and cap 100 are the custom of contrastive training.
+    Source: ours; an initial value of 1 / 0.07 and a limit of 100 are usual in contrastive training.
     """
 
     def __init__(self, *, initial: float = 1.0 / 0.07, maximum: float = 100.0) -> None:
@@ -208,7 +217,7 @@ class LogitScale(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(math.log(initial), dtype=torch.float32))
 
     def forward(self) -> Tensor:
-        """The scale, a scalar in float32."""
+        """Return the scale, a scalar in float32."""
         log_scale = self.log_scale.float()
         above = (log_scale - math.log(self.maximum)).clamp(min=0.0).detach()
         return (log_scale - above).exp()
@@ -226,11 +235,11 @@ class _SampledPairLoss(nn.Module):
         self.num_negatives, self.source, self.exclusion, self.reduction = num_negatives, source, exclusion, reduction
 
     def aligned_cost(self, half: Tensor) -> Tensor:
-        """The cost of an aligned pair, from 1 - cos."""
+        """Return the loss of an aligned pair, from 1 - cos."""
         raise NotImplementedError
 
     def mismatched_cost(self, half: Tensor) -> Tensor:
-        """The cost of a mismatched pair, from 1 - cos."""
+        """Return the loss of a mismatched pair, from 1 - cos."""
         raise NotImplementedError
 
     def forward(
@@ -241,9 +250,10 @@ class _SampledPairLoss(nn.Module):
         mask: Tensor | None = None,
         indices: Tensor | None = None,
     ) -> Tensor:
-        """(clips, windows, embed) twice to the loss; ``mask`` (clips, windows) is False for padding.
+        """Compute the loss of (clips, windows, embed) motion and audio; ``mask`` (clips, windows) is False for padding.
 
-        ``indices`` are negatives drawn beforehand (:func:`sample_negatives`): torch.compile cannot trace a ``generator``.
+        ``indices`` are negatives drawn in advance (:func:`sample_negatives`), because torch.compile cannot trace a
+        ``generator``.
         """
         check_windows(motion, audio)
         check_mask(mask, motion.shape[0], motion.shape[1], motion.device)
@@ -266,24 +276,26 @@ class _SampledPairLoss(nn.Module):
 
 
 class ContrastiveLoss(_SampledPairLoss):
-    """:func:`contrastive_loss` of each aligned pair and of mismatched pairs drawn again in every call, half the weight each.
+    """Contrastive loss of aligned pairs and of randomly drawn mismatched pairs; see :func:`contrastive_loss`.
+
+    Mismatched pairs are drawn again in every call. Aligned and mismatched pairs have half of the weight each.
 
     Args:
-        margin: Distance from which mismatched pairs are left alone.
-        num_negatives: Mismatched pairs for each aligned one.
+        margin: Distance beyond which mismatched pairs have no loss.
+        num_negatives: Number of mismatched pairs per aligned pair.
         source: "both", "in_clip" or "cross_clip".
-        exclusion: Windows of the same clip at this distance or nearer are never negatives.
+        exclusion: Largest distance, in windows of the same clip, at which windows are never negatives.
         reduction: "none", "mean" or "sum".
 
     Raises:
-        ArgumentError: A value out of its range.
+        ArgumentError: A value is out of range.
 
     Example:
         >>> audio = torch.eye(8)[None]
         >>> ContrastiveLoss()(audio, audio, generator=torch.Generator().manual_seed(0))  # orthogonal: farther apart than the margin
         tensor(0.)
 
-    Source: SyncNet (Chung and Zisserman 2016), one mismatched pair for each aligned one.
+    Source: SyncNet (Chung and Zisserman 2016), one mismatched pair per aligned pair.
     """
 
     def __init__(
@@ -300,26 +312,28 @@ class ContrastiveLoss(_SampledPairLoss):
         self.margin = margin
 
     def aligned_cost(self, half: Tensor) -> Tensor:
-        """Half the squared distance."""
+        """Return half the squared distance."""
         return half
 
     def mismatched_cost(self, half: Tensor) -> Tensor:
-        """Half the squared shortfall from the margin."""
+        """Return half the squared shortfall from the margin."""
         return _repulsion(half, self.margin)
 
 
 class CosineBCE(_SampledPairLoss):
-    """:func:`cosine_bce` of each aligned pair and of mismatched pairs drawn again in every call, half the weight each.
+    """Cosine cross-entropy of aligned pairs and of randomly drawn mismatched pairs; see :func:`cosine_bce`.
+
+    Mismatched pairs are drawn again in every call. Aligned and mismatched pairs have half of the weight each.
 
     Args:
         mapping: "cosine" (as published, for embeddings without negative values) or "affine".
-        num_negatives: Mismatched pairs for each aligned one.
+        num_negatives: Number of mismatched pairs per aligned pair.
         source: "both", "in_clip" or "cross_clip".
-        exclusion: Windows of the same clip at this distance or nearer are never negatives.
+        exclusion: Largest distance, in windows of the same clip, at which windows are never negatives.
         reduction: "none", "mean" or "sum".
 
     Raises:
-        ArgumentError: A value out of its range.
+        ArgumentError: A value is out of range.
 
     Example:
         >>> audio = torch.eye(8)[None]
@@ -343,26 +357,26 @@ class CosineBCE(_SampledPairLoss):
         self.mapping = mapping
 
     def aligned_cost(self, half: Tensor) -> Tensor:
-        """-log p."""
+        """Return -log p."""
         return F.softplus(-_alignment_logits(half, self.mapping))
 
     def mismatched_cost(self, half: Tensor) -> Tensor:
-        """-log(1 - p)."""
+        """Return -log(1 - p)."""
         return F.softplus(_alignment_logits(half, self.mapping))
 
 
 class SigmoidPairLoss(nn.Module):
-    """:func:`sigmoid_pair_loss` with learnable scale and bias.
+    """Sigmoid loss of all pairs with a learnable scale and a learnable bias; see :func:`sigmoid_pair_loss`.
 
     Args:
-        scale: Start value of the factor of the cosine.
-        bias: Start value of the bias.
-        max_scale: Cap of the scale.
-        exclusion: Pairs of the same clip at distances 1 to this (in windows) are left out.
+        scale: Initial value of the factor of the cosine.
+        bias: Initial value of the bias.
+        max_scale: Upper limit of the scale.
+        exclusion: Pairs of the same clip at distances 1 to ``exclusion`` (in windows) are left out.
         reduction: "none", "mean" or "sum".
 
     Raises:
-        ArgumentError: A value out of its range.
+        ArgumentError: A value is out of range.
 
     Example:
         >>> audio = torch.eye(2)[None]
@@ -390,7 +404,7 @@ class SigmoidPairLoss(nn.Module):
         self.bias = nn.Parameter(torch.tensor(float(bias), dtype=torch.float32))
 
     def forward(self, motion: Tensor, audio: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(clips, windows, embed) twice to the loss; ``mask`` (clips, windows) is False for padding."""
+        """Compute the loss of (clips, windows, embed) motion and audio; ``mask`` (clips, windows) is False for padding."""
         return sigmoid_pair_loss(
             audio,
             motion,
@@ -403,7 +417,7 @@ class SigmoidPairLoss(nn.Module):
 
 
 def _scalar(name: str, value: Any) -> float | Tensor:
-    """A finite number, or a floating-point scalar tensor in float32 at least."""
+    """Return ``value`` as a finite number, or as a floating-point scalar tensor in at least float32."""
     if isinstance(value, Tensor):
         if value.ndim != 0:
             raise ShapeError(f"`{name}`: expected a number or a scalar tensor, got {describe_shape(value)}")
@@ -415,7 +429,7 @@ def _scalar(name: str, value: Any) -> float | Tensor:
 
 
 def _check_target(audio: Tensor, target: Tensor) -> Tensor:
-    """The target as numbers, of the shape of the pairs."""
+    """Return the target as numbers, after checking that its shape is that of the pairs."""
     if not is_tensor(target) or target.shape != audio.shape[:-1]:
         raise ShapeError(f"`target`: expected {tuple(audio.shape[:-1])}, one value a pair, got {describe_shape(target)}")
     if target.is_complex():
@@ -425,14 +439,14 @@ def _check_target(audio: Tensor, target: Tensor) -> Tensor:
 
 
 def _repulsion(half: Tensor, margin: float) -> Tensor:
-    """max(margin - d, 0)^2 / 2 with d = sqrt(2 half); at d = 0, where the direction is undefined, the gradient is zero."""
+    """Return max(margin - d, 0)^2 / 2 with d = sqrt(2 half); at d = 0 the direction is undefined and the gradient is zero."""
     apart = half > 10 * torch.finfo(half.dtype).eps ** 2
     distance = torch.where(apart, torch.where(apart, 2.0 * half, 1.0).sqrt(), 0.0)
     return 0.5 * (margin - distance).clamp(min=0.0).square()
 
 
 def _alignment_logits(half: Tensor, mapping: str) -> Tensor:
-    """Return log p - log(1 - p), where 1 - p is ``half`` = 1 - cos ("cosine") or half of it ("affine")."""
+    """Return log p - log(1 - p), where 1 - p is ``half`` = 1 - cos ("cosine") or ``half / 2`` ("affine")."""
     eps = torch.finfo(half.dtype).eps
     rest = half if mapping == "cosine" else 0.5 * half
     return (1.0 - rest).clamp(min=eps).log() - rest.clamp(min=eps).log()
