@@ -60,7 +60,7 @@ def _sequences(sequences: Mapping[str, Faces]) -> dict[str, npt.NDArray[np.float
 
 
 def _view(face: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], float]:
-    """Middle and height of a face (points, 2)."""
+    """Return centre and height of a face (points, 2)."""
     low, high = face.min(axis=0), face.max(axis=0)
     return (low + high) / 2, float(high[1] - low[1]) or 1.0
 
@@ -77,13 +77,13 @@ def draw_face(
     """Draw one face with smooth lines, in NumPy alone.
 
     Args:
-        landmarks: (points, dims); of the dims the first two are drawn.
+        landmarks: (points, dims); only the first two dims are drawn.
         size: Width and height of the image in pixels.
-        reference: (points, dims): the face that decides what the image shows. It fills six tenths of the height, in the middle;
-            draw a whole sequence with its first frame as the reference to see the head move. Default: the face itself.
-        color: Of the lines, RGB.
-        background: RGB.
-        line_width: In pixels; by default a 170th of the size.
+        reference: Face (points, dims) that defines the view: the reference is centred and fills 60 % of the image height. To show
+            head motion, draw a sequence with its first frame as the reference. Default: the face itself.
+        color: RGB colour of the lines.
+        background: RGB colour of the background.
+        line_width: Line width in pixels; ``size / 170`` by default.
 
     Returns:
         (size, size, 3) uint8.
@@ -146,14 +146,14 @@ def landmark_video(
 ) -> int:
     """Write a video of faces side by side, each under its name, with audio.
 
-    Every face is shown as seen from its own first frame: centred there, and of that height.
+    The first frame of each sequence defines the centre and the scale of its panel.
 
     Args:
-        path: The file to write, ``.mp4``; whole or not at all.
-        sequences: (frames, points, dims) by name, all of one length.
-        waveform: (samples,) in [-1, 1]; starts with the first frame. What is longer than the images is cut off.
+        path: The file to write, ``.mp4``; written atomically.
+        sequences: (frames, points, dims) by name, all of the same length.
+        waveform: (samples,) in [-1, 1]; starts with the first frame. Audio after the last frame is cut off.
         fps: Frames per second.
-        sample_rate: Of ``waveform``, hertz.
+        sample_rate: Sample rate of ``waveform`` in hertz.
         size: Width of one panel in pixels.
 
     Returns:
@@ -185,7 +185,7 @@ def face_images(sequences: Mapping[str, Faces], *, size: int = 320) -> Iterator[
     """Draw the images of :func:`landmark_video`, one per frame: faces side by side, each under its name.
 
     Args:
-        sequences: (frames, points, dims) by name, all of one length.
+        sequences: (frames, points, dims) by name, all of the same length.
         size: Width of one panel in pixels.
 
     Returns:
@@ -218,7 +218,7 @@ def face_images(sequences: Mapping[str, Faces], *, size: int = 320) -> Iterator[
 
 
 def _text_strip(labels: Sequence[str], size: int) -> Image:
-    """(height, size * labels, 3): names in the middle of their panels, made smaller where they would not fit."""
+    """Draw centred panel names, in a smaller font if needed: (height, size * labels, 3)."""
     agg = import_extra("matplotlib.backends.backend_agg", "plot")
     figure = new_figure(size * len(labels) / 100, 0.32, dpi=100, layout="none")
     canvas = agg.FigureCanvasAgg(figure)
@@ -238,15 +238,15 @@ def _plot_face(axes: Axes, face: npt.NDArray[np.float64], color: str, width: flo
 
 
 def face_strip(sequences: Mapping[str, Faces], *, columns: int = 10, fps: float = 25.0) -> Figure:
-    """Draw faces over time, methods one under another (the paper's figure 4).
+    """Draw faces over time, one row per method (the paper's figure 4).
 
     Args:
-        sequences: (frames, points, dims) by name, all of one length.
+        sequences: (frames, points, dims) by name, all of the same length.
         columns: Number of instants, evenly spaced from the first frame to the last.
         fps: Frames per second.
 
     Returns:
-        The figure; all faces of a row share the place and scale of its first frame, the grey shadow behind them.
+        The figure. Position and scale of each row are those of its first frame, which is drawn in grey behind each face.
 
     Raises:
         ShapeError: Sequences of different lengths, or not (frames, points, dims).
@@ -284,14 +284,14 @@ def mask_figure(masks: Tensor | npt.NDArray[Any], *, landmarks: Faces | None = N
 
     Args:
         masks: (branches, points): weights that sum to one over the branches; average over clips and frames first.
-        landmarks: (points, dims): where to draw the points; by default a neutral face of 68.
+        landmarks: Positions of the points, (points, dims); a neutral face of 68 points by default.
         fps: Rate of the finest branch; branch b receives audio at fps / 2^b.
 
     Returns:
-        The figure: one face a branch, one scale of colours for all.
+        The figure, with one face per branch and a shared colour scale.
 
     Raises:
-        ShapeError: Not (branches, points), or as many points as ``landmarks`` has not.
+        ShapeError: Not (branches, points), or the number of points differs from ``landmarks``.
         MissingExtraError: Matplotlib is not installed.
 
     Example:

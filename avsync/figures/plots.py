@@ -25,13 +25,13 @@ def training_curves(
     title: str = "",
     log: bool = False,
 ) -> Figure:
-    """Curves over the steps of a training, with the level of guessing as a dashed line.
+    """Draw curves over training steps, with the chance level as a dashed line.
 
     Args:
         history: (step, value) pairs by name, one curve each.
-        chance: Value that guessing reaches, such as log(49) for 48 negatives.
-        ylabel: What the values are, with their unit.
-        title: Above the plot.
+        chance: Chance level, such as log(49) for 48 negatives.
+        ylabel: Label of the value axis, with its unit.
+        title: Title of the plot.
         log: Logarithmic value axis.
 
     Returns:
@@ -81,16 +81,16 @@ def offset_histogram(
 
     Args:
         offsets: For every level, (clips,) offsets in frames of that level; 0 is right. NaN for clips whose offset cannot be determined
-            (:func:`avsync.metrics.known_offset`): they have no bar and are not within ``tolerance``.
+            (:func:`avsync.metrics.known_offset`): these clips have no bar and do not count as right.
         search: For every level, the largest offset that was searched; by default the largest found.
-        fps: Of level 0; a frame of level i lasts 2^i / fps seconds.
-        tolerance: Frames of the level within which an offset is right.
+        fps: Frames per second at level 0; a frame of level i lasts 2^i / fps seconds.
+        tolerance: Largest offset that counts as right, in frames of the level.
 
     Returns:
         The figure.
 
     Raises:
-        ArgumentError: No level, or as many searches as levels were not given.
+        ArgumentError: No level, or ``search`` differs from ``offsets`` in length.
         MissingExtraError: Matplotlib is not installed.
 
     Example:
@@ -115,7 +115,7 @@ def draw_offsets(
     fps: float,
     tolerance: int,
 ) -> None:
-    """Draw what :func:`offset_histogram` shows into panels of a figure, one per level; arguments as there."""
+    """Draw the histograms of :func:`offset_histogram` into existing axes, one per level; same arguments."""
     for level, (axes, found) in enumerate(zip(panels, offsets, strict=True)):
         values = np.asarray(found.detach().cpu() if isinstance(found, Tensor) else found, dtype=np.float64).reshape(-1)
         reach = int(np.nan_to_num(np.abs(values)).max(initial=tolerance + 1)) if search is None else search[level]
@@ -145,11 +145,11 @@ def confidence_by_level(
     r"""Draw the synchrony of several methods at every level, with intervals (the paper's figure 5).
 
     Args:
-        rows: For every method, one (mean, low, high) a level.
-        ylabel: What the values are, with their unit.
-        bounds: Names of the rows that are yardsticks (ground truth, static, shuffled): drawn grey and dashed.
-        window_frames: Motion frames of a window; with ``fps`` it gives the durations under the axis.
-        fps: Of level 0.
+        rows: For every method, one (mean, low, high) per level.
+        ylabel: Label of the value axis, with its unit.
+        bounds: Names of the rows with reference values (ground truth, static, shuffled), drawn grey and dashed.
+        window_frames: Motion frames per window; with ``fps``, defines the durations on the axis.
+        fps: Frames per second at level 0.
 
     Returns:
         The figure.

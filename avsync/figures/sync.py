@@ -1,4 +1,4 @@
-"""Figures of evaluations: those of the paper from the results, and confidence along a training, level by level (its figure 5)."""
+"""Figures of evaluations: the figures of the paper, and confidence over training steps at each level (figure 5)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HISTORY_KINDS = {
     "in_sync": "cosine in sync",
     "acc": "accuracy",
 }
-"""Values of a history per level, the closest to the paper's figure first: the name before the number of the level, and its label."""
+"""Prefixes of per-level values in a history and their axis labels, in order of preference."""
 
 _DRAWN_BOUNDS = ("ground truth", "static", "shuffled")
 
@@ -36,16 +36,16 @@ Curves = list[list[tuple[int, float]]]
 
 
 def read_history(path: str | os.PathLike[str]) -> dict[str, list[tuple[int, float]]]:
-    """The curves of a training: ``metrics.csv`` (step, name, value), or JSON of names to lists of (step, value).
+    """Read the curves of a training run from ``metrics.csv`` (step, name, value), or from JSON of names to (step, value) lists.
 
     Args:
-        path: ``metrics.csv``, ``history.json``, or the folder that holds either.
+        path: ``metrics.csv``, ``history.json``, or a folder with one of these files.
 
     Returns:
         (step, value) pairs by name.
 
     Raises:
-        ArgumentError: There is no such file, or it holds something else.
+        ArgumentError: There is no such file, or its content is not a history.
 
     Example:
         >>> import tempfile
@@ -78,16 +78,16 @@ def read_history(path: str | os.PathLike[str]) -> dict[str, list[tuple[int, floa
 
 
 def curves_by_level(history: Mapping[str, Sequence[tuple[int, float]]]) -> tuple[str, Curves]:
-    """The kind of synchrony that a history holds at every level, and its curves.
+    """Return the label and the per-level curves of the first kind of synchrony value in a history.
 
     Args:
         history: From :func:`read_history`.
 
     Returns:
-        Label, and for every level from 0 on (step, value) pairs.
+        Axis label, and (step, value) pairs for every level from 0.
 
     Raises:
-        ArgumentError: None of ``HISTORY_KINDS`` is there.
+        ArgumentError: The history has none of ``HISTORY_KINDS``.
 
     Example:
         >>> curves_by_level({"acc0": [(0, 0.1)], "acc1": [(0, 0.2)], "loss": [(0, 4.0)]})
@@ -113,20 +113,20 @@ def confidence_along_training(
     fps: float = 25.0,
     window: int = 5,
 ) -> Figure:
-    """Synchrony along training runs, one panel per level (the paper's figure 5).
+    """Draw synchrony over training steps, one panel per level (the paper's figure 5).
 
     Args:
-        histories: For every training run, (step, value) pairs per level; as many levels for all.
-        ylabel: What the values are.
+        histories: For every training run, (step, value) pairs per level; the same number of levels for all.
+        ylabel: Label of the value axis.
         truth: Value of the ground truth at each level, drawn as a dashed line; none by default.
-        fps: Of level 0.
-        window: Motion frames of a window.
+        fps: Frames per second at level 0.
+        window: Motion frames per window.
 
     Returns:
         The figure.
 
     Raises:
-        ArgumentError: No training, or different numbers of levels.
+        ArgumentError: No training run, or different numbers of levels.
         MissingExtraError: Matplotlib is not installed.
 
     Example:
@@ -174,17 +174,17 @@ def evaluation_figures(
 
     Args:
         found: From :func:`avsync.evaluation.methods.evaluate`.
-        histories: Where each training's curves are; see :func:`read_history`.
-        examples: How many clips are shown as faces, of different speakers where there are so many.
-        columns: Instants of each.
+        histories: Path to the curves of each training run; see :func:`read_history`.
+        examples: Number of clips drawn as faces, each of a different speaker.
+        columns: Number of instants per clip.
 
     Returns:
-        Figures by name: "offsets", offsets of the real clips at every level (figure 3); "confidence", every method at every level between its bounds;
-        "faces-ID", the truth and the methods one under another, with their bounds where there are no methods (figure 4); "training"
+        Figures by name: "offsets", offsets of the real clips at every level (figure 3); "confidence", every method and
+        the bounds at every level; "faces-ID", rows of the ground truth and the methods, or the bounds without methods (figure 4); "training"
         (figure 5) if histories are given.
 
     Raises:
-        ArgumentError: A history cannot be read, or has other levels than the syncers.
+        ArgumentError: A history cannot be read, or its levels differ from the levels of the syncers.
         MissingExtraError: Matplotlib is not installed.
 
     Source: paper figures 3, 4 and 5.
@@ -204,7 +204,7 @@ def evaluation_figures(
                 _ends(cells[number]) for number, measure in enumerate(found.table.measures) if measure.key == "confidence"
             ]
         truth = [mean for mean, _, _ in rows["ground truth"]]
-        # Confidence does not care for a delay, so "shifted" would lie on the truth; three bounds can be told apart.
+        # Confidence ignores a delay, so "shifted" would coincide with the ground truth; three bounds stay legible.
         kept = {row: values for row, values in rows.items() if row not in found.bounds or row in _DRAWN_BOUNDS}
         figures["confidence"] = confidence_by_level(kept, bounds=[row for row in kept if row in _DRAWN_BOUNDS])
     methods = [row for row in found.motions if row not in found.bounds]
@@ -229,6 +229,6 @@ def evaluation_figures(
 
 
 def _ends(found: Cell) -> tuple[float, float, float]:
-    """Mean and both ends of the interval; of no width where there is none."""
+    """Return mean and both ends of the interval; zero width without an interval."""
     mean = nan if found.estimate is None else found.estimate
     return mean, mean if found.low is None else found.low, mean if found.high is None else found.high

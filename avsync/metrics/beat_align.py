@@ -1,24 +1,24 @@
 """Beat Align: agreement of the beats of motion and audio, in both of the published directions.
 
 * **motion to audio** (Li et al. 2021, "AI choreographer: music conditioned 3D dance generation with AIST++"): the mean over the motion's
-  beats of ``exp(-d^2 / (2 sigma^2))``, ``d`` the time to the nearest beat of the audio. Few, well placed movements score high.
+  beats of ``exp(-d^2 / (2 sigma^2))``, ``d`` the time to the nearest beat of the audio. A few well-placed movements score high.
 * **audio to motion** (Siyao et al. 2022, "Bailando: 3D dance generation by actor-critic GPT with choreographic memory"; for gestures Liu
   et al. 2022, "BEAT: a large-scale semantic and emotional multi-modal dataset"): the mean over the audio's beats, ``d`` the time to the
-  nearest beat of the motion. Beats that the motion passes over cost, but a motion that trembles has a beat near everything and
+  nearest beat of the motion. Missed audio beats lower the score, but a trembling motion has a beat near every audio beat and
   scores high.
 
-Publications differ in ``sigma`` as well: 3 frames of 60 per second (0.05 s) in the first two, 0.3 s in BEAT, 0.1 s in HA2G (Liu et al. 2022,
-"Learning hierarchical cross-modal association for co-speech gesture generation"). Here it is in seconds, 0.1 by default. Values are in
-[0, 1], higher is better, but **not** comparable among values of ``sigma``, and not free of chance: give those of real and of
-shuffled audio next to them.
+Publications also differ in ``sigma``: 3 frames at 60 fps (0.05 s) in the first two, 0.3 s in BEAT, 0.1 s in HA2G (Liu et al. 2022,
+"Learning hierarchical cross-modal association for co-speech gesture generation"). Here ``sigma`` is in seconds, 0.1 by default. Values are in
+[0, 1], and higher is better. Values are **not** comparable between different ``sigma`` and are above 0 by chance: report the values
+of real and of shuffled audio as well.
 
-Beats of motion are the local minima of its speed (both publications: where a movement ends or turns); beats of speech are its onsets, found
-here by spectral flux.
+Beats of motion are the local minima of its speed (both publications: where a movement ends or turns); beats of speech are its onsets, detected
+by spectral flux.
 
-**For talking faces this measures little.** On 197 real clips of 80 frames (validation speakers, 15 onsets and 9 beats of motion a clip) the
-published minima score 0.742 and 0.591 with their own audio and 0.750 and 0.598 with other clips' audio: no difference. The ``maxima`` of
-speed, where lips are on their way, score 0.769 and 0.614 against 0.753 and 0.598. It is here because it is asked for; the sync metrics of
-:mod:`avsync.metrics.offset` are the ones to trust.
+**Beat Align has little power for talking faces.** On 197 real clips of 80 frames (validation speakers, 15 onsets and 9 motion beats per
+clip) the published ``minima`` score 0.742 and 0.591 with the matching audio, and 0.750 and 0.598 with the audio of other clips. The
+``maxima`` of speed score 0.769 and 0.614 against 0.753 and 0.598. Beat Align is included for comparison with publications; use the
+sync metrics of :mod:`avsync.metrics.offset` to evaluate synchrony.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class BeatAlign(NamedTuple):
     """Both directions of Beat Align, each (batch,), float32 in [0, 1]; higher is better."""
 
     motion_to_audio: Tensor
-    """Mean over the motion's beats (AIST++). NaN for a clip whose motion has no beat; 0 if it has some and the audio none."""
+    """Mean over the motion's beats (AIST++). NaN for a clip without motion beats; 0 if only the audio has no beats."""
     audio_to_motion: Tensor
-    """Mean over the audio's beats (Bailando). NaN for a clip whose audio has no beat; 0 if it has some and the motion none."""
+    """Mean over the audio's beats (Bailando). NaN for a clip without audio beats; 0 if only the motion has no beats."""
 
 
 def _smoothed(x: Tensor, sigma: float) -> Tensor:
-    """(batch, time) under a Gaussian of ``sigma`` samples, its edges repeated; as it is for 0."""
+    """Smooth (batch, time) with a Gaussian of ``sigma`` samples and repeated edges; ``sigma`` 0 leaves it unchanged."""
     if sigma == 0:
         return x
     radius = max(1, round(4 * sigma))
@@ -60,7 +60,7 @@ def _smoothed(x: Tensor, sigma: float) -> Tensor:
 
 
 def _peaks(x: Tensor, order: int) -> Tensor:
-    """True where (batch, time) is above the ``order`` values on both sides: the first of equals that fall again, never at an edge."""
+    """Return the peaks of (batch, time): values above ``order`` neighbours on both sides, the first of equal values, no edges."""
 
     def around(edge: float) -> Tensor:
         return F.pad(x[:, None], (order, order), value=edge)[:, 0].unfold(1, 2 * order + 1, 1)
@@ -76,19 +76,19 @@ def motion_beats(
 ) -> Tensor:
     """Find the beats of a motion: the local extrema of its speed.
 
-    The speed between two frames is the mean over the points of the length of their velocity; it is smoothed, and belongs to the middle
-    between the two frames.
+    The speed between two frames is the mean norm of the point velocities. The speed is smoothed and belongs to the midpoint of the
+    two frames.
 
     Args:
-        landmarks: (batch, frames, points, dims); pass the mouth's points or a head's to ask for their beats alone.
+        landmarks: (batch, frames, points, dims); pass a subset of points, such as the mouth, for its beats alone.
         fps: Frames per second.
         extrema: "minima" of speed, where movements end or turn, as published; "maxima", where they are fastest; or "both".
-        smoothing: Standard deviation of a Gaussian over the speed, in seconds; 0 for none. (Bailando smooths by 5 frames of 60 per second, 83
-            ms, AIST++ not at all.)
-        spacing: An extremum is one among all speeds within so many seconds on both sides (AIST++: 10 frames of 60 per second, 167 ms).
+        smoothing: Standard deviation of a Gaussian over the speed, in seconds; 0 for none. (Bailando: 5 frames at 60 fps,
+            83 ms; AIST++: none.)
+        spacing: Seconds on both sides over which a value must be extreme (AIST++: 10 frames at 60 fps, 167 ms).
 
     Returns:
-        (batch, frames - 1), bool: True at ``t`` for a beat at ``(t + 0.5) / fps`` seconds. A face that does not move has none.
+        (batch, frames - 1), bool: True at ``t`` for a beat at ``(t + 0.5) / fps`` seconds. A still face has no beats.
 
     Raises:
         ShapeError: Wrong rank.
@@ -117,7 +117,7 @@ def motion_beats(
         found |= _peaks(-speed, order)
     if extrema != "minima":
         found |= _peaks(speed, order)
-    # Of a constant speed, smoothing leaves ripples of rounding; they are no beats.
+    # Smoothing a constant speed leaves rounding errors, which are no beats.
     moving = (speed.amax(1) - speed.amin(1)) > 1e-5 * landmarks.detach().float().abs().amax(dim=(1, 2, 3))
     return found & moving[:, None]
 
@@ -133,7 +133,7 @@ def onset_strength(waveform: Tensor, *, sample_rate: int = 16000) -> Tensor:
         sample_rate: Samples per second, a multiple of 100.
 
     Returns:
-        (batch, audio_frames), in decibels per 20 ms; frame ``s`` belongs to the time ``(s - 1) / 100`` seconds, the middle of what it compares.
+        (batch, audio_frames), in decibels per 20 ms; frame ``s`` belongs to the time ``(s - 1) / 100`` seconds, the midpoint of the two compared frames.
 
     Raises:
         ShapeError: Not (batch, samples), or a rate that 100 does not divide.
@@ -173,11 +173,11 @@ def audio_onsets(
         waveform: (batch, samples), any level.
         sample_rate: Samples per second.
         threshold: Decibels by which a peak must exceed the mean strength around it.
-        spacing: A peak is the highest within so many seconds on both sides.
-        context: Seconds on both sides over which that mean is taken.
+        spacing: Seconds on both sides over which a peak must be the highest value.
+        context: Seconds on both sides for the local mean.
 
     Returns:
-        (batch, audio_frames), bool: True at ``s`` for an onset at ``(s - 1) / 100`` seconds. Silence, and a steady tone, have none.
+        (batch, audio_frames), bool: True at ``s`` for an onset at ``(s - 1) / 100`` seconds. Silence and a steady tone have no onsets.
 
     Raises:
         ShapeError: Not (batch, samples).
@@ -204,7 +204,7 @@ def audio_onsets(
 
 
 def _towards(beats: Tensor, times: Tensor, other: Tensor, other_times: Tensor, sigma: float) -> Tensor:
-    """Mean over the ``beats`` (batch, n) of the kernel of their distance to the nearest of ``other`` (batch, m): (batch,)."""
+    """Average the kernel of the distance from ``beats`` (batch, n) to the nearest ``other`` beat (batch, m): (batch,)."""
     gap = (times[:, None] - other_times[None, :]).abs()
     nearest = torch.where(other[:, None, :], gap, torch.inf).amin(dim=2)
     credit = torch.exp(-0.5 * (nearest / sigma) ** 2)
@@ -227,18 +227,18 @@ def beat_align(
 
     Args:
         landmarks: (batch, frames, points, dims).
-        waveform: Audio of the same time, (batch, samples).
+        waveform: Audio of the same duration, (batch, samples).
         sigma: Width of the kernel in **seconds**; AIST++ and Bailando have 0.05 (3 frames of 60 per second).
         fps: Frames per second.
         sample_rate: Samples per second.
-        extrema, smoothing, spacing: What a beat of the motion is; see :func:`motion_beats`.
-        threshold: What an onset is; see :func:`audio_onsets`.
+        extrema, smoothing, spacing: Definition of a motion beat; see :func:`motion_beats`.
+        threshold: Definition of an onset; see :func:`audio_onsets`.
 
     Returns:
         :class:`BeatAlign`. NaN in a clip makes both of its values NaN.
 
     Raises:
-        ShapeError: Wrong ranks, other batch sizes, or durations that differ by a frame or more.
+        ShapeError: Wrong ranks, different batch sizes, or durations that differ by a frame or more.
         ClipTooShortError: Fewer than 4 frames.
         ArgumentError: An option is out of its range.
 

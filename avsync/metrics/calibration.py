@@ -1,7 +1,8 @@
-"""Calibration of distances: a few numbers per level that turn them into probabilities, fitted on labelled clips and kept as JSON.
+"""Calibration of distances: parameters per level that convert them to probabilities, fitted on labelled clips and stored as JSON.
 
-Two numbers shape the posterior over offsets, four the odds that a clip's audio belongs to its motion at all; see
-:mod:`avsync.metrics.posterior`, which uses them, and :func:`avsync.metrics.calibration_fit.fit_calibration`, which finds them. They belong to one pyramid and say nothing about another.
+Two parameters define the posterior over offsets, and four define the odds that the audio of a clip belongs to its motion.
+:mod:`avsync.metrics.posterior` uses the parameters and :func:`avsync.metrics.calibration_fit.fit_calibration` fits them.
+A calibration is valid only for the pyramid that it was fitted to.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ class LevelCalibration:
 
     Attributes:
         scale: Scale of the posterior (:func:`offset_probabilities`); above 0.
-        power: Exponent of the number of windows: 1 if windows were independent of each other, less because they overlap.
-        match_bias: Log odds, at a prior of one half, that audio and motion belong together, where all features are 0.
+        power: Exponent of the number of windows: 1 for independent windows, less for overlapping windows.
+        match_bias: Log odds, at a prior of one half, that audio and motion belong together, if all features are 0.
         match_weights: Weights of the three features of :func:`match_features` in these log odds.
     """
 
@@ -77,12 +78,12 @@ class Calibration:
 
 
 def save_calibration(calibration: Calibration, path: str | os.PathLike[str], *, syncers: PretrainedModel | None = None) -> None:
-    """Write a calibration as JSON, whole or not at all, with the checksum of the weights that it was fitted to.
+    """Write a calibration as JSON, atomically, with the checksum of the weights that the calibration was fitted to.
 
     Args:
         calibration: From :func:`avsync.metrics.calibration_fit.fit_calibration`.
         path: The file to write.
-        syncers: The syncers that it was fitted to, as they were read; default: the model in the folder of ``path``, if there is one.
+        syncers: Pretrained syncers that the calibration was fitted to; default: the model in the folder of ``path``, if there is one.
 
     Example:
         >>> import tempfile
@@ -99,12 +100,12 @@ def save_calibration(calibration: Calibration, path: str | os.PathLike[str], *, 
 
 
 def load_calibration(path: str | os.PathLike[str], *, syncers: PretrainedModel | None = None) -> Calibration:
-    """Read what :func:`save_calibration` wrote, strictly.
+    """Read a calibration written by :func:`save_calibration`, with strict checks.
 
     Args:
         path: The file.
-        syncers: The syncers that it must have been fitted to, as they were read; default: the model in the folder of ``path``, if there is
-            one.
+        syncers: Pretrained syncers that the calibration must have been fitted to; default: the model in the folder of ``path``, if
+            there is one.
 
     Returns:
         The calibration.
@@ -128,7 +129,7 @@ def load_calibration(path: str | os.PathLike[str], *, syncers: PretrainedModel |
         raise CheckpointError(f"`path`: expected a calibration of format {FORMAT} in {path}, got {got}")
     if version == FORMAT and found.pop("sha256") != _checksum(found):
         raise CheckpointError(f"`path`: {path} is damaged: its content does not have the checksum that it states")
-    # Files of format 1 name no weights; they are good only next to weights of that time, which state no checksum.
+    # Files of format 1 name no weights; they are valid only next to weights of that version, which have no checksum.
     if weights is not None and found.get("weights", None if version == FORMAT else "") not in (weights, None):
         raise CheckpointError(f"`path`: {path} was fitted to other weights than those it is read for; fit it again")
     with untrusted(CheckpointError, f"`path`: {path} holds no calibration"):
@@ -144,16 +145,16 @@ def _weights_of(syncers: PretrainedModel | None, path: str | os.PathLike[str]) -
 
 
 def offset_probabilities(distances: Tensor, windows: Tensor | float, *, scale: Tensor | float, power: Tensor | float) -> Tensor:
-    r"""Compute the posterior over offsets of clips whose offset is one of those searched.
+    r"""Compute the posterior over offsets, given that the true offset lies within the search.
 
     :math:`p_j \propto \exp(-s\, W^{q}\, m_j)` with the mean distance :math:`m_j` at offset :math:`j`, :math:`W` windows, scale :math:`s` and
     power :math:`q`.
 
     Args:
-        distances: Mean distance at each offset, (batch, offsets); NaN where there is none, which gets no probability.
-        windows: Windows that the means are over, a number or (batch,).
-        scale: Evidence in a unit of distance.
-        power: How it grows with the windows.
+        distances: Mean distance at each offset, (batch, offsets); NaN for missing distances, which get probability 0.
+        windows: Number of windows in each mean, a number or (batch,).
+        scale: Evidence per unit of distance.
+        power: Exponent of the number of windows.
 
     Returns:
         (batch, offsets), each row summing to 1; NaN for a clip without any distance.
@@ -175,7 +176,7 @@ def offset_probabilities(distances: Tensor, windows: Tensor | float, *, scale: T
 
 
 def probability_near(probabilities: Tensor, best: Tensor) -> Tensor:
-    """Compute the probability of an offset and its two neighbours together.
+    """Compute the total probability of an offset and its two neighbours.
 
     Args:
         probabilities: (batch, offsets).
@@ -195,10 +196,10 @@ def probability_near(probabilities: Tensor, best: Tensor) -> Tensor:
 
 
 def match_features(distances: Tensor, windows: Tensor | float, *, scale: Tensor | float, power: Tensor | float) -> Tensor:
-    """Compute three features per clip that separate clips with their own audio from clips with other audio.
+    """Compute three features per clip that separate matching audio from unrelated audio.
 
-    They are the log odds of the posterior's peak (within one frame), the smallest distance, and the confidence times the square root
-    of the windows, by which the confidence of unrelated audio shrinks with length.
+    The features are the log odds of the posterior's peak (within one frame), the smallest distance, and the confidence times the square
+    root of the number of windows. The confidence of unrelated audio decreases with this square root.
 
     Args:
         distances, windows, scale, power: As in :func:`offset_probabilities`.

@@ -1,7 +1,7 @@
 """Distances of predicted from true landmarks: LMD and LMD-f, all points, velocities, and the correlation of mouth openings.
 
-All take clips frame by frame: prediction and target must have the same frames, of which ``lengths`` says how many count. What is NaN in
-the landmarks makes the clip's value NaN; nothing is left out silently. Lower is better for all but the correlation.
+All functions compare clips frame by frame: prediction and target must have the same number of frames, and ``lengths`` gives the number
+of valid frames. NaN in the landmarks makes the value of the clip NaN. Lower is better for all but the correlation.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _check_pair(preds: Tensor, target: Tensor, *, points: int | None = None, min
 
 
 def _mean_over_frames(values: Tensor, lengths: Tensor | None, *, lost: int = 0) -> Tensor:
-    """Mean of (batch, frames) over those frames that count; ``lost`` frames of each clip have no value."""
+    """Average (batch, frames) over valid frames; ``lost`` frames of each clip have no value."""
     if lengths is None:
         return values.mean(dim=1)
     counts = _valid(values, lengths - lost)
@@ -45,7 +45,7 @@ def _valid(values: Tensor, lengths: Tensor) -> Tensor:
 
 
 def _in_unit(distance: Tensor, target: Tensor, unit: str, reference: str | Tensor, lengths: Tensor | None) -> Tensor:
-    """Distances (batch,), divided by the height of the target's reference face if that is the unit."""
+    """Return distances (batch,), divided by the height of the target's reference face if that is the unit."""
     check_choice("unit", unit, UNITS)
     if unit == "input":
         return distance
@@ -65,23 +65,23 @@ def landmark_distance(
     lengths: Tensor | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    """LMD, the distance of predicted from true mouth landmarks, and LMD-f, the same of faces turned to the front.
+    """Compute LMD, the distance between predicted and true mouth landmarks, or LMD-f, the same for frontalised faces.
 
-    ``mean over frames, mean or sum over the 20 mouth points of | p - p* |``, each frame's mouth moved to its own centroid first, so
-    that where the head is does not count.
+    ``mean over frames, mean or sum over the 20 mouth points of | p - p* |``, after centring the mouth in each
+    frame, so that the position of the head does not matter.
 
     Args:
         preds: (batch, frames, 68, dims).
         target: The same shape, in the same unit.
-        frontal: LMD-f: every frame of both is turned to the front first, by :func:`avsync.landmarks.frontal.frontalise`.
-        over_points: "mean" over the mouth points, or "sum" as the authors' script has it, 20 times as much.
+        frontal: True for LMD-f: every frame is frontalised first by :func:`avsync.landmarks.frontal.frontalise`.
+        over_points: "mean" over the mouth points, or "sum" as in the authors' script (20 times the mean).
         unit: "input" for the unit of the landmarks (raw pixels), "face" for heights of the target's reference face.
-        reference: That face: "first", "mean" or a face (batch, points, dims).
-        lengths: (batch,), frames of each clip that count; all by default.
+        reference: Reference face: "first", "mean" or a face (batch, points, dims).
+        lengths: (batch,), number of valid frames of each clip; all by default.
         reduction: "none" for (batch,), "mean" or "sum" over clips.
 
     Returns:
-        In the unit asked for; lower is better, 0 the best. With ``unit="face"``, infinite or NaN for a face without height.
+        In the chosen ``unit``; lower is better, 0 the best. With ``unit="face"``, infinite or NaN for a face of height 0.
 
     Raises:
         ShapeError: Shapes differ, or not 68 points.
@@ -117,18 +117,18 @@ def landmark_error(
     lengths: Tensor | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    """Distance of predicted from true points, mean over frames and all points; head motion counts.
+    """Compute the mean distance between predicted and true points over frames and all points, including head motion.
 
     Args:
         preds: (batch, frames, points, dims).
         target: The same shape, in the same unit.
         unit: "input" for the unit of the landmarks, "face" for heights of the target's reference face.
-        reference: That face: "first", "mean" or a face (batch, points, dims).
-        lengths: (batch,), frames of each clip that count; all by default.
+        reference: Reference face: "first", "mean" or a face (batch, points, dims).
+        lengths: (batch,), number of valid frames of each clip; all by default.
         reduction: "none" for (batch,), "mean" or "sum" over clips.
 
     Returns:
-        In the unit asked for; lower is better, 0 the best.
+        In the chosen ``unit``; lower is better, 0 the best.
 
     Raises:
         ShapeError: Shapes differ.
@@ -155,18 +155,18 @@ def velocity_error(
     lengths: Tensor | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    """Length of the difference of predicted and true velocities, mean over frames and all points.
+    """Compute the mean norm of the difference between predicted and true velocities over frames and all points.
 
     Args:
         preds: (batch, frames, points, dims), at least 2 frames.
         target: The same shape, in the same unit.
-        unit: "input" for the unit of the landmarks per frame, "face" for heights of the target's reference face a frame.
-        reference: That face: "first", "mean" or a face (batch, points, dims).
-        lengths: (batch,), frames of each clip that count; all by default. A clip of one frame has no velocity: NaN.
+        unit: "input" for the unit of the landmarks per frame, "face" for heights of the target's reference face per frame.
+        reference: Reference face: "first", "mean" or a face (batch, points, dims).
+        lengths: (batch,), number of valid frames of each clip; all by default. A clip of one frame has no velocity: NaN.
         reduction: "none" for (batch,), "mean" or "sum" over clips.
 
     Returns:
-        In the unit asked for, a frame (25 times as much a second); lower is better, 0 the best.
+        In the chosen ``unit`` per frame (multiply by 25 for a value per second); lower is better, 0 the best.
 
     Raises:
         ShapeError: Shapes differ.
@@ -190,17 +190,17 @@ def velocity_error(
 def mouth_opening_correlation(
     preds: Tensor, target: Tensor, *, lengths: Tensor | None = None, reduction: str = "mean"
 ) -> Tensor:
-    """Pearson's correlation over time of how far predicted and true inner lips are apart.
+    """Compute Pearson's correlation over time of the predicted and true inner lip openings.
 
     Args:
         preds: (batch, frames, 68, dims), at least 2 frames.
         target: The same shape.
-        lengths: (batch,), frames of each clip that count; all by default.
+        lengths: (batch,), number of valid frames of each clip; all by default.
         reduction: "none" for (batch,), "mean" or "sum" over the clips that have a correlation.
 
     Returns:
-        In [-1, 1], higher is better. NaN for a clip in which either mouth does not move, which has no correlation: means and sums leave
-        it out, and are NaN or 0 when no clip is left. A clip with NaN in its landmarks is not left out.
+        In [-1, 1], higher is better. NaN for a clip in which either mouth does not move. Means and sums exclude
+        such clips, and are NaN or 0 if no clip remains. A clip with NaN in its landmarks is not excluded.
 
     Raises:
         ShapeError: Shapes differ, or not 68 points.
@@ -214,7 +214,7 @@ def mouth_opening_correlation(
     Source: ours.
     """
     _check_pair(preds, target, points=NUM_POINTS, min_frames=2)
-    # A unit does not change a correlation, so none is taken off; that also spares faces without height.
+    # A unit does not change a correlation, so no face height is divided out; this also supports faces of height 0.
     precise = torch.promote_types(target.dtype, torch.float32)
     unit = torch.zeros(NUM_POINTS, target.shape[-1], dtype=precise, device=target.device)
     unit[0, min(1, target.shape[-1] - 1)] = 1.0
@@ -229,7 +229,7 @@ def mouth_opening_correlation(
         deviations.append(deviation)
         sizes.append(deviation.square().sum(dim=1).sqrt())
     product = (deviations[0] * deviations[1]).sum(dim=1) / (sizes[0] * sizes[1])
-    # Rounding keeps the openings of a face that only moves as a whole from being exactly constant.
+    # The openings of a rigidly moving face are not exactly constant because of rounding.
     floors = [1e-6 * target.shape[1] ** 0.5 * clip.abs().amax(dim=(1, 2, 3)) for clip in clips]
     still = (sizes[0] <= floors[0]) | (sizes[1] <= floors[1])
     correlation = torch.where(still, torch.nan, product.clamp(-1, 1)).to(target.dtype)

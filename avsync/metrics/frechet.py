@@ -1,12 +1,12 @@
-"""The Frechet distance of two sets of features, streaming and in float64, and the Frechet motion distance that needs no download.
+"""The Frechet distance of two sets of features, streaming and in float64, and the Frechet motion distance without a download.
 
-``|mu1 - mu2|^2 + Tr(S1 + S2 - 2 (S1 S2)^(1/2))`` with unbiased covariances: the squared distance of two Gaussians. It has no unit but
-that of the features squared, lower is better, and it is 0 for equal means and covariances.
+``|mu1 - mu2|^2 + Tr(S1 + S2 - 2 (S1 S2)^(1/2))`` with unbiased covariances: the squared distance of two Gaussians. Its unit
+is the squared unit of the features. Lower is better, and the distance is 0 for equal means and covariances.
 
-**How many clips.** Covariances of ``n`` feature vectors have rank ``n - 1`` at most. With fewer vectors than features the value is still
-exact for the vectors given, but it is a poor estimate of the distance of what they were drawn from: it lies above it (two halves of
-one set of few clips are far apart), the more so the fewer there are. A warning says so. Compare such values among sets of the same size only,
-with real clips against other real clips as the zero.
+**How many clips.** Covariances of ``n`` feature vectors have rank ``n - 1`` at most. With fewer vectors than features the value is
+exact for the given vectors, but it overestimates the distance of the underlying distributions. The bias increases as the number of
+vectors decreases. A warning reports such sets. Compare their values only between sets of the same size, and report the distance
+between two sets of real clips as the baseline.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PRETRAINED = "motion-autoencoder"
 
 
 class GaussianStatistics(NamedTuple):
-    """Count, mean and scatter of a set of features; all that a Frechet distance needs, of a size that does not grow with the set."""
+    """Count, mean and scatter of a set of features; sufficient for a Frechet distance, in constant memory."""
 
     vectors: Tensor
     """Number of feature vectors, a scalar float64."""
@@ -38,7 +38,7 @@ class GaussianStatistics(NamedTuple):
 
     @property
     def covariance(self) -> Tensor:
-        """The unbiased covariance, (features, features); NaN for fewer than two vectors."""
+        """Return the unbiased covariance, (features, features); NaN for fewer than two vectors."""
         return self.scatter / torch.where(self.vectors > 1, self.vectors - 1, torch.nan)
 
 
@@ -79,10 +79,10 @@ def gaussian_statistics(features: Tensor) -> GaussianStatistics:
 
 
 def merge_statistics(parts: Iterable[GaussianStatistics]) -> GaussianStatistics:
-    """The statistics of several sets together, as if they had been one.
+    """Merge the statistics of several sets into the statistics of their union.
 
     Args:
-        parts: At least one; of batches, of processes. Empty ones (no vector) are allowed.
+        parts: Statistics of batches or processes, at least one. Empty sets (no vector) are allowed.
 
     Returns:
         The statistics of the union.
@@ -117,19 +117,19 @@ def merge_statistics(parts: Iterable[GaussianStatistics]) -> GaussianStatistics:
 
 
 def _square_root(covariance: Tensor) -> Tensor:
-    """The symmetric square root of a positive semidefinite matrix."""
+    """Compute the symmetric square root of a positive semidefinite matrix."""
     values, vectors = torch.linalg.eigh((covariance + covariance.mT) / 2)
-    # Below this an eigenvalue is rounding error; its root, some 1e-8 of the largest, times hundreds of features, would be no small error.
+    # Smaller eigenvalues are rounding errors; their roots (about 1e-8 of the largest) would add up over hundreds of features.
     floor = values.abs().amax() * values.shape[0] * torch.finfo(values.dtype).eps
     return vectors * torch.where(values > floor, values, 0.0).sqrt() @ vectors.mT
 
 
 def gaussian_distance(mean1: Tensor, covariance1: Tensor, mean2: Tensor, covariance2: Tensor) -> Tensor:
-    """Squared Frechet (2-Wasserstein) distance of two Gaussians.
+    """Compute the squared Frechet (2-Wasserstein) distance of two Gaussians.
 
     ``Tr (S1 S2)^(1/2)`` is the sum of the square roots of the eigenvalues of the symmetric ``S1^(1/2) S2 S1^(1/2)``, which are the singular
-    values of ``S1^(1/2) S2^(1/2)``. Taken as the latter, no root amplifies rounding errors, and singular covariances need no constant on
-    their diagonal.
+    values of ``S1^(1/2) S2^(1/2)``. The singular values are used because no root amplifies rounding errors, and singular covariances need no
+    constant on their diagonal.
 
     Args:
         mean1: (features,).
@@ -161,11 +161,11 @@ def gaussian_distance(mean1: Tensor, covariance1: Tensor, mean2: Tensor, covaria
 
 
 def frechet_distance(preds: Tensor | GaussianStatistics, target: Tensor | GaussianStatistics) -> Tensor:
-    """Frechet distance of two sets of features, which need not be of one size.
+    """Compute the Frechet distance of two sets of features, which may differ in size.
 
     Args:
         preds: Features (vectors, features), or their statistics.
-        target: The same of the real data.
+        target: Features of the real data, or their statistics.
 
     Returns:
         A scalar float64, at least 0; lower is better. Symmetric in its arguments.
@@ -175,7 +175,7 @@ def frechet_distance(preds: Tensor | GaussianStatistics, target: Tensor | Gaussi
         ShapeError: Wrong rank, or different numbers of features.
 
     Warns:
-        UserWarning: A set has not more vectors than features; see the head of this module.
+        UserWarning: A set has no more vectors than features; see the module docstring.
 
     Example:
         >>> x = torch.randn(100, 8, generator=torch.Generator().manual_seed(0))
@@ -205,13 +205,13 @@ def frechet_distance(preds: Tensor | GaussianStatistics, target: Tensor | Gaussi
 
 @torch.no_grad()
 def extract_statistics(extractor: nn.Module, clips: Tensor, *, chunk: int = 64) -> GaussianStatistics:
-    """Statistics of the features of many clips, computed some clips at a time.
+    """Compute the statistics of the features of many clips, in chunks.
 
     Args:
-        extractor: Any module from (batch, ...) to features (vectors, features); one clip may have several vectors. It is used as it is: put
-            it in eval mode first, or its batch statistics and dropout have their say.
+        extractor: Any module from (batch, ...) to features (vectors, features); one clip may have several vectors. Put the
+            module in eval mode first; the function does not change the mode.
         clips: (batch, ...), such as landmarks (batch, frames, points, dims).
-        chunk: Clips handled at once; features are not kept.
+        chunk: Clips per forward pass; features are not stored.
 
     Returns:
         The statistics.
@@ -233,14 +233,14 @@ def extract_statistics(extractor: nn.Module, clips: Tensor, *, chunk: int = 64) 
 
 
 def frechet_extractor_distance(extractor: nn.Module, preds: Tensor, target: Tensor, *, chunk: int = 64) -> Tensor:
-    """Compute the Frechet distance of two sets of clips over the features of any network; FID, FVD and t-FID with theirs.
+    """Compute the Frechet distance of two sets of clips over the features of any network.
 
     Args:
-        extractor: Any module from (batch, ...) to features (vectors, features), in eval mode. Those of the paper are in
+        extractor: Any module from (batch, ...) to features (vectors, features), in eval mode. The networks of the paper are in
             :mod:`avsync.metrics.feature_nets`.
-        preds: (batch, ...) as the extractor takes them, such as landmarks (batch, frames, points, dims).
-        target: Clips of the real data, not necessarily as many.
-        chunk: Clips handled at once.
+        preds: Clips (batch, ...) in the input format of the extractor, such as landmarks (batch, frames, points, dims).
+        target: Clips of the real data; the number may differ.
+        chunk: Clips per forward pass.
 
     Returns:
         A scalar float64; lower is better.
@@ -250,7 +250,7 @@ def frechet_extractor_distance(extractor: nn.Module, preds: Tensor, target: Tens
         ShapeError: The extractor returns anything but (vectors, features).
 
     Warns:
-        UserWarning: A set has not more vectors than features.
+        UserWarning: A set has no more vectors than features.
 
     Example:
         >>> clips = torch.rand(50, 2, 3, generator=torch.Generator().manual_seed(0))
@@ -265,10 +265,10 @@ def frechet_extractor_distance(extractor: nn.Module, preds: Tensor, target: Tens
 
 
 def load_motion_autoencoder(folder: str | Path | None = None) -> MotionAutoencoder:
-    """Read the network of the Frechet motion distance: the autoencoder of the package, or another.
+    """Load the network of the Frechet motion distance.
 
     Args:
-        folder: One that :func:`avsync.pretrained.save_pretrained` wrote; the pretrained one by default.
+        folder: Folder written by :func:`avsync.pretrained.save_pretrained`; the pretrained autoencoder by default.
 
     Returns:
         The network in eval mode: landmarks (batch, frames, 68, 2), at least 40 frames, to features (vectors, 64).
@@ -288,14 +288,15 @@ def load_motion_autoencoder(folder: str | Path | None = None) -> MotionAutoencod
 def frechet_motion_distance(preds: Tensor, target: Tensor, *, extractor: nn.Module | None = None, chunk: int = 64) -> Tensor:
     """Compute the Frechet distance of facial motion over the features of a pretrained autoencoder, without a download.
 
-    The features are those of windows of 40 frames every 20, of the displacement from a clip's first face: speaker and position of the face
-    do not count. A clip of 40 frames gives one vector, one of 80 three; at least 65 vectors per set avoid a warning.
+    The features describe windows of 40 frames with a hop of 20 frames. The input is the displacement from the first face of a clip, so
+    the speaker and the position of the face do not matter. A clip of 40 frames gives one vector, and a clip of 80 frames gives three.
+    Sets of at least 65 vectors avoid a warning.
 
     Args:
         preds: Landmarks at 25 frames per second in any unit, (batch, frames, 68, 2), at least 40 frames.
-        target: Those of real clips, of the same length; any number of them.
+        target: Landmarks of real clips of the same length, any number of clips.
         extractor: Network to use instead of the pretrained one.
-        chunk: Clips handled at once.
+        chunk: Clips per forward pass.
 
     Returns:
         A scalar float64; lower is better. Each feature has unit variance over the clips that the network was trained on.
@@ -306,7 +307,7 @@ def frechet_motion_distance(preds: Tensor, target: Tensor, *, extractor: nn.Modu
         ArgumentError: Fewer than two windows in a set, or NaN among the landmarks.
 
     Warns:
-        UserWarning: A set has not more windows than features.
+        UserWarning: A set has no more windows than features.
 
     Example:
         >>> target = torch.rand(40, 80, 68, 2, generator=torch.Generator().manual_seed(0))
@@ -317,7 +318,7 @@ def frechet_motion_distance(preds: Tensor, target: Tensor, *, extractor: nn.Modu
     Source: ours, after the Frechet gesture distance of Yoon et al. 2020.
     """
     check_shape("target", target, "batch frames points dims")
-    # Later windows lie farther from the first face, among real clips too: clips of other lengths are another distribution.
+    # Later windows are farther from the first face even in real clips, so clips of other lengths have another distribution.
     check_shape("preds", preds, "batch frames points dims", frames=target.shape[1])
     check_same_device("preds", preds, target.device, "`target`")
     network = load_motion_autoencoder().to(target.device) if extractor is None else extractor

@@ -1,10 +1,10 @@
-"""Scores of a set of clips: LSE-D, LSE-C, and the strict and the offset-wise readings, one number per set.
+"""Scores of a set of clips: LSE-D, LSE-C, distance and rank at offset 0, and offset accuracy.
 
 LSE-D ("lip-sync error - distance", lower is better) is the mean over clips of the smallest mean distance, LSE-C ("- confidence",
-higher is better) that of the confidence: both allow for a constant delay of the clip. :func:`distance_at_zero` and
+higher is better) the mean confidence. Both tolerate a constant delay of the clip. :func:`distance_at_zero` and
 :func:`rank_at_zero` do not. All are in the unit of the embeddings, and comparable only between scores of the same syncers at the same
-level with the same ``max_offset`` and ``edges``. A clip that has no score (no window that counts, or NaN) makes the mean NaN, rather
-than vanish from it: leave such clips out beforehand.
+level with the same ``max_offset`` and ``edges``. A clip without a score (no valid window, or NaN) makes the mean NaN, so exclude
+such clips beforehand.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from avsync.metrics.offset import sync_offset
 
 
 def lse_distance(motion: Tensor, audio: Tensor, *, reduction: str = "mean", **options: Any) -> Tensor:
-    """LSE-D: the mean distance of windows at each clip's best offset. Lower is better.
+    """Compute LSE-D, the mean distance of windows at each clip's best offset. Lower is better.
 
     Args:
         motion: Embeddings of motion windows, (batch, windows, embed).
@@ -44,7 +44,7 @@ def lse_distance(motion: Tensor, audio: Tensor, *, reduction: str = "mean", **op
 
 
 def lse_confidence(motion: Tensor, audio: Tensor, *, reduction: str = "mean", **options: Any) -> Tensor:
-    """LSE-C: how far each clip's best offset stands out from the median of all. Higher is better, 0 says nothing.
+    """Compute LSE-C, the median minus the minimum of each clip's mean distances over offsets. Higher is better.
 
     Args:
         motion, audio, reduction, options: As in :func:`lse_distance`.
@@ -96,7 +96,7 @@ def rank_at_zero(motion: Tensor, audio: Tensor, *, reduction: str = "mean", **op
         motion, audio, reduction, options: As in :func:`lse_distance`.
 
     Returns:
-        A number, or (batch,), floating point; NaN for a clip that has no score. Offsets at random have a mean of
+        A number, or (batch,), floating point; NaN for a clip that has no score. Random offsets have a mean rank of
         ``max_offset + 1``.
 
     Raises:
@@ -118,14 +118,14 @@ def rank_at_zero(motion: Tensor, audio: Tensor, *, reduction: str = "mean", **op
 def offset_accuracy(motion: Tensor, audio: Tensor, *, tolerance: int = 1, reduction: str = "mean", **options: Any) -> Tensor:
     """Compute the share of clips whose best offset is within ``tolerance`` frames of the level of 0. Higher is better.
 
-    Clips all of whose offsets look alike count as wrong: see :meth:`avsync.metrics.offset.SyncOffset.within`.
+    Clips with equal distances at all offsets count as wrong; see :meth:`avsync.metrics.offset.SyncOffset.within`.
 
     Args:
         motion, audio, reduction, options: As in :func:`lse_distance`.
-        tolerance: Frames of the level.
+        tolerance: Largest accepted offset, in frames of the level.
 
     Returns:
-        A number, or (batch,) of 0 and 1; NaN for a clip that has no score. By chance, ``(2 tolerance + 1) / (2 max_offset + 1)``.
+        A number, or (batch,) of 0 and 1; NaN for a clip that has no score. The chance level is ``(2 tolerance + 1) / (2 max_offset + 1)``.
 
     Raises:
         ArgumentError: ``tolerance`` is negative; and as :func:`lse_distance`.

@@ -26,20 +26,20 @@ _ROUNDING = 8  # units in the last place within which mean distances count as eq
 class SyncOffset(NamedTuple):
     """Offset and confidence of each clip by SyncNet's protocol. All tensors are (batch,) except the last.
 
-    A clip without a window that counts, or with NaN in one that does, has offset 0, rank 0, and NaN in all else. A clip whose offsets
-    all look alike (constant embeddings) has offset 0, confidence 0 and the last rank.
+    A clip without valid windows, or with NaN in a valid window, has offset 0, rank 0, and NaN in all other fields. A clip with equal
+    distances at all offsets (constant embeddings) has offset 0, confidence 0 and the last rank.
     """
 
     offset_frames: Tensor
     """Frames of the level by which the audio is early (int64)."""
     confidence: Tensor
-    """Median less minimum of the mean distances over offsets; 0 where all offsets look alike. Higher is better (LSE-C)."""
+    """Median minus minimum of the mean distances over offsets; 0 if all distances are equal. Higher is better (LSE-C)."""
     distance: Tensor
     """Smallest mean distance, at the best offset. Lower is better (LSE-D)."""
     distance_at_zero: Tensor
-    """Mean distance at offset 0, the strict reading: a constant delay costs. Lower is better."""
+    """Mean distance at offset 0, the strict LSE-D, which penalises a constant delay. Lower is better."""
     rank_at_zero: Tensor
-    """Place of offset 0 among all offsets by distance (int64): 1 is best, and ties count against it. Lower is better."""
+    """Rank of offset 0 among all offsets by distance (int64): 1 is best, and ties count against it. Lower is better."""
     distances: Tensor
     """Mean distance at each offset from ``+max_offset`` down to ``-max_offset``, (batch, 2 * max_offset + 1)."""
 
@@ -59,8 +59,8 @@ class SyncOffset(NamedTuple):
 def known_offset(offset_frames: Tensor, confidence: Tensor) -> Tensor:
     """Return offsets, with NaN for clips whose offset cannot be determined.
 
-    Clips whose offsets all look alike, such as those of a network that has collapsed or with digital silence, have offset 0 and
-    confidence 0. Clips without a score have confidence NaN. Neither is evidence of an offset of 0.
+    Clips with equal distances at all offsets have offset 0 and confidence 0. Typical causes are a collapsed
+    network and digital silence. Clips without a score have confidence NaN. Neither is evidence of an offset of 0.
 
     Args:
         offset_frames: Offsets of :class:`SyncOffset`, any shape.
@@ -79,12 +79,12 @@ def known_offset(offset_frames: Tensor, confidence: Tensor) -> Tensor:
 
 
 def offset_within(offset_frames: Tensor, confidence: Tensor, tolerance: float = 1) -> Tensor:
-    """Return which offsets count as right: at most ``tolerance`` frames from 0, and determined at all.
+    """Return which offsets count as right: determined, and at most ``tolerance`` frames from 0.
 
     Args:
         offset_frames: Offsets of :class:`SyncOffset`, any shape.
         confidence: Their confidences, the same shape.
-        tolerance: Frames of the level.
+        tolerance: Largest accepted offset, in frames of the level.
 
     Returns:
         The same shape, bool; False for offsets that :func:`known_offset` cannot determine.
@@ -102,7 +102,7 @@ def offset_milliseconds(offset_frames: Tensor, *, level: int = 0, fps: float = 2
     """Convert offsets to milliseconds; positive still means that the audio is early.
 
     Args:
-        offset_frames: Offsets in frames of ``level``, any shape, whole or not.
+        offset_frames: Offsets in frames of ``level``, any shape; may be fractional.
         level: Pyramid level, 0 the finest.
         fps: Frames per second at level 0.
 
@@ -133,14 +133,14 @@ def window_distances(
     mask: Tensor | None = None,
     audio_mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Compute the distance of every motion window to the audio at every offset, before any mean is taken.
+    """Compute the distance of every motion window to the audio at every offset, without averaging over windows.
 
     Args:
         motion, audio, max_offset, lead, edges, mask, audio_mask: As in :func:`offset_distances`.
 
     Returns:
-        Distances (batch, windows, 2 * max_offset + 1), entry ``j`` belonging to the offset ``V - j``; and which of them count, 1 or 0
-        in their dtype, in a shape that broadcasts to theirs, or None when all do. What does not count holds some finite number.
+        Distances (batch, windows, 2 * max_offset + 1), where entry ``j`` belongs to the offset ``V - j``; and the weights
+        of the distances, 1 or 0, in the same dtype and a shape that broadcasts, or None if all are valid. Invalid distances are finite.
 
     Raises:
         ShapeError, ArgumentError, ClipTooShortError: As :func:`offset_distances`.
@@ -173,7 +173,7 @@ def window_distances(
             raise ShapeError(f"`audio_mask`: expected bool, got {audio_mask.dtype}")
     dtype = torch.promote_types(torch.promote_types(motion.dtype, audio.dtype), torch.float32)
     motion, audio = motion.to(dtype), audio.to(dtype)
-    # What does not count must not be looked at: it may be NaN.
+    # Masked windows may hold NaN, so they are replaced by zeros.
     if mask is not None:
         motion = torch.where(mask[..., None], motion, 0.0)
     if audio_mask is not None:
@@ -214,27 +214,27 @@ def offset_distances(
 
     Args:
         motion: Embeddings of motion windows, (batch, windows, embed).
-        audio: Embeddings of audio windows, (batch, audio_windows, embed), at the same rate. May reach further than the motion on
-            both sides, so that no offset runs out of audio.
+        audio: Embeddings of audio windows, (batch, audio_windows, embed), at the same rate. May extend beyond the motion on
+            both sides, so that audio exists at every offset.
         max_offset: V, the largest offset searched, in windows (frames of the level).
         lead: Audio windows that lie before the first motion window: ``audio[:, lead]`` belongs to ``motion[:, 0]``.
         edges: Treatment of offsets that reach beyond the audio. "masked" leaves those pairs out; "legacy" compares with zero
             embeddings as the published SyncNet script does, which biases short clips.
-        mask: True for the motion windows that count, (batch, windows), bool; padding and silence can be left out with it.
-        audio_mask: True for the audio windows that exist, (batch, audio_windows), bool; the others are beyond the audio. Needed where
+        mask: True for the motion windows that count, (batch, windows), bool; use it to exclude padding and silence.
+        audio_mask: True for the audio windows that exist, (batch, audio_windows), bool; the others are padding. Needed if
             clips of different lengths share a batch.
-        window: Frames that a window spans, 5 for the syncers of this package, for a mean that counts every *frame* of a clip once. At 1
-            it counts every window once, as the published protocol does, and the frames in the middle of a clip as often as there are
-            windows that see them. With 5 the offsets of short clips are found more often (docs/pretrained.md, "Short clips").
+        window: Frames per window. With the window length of the syncers (5 in this package) the mean counts every *frame* of a clip
+            once. With 1 the mean counts every window once, as in the published protocol, so that frames in the middle of a clip count
+            several times. 5 improves the accuracy of the offsets of short clips (docs/pretrained.md, "Short clips").
 
     Returns:
-        (batch, 2 * max_offset + 1), float32 or float64; NaN at offsets at which no pair is left, and at all offsets of a clip with
-        NaN in a pair that counts.
+        (batch, 2 * max_offset + 1), float32 or float64; NaN at offsets without valid pairs, and at all offsets of a clip with
+        NaN in a valid pair.
 
     Raises:
         ShapeError: Shapes do not fit together, or embeddings are not floating point.
         ArgumentError: ``edges`` is neither "masked" nor "legacy", ``max_offset`` or ``lead`` is negative, or ``window`` below 1.
-        ClipTooShortError: There is no motion window, or no audio window for the first of them.
+        ClipTooShortError: There is no motion window, or no audio window for the first motion window.
 
     Example:
         >>> audio = torch.eye(9)[None]
@@ -257,10 +257,10 @@ def mean_over_windows(distances: Tensor, counts: Tensor | None) -> Tensor:
 
     Args:
         distances: (batch, windows, offsets).
-        counts: How much each counts, 0 for not at all, in a shape that broadcasts to that of ``distances``; None if all count alike.
+        counts: Weight of each distance, in a shape that broadcasts to ``distances``; None for equal weights.
 
     Returns:
-        (batch, offsets); NaN as :func:`offset_distances` says.
+        (batch, offsets); NaN as in :func:`offset_distances`.
 
     Example:
         >>> mean_over_windows(torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]), torch.tensor([[[1.0, 1.0], [0.0, 1.0]]]))
@@ -274,13 +274,13 @@ def mean_over_windows(distances: Tensor, counts: Tensor | None) -> Tensor:
     else:
         broken = (distances * counts).sum(1)
         mean = broken / counts.sum(1)
-        # Where the distances of every window are the same at all offsets (digital silence), the means still differ, because each is
-        # over other windows. There is no offset in that: all offsets get the same mean.
+        # If the distances of every window are equal at all offsets (digital silence), the means still differ, because each mean is
+        # over different windows. Such a clip has no offset, so all offsets get the same mean.
         outside = counts <= 0
         most = distances.masked_fill(outside, -torch.inf).amax(2)
         least = distances.masked_fill(outside, torch.inf).amin(2)
         flat = (most <= least * (1 + _ROUNDING * torch.finfo(distances.dtype).eps)).all(1, keepdim=True)
-        flat = flat & ((~outside).sum(2) > 1).any(1, keepdim=True)  # with one offset per window nothing is compared
+        flat = flat & ((~outside).sum(2) > 1).any(1, keepdim=True)  # with one offset per window there is no comparison
         mean = torch.where(flat & ~mean.isnan(), mean.nanmean(1, keepdim=True), mean)
     return mean.masked_fill(broken.isnan().any(1, keepdim=True), torch.nan)
 
@@ -302,7 +302,7 @@ def sync_offset(
         \text{offset} = V - \arg\min_j m_j, \qquad \text{confidence} = \operatorname{median}_j m_j - \min_j m_j
 
     with the mean distances :math:`m_j` of :func:`offset_distances` and the largest offset :math:`V`. A positive offset means that the audio is
-    early. Of equal minima the first counts. :func:`offset_milliseconds` converts the offset to milliseconds.
+    early. The first of several equal minima is used. :func:`offset_milliseconds` converts the offset to milliseconds.
 
     Args:
         motion: Embeddings of motion windows, (batch, windows, embed).
@@ -312,7 +312,7 @@ def sync_offset(
         edges: "masked" or "legacy"; see :func:`offset_distances`.
         mask: True for the motion windows that count, (batch, windows).
         audio_mask: True for the audio windows that exist, (batch, audio_windows).
-        window: Frames that a window spans, for a mean over frames; 1 for the protocol's mean over windows. See
+        window: Frames per window, for a mean over frames; 1 for the protocol's mean over windows. See
             :func:`offset_distances`.
 
     Returns:
@@ -342,7 +342,7 @@ def offset_from_distances(distances: Tensor) -> SyncOffset:
     """Read offset and confidence from the mean distances of clips at all offsets.
 
     Args:
-        distances: (batch, 2 V + 1) from ``+V`` down to ``-V``, as :func:`offset_distances` returns them; NaN where there is none.
+        distances: (batch, 2 V + 1) from ``+V`` down to ``-V``, from :func:`offset_distances`; NaN for missing distances.
 
     Returns:
         :class:`SyncOffset`.
@@ -363,7 +363,7 @@ def offset_from_distances(distances: Tensor) -> SyncOffset:
     known = ~distances.isnan()
     nothing = ~known.any(dim=1)
     smallest = distances.masked_fill(~known, torch.inf).amin(dim=1).masked_fill(nothing, torch.nan)
-    # Equal distances differ in their last digits once means over different windows are taken; that must not make an offset.
+    # Means over different windows differ in their last digits even for equal distances; rounding must not produce an offset.
     rounding = 1 + _ROUNDING * torch.finfo(distances.dtype).eps
     lowest = distances <= (smallest * rounding)[:, None]
     best = lowest.to(torch.uint8).argmax(dim=1)  # the first
@@ -376,13 +376,14 @@ def offset_from_distances(distances: Tensor) -> SyncOffset:
 
 
 def at_edge(distances: Tensor) -> Tensor:
-    """Return which clips have their smallest distance at the first or last offset of the search; a better one may lie beyond.
+    """Return which clips have their smallest distance at the first or last offset of the search.
 
     Args:
-        distances: (batch, 2 V + 1) as :func:`offset_distances` returns them; NaN where there is none, which ends the search.
+        distances: (batch, 2 V + 1) from :func:`offset_distances`; NaN for missing distances, which end the search.
 
     Returns:
-        (batch,) bool. False for clips whose distances are all alike, for a search of fewer than three offsets, and without distances.
+        (batch,) bool. True means that a better offset may lie beyond the search. False for clips with equal distances at all
+        offsets, with fewer than three offsets, or without distances.
 
     Raises:
         ShapeError: Not (batch, an odd number of offsets).

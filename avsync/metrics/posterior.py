@@ -1,9 +1,9 @@
 """Certainty of an offset: the posterior over offsets, a sub-frame estimate, a calibrated probability, and "cannot tell".
 
-Two questions are kept apart. *Which offset is it, if the audio belongs to the motion?* A softmax over the negative distances answers,
-its scale calibrated. *Does it belong at all?* The curve of a clip with audio from elsewhere also has a minimum, but a shallower one at a
-larger distance, and a calibrated logistic tells how likely each is. The probability that an offset is right within one frame is the
-product. Signs as everywhere: positive offsets say that the audio is early.
+Two probabilities are computed separately. The posterior over offsets, given that audio and motion match, is a softmax over the negative
+distances with a calibrated scale. The probability of a match is a calibrated logistic regression: the distance curve of a clip with
+unrelated audio also has a minimum, but the minimum is shallower and at a larger distance. The probability that an offset is right
+within one frame is the product. A positive offset means that the audio is early.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ class OffsetPosterior(NamedTuple):
     match: Tensor
     """Probability that audio and motion belong together."""
     answered: Tensor
-    """True where ``probability`` reaches the threshold; False is the answer "cannot tell"."""
+    """True if ``probability`` reaches the threshold; False stands for "cannot tell"."""
     probabilities: Tensor
-    """Posterior of each offset from ``+max_offset`` down to ``-max_offset`` if they belong together, (batch, 2 * max_offset + 1)."""
+    """Posterior of each offset from ``+max_offset`` down to ``-max_offset``, given a match, (batch, 2 * max_offset + 1)."""
 
 
 def sub_frame_offset(distances: Tensor) -> Tensor:
-    """The offset between frames at which a parabola through the smallest mean distance and its neighbours is lowest.
+    """Compute the sub-frame offset at the minimum of a parabola through the smallest mean distance and its neighbours.
 
     Args:
         distances: (batch, 2 V + 1) from ``+V`` down to ``-V``, as :func:`avsync.metrics.offset.offset_distances` returns them.
 
     Returns:
-        (batch,), in frames of the level, within half a frame of the best whole offset; that offset itself where it lies at the end of
-        the search, lacks a neighbour, or where no offset stands out.
+        (batch,), in frames of the level, within half a frame of the best whole offset. Equal to the best whole offset if this
+        offset lies at the end of the search or lacks a neighbour, or if the minimum is not distinct.
 
     Raises:
         ShapeError: Not (batch, an odd number of offsets).
@@ -74,15 +74,15 @@ def offset_posterior(
     prior: float = 0.5,
     threshold: float = 0.5,
 ) -> OffsetPosterior:
-    """Posterior over offsets, sub-frame estimate and calibrated probability of clips at one level.
+    """Compute posterior over offsets, sub-frame estimate and calibrated probability of clips at one level.
 
     Args:
         distances: Mean distance at each offset, (batch, 2 V + 1), as :func:`avsync.metrics.offset.offset_distances` returns them.
-        windows: Windows that the means are over, a number or (batch,).
-        calibration: Of the syncers that gave the distances, at this level.
-        prior: Share of clips whose audio is thought to belong to the motion and to lie within the search. One half takes no side;
-            1 trusts every clip, as one may with one's own recordings.
-        threshold: Probability from which an offset counts as an answer.
+        windows: Number of windows in each mean, a number or (batch,).
+        calibration: Calibration of the syncers that computed the distances, at this level.
+        prior: Prior probability that the audio belongs to the motion and the offset lies within the search. One half is
+            neutral; 1 assumes that every clip matches, as for one's own recordings.
+        threshold: Smallest probability at which the offset is reported.
 
     Returns:
         :class:`OffsetPosterior`.

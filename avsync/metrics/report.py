@@ -19,8 +19,8 @@ from avsync.metrics.posterior import OffsetPosterior, offset_posterior
 from avsync.models.syncer.interface import MultiScaleSyncer
 
 ANSWERS = ("offset", "unsure", "edge", "silent", "still", "nothing")
-"""Answers for a clip at a level: an offset; or "cannot tell" because it is not likely enough to be right, because the best offset lies at the edge
-of the search, so that a better one may lie beyond, because hardly anybody speaks, because the face hardly moves, or because no window counts (or one that does holds NaN)."""
+"""Answers for a clip at a level. "offset": the offset is determined. "unsure": the probability is too small. "edge": the best offset lies
+at the edge of the search. "silent": too little speech. "still": too little motion. "nothing": no valid window, or NaN in one."""
 LEAST_SPEECH = 0.2
 """Share of frames that must hold speech; see ``avsync.corpus.banks.memory.speech_mask``."""
 LEAST_SPEED = 0.02
@@ -33,13 +33,13 @@ class LevelSync(NamedTuple):
     level: int
     """The level, 0 the finest."""
     frame_ms: float
-    """Milliseconds of a frame of the level."""
+    """Duration of a frame of the level in milliseconds."""
     sync: SyncOffset
     """Offset (frames of the level, positive: the audio is early), confidence, distances and rank by SyncNet's protocol."""
     offset_ms: Tensor
     """The whole-frame offset in milliseconds, (batch,)."""
     windows: Tensor
-    """Motion windows that count, (batch,) int64."""
+    """Number of valid motion windows, (batch,) int64."""
     posterior: OffsetPosterior | None
     """Sub-frame estimate and calibrated probabilities; None without a calibration."""
     answers: tuple[str, ...]
@@ -47,7 +47,7 @@ class LevelSync(NamedTuple):
 
 
 def face_speed(landmarks: Tensor, *, fps: float = 25.0, lengths: Tensor | None = None) -> Tensor:
-    """Compute the mean speed of the points of a face over points and frames.
+    """Compute the mean speed of a face over points and frames.
 
     Args:
         landmarks: (batch, frames, points, dims), in any unit.
@@ -98,10 +98,10 @@ def sync_report(
     Args:
         pyramid, landmarks, audio, margin, max_offsets, reference, edges, lengths, frame_mask: As in
             :func:`avsync.metrics.multi_scale.multi_scale_offset`.
-        calibration: Of this pyramid; without one there are no probabilities.
+        calibration: Calibration of this pyramid; None for a report without probabilities.
         prior, threshold: As in :func:`avsync.metrics.posterior.offset_posterior`.
-        speech_fraction: Share of each clip's frames that hold speech, (batch,); a clip below ``LEAST_SPEECH`` (0.2) is answered "silent".
-            None answers none so.
+        speech_fraction: Share of each clip's frames that hold speech, (batch,); the answer is "silent" below ``LEAST_SPEECH``
+            (0.2). None disables this answer.
         fps: Motion frames per second at level 0.
 
     Returns:
@@ -148,14 +148,14 @@ def sync_report(
 def level_answers(
     sync: SyncOffset, *, speed: Tensor, speech_fraction: Tensor | None = None, posterior: OffsetPosterior | None = None
 ) -> tuple[str, ...]:
-    """Decide what the answer for each clip is at one level: an offset, or why it cannot be determined.
+    """Return the answer for each clip at one level: "offset", or the reason why the offset cannot be determined.
 
     Args:
-        sync: Offsets of the clips; "edge" where the best one may lie beyond the search, see :func:`avsync.metrics.offset.at_edge`.
+        sync: Offsets of the clips; "edge" if the best offset lies at the edge of the search, see :func:`avsync.metrics.offset.at_edge`.
         speed: Mean speed of each face, (batch,), from :func:`face_speed`; "still" below ``LEAST_SPEED``.
         speech_fraction: Share of each clip's frames with speech, (batch,); "silent" below ``LEAST_SPEECH``. None for unknown.
-        posterior: Calibrated probabilities; "unsure" where they are too small. Without them "unsure" are the clips whose offsets all
-            look alike.
+        posterior: Calibrated probabilities; "unsure" if the probability is too small. Without probabilities, "unsure" if all
+            distances of a clip are equal.
 
     Returns:
         One of ``ANSWERS`` for each clip.
@@ -182,7 +182,7 @@ def level_answers(
 
 
 def report_rows(report: Sequence[LevelSync], *, ids: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """Convert a report to plain rows, one per clip and level, for tables and JSON; values that are no numbers become None.
+    """Convert a report to plain rows, one per clip and level, for tables and JSON; values that are not finite become None.
 
     Args:
         report: From :func:`sync_report`.
@@ -191,7 +191,7 @@ def report_rows(report: Sequence[LevelSync], *, ids: Sequence[str] | None = None
     Returns:
         Rows with the keys ``id``, ``level``, ``frame_ms``, ``offset_frames``, ``offset_ms``, ``confidence``, ``lse_d``,
         ``distance_at_zero``, ``rank_at_zero``, ``windows``, ``estimate_frames``, ``estimate_ms``, ``match``, ``probability``,
-        ``answer``; clip by clip, its levels in turn. ``confidence`` is a clip's share of LSE-C.
+        ``answer``; ordered by clip, then by level. The mean of ``confidence`` over clips is LSE-C.
 
     Raises:
         ArgumentError: There are not as many ids as clips.
