@@ -1,9 +1,9 @@
-"""Landmark detectors behind one small protocol: face-alignment, mediapipe, or any callable.
+"""Landmark detectors with a common protocol: face-alignment, mediapipe, or any callable.
 
 =============================================== ======================================================================
-:mod:`avsync.corpus.detectors.protocol`         what a detector is; :func:`as_detector` makes one of a name or a callable
-:mod:`avsync.corpus.detectors.fan`              :class:`FaceAlignmentDetector`, the paper's
-:mod:`avsync.corpus.detectors.mesh`             :class:`MediapipeDetector`, whose wheel carries its models
+:mod:`avsync.corpus.detectors.protocol`         protocol of detectors; :func:`as_detector` accepts a name or a callable
+:mod:`avsync.corpus.detectors.fan`              :class:`FaceAlignmentDetector`, the detector of the paper
+:mod:`avsync.corpus.detectors.mesh`             :class:`MediapipeDetector`, with models included in its wheel
 =============================================== ======================================================================
 """
 

@@ -1,8 +1,8 @@
-"""The face-alignment library: FAN, the paper's detector, in 2D, 2.5D and 3D, on a CPU or a GPU.
+"""Detector of the face-alignment library: FAN, as in the paper, in 2D, 2.5D and 3D, on a CPU or a GPU.
 
-face-alignment downloads its weights when it is used first (a face finder and one or two networks, some 200 to 400 MB). This module is
-tested with weights that the test writes in the library's cache format, so all of its calls are the library's own, but how exact the
-published weights are on faces is not measured here.
+face-alignment downloads its weights at the first use: a face finder and one or two networks, about 200 to 400 MB. The tests of
+this module call the real library with artificial weights in the library's cache format. The accuracy of the published weights
+is not measured here.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ from avsync.errors import ArgumentError, CheckpointError
 from avsync.landmarks.layouts import NUM_POINTS
 
 LANDMARKS: dict[str, str] = {"2D": "TWO_D", "2.5D": "TWO_HALF_D", "3D": "THREE_D"}
-"""Kinds of landmarks, and the library's names for them."""
+"""Kinds of landmarks, with the library's name of each kind."""
 
 
 class FaceAlignmentDetector:
-    """FAN's 68 points of every face that the library's S3FD finds.
+    """FAN detector of 68 points for every face that the library's S3FD finds.
 
-    "2D" points follow the visible contour of the face, "2.5D" are the projection of its true contour, and "3D" have a depth as well, in
-    pixels, of any zero. Every image is looked at by itself.
+    "2D" points follow the visible contour of the face. "2.5D" points are the projection of the true contour. "3D" points also
+    have a depth in pixels, with an arbitrary origin. Every image is processed independently.
 
     Args:
-        landmarks: "2D" (2 dims), "2.5D" (2 dims) or "3D" (3 dims).
-        device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps".
-        batch_size: Images a call; the face finder takes them all at once.
-        search_side: Longer side, in pixels, to which images are reduced for the face finder only; None for none. 640 are a quarter of the
-            pixels of 720p, and the finder's smallest anchor, 16 pixels, a fortieth of that side.
-        max_faces: Most faces per image, the largest first.
-        min_confidence: Least score of a face, in [0, 1].
+        landmarks: Kind of landmarks: "2D" (2 dims), "2.5D" (2 dims) or "3D" (3 dims).
+        device: "auto" (a GPU if available), "cpu", "cuda", "cuda:1" or "mps".
+        batch_size: Images per call; the face finder processes all of them at once.
+        search_side: Longer side of the images for the face finder only, in pixels; None for no downscaling. With 640, a 720p
+            image keeps a quarter of its pixels, and the finder's smallest anchor (16 pixels) is 1/40 of the longer side.
+        max_faces: Largest number of faces per image; the largest faces are kept.
+        min_confidence: Smallest score of a face, in [0, 1].
 
     Raises:
         ArgumentError: An argument is out of range.
         MissingExtraError: face-alignment is not installed.
-        CheckpointError: The library could not download or load its weights; the message says where it looks for them.
+        CheckpointError: The library could not download or load its weights; the message contains the expected folder.
 
-    Source: paper section 4.1 uses face-alignment's landmarks (as its preprocessing does); ``search_side`` ours.
+    Source: paper section 4.1 uses face-alignment's landmarks (as does its preprocessing); ``search_side`` ours.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class FaceAlignmentDetector:
             "device": self.device,
             "face_detector": "sfd",
             "face_detector_kwargs": {"filter_threshold": min_confidence},
-            # Releases from 1.5 on compile their networks unless told otherwise: minutes before the first image on a CPU.
+            # Releases from 1.5 on compile their networks by default, which takes minutes before the first image on a CPU.
             "compile": False,
             "max_batch_size": max_faces,
         }
@@ -96,10 +96,10 @@ class FaceAlignmentDetector:
         """Return the faces of each image.
 
         Args:
-            images: (height, width, 3) uint8, RGB, upright, of one size.
+            images: Images (height, width, 3) uint8, RGB, upright, all of one size.
 
         Returns:
-            (faces, 68, dims) float32 for each image, in pixels, the largest face first.
+            (faces, 68, dims) float32 per image, in pixels, the largest face first.
         """
         if not images:
             return []
@@ -108,14 +108,14 @@ class FaceAlignmentDetector:
         if not any(boxes):
             return [np.zeros((0, NUM_POINTS, self.dims), np.float32) for _ in images]
         with warnings.catch_warnings():
-            # The library warns of every image without a face; here that is an ordinary answer.
+            # The library warns about every image without a face, which is a normal result here.
             warnings.filterwarnings("ignore", message="No faces were detected")
             found = self._library.get_landmarks_from_batch(batch, detected_faces=boxes)
-        # The points of all faces of an image come in one array, one face under another.
+        # The library returns the points of all faces of an image in one array, concatenated along the first axis.
         return [np.asarray(points, np.float32).reshape(-1, NUM_POINTS, self.dims) for points in found]
 
     def _find(self, batch: Tensor) -> list[list[npt.NDArray[np.float64]]]:
-        """(left, top, right, bottom, score) of the faces of each image, in its pixels, the largest first."""
+        """Return (left, top, right, bottom, score) of the faces of each image, in image pixels, the largest face first."""
         height, width = batch.shape[-2:]
         scale = 1.0 if self.search_side is None else min(1.0, self.search_side / max(height, width))
         size = (max(1, round(height * scale)), max(1, round(width * scale)))
@@ -126,7 +126,7 @@ class FaceAlignmentDetector:
         found = []
         for faces in self._library.face_detector.detect_from_batch(search):
             boxes = [np.asarray(face, np.float64)[:5] * unit for face in faces]
-            # A box without area has no face in it, and its crop would be empty.
+            # A box without area contains no face, and its crop would be empty.
             boxes = [box for box in boxes if box[2] - box[0] >= 1 and box[3] - box[1] >= 1]
             found.append(sorted(boxes, key=_area, reverse=True)[: self.max_faces])
         return found

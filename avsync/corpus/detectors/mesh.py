@@ -1,6 +1,6 @@
-"""MediaPipe's face mesh, taken down to the 68 points: fast on a CPU, and its wheel carries its models.
+"""MediaPipe's face mesh, reduced to 68 points: fast on a CPU, with models included in the wheel.
 
-Written for mediapipe 0.10.14 and run with it. Wheels from 0.10.31 on have neither the ``solutions`` interface nor the models.
+Written for and tested with mediapipe 0.10.14. Wheels from 0.10.31 on have neither the ``solutions`` interface nor the models.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from avsync.landmarks.layouts import NUM_POINTS
 Box = tuple[int, int, int, int]
 
 MESH_VERSION = "0.10.14"
-"""The release of mediapipe that this module was written for and run with."""
+"""Release of mediapipe that this module was written for and tested with."""
 
 _HOW_TO_INSTALL = f"install it with: pip install mediapipe=={MESH_VERSION}"
 
-# Vertices of the canonical face mesh. Where the 68-point layout has no vertex of its own it lies midway between two: the left jaw (3, 4),
-# the right jaw (12) and the upper ridge of the nose (27, 28).
+# Vertices of the canonical face mesh. A point of the 68-point layout without a matching vertex is the midpoint of two vertices:
+# left jaw (3, 4), right jaw (12) and upper ridge of the nose (27, 28).
 _JAW = (127, 234, 93, (132, 58), (58, 172), 136, 150, 176, 152, 400, 379, 365, (288, 397), 361, 323, 454, 356)
 _BROWS = (70, 63, 105, 66, 107, 336, 296, 334, 293, 300)
 _NOSE = ((168, 6), (197, 195), 5, 4, 75, 97, 2, 326, 305)
@@ -44,14 +44,14 @@ MESH_TO_68: tuple[tuple[int, int], ...] = tuple(
     vertex if isinstance(vertex, tuple) else (vertex, vertex)
     for vertex in (*_JAW, *_BROWS, *_NOSE, *_EYES, *_OUTER_LIP, *_INNER_LIP)
 )
-"""Two vertices of the mesh for each of the 68 points, which lies midway between them; mostly one vertex twice."""
+"""Two mesh vertices for each of the 68 points, which is their midpoint; usually the same vertex twice."""
 
 
 def mesh_to_68(mesh: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
-    """Return the 68 points of the iBUG layout, from the vertices of MediaPipe's face mesh.
+    """Return the 68 points of the iBUG layout from the vertices of MediaPipe's face mesh.
 
     Args:
-        mesh: (..., vertices, dims) with 468 vertices, or 478 with the irises.
+        mesh: Vertices (..., vertices, dims), with 468 vertices, or 478 with the irises.
 
     Returns:
         (..., 68, dims), in the unit of ``mesh``.
@@ -60,7 +60,7 @@ def mesh_to_68(mesh: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[A
         >>> mesh_to_68(np.arange(468.0)[:, None])[[0, 27, 66], 0].tolist()
         [127.0, 87.0, 14.0]
 
-    Source: ours; the layout of the corpus that this library was measured on.
+    Source: ours; layout of the corpus on which this library was measured.
     """
     first, second = np.array(MESH_TO_68).T
     return (mesh[..., first, :] + mesh[..., second, :]) / 2
@@ -70,7 +70,7 @@ def load_solutions() -> ModuleType:
     """Import ``mediapipe.solutions`` with its models.
 
     Raises:
-        MissingExtraError: mediapipe is not installed, or is a release without the solutions or without their models.
+        MissingExtraError: mediapipe is not installed, or the release has no solutions or no models.
     """
     try:
         mediapipe = importlib.import_module("mediapipe")
@@ -78,7 +78,7 @@ def load_solutions() -> ModuleType:
         raise MissingExtraError(f"`mediapipe` is needed here and could not be imported ({error}); {_HOW_TO_INSTALL}") from error
     version = getattr(mediapipe, "__version__", "unknown")
     try:
-        # The package's own attribute is missing in releases that dropped it, and importing it fails where a model's code is missing.
+        # Newer releases lack the attribute of the package, and the import fails if the code of a model is missing.
         solutions = importlib.import_module("mediapipe.python.solutions")
     except ImportError as error:
         raise MissingExtraError(
@@ -93,7 +93,7 @@ def load_solutions() -> ModuleType:
 
 @dataclass(eq=False)
 class _Followed:
-    """A face that is followed from image to image, by a mesh of its own that sees only the surroundings of the face."""
+    """Face that is followed from image to image, by a separate mesh that processes only the surroundings of the face."""
 
     mesh: Any
     box: Box
@@ -101,27 +101,27 @@ class _Followed:
 
 
 class MediapipeDetector(ProcessBound):
-    """MediaPipe's refined face mesh, as 68 points.
+    """Detector with MediaPipe's refined face mesh, as 68 points.
 
-    New faces are looked for with MediaPipe's full-range face detector, then with the short-range one; each is then followed by a mesh of
-    its own, on a cut-out around it, so that small faces of large images are found too. While a face is followed no detector runs,
-    unless ``search_every`` images have passed, which finds people who came later. A face of which the mesh is not sure is lost, and looked
-    for at once.
+    New faces are detected with MediaPipe's full-range face detector, then with the short-range detector. Each face is then
+    followed by a separate mesh on a crop around the face, so that small faces in large images are found too. While faces are
+    followed, the face detector runs only every ``search_every`` images, to find new faces. If the confidence of a mesh is too
+    low, the face is lost; if no face is left, the face detector runs again on the same image.
 
-    Faces are followed from image to image: call :meth:`reset` before another video.
+    Faces are followed from image to image, so call :meth:`reset` before another video.
 
     Args:
-        max_faces: Most faces that are followed at the same time.
-        dims: 2, or 3 for the mesh's relative depth as well (away from the camera; the unit is about that of x).
-        min_confidence: Least confidence of a face, in [0, 1], when it is found and while it is followed.
-        search_every: Images between two searches for new faces while fewer than ``max_faces`` are followed.
-        batch_size: Images a call; they are gone through one by one.
+        max_faces: Largest number of faces that are followed at the same time.
+        dims: 2, or 3 to include the mesh's relative depth (away from the camera, in about the unit of x).
+        min_confidence: Smallest confidence of a face, in [0, 1], for detection and for following.
+        search_every: Images between two searches for new faces while fewer than ``max_faces`` faces are followed.
+        batch_size: Images per call; processed one by one.
 
     Raises:
         ArgumentError: An argument is out of range.
-        MissingExtraError: mediapipe is missing, or a release without models: 0.10.14 has them.
+        MissingExtraError: mediapipe is not installed, or the release has no models; release 0.10.14 has models.
 
-    Source: ours. Run with mediapipe 0.10.14 on real video: ``python -m nox -s mediapipe``.
+    Source: ours. Tested with mediapipe 0.10.14 on real video: ``python -m nox -s mediapipe``.
     """
 
     def __init__(
@@ -153,13 +153,13 @@ class MediapipeDetector(ProcessBound):
         self._since_search = 0
 
     def reset(self) -> None:
-        """Forget the faces that are followed: the next image begins another video."""
+        """Forget the faces that are followed; the next image starts another video."""
         self._idle += [followed.mesh for followed in self._followed]
         self._followed = []
         self._since_search = 0
 
     def close(self) -> None:
-        """Give back the models' memory; the detector cannot be used afterwards."""
+        """Release the memory of the models; the detector cannot be used afterwards."""
         if self._is_inherited:
             return
         self.reset()
@@ -171,14 +171,14 @@ class MediapipeDetector(ProcessBound):
         """Return the faces of each image.
 
         Args:
-            images: (height, width, 3) uint8, RGB, upright, in the order of the video.
+            images: Images (height, width, 3) uint8, RGB, upright, in the order of the video.
 
         Returns:
-            (faces, 68, dims) float32 for each image, in pixels.
+            (faces, 68, dims) float32 per image, in pixels.
         """
         self._check_process()
         with warnings.catch_warnings():
-            # mediapipe calls a part of protobuf that is on its way out.
+            # mediapipe calls a deprecated function of protobuf.
             warnings.filterwarnings("ignore", message="SymbolDatabase.GetPrototype", category=UserWarning)
             return [self._detect(np.ascontiguousarray(image)) for image in images]
 
@@ -200,7 +200,7 @@ class MediapipeDetector(ProcessBound):
     def _follow(self, followed: _Followed, image: Image) -> bool:
         box = followed.box
         if not _well_inside(followed.face, box, image.shape):
-            # The mesh remembers where in its cut-out the face was, so with another cut-out it has to begin again.
+            # The mesh remembers the position of the face in its crop, so it must be reset for another crop.
             followed.box = _surroundings(*_centre_and_side(followed.face), image.shape)
             followed.mesh.reset()
         face = self._landmarks(followed.mesh, image, followed.box)
@@ -229,7 +229,7 @@ class MediapipeDetector(ProcessBound):
         mesh.reset()
         box = _surroundings(centre, side, image.shape)
         face = self._landmarks(mesh, image, box)
-        # In a crowd the mesh may settle on a neighbour of the face that it was meant for.
+        # In a crowd the mesh may find a neighbour of the intended face.
         if face is None or not _holds(face, centre) or any(_same(face, other.face) for other in self._followed):
             self._idle.append(mesh)
         else:
@@ -250,7 +250,7 @@ class MediapipeDetector(ProcessBound):
         if not found:
             return None
         vertices = np.array([(vertex.x, vertex.y, vertex.z) for vertex in found[0].landmark])
-        # Depth comes in widths of the cut-out, like x.
+        # Depth is relative to the width of the crop, like x.
         vertices *= np.array([right - left, bottom - top, right - left])
         points: Faces = mesh_to_68(vertices + np.array([left, top, 0.0])).astype(np.float32)
         return points[:, : self.dims] if np.isfinite(points).all() else None
@@ -271,20 +271,20 @@ def _same(face: Faces, other: Faces) -> bool:
 
 
 def _surroundings(centre: npt.NDArray[np.float64], side: float, shape: tuple[int, ...]) -> Box:
-    """Return a square of 2.5 sides of the face around it, less what is outside of the image."""
+    """Return a square around the face, 2.5 times the side of the face, clipped to the image."""
     reach = 1.25 * side
     left, top = (max(0, math.floor(value - reach)) for value in centre)
     right, bottom = (min(size, math.ceil(value + reach)) for value, size in zip(centre, (shape[1], shape[0]), strict=True))
-    # A face may be found with its centre outside of the image; a strip of it must remain.
+    # The centre of a face may be outside of the image; the box must keep at least one pixel.
     left, top = min(left, shape[1] - 1), min(top, shape[0] - 1)
     return left, top, max(right, left + 1), max(bottom, top + 1)
 
 
 def _well_inside(face: Faces, box: Box, shape: tuple[int, ...]) -> bool:
-    """Return whether a cut-out still suits a face: enough room around it, and no more than enough."""
+    """Return whether a crop still fits a face: enough room around the face, but not too much."""
     centre, side = _centre_and_side(face)
     left, top, right, bottom = box
-    # At an edge of the image there is no room to be had.
+    # At an edge of the image the room cannot be larger, so the edge is not checked.
     room = [
         math.inf if edge in (0, size) else sign * (edge - value)
         for value, edge, size, sign in (

@@ -1,12 +1,12 @@
-"""Protocol of landmark detectors: a callable from a batch of images to the faces of each; everything it returns is checked.
+"""Protocol of landmark detectors: a callable that maps a batch of images to the faces of each image, with checked results.
 
-A detector of your own is a function::
+A custom detector is a function::
 
     def detect(images):            # a list of (height, width, 3) uint8 images, RGB, upright, all of one size
         return [None, face, ...]   # for each: None, one face (points, dims), or several (faces, points, dims), in pixels
 
-and may have the attributes ``batch_size`` (images a call, 16 without it) and ``reset()`` (called before each video, for detectors
-that follow faces from image to image).
+with the optional attributes ``batch_size`` (images per call, 16 by default) and ``reset()`` (called before each video, for
+detectors that follow faces from image to image).
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from avsync.errors import ArgumentError, ShapeError
 
 Faces: TypeAlias = npt.NDArray[np.float32]
 Detections: TypeAlias = npt.ArrayLike | None
-"""The faces of one image: None or an empty array, one face (points, dims), or several (faces, points, dims)."""
+"""Faces of one image: None or an empty array, one face (points, dims), or several (faces, points, dims)."""
 
 DEFAULT_BATCH_SIZE = 16
-"""Images a call, for detectors that do not say."""
+"""Images per call for detectors without ``batch_size``."""
 
 DETECTORS: dict[str, tuple[str, str]] = {
     "face-alignment": ("avsync.corpus.detectors.fan", "FaceAlignmentDetector"),
     "mediapipe": ("avsync.corpus.detectors.mesh", "MediapipeDetector"),
 }
-"""The detectors known by name: module and class."""
+"""Module and class of each detector that is known by name."""
 
 
 class Detector(Protocol):
-    """Anything that finds the landmarks of faces in images.
+    """Detector of facial landmarks in images.
 
-    Called with a batch of upright RGB images of one size, it returns one :data:`Detections` for each, in pixels: x from the left
-    edge of the image, y from its top. Every face has the same points and dims, in every image. The images of a video come in
-    order.
+    A detector takes a batch of upright RGB images of one size and returns one :data:`Detections` per image. Landmarks are in
+    pixels: x from the left edge of the image, y from the top edge. All faces in all images have the same points and dims. The
+    images of a video are passed in order.
 
     Source: ours.
     """
@@ -52,19 +52,19 @@ class Detector(Protocol):
 
 
 class CheckedDetector:
-    """A detector whose results are checked and brought to one form.
+    """Detector whose results are checked and converted to one format.
 
     Args:
-        detect: The detector.
-        name: What error messages call it.
+        detect: Detector to wrap.
+        name: Name of the detector in error messages.
 
     Attributes:
-        name: As given.
-        batch_size: Images that the detector wants in a call; its own ``batch_size``, or 16.
+        name: Name of the detector.
+        batch_size: Images per call; ``detect.batch_size`` if present, otherwise 16.
         points_and_dims: Points and dims of a face; None until the first face.
 
     Raises:
-        ArgumentError: ``detect`` cannot be called, or its ``batch_size`` is no positive integer.
+        ArgumentError: ``detect`` is not callable, or its ``batch_size`` is not a positive integer.
 
     Example:
         >>> def two_corners(images):
@@ -89,7 +89,7 @@ class CheckedDetector:
         self._detect = detect
 
     def reset(self) -> None:
-        """Forget the images seen so far: the next one begins another video. Passed on to detectors that have a ``reset``."""
+        """Call ``reset`` of the detector, if present, before the first image of another video."""
         reset = getattr(self._detect, "reset", None)
         if reset is not None:
             reset()
@@ -98,14 +98,14 @@ class CheckedDetector:
         """Return the faces of each image.
 
         Args:
-            images: (height, width, 3) uint8, RGB, all of one size.
+            images: Images (height, width, 3) uint8, RGB, all of one size.
 
         Returns:
-            One array (faces, points, dims) of float32 for each image, in pixels; without any face its length is 0.
+            One array (faces, points, dims) of float32 per image, in pixels; an image without a face has an array of length 0.
 
         Raises:
-            ShapeError: An image, or something that the detector returned, has the wrong rank, size or type, is not finite, or has
-                other points or dims than the faces before it.
+            ShapeError: An image or a result of the detector has the wrong rank, size or type, or a result is not finite or
+                differs in points or dims from earlier faces.
         """
         if not images:
             return []
@@ -114,7 +114,7 @@ class CheckedDetector:
             if not fits or image.shape != images[0].shape:
                 got = f"{image.shape} of {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
                 raise ShapeError(f"`images`: expected (height, width, 3) uint8 images of one size, got {got}")
-        # None or a number has no length; a string has one, and is caught with the first element.
+        # None and numbers have no length; a string has a length, and its first element raises an error below.
         found = self._detect(images)
         count = len(found) if hasattr(found, "__len__") else -1
         if count != len(images):
@@ -153,19 +153,19 @@ class CheckedDetector:
 
 
 def as_detector(detector: str | Callable[..., Any], **options: Any) -> CheckedDetector:
-    """Make a checked detector of a name, a class or a callable.
+    """Create a checked detector from a name, a class or a callable.
 
     Args:
-        detector: "face-alignment", "mediapipe", "module:name" (an importable callable or class), a class, or a callable that keeps to
-            :class:`Detector`. One that is checked already is returned as it is.
-        **options: Passed to the class that a name stands for, as in ``as_detector("face-alignment", landmarks="3D")``.
+        detector: "face-alignment", "mediapipe", "module:name" (an importable callable or class), a class, or a callable that
+            follows :class:`Detector`. A :class:`CheckedDetector` is returned unchanged.
+        **options: Arguments of the class, as in ``as_detector("face-alignment", landmarks="3D")``.
 
     Returns:
         The detector.
 
     Raises:
-        ArgumentError: An unknown name, a module or callable that does not exist, or options for something that is no class.
-        MissingExtraError: The library behind a name is not installed.
+        ArgumentError: The name is unknown, the module or callable does not exist, or options are given without a class.
+        MissingExtraError: The library of the detector is not installed.
 
     Example:
         >>> detector = as_detector(lambda images: [None] * len(images))

@@ -1,4 +1,4 @@
-"""Extraction: from videos to clips of landmarks and audio."""
+"""Extraction of clips of landmarks and audio from videos."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An iterator that runs a little ahead of its consumer, in a thread: decoding goes on while a detector works."""
+"""Iterator that prefetches items in a thread, so that decoding continues while a detector runs."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from avsync.errors import ArgumentError
 
 Item = TypeVar("Item")
 
-_PATIENCE = 0.05  # seconds after which a thread that waits looks whether anybody still wants what it has
+_PATIENCE = 0.05  # seconds after which a waiting thread checks whether its items are still needed
 
 
 def ahead(items: Iterable[Item], depth: int = 1) -> Generator[Item, None, None]:
-    """Return the same items in the same order, made by a thread that is up to ``depth`` finished items ahead.
+    """Yield the same items in the same order, prefetched by a thread.
 
-    An exception of ``items`` is raised where the item would have come. Closing the generator ends the thread before it returns, so what
-    the thread reads from may then be closed.
+    An exception of ``items`` is raised at the position of the failed item. Closing the generator ends the thread before
+    ``close`` returns, so that the source of the items can then be closed.
 
     Args:
-        items: Used by the thread alone from now on.
-        depth: Items that may wait; one more is in the making.
+        items: Items to prefetch; afterwards only the thread may use this iterable.
+        depth: Largest number of finished items that wait; one further item may be in progress.
 
     Yields:
         The items.

@@ -1,4 +1,4 @@
-"""Processes that extract videos side by side. One that dies takes its video with it, nothing else."""
+"""Processes that extract videos in parallel. If a process dies, only its current video fails."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def run_workers(
     """Extract videos in ``count`` processes.
 
     Yields:
-        Job and report of each video, as they end.
+        Job and report of each video, in order of completion.
 
     Raises:
         OSError: The corpus cannot be written.
-        AvsyncError: The detector cannot be made.
+        AvsyncError: The detector cannot be created.
     """
     waiting = deque(todo)
     workers: list[_Worker] = []
@@ -78,7 +78,7 @@ def _start(out: Path, detector: str | Detector, options: Mapping[str, Any], coun
     process = _SPAWN.Process(target=_work, args=(there, os.getpid(), out, detector, dict(options), count), daemon=True)
     try:
         process.start()
-    except (AttributeError, TypeError, ValueError) as error:  # what pickling raises
+    except (AttributeError, TypeError, ValueError) as error:  # errors of pickling
         raise ArgumentError(
             f"`detector`: expected a name, 'module:function' or something that can be pickled with several workers, got: {error}"
         ) from error
@@ -92,12 +92,12 @@ def _give(worker: _Worker, waiting: deque[Job], advance: Callable[[int], None]) 
         return
     job = waiting.popleft()
     worker.task = (job, Passed(job.size, advance))
-    with contextlib.suppress(OSError):  # if it died meanwhile, the end of its pipe will say so
+    with contextlib.suppress(OSError):  # a dead worker is detected at the end of its pipe
         worker.pipe.send(job)
 
 
 def _hear(worker: _Worker, out: Path) -> tuple[Job, VideoReport] | None:
-    """Take one message of a worker that has a task; job and report if it ends the video."""
+    """Receive one message of a worker that has a task; return job and report if the message ends the video."""
     if worker.task is None:
         return None
     job, passed = worker.task
@@ -124,7 +124,7 @@ def _hear(worker: _Worker, out: Path) -> tuple[Job, VideoReport] | None:
 
 def _stop(workers: list[_Worker], out: Path) -> None:
     for worker in workers:
-        worker.pipe.close()  # an idle worker ends by that
+        worker.pipe.close()  # ends an idle worker
         if worker.task is not None:
             worker.process.terminate()
     for worker in workers:
@@ -133,24 +133,24 @@ def _stop(workers: list[_Worker], out: Path) -> None:
             worker.process.kill()
             worker.process.join()
         if worker.task is not None:
-            with contextlib.suppress(OSError):  # what ended the run must not be hidden by a folder that cannot be cleaned
+            with contextlib.suppress(OSError):  # a failed clean-up must not hide the error that ended the run
                 records.remove_unfinished(out, worker.task[0].key)
 
 
 def _work(pipe: Any, parent: int, out: Path, detector: str | Detector, options: dict[str, Any], count: int) -> None:
     """Run a worker until its pipe ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of the group; the parent handles it
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
     try:
         finder = as_detector(detector)
         while True:
             job = pipe.recv()
             pipe.send(extract_job(job, out, finder, options, _Notifier(pipe, parent)).to_json())
-    except (EOFError, BrokenPipeError):  # the parent has no more to do, or is gone
+    except (EOFError, BrokenPipeError):  # the parent has no more jobs or has ended
         pass
     except AvsyncError as error:
         _tell(pipe, error)
-    except OSError as error:  # FFmpeg's own kind of it cannot be pickled
+    except OSError as error:  # FFmpeg's subclass of OSError cannot be pickled
         _tell(pipe, OSError(error.errno, str(error.strerror), error.filename))
 
 
@@ -160,7 +160,7 @@ def _tell(pipe: Any, error: BaseException) -> None:
 
 
 class _Notifier:
-    """Tell the parent now and then how far the video is, and end when it is gone."""
+    """Callback that reports the progress of a video to the parent at intervals, and exits if the parent has ended."""
 
     def __init__(self, pipe: Any, parent: int) -> None:
         self._pipe, self._parent, self._due = pipe, parent, 0.0

@@ -1,7 +1,8 @@
-"""Many videos to one corpus: several processes, several machines, interrupted and resumed; a video that fails does not stop the rest.
+"""Extraction of many videos into one corpus, with several processes or machines; a failed video does not stop the run.
 
-Every video is written whole before its record is (see :mod:`avsync.corpus.extraction.records`), so a run may be ended at any moment, by
-Ctrl-C, ``kill -9`` or a full disk, and taken up again with ``resume``: what was finished is kept, what was not is done again.
+The record of a video is written after all of its clips (see :mod:`avsync.corpus.extraction.records`). A run may therefore be
+interrupted at any time, by Ctrl-C, ``kill -9`` or a full disk, and continued with ``resume``. Finished videos are kept, and
+unfinished videos are extracted again.
 """
 
 from __future__ import annotations
@@ -23,26 +24,26 @@ from avsync.corpus.extraction.run_job import Passed, extract_job
 from avsync.errors import ArgumentError
 
 OPTIONS = ("fps", "faces", "crop", "min_seconds", "max_seconds", "max_height", "scene_cuts", "audio_track")
-"""Options of :func:`avsync.corpus.extraction.from_video.iter_clips` that are one for all videos of a corpus."""
+"""Options of :func:`avsync.corpus.extraction.from_video.iter_clips` that are the same for all videos of a corpus."""
 
 
 class Progress:
-    """Progress reports of a run; this one is silent. Sizes are in bytes of video files.
+    """Interface for progress reports of a run; this class reports nothing. Sizes are in bytes of video files.
 
     Source: ours.
     """
 
     def begin(self, videos: int, size: int) -> None:
-        """So many videos are to be extracted."""
+        """Start the report of a run with ``videos`` videos of ``size`` bytes in total."""
 
     def advance(self, size: int) -> None:
-        """So many more bytes have passed."""
+        """Add ``size`` processed bytes."""
 
     def finish_video(self, report: VideoReport) -> None:
-        """Take note of a video that is done or has failed."""
+        """Report a video that is done or has failed."""
 
     def end(self) -> None:
-        """No more is to come."""
+        """End the report."""
 
 
 def extract_corpus(
@@ -62,26 +63,27 @@ def extract_corpus(
 
     Args:
         videos: Files and folders; see :func:`avsync.corpus.extraction.jobs.find_videos`.
-        out: The corpus; a new folder, or one that this function made with the same options, to which videos are then added.
-        detector: As in :func:`avsync.corpus.extraction.from_video.iter_clips`; with several workers a name, "module:function" or something
-            that can be pickled, because each process makes its own.
-        workers: Processes. With more than one, a script of your own needs ``if __name__ == "__main__":`` around what it does.
-        shard: (i, n): do the i-th of n shares, from 1; every machine is given the same videos. The index is then left to
-            :func:`avsync.corpus.extraction.records.merge_records`, to be called once all shares are done.
-        speaker_from: Where a person's label comes from, "file", "name" or "folder"; see
+        out: Folder of the corpus; a new folder, or a corpus of this function with the same options, to which videos are added.
+        detector: As in :func:`avsync.corpus.extraction.from_video.iter_clips`; with several workers a name, "module:function"
+            or an object that can be pickled, because each process creates its own detector.
+        workers: Number of processes; with several, a script must guard its code with ``if __name__ == "__main__":``.
+        shard: Pair (i, n) that selects the i-th of n shards, from 1; all shards need the same ``videos``. With several shards,
+            call :func:`avsync.corpus.extraction.records.merge_records` after all shards are done to write the index.
+        speaker_from: Source of the speaker labels: "file", "name" or "folder"; see
             :func:`avsync.corpus.extraction.jobs.speaker_of`.
-        split: Label of the part of the corpus.
-        resume: Keep videos that are finished; without it they are an error.
-        progress: Told how far the run is.
-        **options: Of :func:`avsync.corpus.extraction.from_video.iter_clips`: ``fps``, ``faces``, ``crop``, ``min_seconds``, ``max_seconds``,
-            ``max_height``, ``scene_cuts``, ``audio_track``.
+        split: Label of the split.
+        resume: True to keep finished videos; with False, finished videos raise an error.
+        progress: Receiver of the progress of the run.
+        **options: Options of :func:`avsync.corpus.extraction.from_video.iter_clips`: ``fps``, ``faces``, ``crop``,
+            ``min_seconds``, ``max_seconds``, ``max_height``, ``scene_cuts``, ``audio_track``.
 
     Returns:
-        The report; of a single share that share's alone, otherwise of all videos of the corpus.
+        Report on the videos of the shard if there are several shards, otherwise on all videos of the corpus.
 
     Raises:
-        ArgumentError: A path that is not there, a folder of other making, finished videos without ``resume``.
-        OSError: The corpus cannot be written: a full disk, for one. What was finished is kept.
+        ArgumentError: A path does not exist, ``out`` is not a corpus of this function, or there are finished videos without
+            ``resume``.
+        OSError: The corpus cannot be written, for example because the disk is full. Finished videos are kept.
 
     Example:
         >>> import tempfile
@@ -136,7 +138,7 @@ def extract_corpus(
 
 
 def _complete(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options with which all videos of a corpus are extracted, defaults filled in."""
+    """Return the options common to all videos of a corpus, including defaults."""
     defaults = {name: inspect.signature(iter_clips).parameters[name].default for name in OPTIONS}
     unknown = sorted(set(options) - set(OPTIONS))
     if unknown:

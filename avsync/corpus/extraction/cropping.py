@@ -1,10 +1,10 @@
-"""The two croppings of the paper's data: one that centres the face in every frame, and one whose frame of reference stays fixed.
+"""The two crops of the paper's data: one centres the face in every frame, the other keeps a fixed reference frame.
 
-The paper (section 4.1, Datasets) trains on VoxCeleb2 (II), "which keeps the reference frames fixed, thus preserving head motion", and
-compares with (I), which centres the face in every frame and so loses the translation of the head. :func:`crop_fixed` makes the one,
-:func:`crop_centred` the other; both move landmarks, and give the boxes by which :func:`crop_image` cuts the images likewise. The losses and
-syncers of this library measure displacement in heights of the face, so a fixed crop changes nothing for them and a centred one takes the
-translation away.
+The paper (section 4.1, Datasets) trains on VoxCeleb2 (II), "which keeps the reference frames fixed, thus preserving head
+motion". The paper compares with VoxCeleb2 (I), which centres the face in every frame and so loses the translation of the head.
+:func:`crop_fixed` implements (II), and :func:`crop_centred` implements (I). Both functions transform landmarks and return the
+boxes with which :func:`crop_image` crops the images. The losses and syncers of this library measure displacement in heights of
+the face. A fixed crop therefore does not affect them, and a centred crop removes the translation.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from avsync.errors import ArgumentError, ShapeError
 
 
 class Crop(NamedTuple):
-    """Landmarks in a crop, and where the crop is.
+    """Landmarks in a crop, and the boxes of the crop.
 
     Attributes:
-        points: (frames, points, dims) float32, in pixels of the crop; dims beyond the second are scaled only.
-        boxes: (frames, 4) float64: left, top, right and bottom in the source, in its pixels. They may reach beyond its edges.
+        points: Landmarks (frames, points, dims) float32, in pixels of the crop; a third dim is scaled only.
+        boxes: Boxes (frames, 4) float64: left, top, right and bottom in pixels of the source; may extend beyond the image.
     """
 
     points: npt.NDArray[np.float32]
@@ -32,15 +32,15 @@ class Crop(NamedTuple):
 
 
 def crop_fixed(points: npt.ArrayLike, *, size: int = 256, margin: float = 0.2) -> Crop:
-    """One square for the whole clip, around all that the face ever covers: head motion is kept (VoxCeleb2 II, the default).
+    """Crop a clip with one square around the area that the face covers, which keeps head motion (VoxCeleb2 II, the default).
 
     Args:
-        points: (frames, points, dims) landmarks, x to the right and y down.
+        points: Landmarks (frames, points, dims), x to the right and y down.
         size: Side of the crop, in pixels.
-        margin: Room on every side, as a fraction of the longer side of what the face covers.
+        margin: Margin on every side, as a fraction of the longer side of the area that the face covers.
 
     Returns:
-        :class:`Crop`; all of its boxes are the same.
+        :class:`Crop`, with the same box for all frames.
 
     Raises:
         ShapeError: ``points`` has the wrong rank, or no frame or point.
@@ -61,15 +61,15 @@ def crop_fixed(points: npt.ArrayLike, *, size: int = 256, margin: float = 0.2) -
 
 
 def crop_centred(points: npt.ArrayLike, *, size: int = 256, margin: float = 0.2) -> Crop:
-    """Return a square around the face in every frame: its translation is taken away (VoxCeleb2 I).
+    """Crop every frame with a square around the face, which removes the translation of the face (VoxCeleb2 I).
 
-    The side is one for the clip, the largest that any frame needs, so that a face that comes closer still grows, and an opening mouth
-    does not make the rest of the face shrink. The centre is that of the face's bounding box.
+    The side is the same for the whole clip: the largest side that any frame needs. A face that moves closer therefore still
+    grows, and an opening mouth does not shrink the rest of the face. The centre is the centre of the bounding box of the face.
 
     Args:
-        points: (frames, points, dims) landmarks, x to the right and y down.
+        points: Landmarks (frames, points, dims), x to the right and y down.
         size: Side of the crop, in pixels.
-        margin: Room on every side, as a fraction of the longer side of the face where that is greatest.
+        margin: Margin on every side, as a fraction of the longest side of the face in the clip.
 
     Returns:
         :class:`Crop`.
@@ -84,7 +84,7 @@ def crop_centred(points: npt.ArrayLike, *, size: int = 256, margin: float = 0.2)
         >>> crop.boxes[1].tolist(), crop.points[:, 0].tolist()
         ([25.0, 10.0, 45.0, 30.0], [[15.0, 0.0], [15.0, 0.0]])
 
-    Source: paper section 4.1; one side for the clip, ``size`` and ``margin`` ours.
+    Source: paper section 4.1; constant side, ``size`` and ``margin`` ours.
     """
     values = _checked(points, size, margin)
     low, high = values[..., :2].min(axis=1), values[..., :2].max(axis=1)
@@ -120,13 +120,13 @@ def _move(points: npt.NDArray[np.float64], boxes: npt.NDArray[np.float64], size:
 
 
 def crop_image(image: Image, box: npt.ArrayLike, *, size: int = 256) -> Image:
-    """Cut a box out of an image and bring it to a square, pixel positions as in the landmarks of :class:`Crop`.
+    """Crop a box out of an image and resize the crop to a square, with the pixel positions of the landmarks of :class:`Crop`.
 
-    Reduced images are averaged over what each pixel covers, enlarged ones interpolated linearly; what lies outside of the image is black.
+    Downscaling uses area averaging, and upscaling uses linear interpolation. Pixels outside of the image are black.
 
     Args:
-        image: (height, width, channels) uint8.
-        box: left, top, right and bottom, in pixels; fractions and places outside of the image are welcome.
+        image: Image (height, width, channels) uint8.
+        box: Left, top, right and bottom, in pixels; may be fractional and outside of the image.
         size: Side of the result, in pixels.
 
     Returns:
@@ -163,17 +163,17 @@ def crop_image(image: Image, box: npt.ArrayLike, *, size: int = 256) -> Image:
 
 
 def _weights(low: float, high: float, size: int, length: int) -> tuple[slice, npt.NDArray[np.float32]]:
-    """Return the source pixels that an axis of a crop needs, and the weight of each in every pixel of the crop."""
+    """Return the range of source pixels that one axis of a crop needs, and their weights (size, source pixels)."""
     step = (high - low) / size
     centres = low + step * (np.arange(size) + 0.5)
     reach = max(1.0, step)
     first, last = max(0, int(np.floor(low - reach))), min(length, int(np.ceil(high + reach)))
     if first >= last:
         return slice(0, 1), np.zeros((size, 1), np.float32)
-    # Pixel j covers j to j + 1, so its centre is j + 1/2.
+    # Pixel j covers the interval from j to j + 1, so its centre is j + 1/2.
     distance = np.abs(np.arange(first, last)[None] + 0.5 - centres[:, None]) / reach
     triangle = np.maximum(0.0, 1.0 - distance)
-    # The edge of the image casts no shadow: a pixel with its centre inside is made of what is there, any other is black.
+    # The edge of the image is not darkened: a pixel with its centre inside uses only existing pixels, any other pixel is black.
     total = triangle.sum(axis=1, keepdims=True)
     inside = ((centres >= 0) & (centres <= length))[:, None] & (total > 0)
     weights = np.divide(triangle, total, out=np.zeros_like(triangle), where=inside)

@@ -1,12 +1,12 @@
-"""From a video to clips: faces followed from image to image, resampled in time, and the audio of the very same time next to them.
+"""Extraction of clips from a video: faces are tracked and resampled in time, together with the audio of the same time.
 
-All times are on the one clock that image and audio of a file share. A clip begins at a time ``t0`` of that clock: its landmark frame
-``k`` is the face at ``t0 + k / fps`` and its sample ``s`` the audio at ``t0 + s / 16000``, whatever the file's own frame rate, sample
-rate, start times and gaps are.
+All times are on the clock that images and audio of a file share. A clip starts at a time ``t0`` of this clock. Landmark frame
+``k`` is the face at ``t0 + k / fps``, and sample ``s`` is the audio at ``t0 + s / 16000``, for any frame rate, sample rate,
+start times and gaps of the file.
 
-The video passes once, a batch of images at a time; the next batch is decoded while the detector looks at one. Of the faces only those
-of tracks that are not decided yet are held, at most ten minutes. A video of any length needs little memory, and clips come while it is
-still being decoded.
+The video is read once, in batches of images. The next batch is decoded while the detector processes the current batch. Only the
+faces of undecided tracks are kept, for at most ten minutes. A video of any length therefore needs little memory, and clips are
+returned while the video is still being decoded.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ from avsync.errors import ArgumentError, AvsyncError, CorpusError
 from avsync.pyramid import SAMPLE_RATE
 
 CROPS = ("fixed", "centred", "none")
-"""Croppings that landmarks may be relative to: one square for the clip (the paper's VoxCeleb2 II), one per frame (I), or the image."""
+"""Coordinate systems of landmarks: one square per clip (the paper's VoxCeleb2 II), one square per frame (I), or the image."""
 
-_TRACK_SECONDS = 600.0  # tracks are decided on at least this often, which bounds what is held of a video
+_TRACK_SECONDS = 600.0  # tracks are decided at least this often, which limits the memory per video
 _CROP_SIZE = 256
-_BATCH_BYTES = 1 << 26  # a batch of larger images is made smaller, for the same reason
+_BATCH_BYTES = 1 << 26  # a batch of large images has fewer images, for the same reason
 
 
 def extract(video: str | os.PathLike[str], *, report: VideoReport | None = None, **options: object) -> list[Clip]:
-    """Return all clips of a video, in a list.
+    """Return all clips of a video as a list.
 
     Args:
-        video: The file.
-        report: Filled with what became of every second of the video.
-        **options: As in :func:`iter_clips`, which gives the same clips one by one.
+        video: Path of the video.
+        report: Report that is filled with the clips and the dropped segments of the video.
+        **options: Options of :func:`iter_clips`, which yields the same clips one by one.
 
     Returns:
-        The clips; none for a video without a face.
+        The clips; an empty list for a video without a face.
 
     Raises:
         CorpusError: The file cannot be read or has no image or no audio, or the detector failed.
@@ -91,40 +91,42 @@ def iter_clips(
     report: VideoReport | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Iterator[Clip]:
-    """Return the clips of a video, one by one, while it is decoded.
+    """Yield the clips of a video one by one, while the video is decoded.
 
-    A clip ends at a scene cut, where the face is lost or jumps, where images are missing, and at ``max_seconds``; longer stretches are
-    cut into equal parts, which follow one another without a gap.
+    A clip ends at a scene cut, if the face is lost or jumps, if images are missing, and at ``max_seconds``. Longer segments are
+    cut into equal parts without gaps.
 
     Args:
-        video: The file.
+        video: Path of the video.
         detector: "face-alignment", "mediapipe", "package.module:function", or a callable; see :mod:`avsync.corpus.detectors`.
-        fps: Landmark frames per second. 25 is what syncers, training runs and metrics of this library take.
-        faces: "largest" or "stable" for one face at a time, "all" for a clip a person; see
+        fps: Landmark frames per second; syncers, training runs and metrics of this library use 25.
+        faces: "largest" or "stable" for one face at a time, "all" for one clip per person; see
             :func:`avsync.corpus.extraction.tracks.choose_tracks`.
-        crop: What the landmarks are relative to: "fixed", a square of 256 pixels around all that the face covers in the clip, which
-            keeps the motion of the head; "centred", such a square around the face in every frame; "none", pixels of the image. See
-            :mod:`avsync.corpus.extraction.cropping`.
-        min_seconds: Shortest clip; what is shorter is dropped.
-        max_seconds: Longest clip.
-        max_height: Scale higher images down to this height before detection, to save time; landmarks stay in pixels of the source.
-        scene_cuts: Look for cuts in the images. Without it only faces that jump end a clip: for footage whose lights flash.
-        audio_track: Number of the audio track, from 1; by default the one that the file marks as default, then the first. Where a
-            file has several, the report states which was used.
-        name: Stem of the clips' ids; the file's name by default.
-        speaker: Label of the person; the name by default. With ``faces="all"`` and several persons ``_p0``, ``_p1``, ... is added.
-        split: Label of the part of the corpus.
-        report: Filled with what became of every second of the video; complete when the iteration has ended.
-        progress: Called now and then with the share of the video that has passed, 0 to 1.
+        crop: Coordinate system of the landmarks: "fixed" (one square of 256 pixels around the area that the face covers in the
+            clip, which keeps head motion), "centred" (a square around the face in every frame) or "none" (pixels of the image).
+            See :mod:`avsync.corpus.extraction.cropping`.
+        min_seconds: Shortest clip, in seconds; shorter clips are dropped.
+        max_seconds: Longest clip, in seconds.
+        max_height: Largest image height for detection, in pixels; higher images are downscaled to save time. Landmarks stay in
+            pixels of the source.
+        scene_cuts: True to detect scene cuts in the images; False for videos with flashing lights, where only jumps of the face
+            indicate cuts.
+        audio_track: Number of the audio track, from 1; by default the track that the file marks as default, otherwise the
+            first. If a file has several tracks, the report states which track was used.
+        name: Prefix of the ids of the clips; the file name without suffix by default.
+        speaker: Label of the person; ``name`` by default. With ``faces="all"``, ``_p0``, ``_p1``, ... is appended.
+        split: Label of the split.
+        report: Report that is filled with the clips and the dropped segments of the video; complete after the iteration.
+        progress: Function that is called at intervals with the processed fraction of the video, 0 to 1.
 
     Yields:
-        Clips by the order in which they are decided, numbered in that order.
+        Clips in the order in which they are decided, numbered in this order.
 
     Raises:
         CorpusError: The file cannot be read or has no image or no audio, or the detector failed.
         ArgumentError: An option has an impossible value.
 
-    Source: ours; the splits follow the corpus that this library was measured on, the crops the paper's section 4.1.
+    Source: ours; the cuts into clips follow the corpus on which this library was measured, the crops follow paper section 4.1.
     """
     check_path("video", video)
     check_type("max_height", max_height, int, optional=True)
@@ -156,16 +158,16 @@ def iter_clips(
         report.width, report.height = source.info.width, source.info.height
         ledger = _Ledger(report)
         persons = _Persons()
-        # The next images are decoded while the detector looks at these.
+        # The next images are decoded while the detector processes the current images.
         images = ahead(_batches(source, found.batch_size, SceneCuts() if scene_cuts else None))
         batches = stack.enter_context(closing(images))
         for tracks in _groups(source, batches, found, ledger, progress):
-            # A track is as long as the time between its first and last image, a clip one frame longer.
+            # The length of a track is the time between its first and last image; a clip is one frame longer.
             chosen = choose_tracks(tracks, faces, min_seconds=max(0.0, min_seconds - 1 / fps - 1e-6))
             for track, reason in chosen.dropped:
                 ledger.drop(track, reason)
             parts = [part for track in chosen.kept for part in _parts(track, persons.number(track), fps, max_seconds)]
-            # By start, because sound is read forwards, and the tracks of several persons overlap.
+            # Sorted by start, because audio is read forwards and the tracks of several persons overlap.
             for part in sorted(parts, key=lambda part: part.start):
                 landmarks, size, box = _cropped(part.landmarks, crop, (source.info.width, source.info.height))
                 label = (speaker or name) if faces != "all" else f"{speaker or name}_p{part.person}"
@@ -194,7 +196,7 @@ def iter_clips(
 
 
 class _Ledger:
-    """Account of the video's time while it passes."""
+    """Record of the covered and dropped segments of a video while it is read."""
 
     def __init__(self, report: VideoReport) -> None:
         self.report = report
@@ -206,12 +208,12 @@ class _Ledger:
 
     @property
     def native_fps(self) -> float:
-        """Images a second so far."""
+        """Images per second so far."""
         span = self._last - (self._first or 0.0)
         return (self.report.images - 1) / span if span > 0 else 0.0
 
     def image(self, time: float, has_face: bool, max_gap: float) -> None:
-        """Take note of the next image."""
+        """Record the next image."""
         if self._first is None:
             self._first = time
         else:
@@ -228,17 +230,17 @@ class _Ledger:
             self._end_of_faces(time)
 
     def track(self, track: FaceTrack) -> None:
-        """Take note of a track, which bridges images without its face."""
+        """Record a track, including images without its face that the track bridges."""
         self._covered.append((float(track.times[0]), float(track.times[-1])))
 
     def drop(self, track: FaceTrack, reason: str) -> None:
-        """Take note of a track, or a part of one, that becomes no clip."""
+        """Record a track, or a part of a track, that is dropped."""
         seconds = track.seconds + (1 / self.native_fps if self.native_fps else 0.0)
         part = Dropped(start=float(track.times[0]), seconds=seconds, reason=reason, started=track.started, ended=track.ended)
         self.report.dropped.append(part)
 
     def close(self) -> None:
-        """Take note of the end of the video."""
+        """Record the end of the video."""
         if self._first is None:
             return
         end = self._last + (1 / self.native_fps if self.native_fps else 0.0)
@@ -255,7 +257,7 @@ class _Ledger:
 
 
 def _joined(dropped: list[Dropped], slack: float) -> list[Dropped]:
-    """By start, neighbours with one reason as one: a still or a crowd would fill the report with single images."""
+    """Sort by start and join neighbours with the same reason, so that the report does not list many single images."""
     joined: list[Dropped] = []
     for part in sorted(dropped, key=lambda part: (part.reason, part.start)):
         last = joined[-1] if joined else None
@@ -268,7 +270,7 @@ def _joined(dropped: list[Dropped], slack: float) -> list[Dropped]:
 
 
 class _Persons:
-    """Numbers of the persons of a video. A track that takes up another one, image for image, has its number."""
+    """Numbers of the persons of a video. A track that continues another track at the same image has the same number."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -294,7 +296,7 @@ class _Image(NamedTuple):
 
 
 def _batches(source: VideoSource, size: int, cuts: SceneCuts | None) -> Iterator[list[_Image]]:
-    """Return the images of a video, so many at a time."""
+    """Yield the images of a video in batches of at most ``size`` images."""
     batch: list[_Image] = []
     for frame in source.frames():
         batch.append(_Image(frame.time, frame.image, cuts is not None and cuts.push(frame.image)))
@@ -312,7 +314,7 @@ def _groups(
     ledger: _Ledger,
     progress: Callable[[float], None] | None,
 ) -> Iterator[list[FaceTrack]]:
-    """Tracks in groups that no other track overlaps in time, so that each group can be decided on by itself."""
+    """Yield groups of tracks that no other track overlaps in time, so that each group can be decided independently."""
     tracker = FaceTracker(max_seconds=_TRACK_SECONDS)
     start, length = source.info.video_start or 0.0, source.info.seconds or 0.0
     pending: list[FaceTrack] = []
@@ -339,7 +341,7 @@ def _detect(source: VideoSource, detector: CheckedDetector, batch: list[_Image])
         found = detector([image.picture for image in batch])
     except AvsyncError:
         raise
-    except Exception as error:  # whatever a detector of somebody else's raises, the video and the time must be named
+    except Exception as error:  # errors of a custom detector must name the video and the time
         raise CorpusError(
             f"{source.path}: the detector {detector.name!r} failed between {batch[0].time:.2f} and {batch[-1].time:.2f} s: "
             f"{type(error).__name__}: {error}"
@@ -347,13 +349,13 @@ def _detect(source: VideoSource, detector: CheckedDetector, batch: list[_Image])
     height, width = batch[0].picture.shape[:2]
     if (width, height) == (source.info.width, source.info.height):
         return found
-    # Depth has the scale of the width, as detectors give it.
+    # Detectors return depth in the scale of the width.
     scale = np.array([source.info.width / width, source.info.height / height, source.info.width / width], np.float32)
     return [faces * scale[: faces.shape[-1]] if len(faces) else faces for faces in found]
 
 
 class _Part(NamedTuple):
-    """Landmarks that become a clip: one person's at exact instants from ``start`` on, in pixels of the source."""
+    """Landmarks of one clip: one person at exact instants from ``start`` on, in pixels of the source."""
 
     start: float
     landmarks: Faces
@@ -363,7 +365,7 @@ class _Part(NamedTuple):
 
 
 def _parts(track: FaceTrack, person: int, fps: float, max_seconds: float) -> Iterator[_Part]:
-    """Equal parts of a track, none too long."""
+    """Yield equal parts of a track, each at most ``max_seconds`` long."""
     start, landmarks = resample_track(track.times, track.points, fps=fps)
     bounds = split_long(len(landmarks), int(max_seconds * fps + 1e-9))
     for number, (first, stop) in enumerate(bounds):
@@ -373,7 +375,7 @@ def _parts(track: FaceTrack, person: int, fps: float, max_seconds: float) -> Ite
 
 
 def _cropped(landmarks: Faces, crop: str, picture: tuple[int, int]) -> tuple[Faces, tuple[int, int], list[float]]:
-    """Landmarks, size of the image they are in, and where it lies in the first image: left, top, right, bottom."""
+    """Return the cropped landmarks, the size of the crop, and its box in the first image: left, top, right, bottom."""
     if crop == "none":
         return landmarks, picture, [0.0, 0.0, float(picture[0]), float(picture[1])]
     points, boxes = (crop_fixed if crop == "fixed" else crop_centred)(landmarks, size=_CROP_SIZE)

@@ -1,7 +1,7 @@
-"""Jobs of an extraction: the videos, their names in the corpus, and the shard of each.
+"""Jobs of an extraction: videos, their names in the corpus, and the shard of each video.
 
-A video's key is its name and a digest of its bytes, so it stays the same on every machine and for every way of naming the file, and
-the clips of two videos never have the same name.
+The key of a video is its name and a digest of its bytes. The key is therefore the same on every machine and for every path of
+the file, and clips of two videos never have the same name.
 """
 
 from __future__ import annotations
@@ -50,21 +50,21 @@ SUFFIXES = frozenset(
         ".y4m",
     ]
 )
-"""Suffixes of the files of a folder that are taken for videos; a file that is named itself is always tried."""
+"""Suffixes of videos in a folder; a file that is passed explicitly is always accepted."""
 
 _SAMPLE = 65536  # bytes hashed at the beginning, the middle and the end of a file
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A video to extract.
+    """Video to extract.
 
     Attributes:
         key: Name of the video in the corpus; its clips are ``<key>_000``, ``<key>_001``, ...
-        path: The file.
-        speaker: Label of the person in it.
-        split: Which part of the corpus it belongs to.
-        size: In bytes.
+        path: Path of the video.
+        speaker: Label of the person in the video.
+        split: Label of the split.
+        size: Size of the file, in bytes.
     """
 
     key: str
@@ -75,7 +75,7 @@ class Job:
 
 
 def slug(name: str) -> str:
-    """Return a name with which a clip's id may begin: letters, digits and ``_ . + -``, at most 80 bytes.
+    """Return a valid prefix for clip ids: letters, digits and ``_ . + -``, at most 80 bytes.
 
     Example:
         >>> slug("My talk (final).cut"), slug("***")
@@ -88,9 +88,9 @@ def slug(name: str) -> str:
 
 
 def video_key(path: str | os.PathLike[str]) -> str:
-    """Return the key of a video: its name without suffix, and eight digits that depend on its size and its bytes.
+    """Return the key of a video: its name without suffix, and eight hexadecimal digits from its size and bytes.
 
-    Of a large file the first, middle and last 64 KiB are read.
+    Only the first, middle and last 64 KiB of a large file are read.
 
     Example:
         >>> import tempfile
@@ -102,7 +102,7 @@ def video_key(path: str | os.PathLike[str]) -> str:
     Source: ours.
     """
     digest = hashlib.sha256()
-    check_regular(path)  # a FIFO would be waited for
+    check_regular(path)  # reading a FIFO would block
     with Path(path).open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         digest.update(str(size).encode())
@@ -116,11 +116,12 @@ def find_videos(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[tuple[Pat
     """Return the videos among files and folders.
 
     Args:
-        paths: Files, which are taken as they are, and folders, which are searched to any depth for regular files with one of
+        paths: Files and folders. Files are always accepted. Folders are searched recursively for regular files with one of
             ``SUFFIXES``. Links to folders are followed, each folder once. Hidden files and folders are ignored.
 
     Returns:
-        (file, the folder it was found in) of each video, by path, each file once; and the other files of the folders.
+        Pairs (file, folder from ``paths`` that contains it) of all videos, sorted by path, each file once; and the other files
+        of the folders.
 
     Raises:
         ArgumentError: A path does not exist, or ``paths`` is a single path.
@@ -136,7 +137,7 @@ def find_videos(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[tuple[Pat
         if path.is_dir():
             for folder, folders, names in os.walk(path, followlinks=True):
                 place = os.path.realpath(folder)
-                if place in visited:  # links may lead in a circle
+                if place in visited:  # links may form a cycle
                     folders[:] = []
                     continue
                 visited.add(place)
@@ -160,18 +161,18 @@ def speaker_of(path: Path, root: Path, rule: str, key: str) -> str:
     """Return the label of the person in a video.
 
     Args:
-        path: The video.
-        root: The folder that was searched.
-        rule: "file": every video has a person of its own (the key); "name": the file's name up to its first underscore;
-            "folder": the first folder below ``root`` on the way to the video, or the video's own folder where there is none between.
-        key: The video's key.
+        path: Path of the video.
+        root: Folder that was searched.
+        rule: "file" (a separate person per video, labelled with the key), "name" (the file name up to the first underscore) or
+            "folder" (the first folder below ``root`` on the path to the video, or the parent folder if there is none).
+        key: Key of the video.
 
     Example:
         >>> speaker_of(Path("vox/id7/x/1_a.mp4"), Path("vox"), "folder", "1_a-00000000"), speaker_of(Path("7_a.mp4"), Path("."), "name", "")
         ('id7', '7')
 
     Raises:
-        ArgumentError: Unknown rule.
+        ArgumentError: ``rule`` is unknown.
 
     Source: ours.
     """
@@ -187,9 +188,9 @@ def speaker_of(path: Path, root: Path, rule: str, key: str) -> str:
 def plan(
     videos: Sequence[tuple[Path, Path]], *, speaker_from: str, split: str, shard: tuple[int, int]
 ) -> tuple[list[Job], list[tuple[str, str]]]:
-    """Return the jobs of one shard, and the files that hold the same video as another (file, other).
+    """Return the jobs of one shard, and the duplicates as pairs (file, other file with the same video).
 
-    All shards number the same list, so they must be given the same videos; the jobs of two shards have no key in common.
+    All shards need the same ``videos``, because every shard numbers the whole list. Two shards have no key in common.
     """
     if not isinstance(shard, tuple) or len(shard) != 2 or not all(type(number) is int for number in shard):
         raise ArgumentError(f"`shard`: expected (i, n) with 1 <= i <= n, got {shard!r:.100}")
@@ -201,7 +202,7 @@ def plan(
     for path, root in videos:
         try:
             key, size = video_key(path), path.stat().st_size
-        except OSError:  # unreadable: the job itself will say so, with the video's name
+        except OSError:  # unreadable: the job reports the error with the name of the video
             key, size = f"{slug(path.stem)}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}", 0
         if key in jobs:
             duplicates.append((str(path), jobs[key].path))

@@ -1,11 +1,11 @@
-"""Records that an extraction keeps of each video, so that it can be interrupted, resumed and shared among machines.
+"""Records of the videos of an extraction, which allow an extraction to be interrupted, resumed and distributed over machines.
 
-Next to its clips a corpus that ``avsync extract`` makes holds
+In addition to its clips, a corpus of ``avsync extract`` contains
 
-* ``extraction.json``: the settings, the same for all of its videos;
-* ``extraction/<key>.json``: one record a video, written after the last of its clips. Without a record a video is not finished,
-  whatever clips of it may lie about; :func:`merge_records` makes ``index.json`` of the finished ones, and nothing reads a clip that is
-  not in the index.
+* ``extraction.json``: the settings, common to all videos;
+* ``extraction/<key>.json``: one record per video, written after the last clip of the video. A video without a record is not
+  finished, even if some of its clips exist. :func:`merge_records` writes ``index.json`` from the records of finished videos.
+  Clips that are not in the index are never read.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def _record_path(out: Path, key: str) -> Path:
 
 
 def read_record(path: Path) -> tuple[Job, VideoReport, float]:
-    """Job, report and time (seconds since 1970) of a record.
+    """Read the job, report and time (seconds since 1970) of a record.
 
     Raises:
-        CorpusError: It is damaged.
+        CorpusError: The record is damaged.
     """
     message = f"{path}: expected the record of a video, got"
     values = read_json(path, error=CorpusError, message=message)
@@ -45,14 +45,14 @@ def read_record(path: Path) -> tuple[Job, VideoReport, float]:
 
 
 def write_record(out: Path, job: Job, report: VideoReport, *, time: float, traceback: str = "") -> None:
-    """Write the record of a video, whole or not at all: from now on it is finished."""
+    """Write the record of a video atomically, which marks the video as finished."""
     more = {"traceback": traceback} if traceback else {}
     write_json(_record_path(out, job.key), {"job": asdict(job), "time": time, "report": report.to_json(), **more})
     _marker(out, job.key).unlink(missing_ok=True)
 
 
 def finished(out: Path, job: Job) -> VideoReport | None:
-    """The report of a video that needs no more work: done, and all of its clips are there. Its labels are brought up to date."""
+    """Return the report of a finished video whose clips all exist, otherwise None; the labels in the record are updated."""
     path = _record_path(out, job.key)
     if not path.is_file():
         return None
@@ -67,13 +67,13 @@ def finished(out: Path, job: Job) -> VideoReport | None:
     if before != job:
         report.source = job.path
         write_record(out, job, report, time=time)
-    # A run that was killed right after its last write leaves the marker of a finished video.
+    # A run that was killed right after its last write leaves a marker, although the video is finished.
     _marker(out, job.key).unlink(missing_ok=True)
     return report
 
 
 def begin(out: Path, job: Job) -> None:
-    """Mark a video as being worked on; delete what an interrupted run left of it."""
+    """Mark a video as in progress, and delete the files of an interrupted run."""
     marker = _marker(out, job.key)
     if marker.exists() or _record_path(out, job.key).exists():
         remove_unfinished(out, job.key)
@@ -82,7 +82,7 @@ def begin(out: Path, job: Job) -> None:
 
 
 def remove_unfinished(out: Path, key: str) -> None:
-    """Delete what there is of a video: its record first, then clips and temporary files; nothing of any other video."""
+    """Delete all files of one video: first the record, then clips and temporary files."""
     _record_path(out, key).unlink(missing_ok=True)
     mine = re.compile(rf"\.?{re.escape(key)}(_\d{{3,}})?(-\w+)?\.(npz|flac|json)")
     for folder in (out, out / RECORDS):
@@ -98,10 +98,10 @@ def _marker(out: Path, key: str) -> Path:
 
 
 def claim_folder(out: Path, settings: Mapping[str, Any]) -> None:
-    """Take a folder for an extraction with these settings.
+    """Reserve a folder for an extraction with the given settings.
 
     Raises:
-        ArgumentError: It holds a corpus or settings of other making, or was begun with other settings.
+        ArgumentError: The folder contains another kind of corpus, or an extraction with other settings.
     """
     path = out / SETTINGS
     foreign = [name for name in (SETTINGS, INDEX_NAME) if os.path.lexists(out / name)]
@@ -109,7 +109,7 @@ def claim_folder(out: Path, settings: Mapping[str, Any]) -> None:
         raise ArgumentError(
             f"`out`: expected a new folder or one of avsync extract, got {out} with {foreign[0]} of other making"
         )
-    if not any((out / RECORDS).glob("*")):  # a run that came to nothing binds nobody
+    if not any((out / RECORDS).glob("*")):  # settings of a run without records may be replaced
         write_json(path, dict(settings))
         return
     before = read_settings(out)
@@ -134,7 +134,7 @@ def read_settings(out: Path) -> dict[str, Any]:
     """Return the settings of an extraction.
 
     Raises:
-        CorpusError: The folder is not one of ``avsync extract``.
+        CorpusError: The folder is not a corpus of ``avsync extract``.
     """
     path = out / SETTINGS
     if not path.exists():
@@ -148,17 +148,17 @@ def read_settings(out: Path) -> dict[str, Any]:
 def merge_records(out: str | os.PathLike[str]) -> list[VideoReport]:
     """Write ``index.json`` from the records of all finished videos.
 
-    A video whose file was replaced by another has two records; the later one counts. What later steps have noted in the index of
-    a clip (keys that an extraction does not write) is kept.
+    A video whose file was replaced has two records, and the later record is used. Entries that later steps have added to the
+    index of a clip (keys that an extraction does not write) are kept.
 
     Args:
-        out: The corpus.
+        out: Folder of the corpus.
 
     Returns:
-        The reports of all videos, failed ones too, by name.
+        Reports of all videos, including failed videos, sorted by name.
 
     Raises:
-        CorpusError: The folder is none of ``avsync extract``, a record is damaged, or a speaker is in two splits.
+        CorpusError: The folder is not a corpus of ``avsync extract``, a record is damaged, or a speaker is in two splits.
 
     Source: ours.
     """
@@ -183,7 +183,7 @@ def merge_records(out: str | os.PathLike[str]) -> list[VideoReport]:
 
 
 def index_entries(job: Job, report: VideoReport) -> list[dict[str, Any]]:
-    """Return the entries of a video's clips for the index."""
+    """Return the index entries of the clips of a video."""
     several = len({clip.person for clip in report.clips}) > 1
     return [
         {
@@ -213,5 +213,5 @@ def _index_entries(folder: Path) -> dict[str, dict[str, Any]]:
         index = read_json(folder / INDEX_NAME, error=CorpusError, most_bytes=1 << 28)
         with untrusted(CorpusError, INDEX_NAME):
             return {entry["id"]: dict(entry) for entry in index["clips"]}
-    except CorpusError:  # there is none, or it is about to be replaced
+    except CorpusError:  # no index, or an index that will be replaced
         return {}

@@ -1,4 +1,4 @@
-"""Report on every second of every video: the clips made of it, what was dropped, and why."""
+"""Reports on the videos of an extraction: clips, dropped segments, and the reasons."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ Record = TypeVar("Record")
 DONE, FAILED = "done", "failed"
 
 NO_FACE = "no face"
-"""Why time is dropped in which no detector found anything."""
+"""Reason for dropping a segment in which the detector found no face."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipReport:
-    """One clip, and where it came from.
+    """Report on one clip and its position in the video.
 
     Attributes:
-        id: The clip's name.
-        start: Time of its first frame and first sample on the video's clock, in seconds.
-        seconds: Its length.
-        frames: Landmark frames.
-        started: Why it starts there: "start of video", "scene cut", "length", ...
-        ended: Why it ends there.
+        id: Name of the clip.
+        start: Time of the first frame and the first sample on the video's clock, in seconds.
+        seconds: Duration of the clip, in seconds.
+        frames: Number of landmark frames.
+        started: Reason for the start: "start of video", "scene cut", "length", ...
+        ended: Reason for the end.
         face_height: Median height of the face in pixels of the source, from its topmost to its lowest point.
-        rms_db: Level of the audio in decibels of full scale; -200 for digital silence.
+        rms_db: RMS level of the audio, in dB relative to full scale; -200 for digital silence.
         person: Number of the person within the video, from 0.
-        native_fps: Images a second that the landmarks were found in.
-        audio_seconds: Seconds of it for which the file has audio.
-        missing_audio: Ranges (first, stop) of frames for which the file has none; see :class:`~avsync.corpus.clip.Clip`.
+        native_fps: Frame rate of the video, in images per second.
+        audio_seconds: Duration for which the file has audio, in seconds.
+        missing_audio: Ranges (first, stop) of frames for which the file has no audio; see :class:`~avsync.corpus.clip.Clip`.
         crop_box: Left, top, right and bottom of the crop in the clip's first image, in pixels of the source.
     """
 
@@ -55,21 +55,21 @@ class ClipReport:
     missing_audio: Sequence[Sequence[int]] = ()
 
     def __post_init__(self) -> None:
-        """Take the audio of a record from before these fields existed as complete."""
+        """Treat the audio as complete if the record is older than the field ``audio_seconds``."""
         if math.isinf(self.audio_seconds):
             object.__setattr__(self, "audio_seconds", self.seconds)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dropped:
-    """A stretch that no clip was made of.
+    """Segment of a video that is not part of a clip.
 
     Attributes:
-        start: On the video's clock, in seconds.
-        seconds: Its length.
-        reason: "no face", "too short", "another face was chosen", ...
-        started: Why the stretch starts there, where a face was followed.
-        ended: Why it ends there.
+        start: Start time on the video's clock, in seconds.
+        seconds: Duration of the segment, in seconds.
+        reason: Reason for dropping: "no face", "too short", "another face was chosen", ...
+        started: Reason for the start of the segment, if a face was followed.
+        ended: Reason for the end of the segment, if a face was followed.
     """
 
     start: float
@@ -81,19 +81,19 @@ class Dropped:
 
 @dataclass(kw_only=True)
 class VideoReport:
-    """Report on one video; filled while it is extracted.
+    """Report on one video, filled during the extraction.
 
     Attributes:
-        source: The file, as it was named.
-        status: "done" (also without a clip) or "failed".
-        error: Why it failed.
-        seconds: Time from the first image to the end of the last.
-        images: Images decoded.
-        width: Of the upright image, in pixels.
-        height: Of the upright image, in pixels.
-        clips: The clips made, in the order in which they were finished.
-        dropped: What was left out.
-        warnings: What the decoder had to say: damaged packets, gaps, audio that ends early.
+        source: Path of the video, as passed by the caller.
+        status: "done" (also without clips) or "failed".
+        error: Error message of a failed video.
+        seconds: Time from the first image to the end of the last image, in seconds.
+        images: Number of decoded images.
+        width: Width of the upright image, in pixels.
+        height: Height of the upright image, in pixels.
+        clips: Reports on the clips, in order of completion.
+        dropped: Dropped segments.
+        warnings: Warnings of the decoder: damaged packets, gaps, audio that ends early.
 
     Example:
         >>> report = VideoReport(source="a.mp4", seconds=10.0)
@@ -135,12 +135,12 @@ class VideoReport:
         return text
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return the report as plain values for JSON."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> VideoReport:
-        """Return the report that :meth:`to_json` gave.
+        """Create a report from the values of :meth:`to_json`.
 
         Raises:
             CorpusError: A field is missing or unknown.
@@ -158,7 +158,7 @@ class VideoReport:
 
 
 def printable(text: str) -> str:
-    r"""Return a text that every terminal and file takes: bytes of a name that are no UTF-8 are shown as escapes.
+    r"""Return a text that can be printed and written everywhere: bytes that are not UTF-8 are replaced by escapes.
 
     Example:
         >>> printable("caf\udce9.mp4")
@@ -170,7 +170,7 @@ def printable(text: str) -> str:
 
 
 def dropped_seconds(videos: Iterable[VideoReport]) -> dict[str, float]:
-    """Seconds dropped for each reason, most first.
+    """Return the dropped seconds per reason, the largest first.
 
     Example:
         >>> part = Dropped(start=0.0, seconds=1.5, reason="too short")
@@ -187,10 +187,10 @@ def dropped_seconds(videos: Iterable[VideoReport]) -> dict[str, float]:
 
 
 def typed(kind: type[Record], values: Mapping[str, Any]) -> Record:
-    """Make a dataclass of values of unknown origin.
+    """Create a dataclass from untrusted values.
 
     Raises:
-        TypeError: A field is unknown, missing, or of another type than declared.
+        TypeError: A field is unknown, missing, or of a wrong type.
     """
     plain: dict[str, Any] = {"str": str, "int": int, "float": (int, float)}
     for part in dataclasses.fields(kind):  # type: ignore[arg-type]
@@ -202,12 +202,12 @@ def typed(kind: type[Record], values: Mapping[str, Any]) -> Record:
 
 
 def uncovered(covered: Iterable[tuple[float, float]], start: float, end: float) -> list[tuple[float, float]]:
-    """Return the segments of [start, end] that no interval covers.
+    """Return the parts of [start, end] that no interval covers.
 
     Args:
-        covered: (start, end) pairs in any order; they may overlap.
-        start: Of the whole.
-        end: Of the whole.
+        covered: Intervals (start, end) in any order; may overlap.
+        start: Start of the whole range.
+        end: End of the whole range.
 
     Returns:
         (start, end) pairs, in order.
@@ -236,10 +236,10 @@ class ExtractionReport:
     """Report on many videos.
 
     Attributes:
-        videos: One report each, in the order of their names.
-        kept: Sources that an earlier run had finished and that were not decoded again; their reports are among ``videos``.
-        duplicates: (source, the same video) of files that hold the same bytes under the same name.
-        ignored: Files in the folders that are no videos by their suffix.
+        videos: One report per video, sorted by name.
+        kept: Videos that an earlier run finished and this run did not decode again; their reports are included in ``videos``.
+        duplicates: Pairs (source, same video) of files with the same bytes and the same name.
+        ignored: Files in the folders without a suffix of a video.
 
     Source: ours.
     """
@@ -251,11 +251,11 @@ class ExtractionReport:
 
     @property
     def failed(self) -> list[VideoReport]:
-        """The videos that could not be extracted."""
+        """Reports on the videos that could not be extracted."""
         return [video for video in self.videos if video.status == FAILED]
 
     def to_json(self) -> dict[str, Any]:
-        """Totals, then every video: plain values for JSON."""
+        """Return the totals and the reports of all videos as plain values for JSON."""
         clips = [clip for video in self.videos for clip in video.clips]
         return {
             "totals": {
@@ -277,7 +277,7 @@ class ExtractionReport:
         }
 
     def summary(self) -> str:
-        """Return the report as a page of text: totals, then a line for each video that failed, has no clip, or has warnings."""
+        """Return the report as text: totals, then one line per video that failed, has no clips, or has warnings."""
         totals = self.to_json()["totals"]
         lines = [
             f"{totals['videos']} videos, {_minutes(totals['seconds'])}: {totals['clips']} clips, {_minutes(totals['seconds_in_clips'])}",

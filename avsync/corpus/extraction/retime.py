@@ -1,4 +1,4 @@
-"""Tracks of any frame rate, or of none, brought to an exact grid of time."""
+"""Resampling of tracks with a constant or variable frame rate to an exact time grid."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from avsync._checks import as_numbers, check_positive, check_type
 from avsync.errors import ArgumentError, ShapeError
 
-# How far beyond its ends a track reaches, in seconds. Some containers keep times in whole milliseconds, which must not cost a frame.
+# Tolerance at both ends of a track, in seconds, so that no frame is lost in containers that round times to milliseconds.
 _SLACK = 1e-3
 _MAX_FPS = 1_000_000
 
@@ -18,25 +18,27 @@ _MAX_FPS = 1_000_000
 def resample_track(
     times: npt.ArrayLike, points: npt.ArrayLike, *, fps: float = 25.0, start: float | None = None
 ) -> tuple[float, npt.NDArray[np.float32]]:
-    """Landmarks at exact instants, by linear interpolation in time between the images around each.
+    """Compute landmarks at exact instants by linear interpolation in time between the neighbouring images.
 
-    Nothing is extrapolated: the grid's instants lie between the first and the last image, give or take a millisecond for the rounding of
-    timestamps (there the image at the end is taken as it is). Linear interpolation is exact for motion at
-    constant speed, moves nothing in time whatever the rates, and where an instant is an image's own it gives that image's landmarks.
+    There is no extrapolation: the instants of the grid lie between the first and the last image. A tolerance of one millisecond
+    allows for rounded timestamps; within this tolerance the first or last image is used unchanged. Linear interpolation is
+    exact for motion at constant speed and adds no time shift at any rate. At the time of an image, the result equals the
+    landmarks of the image.
 
     Args:
-        times: (frames,) presentation times, in seconds, increasing.
-        points: (frames, points, dims), in any unit.
-        fps: Instants a second.
-        start: Any instant of the grid, in seconds; None for ``times[0]``. The first one inside the track is used.
+        times: Presentation times (frames,), in seconds, increasing.
+        points: Landmarks (frames, points, dims), in any unit.
+        fps: Instants per second.
+        start: Any instant of the grid, in seconds; None for ``times[0]``. The grid starts at its first instant inside the
+            track.
 
     Returns:
-        Time of the first instant, in seconds, and landmarks (instants, points, dims) of float32; instant ``k`` is ``k / fps`` later. When
-        no instant falls inside the track there are 0 of them.
+        Time of the first instant, in seconds, and landmarks (instants, points, dims) of float32. Instant ``k`` is ``k / fps``
+        later. The number of instants is 0 if no instant lies inside the track.
 
     Raises:
-        ShapeError: Wrong ranks or lengths, or no image at all.
-        ArgumentError: Times that are not finite or do not increase, or a rate that is not positive.
+        ShapeError: Ranks or lengths are wrong, or there are no images.
+        ArgumentError: Times are not finite or do not increase, or the rate is not positive.
 
     Example:
         >>> times = np.arange(4) / 30
@@ -71,6 +73,6 @@ def resample_track(
     after = np.minimum(after, when.size - 1)
     span = when[after] - when[before]
     weight = np.divide(instants - when[before], span, out=np.zeros_like(instants), where=span > 0)[:, None, None]
-    # As a sum of two products an instant on an image is that image, to the last bit.
+    # As a sum of two products, the result at the time of an image equals the image bit for bit.
     landmarks = (1 - weight) * what[before] + weight * what[after]
     return origin + first / fps, landmarks.astype(np.float32)

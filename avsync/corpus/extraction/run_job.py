@@ -1,4 +1,4 @@
-"""Extraction of one video of a corpus: its clips, then its record."""
+"""Extraction of one video of a corpus: first the clips, then the record."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Notify = Callable[[float], None]
 
 
 class Passed:
-    """Turn the share of a video that has passed into bytes more; all of them together are its size."""
+    """Converter from the processed fraction of a video to increments in bytes, which sum to the size of the video."""
 
     def __init__(self, size: int, advance: Callable[[int], None]) -> None:
         self._size, self._advance, self._told = size, advance, 0
 
     def __call__(self, share: float) -> None:
-        """So much of the video, from 0 to 1, has passed by now."""
+        """Report the processed fraction of the video, from 0 to 1."""
         reached = round(share * self._size)
         if reached > self._told:
             self._advance(reached - self._told)
@@ -40,11 +40,11 @@ class _Failure(NamedTuple):
 
 
 def extract_job(job: Job, out: Path, detector: Detector, options: Mapping[str, Any], notify: Notify) -> VideoReport:
-    """Extract one video into a corpus: clips, then the record. What is wrong with the video goes into the record.
+    """Extract one video into a corpus: first the clips, then the record. Errors of the video are written to the record.
 
     Raises:
-        OSError: The corpus cannot be written; nothing of the video is left in it.
-        MissingExtraError: Something that every video needs is not installed.
+        OSError: The corpus cannot be written; all files of the video are deleted.
+        MissingExtraError: A required package is not installed.
     """
     records.begin(out, job)
     report = VideoReport(source=job.path)
@@ -68,7 +68,7 @@ def extract_job(job: Job, out: Path, detector: Detector, options: Mapping[str, A
             except (AvsyncError, OSError) as error:
                 failure = _Failure(str(error), "")
                 break
-            except Exception as error:  # noqa: BLE001 - one video's trouble must not stop the others; the record keeps the trace
+            except Exception as error:  # noqa: BLE001 - one failed video must not stop the others; the traceback is recorded
                 failure = _Failure(f"{job.path}: unexpected {type(error).__name__}: {error}", traceback.format_exc())
                 break
             if clip is None:
@@ -86,7 +86,7 @@ def extract_job(job: Job, out: Path, detector: Detector, options: Mapping[str, A
             report = failed
         records.write_record(out, job, report, time=time.time(), traceback=failure.trace if failure else "")
     except BaseException:
-        with contextlib.suppress(OSError):  # the first error is the one to tell
+        with contextlib.suppress(OSError):  # only the first error is reported
             records.remove_unfinished(out, job.key)
         raise
     finally:

@@ -1,4 +1,4 @@
-"""Scene cuts, image by image, on thumbnails: cheap enough to run on every frame of a video."""
+"""Scene cut detection on thumbnails, image by image, cheap enough for every frame of a video."""
 
 from __future__ import annotations
 
@@ -8,33 +8,34 @@ from avsync._checks import check_positive, check_type
 from avsync.corpus.media.info import FloatArray, Image
 from avsync.errors import ArgumentError, ShapeError
 
-# A thumbnail has about this many rows and columns of cells, and a cell about _SAMPLES pixels a side that are looked at.
+# Approximate rows and columns of cells per thumbnail, and sampled pixels per side of a cell.
 _CELLS = (18, 32)
 _SAMPLES = 3
-# Levels of each colour in the histogram.
+# Levels per colour channel in the histogram.
 _BINS = 8
-# Standard deviation of the grey values, of 255, under which an image shows nothing that a cut could be told by: black, white, a flash.
+# An image is blank (black, white, a flash) if the standard deviation of its values, in [0, 255], is smaller.
 _BLANK = 4.0
-# How much of its memory of the usual change the detector keeps from one image to the next.
+# Decay per image of the running mean of the change.
 _MEMORY = 0.8
 
 
 class SceneCuts:
-    """Tell the first image of every scene.
+    """Detector of the first image of every scene.
 
-    Two things must change at once: the composition (one minus the correlation of small images with the last ones, after mean and contrast
-    are taken out) and the colours (half the absolute difference of their histograms, 0 to 1). A change of light alone leaves the first, and
-    motion the second, so neither is taken for a cut. The composition must also change ``ratio`` times as much as it lately did, which
-    spares shaking cameras. Blank images (black, white, a flash) are passed over: the next one is compared with the last that showed
-    something.
+    A cut requires a simultaneous change of composition and colours. The change of composition is one minus the correlation of
+    thumbnails of consecutive images, after removal of mean and contrast. The change of colours is half the absolute difference
+    of the colour histograms, 0 to 1. A change of light alone does not change the composition, and motion does not change the
+    colours, so neither counts as a cut. The change of composition must also be ``ratio`` times its running mean, which avoids
+    false cuts with shaking cameras. Blank images (black, white, a flash) are skipped: the next image is compared with the last
+    non-blank image.
 
-    Cross-fades are not found, nor cuts between images of the same colours (a closer view of the same scene, at times); the
-    :class:`~avsync.corpus.extraction.tracks.FaceTracker` sees the face jump in those.
+    Cross-fades are not detected, nor cuts between images with the same colours (for example a closer view of the same scene).
+    In the latter case the :class:`~avsync.corpus.extraction.tracks.FaceTracker` detects a jump of the face.
 
     Args:
-        structure: Least change of composition, in [0, 2].
-        colours: Least change of colours, in [0, 1].
-        ratio: Least change of composition relative to the running mean of what went before.
+        structure: Smallest change of composition, in [0, 2].
+        colours: Smallest change of colours, in [0, 1].
+        ratio: Smallest change of composition relative to its running mean.
 
     Raises:
         ArgumentError: An argument is negative.
@@ -59,23 +60,24 @@ class SceneCuts:
         self.reset()
 
     def reset(self) -> None:
-        """Begin another video."""
+        """Reset the detector before another video."""
         self._cells: FloatArray | None = None
         self._histogram: FloatArray | None = None
         self._shape: tuple[int, ...] | None = None
         self._usual = 0.0
 
     def push(self, image: Image) -> bool:
-        """Take the next image.
+        """Process the next image.
 
         Args:
-            image: (height, width, 3) uint8; any size.
+            image: Image (height, width, 3) uint8, of any size.
 
         Returns:
-            Whether it is the first of a scene. The first image of all is not, and one of another size than the last always is.
+            True if the image is the first of a new scene. The result is False for the first image of the video, and True if the
+            size of the image changes.
 
         Raises:
-            ShapeError: The image has another rank or type.
+            ShapeError: The image has a wrong rank or type.
         """
         if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             got = f"{image.shape} of {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
@@ -94,15 +96,15 @@ class SceneCuts:
         change = 1.0 - float(np.vdot(before, cells))
         recolouring = 0.5 * float(np.abs(histogram - colours).sum())
         cut = change > max(self.structure, self.ratio * self._usual) and recolouring > self.colours
-        # The change at a cut says nothing of the motion in the scene that it begins.
+        # The change at a cut is unrelated to the motion in the new scene.
         self._usual = 0.0 if cut else _MEMORY * self._usual + (1 - _MEMORY) * change
         return cut
 
 
 def _signature(image: Image) -> tuple[FloatArray | None, FloatArray]:
-    """Cells of a thumbnail, of mean 0 and norm 1 (None for a blank image), and the histogram of the colours, of sum 1."""
+    """Return thumbnail cells with mean 0 and norm 1 (None for a blank image), and the colour histogram with sum 1."""
     height, width = image.shape[:2]
-    # Looking at every pixel would cost ten times as much and tell no more: cells are means of a few samples.
+    # Cells are means of a few samples, because reading every pixel takes ten times as long without a better result.
     step_y, step_x = (max(1, size // (cells * _SAMPLES)) for size, cells in zip((height, width), _CELLS, strict=True))
     samples = image[::step_y, ::step_x]
     codes = samples // (256 // _BINS)
@@ -111,13 +113,13 @@ def _signature(image: Image) -> tuple[FloatArray | None, FloatArray]:
     rows, columns = max(1, samples.shape[0] // _SAMPLES), max(1, samples.shape[1] // _SAMPLES)
     side_y, side_x = samples.shape[0] // rows, samples.shape[1] // columns
     whole = samples[: rows * side_y, : columns * side_x].reshape(rows, side_y, columns, side_x, 3)
-    # Nine sums of whole rows: NumPy's mean over two inner axes takes ten times as long.
+    # Sum nine strided arrays, because NumPy's mean over two inner axes takes ten times as long.
     cells: FloatArray = np.zeros((rows, columns, 3), np.float32)
     for row in range(side_y):
         for column in range(side_x):
             cells += whole[:, row, :, column]
     cells /= np.float32(side_y * side_x)
-    # One mean for all three colours: a red scene after a grey one is another composition, a dimmed one is not.
+    # One mean for all three colours: a red scene after a grey scene has another composition, a dimmed scene has not.
     cells -= cells.mean()
     norm = float(np.sqrt(np.vdot(cells, cells)))
     if norm < _BLANK * np.sqrt(cells.size):

@@ -1,9 +1,9 @@
-"""Place of decoded audio on the clock: small errors of its timestamps are ignored, real gaps and overlaps are not.
+"""Placement of decoded audio on the clock: small timestamp errors are ignored, real gaps and overlaps are kept.
 
-A decoder hands out blocks of samples with timestamps. Timestamps are rounded (Matroska: to a millisecond), they wobble (live
-recordings), they drift (sound card that is not quite at its rate), and they jump (lost packets). Samples that follow one another
-stay so as long as their timestamps agree to within ``TIMESTAMP_TOLERANCE``, or to within the wobble that is usual in the file. A jump that the
-blocks behind it confirm moves them, and so does a steady deviation.
+A decoder returns blocks of samples with timestamps. Timestamps are rounded (to a millisecond in Matroska), jitter (live
+recordings), drift (a sound card with an inexact rate), and jump (lost packets). Consecutive blocks stay contiguous if their
+timestamps agree to within ``TIMESTAMP_TOLERANCE`` or to within the usual jitter of the file. A block is moved if the following
+blocks confirm a jump, or if the deviation is steady.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ from typing import NamedTuple
 
 from avsync.corpus.media.info import FloatArray
 
-#: Seconds by which a timestamp may be off without consequence; half of the error that an extracted clip may have.
+#: Largest timestamp error, in seconds, that is ignored; half of the error that is allowed for an extracted clip.
 TIMESTAMP_TOLERANCE = 0.005
-# Blocks that are looked at ahead: for the time of the first one, and for the wobble.
+# Number of blocks read ahead, to estimate the start time and the jitter.
 _AHEAD = 16
-# Blocks behind a jump that are asked whether they jumped too.
+# Number of blocks after a jump that must confirm the jump.
 _WITNESSES = 4
-# Blocks over which a steady deviation and the wobble are measured.
+# Number of blocks over which a steady deviation and the jitter are measured.
 _STEADY = 48
 
 
 class Block(NamedTuple):
-    """Mono samples and when the file says that they start, in seconds; None if it does not say."""
+    """Mono samples and their start time according to the file, in seconds; None if the file has no time for them."""
 
     time: float | None
     samples: FloatArray
 
 
 class Placed(NamedTuple):
-    """Mono samples and their place: where the first one stands at the audio's own rate, counted from the audio's start."""
+    """Mono samples and the index of the first sample, at the native sample rate, counted from the start of the audio."""
 
     begin: int
     samples: FloatArray
 
 
 class AudioClock:
-    """Lays blocks of samples on the clock.
+    """Placement of blocks of samples on the clock.
 
     Attributes:
-        start: Time of place 0, in seconds.
-        gaps: Jumps forward so far, and their seconds: silence that the file leaves.
-        overlaps: Jumps backward so far, and the seconds of audio that were cut because their place was taken.
+        start: Time of sample 0, in seconds.
+        gaps: Number of forward jumps so far, and their total duration in seconds; gaps are read as silence.
+        overlaps: Number of backward jumps so far, and the total duration in seconds of the overlapping audio that was cut.
     """
 
     def __init__(self, sample_rate: int) -> None:
@@ -61,7 +61,7 @@ class AudioClock:
         self._expected: float | None = None
 
     def place(self, blocks: Iterable[Block]) -> Iterator[Placed]:
-        """Yield the blocks with their places, which never overlap."""
+        """Yield the blocks with their positions, which never overlap."""
         source = iter(blocks)
         waiting = deque(islice(source, _AHEAD))
         self._begin(waiting)
@@ -73,23 +73,23 @@ class AudioClock:
                 yield placed
 
     def _begin(self, blocks: Iterable[Block]) -> None:
-        """Find the start: the median of what the first blocks say of it, those behind a jump left out."""
+        """Estimate the start time as the median over the first blocks, without the blocks after a jump."""
         starts: list[float] = []
         before = 0.0
         for block in blocks:
             if block.time is not None:
                 starts.append(block.time - before)
             before += block.samples.size / self.sample_rate
-        # The wobble of the beginning is known before its first block is placed.
+        # The jitter at the start of the file is estimated before the first block is placed.
         self._steps.extend(abs(later - earlier) for earlier, later in pairwise(starts))
         near = [start for start in starts if abs(start - starts[0]) <= max(2 * TIMESTAMP_TOLERANCE, 4.0 * self._noise())]
         self.start = median(near) if near else 0.0
 
     def _noise(self) -> float:
-        """Standard deviation of the wobble, in seconds.
+        """Return the standard deviation of the jitter, in seconds.
 
-        It is 2.2 first quartiles of the steps between errors (2.22 for a normal wobble, 2.15 for an even one), so that it stays what
-        it is when every second step is a lost packet.
+        The estimate is 2.2 times the first quartile of the steps between errors. The exact factor is 2.22 for normal jitter and
+        2.15 for uniform jitter. The first quartile does not change even if every second step is a lost packet.
         """
         return 2.2 * sorted(self._steps)[len(self._steps) // 4] if self._steps else 0.0
 
@@ -118,7 +118,7 @@ class AudioClock:
         return Placed(begin, samples)
 
     def _correction(self, error: float, time: float, length: int, following: Iterable[Block]) -> float:
-        """Seconds by which the audio has to move from here on; 0 if its place is good enough."""
+        """Return the seconds by which the audio from this block on must be moved; 0 if the position is accurate enough."""
         noise = self._noise()
         if abs(error) > max(TIMESTAMP_TOLERANCE, 4.0 * noise) and self._confirmed(error, time, length, following):
             return error
@@ -129,7 +129,7 @@ class AudioClock:
         return 0.0
 
     def _confirmed(self, error: float, time: float, length: int, following: Iterable[Block]) -> bool:
-        """Return whether at least half of the next blocks go on from where this one says that it is, or have jumped farther still."""
+        """Return whether at least half of the next blocks continue from the time of this block, or jump further."""
         agree = asked = 0
         expected = time + length / self.sample_rate
         tolerance = max(TIMESTAMP_TOLERANCE, 2.0 * self._noise())

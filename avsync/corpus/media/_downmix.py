@@ -1,4 +1,4 @@
-"""Several channels of any sample format to one channel of float32."""
+"""Conversion of several channels of any sample format to one channel of float32."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ import numpy as np
 
 from avsync.corpus.media.info import FloatArray
 
-# Shares of a stereo mix by ITU-R BS.775 (centre and surround 3 dB down on each side), its two sides added; the left front counts one.
+# Channel weights: the sum of both sides of an ITU-R BS.775 stereo mix (centre and surround 3 dB down), with front left as 1.
 _SHARES = {"FL": 1.0, "FR": 1.0, "DL": 1.0, "DR": 1.0, "FC": math.sqrt(2.0), "LFE": 0.0, "LFE2": 0.0}
 _SURROUND = math.sqrt(0.5)
-# Share of the power of independent channels under which a mix counts as cancelled.
+# A mix with less than this fraction of the power of independent channels counts as cancelled.
 _CANCELLED = 0.01
 
 
 def mix_weights(names: Sequence[str]) -> FloatArray:
-    """Return the weight of each channel in the mono mix, by FFmpeg's channel names; they sum to one, so that nothing clips.
+    r"""Return the weight of each channel in the mono mix, from FFmpeg's channel names.
 
-    Mono is itself and stereo the mean. Speech sits in the centre of 5.1 audio, which counts sqrt(2) times a front channel there, a
-    surround channel 1 / sqrt(2) times; the low-frequency channel is left out.
+    The weights sum to one, so the mix does not clip. Mono is unchanged, and stereo becomes the mean of both channels. In 5.1
+    audio, the centre channel, which carries speech, has :math:`\sqrt{2}` times the weight of a front channel. A surround
+    channel has :math:`1 / \sqrt{2}` times this weight. The low-frequency channel is ignored.
 
     Example:
         >>> mix_weights(["FL", "FR"]).tolist()
@@ -36,7 +37,7 @@ def mix_weights(names: Sequence[str]) -> FloatArray:
 
 
 class Downmix:
-    """Mixes decoded frames to mono, and notices channels that cancel each other, as the two of opposite phase do.
+    """Mono downmix of decoded frames, with detection of channels that cancel each other (opposite phase).
 
     Example:
         >>> Downmix().warning is None
@@ -48,7 +49,10 @@ class Downmix:
         self._expected = 0.0
 
     def __call__(self, frame: Any) -> FloatArray:
-        """Return the samples (samples,) of a decoded frame in [-1, 1]: integers by their range, values that are no numbers as silence."""
+        """Return the samples (samples,) of a decoded frame in [-1, 1].
+
+        Integers are divided by their range. NaN and infinity become silence.
+        """
         names = [channel.name for channel in frame.layout.channels]
         planes = frame.to_ndarray()
         if not frame.format.is_planar:
@@ -68,9 +72,10 @@ class Downmix:
 
     @property
     def warning(self) -> str | None:
-        """The warning that the channels cancel; None if they do not.
+        """Warning that the channels cancel each other; None if they do not.
 
-        Independent channels add their powers. A mix with less than a hundredth of that sum, -20 dB, has lost what the channels hold.
+        The powers of independent channels add up. Channels count as cancelled if the mix has less than 1 % (-20 dB) of this
+        sum.
         """
         if self._power >= _CANCELLED * self._expected:
             return None

@@ -1,4 +1,4 @@
-"""Band-limited interpolation of a sampled signal at evenly spaced instants, whatever their spacing and phase."""
+"""Band-limited interpolation of a sampled signal at evenly spaced instants, with any spacing and phase."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ import numpy.typing as npt
 
 from avsync.corpus.media.info import FloatArray
 
-# Zero crossings of the sinc on each side, and the Kaiser window's shape: 80 dB of stop band, pass band up to 0.84 of the lower rate's
-# half.
+# Zero crossings of the sinc on each side, and shape of the Kaiser window: 80 dB stop-band attenuation, pass band up to 0.84 of
+# the Nyquist frequency of the lower rate.
 _CROSSINGS = 32
 _BETA = 8.0
 _ROLLOFF = 0.92
-# With more phases than this (rates with hardly a common divisor) filters are made where they are needed, so many at a time.
+# With more phases than _MAX_PHASES (rates with a small common divisor), filters are computed on demand, _BLOCK at a time.
 _MAX_PHASES = 1280
 _BLOCK = 1024
 
 
 def reach(source_rate: int, target_rate: int) -> int:
-    """Source samples on each side of an instant that its value depends on."""
+    """Return the number of source samples on each side of an instant that its value depends on."""
     return math.ceil(_CROSSINGS * max(1.0, source_rate / target_rate)) + 1
 
 
 def interpolate(samples: FloatArray, position: float, count: int, *, source_rate: int, target_rate: int) -> FloatArray:
-    """Values of a sampled signal at the instants ``position + n * source_rate / target_rate``, in units of its samples.
+    """Compute a sampled signal at the instants ``position + n * source_rate / target_rate``, in units of source samples.
 
-    A windowed sinc of linear phase: nothing is delayed. Before and after ``samples`` the signal counts as silence; so that this does
-    not matter, give :func:`reach` samples more on either side.
+    The filter is a windowed sinc of linear phase, so it adds no delay. The signal counts as silence before and after
+    ``samples``. To avoid the effect of this silence, pass :func:`reach` extra samples on each side.
 
     Args:
-        samples: (length,) at ``source_rate``.
-        position: Of the first value, in samples; may lie between two.
-        count: How many values.
-        source_rate: In hertz.
-        target_rate: In hertz.
+        samples: Signal (length,) at ``source_rate``.
+        position: Position of the first value, in source samples; may be fractional.
+        count: Number of values.
+        source_rate: Sample rate of ``samples``, in hertz.
+        target_rate: Sample rate of the result, in hertz.
 
     Returns:
         (count,) float32.
@@ -68,7 +68,7 @@ def interpolate(samples: FloatArray, position: float, count: int, *, source_rate
 
 
 def _slice(samples: FloatArray, start: int, count: int) -> FloatArray:
-    """``samples[start : start + count]`` with silence where there are none."""
+    """Return ``samples[start : start + count]``, with silence outside of ``samples``."""
     result = np.zeros(count, dtype=np.float32)
     first, last = max(0, start), min(samples.size, start + count)
     if last > first:
@@ -77,7 +77,7 @@ def _slice(samples: FloatArray, start: int, count: int) -> FloatArray:
 
 
 def _filters(offsets: npt.NDArray[np.float64], half: int, cutoff: float) -> FloatArray:
-    """Return the filter of each instant (instants, taps); every row sums to one, so that a constant stays what it is."""
+    """Return the filter of each instant (instants, taps); every row sums to one, so that a constant signal is unchanged."""
     distance = np.arange(-half, half + 3)[None] - offsets[:, None]
     window = np.i0(_BETA * np.sqrt(np.clip(1.0 - (distance / half) ** 2, 0.0, None))) * (np.abs(distance) <= half + 1e-5)
     taps = np.sinc(cutoff * distance) * window

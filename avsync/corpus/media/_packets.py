@@ -1,4 +1,4 @@
-"""Decoding that goes on behind damage: what can be decoded is handed out, what cannot is counted."""
+"""Decoding that continues after damage: intact frames are returned, and damage is counted."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 from avsync.corpus.media.info import failures, reason
 
-# A demuxer that fails this often in a row without a packet between will not recover.
+# A demuxer that fails this many times in a row, without a packet in between, will not recover.
 _PATIENCE = 8
 
 
 def decode_stream(container: Any, stream: Any, damage: Counter[str]) -> Iterator[Any]:
-    """Return the frames of one stream in the order of their decoding, streaming.
+    """Yield the frames of one stream in decoding order.
 
     Args:
-        container: An open one.
-        stream: One of its streams.
-        damage: Counts what went wrong, by a sentence for each kind.
+        container: Open container.
+        stream: Stream of ``container``.
+        damage: Counter that is updated with the number of errors per kind; its keys are descriptions.
     """
     failed = failures()
     for packet in _packets(container, stream, damage):
@@ -33,7 +33,7 @@ def decode_stream(container: Any, stream: Any, damage: Counter[str]) -> Iterator
 
 
 def tally(damage: Counter[str]) -> list[str]:
-    """Return one line for each kind of damage, with its count; a kind with the count 0 is a remark on the whole file."""
+    """Return one line per kind of damage, with its count; a kind with count 0 is a remark on the whole file."""
     return [f"{what}: {count}" if count else what for what, count in damage.items()]
 
 
@@ -57,6 +57,6 @@ def _decode(context: Any, packet: Any) -> list[Any]:
     try:
         return list(context.decode(packet))
     except BlockingIOError:
-        # An error left the decoder full; emptying it costs the frames until the next key frame, but not the rest of the file.
+        # An error left the decoder full. Flushing loses the frames until the next key frame, but not the rest of the file.
         context.flush_buffers()
         return list(context.decode(packet))

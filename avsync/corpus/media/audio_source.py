@@ -1,4 +1,4 @@
-"""The audio of a media file as 16 kHz mono at any instant of the video's clock."""
+"""Audio of a media file as mono, by default at 16 kHz, at any instant of the video's clock."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from avsync.corpus.media._packets import decode_stream, tally
 from avsync.corpus.media.info import FloatArray, contents, failures, open_media, pick_audio, reason
 from avsync.errors import ArgumentError, CorpusError
 
-#: Seconds of sound that stay readable behind the latest read.
+#: Seconds of audio before the latest read that stay readable.
 KEPT_SECONDS = 10.0
 
-# Rates beyond this are damage, not sound.
+# A higher sample rate (Hz) indicates a damaged file.
 _MAX_RATE = 768000
 
 
 class AudioSegment(NamedTuple):
-    """A segment of audio, and where the file holds audio.
+    """Segment of audio, with a mask of the samples for which the file has audio.
 
     Attributes:
-        waveform: (samples,) float32 in [-1, 1].
-        present: (samples,) bool, False before the audio stream starts, in its gaps and after its end.
+        waveform: Samples (samples,) float32 in [-1, 1].
+        present: Mask (samples,) bool; False before the start of the audio stream, in its gaps and after its end.
     """
 
     waveform: FloatArray
@@ -41,26 +41,28 @@ class AudioSegment(NamedTuple):
 
 
 class AudioSource(ProcessBound):
-    """The audio of a file on the container's presentation clock, which it shares with :class:`~avsync.corpus.media.video_source.VideoSource`.
+    r"""Audio of a file on the container's presentation clock.
 
-    Timestamps decide where audio lies: before the stream starts, in its gaps and after its end there is silence, and audio whose place
-    is taken is cut. Deviations of less than 5 ms, as rounding makes them, move nothing, and neither do single wild timestamps. An
-    encoder's delay is removed where the file tells it (edit lists, Opus and Matroska delays, Xing headers of MP3 files). A windowed
-    sinc of linear phase changes the rate; nothing is delayed and nothing drifts, however long the file.
+    :class:`~avsync.corpus.media.video_source.VideoSource` uses the same clock.
 
-    Mono stays itself, stereo becomes the mean of its sides. More channels are mixed as ITU-R BS.775 has it, scaled so that nothing
-    clips: next to a front channel the centre, where speech is, counts sqrt(2) times, a surround channel 1 / sqrt(2) times, and the
-    low-frequency channel not at all.
+    Timestamps determine the position of the audio. Silence is returned before the start of the stream, in its gaps and after
+    its end. Overlapping audio is cut. Deviations of less than 5 ms (rounding) and single wrong timestamps are ignored. The
+    encoder delay is removed if the file states it (edit lists, Opus and Matroska delays, Xing headers of MP3 files). The sample
+    rate is changed with a windowed sinc of linear phase, without delay or drift for files of any length.
 
-    The file is read forwards, in constant memory; the last ten seconds stay readable.
+    Mono is unchanged, and stereo becomes the mean of both channels. More channels are mixed according to ITU-R BS.775 and
+    scaled so that the mix does not clip. The centre channel, which carries speech, has :math:`\sqrt{2}` times the weight of a
+    front channel. A surround channel has :math:`1 / \sqrt{2}` times this weight. The low-frequency channel is ignored.
+
+    The file is read forwards, in constant memory. The last ten seconds stay readable.
 
     Args:
         path: Any file that FFmpeg reads.
-        sample_rate: Of what :meth:`read` returns, in hertz.
-        track: Number of the audio track, from 1; by default the one that the file marks as default, then the first.
+        sample_rate: Sample rate of the audio that :meth:`read` returns, in hertz.
+        track: Number of the audio track, from 1; by default the track that the file marks as default, otherwise the first.
 
     Raises:
-        CorpusError: The file cannot be read, has no audio, or nothing of it can be decoded.
+        CorpusError: The file cannot be read, has no audio, or no audio that can be decoded.
         ArgumentError: ``sample_rate`` is not positive.
         MissingExtraError: PyAV is not installed.
 
@@ -90,7 +92,7 @@ class AudioSource(ProcessBound):
         self._bind_process()
         self._several = False
         self._kept: deque[Placed] = deque()
-        self._forgotten: int | None = None  # index before which sound has been let go
+        self._forgotten: int | None = None  # index before which audio has been discarded
         self._container = open_media(path)
         try:
             try:
@@ -102,7 +104,7 @@ class AudioSource(ProcessBound):
             self._stream = stream
             #: Number of the track that is read, from 1.
             self.track: int = list(self._container.streams.audio).index(stream) + 1
-            #: How many audio tracks the file has.
+            #: Number of audio tracks of the file.
             self.tracks: int = len(self._container.streams.audio)
             self._several = track is None and self.tracks > 1
             self._decoded = decode_stream(self._container, stream, self._damage)
@@ -110,11 +112,11 @@ class AudioSource(ProcessBound):
             if first is None:
                 why = "; ".join(self.warnings) or "no samples"
                 raise CorpusError(f"{path}: expected a sound stream that can be decoded, got {why}")
-            #: Of the coded sound, in hertz.
+            #: Sample rate of the coded audio, in hertz.
             self.native_rate: int = first.sample_rate
             if not 0 < self.native_rate <= _MAX_RATE:
                 raise CorpusError(f"{path}: expected a sample rate up to {_MAX_RATE} Hz, got {self.native_rate}")
-            #: Channels of the coded sound.
+            #: Number of channels of the coded audio.
             self.channels: int = first.layout.nb_channels
             self._clock, self._mix = AudioClock(self.native_rate), Downmix()
             self._placed = self._clock.place(self._blocks(first))
@@ -129,13 +131,13 @@ class AudioSource(ProcessBound):
             raise
         #: Time of the first sample, in seconds.
         self.start: float = self._clock.start
-        #: Time after the last sample, in seconds; None until reading has come there.
+        #: Time after the last sample, in seconds; None until the end has been read.
         self.end: float | None = None
         self._length = 0 if placed is None else placed.samples.size
 
     @property
     def warnings(self) -> list[str]:
-        """Warnings so far, one line per kind, with its count."""
+        """Warnings so far, one line per kind, with the count."""
         lines = tally(self._damage)
         clock, mix = getattr(self, "_clock", None), getattr(self, "_mix", None)
         if mix is not None and mix.warning is not None:
@@ -151,24 +153,23 @@ class AudioSource(ProcessBound):
         return lines
 
     def read(self, start: float, samples: int) -> FloatArray:
-        """Return the audio from an instant on; silence where the file has none.
+        """Return the audio from an instant on; silence where the file has no audio.
 
         Args:
-            start: Time of the first sample, in seconds on the presentation clock; it is met exactly, also between the file's own
-                samples.
-            samples: How many, at ``sample_rate``.
+            start: Time of the first sample, in seconds on the presentation clock; exact, also between samples of the file.
+            samples: Number of samples, at ``sample_rate``.
 
         Returns:
             (samples,) float32 in [-1, 1].
 
         Raises:
-            ArgumentError: ``start`` lies more than ten seconds before an earlier read, or an argument is no usable number, or the
-                source is closed.
+            ArgumentError: ``start`` is more than ten seconds before an earlier read, an argument is invalid, or the source is
+                closed.
         """
         return self.read_segment(start, samples).waveform
 
     def read_segment(self, start: float, samples: int) -> AudioSegment:
-        """Return the audio from an instant on, and where the file holds audio at all.
+        """Return the audio from an instant on, with a mask of the samples for which the file has audio.
 
         Args:
             start: As in :meth:`read`.
@@ -207,7 +208,7 @@ class AudioSource(ProcessBound):
         return AudioSegment(np.clip(values, -1.0, 1.0), present[nearest])
 
     def close(self) -> None:
-        """Close the file; a forked process leaves that to its parent."""
+        """Close the file; in a forked process only the parent closes the file."""
         self._closed = True
         if self._is_inherited:
             return
@@ -221,7 +222,7 @@ class AudioSource(ProcessBound):
         self.close()
 
     def _advance(self, low: int, high: int) -> None:
-        """Decode until ``high`` and let go of what lies long before ``low``."""
+        """Decode until ``high`` and discard audio more than ``KEPT_SECONDS`` before ``low``."""
         oldest = low - round(KEPT_SECONDS * self.native_rate)
         while self.end is None and self._length < high:
             placed = next(self._placed, None)
@@ -254,7 +255,7 @@ class AudioSource(ProcessBound):
         rate = frame.sample_rate
         if rate != self.native_rate and 0 < rate <= _MAX_RATE and samples.size:
             self._damage[f"blocks of sound at {rate} Hz amid sound at {self.native_rate} Hz"] += 1
-            # Straight lines between samples: rare enough, and free of edges where blocks meet.
+            # Linear interpolation suffices: a change of rate is rare, and there are no artefacts between blocks.
             places = np.arange(max(1, round(samples.size * self.native_rate / rate))) * (rate / self.native_rate)
             samples = np.interp(places, np.arange(samples.size), samples).astype(np.float32)
         base = frame.time_base or self._stream.time_base

@@ -1,4 +1,4 @@
-"""Read audio, write FLAC, and write videos with audio, through PyAV (extra ``media``)."""
+"""Reading of audio, and writing of FLAC and of videos with audio, through PyAV (extra ``media``)."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ def read_audio(
 ) -> tuple[FloatArray, int]:
     """Decode the first audio stream of a file to one channel.
 
-    Channels are mixed as by :class:`~avsync.corpus.media.audio_source.AudioSource`; a warning is issued if they cancel each other. Integer
-    samples are divided by the range of their format, so 16-bit audio comes back as exact multiples of 1/32768. Packets that fail their
-    checksum raise an error and are not concealed. Timestamps are ignored: the samples follow one another from the first packet on.
+    Channels are mixed as in :class:`~avsync.corpus.media.audio_source.AudioSource`. A warning is issued if the channels cancel
+    each other. Integer samples are divided by the range of their format, so 16-bit audio becomes exact multiples of 1/32768. A
+    packet with a wrong checksum raises an error. Timestamps are ignored: samples are concatenated from the first packet on.
 
     Args:
         path: Any file that FFmpeg reads.
-        sample_rate: Resample to this rate, in hertz; None keeps the rate of the file.
-        max_samples: Refuse a file with more samples, at its own rate, before they are all decoded; None reads any.
+        sample_rate: Sample rate of the result, in hertz; None keeps the rate of the file.
+        max_samples: Largest number of samples, at the rate of the file; longer files raise an error early. None for no limit.
 
     Returns:
         The waveform (samples,) float32 in [-1, 1], and its sample rate in hertz.
 
     Raises:
-        CorpusError: The file is missing or damaged, has no audio, or more than ``max_samples``.
+        CorpusError: The file is missing or damaged, has no audio, or has more than ``max_samples`` samples.
         MissingExtraError: PyAV is not installed.
 
     Example:
@@ -74,7 +74,7 @@ def read_audio(
                 raise CorpusError(f"{path}: expected an audio stream, got {len(container.streams)} streams without one")
             stream = container.streams.audio[0]
             stream.codec_context.options = {"err_detect": "crccheck+explode"}
-            # Threads would outlive the container until its garbage is collected, which hangs in a forked process.
+            # Threads would live until the container is garbage-collected, and the collection hangs in a forked process.
             stream.codec_context.thread_count = 1
             rate = int(stream.rate)
             for frame in container.decode(stream):
@@ -105,7 +105,7 @@ def _check_waveform(waveform: FloatArray) -> FloatArray:
 
 
 def _check_rates(sample_rate: int, fps: float | Fraction = 1) -> None:
-    """Raise :class:`ArgumentError` unless both are rates that files can have."""
+    """Raise :class:`ArgumentError` unless both rates are valid for media files."""
     check_positive("fps", fps)
     check_positive("sample_rate", sample_rate)
     if fps > _MAX_FPS or sample_rate > _MAX_SAMPLE_RATE:
@@ -120,16 +120,16 @@ def _audio_frame(av: ModuleType, samples: npt.NDArray[Any], sample_format: str, 
 
 
 def write_audio(path: str | os.PathLike[str], waveform: FloatArray, *, sample_rate: int = 16000) -> None:
-    """Write 16-bit mono FLAC, whole or not at all.
+    """Write a 16-bit mono FLAC file atomically.
 
     Args:
-        path: The file to write.
-        waveform: (samples,) in [-1, 1]; rounded to multiples of 1/32768, of which 1 itself is not one.
-        sample_rate: In hertz.
+        path: File to write.
+        waveform: Samples (samples,) in [-1, 1], rounded to multiples of 1/32768; the largest value written is 32767/32768.
+        sample_rate: Sample rate, in hertz.
 
     Raises:
-        ShapeError: Not one channel of floating-point samples.
-        ArgumentError: Samples beyond [-1, 1], or NaN.
+        ShapeError: ``waveform`` is not one channel of floating-point samples.
+        ArgumentError: Samples are outside [-1, 1] or NaN.
         MissingExtraError: PyAV is not installed.
 
     Example:
@@ -160,25 +160,25 @@ def write_video(
     sample_rate: int = 16000,
     crf: int = 18,
 ) -> int:
-    """Write an MP4 of H.264 (yuv420p, seekable from its start) and, when there is audio, AAC; whole or not at all.
+    """Write an MP4 file atomically, with H.264 video (yuv420p, index at the start of the file) and optional AAC audio.
 
-    Frames are taken one by one, so a generator of any length needs little memory. An odd width or height, which yuv420p cannot
-    hold, is made even by repeating the last column or row.
+    Frames are read one by one, so a generator of any length needs little memory. yuv420p requires an even width and height; an
+    odd width or height is made even by repeating the last column or row.
 
     Args:
-        path: The file to write, ``.mp4``.
+        path: File to write, ``.mp4``.
         frames: Images (height, width, 3) uint8, RGB, all of one size.
         fps: Frames per second.
-        waveform: (samples,) in [-1, 1]; starts with the first frame.
-        sample_rate: Of ``waveform``, in hertz.
-        crf: Quality of H.264; less is better and larger.
+        waveform: Samples (samples,) in [-1, 1]; the first sample is aligned with the first frame.
+        sample_rate: Sample rate of ``waveform``, in hertz.
+        crf: Quality of H.264; lower values give better quality and larger files.
 
     Returns:
         The number of frames written.
 
     Raises:
-        ShapeError: A frame is not (height, width, 3) uint8 or not of the first one's size.
-        ArgumentError: No frame came, or ``fps`` is not positive, or samples are beyond [-1, 1].
+        ShapeError: A frame is not (height, width, 3) uint8, or differs in size from the first frame.
+        ArgumentError: There are no frames, ``fps`` is not positive, or samples are outside [-1, 1].
         MissingExtraError: PyAV is not installed.
 
     Example:
@@ -202,7 +202,7 @@ def write_video(
     samples = None if waveform is None else _check_waveform(waveform)
     size: tuple[int, ...] | None = None
     count = sent = 0
-    # PyAV writes the index of the file when the container closes, so that must happen before the rename.
+    # PyAV writes the index of the file when the container closes, so the container must be closed before the rename.
     with replacing(path) as part, av.open(media_url(part), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         video = container.add_stream(
             "libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": str(crf), "preset": "veryfast"}

@@ -1,7 +1,7 @@
 """Opening media files and describing their contents.
 
-All times of this package are seconds on the **container's presentation clock**, the one clock that video and audio have in common.
-No stream's own start is ever subtracted: a file whose audio starts 0.4 s after its video keeps these 0.4 s.
+All times of this package are seconds on the **container's presentation clock**, the clock that video and audio share.
+The start time of a stream is never subtracted: if the audio of a file starts 0.4 s after its video, these 0.4 s are kept.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from avsync.errors import CorpusError
 Image = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
 
-# Formats that are lists of other files, pictures or text dressed up as video; never what a path to a video means.
+# Formats that are lists of other files, still images, or text rendered as video; never accepted as a video.
 _NO_MEDIA = {"applehttp", "hls", "concat", "dash", "image2", "image2pipe", "ico", "tty", "ansi", "webvtt", "srt", "sdp", "rtsp"}
 
 
@@ -30,21 +30,21 @@ class MediaInfo:
     """Contents of a media file.
 
     Attributes:
-        path: The file.
-        container: Its format by FFmpeg's name.
-        seconds: Length that the container declares; None if it declares none.
-        has_video: Whether there is a video stream (a cover image is none).
-        has_audio: Whether there is an audio stream.
-        width: Of the upright image with square pixels, before any scaling down; 0 without video.
-        height: Likewise.
-        rotation: Degrees clockwise by which the coded image is turned to stand upright: 0, 90, 180 or 270.
+        path: Path of the file.
+        container: FFmpeg's name of the container format.
+        seconds: Duration that the container declares, in seconds; None if unknown.
+        has_video: True if there is a video stream; a cover image does not count.
+        has_audio: True if there is an audio stream.
+        width: Width of the upright image with square pixels, in pixels, before any downscaling; 0 without video.
+        height: Height of the upright image with square pixels, in pixels, before any downscaling; 0 without video.
+        rotation: Clockwise rotation that makes the coded image upright, in degrees: 0, 90, 180 or 270.
         frame_rate: Average frames per second; None if unknown.
         video_start: Time of the first image that can be decoded, in seconds; None without video.
-        audio_start: Time at which the container says that the audio starts, in seconds; None if it does not say.
-        sample_rate: Of the coded audio, in hertz; 0 without audio.
-        channels: Of the coded audio.
-        video_codec: Its name; empty without video.
-        audio_codec: Its name; empty without audio.
+        audio_start: Start time of the audio according to the container, in seconds; None if unknown.
+        sample_rate: Sample rate of the coded audio, in hertz; 0 without audio.
+        channels: Number of channels of the coded audio.
+        video_codec: Name of the video codec; empty without video.
+        audio_codec: Name of the audio codec; empty without audio.
     """
 
     path: str
@@ -65,33 +65,33 @@ class MediaInfo:
 
 
 def failures() -> tuple[type[BaseException], ...]:
-    """Errors that PyAV raises for a file that it cannot read."""
+    """Return the error types that PyAV raises for an unreadable file."""
     av = import_extra("av", "media")
     return (av.FFmpegError, ValueError, OverflowError, MemoryError)
 
 
 def reason(error: BaseException) -> str:
-    """Return one line for what PyAV raised."""
+    """Return a one-line description of an error of PyAV."""
     return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
 
 
 def _lenient(av: ModuleType) -> dict[str, str]:
-    """Arguments of ``av.open`` with which metadata in broken UTF-8 does not matter; PyAV 19 needs and knows none."""
+    """Return the arguments of ``av.open`` that tolerate metadata in invalid UTF-8; empty from PyAV 19 on."""
     return {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
 def media_url(path: str | os.PathLike[str]) -> str:
-    """Return a path as FFmpeg takes it: without "file:" it reads what stands before a colon in a name as a protocol."""
+    """Return a path with the prefix "file:", because FFmpeg interprets text before a colon in a name as a protocol."""
     return f"file:{os.fspath(path)}"
 
 
 def open_media(path: str | os.PathLike[str]) -> Any:
     """Open a media file for reading.
 
-    Only the file itself is read: playlists, image sequences and network addresses are refused, whatever the file is called.
+    Only the file itself is read. Playlists, image sequences and network addresses raise an error, regardless of the file name.
 
     Raises:
-        CorpusError: The file is missing, empty, a folder, or of no format that FFmpeg knows.
+        CorpusError: The file is missing, empty, a folder, or in a format that FFmpeg does not support.
         MissingExtraError: PyAV is not installed.
     """
     av = import_extra("av", "media")
@@ -103,7 +103,7 @@ def open_media(path: str | os.PathLike[str]) -> Any:
     if file.stat().st_size == 0:
         raise CorpusError(f"{path}: expected a media file, got an empty one")
     try:
-        # Options of the container alone: PyAV hands others to streams too, and crashes where these turn up late (MPEG).
+        # Container options only: PyAV passes other options to streams as well, and crashes if a stream appears late (MPEG).
         container = av.open(media_url(file), container_options={"protocol_whitelist": "file"}, **_lenient(av))
     except PermissionError as error:
         raise CorpusError(f"{path}: expected a readable file, got: {reason(error)}") from error
@@ -127,7 +127,7 @@ def pick_video(container: Any) -> Any | None:
 
 
 def pick_audio(container: Any, track: int | None = None) -> Any | None:
-    """Return the audio stream to read: of several the default one, then the first; or the one with a number, from 1.
+    """Return the audio stream to read: the track with the given number, from 1, or the default stream, otherwise the first.
 
     Raises:
         CorpusError: There is no track of that number, or it cannot be decoded.
@@ -146,7 +146,7 @@ def _has(stream: Any, flag: str) -> bool:
 
 
 def contents(container: Any) -> str:
-    """Return the streams of a file in words, for the message that the wanted one is missing."""
+    """Return a description of the streams of a file, for the error message about a missing stream."""
     words = []
     for stream in container.streams:
         if stream.type == "video" and _has(stream, "attached_pic"):
@@ -161,14 +161,14 @@ def contents(container: Any) -> str:
 
 
 def start_seconds(stream: Any) -> float | None:
-    """When a stream starts by the container's word, in seconds."""
+    """Return the start time of a stream according to the container, in seconds."""
     if stream is None or stream.start_time is None or stream.time_base is None:
         return None
     return float(stream.start_time * stream.time_base)
 
 
 def describe(container: Any, path: str | os.PathLike[str], **more: Any) -> MediaInfo:
-    """Read the headers of an open container; ``more`` are the fields that its caller knows better."""
+    """Read the headers of an open container; ``more`` overrides fields for which the caller has better values."""
     video, audio = pick_video(container), pick_audio(container)
     fields: dict[str, Any] = {
         "path": os.fspath(path),

@@ -1,4 +1,4 @@
-"""Frames of a video at their true times, upright, one by one."""
+"""Upright frames of a video with their true times, one by one."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from avsync.corpus.media._packets import decode_stream, tally
 from avsync.corpus.media.info import Image, MediaInfo, contents, describe, failures, open_media, pick_video, reason
 from avsync.errors import ArgumentError, CorpusError
 
-# Frames of more pixels than this are damage, not video (8192 x 8192).
+# Frames with more pixels (8192 x 8192) indicate a damaged file.
 _MAX_PIXELS = 1 << 26
 
 
 class VideoFrame:
-    """One image and the instant at which it is shown.
+    """Image and its presentation time.
 
     Attributes:
         time: Seconds on the container's presentation clock.
 
-    The image is converted when it is first asked for, so a frame that nobody looks at costs its decoding only.
+    The image is converted on first access, so a frame whose image is not used is only decoded.
     """
 
     __slots__ = ("_frame", "_image", "_source", "time")
@@ -41,7 +41,7 @@ class VideoFrame:
 
     @property
     def image(self) -> Image:
-        """The image (height, width, 3) uint8: RGB, upright, square pixels, contiguous; one size for the whole file."""
+        """Image (height, width, 3) uint8: RGB, upright, square pixels, contiguous; all images of a file have the same size."""
         if self._image is None:
             self._image = self._source._convert(self._frame)
             self._frame = None
@@ -52,21 +52,23 @@ class VideoFrame:
 
 
 class VideoSource(ProcessBound):
-    """A video file as a stream of frames with true timestamps, in constant memory.
+    """Video file as a stream of frames with true timestamps, in constant memory.
 
-    Times are the presentation timestamps of the file, so variable frame rates, late starts, gaps and edit lists are what they are.
-    Images are turned and mirrored as the file's display matrix says, and stretched to square pixels. Frames without a timestamp get
-    one by the frame rate, counted from the frame before. Frames whose time is not after the one before them are dropped, and so is a
-    frame whose time lies beyond its successor's. Fields of interlaced video are not separated.
+    Times are the presentation timestamps of the file, so variable frame rates, late starts, gaps and edit lists are respected.
+    Images are rotated and mirrored according to the display matrix of the file, and stretched to square pixels. A frame without
+    a timestamp gets the time of the previous frame plus one frame interval. A frame is dropped if its time is not after the
+    time of the previous frame, or if its time is after the time of the next frame. Fields of interlaced video are not
+    separated.
 
-    What goes wrong in the file is told in :attr:`warnings` as it is met. One pass: :meth:`frames` goes on where it was left.
+    :attr:`warnings` reports the errors found in the file so far. The file is read once: :meth:`frames` continues where the
+    previous iteration stopped.
 
     Args:
         path: Any file that FFmpeg reads.
-        max_height: Scale larger images down to this height, in the same pass as the conversion to RGB.
+        max_height: Largest height of the images, in pixels; higher images are downscaled during the conversion to RGB.
 
     Raises:
-        CorpusError: The file cannot be read, has no video stream, or nothing in it can be decoded.
+        CorpusError: The file cannot be read, has no video stream, or no frame that can be decoded.
         ArgumentError: ``max_height`` is not positive.
         MissingExtraError: PyAV is not installed.
 
@@ -119,7 +121,7 @@ class VideoSource(ProcessBound):
         except BaseException:
             self._container.close()
             raise
-        #: What the file holds.
+        #: Contents of the file.
         self.info: MediaInfo = describe(
             self._container,
             path,
@@ -131,14 +133,14 @@ class VideoSource(ProcessBound):
 
     @property
     def warnings(self) -> list[str]:
-        """Warnings so far, one line per kind, with its count."""
+        """Warnings so far, one line per kind, with the count."""
         return tally(self._damage)
 
     def frames(self) -> Iterator[VideoFrame]:
-        """Return the frames in the order of their times.
+        """Yield the frames in the order of their times.
 
         Yields:
-            :class:`VideoFrame`, each with a time after the one before it.
+            :class:`VideoFrame`, with strictly increasing times.
 
         Raises:
             ArgumentError: The source is closed.
@@ -161,7 +163,7 @@ class VideoSource(ProcessBound):
                 yield held
             elif time > last and (held is None or time < held.time):
                 if held is not None:
-                    # It was ahead of its successor: a wild timestamp, which must not silence everything behind it.
+                    # The held frame has a wrong timestamp after the next frame, which must not discard all following frames.
                     self._damage["frames dropped because their time is beyond the next one's"] += 1
                 self._held = frame
             else:
@@ -173,7 +175,7 @@ class VideoSource(ProcessBound):
         self._check_end()
 
     def close(self) -> None:
-        """Close the file; frames that were handed out stay usable. A forked process leaves that to its parent."""
+        """Close the file; in a forked process only the parent closes the file. Frames returned earlier stay usable."""
         self._closed = True
         if self._is_inherited:
             return
@@ -190,7 +192,7 @@ class VideoSource(ProcessBound):
         if self._first is not None:
             first, self._first = self._first, None
             yield first
-        # Not "yield from" or a for loop: the check must come before the decoder is asked.
+        # No "yield from" or for loop, because the check must precede each call of the decoder.
         while True:
             self._check_process()
             frame = next(self._decoded, None)
@@ -217,7 +219,7 @@ class VideoSource(ProcessBound):
         self._check_process()
         try:
             width, height = self._size
-            # Area averaging keeps landmarks' contours where they are when an image shrinks; at full size it has nothing to do.
+            # Area averaging preserves the position of contours in a downscaled image; it has no effect at full size.
             method = "BILINEAR" if (width, height) == (frame.width, frame.height) else "AREA"
             picture = self._reformatter.reformat(frame, width=width, height=height, format="rgb24", interpolation=method)
             image: Image = picture.to_ndarray()
@@ -230,10 +232,10 @@ class VideoSource(ProcessBound):
 
 
 def _orientation(frame: Any) -> tuple[bool, int]:
-    """Return whether to mirror the coded image left to right, and by how many quarter turns to rotate it counter-clockwise after that.
+    """Return whether to mirror the coded image horizontally, and the number of counter-clockwise quarter turns after mirroring.
 
-    The display matrix maps (x, y), y downwards, to (a x + c y, b x + d y); its entries are rounded to the nearest of the eight
-    ways of laying a rectangle on itself.
+    The display matrix maps :math:`(x, y)`, with :math:`y` downwards, to :math:`(a x + c y, b x + d y)`. The matrix is rounded
+    to the nearest of the eight combinations of mirroring and quarter turns.
     """
     matrix = frame.side_data.get("DISPLAYMATRIX")  # PyAV 18 iterates over values, 19 over keys; both know names
     if matrix is None or len(bytes(matrix)) < 36:
@@ -248,7 +250,7 @@ def _orientation(frame: Any) -> tuple[bool, int]:
 def _sizes(
     frame: Any, stream: Any, orientation: tuple[bool, int], max_height: int | None
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return the size (width, height) to convert to before turning, and the upright full size."""
+    """Return the converted size (width, height) before rotation, and the upright full size (width, height)."""
     width, height = frame.width, frame.height
     aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
     if aspect and 0.1 < aspect < 10:
