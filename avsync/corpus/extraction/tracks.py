@@ -1,7 +1,7 @@
-"""Faces of single images joined to tracks: one person, without a cut, a jump or a loss; and the choice among them.
+"""Tracks of faces: one person without a cut, a jump or a loss of the face; and the selection of tracks.
 
-Times are in seconds and motion is measured in sizes of the face, a second, so the frame rate of the video plays no part, and neither
-does its resolution.
+Times are in seconds, and motion is measured in sizes of the face per second. Results are therefore independent of the frame
+rate and the resolution of the video.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ LENGTH = "length"
 END_OF_VIDEO = "end of video"
 
 POLICIES = ("largest", "stable", "all")
-"""Choices of the faces to keep, see :func:`choose_tracks`."""
+"""Policies for the selection of faces, see :func:`choose_tracks`."""
 
 OTHER_FACE = "another face was chosen"
 TOO_SHORT = "too short"
 
-# A detector's own noise, in sizes of the face: what a face may seem to move and grow by between two images however close in time.
+# Noise of a detector, in sizes of the face: apparent motion and growth of a face between two images at any time difference.
 _NOISE = 0.05
 
 
 @dataclass(frozen=True, eq=False)
 class FaceTrack:
-    """One face through a segment of video.
+    """Track of one face through a segment of a video.
 
     Attributes:
-        times: (frames,) presentation times of the images, in seconds, increasing.
-        points: (frames, points, dims) landmarks, in pixels.
-        started: Why it starts: "start of video", "face found", "scene cut", "jump", "gap in the video", "length".
-        ended: Why it ends: "end of video", "face lost", "scene cut", "jump", "gap in the video", "length".
+        times: Presentation times (frames,) of the images, in seconds, increasing.
+        points: Landmarks (frames, points, dims), in pixels.
+        started: Reason for the start: "start of video", "face found", "scene cut", "jump", "gap in the video" or "length".
+        ended: Reason for the end: "end of video", "face lost", "scene cut", "jump", "gap in the video" or "length".
 
     Source: ours.
     """
@@ -58,7 +58,7 @@ class FaceTrack:
 
     @property
     def seconds(self) -> float:
-        """Time from the first image to the last."""
+        """Time from the first image to the last, in seconds."""
         return float(self.times[-1] - self.times[0])
 
     @property
@@ -69,7 +69,7 @@ class FaceTrack:
 
     @property
     def speed(self) -> float:
-        """Median speed of the face's centre, in heights of the face a second; 0 for a single image."""
+        """Median speed of the face's centre, in heights of the face per second; 0 for a single image."""
         if len(self.times) < 2 or self.height == 0:
             return 0.0
         centres = self.points[..., :2].mean(axis=1, dtype=np.float64)
@@ -77,7 +77,10 @@ class FaceTrack:
         return float(np.median(steps)) / self.height
 
     def part(self, start: float, stop: float) -> FaceTrack | None:
-        """The images with ``start <= time <= stop``; None if there are none. An end that moved has the reason "another face was chosen"."""
+        """Return the part of the track with ``start <= time <= stop``; None if this part is empty.
+
+        An end that differs from the end of the track has the reason "another face was chosen".
+        """
         first, last = int(np.searchsorted(self.times, start, "left")), int(np.searchsorted(self.times, stop, "right"))
         if first >= last:
             return None
@@ -88,7 +91,7 @@ class FaceTrack:
 
 @dataclass(eq=False)
 class _Open:
-    """A track that may still grow."""
+    """Track that may still grow."""
 
     started: str
     times: list[float] = field(default_factory=list)
@@ -108,34 +111,35 @@ class _Open:
 
 
 def _centre_and_size(face: Faces) -> tuple[Times, float]:
-    # The extent along both axes: a turned head loses width, a closing mouth height, but hardly ever both at once.
+    # The larger extent along both axes, because a head turn reduces the width and a closing mouth the height, but rarely both.
     points = face[:, :2].astype(np.float64)
     extent = points.max(axis=0) - points.min(axis=0)
     return points.mean(axis=0), float(max(extent.max(), 1e-6))
 
 
 class FaceTracker:
-    """Join the faces of successive images to tracks, image by image.
+    """Tracker that joins the faces of successive images to tracks.
 
-    A face continues the track whose last face is nearest in position and size, if it moved no farther than ``max_speed`` and grew or
-    shrank no faster than ``max_growth`` allow. A track ends when
+    A face continues the track whose last face is nearest in position and size, if motion and change of size are within
+    ``max_speed`` and ``max_growth``. A track ends if
 
     * the image is the first of a scene (``cut``): "scene cut";
-    * its face is not found for more than ``max_lost`` seconds: "face lost", or "jump" when another face appeared in the very image
-      where it was lost, as after a jump cut;
-    * no image came for more than ``max_gap`` seconds: "gap in the video";
-    * the oldest open track is ``max_seconds`` long: "length". All open tracks then end at that image, and the next ones begin with
-      the same image, so that no time is lost between them;
+    * the face is not found for more than ``max_lost`` seconds: "face lost", or "jump" if another face appears in the first
+      image without the face, as after a jump cut;
+    * there is no image for more than ``max_gap`` seconds: "gap in the video";
+    * the oldest open track is ``max_seconds`` long: "length". All open tracks then end at this image, and the next tracks start
+      with the same image, so that there is no gap between them;
     * the video ends.
 
-    Nothing is kept next to the open tracks, so a video of any length passes in little memory.
+    Only the open tracks are kept, so a video of any length needs little memory.
 
     Args:
-        max_lost: Longest absence that is bridged, in seconds, counted from the first image without the face.
+        max_lost: Longest absence of a face that is bridged, in seconds, from the first image without the face.
         max_gap: Longest time between two images, in seconds.
-        max_speed: Fastest motion of a face's centre, in sizes of the face a second, next to a twentieth of its size for a detector's noise:
-            by default a quarter of its size in 40 ms.
-        max_growth: Fastest change of size, in natural logarithms per second, next to the same twentieth: by default a factor of 1.28 in 40 ms.
+        max_speed: Largest speed of the centre of a face, in sizes of the face per second. 1/20 of the size is added for the
+            noise of the detector. The default allows a quarter of the size in 40 ms.
+        max_growth: Largest change of size, in natural logarithms per second. 1/20 is added for the noise of the detector. The
+            default allows a factor of 1.28 in 40 ms.
         max_seconds: Longest track, in seconds; None for no limit.
 
     Raises:
@@ -152,7 +156,7 @@ class FaceTracker:
         >>> [(len(track.times), track.ended) for track in tracker.finish()]
         [(25, 'end of video')]
 
-    Source: ours; the limits follow those of the corpus that this library was measured on.
+    Source: ours; the limits follow the corpus on which this library was measured.
     """
 
     def __init__(
@@ -174,22 +178,25 @@ class FaceTracker:
 
     @property
     def open_since(self) -> float | None:
-        """Time of the first image of the oldest open track; None without any. Tracks to come do not start before it."""
+        """Time of the first image of the oldest open track, in seconds; None without open tracks.
+
+        Later tracks do not start before this time.
+        """
         return min((track.times[0] for track in self._open), default=None)
 
     def push(self, time: float, faces: npt.ArrayLike | None, *, cut: bool = False) -> list[FaceTrack]:
-        """Take the faces of the next image.
+        """Process the faces of the next image.
 
         Args:
-            time: Presentation time, in seconds; later than the last one.
-            faces: (faces, points, dims), or None or empty when there is no face.
-            cut: The image is the first of a scene.
+            time: Presentation time, in seconds; must increase.
+            faces: Landmarks (faces, points, dims), in pixels; None or empty without a face.
+            cut: True if the image is the first of a scene.
 
         Returns:
-            The tracks that this image ended.
+            Tracks that end at this image.
 
         Raises:
-            ArgumentError: ``time`` is not finite or not later than the last one.
+            ArgumentError: ``time`` is not finite or not later than the time of the previous image.
             ShapeError: ``faces`` has the wrong rank, or other points or dims than the faces of the open tracks.
         """
         found = np.zeros(0, np.float32) if faces is None else np.asarray(faces, np.float32)
@@ -215,13 +222,13 @@ class FaceTracker:
         return closed
 
     def finish(self) -> list[FaceTrack]:
-        """End the video: the tracks still open. The tracker is then as new."""
+        """End the video, reset the tracker, and return the tracks that are still open."""
         closed = self._close(END_OF_VIDEO)
         self._last_time = None
         return closed
 
     def _close(self, reason: str) -> list[FaceTrack]:
-        # A face that was lost before the end of the scene was lost, and did not see the end.
+        # A face that was lost before the end of the scene keeps the reason "face lost".
         tracks = [track.closed(reason if track.missing_since is None else FACE_LOST) for track in self._open]
         self._open = []
         return tracks
@@ -236,7 +243,7 @@ class FaceTracker:
         return closed
 
     def _hand_over(self) -> list[FaceTrack]:
-        """End all tracks at this image, and begin those whose face is in it again with it."""
+        """End all tracks at this image, and start a new track at this image for each face that is present."""
         closed: list[FaceTrack] = []
         begun: list[_Open] = []
         for track in self._open:
@@ -259,7 +266,7 @@ class FaceTracker:
                 growth = abs(float(np.log(size / track.size)))
                 if distance <= _NOISE + self.max_speed * elapsed and growth <= _NOISE + self.max_growth * elapsed:
                     pairs.append((distance + growth, i, j))
-        # The closest pairs first: with a handful of faces this is as good as an optimal assignment.
+        # Greedy assignment, closest pairs first; for a few faces, this is as good as an optimal assignment.
         old, new = set(range(len(self._open))), set(range(len(faces)))
         for _, i, j in sorted(pairs):
             if i in old and j in new:
@@ -275,7 +282,12 @@ class FaceTracker:
 
 
 class Chosen(NamedTuple):
-    """Result of :func:`choose_tracks`: the tracks that it kept, and those that it dropped with the reason ("another face was chosen" or "too short")."""
+    """Result of :func:`choose_tracks`.
+
+    Attributes:
+        kept: Kept tracks.
+        dropped: Dropped tracks, each with the reason: "another face was chosen" or "too short".
+    """
 
     kept: list[FaceTrack]
     dropped: list[tuple[FaceTrack, str]]
@@ -284,23 +296,23 @@ class Chosen(NamedTuple):
 def choose_tracks(tracks: Iterable[FaceTrack], policy: str = "largest", *, min_seconds: float = 2.0) -> Chosen:
     """Keep one face at a time, or all of them.
 
-    Tracks shorter than ``min_seconds`` are dropped first. Of the others the best is kept, and what overlaps with it in time is cut away
-    from the rest; then the best of what remains, and so on. Best is, with
+    Tracks shorter than ``min_seconds`` are dropped first. The best remaining track is kept, and the parts of all other tracks
+    that overlap with this track in time are dropped. This step is repeated until no track remains. The best track has
 
-    * "largest": the greatest median height;
-    * "stable": the greatest ``seconds / (1 + speed)``, so the longest, and of two about as long the steadier.
+    * with "largest": the largest median height;
+    * with "stable": the largest ``seconds / (1 + speed)``, which prefers long tracks, then steady tracks.
 
     Args:
-        tracks: Of one video, in any order.
+        tracks: Tracks of one video, in any order.
         policy: "largest", "stable", or "all" to keep every track that is long enough.
-        min_seconds: Shortest track.
+        min_seconds: Shortest track, in seconds.
 
     Returns:
-        Tracks kept, by start, none overlapping another unless ``policy`` is "all"; and those dropped, each with the reason. Parts cut away
-        are among the dropped.
+        Kept tracks, sorted by start, without overlap unless ``policy`` is "all"; and dropped tracks with their reasons,
+        including the dropped parts of tracks.
 
     Raises:
-        ArgumentError: Unknown policy.
+        ArgumentError: ``policy`` is unknown.
 
     Example:
         >>> def track(start, stop, height):
@@ -330,7 +342,7 @@ def choose_tracks(tracks: Iterable[FaceTrack], policy: str = "largest", *, min_s
     score = _height if policy == "largest" else _stability
     kept: list[FaceTrack] = []
     while pool:
-        # Scores of equal tracks are settled by the start, so that the order of the input plays no part.
+        # The start breaks ties between equal scores, so that the result does not depend on the order of the input.
         best = max(pool, key=lambda track: (score(track), -_start(track)))
         kept.append(best)
         others = [track for track in pool if track is not best]
@@ -355,7 +367,7 @@ def _stability(track: FaceTrack) -> float:
 
 
 def _split_by(track: FaceTrack, other: FaceTrack) -> tuple[list[FaceTrack], list[FaceTrack]]:
-    """Return the part of a track while another lasts, and the parts before and after; touching ends are no overlap."""
+    """Return the part of a track during another track, and the parts before and after; touching ends do not overlap."""
     start, stop = float(other.times[0]), float(other.times[-1])
     if track.times[-1] <= start or track.times[0] >= stop:
         return [], [track]
@@ -366,14 +378,14 @@ def _split_by(track: FaceTrack, other: FaceTrack) -> tuple[list[FaceTrack], list
 
 
 def split_long(frames: int, max_frames: int) -> list[tuple[int, int]]:
-    """Cut a stretch into the fewest parts of at most ``max_frames``, all of one length or one frame more.
+    """Split a segment into the smallest number of parts of at most ``max_frames``, whose lengths differ by at most one frame.
 
     Args:
-        frames: Length of the stretch.
-        max_frames: Longest part.
+        frames: Length of the segment, in frames.
+        max_frames: Longest part, in frames.
 
     Returns:
-        (start, stop) of each part, in order; together they cover every frame once. None for an empty stretch.
+        Pairs (start, stop) of all parts, in order, which cover every frame once. The list is empty for an empty segment.
 
     Raises:
         ArgumentError: ``frames`` is negative or ``max_frames`` is not positive.
