@@ -1,9 +1,9 @@
-"""Temporal pyramids: equation (5), and the arithmetic of levels, lengths and durations.
+"""Temporal pyramids (equation 5), and the arithmetic of levels, lengths and durations.
 
-A level blurs its input in time and keeps every second frame. Frame ``t`` of level ``i + 1`` sits at frame ``2 t`` of level ``i``, so
-frame ``t`` of level ``i`` is the instant of frame ``t * 2**i`` of the input, and a window of 5 frames spans 200, 400, 800 and
-1600 ms at levels 0 to 3 of a 25-fps clip. Landmarks and audio features go through the same operator, which keeps 4 audio frames
-for each motion frame at every level.
+Each level blurs the previous level in time and keeps every second frame. Frame ``t`` of level ``i + 1`` is at the time of frame
+``2 t`` of level ``i``, so frame ``t`` of level ``i`` is at the time of frame ``t * 2**i`` of the input. A window of 5 frames
+spans 200, 400, 800 and 1600 ms at levels 0 to 3 of a 25-fps clip. Landmarks and audio features go through the same operator,
+which keeps 4 audio frames per motion frame at every level.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ SAMPLES_PER_FRAME = 640
 AUDIO_FRAMES_PER_FRAME = 4
 """Audio frames (100 per second) per motion frame."""
 DEFAULT_RADIUS = 3
-"""Half-width K of the averaging kernel: 7 taps (the authors' code; the paper's value is lost in its text)."""
+"""Half-width K of the averaging kernel: 7 taps (from the authors' code; the paper does not state it)."""
 
 
 def level_length(length: int, level: int) -> int:
-    """Frames that a clip of ``length`` frames has at ``level``: the ceiling of ``length / 2**level`` (ours, as the authors' code).
+    """Return the frames of a clip of ``length`` frames at ``level``: the ceiling of ``length / 2**level``.
 
     Args:
         length: Frames at level 0.
-        level: Pyramid level, 0 the finest.
+        level: Pyramid level; 0 is the finest.
 
     Returns:
         Frames at ``level``.
@@ -45,11 +45,11 @@ def level_length(length: int, level: int) -> int:
 
 
 def shortest_clip(window: int, level: int) -> int:
-    """The fewest frames at level 0 that leave ``window`` frames at ``level``.
+    """Return the fewest frames at level 0 that give ``window`` frames at ``level``.
 
     Args:
-        window: Frames of a window at every level.
-        level: Pyramid level, 0 the finest.
+        window: Frames per window at every level.
+        level: Pyramid level; 0 is the finest.
 
     Returns:
         Frames at level 0.
@@ -67,19 +67,19 @@ def level_fps(fps: float, level: int) -> float:
 
 
 def window_seconds(level: int, *, window: int = 5, fps: float = FPS) -> float:
-    """Seconds that a window of ``window`` frames spans at ``level`` (0.2, 0.4, 0.8, 1.6 for the paper's four levels)."""
+    """Return the duration of a window in seconds at ``level`` (0.2, 0.4, 0.8, 1.6 for the paper's four levels)."""
     return window * 2**level / fps
 
 
 def check_lengths(lengths: Tensor, x: Tensor) -> Tensor:
     """Return ``lengths`` as int64 on the device of ``x``, after checking that it holds one length per clip of ``x``.
 
-    The values are checked if ``lengths`` is on the CPU. On a GPU a check would wait for the device, and a length beyond the end of
-    ``x`` counts as the end.
+    The values are checked if ``lengths`` is on the CPU. On a GPU a check would wait for the device, and a length beyond the end
+    of ``x`` counts as the end.
 
     Raises:
-        ShapeError: ``lengths`` is not a tensor (batch,) of an integer type.
-        ArgumentError: A length below 1 or beyond the end of ``x``.
+        ShapeError: ``lengths`` is not an integer tensor (batch,).
+        ArgumentError: A length is below 1 or beyond the end of ``x``.
     """
     if not isinstance(lengths, Tensor):
         raise ShapeError(f"`lengths`: expected a tensor (batch={x.shape[0]}) of int64, got {describe_shape(lengths)}")
@@ -97,11 +97,11 @@ def check_lengths(lengths: Tensor, x: Tensor) -> Tensor:
 
 
 def hold_last_frame(x: Tensor, frames: int, lengths: Tensor) -> Tensor:
-    """Repeat the last true frame of each clip up to ``frames`` frames; padding is neither kept nor looked at.
+    """Repeat the last true frame of each clip up to ``frames`` frames; padding is neither kept nor read.
 
     Args:
         x: (batch, any frames, ...).
-        frames: How many frames are wanted.
+        frames: Number of frames of the result.
         lengths: True frames of each clip, (batch,).
 
     Returns:
@@ -119,15 +119,15 @@ def hold_last_frame(x: Tensor, frames: int, lengths: Tensor) -> Tensor:
 
 
 def mean_over_frames(x: Tensor, dim: int, *, lengths: Tensor | None = None) -> Tensor:
-    """The mean over the true frames of each clip; padding is not looked at, whatever it holds.
+    """Compute the mean over the true frames of each clip; the values of padding are ignored.
 
     Args:
-        x: (..., frames, ...), the leading axes those of ``lengths``.
+        x: (..., frames, ...), whose leading axes are those of ``lengths``.
         dim: Axis of the frames, counted from the end.
-        lengths: (...), true frames of each clip; None if all frames are.
+        lengths: (...), true frames of each clip; None if all frames are true.
 
     Returns:
-        ``x`` without that axis, in its unit.
+        ``x`` without the axis ``dim``, in the unit of ``x``.
 
     Example:
         >>> mean_over_frames(torch.tensor([[[1.0], [3.0], [torch.nan]]]), -2, lengths=torch.tensor([2]))
@@ -144,12 +144,12 @@ def mean_over_frames(x: Tensor, dim: int, *, lengths: Tensor | None = None) -> T
 
 
 def _take(x: Tensor, index: Tensor) -> Tensor:
-    """The frames (batch, frames) of ``x``."""
+    """Select frames of ``x`` by their index (batch, frames)."""
     return x.gather(1, index.reshape(*index.shape, *[1] * (x.ndim - 2)).expand(-1, -1, *x.shape[2:]))
 
 
 def _mirrored(x: Tensor, lengths: Tensor, radius: int) -> Tensor:
-    """``x`` with ``radius`` mirrored frames more at both ends of each clip's true part, so that padding never enters the average."""
+    """Add ``radius`` mirrored frames at both ends of the true frames of each clip, so that padding never enters the average."""
     positions = torch.arange(-radius, x.shape[1] + radius, device=x.device)[None].abs()
     last = check_lengths(lengths, x)[:, None] - 1
     overshoot = (positions - last).clamp(min=0, max=radius)
@@ -157,28 +157,28 @@ def _mirrored(x: Tensor, lengths: Tensor, radius: int) -> Tensor:
 
 
 def blur_downsample(x: Tensor, *, radius: int = DEFAULT_RADIUS, lengths: Tensor | None = None) -> Tensor:
-    """One pyramid step, equation (5): average ``2 K + 1`` frames around every second frame.
+    """Compute one pyramid step, equation (5): average ``2 K + 1`` frames around every second frame.
 
     ``y[t] = 1 / (2 K + 1) * sum over k = -K..K of x[2 t + k]``, with the clip mirrored at both ends.
 
     Args:
-        x: Frames of anything, (batch, frames, ...), floating point.
+        x: Frames of any signal, (batch, frames, ...), floating point.
         radius: K, half-width of the average, in frames of ``x``.
-        lengths: True frames of each clip in a padded batch, (batch,), each at least ``radius + 1``. What lies behind a clip's
-            end does not change its result; the result's tail behind ``ceil(lengths / 2)`` is padding again.
+        lengths: True frames of each clip in a padded batch, (batch,), each at least ``radius + 1``. Padding after the end
+            of a clip does not change its result; frames of the result after ``ceil(lengths / 2)`` are padding again.
 
     Returns:
         (batch, ceil(frames / 2), ...).
 
     Raises:
         ShapeError: ``x`` has fewer than two axes or is not floating point, or ``lengths`` is not (batch,).
-        ClipTooShortError: ``x`` has fewer than ``radius + 1`` frames, so that it cannot be mirrored.
+        ClipTooShortError: ``x`` has fewer than ``radius + 1`` frames, which are too few for mirroring.
 
     Example:
         >>> blur_downsample(torch.ones(1, 80, 68, 2)).shape
         torch.Size([1, 40, 68, 2])
 
-    Source: paper section 3.1; K, mirroring and length as in the authors' code.
+    Source: paper section 3.1; K, mirroring and length are those of the authors' code.
     """
     if not isinstance(x, Tensor) or x.ndim < 2:
         raise ShapeError(f"`x`: expected (batch, frames, ...), got {describe_shape(x)}")
@@ -186,7 +186,8 @@ def blur_downsample(x: Tensor, *, radius: int = DEFAULT_RADIUS, lengths: Tensor 
     check_count("radius", radius, 0)
     if x.shape[1] < radius + 1:
         raise ClipTooShortError(f"`x`: expected at least {radius + 1} frames to blur over {2 * radius + 1}, got {x.shape[1]}")
-    # Averaging along the height of an "image" (frames x values) needs no transposition, which costs more than the average itself.
+    # Averaging along the height of an "image" (frames x values) avoids a transposition, which would cost more than the average
+    # itself.
     if lengths is not None:
         padded = _mirrored(x.flatten(2) if x.ndim > 2 else x[..., None], lengths, radius)[:, None]
     else:
@@ -197,18 +198,18 @@ def blur_downsample(x: Tensor, *, radius: int = DEFAULT_RADIUS, lengths: Tensor 
 
 
 def level_lengths(lengths: Tensor, level: int) -> Tensor:
-    """The tensor form of :func:`level_length`: true frames of each clip at ``level``, (batch,)."""
+    """Return the true frames of each clip at ``level``, (batch,): the tensor form of :func:`level_length`."""
     return torch.div(lengths + 2**level - 1, 2**level, rounding_mode="floor")
 
 
 def temporal_pyramid(
     x: Tensor, num_levels: int, *, radius: int = DEFAULT_RADIUS, lengths: Tensor | None = None
 ) -> tuple[Tensor, ...]:
-    """All levels of a clip: the input itself and ``num_levels - 1`` successive :func:`blur_downsample` of it.
+    """Compute all levels of a clip: the input and ``num_levels - 1`` successive results of :func:`blur_downsample`.
 
     Args:
         x: (batch, frames, ...), floating point.
-        num_levels: How many levels, at least 1.
+        num_levels: Number of levels, at least 1.
         radius: K of equation (5).
         lengths: True frames of each clip in a padded batch, (batch,).
 
@@ -218,7 +219,7 @@ def temporal_pyramid(
     Raises:
         ArgumentError: ``num_levels`` is below 1.
         ShapeError: ``x`` or ``lengths`` has a wrong shape.
-        ClipTooShortError: A level has too few frames for the next.
+        ClipTooShortError: A level has too few frames to compute the next level.
 
     Example:
         >>> [tuple(level.shape) for level in temporal_pyramid(torch.zeros(2, 80, 26), 4)]
@@ -239,10 +240,10 @@ def temporal_pyramid(
 
 
 class TemporalPyramid(nn.Module):
-    """:func:`temporal_pyramid` as a module; see there.
+    """Temporal pyramid as a module; see :func:`temporal_pyramid`.
 
     Args:
-        num_levels: How many levels.
+        num_levels: Number of levels.
         radius: K of equation (5).
     """
 
@@ -254,5 +255,5 @@ class TemporalPyramid(nn.Module):
         self.radius = radius
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
-        """(batch, frames, ...) -> ``num_levels`` tensors, finest first."""
+        """Compute the levels: (batch, frames, ...) -> ``num_levels`` tensors, finest first."""
         return temporal_pyramid(x, self.num_levels, radius=self.radius, lengths=lengths)

@@ -51,7 +51,7 @@ def as_levels(
 
 
 def check_windows(motion: Tensor, audio: Tensor) -> None:
-    """Raise :class:`ShapeError` unless both are floating point, on one device and of one shape (clips, windows, embed), not empty."""
+    """Raise :class:`ShapeError` unless both are floating point, on one device and of one non-empty shape."""
     check_pair(motion, audio)
     if motion.ndim != 3:
         raise ShapeError(f"`motion`, `audio`: expected (clips, windows, embed), got {describe_shape(motion)}")

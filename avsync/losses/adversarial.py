@@ -1,6 +1,6 @@
-"""Adversarial losses of the paper (equations 9-12): the hinge of geometric GANs, on logits.
+"""Adversarial losses of the paper (equations 9-12): the hinge loss of geometric GANs, on logits.
 
-Nothing here holds a network: the discriminators of any model give their logits, of any shape, and get a loss back.
+The losses contain no network. They accept the logits of any discriminator, in any shape.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from avsync.errors import ShapeError
 
 
 def hinge_discriminator_loss(real_logits: Tensor, fake_logits: Tensor, *, reduction: str = "mean") -> Tensor:
-    """Equation (12): E max(0, 1 + D(generated)) + E max(0, 1 - D(real)).
+    """Compute equation (12): E max(0, 1 + D(generated)) + E max(0, 1 - D(real)).
 
     Args:
-        real_logits: (...), the scores of real samples, float32 or converted to it.
+        real_logits: (...), the scores of real samples; half precision is converted to float32.
         fake_logits: (...), the scores of generated samples (detached from the generator by the caller). Its shape may differ
             from that of ``real_logits`` unless ``reduction`` is "none".
         reduction: Applied to the two parts separately: "mean", "sum" or "none".
@@ -26,8 +26,8 @@ def hinge_discriminator_loss(real_logits: Tensor, fake_logits: Tensor, *, reduct
         A scalar, or (...) for "none".
 
     Raises:
-        ShapeError: Not floating point, empty, or shapes that differ with "none".
-        ArgumentError: An unknown reduction.
+        ShapeError: The logits are not floating point or empty, or the shapes differ with "none".
+        ArgumentError: The reduction is unknown.
 
     Example:
         >>> hinge_discriminator_loss(torch.tensor([2.0, 0.0]), torch.tensor([-1.0, 1.0]))
@@ -43,7 +43,7 @@ def hinge_discriminator_loss(real_logits: Tensor, fake_logits: Tensor, *, reduct
 
 
 def hinge_generator_loss(fake_logits: Tensor, *, reduction: str = "mean") -> Tensor:
-    """Equations (9)-(11): -E D(generated), for frames, sequences and pairs of sequences alike.
+    """Compute equations (9)-(11): -E D(generated), for frames, sequences and pairs of sequences.
 
     Args:
         fake_logits: (...), the scores of generated samples.
@@ -53,8 +53,8 @@ def hinge_generator_loss(fake_logits: Tensor, *, reduction: str = "mean") -> Ten
         A scalar, or (...) for "none".
 
     Raises:
-        ShapeError: Not floating point, or empty.
-        ArgumentError: An unknown reduction.
+        ShapeError: The logits are not floating point, or empty.
+        ArgumentError: The reduction is unknown.
 
     Example:
         >>> hinge_generator_loss(torch.tensor([2.0, -1.0]))
@@ -66,13 +66,13 @@ def hinge_generator_loss(fake_logits: Tensor, *, reduction: str = "mean") -> Ten
 
 
 class HingeDiscriminatorLoss(nn.Module):
-    """:func:`hinge_discriminator_loss` as a module.
+    """Hinge loss of a discriminator; see :func:`hinge_discriminator_loss`.
 
     Args:
         reduction: "mean", "sum" or "none".
 
     Raises:
-        ArgumentError: An unknown reduction.
+        ArgumentError: The reduction is unknown.
 
     Example:
         >>> HingeDiscriminatorLoss()(torch.tensor([2.0, 0.0]), torch.tensor([-1.0, 1.0]))
@@ -87,18 +87,18 @@ class HingeDiscriminatorLoss(nn.Module):
         self.reduction = reduction
 
     def forward(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        """Equation (12) of the two sets of logits."""
+        """Compute equation (12) from the logits of real and generated samples."""
         return hinge_discriminator_loss(real_logits, fake_logits, reduction=self.reduction)
 
 
 class HingeGeneratorLoss(nn.Module):
-    """:func:`hinge_generator_loss` as a module.
+    """Hinge loss of a generator; see :func:`hinge_generator_loss`.
 
     Args:
         reduction: "mean", "sum" or "none".
 
     Raises:
-        ArgumentError: An unknown reduction.
+        ArgumentError: The reduction is unknown.
 
     Example:
         >>> HingeGeneratorLoss()(torch.tensor([2.0, -1.0]))
@@ -113,12 +113,12 @@ class HingeGeneratorLoss(nn.Module):
         self.reduction = reduction
 
     def forward(self, fake_logits: Tensor) -> Tensor:
-        """Equations (9)-(11) of the logits."""
+        """Compute equations (9)-(11) from the logits of generated samples."""
         return hinge_generator_loss(fake_logits, reduction=self.reduction)
 
 
 def _check_logits(name: str, logits: Tensor) -> Tensor:
-    """The logits in float32 at least; half precision would round a mean over many windows."""
+    """Return the logits in at least float32, because half precision would round a mean over many windows."""
     check_floating(name, logits)
     if logits.numel() == 0:
         raise ShapeError(f"`{name}`: expected a tensor with at least one logit, got {describe_shape(logits)}")

@@ -1,4 +1,4 @@
-"""InfoNCE (equation 2) over all pairs of windows that a batch holds: one matrix product instead of sampled negatives."""
+"""InfoNCE (equation 2) over all pairs of windows of a batch: one matrix product instead of sampled negatives."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ from avsync.losses.negatives import excluded_pairs
 from avsync.losses.pairs import LogitScale, inverse_temperature
 from avsync.models.syncer.similarity import unit_norm
 
-# Up to this logit scale exp(score) neither overflows nor underflows float32, summed over 10^8 candidates: no maximum is needed.
+# Up to this logit scale exp(score) neither overflows nor underflows float32, summed over 10^8 candidates: no maximum needs to
+# be subtracted.
 _LARGEST_PLAIN_SCALE = 64.0
 
 LARGEST_MATRIX = 2**26
-"""Scores that are kept whole for the backward pass (256 MiB in float32); larger matrices are computed in chunks of rows, twice."""
+"""Most scores (256 MiB) that are kept for the backward pass; larger matrices are computed twice, in chunks of rows."""
 CHUNK = 2**23
-"""Scores of a chunk."""
+"""Scores per chunk."""
 
 
 @overload
@@ -103,12 +104,12 @@ def all_pairs_info_nce(
             of one process with all the clips (:mod:`avsync.losses.distributed`).
 
     Returns:
-        A scalar, the same on every process, or this process's (clips, windows) for "none", zero where masked. With several
-        levels, a list of them.
+        A scalar, the same on every process, or this process's (clips, windows) for "none", zero for masked windows. With
+        several levels, a list of them.
 
     Raises:
-        ShapeError: Shapes that do not fit each other.
-        ArgumentError: An unknown reduction, a temperature that is not positive, or lists that differ in length.
+        ShapeError: The shapes do not match.
+        ArgumentError: The reduction is unknown, a temperature is not positive, or the lists differ in length.
 
     Example:
         >>> embeddings = torch.eye(3)[None]
@@ -141,7 +142,7 @@ def _all_pairs(
     reduction: str,
     group: dist.ProcessGroup | None,
 ) -> list[Tensor]:
-    """The losses of all levels, for which processes meet three times at most."""
+    """Compute the losses of all levels with at most three synchronisations of the processes."""
     check_choice("reduction", reduction, REDUCTIONS)
     check_count("exclusion", exclusion, 0)
     rank, size = rank_and_size(group)
@@ -171,7 +172,7 @@ def _all_pairs(
 
 
 class _Scores:
-    """The scores of one level: this process's audio windows, the rows, against the motion windows of all processes, the columns."""
+    """Scores of one level: rows are audio windows of this process, columns are motion windows of all processes."""
 
     def __init__(self, level: Level, *, exclusion: int, min_temperature: float | None, group: dist.ProcessGroup | None) -> None:
         scale, largest = _scale(level.temperature, min_temperature)
@@ -185,11 +186,13 @@ class _Scores:
         self.rank, self.size = rank_and_size(group)
 
     def log_sums(self, candidates: Tensor, *, symmetric: bool) -> tuple[Tensor, Tensor]:
-        """The logarithms of the sums of exp(score) over each row and, if ``symmetric``, over each column's part on this process.
+        """Return the logarithms of the sums of exp(score) over rows and, if ``symmetric``, over columns.
+
+        The sum over a column contains only the rows of this process.
 
         Args:
             candidates: Motion windows of all processes, (clips, windows, embed).
-            symmetric: Whether the columns are wanted; otherwise their place is empty.
+            symmetric: Compute the sums over columns; if False, their tensor is empty.
 
         Returns:
             (rows,) and (columns,) or (0,).
@@ -213,7 +216,7 @@ class _Part(NamedTuple):
     symmetric: bool
 
     def scores(self, audio: Tensor, candidates: Tensor, mask: Tensor | None, start: int) -> Tensor:
-        """Scores of the clips ``audio``, (clips, windows, embed), the first of them number ``start`` on this process."""
+        """Compute the scores of ``audio`` (clips, windows, embed), clips of this process from number ``start`` on."""
         logits = audio.flatten(0, 1) @ candidates.flatten(0, 1).transpose(0, 1)
         first = self.first_clip + start
         excluded = excluded_pairs(
@@ -224,11 +227,11 @@ class _Part(NamedTuple):
             rows=(first, first + audio.shape[0]),
             device=audio.device,
         )
-        # Finite: a column may hold nothing but excluded pairs here and have its others on another process.
+        # The value is finite, because a column may hold only excluded pairs on this process and other pairs on another process.
         return logits if excluded is None else logits.masked_fill(excluded, torch.finfo(logits.dtype).min / 2)
 
     def log_sums(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """The logarithms of the sums of exp(score) over rows and columns; overwrites ``scores``."""
+        """Return the logarithms of the sums of exp(score) over rows and columns; overwrites ``scores``."""
         nothing = scores.new_empty(0)
         if not self.plain:
             return scores.logsumexp(dim=1), scores.logsumexp(dim=0) if self.symmetric else nothing
@@ -236,19 +239,20 @@ class _Part(NamedTuple):
         rows = weights.sum(dim=1).log()
         if not self.symmetric:
             return rows, nothing
-        # The logarithm of a column without a pair here, see above, would have no gradient.
+        # The sum is clamped, because the logarithm of a column without a pair on this process would have no gradient.
         return rows, weights.sum(dim=0).clamp_min(torch.finfo(weights.dtype).tiny).log()
 
     def chunks(self, clips: int) -> list[tuple[int, int]]:
-        """Runs of clips whose scores are at most ``CHUNK`` numbers, or one clip."""
+        """Return ranges (start, end) of clips with at most ``CHUNK`` scores, or with one clip."""
         step = max(1, CHUNK // (self.windows * self.all_clips * self.windows))
         return [(start, min(start + step, clips)) for start in range(0, clips, step)]
 
 
 class _ChunkedLogSums(torch.autograd.Function):
-    """:meth:`_Part.log_sums` of a matrix of scores that is never there as a whole: computed in chunks of rows, and again in backward.
+    """Chunked form of :meth:`_Part.log_sums`, which never holds the whole matrix of scores.
 
-    Memory grows with the number of windows, not with its square.
+    The scores are computed in chunks of rows, and again in the backward pass. Memory grows with the number of windows instead
+    of its square.
     """
 
     @staticmethod
@@ -307,7 +311,7 @@ class _ChunkedLogSums(torch.autograd.Function):
 
 
 def _scale(temperature: float | Tensor, min_temperature: float | None) -> tuple[float | Tensor, float]:
-    """1 / tau, and the largest that it can become."""
+    """Return 1 / tau and its upper limit."""
     scale = inverse_temperature(temperature)
     largest = scale if isinstance(scale, float) else math.inf
     if min_temperature is None:
@@ -326,26 +330,26 @@ def within_clips_info_nce(
     symmetric: bool = True,
     reduction: str = "mean",
 ) -> Tensor:
-    """InfoNCE of every window against the other windows of its own clip only.
+    """Compute the InfoNCE of every window against only the other windows of its own clip.
 
-    These negatives share speaker, microphone and pose with the positive, so only time tells them apart: what an offset
-    search asks. Next to :func:`all_pairs_info_nce` they cost next to nothing.
+    These negatives share the speaker, the microphone and the pose with the positive, and differ from it only in time, as in an
+    offset search. The additional cost is negligible compared to :func:`all_pairs_info_nce`.
 
     Args:
         motion: (clips, windows, embed).
         audio: (clips, windows, embed).
         temperature: tau, above zero.
-        mask: (clips, windows), bool, False for padding: neither anchor nor negative.
+        mask: (clips, windows), bool, False for padding, which is neither anchor nor negative.
         symmetric: Average the loss of finding the motion from the audio and that of finding the audio from the motion;
             otherwise only the first.
         reduction: "none", "mean" (over the windows that count) or "sum".
 
     Returns:
-        A scalar, or (clips, windows) for "none", zero where masked.
+        A scalar, or (clips, windows) for "none", zero for masked windows.
 
     Raises:
-        ShapeError: Shapes that do not fit each other.
-        ArgumentError: An unknown reduction, or a temperature that is not positive.
+        ShapeError: The shapes do not match.
+        ArgumentError: The reduction is unknown, or the temperature is not positive.
 
     Example:
         >>> audio = torch.eye(3).expand(2, 3, 3)
@@ -363,7 +367,7 @@ def within_clips_info_nce(
     with torch.autocast(device_type=audio.device.type, enabled=False):
         logits = (unit_norm(audio) * scale) @ unit_norm(motion).transpose(1, 2)
         if mask is not None:
-            # A finite floor: a row of a clip that is all padding would otherwise be NaN, and its gradient too.
+            # The floor is finite, because a clip of padding alone would otherwise give NaN in value and gradient.
             logits = logits.masked_fill(~(mask[:, :, None] & mask[:, None, :]), torch.finfo(logits.dtype).min / 2)
         partition = logits.logsumexp(dim=2)
         other = logits.logsumexp(dim=1) if symmetric else partition
@@ -372,18 +376,18 @@ def within_clips_info_nce(
 
 
 class AllPairsInfoNCE(nn.Module):
-    """:func:`all_pairs_info_nce` with its settings and, if wanted, a learnable temperature.
+    """InfoNCE loss over all pairs, with an optional learnable temperature; see :func:`all_pairs_info_nce`.
 
     Args:
-        temperature: tau; the start value if it is learnable.
-        learnable: Learn the temperature (a :class:`LogitScale`).
-        max_scale: Cap of the learnable logit scale 1 / tau; up to 64 the loss is about a third faster.
-        exclusion: Windows of the same clip at distances 1 to this are taken out of the negatives.
+        temperature: tau; the initial value if ``learnable`` is True.
+        learnable: Learn the temperature with a :class:`LogitScale`.
+        max_scale: Upper limit of the learnable logit scale 1 / tau; with at most 64, the loss is about a third faster.
+        exclusion: Windows of the same clip at distances 1 to ``exclusion`` (in windows) are not used as negatives.
         symmetric: Average both directions.
         reduction: "none", "mean" or "sum".
 
     Raises:
-        ArgumentError: A value out of its range.
+        ArgumentError: A value is out of range.
 
     Example:
         >>> audio = torch.eye(3)[None]
@@ -419,7 +423,7 @@ class AllPairsInfoNCE(nn.Module):
     def forward(
         self, motion: Tensor, audio: Tensor, mask: Tensor | None = None, group: dist.ProcessGroup | None = None
     ) -> Tensor:
-        """(clips, windows, embed) twice to the loss; ``mask`` (clips, windows) is False for padding.
+        """Compute the loss of (clips, windows, embed) motion and audio; ``mask`` (clips, windows) is False for padding.
 
         ``group`` gathers the windows of several processes, as in :func:`all_pairs_info_nce`.
         """

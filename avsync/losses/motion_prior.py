@@ -18,7 +18,7 @@ from avsync.landmarks.principal_motions import principal_motions
 from avsync.pretrained import PretrainedModel
 
 _ROOT_FLOOR = 1e-8
-"""Floor under the ratio of powers, whose root has no gradient at zero."""
+"""Lower limit of the ratio of powers, because its square root has no finite gradient at zero."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class MotionPriorConfig:
     """Sizes of a motion prior (ours).
 
     Attributes:
-        points: Points of a face.
-        dims: Coordinates of a point.
-        components: Principal motions in which the statistics are taken.
-        lags: Distances in frames at which changes are measured; clips shorter than a lag leave it out.
+        points: Number of points of a face.
+        dims: Coordinates per point.
+        components: Number of principal motions for which statistics are computed.
+        lags: Time differences, in frames, over which changes are measured; lags that do not fit a clip are left out.
 
     Raises:
-        ConfigError: A size below 1, no lag, or more components than coordinates.
+        ConfigError: A size is below 1, there is no lag, or there are more components than coordinates.
     """
 
     points: int = 68
@@ -53,18 +53,18 @@ class MotionPriorConfig:
 
 
 class MotionPrior(PretrainedModel):
-    r"""Energy of motion relative to real motion, zero up to the liveliness of real faces.
+    r"""Energy of motion relative to real motion, zero for motion that is not stronger than that of real faces.
 
-    Displacements :math:`d_t` from a reference face, in heights of that face, are split into coefficients :math:`c_{t,k}` of
-    ``components`` principal motions of real faces and a residual :math:`r_t` that those motions cannot express. The statistics
-    of a clip are mean squares over time: of the changes :math:`c_{t+\tau,k} - c_{t,k}` and :math:`r_{t+\tau} - r_t` at every
-    lag :math:`\tau`, of the residual, and of the accelerations :math:`c_{t+1,k} - 2 c_{t,k} + c_{t-1,k}` and
+    Displacements :math:`d_t` from a reference face, in heights of that face, are decomposed into coefficients :math:`c_{t,k}`
+    of ``components`` principal motions of real faces and a residual :math:`r_t` that those motions cannot express. The
+    statistics of a clip are mean squares over time: of the changes :math:`c_{t+\tau,k} - c_{t,k}` and :math:`r_{t+\tau} - r_t`
+    at every lag :math:`\tau`, of the residual, and of the accelerations :math:`c_{t+1,k} - 2 c_{t,k} + c_{t-1,k}` and
     :math:`d_{t+1} - 2 d_t + d_{t-1}`. With :math:`\bar P_j` the mean of statistic :math:`P_j` over real clips, the energy is
 
     .. math:: E = \operatorname{mean}_j \max\left(0, \sqrt{P_j / \bar P_j} - 1\right)^2 .
 
     Args:
-        config: Sizes; see :class:`MotionPriorConfig`. :meth:`fit` makes a fitted prior.
+        config: Sizes; see :class:`MotionPriorConfig`. :meth:`fit` returns a fitted prior.
 
     Example:
         >>> clips = torch.rand(8, 1, 68, 2) + 0.01 * torch.randn(8, 40, 68, 2).cumsum(1)
@@ -106,15 +106,15 @@ class MotionPrior(PretrainedModel):
             landmarks: (batch, frames, points, dims), more frames than the largest lag, any unit; some hundred clips of many
                 speakers.
             config: Sizes; ``points`` and ``dims`` must be those of ``landmarks``.
-            reference: Face that motion is measured from, as in :meth:`forward`.
+            reference: Face from which motion is measured, as in :meth:`forward`.
 
         Returns:
             The prior, on the device of ``landmarks``.
 
         Raises:
-            ShapeError: Wrong rank, points or dims.
-            ClipTooShortError: Clips no longer than the largest lag.
-            ArgumentError: Clips in which nothing moves.
+            ShapeError: The rank, points or dims are wrong.
+            ClipTooShortError: The clips are not longer than the largest lag.
+            ArgumentError: The clips contain no motion.
         """
         prior = cls(config)
         sizes = prior.config
@@ -146,12 +146,12 @@ class MotionPrior(PretrainedModel):
             reduction: "none", "mean" or "sum" over clips.
 
         Returns:
-            A scalar, or (batch,) for "none"; 0 where no statistic exceeds that of real motion.
+            A scalar, or (batch,) for "none"; 0 if no statistic exceeds that of real motion.
 
         Raises:
-            ShapeError: Wrong rank, points or dims.
-            ClipTooShortError: Fewer than 3 frames.
-            ArgumentError: An unknown reduction or reference.
+            ShapeError: The rank, points or dims are wrong.
+            ClipTooShortError: A clip has fewer than 3 frames.
+            ArgumentError: The reduction or the reference is unknown.
         """
         sizes = self.config
         check_shape("landmarks", landmarks, "batch frames points dims", points=sizes.points, dims=sizes.dims)

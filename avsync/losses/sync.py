@@ -1,4 +1,4 @@
-r"""Equation (4): the multi-scale audio-visual synchrony loss.
+r"""Multi-scale audio-visual synchrony loss, equation (4).
 
 :math:`L_{sync}^i = - \operatorname{mean}_t \cos(e_a(a^i_t), e_x(x^i_t))` over the windows :math:`t` of each level :math:`i`,
 with the syncers :math:`e_a, e_x` frozen and :math:`x` the generator's output; :math:`L_{sync}` is the mean over the levels.
@@ -42,7 +42,7 @@ from avsync.pyramid import (
 
 
 class SyncLossOutput(NamedTuple):
-    """The multi-scale sync loss and its parts."""
+    """Multi-scale sync loss and its parts."""
 
     total: Tensor
     """Weighted mean over the levels, a scalar in [-1, 1]; -1 is perfect agreement."""
@@ -51,7 +51,7 @@ class SyncLossOutput(NamedTuple):
 
 
 def level_sync_loss(motion: Tensor, audio: Tensor, *, mask: Tensor | None = None) -> Tensor:
-    r"""Compute equation (4) at one level: minus the mean cosine of the embeddings of equal windows.
+    r"""Compute equation (4) at one level: the negative mean cosine of the embeddings of the same windows.
 
     Args:
         motion: Embeddings of motion windows, (batch, windows, embed), of any model.
@@ -63,7 +63,7 @@ def level_sync_loss(motion: Tensor, audio: Tensor, *, mask: Tensor | None = None
         A scalar in [-1, 1]; 0 if no window counts.
 
     Raises:
-        ShapeError: The shapes do not fit together.
+        ShapeError: The shapes do not match.
         ClipTooShortError: There is no window.
 
     Example:
@@ -78,7 +78,7 @@ def level_sync_loss(motion: Tensor, audio: Tensor, *, mask: Tensor | None = None
         score = cosine_similarity(hide(motion, mask), hide(audio, mask))
     if mask is None:
         return -score.mean()
-    # A batch of clips all too short for this level has no window; clamping gives it a loss of 0 instead of 0 / 0.
+    # If all clips are too short for this level, there is no window; clamping gives a loss of 0 instead of 0 / 0.
     return -torch.where(mask, score, 0.0).sum() / mask.sum().clamp_min(1)
 
 
@@ -95,14 +95,15 @@ def multi_scale_sync_loss(
         motion: Embeddings of motion windows, one (batch, windows, embed) per level.
         audio: Embeddings of audio windows, one (batch, windows, embed) per level.
         level_weights: Weight of each level in the total, (levels,); normalised to sum to one. Default: equal, the paper's mean.
-        masks: Windows that count at each level, (batch, windows) or None. A level without any is left out of the total.
+        masks: Windows that count at each level, (batch, windows) or None. A level without such windows is left out of the
+            total.
 
     Returns:
         :class:`SyncLossOutput`.
 
     Raises:
         ArgumentError: The lists differ in length or are empty, or ``level_weights`` is negative, not finite or all zero.
-        ShapeError: Embeddings of a level do not fit together.
+        ShapeError: The embeddings of a level do not match.
 
     Example:
         >>> levels = [torch.ones(2, windows, 4) for windows in (76, 36, 16, 6)]
@@ -136,7 +137,7 @@ def multi_scale_sync_loss(
 
 
 def _level_weights(level_weights: Sequence[float] | Tensor | None, per_level: Tensor) -> Tensor:
-    """The weights as a tensor like ``per_level``, (levels,)."""
+    """Return the weights as a tensor like ``per_level``, (levels,)."""
     if level_weights is None:
         return torch.ones_like(per_level)
     levels = per_level.shape[0]
@@ -146,7 +147,7 @@ def _level_weights(level_weights: Sequence[float] | Tensor | None, per_level: Te
         check_same_device("level_weights", weights, per_level.device, "the embeddings")
         return weights.to(per_level.dtype)
     numbers = checked_weights(cast(Sequence[float], level_weights), levels)
-    # Filled on the device: a tensor made from a list would be copied to a GPU, which waits for it.
+    # The tensor is filled on the device, because copying a list to a GPU makes the GPU wait.
     return torch.stack([torch.full_like(per_level[0], number) for number in numbers]).detach()
 
 
@@ -154,7 +155,7 @@ def checked_weights(level_weights: Sequence[float], levels: int) -> list[float]:
     """Return the weights as numbers.
 
     Raises:
-        ArgumentError: Not one number per level, all finite, none negative and not all zero.
+        ArgumentError: There is not one number per level, a number is not finite or negative, or all are zero.
     """
     try:
         weights = [float(weight) for weight in level_weights]
@@ -168,7 +169,7 @@ def checked_weights(level_weights: Sequence[float], levels: int) -> list[float]:
 
 
 class _EncoderPairs(nn.Module):
-    """Encoder pairs of a user behind the interface of a :class:`~avsync.models.syncer.interface.MultiScaleSyncer`."""
+    """Encoder pairs of a user with the interface of a :class:`~avsync.models.syncer.interface.MultiScaleSyncer`."""
 
     def __init__(self, pairs: Sequence[tuple[nn.Module, nn.Module]]) -> None:
         super().__init__()
@@ -202,7 +203,7 @@ class _EncoderPairs(nn.Module):
 class MultiScaleSyncLoss(nn.Module):
     """Multi-scale sync loss, equation (4): the agreement of motion and audio at every level, measured by frozen syncers.
 
-    The loss keeps frozen copies of the syncers and of ``audio_transform``. They are no submodules: their weights are not among
+    The loss keeps frozen copies of the syncers and of ``audio_transform``. They are not submodules: their weights are not among
     ``parameters()``, no optimiser or ``requires_grad_`` reaches them, ``train()`` leaves them in eval mode, and
     ``state_dict()`` does not hold them. ``to()``, ``half()``, ``cuda()``, ``copy.deepcopy`` and pickle take them along, and
     they can be read as ``loss.syncers`` and ``loss.audio_transform``. Gradients reach the landmarks only. Lower is better; -1
@@ -221,7 +222,7 @@ class MultiScaleSyncLoss(nn.Module):
             False with encoder pairs of your own, whose shortest clip is unknown.
 
     Raises:
-        ArgumentError: ``syncers`` is empty, or ``level_weights``, ``audio_transform`` or ``skip_short`` does not fit.
+        ArgumentError: ``syncers`` is empty, or ``level_weights``, ``audio_transform`` or ``skip_short`` is not valid.
 
     Example:
         >>> from avsync import SyncerConfig, SyncerPyramid, SyncerPyramidConfig
@@ -233,7 +234,7 @@ class MultiScaleSyncLoss(nn.Module):
         >>> landmarks.grad.shape, per_level.shape
         (torch.Size([2, 40, 68, 2]), torch.Size([4]))
 
-    Source: paper section 3.1; lengths, weights and skipping ours.
+    Source: paper section 3.1; lengths, weights and skipping are ours.
     """
 
     level_weights: Tensor
@@ -261,7 +262,7 @@ class MultiScaleSyncLoss(nn.Module):
         self._first_weighted = next(level for level, weight in enumerate(numbers) if weight)
         self.register_buffer("level_weights", torch.tensor(numbers), persistent=False)
         self.skip_short = skip_short
-        # A copy, so that whoever goes on training the originals does not change the loss; not registered, see the docstring.
+        # A copy, so that further training of the originals does not change the loss; not registered, see the docstring.
         self._frozen: dict[str, nn.Module | None] = {
             name: None if module is None else copy.deepcopy(module).requires_grad_(False).eval()
             for name, module in (("syncers", held), ("audio_transform", audio_transform))
@@ -269,12 +270,12 @@ class MultiScaleSyncLoss(nn.Module):
 
     @property
     def syncers(self) -> MultiScaleSyncer | _EncoderPairs:
-        """The frozen syncers."""
+        """Frozen syncers."""
         return cast("MultiScaleSyncer | _EncoderPairs", self._frozen["syncers"])
 
     @property
     def audio_transform(self) -> nn.Module | None:
-        """The module from waveforms to features, or None."""
+        """Module from waveforms to features, or None."""
         return self._frozen["audio_transform"]
 
     @classmethod
@@ -286,20 +287,20 @@ class MultiScaleSyncLoss(nn.Module):
         skip_short: bool = False,
         revision: str | None = None,
     ) -> MultiScaleSyncLoss:
-        """Build the loss of trained syncers, for waveforms as well as for features.
+        """Build the loss from pretrained syncers, for waveforms and features.
 
         Args:
-            name: A pretrained model, a folder, or a repository of the hub; see :func:`avsync.pretrained.model_folder`.
-            level_weights: Weight of each level; default equal.
-            skip_short: Whether clips may be too short for the coarse levels.
-            revision: Branch, tag or commit of a repository of the hub.
+            name: A pretrained model, a folder, or a hub repository; see :func:`avsync.pretrained.model_folder`.
+            level_weights: Weight of each level; equal by default.
+            skip_short: Allow clips that are too short for the coarse levels.
+            revision: Branch, tag or commit of a hub repository.
 
         Returns:
             The loss, on the CPU.
 
         Raises:
-            CheckpointError: There is no such model, or it is damaged.
-            ArgumentError: ``level_weights`` does not fit it.
+            CheckpointError: The model does not exist or is damaged.
+            ArgumentError: ``level_weights`` does not match the levels of the model.
 
         Example:
             >>> loss = MultiScaleSyncLoss.from_pretrained("landmarks68-25fps")
@@ -313,7 +314,7 @@ class MultiScaleSyncLoss(nn.Module):
         return cls(syncers=syncers, level_weights=level_weights, audio_transform=transform, skip_short=skip_short)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MultiScaleSyncLoss:
-        """Move or cast the frozen modules, too; the weights of the levels stay in float32."""
+        """Move or cast the frozen modules, too; the level weights stay in float32."""
         weights = self.level_weights
         super()._apply(fn, recurse)
         if recurse:
@@ -354,7 +355,7 @@ class MultiScaleSyncLoss(nn.Module):
             :class:`SyncLossOutput` (total, per_level).
 
         Raises:
-            ShapeError: Wrong shapes, or audio and landmarks of different durations, because of a wrong rate for example.
+            ShapeError: The shapes are wrong, or audio and landmarks differ in duration, for example because of a wrong rate.
             ClipTooShortError: The clips are too short for the coarsest level (the message names the shortest possible length).
             ArgumentError: A waveform without ``audio_transform``, ``reference`` with encoder pairs, lengths beyond the clips,
                 or tensors on different devices.
@@ -391,7 +392,7 @@ class MultiScaleSyncLoss(nn.Module):
         lengths: Tensor | None,
         levels: Sequence[int],
     ) -> tuple[Tensor, ...]:
-        """Motion embeddings of the real motion, one (batch, windows, embed) per level."""
+        """Return the motion embeddings of the real motion, one (batch, windows, embed) per level."""
         if not is_tensor(target) or target.shape != landmarks.shape:
             raise ShapeError(
                 f"`target`: expected the shape of `landmarks`, {tuple(landmarks.shape)}, got {describe_shape(target)}"
@@ -416,7 +417,7 @@ class MultiScaleSyncLoss(nn.Module):
         check_floating("audio", audio)
         if audio.ndim == 3:
             return audio
-        # A few samples are enough to notice, and cost nothing next to the features.
+        # A few samples are enough to detect integers, and their cost is negligible compared to the features.
         if values_known(audio) and audio.numel() and audio.detach()[:, ::64].abs().amax() > 64:
             raise ArgumentError(
                 "`audio`: expected a waveform in [-1, 1], got one of integers; divide it by 32768 if they have 16 bits"
@@ -431,7 +432,7 @@ class MultiScaleSyncLoss(nn.Module):
                 f"`audio`: expected (batch={landmarks.shape[0]}, samples) as `landmarks`, got {describe_shape(audio)}"
             )
         if lengths is not None:
-            # Frames near the end of a clip see half an analysis window of what follows.
+            # Frames near the end of a clip see half an analysis window of the samples after the end.
             sample = torch.arange(audio.shape[1], device=audio.device)
             audio = torch.where(sample < SAMPLES_PER_FRAME * lengths[:, None], audio, 0.0)
         features = self.audio_transform(audio)
@@ -441,7 +442,7 @@ class MultiScaleSyncLoss(nn.Module):
         return features
 
     def _levels(self, frames: int, syncers: MultiScaleSyncer) -> list[int]:
-        """Levels that clips of ``frames`` frames can fill; all, or an error, unless short clips may skip some."""
+        """Return the levels that clips of ``frames`` frames can fill: all levels, unless ``skip_short`` is True."""
         levels = list(range(self.num_levels))
         if not self.skip_short:
             shortest = syncers.shortest_clip()
@@ -461,10 +462,10 @@ class MultiScaleSyncLoss(nn.Module):
 
 
 def _checked_pairs(syncers: object) -> Sequence[tuple[nn.Module, nn.Module]]:
-    """The encoder pairs of a user.
+    """Return the encoder pairs of a user.
 
     Raises:
-        ArgumentError: Not a list of at least one pair of modules.
+        ArgumentError: ``syncers`` is not a list of at least one pair of modules.
     """
     fits = isinstance(syncers, (list, tuple)) and len(syncers) > 0
     if fits:
@@ -482,7 +483,7 @@ def _checked_pairs(syncers: object) -> Sequence[tuple[nn.Module, nn.Module]]:
 
 
 def _rate_message(samples: int, frames: int) -> str:
-    """Describe a waveform that does not last as long as the landmarks."""
+    """Return the error message for a waveform whose duration differs from that of the landmarks."""
     expected = (
         f"`audio`: expected {SAMPLES_PER_FRAME} samples per frame (16 kHz audio, 25 frames per second), that is"
         f" {SAMPLES_PER_FRAME * frames} for {frames} frames, got {samples}"
