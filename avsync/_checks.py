@@ -1,7 +1,7 @@
-"""Argument checks; precision and constants of computations.
+"""Argument checks, precision of computations, and cached constants.
 
 Checks of tensors look at ranks, sizes, dtypes and devices, so they cost no device synchronisation and add no data-dependent branch:
-every function that uses them compiles with ``fullgraph=True``. Values are checked only where they can be read for free
+every function that uses them compiles with ``fullgraph=True``. Values are checked only if they can be read at no cost
 (:func:`values_known`).
 """
 
@@ -40,13 +40,13 @@ def check_shape(name: str, x: Tensor, pattern: str, **sizes: int) -> None:
     """Raise unless ``x`` is a tensor with one axis for each word of ``pattern``.
 
     Args:
-        name: The argument's name as the caller of the public function knows it.
+        name: Name of the argument in the public function.
         x: The tensor to check.
         pattern: Axis names separated by spaces, as in ``"batch frames points dims"``.
-        **sizes: Sizes that some of the named axes must have.
+        **sizes: Required sizes of some of the named axes.
 
     Raises:
-        ShapeError: With the name, the expected axes and the actual shape.
+        ShapeError: The shape is wrong; the message contains the name, the expected axes and the actual shape.
     """
     axes = pattern.split()
     fits = isinstance(x, Tensor) and x.ndim == len(axes)
@@ -61,9 +61,9 @@ def check_shape(name: str, x: Tensor, pattern: str, **sizes: int) -> None:
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Return ``x`` in float32, or as it is if its dtype is float32 or float64.
+    """Return ``x`` in float32, or unchanged if its dtype is float32 or float64.
 
-    Differences of coordinates, norms and softmaxes are computed in this precision, because half precision has no digits left for them.
+    Differences of coordinates, norms and softmaxes are computed in this precision, because half precision is not accurate enough.
     """
     return x if x.dtype == torch.float64 else x.float()
 
@@ -74,7 +74,7 @@ _constants: dict[tuple[tuple[float, ...], type, torch.device], Tensor] = {}
 def constant(values: Sequence[float], device: torch.device) -> Tensor:
     """Return numbers (int64 or float32) as a tensor on ``device``.
 
-    They are copied to the device once, because each copy stalls a GPU's queue and cannot be captured in a CUDA graph.
+    The numbers are copied to the device once, because each copy stalls a GPU's queue and cannot be captured in a CUDA graph.
     """
     values = tuple(values)
     key = (values, type(values[0]), device)
@@ -83,7 +83,7 @@ def constant(values: Sequence[float], device: torch.device) -> Tensor:
             made = torch.tensor(values, device=device)
         if torch.compiler.is_compiling() or type(made) is not Tensor:  # a tracer's fake tensor must not be kept
             return made
-        if len(_constants) >= 1000:  # clips of ever new lengths
+        if len(_constants) >= 1000:  # many different clip lengths
             _constants.clear()
         _constants[key] = made
     return _constants[key]
@@ -104,7 +104,7 @@ def check_same_device(name: str, x: Tensor, device: torch.device, other: str) ->
 
 
 def check_some_clips(name: str, x: Tensor) -> None:
-    """Raise :class:`ShapeError` if a batch, a tensor whose first axis is the clips, holds no clip."""
+    """Raise :class:`ShapeError` if a batch (a tensor whose first axis is the clips) has no clip."""
     if x.shape[0] == 0:
         raise ShapeError(f"`{name}`: expected at least 1 clip, got {describe_shape(x)}")
 
@@ -117,7 +117,7 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def checked_config(config: object, config_class: type[_Config]) -> _Config:
-    """Return ``config``, or a config of the defaults if it is None.
+    """Return ``config``, or a config with default values if it is None.
 
     Raises:
         ArgumentError: ``config`` is of another class.
@@ -149,10 +149,10 @@ def values_known(x: Tensor) -> bool:
 
 
 def check_path(name: str, path: object) -> str | os.PathLike[str]:
-    """Return ``path`` if it is one.
+    """Return ``path`` after checking its type.
 
     Raises:
-        ArgumentError: ``path`` is neither text nor a path.
+        ArgumentError: ``path`` is neither a string nor a path.
     """
     if not isinstance(path, str | os.PathLike):
         raise ArgumentError(f"`{name}`: expected a path, got {type(path).__name__}")
@@ -171,7 +171,7 @@ def check_counts(**sequences: Sized) -> None:
 
 
 def reduce(values: Tensor, reduction: str) -> Tensor:
-    """Apply ``reduction`` ("none", "mean" or "sum") to ``values``; anything else raises."""
+    """Apply ``reduction`` ("none", "mean" or "sum") to ``values``; raise for other names."""
     check_choice("reduction", reduction, REDUCTIONS)
     if reduction == "mean":
         return values.mean()
@@ -181,7 +181,7 @@ def reduce(values: Tensor, reduction: str) -> Tensor:
 
 
 def import_extra(module: str, extra: str) -> ModuleType:
-    """Import an optional dependency, or say which extra of avsync brings it.
+    """Import an optional dependency, or raise an error that names the extra of avsync that installs it.
 
     Raises:
         MissingExtraError: ``module`` is not installed.
@@ -195,12 +195,12 @@ def import_extra(module: str, extra: str) -> ModuleType:
 
 
 def is_tensor(x: object) -> bool:
-    """Return whether ``x`` is a tensor; for arguments that are declared as one but come from a stranger."""
+    """Return whether ``x`` is a tensor; for user arguments whose type cannot be trusted."""
     return isinstance(x, Tensor)
 
 
 def check_type(name: str, value: object, *kinds: type, optional: bool = False) -> None:
-    """Raise :class:`ArgumentError` unless ``value`` is of one of the types, or None where that is an option; a bool is no int."""
+    """Raise :class:`ArgumentError` unless ``value`` has one of the types, or is None if ``optional``; a bool is not an int."""
     fits = isinstance(value, kinds) and not (isinstance(value, bool) and bool not in kinds and object not in kinds)
     if not fits and not (optional and value is None):
         expected = " or ".join([kind.__name__ for kind in kinds] + ["None"] * optional)
@@ -208,7 +208,7 @@ def check_type(name: str, value: object, *kinds: type, optional: bool = False) -
 
 
 def as_numbers(name: str, values: object) -> npt.NDArray[np.float64]:
-    """Return an array of float64; raise :class:`ShapeError` if ``values`` are no numbers."""
+    """Return an array of float64; raise :class:`ShapeError` if ``values`` are not numbers."""
     try:
         return np.asarray(values, np.float64)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:

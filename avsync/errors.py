@@ -1,4 +1,4 @@
-"""The exceptions that avsync raises.
+"""Exceptions of avsync.
 
 ::
 
@@ -12,44 +12,44 @@
     ├── DivergedError (RuntimeError)      a training run met NaN or infinities
     └── MissingExtraError (ImportError)   an optional dependency is not installed
 
-Every message names what was wrong, what was expected and what came. Those that also derive from a built-in exception can be
-caught by people who have never heard of avsync.
+Every message names the argument, the expected value and the actual value. Exceptions that also derive from a built-in exception can
+be caught as the built-in exception.
 """
 
 from __future__ import annotations
 
 
 class AvsyncError(Exception):
-    """Base class of everything that avsync raises on purpose."""
+    """Base class of all exceptions that avsync raises."""
 
 
 class ArgumentError(AvsyncError, ValueError):
-    """An argument has a value that cannot be used."""
+    """Error for an argument with a value that cannot be used."""
 
 
 class ShapeError(ArgumentError):
-    """A tensor has the wrong rank, size or dtype."""
+    """Error for a tensor with the wrong rank, size or dtype."""
 
 
 class ClipTooShortError(ShapeError):
-    """A clip has fewer frames than the operation needs; the message names the shortest possible length."""
+    """Error for a clip with fewer frames than the operation needs; the message names the shortest possible length."""
 
 
 class ConfigError(ArgumentError):
-    """A configuration has unknown, missing or impossible fields."""
+    """Error for a configuration with unknown, missing or impossible fields."""
 
 
 class CorpusError(AvsyncError, RuntimeError):
-    """A corpus on disk is damaged or inconsistent."""
+    """Error for a damaged or inconsistent corpus on disk."""
 
 
 class CheckpointError(AvsyncError, RuntimeError):
-    """A checkpoint or weight file is damaged, or does not fit the model it is loaded into."""
+    """Error for a checkpoint or weight file that is damaged or does not match the model."""
 
 
 class DivergedError(AvsyncError, RuntimeError):
-    """A training run was stopped because a loss, a gradient or a weight is not finite; the last good checkpoint is kept."""
+    """Error for a training run with a non-finite loss, gradient or weight; the last good checkpoint is kept."""
 
 
 class MissingExtraError(AvsyncError, ImportError):
-    """An optional dependency is not installed; the message names the extra that brings it."""
+    """Error for a missing optional dependency; the message names the extra that installs it."""

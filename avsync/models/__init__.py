@@ -1,4 +1,4 @@
-"""Models: syncers and their pyramid, the generator, its discriminators, the motion autoencoder."""
+"""Models: syncers and their pyramid, the generator and its discriminators, and the motion autoencoder."""
 
 from __future__ import annotations
 

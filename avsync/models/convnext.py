@@ -1,7 +1,7 @@
 """ConvNeXt-1D blocks on (batch, frames, channels).
 
-Channels are last, so that the pointwise layers, which do nearly all of the arithmetic, are matrix products without a transposition, and
-a depthwise convolution of a few taps is a few shifted multiplications.
+Channels are the last axis, so that the pointwise layers, which do nearly all of the arithmetic, are matrix products without a
+transposition. A depthwise convolution with a few taps is a few shifted multiplications.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
     Raises:
         ShapeError: ``x`` is not (batch, frames, channels) with the channels of ``weight``.
-        ClipTooShortError: Fewer frames than taps.
+        ClipTooShortError: ``x`` has fewer frames than taps.
 
     Example:
         >>> depthwise_conv(torch.ones(1, 5, 2), torch.ones(3, 2), torch.zeros(2))[0, :, 0]
@@ -48,13 +48,13 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 class ConvNeXtBlock1d(nn.Module):
     """ConvNeXt-1D block: depthwise convolution, LayerNorm, pointwise x4, GELU, pointwise, residual.
 
-    The convolution is valid: with ``kernel_size`` k the output has k - 1 frames fewer than the input, and the residual is the centre of
+    The convolution is valid: with ``kernel_size`` k the output has k - 1 fewer frames than the input, and the residual is the centre of
     the input. With ``kernel_size=1`` the convolution is left out, as in the dense layers of the paper.
 
     Args:
-        channels: Channels in and out.
+        channels: Number of input and output channels.
         kernel_size: Odd number of taps.
-        expansion: Hidden channels of the pointwise pair, as a multiple of ``channels``.
+        expansion: Hidden channels of the two pointwise layers, as a multiple of ``channels``.
         dropout: Dropout probability of the block's branch in training mode.
 
     Raises:

@@ -1,9 +1,9 @@
-"""Autoencoder of facial motion, whose codes are the features of the Frechet motion distance.
+"""Autoencoder of facial motion; its codes are the features of the Frechet motion distance.
 
 Frechet distances need features of motion. Inception-v3 and I3D, which the paper applies to images of landmarks, are large downloads.
-This network sees the landmarks themselves and has a few hundred kilobytes; its pretrained weights come from the training speakers of
-our corpus. Its decoder restores the displacement of a window and predicts the strength of the quick movements of each part of the
-face. Without the second task the code keeps slow head motion only, and ignores trembling points and frozen lips.
+This network receives landmarks and has a size of a few hundred kilobytes. It was pretrained on the training speakers of our corpus. The
+decoder reconstructs the displacement of a window and predicts the velocity and acceleration of each part of the face. Without the
+second task, the code represents only slow head motion, and ignores trembling points and still lips.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from avsync.pretrained import PretrainedModel
 FACE_PARTS: tuple[slice, ...] = (JAW, BROWS, NOSE, EYES, MOUTH)
 """Parts of the face whose quickness the decoder predicts."""
 
-_STRIDES = 3  # halvings of the frame rate before the code
+_STRIDES = 3  # number of times that the frame rate is halved before the code
 _QUICKNESS_FLOOR = (
-    0.003  # about the noise of a good detector, in scaled face heights per frame; keeps the logarithm of stillness finite
+    0.003  # about the noise of a good detector, in scaled face heights per frame; keeps the logarithm finite for still faces
 )
 
 
@@ -43,11 +43,11 @@ class MotionAutoencoderConfig:
     """Sizes of the autoencoder (ours).
 
     Attributes:
-        points: Points of a face; the regions need the 68-point layout.
-        dims: Coordinates of a point.
-        window: Frames of a window; a multiple of 8.
-        hop: Frames from one window of a clip to the next.
-        width: Channels inside.
+        points: Number of points of a face; the regions need the 68-point layout.
+        dims: Coordinates per point.
+        window: Frames per window, a multiple of 8.
+        hop: Frames from one window to the next.
+        width: Channels inside the network.
         features: Size of a window's code.
     """
 
@@ -69,7 +69,7 @@ class MotionAutoencoderConfig:
 
 
 class Reconstruction(NamedTuple):
-    """Decode a code."""
+    """Decoded motion and quickness of a window."""
 
     motion: Tensor
     """(batch, window, points, dims), displacement as :func:`avsync.landmarks.geometry.displacement` returns it."""
@@ -84,12 +84,12 @@ def quickness(motion: Tensor) -> Tensor:
         motion: Displacement, (batch, frames, 68, dims), at least 3 frames.
 
     Returns:
-        (batch, 10): velocity of jaw, brows, nose, eyes and mouth, then their accelerations; natural logarithms, with a floor
-        at about the noise of detectors.
+        (batch, 10): velocity of jaw, brows, nose, eyes and mouth, then their accelerations; natural logarithms, with a lower
+        limit at about the noise of detectors.
 
     Raises:
-        ShapeError: Not (batch, frames, 68, dims).
-        ClipTooShortError: Fewer than 3 frames.
+        ShapeError: ``motion`` is not (batch, frames, 68, dims).
+        ClipTooShortError: ``motion`` has fewer than 3 frames.
 
     Example:
         >>> still = quickness(torch.zeros(1, 5, 68, 2))
@@ -113,7 +113,7 @@ def quickness(motion: Tensor) -> Tensor:
 
 
 class _Shift(nn.Module):
-    """LayerNorm, GELU and a convolution in time that halves (stride 2) or keeps the rate."""
+    """LayerNorm, GELU and a temporal convolution that halves (stride 2) or keeps the frame rate."""
 
     def __init__(self, channels_in: int, channels_out: int, *, stride: int) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class _Shift(nn.Module):
 class MotionAutoencoder(PretrainedModel):
     """Autoencoder of windows of motion.
 
-    A call takes landmarks and returns features, so that the module can be used as a feature extractor.
+    The module accepts landmarks and returns features, so that it can be used as a feature extractor.
 
     Args:
         config: Sizes; see :class:`MotionAutoencoderConfig`.
@@ -139,7 +139,7 @@ class MotionAutoencoder(PretrainedModel):
         >>> MotionAutoencoder()(torch.rand(3, 80, 68, 2)).shape
         torch.Size([9, 64])
 
-    Source: ours; distances between codes of a motion autoencoder are due to Yoon et al. 2020, "Speech gesture generation from the
+    Source: ours; the distance between codes of a motion autoencoder is from Yoon et al. 2020, "Speech gesture generation from the
     trimodal context of text, audio, and speaker identity".
     """
 
@@ -153,8 +153,8 @@ class MotionAutoencoder(PretrainedModel):
         coordinates = config.points * config.dims
         self.stem = nn.Linear(2 * coordinates, width)
         self.down = nn.Sequential(*(_Shift(width, width, stride=2) for _ in range(_STRIDES)))
-        # Every feature has unit variance over the training windows. Otherwise the few features that follow the head's position are so
-        # much larger than the others that a Frechet distance is a distance of positions.
+        # Every feature has unit variance over the training windows. Otherwise the few features that follow the head position would be
+        # much larger than the others and would dominate a Frechet distance.
         self.to_code = nn.Sequential(nn.Linear(coarse * width, config.features), nn.BatchNorm1d(config.features, affine=False))
         self.from_code = nn.Linear(config.features, coarse * width)
         self.up = nn.ModuleList(_Shift(width, width, stride=1) for _ in range(_STRIDES))
@@ -168,14 +168,14 @@ class MotionAutoencoder(PretrainedModel):
         Args:
             landmarks: (batch, frames, points, dims), 25 frames per second, any unit.
             reference: "first", "mean", or a face (batch, points, dims); see :func:`avsync.landmarks.geometry.reference_face`.
-            hop: Frames from one window to the next; as configured by default. Frames after the last complete window are ignored.
+            hop: Frames from one window to the next, as configured by default. Frames after the last complete window are ignored.
 
         Returns:
             (batch * windows, window, points, dims), clip by clip.
 
         Raises:
-            ShapeError: Points or dims other than configured, or an empty batch.
-            ClipTooShortError: Fewer frames than a window.
+            ShapeError: The points or dims differ from the configuration, or the batch is empty.
+            ClipTooShortError: There are fewer frames than in a window.
         """
         config = self.config
         check_shape("landmarks", landmarks, "batch frames points dims", points=config.points, dims=config.dims)
@@ -201,7 +201,7 @@ class MotionAutoencoder(PretrainedModel):
             (batch, features).
 
         Raises:
-            ShapeError: Sizes other than configured.
+            ShapeError: The sizes differ from the configuration.
         """
         config = self.config
         check_shape("motion", motion, "batch window points dims", window=config.window, points=config.points, dims=config.dims)

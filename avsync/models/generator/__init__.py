@@ -1,4 +1,4 @@
-"""The multi-scale autoregressive generator: equations (6) to (8), its audio pyramid, its stream."""
+"""Multi-scale autoregressive generator (equations 6 to 8), its audio pyramid and its streaming form."""
 
 from __future__ import annotations
 

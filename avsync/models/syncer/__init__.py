@@ -1,4 +1,4 @@
-"""Syncers: encoders of audio and motion, their score (equation 3), and pyramids and ensembles of them."""
+"""Syncers: encoders of motion and audio, their score (equation 3), and syncer pyramids and ensembles."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""The encoders of equation (3): e_x of motion and e_a of audio, all windows of a clip in one pass.
+"""Encoders of equation (3), e_x of motion and e_a of audio, which embed all windows of a clip in one pass.
 
-An encoder processes single frames first, then joins the frames of a window with one valid convolution whose taps are exactly the
-window, then processes whole windows. Each output therefore depends on one window only, and a pass over a clip equals encoding every
-window by itself. It costs a fraction of that, because the work on frames, which windows share, is done once.
+An encoder first processes single frames, then joins the frames of a window with one valid convolution as long as the window, and then
+processes whole windows. Each output therefore depends on one window only, and one pass over a clip gives the same result as encoding
+every window separately. One pass is much cheaper, because the computations on frames, which windows share, are done once.
 
-The audio encoder may also see some audio around its window (``audio_context``), because lips prepare for speech before it is heard,
-and because a search for offsets has the audio around every window anyway. The motion encoder never sees more than its window.
+The audio encoder may also see audio around its window (``audio_context``), because lips move before speech is heard, and because an
+offset search has the audio around every window in any case. The motion encoder never sees more than its window.
 
 Landmarks and features of any floating-point dtype are accepted; they are cast to the dtype of the weights.
 """
@@ -30,7 +30,7 @@ class SyncerConfig:
 
     Attributes:
         audio_features: Coefficients per audio frame.
-        points: Points of a face.
+        points: Number of points of a face.
         motion_channels: Motion features per point, such as the coordinates of a displacement; see
             :func:`avsync.landmarks.motion_features.motion_channels`.
         window: Motion frames per window.
@@ -44,7 +44,7 @@ class SyncerConfig:
         dropout: Dropout of the blocks in training mode.
 
     Raises:
-        ConfigError: A size out of its range.
+        ConfigError: A size is out of range.
     """
 
     audio_features: int = 26
@@ -125,8 +125,8 @@ class MotionEncoder(nn.Module):
             Unnormalised embeddings (batch, frames - window + 1, embed); output ``t`` depends on frames ``t..t + window - 1``.
 
         Raises:
-            ShapeError: Points or channels other than configured.
-            ClipTooShortError: Fewer frames than a window.
+            ShapeError: The points or channels differ from the configuration.
+            ClipTooShortError: There are fewer frames than in a window.
         """
         config = self.config
         check_shape("motion", motion, "batch frames points channels", points=config.points, channels=config.motion_channels)
@@ -182,8 +182,8 @@ class AudioEncoder(nn.Module):
             frames ``t..t + window - 1`` and of ``audio_context`` more frames on both sides.
 
         Raises:
-            ShapeError: Features other than configured, or audio frames that do not fill whole motion frames.
-            ClipTooShortError: Fewer frames than a window.
+            ShapeError: The features differ from the configuration, or the audio frames do not fill whole motion frames.
+            ClipTooShortError: There are fewer frames than in a window.
         """
         check_shape("audio", audio, "batch audio_frames audio_features", audio_features=self.config.audio_features)
         check_floating("audio", audio)

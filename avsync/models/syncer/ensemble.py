@@ -22,11 +22,11 @@ class SyncerEnsembleConfig:
 
     Attributes:
         members: Sizes of the pyramids. Their motion features, regions and widths may differ; their levels, windows, audio features
-            and landmarks may not.
+            and landmarks must be equal.
         weights: Weight of each member, above 0; only the ratios matter.
 
     Raises:
-        ConfigError: No members, members that do not fit together, or weights that are not one positive number per member.
+        ConfigError: There are no members, the members do not match, or there is not one positive weight per member.
     """
 
     members: tuple[SyncerPyramidConfig, ...]
@@ -47,11 +47,11 @@ class SyncerEnsembleConfig:
 
 
 class SyncerEnsemble(MultiScaleSyncer):
-    """Ensemble of pyramids: the cosine of its embeddings is the weighted mean of the members' cosines.
+    """Ensemble of syncer pyramids; the cosine of its embeddings is the weighted mean of the members' cosines.
 
     The unit embeddings of the members, each multiplied by the square root of its share of the weight, are concatenated. Every loss
-    and every metric that accepts the embeddings of one pyramid therefore accepts those of an ensemble; the cost is that of running
-    each member. Pyramids with different motion features fail on different clips, which helps most if clips are short.
+    and every metric that accepts the embeddings of one pyramid therefore accepts those of an ensemble. The cost is the sum of the costs of
+    the members. Pyramids with different motion features fail on different clips, so that an ensemble helps most for short clips.
 
     Args:
         config: Sizes and weights of the members.
@@ -60,7 +60,7 @@ class SyncerEnsemble(MultiScaleSyncer):
 
     Raises:
         ArgumentError: ``config`` is not a :class:`SyncerEnsembleConfig`.
-        ConfigError: ``pyramids`` are not those that ``config`` describes.
+        ConfigError: ``pyramids`` do not match ``config``.
 
     Example:
         >>> names = ("landmarks68-25fps", "landmarks68-25fps-mouth")
@@ -97,7 +97,7 @@ class SyncerEnsemble(MultiScaleSyncer):
             The ensemble, in the mode (train or eval) of its members.
 
         Raises:
-            ConfigError: No members, members that do not fit together, or weights that do not fit them.
+            ConfigError: There are no members, the members do not match, or the weights do not match the members.
         """
         shares = tuple(float(weight) for weight in weights) if weights is not None else (1.0,) * len(pyramids)
         config = SyncerEnsembleConfig(tuple(pyramid.config for pyramid in pyramids), shares)
@@ -113,7 +113,7 @@ class SyncerEnsemble(MultiScaleSyncer):
         lengths: Tensor | None = None,
         levels: Sequence[int] | None = None,
     ) -> list[Tensor]:
-        """Embed all windows of motion; the arguments are those of ``forward``, ``reference`` by default each member's own.
+        """Embed all windows of motion; the arguments are those of ``forward``, and each member has its own default ``reference``.
 
         Returns:
             Embeddings of length 1 of each of ``levels``, (batch, windows, sum of the members' embed).

@@ -42,7 +42,7 @@ class SyncerInterface(NamedTuple):
     landmark_points: int
     """Points of the landmarks."""
     landmark_dims: int
-    """Coordinates of a landmark."""
+    """Coordinates per landmark."""
 
 
 class MultiScaleSyncer(PretrainedModel):
@@ -84,11 +84,11 @@ class MultiScaleSyncer(PretrainedModel):
 
     @property
     def landmark_dims(self) -> int:
-        """Coordinates of a landmark."""
+        """Coordinates per landmark."""
         return self.interface.landmark_dims
 
     def speech_features(self) -> SpeechFeatures | None:
-        """Return a module from waveforms (batch, samples) to the features of the training; None for custom features."""
+        """Return a module from waveforms (batch, samples) to the features used in training; None for custom features."""
         return None if self.interface.audio == "custom" else SpeechFeatures(kind=self.interface.audio)
 
     def embed_motion(
@@ -132,17 +132,17 @@ class MultiScaleSyncer(PretrainedModel):
         Args:
             landmarks: (batch, frames, points, dims) at the full rate, in any unit.
             audio: Features (batch, audio_stride * frames, audio_features) at the full rate.
-            reference: "first", "mean", or the reference face itself, (batch, points, dims); default as configured.
-            lengths: True motion frames of each clip in a padded batch, (batch,). The padding changes nothing.
+            reference: "first", "mean", or the reference face itself, (batch, points, dims); as configured by default.
+            lengths: True motion frames of each clip in a padded batch, (batch,). The padding does not affect the result.
             levels: Levels to embed (default: all).
 
         Returns:
             :class:`Embeddings` of each of ``levels``.
 
         Raises:
-            ShapeError: Wrong shapes, no clip, or audio and landmarks of different durations.
+            ShapeError: The shapes are wrong, there is no clip, or audio and landmarks differ in duration.
             ArgumentError: Landmarks, audio and the model are not on one device, or a level does not exist.
-            ClipTooShortError: A level has less than one window; the message names the shortest possible clip.
+            ClipTooShortError: A level has no complete window; the message names the shortest possible clip.
         """
         check_shape("landmarks", landmarks, "batch frames points dims")
         check_shape("audio", audio, "batch audio_frames audio_features")

@@ -39,7 +39,7 @@ from avsync.pyramid import (
 
 
 class Syncer(nn.Module):
-    r"""Pair of encoders of one level; the cosine of the embeddings is :math:`s(a, x) = \cos(e_a(a), e_x(x))` of equation (3).
+    r"""Pair of encoders of one level; the cosine of their embeddings is :math:`s(a, x) = \cos(e_a(a), e_x(x))` of equation (3).
 
     Args:
         config: Sizes; see :class:`SyncerConfig`.
@@ -70,7 +70,7 @@ class Syncer(nn.Module):
             :class:`Embeddings` of ``frames - window + 1`` windows.
 
         Raises:
-            ShapeError: Wrong shapes, or motion and audio of different durations.
+            ShapeError: The shapes are wrong, or motion and audio differ in duration.
             ArgumentError: Motion, audio and the model are not on one device.
         """
         check_shape("motion", motion, "batch frames points channels")
@@ -80,7 +80,7 @@ class Syncer(nn.Module):
 
 
 _OF_A_LEVEL = ("audio_context", "width")
-"""Fields of :class:`SyncerPyramidConfig` that replace those of its ``syncer`` level by level."""
+"""Fields of :class:`SyncerPyramidConfig` that replace the fields of ``syncer`` level by level."""
 
 
 @dataclass(frozen=True)
@@ -88,27 +88,27 @@ class SyncerPyramidConfig:
     """Sizes of a :class:`SyncerPyramid`: levels that differ only in their audio context and their width.
 
     Attributes:
-        syncer: Sizes of every level's syncer; its ``points`` are those of the region, its ``motion_channels`` the numbers per
-            point of the motion features (:func:`avsync.landmarks.motion_features.motion_channels`).
+        syncer: Sizes of the syncer of every level; ``points`` is the number of points of the region, and ``motion_channels`` the number
+            of motion features per point (:func:`avsync.landmarks.motion_features.motion_channels`).
         num_levels: Levels of the pyramid (the paper: 4).
-        landmark_dims: Coordinates of a landmark, 2 or 3.
-        motion: Motion features: some of "displacement", "shape", "velocity" and "speed"; see
+        landmark_dims: Coordinates per landmark, 2 or 3.
+        motion: Motion features, a selection of "displacement", "shape", "velocity" and "speed"; see
             :func:`avsync.landmarks.motion_features.motion_features`.
         audio: Audio features: "log-mel" or "mfcc" (:class:`avsync.audio.speech.SpeechFeatures`), with which losses and commands
             accept waveforms, or "custom".
         region: Points that the motion encoder sees: "face", "mouth" or "head"; the last two need the 68-point layout.
-        reference: The face that motion is measured from, "first" frame or "mean" face of the clip.
-        audio_context: Motion frames of audio around a window that the audio encoders see, level by level, (levels,), in frames of
+        reference: Face from which motion is measured: "first" frame or "mean" face of the clip.
+        audio_context: Audio before and after a window that the audio encoders see, per level, (levels,), in motion frames of
             the level (:class:`avsync.models.syncer.encoders.SyncerConfig`); empty for the value of ``syncer`` at every level.
-        width: Channels inside the encoders, level by level, (levels,); empty for the value of ``syncer`` at every level.
-        mean_normalisation: Subtract the mean of the features over the given audio (cepstral mean normalisation). Microphones, rooms
-            and the loudness of the clip drop out. Short clips should therefore be given with the audio around them.
-        remove_lips: Subtract from the points of the head what the lips predict of them
-            (:func:`avsync.landmarks.lip_leak.remove_lip_leak`), so that a model of the region "head" follows the head alone.
-        motion_scale: Factor on the displacement in face heights, which brings it to the order of magnitude of 1.
+        width: Channels inside the encoders, per level, (levels,); empty for the value of ``syncer`` at every level.
+        mean_normalisation: Subtract the mean of the features over the given audio (cepstral mean normalisation). The effects of
+            microphone, room and loudness are removed. Short clips should therefore be passed with the audio around them.
+        remove_lips: Subtract the part of the head points that the lips predict
+            (:func:`avsync.landmarks.lip_leak.remove_lip_leak`), so that a model of the region "head" depends on head motion only.
+        motion_scale: Factor on the displacement in face heights, so that its magnitude is about 1.
 
     Raises:
-        ConfigError: An unknown word, or sizes that do not fit the motion or the region.
+        ConfigError: A name is unknown, or the sizes do not match the motion features or the region.
     """
 
     syncer: SyncerConfig = SyncerConfig()
@@ -167,13 +167,13 @@ class SyncerPyramidConfig:
         return replace(self.syncer, **{name: getattr(self, name)[level] for name in _OF_A_LEVEL if getattr(self, name)})
 
     def finest(self, levels: int) -> SyncerPyramidConfig:
-        """Return this config with its finest levels only.
+        """Return this config with only its finest levels.
 
         Args:
             levels: Levels to keep, 1 to ``num_levels``.
 
         Raises:
-            ConfigError: There are not as many levels.
+            ConfigError: ``levels`` is not between 1 and ``num_levels``.
 
         Source: ours.
         """
@@ -196,7 +196,7 @@ class SyncerPyramidConfig:
 
     @property
     def landmark_points(self) -> int:
-        """Points of the landmarks, of which the pyramid selects those of its region."""
+        """Points of the landmarks, from which the pyramid selects the points of its region."""
         return self.syncer.points if self.region == "face" else NUM_POINTS
 
 
@@ -224,7 +224,7 @@ class SyncerPyramid(MultiScaleSyncer):
         super().__init__(interface=config.interface)
         self.config = config
         self.syncers = nn.ModuleList(Syncer(config=self.config.level_syncer(level)) for level in range(self.config.num_levels))
-        # Only pyramids that see shapes have these buffers, so that the files of the others need not hold them.
+        # Only pyramids that need these buffers have them, so that the files of other pyramids do not contain them.
         shape = torch.zeros(NUM_POINTS, config.landmark_dims) if "shape" in config.motion else None
         self.register_buffer("average_shape", shape)
         leak = torch.zeros(LEAK_SHAPE) if config.remove_lips else None
@@ -238,8 +238,8 @@ class SyncerPyramid(MultiScaleSyncer):
         With ``mean_normalisation`` the clips have a mean of 0 already, and ``mean`` is ignored.
 
         Raises:
-            ShapeError: Not one number per feature.
-            ArgumentError: A standard deviation that is not above 0.
+            ShapeError: There is not one number per feature.
+            ArgumentError: A standard deviation is not above 0.
         """
         check_shape("std", std, "audio_features", audio_features=self.config.syncer.audio_features)
         check_positive("std", float(std.min()))
@@ -251,8 +251,8 @@ class SyncerPyramid(MultiScaleSyncer):
     def set_average_shape(self, shape: Tensor) -> None:
         """Set the shape that is subtracted from all shapes, (points=68, dims).
 
-        It should be the mean of :func:`avsync.landmarks.motion_features.local_shape` over speakers. Ignored by a pyramid without the
-        motion feature "shape".
+        The shape should be the mean of :func:`avsync.landmarks.motion_features.local_shape` over speakers. A pyramid without the motion
+        feature "shape" ignores it.
         """
         if self.average_shape is not None:
             points, dims = self.average_shape.shape
@@ -260,9 +260,9 @@ class SyncerPyramid(MultiScaleSyncer):
             self.average_shape.copy_(shape)
 
     def set_lip_leak(self, weights: Tensor) -> None:
-        """Set what :func:`avsync.landmarks.lip_leak.remove_lip_leak` subtracts, (5, 40, 68, 2); it is zero at first.
+        """Set the weights of :func:`avsync.landmarks.lip_leak.remove_lip_leak`, (5, 40, 68, 2), which are initially zero.
 
-        Ignored by a pyramid without ``remove_lips``.
+        A pyramid without ``remove_lips`` ignores them.
         """
         if self.lip_leak is not None:
             lags, lips, points, dims = LEAK_SHAPE
@@ -289,7 +289,7 @@ class SyncerPyramid(MultiScaleSyncer):
         check_same_device("landmarks", landmarks, self._device, "the model")
         self._check_frames("landmarks", landmarks.shape[1], 1, chosen)
         reference = self.config.reference if reference is None else reference
-        if lengths is not None:  # padding may hold NaN, which must not reach even the windows that the mask hides
+        if lengths is not None:  # padding may hold NaN, which must not reach any window, not even masked windows
             landmarks = hold_last_frame(landmarks, landmarks.shape[1], lengths)
         if self.lip_leak is not None:
             landmarks = remove_lip_leak(landmarks, self.lip_leak, lengths=lengths)
@@ -349,13 +349,13 @@ class SyncerPyramid(MultiScaleSyncer):
 def fill_motion_frames(audio: Tensor, frames: int, *, lengths: Tensor | None = None) -> Tensor:
     """Repeat the last audio frame until there are ``frames`` audio frames.
 
-    Halving rounds up, so a level with an odd number of motion frames has up to ``stride - 1`` audio frames too few: 81 motion
-    frames halve to 41, their 324 audio frames to 162 instead of 164.
+    Halving rounds up, so that a level with an odd number of motion frames may lack up to ``stride - 1`` audio frames. For example, 81
+    motion frames become 41, and their 324 audio frames become 162 instead of 164.
 
     Args:
         audio: (batch, audio_frames, coeffs).
-        frames: Audio frames of the result, at least those of ``audio``.
-        lengths: True audio frames of each clip, (batch,); the padding after them is overwritten, too.
+        frames: Audio frames of the result, at least as many as in ``audio``.
+        lengths: True audio frames of each clip, (batch,); the padding after these frames is overwritten, too.
 
     Returns:
         (batch, frames, coeffs).

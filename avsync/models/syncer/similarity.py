@@ -1,7 +1,7 @@
-"""Equation (3): the score of a motion and an audio embedding is their cosine.
+"""Score of equation (3): the cosine of a motion embedding and an audio embedding.
 
-Embeddings of any model are accepted, without normalisation. All functions compute in at least float32, also under autocast, because a
-cosine near 1 has no digits left in half precision.
+Embeddings of any model are accepted, without normalisation. All functions compute in at least float32, also under autocast, because
+half precision cannot resolve cosines near 1.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ _SMALLEST_SQUARED_NORM = 1e-24
 
 
 def unit_norm(embeddings: Tensor) -> Tensor:
-    """Scale each embedding to length 1, in float32 at least.
+    """Scale each embedding to length 1, in at least float32.
 
     Args:
         embeddings: (..., embed), floating point.
 
     Returns:
-        The same shape, float32 or float64. An embedding of zeros stays zeros and receives no gradient, rather than a huge one.
+        The same shape, float32 or float64. An embedding of zeros stays zeros and receives no gradient instead of a very large one.
 
     Raises:
-        ShapeError: Not floating point.
+        ShapeError: The embeddings are not floating point.
 
     Example:
         >>> unit_norm(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
@@ -52,7 +52,7 @@ def cosine_similarity(motion: Tensor, audio: Tensor) -> Tensor:
         (...), in [-1, 1].
 
     Raises:
-        ShapeError: The shapes differ, or not floating point.
+        ShapeError: The shapes differ, or an embedding is not floating point.
 
     Example:
         >>> cosine_similarity(torch.tensor([[2.0, 0.0]]), torch.tensor([[3.0, 0.0]]))
@@ -75,7 +75,7 @@ def half_squared_distance(motion: Tensor, audio: Tensor) -> Tensor:
         (...), in [0, 2].
 
     Raises:
-        ShapeError: The shapes differ, or not floating point.
+        ShapeError: The shapes differ, or an embedding is not floating point.
 
     Example:
         >>> half_squared_distance(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 3.0]]))
