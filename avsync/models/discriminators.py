@@ -1,7 +1,7 @@
-"""Discriminators of section 3.3: of single frames, of windows of a sequence, and of pairs of sequences.
+"""Discriminators of section 3.3, for single frames, windows of a sequence, and pairs of sequences.
 
-They return logits for the losses of :mod:`avsync.losses.adversarial`. Coordinates are centred on the first observed face and divided
-by its height, which are the same for all frames of a clip, so that the discriminators see a face that grows or drifts away. Landmarks
+The discriminators return logits for the losses of :mod:`avsync.losses.adversarial`. Coordinates are centred on the first observed face and divided
+by its height, which are the same for all frames of a clip, so that the discriminators can detect faces that grow or drift away. Landmarks
 of any floating-point dtype are accepted.
 """
 
@@ -45,14 +45,14 @@ class FrameDiscriminatorConfig:
     """Sizes of :class:`FrameDiscriminator`; the defaults are those of the paper's code.
 
     Attributes:
-        points: Points of a face.
-        dims: Coordinates of a point.
+        points: Number of points of a face.
+        dims: Coordinates per point.
         embed: Width of the frame embedding and of the blocks.
         depth: Pointwise ConvNeXt blocks after the embedding.
         expansion: Hidden channels of embedding and blocks, as a multiple of ``embed``.
 
     Raises:
-        ConfigError: An impossible value.
+        ConfigError: A value is impossible.
     """
 
     points: int = 68
@@ -72,19 +72,19 @@ class WindowDiscriminatorConfig:
     """Sizes of :class:`WindowDiscriminator` and :class:`PairDiscriminator`; the defaults are those of the paper's code.
 
     Attributes:
-        points: Points of a face.
-        dims: Coordinates of a point.
+        points: Number of points of a face.
+        dims: Coordinates per point.
         embed: Width of the frame embedding.
         expansion: Hidden channels of the embedding, as a multiple of ``embed``.
         hidden: Size of the LSTM's state.
         windows: Lengths of the windows in frames; the stride is half a window.
         displacement_scale: Factor on the displacement from the first observed face, in face heights. The embedding sees the
             displacement in addition to the coordinates (ours).
-        velocity_scale: Factor on the velocity, in face heights per frame. The embedding sees the velocity, too (ours), because motion
-            that is too slow or too smooth shows in velocities and hardly in positions.
+        velocity_scale: Factor on the velocity, in face heights per frame. The embedding also sees the velocity (ours), because motion
+            that is too slow or too smooth is visible in velocities but hardly in positions.
 
     Raises:
-        ConfigError: An impossible value.
+        ConfigError: A value is impossible.
     """
 
     points: int = 68
@@ -106,7 +106,7 @@ class FrameEmbedding(nn.Module):
     """Embedding of single frames: linear, LayerNorm, linear x4, GELU, linear.
 
     Args:
-        in_features: Numbers per frame.
+        in_features: Number of values per frame.
         embed: Width of the embedding.
         expansion: Hidden channels, as a multiple of ``embed``.
 
@@ -161,13 +161,13 @@ class FrameDiscriminator(PretrainedModel):
         Args:
             landmarks: (batch, frames, points, dims), any unit.
             reference: (batch, points, dims), the first observed face, which centres and scales the frames; the clip's own first
-                frame if None. Give it, because a clip measured by its own first frame hides its size.
+                frame if None. It should be passed, because a clip scaled by its own first frame does not reveal its size.
 
         Returns:
             Logits (batch, frames), high for real.
 
         Raises:
-            ShapeError: Wrong rank, points or dims, or an empty batch.
+            ShapeError: The rank, points or dims are wrong, or the batch is empty.
             ArgumentError: The landmarks and the model are not on one device.
         """
         _check_clip("landmarks", landmarks, self.config.points, self.config.dims)
@@ -205,21 +205,21 @@ def window_starts(observed: int, frames: int, window: int) -> range:
 
 
 class _Segment(NamedTuple):
-    """Steps of the LSTM between two lengths at which states are read."""
+    """LSTM steps between two window lengths at which states are read."""
 
     frames: tuple[int, ...]
     """Frame of the clip for each step and each active start, step by step."""
     active: int
-    """Starts whose windows are not over."""
+    """Number of starts with unfinished windows."""
     read: tuple[int, ...]
-    """Starts whose window ends with this segment."""
+    """Indices of the starts whose window ends with this segment."""
 
 
 class _Plan(NamedTuple):
     """Windows of a clip, arranged so that windows with the same start share their first steps.
 
-    An LSTM that starts from zeros has, after 5 frames of a window of 20, the state of the window of 5 with the same start. 43 frames
-    with windows of 5, 10, 20 and 40 need 200 steps in this way instead of 273, and 40 steps in sequence instead of 78.
+    After 5 frames of a window of 20, an LSTM that starts from zeros has the same state as at the end of the window of 5 with the same
+    start. With windows of 5, 10, 20 and 40, 43 frames need 200 steps instead of 273, and 40 sequential steps instead of 78.
     """
 
     segments: list[_Segment]
@@ -259,13 +259,13 @@ def _plan(observed: int, frames: int, windows: Sequence[int]) -> _Plan:
 
 
 class WindowLSTM(nn.Module):
-    """LSTM of one layer over the windows of a clip: the states at the ends of the windows, all of which start from zeros.
+    """Single-layer LSTM that returns the states at the ends of the windows of a clip; all windows start from zeros.
 
     :class:`torch.nn.LSTM` itself cannot be compiled in one graph. The gates are in the order of :func:`lstm_update`.
 
     Args:
-        in_features: Features of a frame.
-        hidden: Size of the state.
+        in_features: Number of features per frame.
+        hidden: Size of the LSTM state.
 
     Source: ours.
     """
@@ -301,7 +301,7 @@ class WindowLSTM(nn.Module):
         return torch.cat(states)
 
     def _fused(self, embedded: Tensor, segments: Sequence[_Segment]) -> list[Tensor]:
-        # In one piece, as cuDNN wants its weights.
+        # The weights are contiguous in one tensor, as cuDNN requires.
         bias = _reordered(self.gates.bias)
         weights = (_reordered(self.gates.weight), _reordered(self.recurrent), bias, torch.zeros_like(bias))
         pieces = torch.cat([weight.flatten() for weight in weights]).split([weight.numel() for weight in weights])
@@ -486,7 +486,7 @@ class _WindowNetwork(PretrainedModel):
             (n + frames, batch, embed).
 
         Raises:
-            ShapeError: Wrong rank, points or dims, batches that differ, or an empty batch.
+            ShapeError: The rank, points or dims are wrong, or the batches differ or are empty.
             ArgumentError: The landmarks and the model are not on one device.
         """
         config = self.config
@@ -494,7 +494,7 @@ class _WindowNetwork(PretrainedModel):
         _check_clip("landmarks", landmarks, config.points, config.dims, observed.shape[0])
         check_same_device("observed", observed, self.head.beta.device, "the model")
         check_same_device("landmarks", landmarks, self.head.beta.device, "the model")
-        # In one dtype before the concatenation, and in at least float32 before any difference.
+        # Converted to one dtype, at least float32, before concatenation and differences.
         clip = torch.cat([at_least_float32(observed), at_least_float32(landmarks)], dim=1)
         x = normalise(clip).landmarks.flatten(2)
         velocity = F.pad(x[:, 1:] - x[:, :-1], (0, 0, 1, 0))
@@ -504,7 +504,7 @@ class _WindowNetwork(PretrainedModel):
     def _states(
         self, observed: Tensor, landmarks: Tensor, embedded: Tensor | None, fused: bool | None
     ) -> tuple[Tensor, Tensor, _Plan]:
-        """State of the observed frames (batch, hidden), states of all windows (windows, batch, hidden), and their plan."""
+        """Return the state of the observed frames (batch, hidden), the states of all windows, and the plan of the windows."""
         if embedded is None:
             embedded = self.embed(observed, landmarks)
         seen, frames = observed.shape[1], landmarks.shape[1]
@@ -539,17 +539,17 @@ def _rename_weights(network: nn.Module, weights: dict[str, Any], prefix: str, *_
 
 
 class WindowDiscriminator(_WindowNetwork):
-    """Discriminator of sequences in windows of several lengths: D_s in equation (10).
+    """Discriminator of sequences in windows of several lengths, D_s in equation (10).
 
     An LSTM reads each window; its last state is scored against the LSTM's last state on the observed frames. Windows longer than the
     clip are skipped. The score is the mean over the positions of a window, then over the window lengths.
 
     Args:
         config: Sizes; the paper's if None.
-        embedding: A frame embedding to share with another discriminator; a new one if None.
+        embedding: Frame embedding shared with another discriminator; a new embedding if None.
 
     Raises:
-        ArgumentError: ``config`` is of another class, or ``embedding`` does not fit it.
+        ArgumentError: ``config`` is of another class, or ``embedding`` does not match it.
 
     Example:
         >>> discriminator = WindowDiscriminator(WindowDiscriminatorConfig(embed=8, hidden=8))
@@ -576,7 +576,7 @@ class WindowDiscriminator(_WindowNetwork):
             Logits (batch,), high for real.
 
         Raises:
-            ShapeError: Wrong rank, points or dims, batches that differ, or an empty batch.
+            ShapeError: The rank, points or dims are wrong, or the batches differ or are empty.
             ClipTooShortError: No window fits; the message names the shortest length.
             ArgumentError: The landmarks and the model are not on one device.
         """
@@ -584,17 +584,17 @@ class WindowDiscriminator(_WindowNetwork):
 
 
 class PairDiscriminator(_WindowNetwork):
-    """Discriminator of pairs of sequences, against mode collapse: D_j in equation (11).
+    """Discriminator of pairs of sequences, against mode collapse, D_j in equation (11).
 
-    It works as :class:`WindowDiscriminator`, with an LSTM and a head of its own, on the element-wise maximum of the LSTM states of two
-    samples: sample i of the first half of the batch is paired with sample i of the second half.
+    The discriminator has its own LSTM and head and works like :class:`WindowDiscriminator`, but scores the element-wise maximum of the
+    LSTM states of two samples. Sample i of the first half of the batch is paired with sample i of the second half.
 
     Args:
         config: Sizes; the paper's if None.
-        embedding: A frame embedding to share with another discriminator, as the paper's code does; a new one if None.
+        embedding: Frame embedding shared with another discriminator, as in the paper's code; a new embedding if None.
 
     Raises:
-        ArgumentError: ``config`` is of another class, or ``embedding`` does not fit it.
+        ArgumentError: ``config`` is of another class, or ``embedding`` does not match it.
 
     Example:
         >>> discriminator = PairDiscriminator(WindowDiscriminatorConfig(embed=8, hidden=8))
@@ -619,7 +619,7 @@ class PairDiscriminator(_WindowNetwork):
             Logits (batch / 2,), high for real.
 
         Raises:
-            ShapeError: An odd batch, or as in :meth:`WindowDiscriminator.forward`.
+            ShapeError: The batch is odd, or as in :meth:`WindowDiscriminator.forward`.
             ClipTooShortError: No window fits; the message names the shortest length.
             ArgumentError: The landmarks and the model are not on one device.
         """

@@ -1,6 +1,6 @@
-"""Audio pyramid of the generator: feature maps of the audio at 25, 12.5, 6.25 and 3.125 Hz, one per branch.
+"""Audio pyramid of the generator: audio feature maps at 25, 12.5, 6.25 and 3.125 Hz, one per branch.
 
-It is the bottom-up path of a feature pyramid network (paper, section 3.2). Frame j of map i is at motion frame 2^i j. Linear
+The audio pyramid is the bottom-up path of a feature pyramid network (paper, section 3.2). Frame j of map i is at the time of motion frame 2^i j. Linear
 interpolation brings the coarse maps back to the motion rate; a causal pyramid repeats their frames instead.
 """
 
@@ -19,20 +19,20 @@ from avsync.pyramid import AUDIO_FRAMES_PER_FRAME
 
 
 def mirror_audio(audio: Tensor, warm_up: int) -> Tensor:
-    """Put the mirrored beginning of the audio in front of it, as the audio of ``warm_up`` repetitions of one face.
+    """Prepend the mirrored beginning of the audio, as the audio of ``warm_up`` repetitions of one face.
 
-    Audio frame -k is frame k. A clip shorter than the warm-up repeats its last frame before the mirrored part.
+    Audio frame -k is a copy of frame k. A clip shorter than the warm-up repeats its last frame before the mirrored part.
 
     Args:
         audio: (batch, 4 * frames, coeffs).
-        warm_up: Motion frames to put in front.
+        warm_up: Number of motion frames to prepend.
 
     Returns:
         (batch, 4 * (warm_up + frames), coeffs).
 
     Raises:
-        ShapeError: Wrong rank.
-        ClipTooShortError: No audio frame.
+        ShapeError: The rank is wrong.
+        ClipTooShortError: There is no audio frame.
 
     Example:
         >>> mirror_audio(torch.arange(8.0).reshape(1, 8, 1), 1).flatten().tolist()
@@ -52,20 +52,20 @@ def mirror_audio(audio: Tensor, warm_up: int) -> Tensor:
 class StridedConvNeXtBlock(nn.Module):
     """ConvNeXt-1D block that halves the rate: depthwise convolution, LayerNorm, pointwise x4, GELU, pointwise, plus a shortcut.
 
-    :meth:`valid` pads nothing; the padding is an attribute, so that whole clips and streams go through the same code. Output j of a
-    padded clip is centred on input 2j. Output j of a causal block depends on input 2j and earlier inputs; in the stem it depends on
-    input 2j + 1, too, which is the second half of the same motion frame.
+    :meth:`valid` pads nothing; the padding is an attribute, so that whole clips and streams use the same code. Output j of a
+    padded clip is centred on input 2j. Output j of a causal block depends on input 2j and earlier inputs; in the stem it also depends on
+    input 2j + 1, which is the second half of the same motion frame.
 
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         kernel_size: Taps of the depthwise convolution, odd.
         expansion: Hidden channels, as a multiple of ``in_channels``.
-        causal: Depend on nothing after the frame itself.
-        both_halves: A causal block depends on both inputs of the pair 2j, 2j + 1; the input must then have an even length.
+        causal: Use no input after the frame itself.
+        both_halves: Let a causal block depend on both inputs 2j and 2j + 1; the input must then have an even length.
 
     Raises:
-        ArgumentError: An even kernel, or a size that is not positive.
+        ArgumentError: The kernel size is even, or a size is not positive.
 
     Example:
         >>> block = StridedConvNeXtBlock(in_channels=3, out_channels=8, kernel_size=7)
@@ -91,7 +91,7 @@ class StridedConvNeXtBlock(nn.Module):
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ArgumentError(f"`kernel_size`: expected an odd number above 0, got {kernel_size}")
         self.kernel_size = kernel_size
-        # The shortcut takes input 2j, so at least that one lies in the padded window: a kernel of 1 looks at input 2j alone.
+        # The shortcut uses input 2j, so the padded window must contain this input: a kernel of 1 sees only input 2j.
         reach = kernel_size // 2
         ahead = min(1, reach) if both_halves else 0
         self.padding = (kernel_size - 1 - ahead, 0) if causal else (reach, reach)
@@ -102,7 +102,7 @@ class StridedConvNeXtBlock(nn.Module):
         self.shortcut = nn.Linear(in_channels, out_channels, bias=False)
 
     def valid(self, x: Tensor) -> Tensor:
-        """Apply the block to an input that holds its padding.
+        """Apply the block to an input that already contains the padding.
 
         Args:
             x: (batch, frames, in_channels), at least ``kernel_size`` frames.
@@ -121,7 +121,7 @@ class StridedConvNeXtBlock(nn.Module):
 
 
 def upsample_maps(maps: Sequence[Tensor], *, hold: bool = False) -> Tensor:
-    """Bring maps at halving rates back to the length of the first: frame j of map i sits at frame 2^i j.
+    """Upsample maps at halved rates to the length of the first map: frame j of map i is at frame 2^i j.
 
     Args:
         maps: One (batch, ceil(frames / 2^i), channels) for each i = 0, 1, ...
@@ -132,14 +132,14 @@ def upsample_maps(maps: Sequence[Tensor], *, hold: bool = False) -> Tensor:
         (levels, batch, frames, channels).
 
     Raises:
-        ShapeError: The length of a map is not that of its level.
+        ShapeError: The length of a map does not match its level.
 
     Example:
         >>> fine, coarse = torch.zeros(1, 4, 1), torch.tensor([0.0, 2.0]).reshape(1, 2, 1)
         >>> upsample_maps([fine, coarse])[1].flatten().tolist()
         [0.0, 1.0, 2.0, 2.0]
 
-    Source: paper, section 3.2 (maps 2-4 are interpolated back to the length of the finest).
+    Source: paper, section 3.2 (maps 2-4 are interpolated back to the length of the finest map).
     """
     frames = maps[0].shape[1]
     time = torch.arange(frames, device=maps[0].device)
@@ -148,7 +148,7 @@ def upsample_maps(maps: Sequence[Tensor], *, hold: bool = False) -> Tensor:
         length = -(-frames // 2**level)
         if coarse.shape[1] != length:
             raise ShapeError(f"`maps[{level}]`: expected {length} frames for {frames} at level 0, got {describe_shape(coarse)}")
-        # Expanded rather than indexed, because the gradient of an index is an atomic sum, which differs from run to run.
+        # Expanded instead of indexed, because the gradient of indexing is an atomic sum, which differs between runs.
         left = _repeat(coarse, 2**level)[:, :frames]
         if hold:
             result.append(left)
@@ -160,7 +160,7 @@ def upsample_maps(maps: Sequence[Tensor], *, hold: bool = False) -> Tensor:
 
 
 def _repeat(x: Tensor, times: int) -> Tensor:
-    """Repeat every frame of (batch, frames, channels)."""
+    """Repeat every frame of (batch, frames, channels) ``times`` times."""
     return x[:, :, None].expand(-1, -1, times, -1).flatten(1, 2)
 
 
@@ -176,17 +176,17 @@ class AudioPyramid(nn.Module):
         levels: Number of maps.
         stem_kernel: Taps of the two blocks of the stem, odd.
         kernel_size: Taps of the further blocks, odd.
-        causal: Pad at the left only and repeat the frames of the coarse maps, so that vector t depends on no audio frame after 4t + 3.
+        causal: Pad only on the left and repeat the frames of the coarse maps, so that vector t uses no audio frame after 4t + 3.
 
     Raises:
-        ArgumentError: An even kernel, or a size that is not positive.
+        ArgumentError: The kernel size is even, or a size is not positive.
 
     Example:
         >>> pyramid = AudioPyramid(audio_features=26, channels=8, levels=4)
         >>> pyramid(torch.zeros(2, 4 * 10, 26)).shape, pyramid.look_ahead
         (torch.Size([4, 2, 10, 8]), 29)
 
-    Source: paper, section 3.2; kernels and rates from the paper's code; widths and the causal form ours.
+    Source: paper, section 3.2; kernels and rates from the paper's code; widths and the causal form are ours.
     """
 
     audio_mean: Tensor
@@ -235,11 +235,11 @@ class AudioPyramid(nn.Module):
 
     @property
     def look_ahead(self) -> int:
-        """Motion frames of audio after frame t that the vector of frame t depends on.
+        """Number of motion frames of audio after frame t on which the vector of frame t depends.
 
-        Block n (from 0) has inputs 2^n audio frames apart and sees r of them ahead of its centre. The vector of frame t of map i
-        interpolates between the map's frames around t, the later of which is up to 2^i - 1 motion frames ahead. The coarsest map sees
-        farthest: 29 frames, 1.16 s, with the paper's kernels and four maps.
+        Block n (from 0) has inputs 2^n audio frames apart and sees r inputs ahead of its centre. The vector of frame t of map i
+        interpolates between the map's frames around t, the later of which is up to 2^i - 1 motion frames ahead. The coarsest map looks
+        farthest ahead: 29 frames, 1.16 s, with the paper's kernels and four maps.
         """
         if self.causal:
             return 0
@@ -255,8 +255,8 @@ class AudioPyramid(nn.Module):
             std: (coeffs,), above 0.
 
         Raises:
-            ShapeError: Not one number per coefficient.
-            ArgumentError: A mean that is not finite, or a deviation that is not positive and finite.
+            ShapeError: There is not one number per coefficient.
+            ArgumentError: A mean is not finite, or a deviation is not positive and finite.
         """
         coeffs = self.audio_mean.shape[0]
         check_shape("mean", mean, "coeffs", coeffs=coeffs)
@@ -284,7 +284,7 @@ class AudioPyramid(nn.Module):
             For each level i a tensor (batch, ceil(frames / 2^i), channels).
 
         Raises:
-            ShapeError: Wrong rank or number of coefficients, no frame, or a number of audio frames that 4 does not divide.
+            ShapeError: The rank or the number of coefficients is wrong, or the number of audio frames is 0 or not a multiple of 4.
         """
         x = self.embed_audio(audio)
         if audio.shape[1] == 0 or audio.shape[1] % AUDIO_FRAMES_PER_FRAME:

@@ -1,4 +1,4 @@
-"""Equations (6)-(8): the multi-scale autoregressive generator of landmark motion from audio."""
+"""Multi-scale autoregressive generator of landmark motion from audio, equations (6)-(8)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from avsync.pyramid import AUDIO_FRAMES_PER_FRAME
 
 @dataclass(frozen=True)
 class GeneratorConfig:
-    """Sizes and choices of :class:`MultiScaleGenerator`; the defaults are the paper's size.
+    """Sizes and choices of :class:`MultiScaleGenerator`; the defaults have the size of the paper.
 
     The LSTM (one layer, 256), the four branches, the rates of the pyramid and the form of the blocks are those of the paper; the
     kernel of 7 and the branch width (twice the 136 coordinates) are those of its code. ``position_embed``, ``audio_channels``,
@@ -44,8 +44,8 @@ class GeneratorConfig:
 
     Attributes:
         audio_features: Coefficients per audio frame.
-        points: Points of a face.
-        dims: Coordinates of a point.
+        points: Number of points of a face.
+        dims: Coordinates per point.
         hidden: Size of the LSTM's state.
         position_embed: Width of the position embedding.
         audio_channels: Channels of every map of the audio pyramid.
@@ -55,17 +55,17 @@ class GeneratorConfig:
         branch_width: Channels per branch.
         branch_depth: Pointwise ConvNeXt blocks per branch.
         expansion: Hidden channels of the blocks, as a multiple of ``branch_width``.
-        causal: Use no audio after the frame that is generated.
+        causal: Use no audio after the generated frame.
         initial_state: "random" (standard normal LSTM state) or "zeros".
-        displacement_scale: Factor on the displacement from the first observed face, in face heights, that the network sees.
-        velocity_scale: Velocity, in face heights per frame, of an output of 1.
+        displacement_scale: Factor on the displacement from the first observed face, in face heights, for the network input.
+        velocity_scale: Velocity for a network output of 1, in face heights per frame.
         motion_components: 0 lets the branches move every coordinate independently, as the paper does. Above 0, the branches move
             this many principal motions of real faces instead (:meth:`MultiScaleGenerator.set_motion_basis`). The output is then a
             face from the first step on and, in eval mode, goes no farther along a principal motion than real faces do. Without
             principal motions, short training runs distort faces (ours).
 
     Raises:
-        ConfigError: An impossible value.
+        ConfigError: A value is impossible.
     """
 
     audio_features: int = 26
@@ -129,10 +129,10 @@ class StepOutput(NamedTuple):
 
 
 class Rollout:
-    """State of a rollout: the LSTM's state and the displacement of the face from the first observed face.
+    """State of a rollout: the LSTM state and the displacement of the face from the first observed face.
 
-    :meth:`MultiScaleGenerator.start` makes it. The displacement is kept in face heights times ``displacement_scale``, which is what
-    the position embedding reads, and in at least float32, because sums of small velocities have no digits left in half precision.
+    :meth:`MultiScaleGenerator.start` creates it. The displacement is kept in face heights times ``displacement_scale``, which is what
+    the position embedding reads, and in at least float32, because half precision is not accurate enough for sums of small velocities.
     The first observed face itself enters as a constant term.
     """
 
@@ -174,8 +174,8 @@ class Rollout:
             # The basis is in units of typical velocities, and so are `_place`, the position along each motion, and its bounds.
             self._basis, self._analysis = at_least_float32(network.motion_basis), at_least_float32(network.motion_analysis)
             self._place = self._displacement.to(self._analysis.dtype) @ self._analysis / self._scale
-            # Training has no bounds: a face held at one gives no gradient that would bring it back, and the discriminators win. A real
-            # face that is already beyond the usual reach stays where it is.
+            # Training has no bounds, because a face at a bound has no gradient that moves it back, and the discriminators win. A real
+            # face that is already beyond the usual reach keeps its position.
             reach = torch.full_like(network.motion_reach, torch.inf) if network.training else network.motion_reach
             self._reach = torch.maximum(reach.expand_as(self._place), self._place.abs())
 
@@ -198,7 +198,7 @@ class Rollout:
             The new displacement, its velocity and the mask.
 
         Raises:
-            ArgumentError: There is no term, neither here nor from the start, or all frames of the start have been generated.
+            ArgumentError: No term was passed here or at the start, or the terms passed at the start are used up.
         """
         network = self._network
         if term is None:
@@ -227,7 +227,7 @@ class Rollout:
         """Project a velocity (batch, points, dims) onto the principal motions, and limit it to their reach.
 
         Masks differ between landmarks, so the merged velocity may distort a face although no branch does; and sums of velocities may
-        go farther than any real face.
+        exceed the range of real faces.
         """
         place = self._place + velocity.flatten(1).to(basis.dtype) @ self._analysis
         place = torch.minimum(torch.maximum(place, -self._reach), self._reach)
@@ -241,7 +241,7 @@ class Rollout:
 
 
 def _invert_basis(generator: MultiScaleGenerator, *_: object) -> None:
-    """Compute the pseudo-inverse of the principal motions, after they were set or loaded."""
+    """Compute the pseudo-inverse of the principal motions after they are set or loaded."""
     if generator.motion_basis is not None and generator.motion_analysis is not None:
         generator.motion_analysis.copy_(torch.linalg.pinv(at_least_float32(generator.motion_basis)))
 
@@ -257,8 +257,8 @@ class MultiScaleGenerator(PretrainedModel):
     the unit of the input, and the observed frames never move. Landmarks and audio of any floating-point dtype are accepted; the
     output is in at least float32.
 
-    The default sizes have 6.1 million parameters with four branches (2.1 of them in the audio pyramid) and 1.7 million with one (0.3).
-    For an ablation at equal size, ``num_branches=1, branch_width=749`` has 6.1 million, too.
+    The default sizes have 6.1 million parameters with four branches (2.1 of them in the audio pyramid) and 1.7 million with one branch (0.3).
+    For an ablation at equal size, ``num_branches=1, branch_width=749`` also has 6.1 million.
 
     Args:
         config: Sizes and choices; the paper's if None.
@@ -307,7 +307,7 @@ class MultiScaleGenerator(PretrainedModel):
         basis, reach = torch.empty(config.motion_components, coordinates), torch.full((config.motion_components,), math.inf)
         self.register_buffer("motion_basis", nn.init.orthogonal_(basis) if config.motion_components else None)
         self.register_buffer("motion_reach", reach if config.motion_components else None)
-        # The inverse of the basis is kept, because to compute it in a forward pass would stall a GPU.
+        # The inverse of the basis is stored, because computing it in a forward pass would stall a GPU.
         self.motion_analysis: Tensor | None
         self.register_buffer("motion_analysis", basis.t().clone() if config.motion_components else None, persistent=False)
         self.register_load_state_dict_post_hook(_invert_basis)
@@ -324,7 +324,7 @@ class MultiScaleGenerator(PretrainedModel):
 
     @property
     def look_ahead(self) -> int:
-        """Motion frames of audio after a frame that the frame depends on: 29 at the default sizes, 0 if causal."""
+        """Number of motion frames of future audio on which a frame depends: 29 at the default sizes, 0 if causal."""
         return self.audio_pyramid.look_ahead
 
     def branch_blocks(self) -> list[StackedPointwiseBlock]:
@@ -341,11 +341,11 @@ class MultiScaleGenerator(PretrainedModel):
         Args:
             motions: (motion_components, points, dims), in face heights per frame; saved with the weights.
             reach: (motion_components,), largest displacement from the first observed face along each motion, as a multiple of the
-                motion. It holds in eval mode; training has no bounds.
+                motion. The limit applies in eval mode only.
 
         Raises:
             ArgumentError: The generator was built with ``motion_components=0``.
-            ShapeError: Motions, points or dims other than configured.
+            ShapeError: The motions, points or dims differ from the configuration.
         """
         config = self.config
         if self.motion_basis is None or self.motion_reach is None:
@@ -372,7 +372,7 @@ class MultiScaleGenerator(PretrainedModel):
     def draw_state(
         self, batch: int, *, generator: torch.Generator | None = None, device: torch.device | str | None = None
     ) -> Tensor:
-        """Draw the initial hidden and cell state of the LSTM; zeros if the configuration asks for zeros.
+        """Draw the initial hidden and cell state of the LSTM; zeros if so configured.
 
         Args:
             batch: Number of clips.
@@ -400,14 +400,14 @@ class MultiScaleGenerator(PretrainedModel):
             observed: (batch, n, points, dims), any unit.
             terms: (frames, branches, batch, branch_width) from :meth:`audio_terms` for the frames to generate; None if each step gets
                 its own term.
-            generator: Source of the random initial state; torch's default if None.
+            generator: Random generator for the initial state; torch's default if None.
             initial_state: (2, batch, hidden) from :meth:`draw_state`; drawn from ``generator`` if None.
 
         Returns:
             The rollout, before its first generated frame.
 
         Raises:
-            ShapeError: Points or dims other than configured, no clip, or no frame.
+            ShapeError: The points or dims differ from the configuration, or there is no clip or no frame.
             ArgumentError: The observed frames and the model are not on one device.
         """
         check_shape("observed", observed, "batch frames points dims", points=self.config.points, dims=self.config.dims)
@@ -432,16 +432,16 @@ class MultiScaleGenerator(PretrainedModel):
         Args:
             observed: (batch, n, points, dims), any unit; n = 3 in the paper's training.
             audio: (batch, 4 * T, coeffs), the audio of the n observed and the T - n generated frames.
-            generator: Source of the random initial state; torch's default if None.
-            initial_state: (2, batch, hidden) from :meth:`draw_state`; drawn from ``generator`` if None. A CUDA graph needs it given.
+            generator: Random generator for the initial state; torch's default if None.
+            initial_state: (2, batch, hidden) from :meth:`draw_state`; drawn from ``generator`` if None. It is required in a CUDA graph.
             return_masks: Return the masks of equation (8).
 
         Returns:
             Landmarks and velocities (batch, T - n, points, dims), and the masks (batch, T - n, branches, points) or None.
 
         Raises:
-            ShapeError: Wrong rank, points, dims or coefficients, batches that differ, or an empty batch.
-            ClipTooShortError: The audio does not reach beyond the observed frames.
+            ShapeError: The rank, points, dims or coefficients are wrong, or the batches differ or are empty.
+            ClipTooShortError: The audio ends with the observed frames or before.
             ArgumentError: Landmarks, audio and the model are not on one device.
         """
         check_shape("observed", observed, "batch frames points dims", points=self.config.points, dims=self.config.dims)
@@ -481,7 +481,7 @@ class MultiScaleGenerator(PretrainedModel):
             face: (batch, points, dims), any unit.
             audio: (batch, 4 * T, coeffs), of any length.
             warm_up: Repetitions of the face.
-            generator: Source of the random initial state; torch's default if None.
+            generator: Random generator for the initial state; torch's default if None.
             return_masks: Return the masks of equation (8).
 
         Returns:

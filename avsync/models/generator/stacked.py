@@ -1,7 +1,7 @@
 """Linear layers for several branches at once: one batched product instead of one ``Linear`` per branch.
 
 The branches of the generator (section 3.2 of the paper) have the same shape and different inputs. Their weights are one tensor with a
-leading branch axis, so that a step of the rollout costs one batched product per layer, however many branches there are.
+leading branch axis, so that a step of the rollout costs one batched product per layer for any number of branches.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def stacked_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
         (branches, rows, out_features).
 
     Raises:
-        ShapeError: Wrong rank, or sizes that do not match.
+        ShapeError: The rank is wrong, or the sizes do not match.
 
     Example:
         >>> x = torch.tensor([[[1.0, 2.0]], [[3.0, 4.0]]])
@@ -58,7 +58,7 @@ class StackedLinear(nn.Module):
         in_features: Input features per branch.
         out_features: Output features per branch.
         branches: Number of branches.
-        gain: Factor on the usual initial range, 1 / sqrt(in_features).
+        gain: Factor on the usual range of the initial weights, 1 / sqrt(in_features).
 
     Raises:
         ArgumentError: A size is not positive.
@@ -88,7 +88,7 @@ class StackedLinear(nn.Module):
 
 
 def layer_norm(x: Tensor) -> Tensor:
-    """Apply LayerNorm over the last axis without an affine part, which the linear layer that follows can express."""
+    """Apply LayerNorm over the last axis without an affine part, because the following linear layer can express this part."""
     return F.layer_norm(x, x.shape[-1:])
 
 
@@ -96,7 +96,7 @@ class StackedPointwiseBlock(nn.Module):
     """ConvNeXt block with kernel 1 for several branches: LayerNorm, pointwise, GELU, pointwise, residual.
 
     With kernel 1 the depthwise convolution is one scale and shift per channel, and so is the affine part of the LayerNorm. Both are
-    left out, because the pointwise layer that follows can express them (ours).
+    left out, because the following pointwise layer can express them (ours).
 
     Args:
         width: Channels per branch.
@@ -110,7 +110,7 @@ class StackedPointwiseBlock(nn.Module):
         >>> StackedPointwiseBlock(width=6, branches=4)(torch.zeros(4, 2, 6)).shape
         torch.Size([4, 2, 6])
 
-    Source: paper, section 3.2 (one fully connected branch per scale); the block from the paper's code; the stacking ours.
+    Source: paper, section 3.2 (one fully connected branch per scale); the block from the paper's code; the stacking is ours.
     """
 
     def __init__(self, *, width: int, branches: int, expansion: int = 4) -> None:
@@ -136,7 +136,7 @@ def merge_branches(velocities: Tensor, mask_logits: Tensor) -> tuple[Tensor, Ten
         The velocity (batch, points, dims) and the mask (branches, batch, points), which sums to 1 over the branches.
 
     Raises:
-        ShapeError: Shapes that do not agree.
+        ShapeError: The shapes do not match.
 
     Example:
         >>> velocities = torch.tensor([2.0, 4.0]).reshape(2, 1, 1, 1)
@@ -153,7 +153,7 @@ def merge_branches(velocities: Tensor, mask_logits: Tensor) -> tuple[Tensor, Ten
 
 
 def lstm_update(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the new hidden and cell state of an LSTM from its gates before their activations.
+    """Compute the new hidden and cell state of an LSTM from its gates before activation.
 
     The gates are in the order input, forget, output, cell, so that one sigmoid serves three gates.
 
@@ -165,7 +165,7 @@ def lstm_update(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
         Hidden and cell state, (batch, hidden) each, at least float32.
 
     Raises:
-        ShapeError: Sizes that do not match.
+        ShapeError: The sizes do not match.
 
     Example:
         >>> hidden, cell = lstm_update(torch.zeros(1, 4), torch.ones(1, 1))
@@ -178,7 +178,7 @@ def lstm_update(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
     check_shape("gates", gates, "batch gates", batch=cell.shape[0], gates=4 * cell.shape[1])
     gates = at_least_float32(gates)
     size = cell.shape[-1]
-    opening, new = gates.split([3 * size, size], dim=1)  # whose gradient is one concatenation
+    opening, new = gates.split([3 * size, size], dim=1)  # the gradient of a split is one concatenation
     enter, forget, leave = opening.sigmoid().chunk(3, dim=1)
     cell = torch.addcmul(forget * cell, enter, new.tanh())
     return leave * cell.tanh(), cell

@@ -1,9 +1,9 @@
-"""Streaming: the generator one frame at a time.
+"""Streaming form of the generator, one frame at a time.
 
 Audio is pushed one motion frame at a time, and faces are returned as soon as the look-ahead allows.
 
-Every convolution keeps the few inputs that its next output needs, and every map the few frames that are still needed, so that a step
-costs the same time and memory after an hour as after a second. The output equals that of the generator's ``forward``.
+Every convolution stores the few inputs that its next output needs, and every map stores the few frames that are still needed. The time
+and memory of a step are therefore constant. The output equals that of the generator's ``forward``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from avsync.pyramid import AUDIO_FRAMES_PER_FRAME
 
 
 class _BlockStream:
-    """Strided block with the inputs that its next outputs need."""
+    """Strided block together with the inputs that its next outputs need."""
 
     def __init__(self, block: StridedConvNeXtBlock) -> None:
         self.block = block
@@ -47,7 +47,7 @@ class AudioPyramidStream:
     """Streaming form of :class:`~avsync.models.generator.audio_pyramid.AudioPyramid`.
 
     Args:
-        pyramid: The pyramid that is applied.
+        pyramid: The pyramid to apply.
 
     Example:
         >>> pyramid = AudioPyramid(channels=8, levels=1, causal=True)
@@ -82,13 +82,13 @@ class AudioPyramidStream:
 
         Args:
             audio: (batch, audio_frames, coeffs); 0 audio frames are allowed with ``last``.
-            last: Whether the audio ends here; all remaining vectors are then returned.
+            last: True if the audio ends here; all remaining vectors are then returned.
 
         Returns:
             One tensor (levels, batch, channels) per completed motion frame.
 
         Raises:
-            ShapeError: Wrong rank or number of coefficients.
+            ShapeError: The rank or the number of coefficients is wrong.
         """
         x = self.pyramid.embed_audio(audio)
         stem = len(self._blocks) - self.pyramid.levels + 1
@@ -114,18 +114,18 @@ class GeneratorStream:
     """Rollout whose audio arrives one motion frame at a time; the output equals that of the generator's ``forward``.
 
     The audio of the observed frames is pushed first. With a look-ahead of L frames, step k returns frame k - L if that frame is a
-    generated one, and None before.
+    generated one, and None before that.
 
     Args:
         network: The generator.
         observed: (batch, n, points, dims), the frames before the first generated frame, or one face (batch, points, dims), which is
             repeated ``warm_up`` times. Push the audio of these frames first; for a single face,
-            :func:`~avsync.models.generator.audio_pyramid.mirror_audio` makes it.
+            :func:`~avsync.models.generator.audio_pyramid.mirror_audio` returns this audio.
         warm_up: Repetitions of a single face.
-        generator: Source of the random initial state; torch's default if None.
+        generator: Random generator for the initial state; torch's default if None.
 
     Raises:
-        ShapeError: Wrong rank, points or dims.
+        ShapeError: The rank, points or dims are wrong.
 
     Example:
         >>> from avsync.models.generator.model import GeneratorConfig
@@ -160,7 +160,7 @@ class GeneratorStream:
 
     @property
     def look_ahead(self) -> int:
-        """Motion frames of audio after a frame that the frame waits for."""
+        """Number of motion frames of audio after a frame that must arrive before the frame is returned."""
         return self.network.look_ahead
 
     def _advance(self, until: int) -> list[Tensor]:
@@ -184,8 +184,8 @@ class GeneratorStream:
             (batch, points, dims), the next generated face, or None until the look-ahead is filled.
 
         Raises:
-            ShapeError: Not four audio frames of this batch.
-            ArgumentError: The stream was flushed before.
+            ShapeError: ``audio`` is not four audio frames of this batch.
+            ArgumentError: The stream was already flushed.
         """
         self._check_open()
         check_shape("audio", audio, "batch audio_frames coeffs", batch=self._rollout.batch, audio_frames=AUDIO_FRAMES_PER_FRAME)
@@ -203,7 +203,7 @@ class GeneratorStream:
             (batch, frames, points, dims), at most ``look_ahead`` frames.
 
         Raises:
-            ArgumentError: The stream was flushed before.
+            ArgumentError: The stream was already flushed.
         """
         self._check_open()
         self._ended = True
