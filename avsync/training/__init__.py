@@ -1,6 +1,6 @@
 """Training of syncers, generators and the motion autoencoder on Lightning Fabric (extra "train").
 
-Names are imported when they are first asked for, so that ``import avsync.training`` costs nothing.
+Names are imported on first access, so that ``import avsync.training`` is fast.
 """
 
 from __future__ import annotations

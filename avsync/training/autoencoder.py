@@ -1,4 +1,4 @@
-"""Training of the motion autoencoder behind the Frechet motion distance."""
+"""Training of the motion autoencoder that the Frechet motion distance uses."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from avsync.training.schedule import cosine_schedule, set_learning_rate
 
 @dataclass(frozen=True)
 class AutoencoderTrainingConfig:
-    """Settings of the motion autoencoder's training (ours).
+    """Training settings of the motion autoencoder (ours).
 
     Attributes:
         steps: Optimisation steps.
-        batch_size: Crops in a batch.
-        frames: Frames of a crop, at least one window; motion is measured from the crop's first face, as in the metric.
+        batch_size: Crops per batch.
+        frames: Frames per crop, at least one window; motion is relative to the first face of the crop, as in the metric.
         learning_rate: Peak rate of AdamW.
         weight_decay: Decay of AdamW.
         warm_up: Steps of linear warm-up before the cosine.
-        velocity_weight: Weight of the velocity's error; the displacement's has weight 1.
-        quickness_weight: Weight of the quickness's error.
+        velocity_weight: Weight of the velocity error; the displacement error has weight 1.
+        quickness_weight: Weight of the quickness error.
         grad_clip: Largest gradient norm.
-        seed: Seed of crops and augmentation.
+        seed: Seed of the crops and the augmentation.
     """
 
     steps: int = 3000
@@ -53,12 +53,12 @@ class AutoencoderTrainingConfig:
 
 
 def autoencoder_loss(model: MotionAutoencoder, motion: Tensor, config: AutoencoderTrainingConfig) -> dict[str, Tensor]:
-    """Compute the loss of one batch of windows, and its parts.
+    """Compute the loss of one batch of windows and the parts of the loss.
 
     Args:
         model: The autoencoder.
-        motion: Windows of displacement, (batch, window, points, dims), as :meth:`MotionAutoencoder.windows` cuts them.
-        config: The weights of the parts.
+        motion: Windows of displacement, (batch, window, points, dims), as :meth:`MotionAutoencoder.windows` returns them.
+        config: Weights of the parts.
 
     Returns:
         The weighted sum "loss"; its parts "motion" and "velocity", errors as shares of the signal's power (1: nothing is
@@ -111,7 +111,7 @@ def train_motion_autoencoder(
         The history of the loss and its parts.
 
     Raises:
-        ClipTooShortError: ``config.frames`` are fewer than a window, or no clip is as long.
+        ClipTooShortError: ``config.frames`` is less than one window, or no clip has as many frames.
 
     Source: ours.
     """

@@ -90,7 +90,7 @@ class Records:
                 raise DivergedError(f"`{key}` is {number} at step {step}")
 
     def close_interval(self, step: int) -> dict[str, float]:
-        """Enter the means since the last entry into the history, and return them."""
+        """Add the means since the last entry to the history, and return the means."""
         self.collect()
         means = {key: sum(values) / len(values) for key, values in self.recent.items()}
         self.recent.clear()
@@ -98,7 +98,7 @@ class Records:
         return means
 
     def enter(self, step: int, values: Mapping[str, float]) -> None:
-        """Enter values into the history."""
+        """Add values to the history."""
         for key, value in values.items():
             self.history.setdefault(key, []).append((step, float(value)))
 
@@ -109,7 +109,7 @@ class Records:
         return {"history": points, "recent": {key: list(values) for key, values in self.recent.items()}}
 
     def restore(self, values: Mapping[str, Any]) -> None:
-        """Restore what :meth:`as_dict` returned."""
+        """Restore the return value of :meth:`as_dict`."""
         self.history = {key: [(int(at), float(value)) for at, value in points] for key, points in values["history"].items()}
         self.recent = {key: [float(value) for value in collected] for key, collected in values["recent"].items()}
 
@@ -134,7 +134,7 @@ def train_loop(
 ) -> History:
     """Run ``step`` for steps 1 to ``steps``, record the values that it returns and keep checkpoints.
 
-    With several processes all run the steps; the first alone evaluates, shows, logs and writes checkpoints. With a checkpoint folder,
+    With several processes, all run the steps; only the first evaluates, shows, logs and writes checkpoints. With a checkpoint folder,
     Ctrl-C and SIGTERM save the state after the current step (with several processes: after the next logged one) and then stop the run.
 
     Args:
@@ -162,7 +162,7 @@ def train_loop(
         CheckpointError: No checkpoint to resume from is good, it was written with other settings, the folder is in use by another run,
             or a checkpoint cannot be written.
         DivergedError: A scalar that ``step`` returned, or a tensor of the state, is not finite. Such a state is never saved.
-        TrainingInterrupted: SIGINT or SIGTERM came, and the state was saved.
+        TrainingInterrupted: SIGINT or SIGTERM was received, and the state was saved.
         MissingExtraError: tqdm or, for logs, tensorboard is not installed (extra "train").
     """
     if steps < 1:
@@ -267,7 +267,7 @@ def side_by_side(values: Mapping[str, float]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _explained(name: str, store: CheckpointStore | None) -> Iterator[None]:
-    """Complete the message of a :class:`DivergedError` by what is left and what to do."""
+    """Complete the message of a :class:`DivergedError` with the last good checkpoint and a remedy."""
     try:
         yield
     except DivergedError as error:
@@ -280,7 +280,7 @@ def _explained(name: str, store: CheckpointStore | None) -> Iterator[None]:
 
 
 def _agree(number: int | None, late: bool, fabric: Any, *, logged: bool) -> tuple[int | None, bool]:
-    """Agree over processes on a signal that came to one of them, and on a checkpoint that is due by the clock of one of them.
+    """Share among processes a signal that one of them received, and a checkpoint that is due by the clock of one of them.
 
     Several processes agree at logged steps only, where they wait for each other anyway.
     """
@@ -303,7 +303,7 @@ def _save(
     *,
     due: bool,
 ) -> None:
-    """Write a checkpoint that is due, or that is the best so far, which the first process alone knows."""
+    """Write a checkpoint that is due or the best so far; only the first process knows the best."""
     content = take_state(state, step=step, settings=dict(settings), **records.as_dict())
     best = store.is_best(records.history, step)
 

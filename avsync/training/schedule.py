@@ -1,4 +1,4 @@
-"""Schedules of the learning rate, as factors on the rate that an optimiser was made with."""
+"""Learning rate schedules, as factors of the initial rate of an optimiser."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def step_schedule(step: int, steps: int, *, decay_at: float = 70 / 75, factor: f
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Set every group's rate to ``factor`` times the rate that it was made with (kept as ``initial_lr``).
+    """Set the learning rate of every group to ``factor`` times its initial rate (kept as ``initial_lr``).
 
-    A rate that is a tensor, as CUDA graphs need it, is changed in place.
+    A rate that is a tensor, as CUDA graphs require, is changed in place.
     """
     for group in optimizer.param_groups:
         if "initial_lr" not in group:

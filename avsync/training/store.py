@@ -25,13 +25,13 @@ class CheckpointStore:
     """Folder with the last checkpoints of a training run (``step-00000200.ckpt``, ...) and its best (``best.ckpt``).
 
     Args:
-        folder: The folder; made when it is locked or written to first. It belongs to one run.
-        keep: Number of last checkpoints to keep; with 2 or more, one is left if the newest is damaged.
-        best: Name of the evaluated value by which the best is chosen, such as "acc0"; None keeps no best.
+        folder: Folder of one run; created when it is first locked or written to.
+        keep: Number of last checkpoints to keep; with 2 or more, an older checkpoint remains if the newest is damaged.
+        best: Name of the evaluated value that selects the best checkpoint, such as "acc0"; None keeps no best.
         mode: Whether the best has the largest value ("max") or the smallest ("min").
 
     Raises:
-        ArgumentError: ``keep`` is not positive, or the mode unknown.
+        ArgumentError: ``keep`` is not positive, or ``mode`` is unknown.
 
     Example:
         >>> CheckpointStore("runs/syncers", keep=2, best="acc0").steps()
@@ -56,26 +56,26 @@ class CheckpointStore:
         return self.folder / f"step-{step:08d}.ckpt"
 
     def steps(self) -> list[int]:
-        """Return the steps whose checkpoints are in the folder, good or not, in order."""
+        """Return the steps of all checkpoints in the folder, damaged ones included, in order."""
         if not self.folder.is_dir():
             return []
         matches = (_NAME.fullmatch(file.name) for file in self.folder.iterdir())
         return sorted(int(match[1]) for match in matches if match)
 
     def last_path(self) -> Path | None:
-        """Return the path of the newest checkpoint of this run; None before its first."""
+        """Return the path of the newest checkpoint of this run, or None before the first checkpoint."""
         steps = [] if self._new_run else self.steps()
         return self.path(steps[-1]) if steps else None
 
     @contextlib.contextmanager
     def lock(self, *, seconds: float | None = None) -> Iterator[None]:
-        """Hold the folder, so that no other run writes into it; the system frees it when the process ends or is killed.
+        """Lock the folder against other runs; the system releases the lock when the process ends or is killed.
 
         Args:
             seconds: Time to wait for a folder in use; None for ``LOCK_SECONDS``.
 
         Raises:
-            CheckpointError: Another run holds the folder, or the folder cannot be made.
+            CheckpointError: Another run holds the folder, or the folder cannot be created.
             MissingExtraError: filelock is not installed (extra "train").
         """
         filelock = import_extra("filelock", "train")
@@ -102,13 +102,13 @@ class CheckpointStore:
                 held.release()
 
     def newest_good(self) -> int | None:
-        """Return the last step whose checkpoint is whole; a warning names every later one that is damaged, and why.
+        """Return the last step with an undamaged checkpoint, and warn about every later checkpoint that is damaged.
 
         Returns:
             The step, or None if the folder holds no checkpoint.
 
         Raises:
-            CheckpointError: There are checkpoints, and all are damaged.
+            CheckpointError: The folder holds checkpoints, and all are damaged.
         """
         reasons = []
         for step in reversed(self.steps()):
@@ -127,7 +127,7 @@ class CheckpointStore:
     def load(
         self, step: int, state: Mapping[str, Stateful], *, accept: Callable[[Mapping[str, Any]], None] | None = None
     ) -> dict[str, Any]:
-        """Restore the checkpoint of a step, and continue from there: later ones will be replaced.
+        """Restore the checkpoint of a step and continue from there; later checkpoints will be replaced.
 
         Args:
             step: One of :meth:`steps`.
@@ -148,20 +148,20 @@ class CheckpointStore:
         """Restore the best checkpoint; see :meth:`load`.
 
         Raises:
-            CheckpointError: There is none, it is damaged, or it belongs to other objects.
+            CheckpointError: The best checkpoint is missing, damaged, or belongs to other objects.
         """
         return load_checkpoint(self.best_path, state)
 
     def save(self, step: int, content: Mapping[str, Any], *, is_best: bool = False) -> None:
-        """Write a checkpoint, then remove those that are too many.
+        """Write a checkpoint, then remove the oldest checkpoints beyond ``keep``.
 
         Args:
-            step: The step after which it was taken.
-            content: What :func:`avsync.training.checkpoint.take_state` returned.
-            is_best: Keep it as the best, too.
+            step: Step after which the state was taken.
+            content: Return value of :func:`avsync.training.checkpoint.take_state`.
+            is_best: Also keep the checkpoint as the best.
 
         Raises:
-            CheckpointError: It cannot be written; the message names the last good one, which still exists.
+            CheckpointError: The checkpoint cannot be written; the message names the last good checkpoint, which still exists.
         """
         self._remove_unfinished()
         try:
@@ -176,7 +176,7 @@ class CheckpointStore:
             left = "there is none before it" if last is None else f"the last good one is {last}"
             raise CheckpointError(f"{error}; {left}") from error
         self._flush_names()
-        # A new run replaces the files of an earlier one, but only when it has something to put in their place.
+        # A new run removes the files of an earlier run only after its own first checkpoint is written.
         if self._new_run and not is_best:
             self.best_path.unlink(missing_ok=True)
         known = [other for other in self.steps() if other <= step]
@@ -204,7 +204,7 @@ class CheckpointStore:
                 temporary.write_bytes(self.best_path.read_bytes())
 
     def _remove_unfinished(self) -> None:
-        """Remove files that a killed run left half-written; nobody reads them, but they fill the disk."""
+        """Remove the half-written files of a killed run, which are never read and fill the disk."""
         if self.folder.is_dir():
             for file in self.folder.iterdir():
                 if _UNFINISHED.fullmatch(file.name):

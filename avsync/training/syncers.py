@@ -242,13 +242,13 @@ class SyncerSteps:
         return [embed_single_windows(self.pyramid, batch, config.fine_frames), *coarse]
 
     def _window_weights(self, batch: Batch, windows: list[int]) -> list[Tensor | None]:
-        """Weight of each window of the levels, which have ``windows`` windows; None if all count alike."""
+        """Return the weight of each window of the levels, which have ``windows`` windows; None if all weights are equal."""
         config, levels = self.config, self.levels
         if config.pause_weight == 1:
             return [None] * len(levels)
         window = self.pyramid.config.syncer.window
         weights = speech_weights(batch.speech, levels[-1] + 1, window=window, pause_weight=config.pause_weight)
-        # Level 0 may see the beginning of the crops alone.
+        # Level 0 may use only the beginning of the crops.
         return [weights[level][:, :count] for level, count in zip(levels, windows, strict=True)]
 
 
@@ -257,7 +257,7 @@ def lip_leak(bank: CropBank, *, frames: int = 100) -> Tensor:
 
     Args:
         bank: Clips of the 68-point layout.
-        frames: Length of the crops that the clips are cut into; shorter clips are left out.
+        frames: Frames per crop; shorter clips are left out.
 
     Returns:
         The weights, (5, 40, 68, 2).
@@ -285,7 +285,7 @@ def train_syncers(
         config: Settings.
         fabric: A launched Lightning Fabric (:func:`avsync.training.processes.make_fabric`).
         augment: Augmentation of the clips; None for none.
-        levels: The levels to train; None for all. The others stay as they are.
+        levels: Levels to train; None for all. The other levels are not changed.
         compiled: Compile the pyramid with ``torch.compile``; ``benchmarks/bench_compile.py`` measures the gain. Batches of
             single windows (``window_share``) are not compiled.
         name: Label of the progress bar.

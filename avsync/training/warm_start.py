@@ -1,9 +1,10 @@
-"""Coarse levels that begin where finer ones ended.
+"""Warm start of coarse pyramid levels from the weights of the next finer level.
 
-Speech has no scale of its own: what a syncer has learnt of windows of 400 ms holds, played slower, for windows of 800 ms, of which a
-corpus has half as many. A level that begins with the finer level's weights is better before its first step than one trained from
-nothing, and few steps at a small rate are then enough, too few to learn the training clips by heart. Several such runs stay so close
-to where they began that the mean of their weights is a network too, and a better one than any of them.
+Speech has no scale of its own: features learnt on windows of 400 ms, slowed down, also hold for windows of 800 ms.
+A corpus has half as many of the longer windows. A level that starts from the finer level's weights is better before its
+first step than a level trained from scratch. A few steps at a small learning rate are then enough, and too few to memorise
+the training clips. The weights of several such runs stay close to their common start. Their mean is therefore a working
+network, and better than the network of any single run.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from avsync.training.syncers import train_syncers
 
 @dataclass(frozen=True)
 class WarmStartConfig:
-    """Settings of levels that begin with the weights of the finer level (all ours).
+    """Settings of the levels that start from the weights of the next finer level (all ours).
 
     Attributes:
-        first_level: The finest of them; the levels below it are trained from nothing.
-        steps: Optimisation steps of each of them.
-        learning_rate: Peak rate of each of them.
-        runs: Training runs of each of them, on other crops, the mean of whose weights is kept.
+        first_level: Finest level with a warm start; the finer levels are trained from scratch.
+        steps: Optimisation steps of each of these levels.
+        learning_rate: Peak learning rate of each of these levels.
+        runs: Training runs of each of these levels, on different crops; the mean of their weights is kept.
     """
 
     first_level: int = 2
@@ -61,28 +62,28 @@ def train_finest_first(
     name: str = "syncers",
     **options: Any,
 ) -> dict[str, History]:
-    """Train fine levels from nothing, then each coarser one from the weights of the level before it.
+    """Train the fine levels from scratch, then each coarser level from the weights of the next finer level.
 
     Args:
         pyramid: Trained in place.
         bank: Clips to train on.
-        config: How the fine levels are trained, and, but for steps and rate, the coarse ones.
-        warm_start: Which levels are coarse, and their steps and rate.
+        config: Settings of the fine levels, and of the coarse levels except for steps and learning rate.
+        warm_start: First coarse level, steps, learning rate and runs of the coarse levels.
         fabric: A launched Lightning Fabric (:func:`avsync.training.processes.make_fabric`).
-        augment: How clips are varied; None for not at all.
-        checkpoint: Folder in which each stage keeps its state in a folder of its own; None keeps nothing.
-        resume: Go on where an earlier run stopped; stages that had ended are read from their last checkpoint.
-        evaluate: Called with the step number of the stage; what it returns is logged.
-        name: What the progress bar is called.
-        **options: Further ones of :func:`avsync.training.syncers.train_syncers`, for every stage.
+        augment: Augmentation of the clips; None for none.
+        checkpoint: Folder with one subfolder of checkpoints per stage; None keeps nothing.
+        resume: Continue an earlier run; finished stages are read from their last checkpoint.
+        evaluate: Function that takes the step number of the stage and returns values to log.
+        name: Label of the progress bar.
+        **options: Further options of :func:`avsync.training.syncers.train_syncers`, for every stage.
 
     Returns:
-        The history of each stage, by its name: "fine", "level2-run0", ...
+        The history of each stage, by stage name: "fine", "level2-run0", ...
 
     Raises:
-        ConfigError: Levels that begin with a finer one's weights differ from it in ``audio_context`` or ``width``.
+        ConfigError: A level with a warm start differs from the finer level in ``audio_context`` or ``width``.
 
-    Source: ours; means of the weights of several runs are known as model soups.
+    Source: ours; the mean of the weights of several runs is known as a model soup.
     """
     fine = list(range(min(warm_start.first_level, pyramid.num_levels)))
     if len({pyramid.config.level_syncer(level) for level in range(fine[-1], pyramid.num_levels)}) > 1:
@@ -114,7 +115,7 @@ def train_finest_first(
         found = []
         for run in range(warm_start.runs):
             pyramid.syncers[level].load_state_dict(finer)
-            # Another seed: other crops than the stages before have seen.
+            # A different seed, so that the crops differ from those of the earlier stages.
             train(f"level{level}-run{run}", [level], replace(later, seed=config.seed + 10 * level + run))
             found.append(_weights(pyramid, level))
         mean = {key: torch.stack([weights[key] for weights in found]).mean(dim=0) for key in finer}

@@ -1,7 +1,7 @@
 """Convergence doctor: checks a corpus before training, measures vital signs during it, and diagnoses the history afterwards.
 
 * :func:`~avsync.training.doctor.examination.examine` looks at a corpus (``avsync doctor CORPUS`` on the command line);
-* :func:`~avsync.training.doctor.overfit.overfit_batch` learns one batch by heart;
+* :func:`~avsync.training.doctor.overfit.overfit_batch` trains until one batch is memorised;
 * :func:`~avsync.training.doctor.vitals.vital_signs` measures embeddings at every step;
 * :func:`~avsync.training.doctor.diagnosis.diagnose` interprets a history.
 """

@@ -1,4 +1,4 @@
-"""Lag scans: do lips and audio move together, at which lag, and at which rate? Without a trained model, and with one."""
+"""Lag and frame rate between lip motion and audio, estimated with and without a trained model."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from avsync.training.doctor.findings import Finding
 from avsync.training.doctor.tracks import Array, Tracks
 
 REACH = 25
-"""Frames searched to both sides: one second."""
-_FAR = 40  # frames; what is correlated from REACH to here is chance, and tells how strong chance is
+"""Largest lag searched in both directions, in frames: one second."""
+_FAR = 40  # frames; correlations at lags from REACH to here estimate the chance level
 _FPS = 25.0
 RATES = (10.0, 12.0, 12.5, 15.0, 20.0, 23.0, 24.0, 25.0, 27.2, 30.0, 31.25, 50.0, 60.0)
-"""Frame rates at which the motion is tried. Rates of audio that are confused stretch it alike: 44.1 kHz taken for 48 is 27.2."""
+"""Frame rates tried for the motion. A wrong audio rate has the same effect: 44.1 kHz read as 48 kHz gives 27.2."""
 _PAIRS = (("speed", "flux"), ("opening", "energy"), ("speed", "energy"))
 _SURE = 7.0  # standard deviations above chance
 _ENOUGH_SECONDS = 60.0
@@ -31,13 +31,13 @@ class LagPeak(NamedTuple):
     offset_frames: float
     """Lag of the motion after the audio, to a fraction of a frame; positive: the audio is early."""
     height: float
-    """Correlation there."""
+    """Correlation at the peak."""
     sureness: float
     """Height of the peak above chance, in standard deviations of chance."""
 
 
 class LagScan:
-    """Correlates the speed of the lips with the changes of the audio, pooled over clips and by speaker.
+    """Correlation of lip speed with changes of the audio at each lag, pooled over clips and per speaker.
 
     Example:
         >>> from avsync.corpus.synthetic.talker import synthetic_clip
@@ -62,7 +62,7 @@ class LagScan:
         return np.arange(-_FAR, _FAR + 1, dtype=np.float64)
 
     def add(self, tracks: Tracks, *, speaker: str) -> None:
-        """Take in a clip; less than a second of it is left out."""
+        """Add a clip to the scan; clips shorter than one second are ignored."""
         frames = len(tracks.speed)
         if frames < _FPS:
             return
@@ -80,18 +80,18 @@ class LagScan:
             np.add(rate_count, pairs, out=rate_count)
 
     def curve(self, speaker: str | None = None) -> Array:
-        """Correlation at each lag, of one speaker or of all."""
+        """Return the correlation at each lag, for one speaker or for all."""
         chosen = self._speakers.values() if speaker is None else [self._speakers[speaker]]
         zeros = np.zeros(2 * _FAR + 1)
         total, count = sum((t for t, _ in chosen), zeros), sum((c for _, c in chosen), zeros)
         return _ratio(total, count)
 
     def peak(self, speaker: str | None = None) -> LagPeak:
-        """Return the peak of the curve of one speaker, or of all."""
+        """Return the peak of the curve for one speaker or for all."""
         return _peak(self.curve(speaker))
 
     def rate_peaks(self) -> dict[float, LagPeak]:
-        """Return the peaks of the curve with the motion played at each of :data:`RATES`."""
+        """Return the peak of the curve for the motion resampled from each of :data:`RATES`."""
         return {rate: _peak(_ratio(total, count)) for rate, (total, count) in self._rates.items()}
 
 
@@ -102,7 +102,7 @@ def _standard(values: Array) -> Array:
 
 
 def _correlate(motion: Array, sound: Array) -> tuple[Array, Array]:
-    """Sum of the products at each lag of the motion, and how many there are."""
+    """Return the sum of the products and their number at each lag of the motion."""
     length = min(len(motion), len(sound))
     padded = np.pad(_standard(motion[:length]), _FAR)
     shifted = np.lib.stride_tricks.sliding_window_view(padded, length)
@@ -132,13 +132,13 @@ def _in_words(offset: float) -> str:
 
 
 def check_alignment(scan: LagScan) -> list[Finding]:
-    """Complaints about alignment and rates, from an untrained scan.
+    """Report problems of alignment and frame rate from a scan without a trained model.
 
     Args:
-        scan: With all clips in it.
+        scan: Scan with all clips added.
 
     Returns:
-        At most one finding about the whole and one about speakers.
+        At most one finding about the corpus and one about speakers.
     """
     seconds = sum(scan.seconds.values())
     peak, rates = scan.peak(), scan.rate_peaks()
@@ -193,19 +193,19 @@ def _list_offsets(offsets: dict[str, float]) -> str:
 
 
 def check_distances(speakers: Sequence[str], distances: Array, *, least_crops: int = 2) -> list[Finding]:
-    """Complaints about alignment from a trained syncer.
+    """Report problems of alignment from the distances of a trained syncer.
 
     Args:
         speakers: Speaker of each crop.
         distances: Mean distances of each crop at the offsets from ``+V`` down to ``-V`` frames of 40 ms, (crops, 2 V + 1), as in
             :class:`avsync.metrics.offset.SyncOffset`.
-        least_crops: A speaker with fewer is not judged.
+        least_crops: Fewest crops of a speaker that is evaluated.
 
     Returns:
-        A finding about the whole, and one about speakers if any is out of sync.
+        A finding about the corpus, and one about speakers if any speaker is out of sync.
 
     Raises:
-        ArgumentError: As many speakers as crops were not given.
+        ArgumentError: The numbers of speakers and crops differ, or both are 0.
     """
     if len(speakers) != len(distances) or not len(speakers):
         raise ArgumentError(f"`speakers`: expected one per crop, of {len(distances)}, got {len(speakers)}")

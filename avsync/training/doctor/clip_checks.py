@@ -1,4 +1,4 @@
-"""Complaints about single clips: audio that is not there, faces that do not move, points and units that are not what they should be."""
+"""Checks of single clips: missing audio, faces that do not move, wrong order of points and wrong units."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from avsync.training.doctor.clip_facts import ClipFacts
 from avsync.training.doctor.findings import Finding
 
 SILENT_SECONDS = 5.0
-"""A stretch this long in which nobody speaks is mentioned."""
+"""Shortest segment without speech that is reported, in seconds."""
 STILL_SECONDS = 1.0
-"""A face in which no point moves for so long is not a face."""
+"""Shortest time without motion of any point that is reported as a fault, in seconds."""
 _FAINT_DB = -60.0
 _CLIPPED_SHARE = 0.02
 _STILL_MOUTH = 0.002  # face heights: a detector's noise alone is about this
@@ -34,13 +34,13 @@ _FAULTS = {
 
 
 def check_facts(facts: Sequence[ClipFacts]) -> list[Finding]:
-    """All complaints that need one clip at a time, or the clips' numbers side by side.
+    """Report the faults of single clips and of the comparison between clips.
 
     Args:
-        facts: Of every clip that could be read.
+        facts: Facts of every clip that could be read.
 
     Returns:
-        Findings, one a kind of fault, each with the ids of its clips.
+        One finding per kind of fault, each with the ids of its clips.
     """
     findings = []
 

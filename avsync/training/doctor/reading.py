@@ -70,7 +70,7 @@ def read_clips(folder: str | os.PathLike[str], entries: Iterable[dict[str, Any]]
 
 
 def sound_clips(clips: Iterable[Clip], bad: list[Finding]) -> Iterator[Clip]:
-    """Each clip of a list that keeps the promises of the format; the others go to ``bad``."""
+    """Yield the clips that conform to the format; a finding for every other clip is added to ``bad``."""
     for clip in clips:
         try:
             check_clip(clip)
@@ -83,10 +83,10 @@ def sound_clips(clips: Iterable[Clip], bad: list[Finding]) -> Iterator[Clip]:
 
 
 def check_index(entries: Iterable[dict[str, Any]]) -> list[Finding]:
-    """Complaints about ids that come twice and speakers in two splits.
+    """Report duplicate ids and speakers in more than one split.
 
     Args:
-        entries: With ``id``, ``speaker`` and ``split``.
+        entries: Index entries with ``id``, ``speaker`` and ``split``.
 
     Returns:
         Findings.

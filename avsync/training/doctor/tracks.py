@@ -1,4 +1,4 @@
-"""Curves of a clip that need no model: how fast the lips move and how fast the audio changes, 25 times per second."""
+"""Curves of a clip that need no model: lip speed and rate of change of the audio, at 25 values per second."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from avsync.landmarks.layouts import MOUTH, NOSE, NUM_POINTS
 
 Array = npt.NDArray[np.float64]
 
-_RANGE_DB = 50.0  # bands are not followed further below the clip's loudest: there is the noise of the recorder
+_RANGE_DB = 50.0  # levels are clamped to this range below the clip's maximum, because lower levels are recorder noise
 
 
 class Tracks(NamedTuple):
-    """A clip's curves. The first four have one value a landmark frame."""
+    """Curves of a clip. The first four have one value per landmark frame."""
 
     speed: Array
     """Mean speed of the lips relative to the nose, in face heights per frame."""
     opening: Array
-    """Distance of the inner lips in face heights; zeros if the points are not the 68."""
+    """Distance of the inner lips in face heights; zeros if the layout does not have 68 points."""
     flux: Array
-    """Compute how fast the bands of the audio rise, in decibels per frame."""
+    """Mean rise of the audio bands, in decibels per frame."""
     energy: Array
     """Mean level of the bands, in decibels."""
     bands: Array
-    """(4 * frames, 26), the log-mel features."""
+    """Log-mel features, (4 * frames, 26)."""
     height: float
     """Median height of the face, in the unit of the landmarks."""
 
 
 def clip_tracks(clip: Clip) -> Tracks:
-    """Measure a clip.
+    """Compute the curves of a clip.
 
     Args:
-        clip: A clip that keeps the promises of its format (:func:`avsync.corpus.clip.check_clip`), at 25 frames per second.
+        clip: A clip that conforms to the format (:func:`avsync.corpus.clip.check_clip`), at 25 frames per second.
 
     Returns:
         The tracks.
@@ -69,7 +69,7 @@ def clip_tracks(clip: Clip) -> Tracks:
 
 
 def _to_frames(values: Array) -> Array:
-    """From 100 to 25 values per second, centred on the landmark frames: value 4 k belongs to frame k."""
+    """Resample from 100 to 25 values per second, centred on the landmark frames: value 4 k belongs to frame k."""
     padded = np.pad(values, 2, mode="edge")
     weights = np.array([0.5, 1.0, 1.0, 1.0, 0.5]) / 4
     smooth: Array = np.convolve(padded, weights, mode="valid")

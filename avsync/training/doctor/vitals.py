@@ -1,4 +1,4 @@
-"""A few numbers per step that tell whether syncers learn, cheap enough to be taken at every step."""
+"""Vital signs of syncer training, cheap enough to compute at every step."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def vital_signs(
     levels: Sequence[int] | None = None,
     max_clips: int = 8,
 ) -> dict[str, Tensor]:
-    """Measure how well each level separates aligned windows from others, and whether its embeddings live.
+    """Measure the separation of aligned from misaligned windows and the spread of the embeddings at each level.
 
-    For every window the similarity with its own audio is compared with that of the window half a clip away:
+    The similarity of every window's audio to its own motion is compared with that to the motion half a clip away:
 
     * ``gap``: mean cosine of aligned pairs less that of misaligned ones; 0 at chance, and before anything is learnt;
     * ``in_sync``, ``off_sync``: share of the aligned pairs above, and of the misaligned below, the middle of the two means; 0.5 at
-      chance, 1 where every pair is told right;
+      chance, 1 if every pair is classified correctly;
     * ``spread``: 1 less the squared length of the mean unit embedding, for the modality where it is smaller; 1 for embeddings in
       all directions, 0 for embeddings that have collapsed into one;
     * ``temperature``: that of the loss, if given;
@@ -38,15 +38,15 @@ def vital_signs(
         embedded: The embeddings of each level, as :class:`avsync.models.syncer.pyramid.SyncerPyramid` returns them.
         temperatures: The temperature of each level's loss.
         gradient_norms: The norm of each level's gradient, before clipping.
-        levels: Number of each level, where they are not all levels from 0 on.
-        max_clips: Only so many clips of the batch are looked at.
+        levels: Number of each level; None for all levels from 0.
+        max_clips: Largest number of clips of the batch that are evaluated.
 
     Returns:
         Scalars by name and level: ``gap0``, ``in_sync0``, ``off_sync0``, ``spread0``, ... On the device of the embeddings, without
         waiting for it.
 
     Raises:
-        ArgumentError: As many temperatures, gradient norms or numbers as levels were not given.
+        ArgumentError: The number of temperatures, gradient norms or level numbers differs from the number of levels.
 
     Example:
         >>> windows = torch.eye(8)[None]
@@ -74,10 +74,10 @@ def vital_signs(
 
 
 def loss_temperatures(losses: Iterable[nn.Module]) -> list[float | Tensor] | None:
-    """The temperature of each level's loss as it is now; None if any has none.
+    """Return the current temperature of each level's loss, or None if a loss has no temperature.
 
     Args:
-        losses: One per level, such as :class:`avsync.losses.info_nce.InfoNCE` or :class:`avsync.losses.all_pairs.AllPairsInfoNCE`.
+        losses: One loss per level, such as :class:`avsync.losses.info_nce.InfoNCE` or :class:`avsync.losses.all_pairs.AllPairsInfoNCE`.
 
     Returns:
         Numbers or scalar tensors, for :func:`vital_signs`.
@@ -102,7 +102,7 @@ def loss_temperatures(losses: Iterable[nn.Module]) -> list[float | Tensor] | Non
 
 def _signs_of_level(windows: Embeddings, max_clips: int) -> dict[str, Tensor]:
     audio, motion = (F.normalize(x[:max_clips].detach().float(), dim=-1) for x in (windows.audio, windows.motion))
-    # The only window of a clip has no partner in it, so the next clip's has to do.
+    # A clip with a single window has no second window, so the next clip's window is used.
     shift, axis = (motion.shape[1] // 2, 1) if motion.shape[1] > 1 else (1, 0)
     aligned = torch.linalg.vecdot(audio, motion)
     other = torch.linalg.vecdot(audio, motion.roll(shift, axis))
