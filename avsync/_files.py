@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and the gate through which files of unknown origin are read."""
+"""Files: atomic writing, and safe reading of files of unknown origin."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ _TEMPORARY = re.compile(rf"\..+-{_HOST}-(\d+)-\w+(\.\w+)?")
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path next to ``path``; when the block ends without an exception, it replaces ``path``.
 
-    The content is flushed to disk before the rename, so a crash leaves the old file or the new one, never half of one. The temporary
-    name holds the host and the process, so that :func:`sweep_temporaries` can tell whether its writer still runs.
+    The content is flushed to disk before the rename, so a crash leaves either the complete old file or the complete new one.
+    The temporary name contains the host and the process, so that :func:`sweep_temporaries` can check whether the writer still
+    runs.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +43,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        # mkstemp makes files private; a finished file gets the permissions that any new file would.
+        # mkstemp makes files private; a finished file gets the default permissions of new files.
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
@@ -53,7 +54,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 def sweep_temporaries(folder: str | os.PathLike[str]) -> None:
     """Remove the temporary files that killed processes of this host left in a folder; the files of running processes stay."""
-    if os.name != "posix":  # elsewhere os.kill with signal 0 is not a question but a signal
+    if os.name != "posix":  # on other systems os.kill with signal 0 ends the process instead of checking it
         return
     for file in Path(folder).iterdir():
         match = _TEMPORARY.fullmatch(file.name)
@@ -66,28 +67,28 @@ def _runs(process: int) -> bool:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:  # it runs, as another user
+    except PermissionError:  # it runs as another user
         return True
     return True
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write ``value`` as indented JSON, whole or not at all."""
+    """Write ``value`` as indented JSON, completely or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 @contextmanager
 def untrusted(error: type[AvsyncError], message: str) -> Iterator[None]:
-    """Raise ``error`` for whatever goes wrong in the block: the one gate for the content of files of unknown origin.
+    """Convert any exception in the block to ``error``; all files of unknown origin are read inside such a block.
 
-    A damaged or hostile file can make its reader raise almost anything: RecursionError for deep JSON, MemoryError and OverflowError for
-    sizes in a header, TypeError and AttributeError for values of other types, tokenize errors from NumPy. Keep the block small: read,
-    check and convert one file. Exceptions of the type ``error`` pass unchanged.
+    A damaged or hostile file can cause almost any exception: RecursionError for deep JSON, MemoryError and OverflowError for
+    sizes in a header, TypeError and AttributeError for values of other types, tokenize errors from NumPy. Keep the block small:
+    read, check and convert one file. Exceptions of the type ``error`` pass unchanged.
 
     Args:
         error: The exception to raise, CheckpointError or CorpusError.
-        message: Beginning of its message: the argument or the file.
+        message: Beginning of the error message: the argument or the file.
     """
     try:
         yield
@@ -99,7 +100,7 @@ def untrusted(error: type[AvsyncError], message: str) -> Iterator[None]:
 
 
 def check_regular(path: str | os.PathLike[str], *, most_bytes: int | None = None) -> int:
-    """Return the size of a regular file; a FIFO or a device, which may never end, raises OSError, a larger file ValueError."""
+    """Return the size of a regular file; raise OSError for FIFOs and devices, and ValueError for larger files."""
     status = Path(path).stat()
     if not stat.S_ISREG(status.st_mode):
         raise OSError(f"expected a regular file, got {path}")
@@ -121,15 +122,15 @@ def read_json(
     Args:
         path: The file.
         error: The exception to raise, CheckpointError or CorpusError.
-        message: Beginning of its message; the path by default.
-        most_bytes: Largest file that is read.
-        most_depth: Deepest nesting of lists and objects.
+        message: Beginning of the error message; the path by default.
+        most_bytes: Largest accepted file size, in bytes.
+        most_depth: Largest accepted nesting depth of lists and objects.
 
     Returns:
         The value.
 
     Raises:
-        AvsyncError: ``error``, if the file is missing, no regular file, too large, nested too deeply or no JSON.
+        AvsyncError: ``error``, if the file is missing, not a regular file, too large, nested too deeply or not JSON.
     """
     with untrusted(error, message or str(path)):
         check_regular(path, most_bytes=most_bytes)
@@ -156,20 +157,20 @@ def parse_json(text: str | bytes, *, most_depth: int = 32) -> Any:
 def read_npz(
     path: str | os.PathLike[str], *, error: type[AvsyncError], message: str | None = None, most_bytes: int = 1 << 31
 ) -> dict[str, npt.NDArray[Any]]:
-    """Read a NumPy archive of unknown origin; sizes are checked in the headers before any array is made.
+    """Read a NumPy archive of unknown origin; sizes in the headers are checked before arrays are allocated.
 
     Args:
         path: The file.
         error: The exception to raise, CheckpointError or CorpusError.
-        message: Beginning of its message; the path by default.
-        most_bytes: Largest sum of all arrays, unpacked.
+        message: Beginning of the error message; the path by default.
+        most_bytes: Largest accepted total size of the unpacked arrays, in bytes.
 
     Returns:
         The arrays, by name.
 
     Raises:
-        AvsyncError: ``error``, if the file is missing or damaged, holds Python objects, or its arrays are larger than ``most_bytes`` or than
-            the file's own index states.
+        AvsyncError: ``error``, if the file is missing or damaged, holds Python objects, or its arrays are larger than
+            ``most_bytes`` or than the file's own index states.
     """
     with untrusted(error, message or str(path)):
         check_regular(path)
@@ -203,7 +204,7 @@ def _read_array(file: Any, size: int) -> npt.NDArray[Any]:
         count *= length  # Python's integers do not overflow, NumPy's do
     if count * dtype.itemsize > size:
         raise ValueError(f"expected at most {size} bytes, got shape {shape} of {dtype}")
-    # Empty arrays and types of no bytes would pass the bound with any shape.
+    # Empty arrays and dtypes of zero bytes would pass the size check with any shape.
     if max(shape, default=0) > max(size, 1):
         raise ValueError(f"expected at most {size} bytes, got shape {shape} of {dtype}")
     content = file.read(count * dtype.itemsize)
@@ -218,15 +219,16 @@ def check_outputs(
     inputs: Iterable[str | os.PathLike[str]] = (),
     overwrite: bool = False,
 ) -> None:
-    """Raise unless all outputs can be written without the loss of any file. Call it with everything before any work begins.
+    """Raise an error unless all outputs can be written without loss of any file; call this function before any work begins.
 
     Args:
-        outputs: The argument that named each output, for the message, and the file. Folders on the way need not exist.
-        inputs: Files that are read. None of them may be an output, by whatever name, link or spelling, with or without ``overwrite``.
-        overwrite: Accept outputs that exist, unless they are read-only.
+        outputs: (argument, file) of each output; the argument is named in the error message. Parent folders need not exist.
+        inputs: Input files. No output may be an input under any name, link or spelling, even with ``overwrite``.
+        overwrite: Accept existing outputs that are not read-only.
 
     Raises:
-        ArgumentError: An output is an input, exists, is read-only or no regular file, comes twice, or its folder cannot be written.
+        ArgumentError: An output is an input, exists, is read-only or not a regular file, occurs twice, or its folder is not
+            writable.
 
     Example:
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -245,7 +247,7 @@ def check_outputs(
         path = Path(name)
         if not read.isdisjoint(_identities(path)):
             raise ArgumentError(f"`{argument}`: expected a file that is not read, got {path}, an input")
-        # File systems differ in whether A.mp4 and a.mp4 are one file, and in how they spell accents.
+        # File systems differ in case sensitivity and in the encoding of accents.
         place = (os.path.realpath(path.parent), unicodedata.normalize("NFC", path.name).casefold())
         if place in taken:
             raise ArgumentError(f"`{argument}`: expected a file of its own, got {path} and {taken[place]}")
@@ -254,7 +256,7 @@ def check_outputs(
 
 
 def _identities(path: Path) -> set[object]:
-    """Everything by which another path to the same file can be recognised."""
+    """Return keys by which another path to the same file is recognised."""
     found: set[object] = {os.path.realpath(path)}
     with suppress(OSError, ValueError):
         status = path.stat()
@@ -266,12 +268,12 @@ def _check_writable(argument: str, path: Path, overwrite: bool) -> None:
     if path.is_dir():
         raise ArgumentError(f"`{argument}`: expected a file, got {path}, a folder")
     if os.path.lexists(path):
-        if path.exists() and not path.is_file():  # a device or a pipe, whose place a finished file would take
+        if path.exists() and not path.is_file():  # a device or a pipe, which a finished file would replace
             raise ArgumentError(f"`{argument}`: expected a regular file, got {path}")
         if not overwrite:
             option = "--overwrite" if argument.startswith("--") else "overwrite=True"
             raise ArgumentError(f"`{argument}`: expected a new file, got {path}, which exists; {option} replaces it")
-        # An administrator may write what is read-only, but whoever made it so did not want it replaced.
+        # An administrator can write read-only files, but a read-only file should not be replaced.
         if path.exists() and (not path.stat().st_mode & 0o222 or not os.access(path, os.W_OK)):
             raise ArgumentError(f"`{argument}`: expected a file that can be written, got {path}, which is read-only")
     folder = next(parent for parent in (path.absolute()).parents if os.path.lexists(parent))

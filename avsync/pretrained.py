@@ -1,11 +1,12 @@
-"""A model on disk: one folder with ``model.safetensors`` and ``config.json``, read strictly and never unpickled.
+"""Models on disk: one folder with ``model.safetensors`` and ``config.json``, checked strictly and never unpickled.
 
-``model.safetensors`` alone is the whole model: plain tensors, and in the metadata the class, the config and a checksum of all of these, so
-that a reader never combines weights with the config of another save. ``config.json`` repeats class and config for people and other tools.
-``calibration.json``, if there is one, names the checksum of the weights that it was fitted to (:mod:`avsync.metrics.calibration`).
+``model.safetensors`` contains the complete model: the tensors, and in the metadata the class, the config and a checksum of all
+of them, so that weights are never combined with the config of another save. ``config.json`` repeats the class and the config
+for readers and other tools. ``calibration.json`` is optional and holds the checksum of the weights that it was fitted to
+(:mod:`avsync.metrics.calibration`).
 
-The pretrained models of the package lie below ``avsync/weights`` and are read by their names without a network; any other name is a folder
-or, with the extra ``hub``, a repository of the Hugging Face hub.
+The pretrained models of the package are in ``avsync/weights`` and are read by name, without network access. Any other name is a
+folder or, with the extra ``hub``, a repository of the Hugging Face hub.
 """
 
 from __future__ import annotations
@@ -34,29 +35,29 @@ from avsync._files import check_regular, parse_json, read_json, replacing, sweep
 from avsync.errors import ArgumentError, CheckpointError, ConfigError
 
 FORMAT = 3
-"""Version of the folder's layout. Version 1 had no checksums and is still read; version 2 had packed weights and is not."""
+"""Version of the folder's layout. Version 1 (without checksums) is still supported, version 2 (packed weights) is not."""
 
 WEIGHTS = Path(__file__).parent / "weights"
-"""The folder of the pretrained models."""
+"""Folder of the pretrained models."""
 FILES = ("config.json", "model.safetensors")
-"""The two files of a model."""
+"""Files of a model."""
 CALIBRATION = "calibration.json"
-"""The file next to the weights that turns the distances of syncers into probabilities."""
+"""Optional file next to the weights, for converting the distances of syncers to probabilities."""
 
 _ROOMS = ("avsync.models", "avsync.losses", "avsync.evaluation.syncnet")
-"""Modules that define the package's own models; imported by name when a model is read, because this file lies below them."""
+"""Modules with the models of the package; imported by name when a model is read, because they import this module."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class PretrainedModel(torch.nn.Module):
-    """Base class of models that :func:`from_pretrained` finds by the name of their class.
+    """Base class of models that :func:`from_pretrained` finds by class name.
 
-    A subclass names the dataclass of its config as ``config_class`` and takes it as its keyword argument ``config``.
+    A subclass sets ``config_class`` to the dataclass of its config and accepts the config as the keyword argument ``config``.
 
     Attributes:
         config_class: Dataclass of the config.
-        config: The config of this model.
-        weights_checksum: Checksum of the file that the weights were read from; None for a model that was not read from a file.
+        config: Config of this model.
+        weights_checksum: Checksum of the file of the weights; None if the model was not read from a file.
 
     Source: ours.
     """
@@ -67,7 +68,7 @@ class PretrainedModel(torch.nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], *, revision: str | None = None) -> Self:
-        """Read a model of this class, or of one that derives from it.
+        """Read a model of this class or of a subclass.
 
         Args:
             folder: A folder or a name; see :func:`model_folder`.
@@ -86,7 +87,7 @@ Model = TypeVar("Model", bound=torch.nn.Module)
 
 
 def _classes(model_class: type[torch.nn.Module]) -> dict[str, type[torch.nn.Module]]:
-    """Return a class and all that derive from it, by their names."""
+    """Return a class and all its subclasses, by name."""
     found = {model_class.__name__: model_class}
     for derived in model_class.__subclasses__():
         found |= _classes(derived)
@@ -97,7 +98,7 @@ def pretrained_models(model_class: type[torch.nn.Module] | None = None) -> tuple
     """Return the names of the pretrained models of the package, sorted.
 
     Args:
-        model_class: Only models of this class or one that derives from it; None for all.
+        model_class: Class of the models, including subclasses; None for all models.
 
     Example:
         >>> "landmarks68-25fps" in pretrained_models()
@@ -115,8 +116,8 @@ def pretrained_models(model_class: type[torch.nn.Module] | None = None) -> tuple
 def model_folder(name: str | os.PathLike[str], *, revision: str | None = None) -> Path:
     """Return the folder of a model.
 
-    An existing folder comes first, then the pretrained models of the package, then, for a name such as ``"someone/model"``, the Hugging
-    Face hub, whose own cache keeps downloads.
+    The name is looked up as an existing folder first, then among the pretrained models of the package. A name such as
+    ``"someone/model"`` is then looked up on the Hugging Face hub, which caches downloads.
 
     Args:
         name: A folder, the name of a pretrained model (:func:`pretrained_models`), or a repository of the hub.
@@ -127,8 +128,8 @@ def model_folder(name: str | os.PathLike[str], *, revision: str | None = None) -
 
     Raises:
         CheckpointError: No such folder, model or repository exists, or the hub cannot be reached.
-        ArgumentError: ``revision`` is given for something that is not on the hub.
-        MissingExtraError: The name is one of the hub and huggingface_hub is not installed.
+        ArgumentError: ``revision`` is given for a model that is not on the hub.
+        MissingExtraError: The model is on the hub and huggingface_hub is not installed.
 
     Example:
         >>> model_folder("landmarks68-25fps").name
@@ -150,23 +151,23 @@ def model_folder(name: str | os.PathLike[str], *, revision: str | None = None) -
     hub = import_extra("huggingface_hub", "hub")
     try:
         return Path(hub.snapshot_download(text, revision=revision, allow_patterns=[*FILES, CALIBRATION, "README.md"]))
-    except (OSError, ValueError) as error:  # its own errors derive from these: no such repository, no network, a bad name
+    except (OSError, ValueError) as error:  # errors of huggingface_hub derive from these
         raise CheckpointError(f"`folder`: {text!r} is no folder, and the hub cannot provide it: {error}") from error
 
 
 def save_pretrained(model: torch.nn.Module, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> None:
-    """Write a model's config and weights.
+    """Write the config and the weights of a model.
 
-    A crash at any moment leaves the old model or the new one. A ``calibration.json`` of other weights is removed.
+    After a crash, the folder holds either the old model or the new one. A ``calibration.json`` of other weights is removed.
 
     Args:
         model: A module with ``config_class`` and ``config``, such as :class:`avsync.models.syncer.pyramid.SyncerPyramid`.
-        folder: Where to write; created if missing. Files of an earlier model are replaced.
-        dtype: Type that floating-point weights are stored in, such as ``torch.float16``; None keeps theirs. Weights are read into the
-            model's own type.
+        folder: Output folder; created if missing. Files of an earlier model are replaced.
+        dtype: Storage type of floating-point weights, such as ``torch.float16``; None keeps the type of the model. Weights are
+            converted to the type of the model when they are read.
 
     Raises:
-        ArgumentError: ``model`` has no config, or a weight is not finite, in itself or in ``dtype``.
+        ArgumentError: ``model`` has no config, or a weight is not finite, before or after the conversion to ``dtype``.
 
     Example:
         >>> import tempfile
@@ -195,7 +196,7 @@ def save_pretrained(model: torch.nn.Module, folder: str | os.PathLike[str], *, d
     description = {"format": FORMAT, "class": type(model).__name__, "config": config_to_dict(config)}
     checksum = _checksum(description, weights)
     target = Path(folder)
-    with replacing(target / FILES[1]) as temporary:  # this rename replaces the model; the rest only follows
+    with replacing(target / FILES[1]) as temporary:  # this rename replaces the model; all later steps are secondary
         save_file(weights, temporary, metadata={"avsync": json.dumps(description), "sha256": checksum})
     write_json(target / FILES[0], description | {"weights": checksum})
     calibration = target / CALIBRATION
@@ -205,7 +206,7 @@ def save_pretrained(model: torch.nn.Module, folder: str | os.PathLike[str], *, d
 
 
 def _checksum(description: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of a description and of the names, types, shapes and bytes of all weights, in hexadecimal digits."""
+    """Compute the SHA-256 of a description and of the names, types, shapes and bytes of all weights, as hexadecimal digits."""
     digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
     for name in sorted(weights):
         value = weights[name]
@@ -215,7 +216,7 @@ def _checksum(description: Mapping[str, Any], weights: Mapping[str, Tensor]) -> 
 
 
 def _fitted_to(calibration: Path) -> str | None:
-    """Return the checksum of the weights that a calibration belongs to; None if it names none."""
+    """Return the checksum of the weights that a calibration was fitted to; None if the file has no checksum."""
     try:
         return cast("str | None", read_json(calibration, error=CheckpointError).get("weights"))
     except (CheckpointError, AttributeError):
@@ -223,7 +224,7 @@ def _fitted_to(calibration: Path) -> str | None:
 
 
 def stored_checksum(folder: str | os.PathLike[str]) -> str | None:
-    """Return the checksum that the weights in a folder state; None without such weights.
+    """Return the checksum in the metadata of the weights in a folder; None if there are no weights or no checksum.
 
     Args:
         folder: The folder.
@@ -245,17 +246,17 @@ def stored_checksum(folder: str | os.PathLike[str]) -> str | None:
 
 
 def _metadata(content: bytes) -> dict[str, str]:
-    """Return the metadata of a safetensors file: its first eight bytes are the length of a header in JSON."""
+    """Return the metadata of a safetensors file; the first eight bytes are the length of the JSON header."""
     metadata: dict[str, str] = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
     return metadata
 
 
 def _stored(source: Path) -> tuple[dict[str, Any], dict[str, Tensor], str | None]:
-    """Return description, weights and checksum of the model in a folder."""
+    """Read the description, the weights and the checksum of the model in a folder."""
     path = source / FILES[1]
     with untrusted(CheckpointError, f"`folder`: {source} cannot be read"):
         check_regular(path)
-        # The file is read once, because a save may replace it meanwhile; safe_open would open it twice.
+        # The file is read once, because a save may replace it at any time; safe_open would open it twice.
         content = path.read_bytes()
         weights, metadata = load(content), _metadata(content)
     written = read_json(
@@ -271,7 +272,8 @@ def _stored(source: Path) -> tuple[dict[str, Any], dict[str, Tensor], str | None
         _check_format(source, description, FORMAT)
         if metadata["sha256"] != _checksum(description, weights):
             raise CheckpointError(f"`folder`: {path} is damaged: its content does not have the checksum that it states")
-    # A config.json with another checksum is of another save: a save has been interrupted, or runs now. The weights are whole in any case.
+    # A config.json with another checksum belongs to another save, which was interrupted or is running. The weights are
+    # complete.
     checksum = metadata["sha256"]
     if written.get("weights") == checksum and written != description | {"weights": checksum}:
         raise CheckpointError(f"`folder`: {source / FILES[0]} is not the config that the weights next to it were saved with")
@@ -321,9 +323,9 @@ def _largest(values: Any) -> int:
 
 
 def _built(model_class: Any, values: Any, weights: Mapping[str, Tensor]) -> torch.nn.Module:
-    """Build a model and load its weights; sizes are compared with those of the file before any memory is taken."""
+    """Build a model and load its weights; sizes are compared with the file before memory is allocated."""
     numbers = sum(value.numel() for value in weights.values())
-    if _largest(values) > max(numbers, 10_000):  # a loop over so many levels or blocks would not end
+    if _largest(values) > max(numbers, 10_000):  # a larger number of levels or blocks would take too long to build
         raise ConfigError(f"expected no size above {max(numbers, 10_000)}, as the file has {numbers} numbers, got a larger one")
     config = config_from_dict(model_class.config_class, values)
     with _at_most(len(weights), numbers), torch.device("meta"):
@@ -348,12 +350,12 @@ def from_pretrained(folder: str | os.PathLike[str], *, model_class: None = None,
 def from_pretrained(
     folder: str | os.PathLike[str], *, model_class: type[torch.nn.Module] | None = None, revision: str | None = None
 ) -> torch.nn.Module:
-    """Read a pretrained model, or one that :func:`save_pretrained` wrote.
+    """Read a pretrained model or a model written by :func:`save_pretrained`.
 
     Args:
-        folder: The folder, or a name; see :func:`model_folder`.
-        model_class: Expected class: the model is of this class or of one that derives from it. None for any model of the package and
-            any other :class:`PretrainedModel`.
+        folder: A folder or a name; see :func:`model_folder`.
+        model_class: Expected class of the model, including subclasses; None for any model of the package and any other
+            :class:`PretrainedModel`.
         revision: Branch, tag or commit of a repository of the hub.
 
     Returns:
@@ -361,7 +363,7 @@ def from_pretrained(
 
     Raises:
         CheckpointError: A file is missing or damaged, holds another class, or its weights do not fit its config.
-        MissingExtraError: The name is one of the hub and huggingface_hub is not installed.
+        MissingExtraError: The model is on the hub and huggingface_hub is not installed.
 
     Example:
         >>> from_pretrained("landmarks68-25fps").num_levels
@@ -390,15 +392,15 @@ def from_pretrained(
 
 ConfigT = TypeVar("ConfigT")
 Value = TypeVar("Value")
-_ADDED_LATER = "added_later"  # mark in the metadata of a field
-_FORMERLY = "formerly"  # the same, with the field's name in older files
+_ADDED_LATER = "added_later"  # key in the metadata of a field
+_FORMERLY = "formerly"  # key in the metadata of a field, with the name of the field in older files
 
 
 def added_later(default: Value) -> Value:
-    """Return a field of a config that older files may lack.
+    """Declare a field of a config that may be missing in older files.
 
     Args:
-        default: Value of a missing field; it must mean the earlier behaviour.
+        default: Value of a missing field; it must preserve the earlier behaviour.
 
     Returns:
         The field, for the body of a dataclass.
@@ -414,7 +416,7 @@ def added_later(default: Value) -> Value:
 
 
 def renamed(default: Value, *, formerly: str) -> Value:
-    """Declare a field of a config that older files hold under another name.
+    """Declare a field of a config that has another name in older files.
 
     Args:
         default: Default of the field.
@@ -449,7 +451,7 @@ def config_from_dict(config_class: type[ConfigT], values: Mapping[str, Any]) -> 
 
     Args:
         config_class: The dataclass to build.
-        values: Exactly the fields of the config; those that were added later may be missing.
+        values: Exactly the fields of the config; fields declared by :func:`added_later` may be missing.
 
     Returns:
         An instance of ``config_class``.
@@ -487,7 +489,7 @@ def _plain(value: Any) -> Any:
 
 
 def _typed(name: str, hint: Any, value: Any) -> Any:
-    """``value`` as ``hint`` wants it; JSON has no tuples and writes 1.0 as it likes, so those two are converted."""
+    """Convert ``value`` to the type ``hint``; JSON has no tuples and may write 1.0 as 1, so only tuples and floats change."""
     if dataclasses.is_dataclass(hint):
         return config_from_dict(typing.cast(Any, hint), value)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
@@ -515,7 +517,7 @@ def _typed(name: str, hint: Any, value: Any) -> Any:
 
 
 def _any_of(name: str, hints: list[Any], value: Any) -> Any:
-    """``value`` as the first of ``hints`` that it fits."""
+    """Convert ``value`` to the first type in ``hints`` that fits."""
     for hint in hints[:-1]:
         try:
             return _typed(name, hint, value)

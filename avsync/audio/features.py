@@ -1,12 +1,12 @@
 """Audio features: log-mel energies and MFCCs, on ``torch.stft``, differentiable and batched.
 
-The library relies on this alignment: audio frame ``s`` is centred on sample ``hop_length * s``. With the defaults (16 kHz, hop 160)
-there are 100 frames per second, motion frame ``k`` of a 25 fps clip is at sample ``640 k``, and audio frame ``4 k`` is centred on the
-same sample. A clip of ``640 T`` samples has exactly ``4 T`` frames: the additional frame of a centred transform, centred on the sample
-after the last, is dropped. The ends are padded by reflection.
+The library relies on this alignment: audio frame ``s`` is centred on sample ``hop_length * s``. With the defaults (16 kHz, hop
+160) there are 100 frames per second, motion frame ``k`` of a 25 fps clip is at sample ``640 k``, and audio frame ``4 k`` is
+centred on the same sample. A clip of ``640 T`` samples has exactly ``4 T`` frames. A centred transform has one more frame,
+centred on the sample after the last one, which is dropped. The ends are padded by reflection.
 
-The numbers agree with ``torchaudio.transforms.MelSpectrogram`` followed by decibels, and with ``torchaudio.transforms.MFCC``, for
-the same parameters (HTK mel scale, filters not normalised, power spectrum, periodic Hann window).
+The numbers agree with ``torchaudio.transforms.MelSpectrogram`` followed by decibels, and with ``torchaudio.transforms.MFCC``,
+for the same parameters (HTK mel scale, filters not normalised, power spectrum, periodic Hann window).
 """
 
 from __future__ import annotations
@@ -130,12 +130,12 @@ def log_mel(
 ) -> Tensor:
     r"""Compute mel energies in decibels, :math:`10 \log_{10} \max(P, a)`, one frame per ``hop_length`` samples.
 
-    :math:`P` is the mel power and :math:`a` is ``amin``. The computation is in at least float32 for any input and under autocast,
-    because some devices have no FFT in half precision.
+    :math:`P` is the mel power and :math:`a` is ``amin``. The computation is in at least float32 for any input and under
+    autocast, because some devices have no FFT in half precision.
 
     Args:
         waveform: (batch, samples), floating point, in [-1, 1].
-        sample_rate: Samples per second. A wrong rate cannot be detected from the samples; it shows as a wrong number of frames.
+        sample_rate: Samples per second. A wrong rate cannot be detected from the samples; it causes a wrong number of frames.
         n_fft: Length of the Fourier transform, in samples.
         win_length: Length of the periodic Hann window, in samples; at most ``n_fft``.
         hop_length: Samples from one frame to the next.
@@ -143,10 +143,10 @@ def log_mel(
         f_min: Lowest frequency, in hertz.
         f_max: Highest frequency, in hertz; half the sample rate by default.
         amin: Floor of the mel power before the logarithm.
-        top_db: Values more than this many decibels below the maximum of **their own clip** are raised to that floor (torchaudio takes
-            the maximum of the whole batch, so that the features of a clip depend on its neighbours). None, the default, has no
-            floor, because a floor that depends on the rest of the clip makes the features of a window differ between a whole clip,
-            a crop of it and a stream.
+        top_db: Values more than this many decibels below the maximum of **their own clip** are raised to that floor (torchaudio
+            takes the maximum of the whole batch, so that the features of a clip depend on its neighbours). None, the default,
+            has no floor, because a floor that depends on the rest of the clip makes the features of a window differ between a
+            whole clip, a crop of it and a stream.
         window: (win_length,) instead of the Hann window; modules pass their buffer here.
         filterbank: (n_fft // 2 + 1, n_mels) instead of :func:`mel_filterbank`; modules pass their buffer here.
 
@@ -288,7 +288,7 @@ class LogMel(nn.Module):
         sample_rate, n_fft, win_length, hop_length, n_mels, f_min, f_max, amin, top_db: As in :func:`log_mel`.
 
     Attributes:
-        num_features: Numbers per frame.
+        num_features: Number of features per frame.
         sample_rate: Samples per second.
         hop_length: Samples from one frame to the next.
         frame_rate: Frames per second.
@@ -345,15 +345,15 @@ class LogMel(nn.Module):
         return self.sample_rate / self.hop_length
 
     def filter_offset(self, db: Tensor) -> Tensor:
-        """Compute what a filter with a gain of ``db`` decibels in each mel band adds: (..., n_mels) to (..., num_features).
+        """Convert gains of ``db`` decibels per mel band to an offset of the features: (..., n_mels) to (..., num_features).
 
-        It allows augmentation of features that were computed beforehand. Exact for filters that are flat within a band, wherever
-        ``amin`` does not cut.
+        The offset allows augmentation of precomputed features. It is exact for filters that are flat within each band, wherever
+        the power is above ``amin``.
         """
         return db
 
     def gain_offset(self, db: Tensor) -> Tensor:
-        """Compute what a gain of ``db`` decibels on the waveform adds to the features: (...) to (..., num_features)."""
+        """Convert a waveform gain of ``db`` decibels to an offset of the features: (...) to (..., num_features)."""
         return self.filter_offset(db[..., None].expand(*db.shape, self.n_mels))
 
     def forward(self, waveform: Tensor) -> Tensor:
@@ -379,7 +379,7 @@ class MFCC(LogMel):
         sample_rate, n_fft, win_length, hop_length, f_min, f_max, amin, top_db: As in :func:`log_mel`.
 
     Attributes:
-        num_features: Numbers per frame, ``n_mfcc``.
+        num_features: Number of features per frame, ``n_mfcc``.
 
     Raises:
         ArgumentError: A size is out of its range.

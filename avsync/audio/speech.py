@@ -1,4 +1,4 @@
-"""Features of speech by the names that model configs hold: normalisation of the waveform, then log-mel or MFCC."""
+"""Speech features selected by name in model configs: waveform normalisation followed by log-mel or MFCC."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from avsync._checks import check_choice, check_shape
 from avsync.audio.features import MFCC, LogMel, normalise_waveform
 
 KINDS = ("log-mel", "mfcc")
-"""Features that can be asked for by name, both of 26 coefficients 100 times per second."""
+"""Names of the features; both have 26 coefficients and 100 frames per second."""
 
 
 class SpeechFeatures(nn.Module):
@@ -21,7 +21,7 @@ class SpeechFeatures(nn.Module):
         kind: "log-mel" or "mfcc".
 
     Attributes:
-        features: The module after the normalisation, for banks, which normalise waveforms themselves.
+        features: The module without the normalisation, for banks, which normalise waveforms.
 
     Raises:
         ArgumentError: ``kind`` is an unknown word.
@@ -44,7 +44,7 @@ class SpeechFeatures(nn.Module):
         """Compute the features of clips.
 
         Args:
-            waveform: (batch, samples) at 16 kHz, at any loudness.
+            waveform: (batch, samples) at 16 kHz, of any loudness.
 
         Returns:
             (batch, samples // 160, 26).

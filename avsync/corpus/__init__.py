@@ -1,4 +1,4 @@
-"""Talking-head corpora: the clip format on disk, media files, detectors, extraction, clips in memory, the synthetic talker."""
+"""Talking-head corpora: clip format, media files, detectors, extraction, banks of clips, and the synthetic talker."""
 
 from __future__ import annotations
 

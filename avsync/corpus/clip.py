@@ -1,15 +1,15 @@
-"""Clips and the folders that hold them: landmarks, their audio, and an index; everything is checked, nothing is unpickled.
+"""Clips and corpus folders: landmarks, audio and an index. All files are checked, and none is unpickled.
 
 A corpus is a folder with ``index.json`` and two files per clip:
 
 * ``<id>.npz``: ``landmarks`` float32 (frames, points, dims), ``fps``, ``frame_size`` = [width, height];
-* ``<id>.flac``: 16 kHz, mono, 16 bits; frame ``k`` is the instant of sample ``round(16000 k / fps)``, and the audio ends where the
-  frame after the last would be: at 25 frames per second exactly 640 samples per frame.
+* ``<id>.flac``: 16 kHz, mono, 16 bits. Frame ``k`` is at the time of sample ``round(16000 k / fps)``, and the audio ends at the
+  time of the frame after the last one. At 25 frames per second a clip has exactly 640 samples per frame.
 
-``index.json`` holds ``fps``, ``sample_rate`` and ``clips``, each with at least ``id``, ``frames``, ``speaker`` and ``split``. The key
-``missing_audio`` of a clip lists the ranges ``[first, stop]`` of frames for which the source had no audio; the waveform is silent there. All
-clips of a corpus have one rate. Syncers, training and metrics are made for 25 frames per second, so readers here refuse other rates unless
-they are told to accept them.
+``index.json`` holds ``fps``, ``sample_rate`` and ``clips``, each with at least ``id``, ``frames``, ``speaker`` and ``split``.
+The optional key ``missing_audio`` of a clip lists ranges ``[first, stop]`` of frames without audio in the source, where the
+waveform is silent. All clips of a corpus have the same frame rate. Syncers, training and metrics need 25 frames per second, so
+the readers in this module reject other rates unless ``fps`` permits them.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ INDEX_NAME = "index.json"
 
 _ENTRY_TYPES: dict[str, type] = {"id": str, "frames": int, "speaker": str, "split": str}
 _PLAIN_NAME = re.compile(r"\w[\w.+-]*")
-# Bounds on what an index may claim, so that no size is computed or allocated from nonsense: 4.6 days, and the largest mesh.
+# Bounds on the numbers in an index, so that impossible sizes are never allocated: 4.6 days, and the largest mesh.
 _MAX_FRAMES = 10_000_000
 _MAX_POINTS = 1 << 16
 _RATES = (1e-3, 1e6)
@@ -70,18 +70,18 @@ _MAX_INDEX_BYTES = 1 << 28
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """One recording of one speaker: landmarks and audio that start at the same instant.
+    """Recording of one speaker: landmarks and audio that start at the same time.
 
     Attributes:
-        id: Name of the clip; also the stem of its files, so letters, digits and ``_ . + -`` only.
-        speaker: Label of the person; a person is in one split only.
+        id: Name of the clip and stem of its files: only letters, digits and ``_ . + -``.
+        speaker: Label of the speaker; all clips of a speaker are in one split.
         split: "train", "val" or any other name.
         landmarks: (frames, points, dims) float32, in any unit; pixels of the source in a real corpus.
-        waveform: (samples,) float32 in [-1, 1]; ``sample_of_frame(frames, fps)`` of them, 640 per frame at 25 frames per second.
-        fps: Frames per second; 25 for training and metrics.
+        waveform: (samples,) float32 in [-1, 1], with ``sample_of_frame(frames, fps)`` samples: 640 per frame at 25 fps.
+        fps: Landmark frames per second; 25 for training and metrics.
         sample_rate: Samples per second, 16000.
         frame_size: Width and height of the source image, in the unit of ``landmarks``.
-        missing_audio: Ranges (first, stop) of frames for which the source had no audio, in order; the waveform is silent there.
+        missing_audio: Ranges (first, stop) of frames without audio in the source, in order; the waveform is silent there.
 
     Example:
         >>> clip = Clip("a", "anna", "train", np.ones((50, 68, 2), np.float32), np.zeros(32000, np.float32))
@@ -108,7 +108,7 @@ class Clip:
 
     @property
     def has_audio(self) -> BoolArray:
-        """(frames,), True where the source had audio."""
+        """Mask of the frames with audio in the source, (frames,), bool."""
         mask = np.ones(self.frames, dtype=bool)
         for first, stop in self.missing_audio:
             mask[first:stop] = False
@@ -116,19 +116,20 @@ class Clip:
 
     @property
     def seconds(self) -> float:
-        """Duration, in seconds."""
+        """Duration in seconds."""
         return self.frames / self.fps
 
 
 def check_clip(clip: Clip) -> None:
-    """Raise unless a clip keeps to the format.
+    """Raise an error unless a clip has a valid format.
 
     Args:
-        clip: From any source.
+        clip: The clip.
 
     Raises:
-        ArgumentError: ``clip`` is no :class:`Clip`.
-        CorpusError: The clip has a wrong rank, dtype, rate or number of samples, no frames, NaN or infinity, or an impossible id.
+        ArgumentError: ``clip`` is not a :class:`Clip`.
+        CorpusError: The clip has a wrong rank, dtype, rate or number of samples, no frames, NaN or infinity, or an impossible
+            id.
 
     Example:
         >>> check_clip(Clip("a", "anna", "train", np.ones((2, 68, 2), np.float32), np.zeros(1280, np.float32)))
@@ -147,18 +148,18 @@ def check_clip(clip: Clip) -> None:
 
 
 def read_clip(folder: str | os.PathLike[str], entry: Entry, *, fps: float | None = FPS) -> Clip:
-    """Read one clip and check it against its entry of the index.
+    """Read one clip and compare it with its entry in the index.
 
     Args:
-        folder: The corpus.
-        entry: An element of the index' ``clips``: at least ``id``, ``frames``, ``speaker`` and ``split``.
-        fps: The rate that the clip must have; None takes any.
+        folder: The corpus folder.
+        entry: Element of ``clips`` in the index, with at least ``id``, ``frames``, ``speaker`` and ``split``.
+        fps: Required frame rate; None accepts any.
 
     Returns:
         The clip.
 
     Raises:
-        CorpusError: A file is missing, truncated or damaged, or breaks a promise of the format.
+        CorpusError: A file is missing, truncated or damaged, or violates the format.
         MissingExtraError: PyAV is not installed.
 
     Example:
@@ -177,7 +178,7 @@ def read_clip(folder: str | os.PathLike[str], entry: Entry, *, fps: float | None
     file = Path(folder, f"{name}.npz")
     expect(file.is_file(), name, file.name, "a file", "none")
     message = f"clip {name!r}, {file.name}: expected a whole npz archive without pickles, got"
-    # What the index promises bounds what is unpacked: frames of the largest mesh in float64, and two small arrays.
+    # The index bounds the unpacked size: frames of the largest mesh in float64, and two small arrays.
     most = min(1 << 31, 65536 + 24 * _MAX_POINTS * frames)
     arrays = read_npz(file, error=CorpusError, message=message, most_bytes=most)
     missing = {"landmarks", "fps", "frame_size"} - set(arrays)
@@ -211,7 +212,7 @@ def read_clip(folder: str | os.PathLike[str], entry: Entry, *, fps: float | None
 
 
 def landmark_shape(folder: str | os.PathLike[str], entry: Entry) -> tuple[int, ...] | None:
-    """Return the shape of a clip's landmarks by the header of its file, without reading them; None if the file is damaged."""
+    """Return the shape of the landmarks of a clip from the header of the file; None if the file is damaged."""
     try:
         with (
             untrusted(CorpusError, "header"),
@@ -226,18 +227,18 @@ def landmark_shape(folder: str | os.PathLike[str], entry: Entry) -> tuple[int, .
 
 
 def write_clip(clip: Clip, folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """Write the two files of a clip, each whole or not at all; :func:`write_index` writes the index.
+    """Write the two files of a clip, each completely or not at all; :func:`write_index` writes the index.
 
     Args:
-        clip: Checked before anything is written.
-        folder: The corpus; created when missing.
+        clip: The clip, which is checked first.
+        folder: The corpus folder; created if missing.
 
     Returns:
-        The clip's entry for the index.
+        The entry of the clip for the index.
 
     Raises:
-        CorpusError: The clip breaks a promise of the format.
-        ArgumentError: The waveform leaves [-1, 1].
+        CorpusError: The clip violates the format.
+        ArgumentError: A sample of the waveform is outside [-1, 1].
         MissingExtraError: PyAV is not installed.
 
     Example:
@@ -267,16 +268,18 @@ def _entry(clip: Clip) -> dict[str, Any]:
 
 
 def write_index(folder: str | os.PathLike[str], entries: Iterable[Entry], /, *, fps: float = FPS, **extra: Any) -> None:
-    """Write ``index.json``, whole or not at all; write it last, and a corpus never names clips that are not there.
+    """Write ``index.json``, completely or not at all.
+
+    Write the index after all clips, so that it never lists missing files.
 
     Args:
-        folder: The corpus; created when missing.
-        entries: What :func:`write_clip` returned, with any further keys.
+        folder: The corpus folder; created if missing.
+        entries: Results of :func:`write_clip`, with any additional keys.
         fps: Frames per second of all clips.
-        **extra: Further keys of the index.
+        **extra: Additional keys of the index.
 
     Raises:
-        CorpusError: An entry lacks a key, an id comes twice, or a speaker is in two splits.
+        CorpusError: An entry lacks a key, an id occurs twice, or a speaker is in two splits.
 
     Example:
         >>> import tempfile
@@ -294,7 +297,7 @@ def write_index(folder: str | os.PathLike[str], entries: Iterable[Entry], /, *, 
 
 
 def _select(entries: Sequence[object], *, skip_bad: bool) -> tuple[list[Entry], list[tuple[str, str]]]:
-    """Return the entries that are valid by themselves and together, and (id, reason) of the others."""
+    """Return the entries that are valid and consistent with each other, and (id, reason) of the others."""
     good: list[Entry] = []
     bad: list[tuple[str, str]] = []
     ids: set[str] = set()
@@ -317,7 +320,7 @@ def _select(entries: Sequence[object], *, skip_bad: bool) -> tuple[list[Entry], 
 
 
 def _splits(entries: Sequence[object]) -> dict[str, str]:
-    """Return the split in which each speaker has most clips; of equal ones the first."""
+    """Return the split with the most clips of each speaker; the first one if several are equal."""
     counts: dict[str, Counter[str]] = {}
     for entry in entries:
         if isinstance(entry, Mapping) and isinstance(entry.get("speaker"), str) and isinstance(entry.get("split"), str):
@@ -326,26 +329,27 @@ def _splits(entries: Sequence[object]) -> dict[str, str]:
 
 
 class Corpus(Sequence[Clip]):
-    """Corpus folder as a sequence of clips, each read and checked when it is asked for.
+    """Corpus folder as a sequence of clips; each clip is read and checked on access.
 
-    The index is checked at once and as a whole. With ``skip_bad`` every clip is read once at the start (about 3 s for 90 minutes), and bad
-    ones are left out and listed; without it the first bad clip raises an error when it is read. An index that cannot be read, or that has
-    another rate, always raises an error. Of a speaker in two splits, the clips in the split with most of them are kept.
+    The whole index is checked first. With ``skip_bad`` all clips are read once at the start (about 3 s for 90 minutes), and bad
+    clips are excluded and listed. Without ``skip_bad`` a bad clip raises an error when it is read. An index that cannot be
+    read, or that has another frame rate, always raises an error. With ``skip_bad``, a speaker in two splits keeps only the
+    clips of the split with more clips.
 
     Args:
-        folder: The corpus.
-        split: Keep the clips of this split only; None keeps all.
-        skip_bad: Leave bad clips out instead of raising.
-        fps: The rate that the corpus must have, 25 for training and metrics; None accepts any.
+        folder: The corpus folder.
+        split: Name of the split to keep; None keeps all.
+        skip_bad: Exclude bad clips instead of raising.
+        fps: Required frame rate, 25 for training and metrics; None accepts any.
 
     Attributes:
         fps: Frames per second.
         entries: Entries of the index, one per clip.
         speakers: Labels of the speakers, sorted.
-        bad: (id, reason) of every clip left out.
+        bad: (id, reason) of each excluded clip.
 
     Raises:
-        CorpusError: The index is missing or damaged, or a clip is bad and ``skip_bad`` is off, or no clip is left.
+        CorpusError: The index is missing or damaged, or a clip is bad and ``skip_bad`` is False, or no clip remains.
         ArgumentError: No clip is in ``split``, or an argument has the wrong type.
 
     Example:
@@ -428,14 +432,14 @@ class Corpus(Sequence[Clip]):
 
 
 def sample_of_frame(frame: int, fps: float = FPS) -> int:
-    """Return the sample at the instant of a landmark frame.
+    """Return the number of the sample at the time of a landmark frame.
 
     Args:
-        frame: Number of the frame, from 0; the number of frames gives the number of samples of a clip.
+        frame: Number of the frame, from 0. For the number of frames of a clip, the result is the number of samples.
         fps: Frames per second.
 
     Returns:
-        ``round(16000 * frame / fps)``: never more than half a sample, 31 microseconds, from the instant.
+        ``round(16000 * frame / fps)``, at most half a sample (31 microseconds) from the exact time.
 
     Example:
         >>> sample_of_frame(50), sample_of_frame(50, 30.0)
@@ -455,7 +459,7 @@ def expect(fits: bool, clip: str, source: str, expected: str, got: object) -> No
 
 
 def check_clip_landmarks(clip: str, source: str, landmarks: Any) -> None:
-    """Raise unless landmarks are (frames, points, dims) of finite float32."""
+    """Raise an error unless landmarks are (frames, points, dims) of finite float32."""
     fits = isinstance(landmarks, np.ndarray) and landmarks.ndim == 3 and landmarks.dtype == np.float32
     shape = f"shape {landmarks.shape} of {landmarks.dtype}" if isinstance(landmarks, np.ndarray) else type(landmarks).__name__
     expect(fits, clip, source, "landmarks (frames, points, dims) of float32", shape)
@@ -485,7 +489,7 @@ def check_entry(entry: object) -> Entry:
         expect(key in entry, str(name), INDEX_NAME, expected, f"keys {sorted(map(str, entry))}")
         fits = isinstance(got, kind) and not isinstance(got, bool)
         expect(fits, str(name), INDEX_NAME, expected, repr(got))
-    # The name becomes a path, so it must not lead out of the folder.
+    # The id becomes a path, which must stay inside the folder.
     plain = _PLAIN_NAME.fullmatch(entry["id"]) is not None
     expect(plain, str(name), INDEX_NAME, "an id of letters, digits and _ . + -", repr(name))
     expect(entry["frames"] > 0, str(name), INDEX_NAME, "at least one frame", entry["frames"])
@@ -505,15 +509,15 @@ def _check_missing_audio(name: str, entry: Entry) -> None:
 
 
 def missing_ranges(present: BoolArray, frames: int, fps: float = FPS) -> FrameRanges:
-    """Return the ranges of frames for which a source has no audio.
+    """Return the ranges of frames without audio in the source.
 
     Args:
-        present: (samples,) at 16 kHz, True where there is audio; ``sample_of_frame(frames, fps)`` samples.
-        frames: Landmark frames of the same time.
+        present: (samples,) at 16 kHz, True for samples with audio; ``sample_of_frame(frames, fps)`` samples.
+        frames: Number of landmark frames.
         fps: Frames per second.
 
     Returns:
-        Ranges (first, stop), in order; a frame lacks audio if less than half of its samples are there.
+        Ranges (first, stop), in order; a frame has no audio if less than half of its samples are present.
 
     Example:
         >>> present = np.ones(640 * 10, bool)
@@ -541,5 +545,5 @@ def _check_rate(fps: object) -> None:
 
 
 def is_rate(fps: object) -> bool:
-    """Return whether ``fps`` is a number that can be frames per second."""
+    """Return whether ``fps`` is a valid number of frames per second."""
     return isinstance(fps, int | float) and not isinstance(fps, bool) and _RATES[0] <= fps <= _RATES[1]

@@ -1,4 +1,4 @@
-"""Contents of a corpus in numbers, to be read before training on it."""
+"""Statistics of a corpus, for a check before training."""
 
 from __future__ import annotations
 
@@ -26,29 +26,30 @@ from avsync.pyramid import FPS
 _Numbers = npt.NDArray[np.float64]
 
 MAX_OFFSET_FRAMES = 750
-"""Longer clips are judged by their first 30 seconds."""
+"""Offsets of longer clips are computed from their first 30 seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusStatistics:
-    """Counts and distributions of a corpus; arrays have one entry a good clip, in the order of the index.
+    """Counts and distributions of a corpus; arrays have one entry per good clip, in the order of the index.
 
     Attributes:
-        folder: The corpus.
+        folder: The corpus folder.
         fps: Landmark frames per second.
-        points: Points and dims of a face, and how many clips have them.
+        points: Number of clips for each (points, dims).
         splits: Clips, minutes and speakers of each split.
-        native_rates: Clips by the images per second of their videos, where the index tells.
-        seconds: Length of each clip.
-        face_heights: Median height of each clip's face: in pixels of the source where the index tells, else in the landmarks' unit.
-        speech: Share of each clip's frames that hold speech, by :func:`avsync.corpus.banks.memory.clip_speech`.
-        rms_db: Level of each clip's audio, decibels of full scale.
-        bad: (id, reason) of every clip that cannot be read.
-        offsets: For every level, the offset of each clip that is long enough, in frames of the level; positive: the audio is early.
-            None if no syncers were given.
-        confidences: The confidence of each of these.
-        search: Largest offset tried at each level.
-        too_short: Clips too short for the syncers.
+        native_rates: Number of clips for each frame rate of the source videos, as far as the index holds these rates.
+        seconds: Length of each clip, in seconds.
+        face_heights: Median face height of each clip, in pixels of the source if the index holds it, else in the landmarks'
+            unit.
+        speech: Share of the frames with speech in each clip, by :func:`avsync.corpus.banks.memory.clip_speech`.
+        rms_db: Audio level of each clip, in decibels of full scale.
+        bad: (id, reason) of each clip that cannot be read.
+        offsets: For each level, the offset of each clip that is long enough, in frames of the level; positive if the audio is
+            early. None without syncers.
+        confidences: Confidence of each offset.
+        search: Largest offset that was searched at each level.
+        too_short: Number of clips that are too short for the syncers.
 
     Source: ours.
     """
@@ -69,7 +70,7 @@ class CorpusStatistics:
     too_short: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, for JSON: distributions as smallest, quartiles and largest, offsets as counts."""
+        """Convert to JSON values: distributions become smallest, quartiles and largest, offsets become counts."""
         values: dict[str, Any] = {
             "folder": self.folder,
             "fps": self.fps,
@@ -100,7 +101,7 @@ class CorpusStatistics:
         return values
 
     def summary(self) -> str:
-        """Return the statistics as a page of text."""
+        """Return the statistics as text."""
         values = self.to_json()
         layout = ", ".join(
             f"{form} ({count} clips)" if len(self.points) > 1 else form for form, count in values["points"].items()
@@ -144,21 +145,22 @@ def inspect_corpus(
     max_offsets: Sequence[int] = MAX_OFFSETS,
     progress: Callable[[int, int], None] | None = None,
 ) -> CorpusStatistics:
-    """Read every clip of a corpus and count.
+    """Read all clips of a corpus and compute statistics.
 
     Args:
-        folder: The corpus, of any rate.
-        syncers: Trained syncers, to find each clip's offset at every level; the corpus must then have 25 frames per second.
-        features: What the syncers hear: waveform (batch, samples) to (batch, 4 * frames, coeffs). Needed with ``syncers``.
-        max_offsets: Largest offset tried at each level, in frames of the level.
-        progress: Told (clips read, clips in all) after each clip.
+        folder: The corpus folder, of any frame rate.
+        syncers: Trained syncers, which find the offset of each clip at each level; they need a corpus of 25 frames per second.
+        features: Audio features of the syncers: waveform (batch, samples) to (batch, 4 * frames, coeffs). Needed with
+            ``syncers``.
+        max_offsets: Largest offset of the search at each level, in frames of the level.
+        progress: Function that is called with (clips read, total clips) after each clip.
 
     Returns:
-        The statistics. Clips that cannot be read are listed in ``bad``, and count for nothing else.
+        The statistics. Clips that cannot be read are listed in ``bad`` and excluded from all other numbers.
 
     Raises:
         CorpusError: The index cannot be read.
-        ArgumentError: Syncers without features, or for other points or another rate than the corpus has.
+        ArgumentError: ``features`` is missing, or the syncers need other points or another frame rate than those of the corpus.
 
     Example:
         >>> import tempfile
@@ -223,7 +225,7 @@ def inspect_corpus(
 
 
 def _measure(clip: Clip, entry: Entry) -> tuple[float, float, float, float]:
-    """Return the seconds, height of the face, share of speech, level in decibels."""
+    """Return the length in seconds, face height, share of speech, and audio level in decibels."""
     height = entry.get("face_height_px")
     if not isinstance(height, int | float):
         height = float(np.median(np.ptp(clip.landmarks[..., min(1, clip.landmarks.shape[2] - 1)], axis=1)))

@@ -26,8 +26,9 @@ def augment(
 ) -> Tensor:
     """Apply one random similarity transform to each clip, the same for all its frames.
 
-    The transform mirrors, rotates in the image plane and scales about the centroid of the clip's first frame, then moves in x and y.
-    All draws are uniform. Their number does not depend on the settings, so that switching one part off does not change the others.
+    The transform mirrors, rotates in the image plane and scales about the centroid of the clip's first frame, then moves in x
+    and y. All draws are uniform. Their number does not depend on the settings, so disabling one part does not change the
+    others.
 
     Args:
         landmarks: (..., frames, points, dims), at least 2 dims; each element of the leading axes is a clip.
@@ -42,8 +43,9 @@ def augment(
         (..., frames, points, dims), in at least float32.
 
     Raises:
-        ShapeError: One dim only, or points other than those of ``flip_index`` while ``flip_probability`` is above 0.
-        ArgumentError: A range that is empty or out of bounds.
+        ShapeError: There is only one dim, or ``flip_probability`` is above 0 and the number of points differs from
+            ``flip_index``.
+        ArgumentError: A range is empty or out of bounds.
 
     Example:
         >>> x = torch.rand(2, 5, 68, 2)
@@ -78,7 +80,7 @@ def augment(
         mirror = torch.where(flipped, -1.0, 1.0).to(landmarks)
     factor = scale[0] + (scale[1] - scale[0]) * grow
     angle = rotation * (2 * turn - 1)
-    # Mirror, rotation and scale are one matrix: the coordinates, by far the largest tensor here, are read and written once.
+    # Mirror, rotation and scale are one matrix, so that the coordinates, by far the largest tensor, are read and written once.
     cos, sin = factor * angle.cos(), factor * angle.sin()
     first = landmarks[..., 0, :, :]
     centre = first.mean(dim=-2)

@@ -1,4 +1,4 @@
-"""Frontalised faces, turned to the front frame by frame, so that mouths can be compared under any head pose (LMD-f)."""
+"""Frontalisation: faces are turned to the front frame by frame, so that mouths are comparable in any head pose (LMD-f)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from avsync.landmarks.geometry import check_landmarks
 from avsync.landmarks.layouts import NUM_POINTS
 
 LEFT_EYE_CORNER, RIGHT_EYE_CORNER, NOSE_BASE = 36, 45, 33
-"""Points that define the pose: the outer corners of the eyes, left of the image first, and the middle of the base of the nose. Speech
-does not move them."""
+"""Points that define the pose: the outer corners of the eyes, left of the image first, and the middle of the base of the nose.
+Speech does not move them."""
 
 FRONTAL_ASPECT = 2.0
-"""Distance of the outer eye corners divided by the distance of their middle from the base of the nose, of faces seen from the front:
-the median over the training speakers of the corpus, frames with the nose within 3 % of the middle (2.02; quartiles 1.88 and 2.20)."""
+"""Distance between the outer eye corners divided by the distance from their midpoint to the base of the nose, for frontal
+faces: the median over the training speakers of the corpus, from frames with the nose within 3 % of the middle (2.02;
+quartiles 1.88 and 2.20)."""
 
 
 def _unit(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -27,23 +28,23 @@ def _unit(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def frontalise(landmarks: Tensor, *, aspect: float | Tensor = FRONTAL_ASPECT, max_stretch: float = 3.0) -> Tensor:
-    """Turn every frame's face to the front, about the middle between its outer eye corners.
+    """Turn the face in each frame to the front, about the midpoint between the outer eye corners.
 
-    In 3D the yaw is removed: each frame is turned about the vertical axis until the outer eye corners are equally deep. In 2D the roll is
-    removed, so that the eye corners are level, and then the foreshortening that a yaw causes: x is stretched until the distance of the
-    eye corners is ``aspect`` times the distance of the base of the nose below them. A nod, which shortens the distance of the nose,
-    makes the face wider; predictions and targets change in the same way.
+    In 3D the yaw is removed: each frame is turned about the vertical axis until the outer eye corners are equally deep. In 2D
+    the roll is removed, so that the eye corners are level, and then the foreshortening that a yaw causes: x is stretched until
+    the distance of the eye corners is ``aspect`` times the distance of the base of the nose below them. A nod, which shortens
+    the distance of the nose, makes the face wider; predictions and targets change in the same way.
 
     Args:
         landmarks: (..., frames, 68, dims), 2 or 3 dims.
-        aspect: Ratio of the two distances, a number or (...) with one per clip; 2D only.
+        aspect: Ratio of the two distances, a number or (...) with one ratio per clip; 2D only.
         max_stretch: Largest factor on x, reached at a yaw of about 70 degrees; its inverse is the smallest factor; 2D only.
 
     Returns:
         (..., frames, 68, dims), in at least float32.
 
     Raises:
-        ShapeError: Not 68 points, or one dim only.
+        ShapeError: There are not 68 points, or there is only one dim.
         ArgumentError: ``max_stretch`` is not positive.
 
     Example:

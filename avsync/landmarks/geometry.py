@@ -1,9 +1,9 @@
 """Geometry of landmarks: reference face, normalisation, displacement, velocity and mirror images.
 
-Every function takes landmarks of shape (..., frames, points, dims) with any number of leading axes, including none; ``dims`` is 2 or
-3 in the order x (right), y (down), z. All functions are differentiable. All except :func:`flip` and :func:`mouth_opening` accept any
-set of points. Differences of coordinates are computed, and returned, in at least float32, because pixel coordinates in half
-precision have no digits left for motion. Random views of clips are in :mod:`avsync.landmarks.augmentation`.
+Every function takes landmarks of shape (..., frames, points, dims) with any number of leading axes, including none; ``dims`` is
+2 or 3 in the order x (right), y (down), z. All functions are differentiable. All except :func:`flip` and :func:`mouth_opening`
+accept any set of points. Differences of coordinates are computed, and returned, in at least float32, because pixel coordinates
+in half precision have no digits left for motion. Random views of clips are in :mod:`avsync.landmarks.augmentation`.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ def check_landmarks(landmarks: object, *, min_frames: int = 1, min_dims: int = 1
 
 
 def reference_face(landmarks: Tensor, reference: str | Tensor = "first", *, lengths: Tensor | None = None) -> Tensor:
-    """Return the face that motion is measured from: a clip's first frame, its mean, or a face that the caller gives.
+    """Return the reference face of motion: the first frame of a clip, the mean over its frames, or a given face.
 
     Args:
         landmarks: (..., frames, points, dims).
         reference: "first", "mean", or a face (..., points, dims) that broadcasts against the leading axes of ``landmarks``.
-        lengths: (...), number of valid frames of each clip; the mean leaves out the padding. "first" ignores it.
+        lengths: (...), number of valid frames of each clip; the mean excludes the padding. "first" ignores it.
 
     Returns:
         (..., points, dims).
@@ -99,10 +99,10 @@ def extent(face: Tensor) -> Tensor:
 
 
 def unit_length(face: Tensor, *, eps: float = 1e-6) -> Tensor:
-    """Return the length that motion is measured in: the height of a face, or 1 if there is no height.
+    """Return the unit of length of motion: the height of a face, or 1 if the face has no height.
 
-    There is none with a single dim, because such numbers are coefficients (blendshapes) rather than coordinates, nor if all points
-    have the same height. Motion then keeps the unit of the input.
+    A face has no height if there is a single dim, because such numbers are coefficients (blendshapes) rather than coordinates,
+    or if all points have the same y. Motion then keeps the unit of the input.
 
     Args:
         face: (..., points, dims).
@@ -142,12 +142,13 @@ def face_height(landmarks: Tensor, reference: str | Tensor = "first", *, lengths
 
 
 class NormalisedLandmarks(NamedTuple):
-    """Landmarks normalised by :func:`normalise`, and what :func:`denormalise` needs to undo it.
+    """Landmarks normalised by :func:`normalise`, with the centre and the height for :func:`denormalise`.
 
     Attributes:
         landmarks: (..., frames, points, dims), in heights of the reference face.
-        centre: (..., dims), centroid of the reference face, in the units of the input.
-        height: (...), height of the reference face, in the units of the input; 1 if there is none (see :func:`displacement`).
+        centre: (..., dims), centroid of the reference face, in the unit of the input.
+        height: (...), height of the reference face, in the unit of the input; 1 if the face has no height (see
+            :func:`displacement`).
     """
 
     landmarks: Tensor
@@ -167,9 +168,10 @@ def displacement(
 
     .. math:: s \, (x_t - x_\mathrm{ref}) / h(x_\mathrm{ref})
 
-    with the scale :math:`s` and the height :math:`h` of the reference face. Identity, position and framing drop out, so the encoder
-    sees motion from the first step on; the scale brings a talking mouth to about unit variance. Where there is no height
-    (coefficients with a single dim, such as blendshapes; points that all have the same height), :math:`h` is 1.
+    with the scale :math:`s` and the height :math:`h` of the reference face. Identity, position and framing cancel, so the
+    encoder receives motion from the first training step on. The scale brings a talking mouth to about unit variance. If the
+    face has no height (coefficients with a single dim, such as blendshapes, or points that all have the same y), :math:`h` is
+    1.
 
     Args:
         landmarks: (..., frames, points, dims), any unit.
@@ -262,7 +264,8 @@ def normalise(
         landmarks: (..., frames, points, dims), any unit.
         reference: "first", "mean", or a face (..., points, dims); see :func:`reference_face`.
         lengths: (...), number of valid frames; only "mean" needs it.
-        eps: A height of at most ``eps`` times the largest coordinate of the reference face counts as none, and 1 stands in for it.
+        eps: A height of at most ``eps`` times the largest coordinate of the reference face counts as none, and 1 stands in for
+            it.
 
     Returns:
         The landmarks, and the centre and height that :func:`denormalise` takes to undo it, in at least float32.
@@ -340,12 +343,13 @@ def flip(landmarks: Tensor, *, width: float = 0.0, index: Sequence[int] | Tensor
 
 
 def mouth_opening(landmarks: Tensor, *, reference: str | Tensor = "first", eps: float = 1e-6) -> Tensor:
-    r"""Compute the distance of the middles of the inner lips, :math:`\lVert p_{62} - p_{66} \rVert`, in heights of the reference face.
+    r"""Compute the opening of the inner lips, :math:`\lVert p_{62} - p_{66} \rVert`, in heights of the reference face.
 
     Args:
         landmarks: (..., frames, 68, dims).
         reference: "first", "mean", or a face (..., points, dims); see :func:`reference_face`.
-        eps: A height of at most ``eps`` times the largest coordinate of the reference face counts as none, and 1 stands in for it.
+        eps: A height of at most ``eps`` times the largest coordinate of the reference face counts as none, and 1 stands in for
+            it.
 
     Returns:
         (..., frames), without unit.

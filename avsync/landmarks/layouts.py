@@ -42,12 +42,12 @@ REGION_SLICES: dict[str, tuple[slice, ...]] = {
     "mouth": (MOUTH,),
     "head": (slice(0, 17, 16), _BRIDGE, _EYE_CORNERS),
 }
-"""The same regions as :data:`REGIONS` in slices, which, unlike lists of points, cost no copy to the device."""
+"""The regions of :data:`REGIONS` as slices; unlike lists of points, slices need no copy to the device."""
 
 REGIONS: dict[str, tuple[int, ...]] = {
     name: tuple(point for run in slices for point in range(*run.indices(NUM_POINTS))) for name, slices in REGION_SLICES.items()
 }
-"""Points of the 68 that a syncer sees: all points, both lips, or the points of the head that speech does not move."""
+"""Points that a syncer receives, by region: all 68 points, both lips, or the points of the head that speech does not move."""
 
 ANCHORS = (27, 28, 29, 30, 36, 39, 42, 45)
 """Bridge of the nose and corners of the eyes, which define the position, rotation and size of a head."""

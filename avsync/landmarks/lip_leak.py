@@ -1,8 +1,8 @@
 """Removal of lip motion that leaks into the points of the head.
 
-Detectors fit one mesh to a whole face, so that nose and eye corners move a little when the lips do. The part is small (1 % of the
-variance above 1 Hz follows lip opening and lip width), but a network that looks for speech finds it. It is linear enough to be
-regressed out.
+Detectors fit one mesh to the whole face, so nose and eye corners move slightly with the lips. This leak is small (1 % of the
+variance above 1 Hz follows lip opening and lip width), but a network that learns from speech uses it. The leak is nearly linear
+and is removed by a linear regression.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from avsync.landmarks.motion_features import head_size, local_shape
 from avsync.pyramid import mean_over_frames
 
 LAGS = 2
-"""Frames before and after each frame whose lips may leak into it."""
+"""Number of frames before and after each frame whose lips may leak into the frame."""
 _DIMS = 2
 LEAK_SHAPE = (2 * LAGS + 1, 20 * _DIMS, NUM_POINTS, _DIMS)
 """Shape of the weights: lags, coordinates of the lips, points, dims."""
 _RIDGE = 1e-4  # of the mean power of a regressor
 _SLOW_FRAMES = 25
-"""The weights are fitted to what is faster than about 1 Hz, because slow movements of the head hide the leak."""
+"""Length of the moving average, in frames. Only motion above about 1 Hz is fitted, because slow head motion hides the leak."""
 
 
 def _lips(landmarks: Tensor, lengths: Tensor | None = None) -> Tensor:
-    """Lips in coordinates of the head, without their mean over the clip, (batch, frames, 40)."""
+    """Return the lips in head coordinates, minus their mean over the clip, (batch, frames, 40)."""
     lips = local_shape(landmarks, lengths=lengths)[..., MOUTH, :_DIMS].flatten(2)
     return lips - mean_over_frames(lips, -2, lengths=lengths)[:, None]
 
 
 def _around(x: Tensor) -> Tensor:
-    """(batch, frames, n) to (batch, frames + 2 * LAGS, n); the ends are held."""
+    """Repeat the first and the last frame: (batch, frames, n) to (batch, frames + 2 * LAGS, n)."""
     return torch.cat([x[:, :1].expand(-1, LAGS, -1), x, x[:, -1:].expand(-1, LAGS, -1)], dim=1)
 
 
 def _fast(x: Tensor) -> Tensor:
-    """``x`` (batch, frames, n) without its moving average."""
+    """Subtract the moving average from ``x`` (batch, frames, n)."""
     reach = _SLOW_FRAMES // 2
     held = F.pad(x.transpose(1, 2), (reach, reach), mode="replicate")
     return x - F.avg_pool1d(held, _SLOW_FRAMES, 1).transpose(1, 2)
@@ -48,19 +48,21 @@ def _fast(x: Tensor) -> Tensor:
 def fit_lip_leak(landmarks: Tensor, *, components: int = 12) -> Tensor:
     """Fit the weights of :func:`remove_lip_leak`: a ridge regression from the lips to the points of the head.
 
-    Regressors are the principal motions of the lips in coordinates of the head and the opening of the inner lip, of the same frame and
-    of 2 frames before and after it. Both sides are freed from movements slower than about 1 Hz before the fit.
+    Regressors are the principal motions of the lips in coordinates of the head and the opening of the inner lip, of the same
+    frame and of 2 frames before and after it. Motion slower than about 1 Hz is removed from both sides before the fit.
 
     Args:
-        landmarks: Crops of training clips, (clips, frames, points=68, dims=2), at least 25 frames long; 100 or more serve best.
-        components: Principal motions of the lips.
+        landmarks: Crops of training clips, (clips, frames, points=68, dims=2), at least 25 frames long; 100 or more clips are
+            best.
+        components: Number of principal motions of the lips.
 
     Returns:
-        (5, 40, 68, 2) float32, from coordinates of the lips to shifts of points in head sizes; zeros for points outside of the region
+        (5, 40, 68, 2) float32, from coordinates of the lips to shifts of points in head sizes; zeros for points outside of the
+        region
         "head".
 
     Raises:
-        ShapeError: Not clips of 68 points in the plane.
+        ShapeError: ``landmarks`` does not have the shape (clips, frames, 68, 2).
         ArgumentError: ``components`` is below 1.
 
     Example:
@@ -95,20 +97,20 @@ def fit_lip_leak(landmarks: Tensor, *, components: int = 12) -> Tensor:
 
 
 def remove_lip_leak(landmarks: Tensor, weights: Tensor, *, lengths: Tensor | None = None) -> Tensor:
-    """Subtract from the points of the head what the lips predict of their movement.
+    """Subtract the motion predicted from the lips from the points of the head.
 
-    No gradient reaches the lips, so that a generator cannot please a head model with its lips.
+    No gradient reaches the lips, so a generator cannot improve the score of a head model by lip motion.
 
     Args:
         landmarks: (batch, frames, points=68, dims=2), any unit.
         weights: (5, 40, 68, 2), from :func:`fit_lip_leak`.
-        lengths: (batch,), number of valid frames; frames behind them should hold the last valid one.
+        lengths: (batch,), number of valid frames; frames after the end should repeat the last valid frame.
 
     Returns:
-        As ``landmarks``, in at least float32.
+        The shape of ``landmarks``, in at least float32.
 
     Raises:
-        ShapeError: Not clips of 68 points in the plane, or weights of another shape.
+        ShapeError: ``landmarks`` or ``weights`` has another shape.
 
     Example:
         >>> clips = torch.rand(2, 30, 68, 2)

@@ -1,15 +1,15 @@
 r"""Motion features: displacement, shape, velocity and speed of the points of a face or of a region.
 
-**Displacement** is a face minus a reference face. Identity and framing drop out, and a network learns from it at once. A clip of five
-frames is its own reference, however, so that a mouth that stays open leaves no displacement.
+**Displacement** is a face minus a reference face. Identity and framing cancel, so a network learns from displacement quickly. A
+clip of five frames is its own reference, however, so a mouth that stays open has no displacement.
 
-**Shape** is the face itself, turned upright, centred on the bridge of the nose, divided by the size of the head, minus the average
-speaker's shape. It shows the opening of the mouth in every frame, however short the clip. Displacement and shape together give better
-syncers than either of them.
+**Shape** is the face itself, turned upright, centred on the bridge of the nose, divided by the size of the head, minus the
+average speaker's shape. Shape contains the mouth opening in every frame, even in short clips. Syncers with displacement and
+shape are better than syncers with only one of them.
 
-**Velocity** and **speed** are changes from one frame to the next. They are computed at the full rate, before the pyramid, because the
-pyramid averages: lips that opened and closed twice within a window of a coarse level have a constant average position there, but
-their average speed still shows that somebody spoke.
+**Velocity** and **speed** are changes from one frame to the next. They are computed at the full rate, before the pyramid,
+because the pyramid averages: lips that opened and closed twice within a window of a coarse level have a constant average
+position there, but their average speed still shows speech.
 
 All features are computed, and returned, in at least float32.
 """
@@ -32,7 +32,8 @@ MOTIONS = ("displacement", "shape", "velocity", "speed")
 _RATE_SCALE = {"velocity": 4.0, "speed": 2.0}
 """Factors that bring changes from frame to frame to the order of magnitude of the positions."""
 _SPEED_FLOOR = 1e-2
-"""Keeps the gradient of a speed finite where nothing moves; half the median step of eyes and nose (0.022), a sixth of the lips' (0.063)."""
+"""Floor that keeps the gradient of the speed finite without motion; half the median step of eyes and nose (0.022),
+a sixth of that of the lips (0.063)."""
 
 _ANCHOR, _EYE_AXIS, _EYE_TO_NOSE = 0, 1, 2  # columns of `head_frame_weights`
 
@@ -40,8 +41,8 @@ _ANCHOR, _EYE_AXIS, _EYE_TO_NOSE = 0, 1, 2  # columns of `head_frame_weights`
 def head_frame_weights(device: torch.device, dtype: torch.dtype) -> Tensor:
     """Return the weights of the 68 points in three vectors of a head, (3, 68).
 
-    The vectors are the centroid of the anchors, the axis from the left to the right eye of the image, and the nose's base seen from
-    the middle of the eyes. One product with these weights replaces eight selections of points.
+    The vectors are the centroid of the anchors, the axis from the left to the right eye of the image, and the nose's base seen
+    from the middle of the eyes. One product with these weights replaces eight selections of points.
     """
     weights = torch.zeros(3, NUM_POINTS, device=device, dtype=dtype)
     weights[_ANCHOR, 27:31] = weights[_ANCHOR, 36:46:3] = 1 / 8
@@ -51,27 +52,27 @@ def head_frame_weights(device: torch.device, dtype: torch.dtype) -> Tensor:
 
 
 def _head_frame(x: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Centroid of the anchors, eye axis and nose of points (..., 68, dims): (..., 3, dims), in the precision of ``x``."""
+    """Compute anchor centroid, eye axis and nose of points (..., 68, dims): (..., 3, dims), in the precision of ``x``."""
     weights = head_frame_weights(x.device, x.dtype) if weights is None else weights.to(x.dtype)
     with torch.autocast(device_type=x.device.type, enabled=False):
         return weights @ x
 
 
 def _length(squared: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
-    """Lengths of squared lengths, and which of them are above ``floor``; the others are 1 and have no gradient."""
+    """Return lengths and a mask of lengths above ``floor``, from squared lengths; other lengths are 1 without gradient."""
     some = squared > floor.square()
     return torch.where(some, squared, 1.0).sqrt(), some
 
 
 def _size_of(frame: Tensor, floor: Tensor) -> Tensor:
-    """Size of heads from their frames (..., 3, dims); 1 for heads without any."""
+    """Compute the size of heads from their frames (..., 3, dims); 1 for heads without any length."""
     lengths, some = _length(frame[..., _EYE_AXIS:, :].square().sum(-1), floor[..., None])
     size = torch.where(some, lengths, 0.0).sum(-1)
     return torch.where(some.any(-1), size, 1.0)
 
 
 def _noise(face: Tensor, eps: float) -> Tensor:
-    """Lengths up to this one are rounding noise: (..., points, dims) to (...)."""
+    """Return the length up to which lengths are rounding noise: (..., points, dims) to (...)."""
     return eps * face.detach().abs().amax(dim=(-2, -1))
 
 
@@ -114,7 +115,7 @@ def local_shape(
 ) -> Tensor:
     """Express faces in coordinates of the head: centred on the anchors, the eyes level, in sizes of the reference head.
 
-    Expression, identity and rotations out of the image plane remain; position, distance and tilt drop out.
+    Expression, identity and rotations out of the image plane remain; position, distance and tilt are removed.
 
     Args:
         landmarks: (..., frames, points=68, dims), any unit; dims after the second are centred and divided, not turned.
@@ -146,7 +147,7 @@ def local_shape(
     centred = landmarks - frame[..., _ANCHOR, None, :]
     axis = frame[..., _EYE_AXIS, :2]
     length, some = _length(axis.square().sum(-1, keepdim=True), noise[..., None, None])
-    # Both eyes in one point have no axis: such a face is not turned.
+    # A face with both eyes in one point has no axis and is not turned.
     axis = torch.where(some, axis / length, torch.zeros_like(axis) + _x_axis(axis))
     # Division by the size is part of the rotation, which saves a pass over all points.
     axis = axis / size[..., None, None]
@@ -162,7 +163,7 @@ def _x_axis(like: Tensor) -> Tensor:
 
 
 def check_motion(motion: Sequence[str]) -> None:
-    """Raise :class:`ConfigError` unless ``motion`` is some of :data:`MOTIONS`, each once, in that order, with a position among them."""
+    """Raise :class:`ConfigError` unless ``motion`` is an ordered subset of :data:`MOTIONS` with displacement or shape."""
     ordered = tuple(part for part in MOTIONS if part in motion)
     if isinstance(motion, str) or tuple(motion) != ordered or not {"displacement", "shape"} & set(ordered):
         raise ConfigError(
@@ -184,14 +185,14 @@ def motion_channels(motion: Sequence[str], dims: int) -> int:
 def frame_velocity(positions: Tensor) -> Tensor:
     """Compute the motion of each point since the previous frame.
 
-    The first frame has the velocity of the second one; a clip of one frame has zero velocity. A window of a clip therefore depends on
-    the frame before it, too.
+    The first frame has the velocity of the second one; a clip of one frame has zero velocity. A window of a clip therefore
+    depends on the frame before it, too.
 
     Args:
         positions: (batch, frames, points, dims).
 
     Returns:
-        As ``positions``, in their unit per frame.
+        The shape of ``positions``, in their unit per frame.
 
     Example:
         >>> frame_velocity(torch.tensor([1.0, 4.0, 9.0]).reshape(1, 3, 1, 1)).flatten().tolist()
@@ -217,16 +218,17 @@ def motion_features(
     lengths: Tensor | None = None,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """Compute the motion features that a syncer sees, at the full rate.
+    """Compute the motion features of a syncer, at the full frame rate.
 
     Args:
         landmarks: (batch, frames, points, dims), any unit.
-        motion: Some of "displacement", "shape", "velocity" and "speed", in this order. Velocity and speed are rates of the shape if
-            "shape" is among them, so that a turn of the head is no speed of the lips, and rates of the displacement otherwise.
+        motion: Some of "displacement", "shape", "velocity" and "speed", in this order. Velocity and speed are rates of the
+            shape if "shape" is among them, so that head rotation does not count as lip speed, and rates of the displacement
+            otherwise.
         region: "face", "mouth" or "head"; the last two need the 68-point layout.
         average_shape: Shape that is subtracted from all shapes, (points, dims); zeros if None.
-        reference: The face that displacement is measured from, and whose head size divides the shape: "first", "mean", or a face
-            (batch, points, dims).
+        reference: The face that displacement is measured from, and whose head size divides the shape: "first", "mean", or a
+            face (batch, points, dims).
         scale: Factor on displacement, which is in face heights, and on shape, in head sizes.
         lengths: (batch,), number of valid frames; only "mean" needs it.
         weights: :func:`head_frame_weights`; modules pass their buffer here.

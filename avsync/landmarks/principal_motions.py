@@ -1,4 +1,4 @@
-"""Principal motions of faces, in which a generator may express motion instead of in single coordinates."""
+"""Principal motions of faces, as an alternative to single coordinates in the output of a generator."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ class PrincipalMotions(NamedTuple):
     """Directions and limits of motion found by :func:`principal_motions`."""
 
     motions: Tensor
-    """(components, points, dims), in heights of the first face per frame. The length of each is the typical motion of faces along it
-    in one frame; they are sorted by the displacement along them, largest first."""
+    """(components, points, dims), in heights of the first face per frame. The length of each is the typical motion per frame
+    along it. The motions are sorted by the displacement along them, largest first."""
     reach: Tensor
     """(components,), largest usual displacement from the first face along each motion, as a multiple of the motion."""
 
 
 def principal_motions(landmarks: Tensor, components: int, *, quantile: float = 0.995) -> PrincipalMotions:
-    """Find the directions in which faces move most, and the velocity and reach along each.
+    """Find the directions of the largest motion of faces, and the velocity and reach along each direction.
 
-    The directions are the principal components of the displacement from each clip's first face, because velocities are dominated by
-    the detector's noise. The lengths are root mean squares of the velocity.
+    The directions are the principal components of the displacement from each clip's first face, because velocities are
+    dominated by the detector's noise. The lengths are root mean squares of the velocity.
 
     Args:
         landmarks: Clips, (batch, frames, points, dims), in any unit, with at least ``components`` frames in total.

@@ -36,10 +36,10 @@ def to_pixels(
     """Convert landmarks to the coordinates of a square image, with ``0 <= x < size`` inside the image.
 
     Args:
-        landmarks: (..., frames, points, dims), at least 2 dims; a third is left out.
+        landmarks: (..., frames, points, dims), at least 2 dims; a third dim is ignored.
         size: Width and height of the image, in pixels.
-        frame_size: Width and height of the source image in the unit of ``landmarks``; its longer side fills the image. None cuts a
-            square around the reference face instead, which stays in place while the face moves.
+        frame_size: Width and height of the source image in the unit of ``landmarks``; its longer side fills the image. None
+            uses a fixed square around the reference face instead.
         reference: "first", "mean", or a face (..., points, dims); used without ``frame_size``.
         view: Side of the square around the reference face, in heights of that face.
 
@@ -105,7 +105,7 @@ def rasterise(
     place = to_pixels(landmarks.detach(), size=size, frame_size=frame_size, reference=reference, view=view)
     seen = ((place >= 0) & (place < size)).all(dim=-1)  # False for NaN
     column, row = torch.where(seen[..., None], place, 0.0).long().unbind(dim=-1)
-    # A spare pixel after each image takes the points outside, so that the shapes do not depend on the values.
+    # A spare pixel after each image receives the points outside, so that shapes do not depend on values.
     pixel = (_channel_of_point(landmarks.device) * size + row) * size + column
     spare = IMAGE_CHANNELS * size * size
     images = torch.zeros(*landmarks.shape[:-2], spare + 1, device=landmarks.device)
@@ -142,7 +142,9 @@ def temporal_weights(frames: int, *, low: float = 0.2, high: float = 0.8, device
 
 
 def temporal_image(images: Tensor) -> Tensor:
-    """Merge a sequence into one image, the mean over time with :func:`temporal_weights`: late frames are bright, and motion leaves a trail.
+    """Merge a sequence into one image, the mean over time with :func:`temporal_weights`.
+
+    Late frames are bright, and motion leaves a trail.
 
     Args:
         images: (batch, frames, channels, height, width).

@@ -17,7 +17,7 @@ def repeat_frames(landmarks: Tensor, newest: Tensor) -> Tensor:
 
     Args:
         landmarks: (batch, frames, points, dims).
-        newest: (batch, frames), int64, the number of the frame that is shown at each time.
+        newest: (batch, frames), int64, number of the frame that is shown at each time.
 
     Returns:
         (batch, frames, points, dims).
@@ -118,9 +118,9 @@ def smooth_frames(landmarks: Tensor, kernel: Tensor | Sequence[float]) -> Tensor
 
 _KERNELS = ((0, 1, 1, 1, 0), (1, 1, 1, 1, 1), (1, 4, 6, 4, 1), (0, 1, 2, 1, 0), (1, 2, 3, 2, 1))
 """Filters that :func:`track_roughly` draws from: averages over 3 and 5 frames, and bell-shaped ones."""
-_LONGEST_HOLD = 3  # 8.3 new frames per second of 25
-_LOST = 0.25  # of the frames, where single frames are lost
-_REGULAR = 0.6  # of the clips with repeated frames, those of a lower rate; the others lose single frames
+_LONGEST_HOLD = 3  # 8.3 new frames per second at 25 fps
+_LOST = 0.25  # share of lost frames in clips that lose single frames
+_REGULAR = 0.6  # share of the clips with repeated frames that have a lower rate; the others lose single frames
 
 
 def track_roughly(
@@ -164,7 +164,7 @@ def track_roughly(
         return torch.rand(shape, generator=generator, device=device).to(landmarks)
 
     def integer(most: Tensor) -> Tensor:
-        """One number per clip, from 0 to ``most - 1``."""
+        """Draw one number per clip, from 0 to ``most - 1``."""
         return torch.minimum((uniform(batch) * most).long(), most.long() - 1)
 
     if jitter and jitter_share:

@@ -1,4 +1,4 @@
-"""One shard: a safetensors file that is written whole, says what it holds, and is read through the memory map."""
+"""Shard files: memory-mapped safetensors files that are written completely or not at all, with an index in the header."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ROWS = {"landmarks": 3, "audio": 2, "speech": 1}  # tensors of a shard, and the
 
 
 class ShardHeader(NamedTuple):
-    """Header of a shard; it is read without touching the rest."""
+    """Header of a shard, which can be read without reading the tensors."""
 
     path: Path
     layout: dict[str, tuple[str, tuple[int, ...], int]]
@@ -38,21 +38,21 @@ class ShardHeader(NamedTuple):
 
     @property
     def frames(self) -> int:
-        """Landmark frames."""
+        """Number of landmark frames."""
         return self.layout["landmarks"][1][0]
 
 
 def write_shard(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    """Write a shard, whole or not at all."""
+    """Write a shard, completely or not at all."""
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata={"avsync": json.dumps(metadata)})
 
 
 def read_header(path: str | os.PathLike[str]) -> ShardHeader:
-    """Read and check a shard's header, and that the file is as long as the header says.
+    """Read and check the header of a shard, and compare the length of the file with the header.
 
     Raises:
-        CorpusError: The file is missing, truncated or no shard.
+        CorpusError: The file is missing, truncated or not a shard.
     """
     source = Path(path)
     with untrusted(CorpusError, f"{source}: expected a whole shard, got"):
@@ -98,7 +98,7 @@ def _check_metadata(metadata: Any, layout: dict[str, tuple[str, tuple[int, ...],
 
 
 def map_shard(header: ShardHeader) -> dict[str, Rows]:
-    """Return the shard's arrays as read-only views of the file: nothing is read before it is asked for."""
+    """Return the arrays of a shard as read-only views of the file, which is read only on access."""
     with header.path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     return {
@@ -108,12 +108,12 @@ def map_shard(header: ShardHeader) -> dict[str, Rows]:
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
+    """Compute the SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def column_sums(audio: Tensor) -> dict[str, list[float]]:
-    """Statistics that add up over shards: sum and sum of squares of each coefficient, in float64."""
+    """Compute the sum and the sum of squares of each coefficient in float64; both can be added over shards."""
     values = audio.to(torch.float64)
     return {"sum": values.sum(0).tolist(), "squares": values.square().sum(0).tolist()}

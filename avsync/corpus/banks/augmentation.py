@@ -1,7 +1,7 @@
-"""Ways to vary training crops, all of them on batches of landmarks and of features that were computed beforehand.
+"""Augmentation of training crops, on batches of landmarks and of precomputed audio features.
 
-Features in decibels make this cheap: a gain or an equaliser is an offset, and a change of tempo moves frames in time without
-touching pitch. Tempo, equaliser and noise are what keeps coarse levels from learning their few training clips by heart.
+Augmentation is cheap because the features are in decibels: a gain or an equaliser is an offset, and a change of tempo moves
+frames in time without a change of pitch. Tempo, equaliser and noise keep coarse levels from memorising a small training set.
 """
 
 from __future__ import annotations
@@ -23,39 +23,39 @@ from avsync.landmarks.tracking_faults import track_roughly
 
 FRAMES_PER_SECOND = 25.0
 """Landmark frames per second of every crop."""
-_EQUALISER_POINTS = 6  # a curve of about an octave and a half a point: rooms and microphones, not single formants
+_EQUALISER_POINTS = 6  # about 1.5 octaves per point: the curve models rooms and microphones, not single formants
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
     """Settings of the augmentation of training crops; see :func:`avsync.landmarks.augmentation.augment`.
 
-    The displacement that the syncer sees knows neither position nor size, so of the kinds for landmarks the flip and the rotation
-    are what changes its input; scale and translation matter to models that see positions, as the generator does.
+    The displacement that a syncer receives is independent of position and size, so only the flip and the rotation change its
+    input. Scale and translation matter to models that receive positions, such as the generator.
 
     Attributes:
-        scale: Smallest and largest factor on the face.
+        scale: Smallest and largest factor on the size of the face.
         translation: Largest shift in x and in y, in face heights.
         rotation: Largest angle in either direction, in radians.
-        flip_probability: Share of the crops that are mirrored; needs the 68-point layout when above 0.
-        shear: Standard deviation of each entry of a random matrix that is added to the identity, one per crop: other proportions, and
-            heads turned another way.
-        sway: As ``shear``, but coming and going at 0.2 to 0.8 Hz, as turns of the head do; what a face looks like at some instant
-            is then no key by which to remember what was said.
-        identity: Standard deviation of an offset of every point, the same through the crop, in face heights.
-        jitter: Standard deviation of an offset of every point in every frame, as detectors make, in face heights.
+        flip_probability: Share of mirrored crops; needs the 68-point layout when above 0.
+        shear: Standard deviation of each entry of a random matrix that is added to the identity matrix, one per crop. It
+            changes the proportions of the face and the head pose.
+        sway: Like ``shear``, but the matrix oscillates at 0.2 to 0.8 Hz, as head turns do. A model can then not memorise the
+            speech of a crop by the appearance of the face in one frame.
+        identity: Standard deviation of an offset of each point, constant over the crop, in face heights.
+        jitter: Standard deviation of an offset of each point in each frame, similar to detector noise, in face heights.
         gain_db: Smallest and largest gain of the audio, in decibels.
-        tempo: Smallest and largest speed at which a crop is played, face and audio together; drawn evenly in its logarithm.
-        equaliser_db: Standard deviation of a random smooth curve over the mel bands, one per crop, in decibels.
-        noise_db: Standard deviation of noise on every feature, in decibels.
-        interference_share: Share of the crops to whose audio background noise or other voices are added; needs log-mel features. See
+        tempo: Smallest and largest playback speed of face and audio together; drawn log-uniformly.
+        equaliser_db: Standard deviation of a smooth random curve over the mel bands, one per crop, in decibels.
+        noise_db: Standard deviation of the noise on each feature, in decibels.
+        interference_share: Share of the crops with background noise or other voices in the audio; needs log-mel features. See
             :func:`avsync.corpus.banks.interference.add_interference`.
         snr_db: Smallest and largest signal-to-noise ratio of these crops, in decibels.
         smooth_share: Share of the crops whose tracks are smoothed over 3 to 5 frames. See
-            :func:`avsync.landmarks.tracking_faults.track_roughly`, also for the next two.
+            :func:`avsync.landmarks.tracking_faults.track_roughly`, also for ``repeat_share`` and ``tremble_share``.
         repeat_share: Share of the crops with repeated frames.
         tremble_share: Share of the crops with a jitter of up to 0.006 face heights on top of ``jitter``.
-        enabled: False leaves crops as they are.
+        enabled: False returns crops unchanged.
 
     Raises:
         ConfigError: A range is empty or out of bounds.
@@ -64,7 +64,8 @@ class AugmentConfig:
         >>> AugmentConfig(flip_probability=0.0).gain_db
         (-6.0, 6.0)
 
-    Source: scale, translation, flip and gain from the paper's code, the rest and all ranges but the scale's ours.
+    Source: scale, translation, flip and gain are from the paper's code; the rest is ours, and so are all ranges except that of
+    the scale.
     """
 
     scale: tuple[float, float] = (0.9, 1.1)
@@ -118,31 +119,31 @@ class AugmentConfig:
 
 @runtime_checkable
 class DecibelFeatures(Protocol):
-    """Features in decibels, to which a filter on the audio is an offset: :class:`avsync.audio.features.LogMel` and its kin."""
+    """Features in decibels, where a filter on the audio is an offset, such as :class:`avsync.audio.features.LogMel`."""
 
     n_mels: int
 
     def filter_offset(self, db: Tensor) -> Tensor:
-        """Compute what a filter with a gain of ``db`` decibels in each mel band adds: (..., n_mels) to (..., coeffs)."""
+        """Convert filter gains of ``db`` decibels per mel band to an offset of the features: (..., n_mels) to (..., coeffs)."""
         ...
 
 
 def random_tempo(batch_size: int, config: AugmentConfig, generator: torch.Generator | None = None) -> Tensor:
-    """Draw a speed for each crop, (batch,), log-uniformly from ``config.tempo``."""
+    """Draw a log-uniform speed from ``config.tempo`` for each crop, (batch,)."""
     low, high = math.log(config.tempo[0]), math.log(config.tempo[1])
     device = torch.device("cpu") if generator is None else generator.device
     return (low + (high - low) * torch.rand(batch_size, generator=generator, device=device)).exp().cpu()
 
 
 def interpolate_rows(rows: Tensor, begin: Tensor, tempo: Tensor, count: int, end: Tensor) -> Tensor:
-    """Read rows at a speed that is not 1, with linear interpolation between neighbours.
+    """Read rows at another speed, with linear interpolation between neighbouring rows.
 
     Args:
         rows: (all rows, ...).
         begin: First row of each crop, (batch,).
-        tempo: Rows to go on by at each step, (batch,).
-        count: Rows of a crop.
-        end: Last row each crop may read, (batch,).
+        tempo: Rows per step, (batch,).
+        count: Number of rows of a crop.
+        end: Last row that each crop may read, (batch,).
 
     Returns:
         (batch, count, ...).
@@ -151,7 +152,7 @@ def interpolate_rows(rows: Tensor, begin: Tensor, tempo: Tensor, count: int, end
         >>> interpolate_rows(torch.arange(9.0), torch.tensor([2]), torch.tensor([1.5]), 4, torch.tensor([8]))
         tensor([[2.0000, 3.5000, 5.0000, 6.5000]])
     """
-    # Offsets from `begin` stay small, so float32 keeps their fraction even where a corpus has millions of rows.
+    # Offsets from `begin` stay small, so float32 keeps their fraction even if a corpus has millions of rows.
     offset = torch.minimum(tempo[:, None] * torch.arange(count), (end - begin)[:, None].to(tempo.dtype))
     whole = offset.floor()
     lower = begin[:, None] + whole.long()
@@ -161,7 +162,7 @@ def interpolate_rows(rows: Tensor, begin: Tensor, tempo: Tensor, count: int, end
 
 
 def vary_landmarks(landmarks: Tensor, config: AugmentConfig, generator: torch.Generator | None = None) -> Tensor:
-    """Apply one random similarity, and perhaps a flip, to each crop (batch, frames, points, dims); then other faces, then faults."""
+    """Apply a random similarity, a flip, a deformation and tracking faults to each crop (batch, frames, points, dims)."""
     views = augment_landmarks(
         landmarks,
         scale=config.scale,
@@ -183,11 +184,11 @@ def vary_landmarks(landmarks: Tensor, config: AugmentConfig, generator: torch.Ge
 
 
 def deform(landmarks: Tensor, config: AugmentConfig, generator: torch.Generator | None = None) -> Tensor:
-    """Other heads and other poses: ``shear``, ``sway``, ``identity`` and ``jitter`` of :class:`AugmentConfig`.
+    """Change face shapes and head poses by ``shear``, ``sway``, ``identity`` and ``jitter`` of :class:`AugmentConfig`.
 
     Args:
-        landmarks: (batch, frames, points, dims), at least 2 dims, of which the first two are changed; 25 frames per second.
-        config: How much of each.
+        landmarks: (batch, frames, points, dims), at least 2 dims, 25 frames per second; only the first two dims change.
+        config: Strength of each change.
         generator: Random generator, on any device; the default generator of torch if None.
 
     Returns:
@@ -230,17 +231,17 @@ def vary_audio(audio: Tensor, features: nn.Module, config: AugmentConfig, genera
 
     Args:
         audio: (batch, audio_frames, coeffs).
-        features: What made them; its ``filter_offset`` says what a filter adds to them, as
-            :meth:`avsync.audio.features.LogMel.filter_offset` does.
-        config: How much of each.
+        features: The module that computed ``audio``; its ``filter_offset`` converts filter gains to an offset of the features,
+            as :meth:`avsync.audio.features.LogMel.filter_offset` does.
+        config: Strength of each change.
         generator: Random generator; the default generator of torch if None.
 
     Returns:
         (batch, audio_frames, coeffs).
 
     Raises:
-        ArgumentError: ``features`` has no ``filter_offset`` and a gain or an equaliser is asked for, or they are not log-mel energies
-            and interference is.
+        ArgumentError: ``config`` has a gain or an equaliser and ``features`` has no ``filter_offset``, or ``config`` has
+            interference and ``features`` does not return log-mel energies.
     """
     device = audio.device if generator is None else generator.device
     low, high = config.gain_db

@@ -1,7 +1,8 @@
-"""Crops of clips: which ones are drawn, how they are varied, and what a batch of them holds.
+"""Crops of clips: random sampling, augmentation, and the batch.
 
-Where landmarks and features lie is left to the banks: :class:`avsync.corpus.banks.memory.ClipBank` keeps them in memory and
-:class:`avsync.corpus.banks.shards.ShardedBank` in files. Both pick the same crops for the same generator, and return the same numbers.
+The banks store landmarks and features: :class:`avsync.corpus.banks.memory.ClipBank` in memory and
+:class:`avsync.corpus.banks.shards.ShardedBank` in files. Both draw the same crops for the same generator, and return the same
+values.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ _MAX_LENGTH = 1 << 31
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Crops of clips.
+    """Batch of crops of clips.
 
     Attributes:
         landmarks: (batch, frames, points, dims), in the unit of the corpus.
-        audio: (batch, 4 * (frames + 2 * margin), coeffs), features of the same time and of the margin around it.
-        clip_index: (batch,), which clip of the bank.
+        audio: (batch, 4 * (frames + 2 * margin), coeffs), features of the same frames and of the margin around them.
+        clip_index: (batch,), index of the clip in the bank.
         start: (batch,), first frame of ``landmarks`` within the clip.
-        speech: (batch, frames), bool, which frames hold speech; see :func:`avsync.corpus.banks.memory.speech_mask`.
+        speech: (batch, frames), bool, True for frames with speech; see :func:`avsync.corpus.banks.memory.speech_mask`.
     """
 
     landmarks: Tensor
@@ -47,19 +48,19 @@ class Batch:
 
     @property
     def speech_fraction(self) -> Tensor:
-        """Share of each crop's frames that hold speech, (batch,)."""
+        """Share of the frames with speech in each crop, (batch,)."""
         return self.speech.float().mean(dim=1)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
-        """The same crops on another device; ``non_blocking`` lets a copy from pinned memory run next to the computation."""
+        """Return the crops on another device; with ``non_blocking``, copies from pinned memory are asynchronous."""
         return Batch(*(x.to(device, non_blocking=non_blocking) for x in self._tensors()))
 
     def pin_memory(self) -> Batch:
-        """Return the same crops in page-locked memory, from which a GPU fetches them by itself; needs CUDA."""
+        """Return the crops in page-locked memory, for asynchronous copies to a GPU; needs CUDA."""
         return Batch(*(x.pin_memory() for x in self._tensors()))
 
     def select(self, which: Tensor | slice) -> Batch:
-        """Return some of the crops, by a mask (batch,), by indices or by a slice."""
+        """Return the crops selected by a mask (batch,), by indices or by a slice."""
         return Batch(*(x[which] for x in self._tensors()))
 
     def _tensors(self) -> tuple[Tensor, ...]:
@@ -67,30 +68,31 @@ class Batch:
 
 
 class _Plan(NamedTuple):
-    """Positions of the crops of one length. It costs a pass over all clips, so a bank keeps it between batches."""
+    """Positions of all crops of one length. A bank keeps them between batches, because they take a pass over all clips."""
 
     counts: Tensor
-    """(clips,), crops of each clip."""
+    """(clips,), number of crops of each clip."""
     per_speaker: Tensor
-    """(speakers,), crops of each speaker."""
+    """(speakers,), number of crops of each speaker."""
     last: Tensor
-    """(clips,), crops up to and with each clip, in the order of the speakers."""
+    """(clips,), cumulative number of crops up to and including each clip, with clips in the order of the speakers."""
 
 
 class CropBank(ABC):
-    """Base class of the banks of clips: the index, the choice of crops, and their augmentation.
+    """Base class of the banks of clips: index, sampling of crops, and augmentation.
 
-    A bank knows each clip's length and speaker; it is asked for rows, one per landmark frame and four per landmark frame of features,
-    numbered through all clips. Whether a frame holds speech is per row too, of 0 or 1, so that it can be stretched like the others.
+    A bank stores the length and the speaker of each clip. Subclasses return rows, which are numbered through all clips: one row
+    of landmarks and four rows of audio features per frame. Speech is a row of 0 or 1 per frame, so that it can be interpolated
+    in time like the other rows.
 
     Attributes:
-        features: What made the audio features; its ``filter_offset`` serves augmentation.
+        features: The module that computed the audio features; augmentation uses its ``filter_offset``.
         ids: Name of each clip.
         clip_speakers: Speaker of each clip.
         speakers: All speakers, sorted.
         lengths: (clips,), frames of each clip, on the CPU as all index tensors are.
         offsets: (clips,), number of each clip's first frame among the frames of all clips.
-        bad: (id, reason) of every clip left out.
+        bad: (id, reason) of each excluded clip.
 
     Source: ours.
     """
@@ -106,7 +108,7 @@ class CropBank(ABC):
     _by_speaker: Tensor
 
     def _set_index(self, ids: Sequence[str], speakers: Sequence[str], lengths: Tensor) -> None:
-        """Take note of the clips, in the order of their rows."""
+        """Store the index of the clips, in the order of their rows."""
         self.ids = tuple(ids)
         self.clip_speakers = tuple(speakers)
         self.speakers = tuple(sorted(set(speakers)))
@@ -123,22 +125,22 @@ class CropBank(ABC):
 
     @abstractmethod
     def audio_statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of every coefficient over all frames, both (coeffs,), in the features' unit."""
+        """Compute mean and standard deviation of each coefficient over all frames, both (coeffs,), in the features' unit."""
 
     @abstractmethod
     def _rows(self, name: str, begin: Tensor, count: int) -> Tensor:
-        """Rows of "landmarks", "audio" or "speech": ``count`` of them from each of ``begin`` (batch,) on, (batch, count, ...)."""
+        """Return ``count`` rows of "landmarks", "audio" or "speech" from each of ``begin`` (batch,), (batch, count, ...)."""
 
     @abstractmethod
     def _stretched_rows(self, name: str, begin: Tensor, tempo: Tensor, count: int, end: Tensor) -> Tensor:
-        """As :func:`avsync.corpus.banks.augmentation.interpolate_rows` reads them."""
+        """Return rows interpolated in time; see :func:`avsync.corpus.banks.augmentation.interpolate_rows`."""
 
     def __len__(self) -> int:
         """Return the number of clips."""
         return len(self.ids)
 
     def __repr__(self) -> str:
-        """Return the sizes."""
+        """Return the class and the sizes."""
         minutes = int(self.lengths.sum()) / 25 / 60
         kind = type(self).__name__
         return f"{kind}({len(self)} clips, {len(self.speakers)} speakers, {minutes:.1f} min, {len(self.bad)} bad)"
@@ -162,7 +164,7 @@ class CropBank(ABC):
             )
         per_speaker = torch.zeros(len(self.speakers), dtype=torch.long).index_add_(0, self._speaker, counts)
         plan = _Plan(counts, per_speaker, counts[self._by_speaker].cumsum(0))
-        if len(plans) >= 8:  # a caller who varies the length with every batch must not fill the memory with plans
+        if len(plans) >= 8:  # bounds the memory if a caller uses another length for each batch
             plans.pop(next(iter(plans)), None)
         plans[frames, margin] = plan
         return plan
@@ -178,26 +180,27 @@ class CropBank(ABC):
         speakers_distinct: bool = True,
         speaker_power: float = 1.0,
     ) -> Batch:
-        """Draw random crops: a speaker, then one of the speaker's crops, each as likely as the other.
+        """Draw random crops: first a speaker, then one of the crops of this speaker, all with equal probability.
 
         Args:
             batch_size: Number of crops.
-            frames: Landmark frames of a crop; shorter clips are left out.
+            frames: Landmark frames per crop; shorter clips are excluded.
             generator: Random generator, on any device; the default generator of torch if None.
-            augment: How to vary the crops; None leaves them as they are. A faster tempo needs longer clips: where a clip is too
-                short for it, it is played as fast as it allows.
-            margin: Landmark frames of further audio on both sides.
-            speakers_distinct: No speaker comes again before all others have come; with a batch as large as the number of speakers,
-                each comes once. False draws every crop by itself.
-            speaker_power: A speaker's weight is its number of crops to this power. 1 makes every crop of the corpus equally
-                likely (as far as ``speakers_distinct`` lets it), 0 every speaker.
+            augment: Augmentation of the crops; None for none. A faster tempo needs longer clips: the speed of a clip that is
+            too
+                short is reduced to the fastest possible one.
+            margin: Landmark frames of additional audio on both sides.
+            speakers_distinct: No speaker is repeated before all others have been drawn; with a batch as large as the number of
+                speakers, each speaker is drawn once. False draws each crop independently.
+            speaker_power: The weight of a speaker is the number of its crops to this power. With 1 all crops of the corpus are
+                equally likely (as far as ``speakers_distinct`` permits), with 0 all speakers.
 
         Returns:
             The batch, on the device of the bank.
 
         Raises:
             ClipTooShortError: No clip is long enough.
-            ArgumentError: ``batch_size`` or ``frames`` is not positive, or a margin is asked for with a tempo that varies.
+            ArgumentError: ``batch_size`` or ``frames`` is not positive, or ``margin`` is not 0 and the tempo varies.
         """
         check_type("batch_size", batch_size, int)
         check_positive("batch_size", batch_size)
@@ -219,7 +222,8 @@ class CropBank(ABC):
             speaker = torch.cat(rounds).cpu()
         else:
             speaker = torch.multinomial(weights, batch_size, replacement=True, generator=generator).cpu()
-        # With clips in the order of their speakers, the crops of one speaker are a run of numbers, and one draw finds clip and start.
+        # With clips in the order of their speakers, the crops of one speaker have consecutive numbers, and one draw gives clip
+        # and start.
         uniform = torch.rand(batch_size, generator=generator, device=device, dtype=torch.float64).cpu()
         within = torch.minimum((uniform * per_speaker[speaker]).long(), per_speaker[speaker] - 1)
         crop = (per_speaker.cumsum(0) - per_speaker)[speaker] + within
@@ -238,15 +242,15 @@ class CropBank(ABC):
         return replace(batch, landmarks=landmarks, audio=vary_audio(batch.audio, self.features, augment, generator))
 
     def windows(self, frames: int, *, stride: int, margin: int = 0) -> Batch:
-        """Return all crops at multiples of a stride whose surroundings lie inside the recording, in the order of the clips.
+        """Return all crops at multiples of a stride whose margins lie inside the clip, in the order of the clips.
 
         Args:
-            frames: Landmark frames of a crop; clips shorter than ``frames + 2 * margin`` are left out.
-            stride: Frames from one crop of a clip to the next; the first starts at frame ``margin``.
-            margin: Landmark frames of further audio on both sides, for a search over offsets of up to that many frames.
+            frames: Landmark frames per crop; clips shorter than ``frames + 2 * margin`` are excluded.
+            stride: Frames from one crop of a clip to the next; the first crop starts at frame ``margin``.
+            margin: Landmark frames of additional audio on both sides, for an offset search of up to ``margin`` frames.
 
         Returns:
-            The batch, on the device of the bank; all of it, so ask a large bank for few.
+            One batch with all crops, on the device of the bank; use a large stride for a large bank.
 
         Raises:
             ClipTooShortError: No clip is long enough.
@@ -268,7 +272,7 @@ class CropBank(ABC):
         return Batch(landmarks, audio, clip.to(self.device), start.to(self.device), self._rows("speech", begin, frames) > 0.5)
 
     def _gather_stretched(self, clip: Tensor, start: Tensor, frames: int, tempo: Tensor) -> Batch:
-        """Return the crops played ``tempo`` (batch,) times as fast, between whose frames values are interpolated."""
+        """Return the crops played ``tempo`` (batch,) times as fast, with interpolation between frames."""
         length = self.lengths[clip]
         tempo = torch.minimum(tempo, (length - 1) / (frames - 1)) if frames > 1 else tempo
         span = (frames - 1) * tempo

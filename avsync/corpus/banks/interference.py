@@ -12,26 +12,26 @@ from avsync._checks import check_shape
 from avsync.errors import ArgumentError
 
 _TILT_DB, _CURVE_DB, _CURVE_POINTS = 12.0, 3.0, 6
-"""Spectra of steady noise: standard deviations of the slope over all bands and of a smooth curve with so many points."""
-_BANDWIDTH_DB = 8.0  # the highest mel band is about 6 times as wide as the lowest, so that white noise has more power in it
-_VOICES = 4  # other crops of the batch that are mixed at most
-_VOICE_SHARE = 0.6  # of the crops that have each voice but the first, which all have
-_FLOOR = 0.05  # of the powers' sum: interference of two waves cancels no more than that
+"""Spectrum of steady noise: standard deviation of the slope over all bands and of a smooth curve; points of the curve."""
+_BANDWIDTH_DB = 8.0  # the highest mel band is about 6 times as wide as the lowest, so white noise has more power there
+_VOICES = 4  # largest number of other crops of the batch in a mixture
+_VOICE_SHARE = 0.6  # share of the crops with each voice after the first; all crops have the first
+_FLOOR = 0.05  # share of the summed powers that remains at least when two waves cancel
 
 
 def add_interference(
     audio: Tensor, *, share: float, snr_db: tuple[float, float] = (0.0, 20.0), generator: torch.Generator | None = None
 ) -> Tensor:
-    r"""Add steady noise, or the voices of other crops of the batch, to a share of the crops.
+    r"""Add steady noise or the voices of other crops of the batch to a random share of the crops.
 
-    The powers :math:`S` of the speech and :math:`N` of the interference add up in every band, together with the product of their
-    amplitudes at a random phase :math:`\varphi`: :math:`10 \log_{10}(S + N + 2 \sqrt{S N / k} \cos \varphi)`, where :math:`k` is
-    the number of independent components of a band.
+    In each band, the powers :math:`S` of the speech and :math:`N` of the interference are added, together with the product of
+    their amplitudes at a random phase :math:`\varphi`: :math:`10 \log_{10}(S + N + 2 \sqrt{S N / k} \cos \varphi)`, where
+    :math:`k` is the number of independent components of the band.
 
     Args:
         audio: Log-mel energies in decibels, (batch, audio_frames, n_mels).
-        share: Share of the crops that are changed; half of those get steady noise of a random color, half get 1 to 4 voices.
-        snr_db: Smallest and largest signal-to-noise ratio over a crop, in decibels, drawn uniformly.
+        share: Share of the crops that are changed; half of them get steady noise of a random color, half 1 to 4 voices.
+        snr_db: Smallest and largest signal-to-noise ratio of a crop, in decibels; drawn uniformly.
         generator: Random generator, on any device; torch's own if None.
 
     Returns:
@@ -67,8 +67,8 @@ def add_interference(
     position = torch.linspace(0.0, 1.0, bands, device=audio.device)
     curve = F.interpolate(normal(batch, 1, _CURVE_POINTS), size=bands, mode="linear", align_corners=True)
     color = _TILT_DB * normal(batch, 1, 1) * (position - 0.5) + _CURVE_DB * curve + _BANDWIDTH_DB * position
-    # The power of noise in a band fluctuates, the less the wider the band: a mean of two independent components at the lowest, of
-    # about seven at the highest.
+    # The power of noise fluctuates less in wider bands: it is a mean of two independent components in the lowest band and of
+    # about seven in the highest.
     components = 1.0 + 6.0 * position.square()
     fluctuation = 1.0 + (exponential() - 1.0) / components.sqrt()
     steady = 10.0 ** (color / 10.0) * fluctuation.clamp_min(0.0)
@@ -78,7 +78,7 @@ def add_interference(
 
     voices = torch.zeros_like(power)
     for number in range(1, _VOICES + 1):
-        # Shifted in time too, so that crops of one recording do not interfere in step.
+        # Also shifted in time, so that overlapping crops of one recording are not added in phase.
         shift = int(torch.randint(frames, (), generator=generator, device=device))
         other = power.roll((number, shift), dims=(0, 1))
         present = uniform(batch, 1, 1) < (1.0 if number == 1 else _VOICE_SHARE)

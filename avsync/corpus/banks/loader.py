@@ -1,8 +1,9 @@
-"""Batches that are ready before they are asked for, and the same ones however many workers make them.
+"""Loader that prepares random batches in advance; the batches do not depend on the number of workers.
 
-Batch ``n`` has a random generator of its own, seeded by the loader's seed and ``n``. So the order in which workers finish changes
-nothing, and the loader's whole state is one number: how many batches were handed out. Workers are threads: what a batch costs is
-copying, which runs outside of Python's lock, and they share the bank instead of sending copies of crops between processes.
+Batch ``n`` has its own random generator, seeded by the seed of the loader and ``n``. The order in which workers finish
+therefore has no effect, and the state of the loader is one number: the number of returned batches. Workers are threads, because
+the cost of a batch is mostly copying, which runs without Python's lock, and because threads share the bank without copies
+between processes.
 """
 
 from __future__ import annotations
@@ -31,23 +32,23 @@ def _device(device: torch.device | str) -> torch.device:
 
 
 class BatchLoader(ProcessBound):
-    """An endless sequence of random batches, made ahead of time by threads.
+    """Endless sequence of random batches, prepared in advance by threads.
 
     Args:
-        bank: Where crops come from; in memory or in shards.
-        batch_size: Number of crops of a batch.
-        frames: Landmark frames of a crop.
-        augment: How crops are varied; None leaves them as they are.
-        margin: Landmark frames of further audio on both sides.
+        bank: The bank of clips, in memory or in shards.
+        batch_size: Crops per batch.
+        frames: Landmark frames per crop.
+        augment: Augmentation of the crops; None for none.
+        margin: Landmark frames of additional audio on both sides.
         speakers_distinct: As in :meth:`avsync.corpus.banks.crops.CropBank.sample`.
-        speaker_power: As there.
-        seed: Another seed, other batches.
-        workers: Threads; 0 makes each batch when it is asked for.
-        prefetch: Batches made ahead.
-        device: Where batches are delivered. To a GPU they travel from page-locked memory, next to the computation.
-        rank: Number of this process among ``world_size``; each gets other batches, and together they get what one process with
-            this seed would.
-        world_size: Processes.
+        speaker_power: As in :meth:`avsync.corpus.banks.crops.CropBank.sample`.
+        seed: Seed of the random generators.
+        workers: Number of threads; 0 makes each batch on request.
+        prefetch: Number of batches made in advance.
+        device: Device of the batches. Copies to a GPU start from page-locked memory and run in parallel with computation.
+        rank: Rank of this process. Each process gets different batches; all processes together get the batches that one process
+            with this seed would get.
+        world_size: Number of processes.
 
     Raises:
         ArgumentError: A number is out of its range, or no clip of the bank is long enough (a
@@ -111,7 +112,7 @@ class BatchLoader(ProcessBound):
         self._position = 0
         self._ahead: deque[Future[Batch]] = deque()
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="avsync-loader") if workers else None
-        self._make(0)  # what is wrong with the arguments is said here, not by a thread later on
+        self._make(0)  # raises errors in the arguments here instead of later in a thread
 
     def _make(self, number: int) -> Batch:
         """Return the batch ``number`` of this process."""
@@ -121,7 +122,7 @@ class BatchLoader(ProcessBound):
         return batch.pin_memory() if self._pin else batch
 
     def __iter__(self) -> Iterator[Batch]:
-        """Return the loader: the sequence has no end."""
+        """Return the loader itself; the sequence has no end."""
         return self
 
     def __next__(self) -> Batch:
@@ -138,14 +139,14 @@ class BatchLoader(ProcessBound):
         return batch.to(self.device, non_blocking=self._pin)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position in the sequence: batches handed out, not those made ahead."""
+        """Return the seed and the position: the number of returned batches, without batches made in advance."""
         return {"seed": self.seed, "position": self._position}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from where :meth:`state_dict` was taken.
+        """Continue from the position of a :meth:`state_dict`.
 
         Raises:
-            CheckpointError: The state is of a loader with another seed.
+            CheckpointError: The state belongs to a loader with another seed.
         """
         if set(state_dict) != {"seed", "position"} or state_dict["seed"] != self.seed:
             raise CheckpointError(f"`state_dict`: expected that of a loader with seed {self.seed}, got {state_dict!r}")
@@ -165,7 +166,7 @@ class BatchLoader(ProcessBound):
             self._pool.shutdown(wait=True, cancel_futures=True)
 
     def __enter__(self) -> Self:
-        """Return the loader, to be closed at the end of the block."""
+        """Return the loader, which is closed at the end of the block."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -1,8 +1,8 @@
-"""Clips in memory: features computed once, random crops for training, fixed crops with surroundings for evaluation.
+"""Clips in memory: features are computed once, for random crops in training and fixed crops with margins in evaluation.
 
-A corpus of an hour is about 150 MB as float32, so all of it is held in two tensors, and a batch is two gathers. Augmentation acts
-on the gathered batch: the same random similarity on all frames of a crop, and a gain, which features of decibels take as an
-offset, so that nothing has to be computed again.
+One hour of a corpus is about 150 MB as float32, so all clips fit into two tensors, and a batch is two gather operations.
+Augmentation acts on the batch: one random similarity for all frames of a crop, and a gain, which is an offset of features in
+decibels. The features are therefore never computed again.
 """
 
 from __future__ import annotations
@@ -37,31 +37,30 @@ def speech_mask(
     floor_db: float = -70.0,
     present: npt.NDArray[np.bool_] | None = None,
 ) -> npt.NDArray[np.bool_]:
-    """Find the frames of a clip that hold speech, by energy alone.
+    """Find the frames of a clip that contain speech, by their energy.
 
-    A frame counts when the level of its 640 samples lies less than ``-threshold_db`` below the clip's loud frames (the given
-    percentile of levels) and above ``floor_db``. It hears loudness, not speech: music and noise as loud as the voice count, and a
-    clip in which nobody speaks is measured by its own loudest noise.
+    A frame counts as speech if the level of its 640 samples is above ``floor_db`` and less than ``-threshold_db`` below the
+    loud frames of the clip, which are given by ``percentile``. The mask depends on loudness only: music and noise as loud as
+    the voice count as speech, and in a clip without speech the loudest noise does.
 
-    On the real corpus the levels have no valley between speech and pause (50 % of the frames lie within 10 dB of the loud ones,
-    the rest trails off evenly), so no threshold is right for all. -30 dB hardly ever finds a pause in the tenth of the clips
-    whose levels span less than 18 dB. At -20 dB a clip's median share is 0.73; of 744 crops of 80 frames of the validation
-    speakers 738 have 0.2 or more, and the four below or at 0.1 lie in one segment of nine seconds of one clip. Take 0.2 as "has
-    speech".
+    Real recordings have no clear gap between the levels of speech and of pauses, so no threshold fits all clips. At the default
+    of -20 dB the median share of speech per clip is 0.73, and nearly all crops of 80 frames have a share of at least 0.2. Use
+    0.2 as the threshold for a crop with speech.
 
     Args:
-        waveform: (samples,), at least one frame of 640; the mean is removed first.
+        waveform: (samples,), at least one frame of 640 samples; the mean is removed first.
         threshold_db: Level below the loud frames, in decibels.
-        percentile: Which percentile of levels stands for the loud frames.
-        floor_db: Quieter frames than this never count, in decibels of full scale.
-        present: (frames,), False for frames without audio: they never count, and are no part of the percentile. None for all True.
+        percentile: Percentile of the levels that defines the loud frames.
+        floor_db: Level below which frames never count, in decibels of full scale.
+        present: (frames,), False for frames without audio, which never count and are excluded from the percentile; None for all
+            True.
 
     Returns:
-        (samples // 640,), True where there is speech.
+        (samples // 640,), True for frames with speech.
 
     Raises:
-        ShapeError: Not one channel.
-        ClipTooShortError: Less than one frame.
+        ShapeError: ``waveform`` does not have one channel.
+        ClipTooShortError: ``waveform`` is shorter than one frame.
 
     Example:
         >>> sound = np.random.default_rng(0).normal(0, 0.1, 640 * 4).astype(np.float32)
@@ -96,13 +95,13 @@ def speech_mask(
 
 
 def clip_speech(clip: Clip) -> npt.NDArray[np.bool_]:
-    """Return which frames of a clip hold speech, by :func:`speech_mask`; frames for which the source had no audio hold none.
+    """Return the frames of a clip that contain speech, by :func:`speech_mask`; frames without audio in the source do not.
 
     Args:
-        clip: With at least one frame.
+        clip: A clip of at least one frame.
 
     Returns:
-        (frames,), True where there is speech.
+        (frames,), True for frames with speech.
 
     Example:
         >>> noise = np.random.default_rng(0).normal(0, 0.1, 640 * 4).astype(np.float32)
@@ -118,28 +117,29 @@ def clip_speech(clip: Clip) -> npt.NDArray[np.bool_]:
 
 
 class ClipBank(CropBank):
-    """All clips of a corpus in memory, as landmarks and audio features.
+    """Bank of clips in memory, as landmarks and audio features.
 
     Args:
         clips: A :class:`~avsync.corpus.clip.Corpus` or any other clips. All must have the same points and dims.
         features: Waveform (batch, 640 * frames) to features (batch, 4 * frames, coeffs), with
             ``filter_offset(db: (batch, n_mels)) -> (batch, coeffs)`` for augmentation; :class:`avsync.audio.features.LogMel` or
-            :class:`avsync.audio.features.MFCC`. Called once a clip, on the whole clip, after :func:`avsync.audio.features.normalise_waveform`.
-        skip_bad: Leave out clips that cannot be read or break the format, and list them in ``bad``, instead of raising.
+            :class:`avsync.audio.features.MFCC`. Called once per clip, on the whole clip, after
+            :func:`avsync.audio.features.normalise_waveform`.
+        skip_bad: Exclude clips that cannot be read or violate the format and list them in ``bad``, instead of raising.
 
     Attributes:
         landmarks: (all frames, points, dims) float32.
         audio: (4 * all frames, coeffs) float32.
-        speech: (all frames,) float32, 1 where there is speech (:func:`speech_mask`), 0 elsewhere.
+        speech: (all frames,) float32, 1 for frames with speech (:func:`speech_mask`), else 0.
         lengths: (clips,), frames of each clip, on the CPU as all index tensors are.
         offsets: (clips,), first frame of each clip in ``landmarks``.
         ids: Name of each clip.
         clip_speakers: Speaker of each clip.
         speakers: All speakers, sorted.
-        bad: (id, reason) of every clip left out, here or by the corpus.
+        bad: (id, reason) of each clip excluded here or by the corpus.
 
     Raises:
-        CorpusError: A clip is bad and ``skip_bad`` is off, or none is left.
+        CorpusError: A clip is bad and ``skip_bad`` is False, or no clip remains.
         ShapeError: ``features`` does not return 4 frames per landmark frame.
 
     Example:
@@ -175,7 +175,7 @@ class ClipBank(CropBank):
         return self.landmarks.device
 
     def to(self, device: torch.device | str) -> ClipBank:
-        """Move landmarks, features and speech to a device, in place; batches then come from there."""
+        """Move landmarks, features and speech to a device, in place; batches are then on this device."""
         self.landmarks, self.audio, self.speech = (x.to(device) for x in (self.landmarks, self.audio, self.speech))
         self.features.to(device)
         return self
@@ -189,7 +189,7 @@ class ClipBank(CropBank):
         return interpolate_rows(getattr(self, name), begin, tempo, count, end)
 
     def audio_statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of every coefficient over all frames, both (coeffs,), in the features' unit."""
+        """Compute mean and standard deviation of each coefficient over all frames, both (coeffs,), in the features' unit."""
         return self.audio.mean(dim=0), self.audio.std(dim=0)
 
 
@@ -212,7 +212,7 @@ def keep_usual_shape(
 
     Args:
         kept: Clips, their features and speech masks.
-        bad: Where to note (id, reason).
+        bad: List to which (id, reason) is added.
         usual: (points, dims) to keep; the most common ones if None.
     """
     counts = Counter(clip.landmarks.shape[1:] for clip, _, _ in kept)
@@ -228,7 +228,7 @@ def keep_usual_shape(
 
 
 def clip_readers(clips: Iterable[Clip]) -> Iterator[tuple[str, Callable[[], Clip]]]:
-    """Return the name of each clip and how to get it; a corpus' clip that cannot be read must not end the loop over the others.
+    """Yield the id of each clip and a function that returns the clip, so that an unreadable clip does not end the loop.
 
     Args:
         clips: A corpus, or any other clips.
@@ -253,14 +253,14 @@ def prepare_clips(
     bad: list[tuple[str, str]] | None,
     shape: tuple[int, ...] | None = None,
 ) -> Iterator[tuple[Clip, Tensor, Tensor]]:
-    """Read clips one after the other and compute what a bank holds of them.
+    """Read clips one after the other and compute their features and speech masks.
 
     Args:
-        readers: As :func:`clip_readers` gives them.
-        features: As :class:`ClipBank` takes them.
-        bad: Where to note (id, reason) of clips that cannot be used; None raises an error at the first, or at another (points, dims) than
-            that of the first clip.
-        shape: (points, dims) that all clips must have; None for those of the first clip.
+        readers: The result of :func:`clip_readers`.
+        features: As in :class:`ClipBank`.
+        bad: List to which (id, reason) of unusable clips is added; None raises an error at the first unusable clip, or at a
+            clip whose (points, dims) differ from ``shape``.
+        shape: (points, dims) of all clips; None for those of the first clip.
 
     Yields:
         The clip, its features (4 * frames, coeffs) float32, and its :func:`speech_mask` as a tensor (frames,).
@@ -288,11 +288,11 @@ def prepare_clips(
 
 @torch.no_grad()
 def encode_waveform(waveform: npt.NDArray[np.float32], features: nn.Module) -> Tensor:
-    """Return the features of a clip's normalised audio.
+    """Compute the features of a waveform after normalisation.
 
     Args:
         waveform: (640 * frames,).
-        features: As :class:`ClipBank` takes them.
+        features: As in :class:`ClipBank`.
 
     Returns:
         (4 * frames, coeffs) float32, on the CPU.

@@ -1,9 +1,10 @@
-"""Clips in files: features computed once, kept in memory-mapped shards, cropped like those of a bank in memory.
+"""Clips in files: features are computed once, stored in memory-mapped shards, and cropped as in a bank in memory.
 
-A folder of shards holds ``shard-00000.safetensors``, ... with the landmarks, features and speech masks of some clips each, and
-``shards.json``, which is written last. Opening reads the headers only; a batch reads its own crops, so a corpus may be far larger
-than the memory. Each shard says what it was made from, so that building goes on after an interruption where it stopped, makes
-again what has changed, and does nothing when nothing has. Source: ours.
+A folder of shards holds ``shard-00000.safetensors``, ..., each with the landmarks, features and speech masks of some clips, and
+``shards.json``, which is written last. Opening the folder reads only the headers, and a batch reads only its own crops, so a
+corpus may be much larger than the memory. Each shard has a fingerprint of its clips and features. A build therefore continues
+after an interruption, rebuilds only shards whose clips or features have changed, and does nothing if all shards are up to date.
+Source: ours.
 """
 
 from __future__ import annotations
@@ -42,13 +43,13 @@ SHARD_FORMAT = 1
 """Version of the folder's layout; a reader refuses others."""
 MANIFEST = "shards.json"
 """Name of the list of shards inside their folder."""
-_MAPPED_AT_ONCE = 256  # each map holds a file open, and processes may open 1024
+_MAPPED_AT_ONCE = 256  # each map keeps a file open, and a process may open 1024
 _SECONDS_OF_PROBE = 1
 _MAX_MANIFEST_BYTES = 1 << 28
 
 
 class _Source(NamedTuple):
-    """A clip that goes into a shard, and what changes when it does."""
+    """Clip of a shard, with a signature that changes when the clip changes."""
 
     name: str
     frames: int
@@ -64,24 +65,24 @@ def build_shards(
     skip_bad: bool = False,
     shard_frames: int = 200_000,
 ) -> ShardedBank:
-    """Write the shards of a corpus, or those that are missing or out of date, and open them.
+    """Write the shards of a corpus that are missing or out of date, and open all shards.
 
-    A shard is kept if the features and its clips are as they were: for a :class:`~avsync.corpus.clip.Corpus` its entries and the
-    size and time of its files, for other clips their content.
+    A shard is kept if its features and clips are unchanged. For a :class:`~avsync.corpus.clip.Corpus` the entries and the sizes
+    and times of the files are compared, for other clips their content.
 
     Args:
         clips: A corpus or any other clips; all must have the same points and dims.
-        folder: Where to write; created when missing. Nothing else should be in it.
-        features: As :class:`avsync.corpus.banks.memory.ClipBank` takes them.
-        skip_bad: Leave out clips that cannot be read or break the format, and list them in ``bad``, instead of raising.
-        shard_frames: Landmark frames after which a shard is full; a shard of 200,000 (2.2 hours) is about 190 MB, and is held in
-            memory while it is made.
+        folder: Output folder, for shards only; created if missing.
+        features: As in :class:`avsync.corpus.banks.memory.ClipBank`.
+        skip_bad: Exclude clips that cannot be read or violate the format and list them in ``bad``, instead of raising.
+        shard_frames: Landmark frames after which a shard is full. A shard of 200,000 frames (2.2 hours) is about 190 MB and is
+            held in memory while it is written.
 
     Returns:
-        The opened bank.
+        The bank.
 
     Raises:
-        CorpusError: A clip is bad and ``skip_bad`` is off, or none is left.
+        CorpusError: A clip is bad and ``skip_bad`` is False, or no clip remains.
         ArgumentError: ``shard_frames`` is not positive.
 
     Example:
@@ -113,7 +114,7 @@ def build_shards(
         if header is not None and usual is not None and header.layout["landmarks"][1][1:] != usual:
             header = None
         if header is None:
-            if known is not None:  # from here on the old list is wrong; a reader must not believe it meanwhile
+            if known is not None:  # the old list is no longer valid, so no reader may use it
                 (target / MANIFEST).unlink(missing_ok=True)
                 known = None
             shape = headers[0].layout["landmarks"][1][1:] if headers else usual
@@ -122,7 +123,7 @@ def build_shards(
             kept = list(prepare_clips(readers, features=features, bad=missed if skip_bad else None, shape=shape))
             if skip_bad:
                 kept = keep_usual_shape(kept, missed, shape)
-            if not kept:  # nothing to keep, and nothing to know it by the next time
+            if not kept:  # no shard is written, so these clips are read again in the next build
                 bad += missed
                 continue
             header = _write(path, kept, missed, fingerprint)
@@ -152,12 +153,12 @@ def build_shards(
 
 
 class ShardedBank(CropBank):
-    """All clips of a folder of shards, read crop by crop; stands in for a :class:`~avsync.corpus.banks.memory.ClipBank`.
+    """Bank of clips in a folder of shards, read crop by crop; replaces a :class:`~avsync.corpus.banks.memory.ClipBank`.
 
     Args:
-        folder: Written by :func:`build_shards`.
+        folder: A folder written by :func:`build_shards`.
         features: The features that the shards were made with; augmentation needs them.
-        verify: Read every shard once and compare its checksum; about a second a gigabyte.
+        verify: Read each shard once and compare its checksum, which takes about one second per gigabyte.
 
     Attributes:
         lengths: (clips,), frames of each clip.
@@ -165,11 +166,11 @@ class ShardedBank(CropBank):
         ids: Name of each clip.
         clip_speakers: Speaker of each clip.
         speakers: All speakers, sorted.
-        bad: (id, reason) of every clip left out when the shards were made.
+        bad: (id, reason) of each clip excluded when the shards were made.
 
     Raises:
-        CorpusError: The folder is incomplete or damaged, its shards are of another format, or ``features`` are not those that the
-            shards were made with.
+        CorpusError: The folder is incomplete or damaged, its shards have another format, or the shards were made with other
+            features.
 
     Source: ours.
     """
@@ -206,13 +207,13 @@ class ShardedBank(CropBank):
         return self._device
 
     def to(self, device: torch.device | str) -> ShardedBank:
-        """Deliver batches on a device; the shards stay where they are."""
+        """Set the device of the batches; the shards stay in their files."""
         self._device = torch.device(device)
         self.features.to(device)
         return self
 
     def audio_statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of every coefficient over all frames, both (coeffs,), in the features' unit."""
+        """Compute mean and standard deviation of each coefficient over all frames, both (coeffs,), in the features' unit."""
         total, squares = (
             torch.tensor([header.metadata["audio"][key] for header in self._headers], dtype=torch.float64).sum(0)
             for key in ("sum", "squares")
@@ -223,7 +224,7 @@ class ShardedBank(CropBank):
         return mean.float(), variance.sqrt().float()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the maps, which another process makes for itself."""
+        """Return the state without the memory maps, which each process opens for itself."""
         return {**self.__dict__, "_maps": {}}
 
     def _map(self, shard: int) -> dict[str, Rows]:
@@ -236,7 +237,7 @@ class ShardedBank(CropBank):
         return arrays
 
     def _pieces(self, name: str, begin: Tensor, counts: Tensor) -> Iterator[Rows]:
-        """Return the rows of each crop as a view of its shard; a crop lies inside a clip, and a clip inside a shard."""
+        """Yield the rows of each crop as a view of its shard; a crop lies inside one clip, and a clip inside one shard."""
         rate = AUDIO_FRAMES_PER_FRAME if name == "audio" else 1
         shards = torch.searchsorted(self._ends, begin // rate, right=True)
         local = begin - rate * self._starts[shards]
@@ -247,7 +248,7 @@ class ShardedBank(CropBank):
         return self._block(name, begin, torch.full_like(begin, count), count).to(self._device)
 
     def _block(self, name: str, begin: Tensor, counts: Tensor, longest: int) -> Tensor:
-        """(batch, longest, ...); rows behind a crop's own count hold zeros."""
+        """Return the rows of all crops, (batch, longest, ...), with zeros after the end of each crop."""
         shape = (begin.shape[0], longest, *self._headers[0].layout[name][1][1:])
         rows = torch.zeros(shape)
         for row, piece in zip(rows.numpy(), self._pieces(name, begin, counts), strict=True):
@@ -263,7 +264,7 @@ class ShardedBank(CropBank):
 
 
 def _usual_shape(clips: Corpus) -> tuple[int, ...] | None:
-    """Return the (points, dims) that most clips have, by the headers of their files."""
+    """Return the most common (points, dims) of the clips, by the headers of their files."""
     shapes = (landmark_shape(clips.folder, entry) for entry in clips.entries)
     counts = Counter(shape[1:] for shape in shapes if shape is not None)
     return counts.most_common(1)[0][0] if counts else None
@@ -308,12 +309,12 @@ def _groups(sources: Iterable[_Source], shard_frames: int) -> Iterator[list[_Sou
 
 
 def _kept(path: Path, fingerprint: str) -> ShardHeader | None:
-    """Return the header of a shard that is whole and made of the same; None where it has to be made."""
+    """Return the header of a shard that is complete and up to date; None if the shard has to be written."""
     if not path.is_file():
         return None
     try:
         header = read_header(path)
-    except CorpusError:  # the remains of something else: it is about to be replaced
+    except CorpusError:  # a damaged or foreign file, which will be replaced
         return None
     return header if header.metadata.get("fingerprint") == fingerprint else None
 
@@ -338,14 +339,14 @@ def _write(path: Path, kept: list[tuple[Clip, Tensor, Tensor]], bad: list[tuple[
 
 
 def _describe(features: nn.Module) -> dict[str, Any]:
-    """Return what identifies features: their class, and what they make of audio of known noise.
+    """Return a description of features: their class and their output for a fixed noise signal.
 
-    The answer to the probe covers every setting, weights included, of any module, and the waveform's own preparation.
+    The output covers all settings and weights of any module, and the normalisation of the waveform.
     """
     noise = np.random.default_rng(0).normal(0.0, 0.1, 25 * _SECONDS_OF_PROBE * SAMPLES_PER_FRAME)
     swell = np.linspace(0.0, 1.0, noise.size) ** 2
     answer = encode_waveform((noise * swell).astype(np.float32), features)
-    # Few digits: processors and libraries round differently, settings that differ answer differently by far more.
+    # Few digits, because processors and libraries round differently; other settings cause much larger differences.
     return {"class": type(features).__name__, "answer": np.round(answer[::20].numpy().astype(np.float64), 2).tolist()}
 
 

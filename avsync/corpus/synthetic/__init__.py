@@ -1,4 +1,4 @@
-"""The synthetic talker: an embedded corpus whose audio and face agree at three time scales."""
+"""The synthetic talker: a generated corpus whose audio and face are linked at three time scales."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The synthetic talker's face: 68 points in three dimensions, a few gestures, a head that turns, a camera.
+"""Face of the synthetic talker: 68 points in 3D, gestures, head rotation and a camera.
 
 Lengths are in face heights (chin to brows); x points right and y down in the image, z towards the camera. The projection is
 orthographic. Source: ours.
@@ -14,8 +14,8 @@ from avsync.corpus.media.info import FloatArray
 
 POINTS = 68
 _NECK = np.array([0.0, 0.45, -0.55], np.float32)
-"""The head turns about this point."""
-# One unit of the gestures pitch, yaw, roll (radians), lean (magnification) and rise (face heights, up).
+"""Centre of the head rotation."""
+# Size of one unit of the gestures pitch, yaw, roll (radians), lean (magnification) and rise (face heights, up).
 _PITCH, _YAW, _ROLL, _LEAN, _RISE = 0.055, 0.045, 0.030, 0.035, 0.035
 _DRIFT = np.array([0.020, 0.030, 0.015, 0.012, 0.008, 0.006], np.float32)  # pitch, yaw, roll, x, y, zoom
 
@@ -53,14 +53,14 @@ def _neutral() -> FloatArray:
 
 
 NEUTRAL = _neutral()
-"""(68, 3): a face at rest, lips closed, seen from the front."""
+"""(68, 3): frontal face at rest, with closed lips."""
 
 _JAW, _BROWS, _UPPER_LIDS, _LOWER_LIDS = slice(0, 17), slice(17, 27), [37, 38, 43, 44], [41, 40, 47, 46]
 _MOUTH = slice(48, 68)
 
 
 def _gesture_basis() -> FloatArray:
-    """(3, 68, 3): displacement of every point for one unit of opening, spreading and brow raising."""
+    """Return the displacement of each point for one unit of opening, spreading and brow raising, (3, 68, 3)."""
     basis = np.zeros((3, POINTS, 3), np.float32)
     x, y, _ = NEUTRAL.T
     opening, spreading, raising = basis
@@ -92,7 +92,7 @@ _BASIS = _gesture_basis()
 
 @dataclass(frozen=True, kw_only=True)
 class Face:
-    """Constants of a speaker's face: the shape, the reach of the gestures, the habitual pose, blinks per second."""
+    """Constants of a speaker's face: shape, amplitudes of the gestures, habitual pose, and blinks per second."""
 
     shape: FloatArray
     """(68, 3)."""
@@ -105,7 +105,7 @@ class Face:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Face:
-        """Draw a random speaker: proportions of the whole, of eyes, nose, mouth, brows and jaw."""
+        """Draw a random speaker: proportions of the face, eyes, nose, mouth, brows and jaw."""
         shape = NEUTRAL.copy()
         wide, long_nose, wide_mouth, thick_lips, high_brows, wide_eyes, square_jaw = np.clip(rng.standard_normal(7), -2, 2)
         mouth = shape[_MOUTH]
@@ -132,7 +132,7 @@ class Face:
 
 
 def move_points(face: Face, gestures: FloatArray, blink: FloatArray) -> FloatArray:
-    """Points (frames, 68, 3) of a face for gesture tracks (frames, 8) and eyelids ``blink`` (frames,), 1 when closed."""
+    """Compute the points (frames, 68, 3) for gestures (frames, 8) and eyelids ``blink`` (frames,), 1 if closed."""
     amounts = gestures[:, :3] * np.array([face.lips, face.lips, face.brows], np.float32)
     points = face.shape + np.tensordot(amounts, _BASIS, axes=1)
     gap = points[:, _LOWER_LIDS, 1] - points[:, _UPPER_LIDS, 1]
@@ -142,7 +142,7 @@ def move_points(face: Face, gestures: FloatArray, blink: FloatArray) -> FloatArr
 
 
 def project(points: FloatArray, angles: FloatArray, shift: FloatArray, zoom: FloatArray) -> FloatArray:
-    """Turn the head about the neck and look at it from the front.
+    """Turn the head about the neck and project it onto the image plane.
 
     Args:
         points: (frames, 68, 3).
@@ -174,19 +174,19 @@ def project(points: FloatArray, angles: FloatArray, shift: FloatArray, zoom: Flo
 def film(
     face: Face, gestures: FloatArray, rng: np.random.Generator, *, fps: float, drift: float, blinks: float, jitter: float
 ) -> FloatArray:
-    """Draw the points that a detector sees of a face with these gestures, blinks and drifts.
+    """Draw the points that a detector would find on a face with these gestures, blinks and drifts.
 
     Args:
         face: The speaker.
-        gestures: (frames, 8), see ``GESTURES`` of the voice.
-        rng: Of drift, blinks and jitter.
+        gestures: (frames, 8), in the order of ``GESTURES`` in ``_voice.py``.
+        rng: Random generator of drift, blinks and jitter.
         fps: Frames per second.
-        drift: Strength of slow head motion of its own.
-        blinks: Factor on the speaker's rate of blinks.
-        jitter: Standard deviation of the detector's error, face heights.
+        drift: Strength of slow head motion that is independent of the gestures.
+        blinks: Factor on the blink rate of the speaker.
+        jitter: Standard deviation of the detector's error, in face heights.
 
     Returns:
-        (frames, 68, 2) in face heights, the neutral face about (0, 0).
+        (frames, 68, 2), in face heights, with the neutral face around (0, 0).
     """
     frames = len(gestures)
     slow = drift * _DRIFT * _slow_noise(rng, frames, len(_DRIFT), fps)
@@ -200,8 +200,8 @@ def film(
 
 
 def _slow_noise(rng: np.random.Generator, frames: int, channels: int, fps: float) -> FloatArray:
-    """Return (frames, channels) of about unit variance, most of it below 0.3 Hz."""
-    length = frames + round(8 * fps)  # a clip is a part of something longer: its ends need not meet
+    """Draw noise (frames, channels) of about unit variance, mostly below 0.3 Hz."""
+    length = frames + round(8 * fps)  # longer than the clip, because the inverse FFT is periodic and the ends of a clip are not
     frequency = np.fft.rfftfreq(length, 1 / fps)
     gain = 1 / (1 + (frequency / 0.25) ** 2)
     gain[0] = 0.0
@@ -211,7 +211,7 @@ def _slow_noise(rng: np.random.Generator, frames: int, channels: int, fps: float
 
 
 def _eyelids(rng: np.random.Generator, frames: int, rate: float, fps: float) -> FloatArray:
-    """(frames,): 0 open, 1 shut; ``rate`` blinks per second, each of about a fifth of a second."""
+    """Draw eyelids (frames,), 0 if open and 1 if shut, with ``rate`` blinks per second of about 0.2 seconds each."""
     times = np.arange(frames) / fps
     shut = np.zeros(frames)
     for instant in rng.uniform(-0.2, frames / fps + 0.2, rng.poisson(rate * (frames / fps + 0.4))):

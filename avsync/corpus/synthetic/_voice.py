@@ -1,8 +1,8 @@
-"""Speech of the synthetic talker: phones, a script of phrases, the audio of it and the gestures that go with it.
+"""Speech of the synthetic talker: phones, scripts of phrases, and their audio and gestures.
 
-A *script* is a random chain phrase > word > syllable > phone with its times. From the script alone come, at
-:data:`CONTROL_RATE`, the acoustic controls of the voice (formants, voicing, noise, pitch, loudness) and the gestures of the face
-(:data:`GESTURES`); audio and motion are then two views of the same hidden process. Source: ours.
+A *script* is a random sequence of phrases, words, syllables and phones with their times. The script determines the acoustic
+controls of the voice (formants, voicing, noise, pitch, loudness) and the gestures of the face (:data:`GESTURES`), both at
+:data:`CONTROL_RATE`. Audio and motion are therefore two views of the same hidden process. Source: ours.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from avsync.corpus.media.info import FloatArray
 from avsync.pyramid import SAMPLE_RATE
 
 HOP = 128
-"""Samples between two control frames; 5 of them make one motion frame, and control frame j sits on sample 128 j."""
+"""Samples between two control frames; one motion frame has 5 control frames, and control frame j is at sample 128 j."""
 CONTROL_RATE = SAMPLE_RATE / HOP
 _WINDOW = 2 * HOP
 _FFT = 512
 
 GESTURES = ("open", "spread", "brow", "pitch", "yaw", "roll", "lean", "rise")
-"""Channels of the motion, in the order of the last axis of a gesture track; their units are set by the face."""
+"""Channels of the last axis of a gesture track, in order; the face defines their units."""
 GESTURE_MEANS = np.array([0.27, 0.0, 0.135, 0.0, 0.0, 0.0, 0.0, 0.0], np.float32)
-"""Long-run mean of every channel: what is left of a gesture when its link with the audio is cut."""
+"""Long-term mean of each channel, which is kept when the link of a gesture with the audio is cut."""
 
 # name: milliseconds, F1, F2, F3 (Hz), voicing, noise, noise centre (Hz), noise width (Hz), lip opening, lip spreading
 _PHONES: dict[str, tuple[float, ...]] = {
@@ -73,7 +73,7 @@ _CODAS = [[_INDEX[name]] for name in ("n", "m", "l", "s", "z", "f")] + _STOPS
 
 @dataclass(frozen=True, kw_only=True)
 class Voice:
-    """Constants of a speaker's voice: pitch (Hz), formant scale, tilt (dB an octave), breath, level (dB), tempo."""
+    """Constants of a speaker's voice: pitch (Hz), formant scale, tilt (dB per octave), breath, level (dB), tempo."""
 
     pitch: float
     formant_scale: float
@@ -84,7 +84,7 @@ class Voice:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Voice:
-        """Draw a random speaker; low voices tend to come with long vocal tracts, as they do in people."""
+        """Draw a random speaker; low voices tend to have long vocal tracts, as in real speakers."""
         size = rng.uniform(-1, 1)
         return cls(
             pitch=float(150 * 2 ** (-0.6 * size + 0.1 * rng.standard_normal())),
@@ -98,7 +98,7 @@ class Voice:
 
 @dataclass(frozen=True, kw_only=True)
 class Script:
-    """Who says what when: segments (phones) and, for each, its phrase and word; times in seconds from the clip's first frame."""
+    """Segments (phones) with their phrases and words; times are in seconds from the first frame of the clip."""
 
     starts: FloatArray
     phones: NDArray[np.int64]
@@ -106,11 +106,11 @@ class Script:
     word: NDArray[np.int64]
     phrase: NDArray[np.int64]
     accents: FloatArray
-    """(accents, 2): instant and strength of every pitch accent."""
+    """(accents, 2): time and strength of each pitch accent."""
     phrases: FloatArray
     """(phrases, 4): start, end, effort (loudness), tension (pitch register and brightness)."""
     emphasis: FloatArray
-    """(words,): how much each word stands out."""
+    """(words,): emphasis of each word."""
 
 
 def write_script(rng: np.random.Generator, tempo: float, begin: float, end: float) -> Script:
@@ -176,7 +176,7 @@ def write_script(rng: np.random.Generator, tempo: float, begin: float, end: floa
 
 
 def smooth(tracks: FloatArray, seconds: float) -> FloatArray:
-    """Gaussian smoothing along the first axis; ``seconds`` is the standard deviation. Zero delay."""
+    """Smooth along the first axis by a Gaussian with a standard deviation of ``seconds``, without delay."""
     sigma = seconds * CONTROL_RATE
     reach = max(1, round(3.5 * sigma))
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
@@ -187,7 +187,7 @@ def smooth(tracks: FloatArray, seconds: float) -> FloatArray:
 
 @dataclass(frozen=True, kw_only=True)
 class Performance:
-    """A script's controls and gestures on a grid of instants, ``CONTROL_RATE`` a second."""
+    """Controls and gestures of a script, ``CONTROL_RATE`` frames per second."""
 
     formants: FloatArray
     """(frames, 3) in Hz, before the speaker's scale."""
@@ -198,19 +198,19 @@ class Performance:
     loudness: FloatArray
     """(frames,) in dB."""
     register: FloatArray
-    """(frames,): pitch above the speaker's own, in octaves."""
+    """(frames,): pitch relative to the average pitch of the speaker, in octaves."""
     tension: FloatArray
-    """(frames,): brightness of the voice, standard deviations."""
+    """(frames,): brightness of the voice, in standard deviations."""
     gestures: FloatArray
     """(frames, 8): see GESTURES."""
 
     def cut(self, begin: int, end: int) -> Performance:
-        """Return the part from control frame ``begin`` up to ``end``."""
+        """Return the segment from control frame ``begin`` up to, but excluding, ``end``."""
         return Performance(**{field.name: getattr(self, field.name)[begin:end] for field in fields(self)})
 
 
 def perform(script: Script, times: FloatArray) -> Performance:
-    """Turn a script into controls and gestures at ``times`` (seconds, ascending, ``CONTROL_RATE`` a second)."""
+    """Compute the controls and gestures of a script at ``times`` (seconds, ascending, ``CONTROL_RATE`` per second)."""
     segment = np.clip(np.searchsorted(script.starts, times, side="right") - 1, 0, None)
     row = _TABLE[script.phones[segment]]
     speaking = (script.phones[segment] != _INDEX["pause"]).astype(np.float32)
@@ -224,7 +224,7 @@ def perform(script: Script, times: FloatArray) -> Performance:
         near = slice(*np.searchsorted(times, [instant - 0.4, instant + 0.4]))
         bumps[near] += strength * np.exp(-0.5 * ((times[near] - instant) / 0.085) ** 2)
 
-    # Phrase scale: what a listener hears as effort and tension, and an onlooker sees as posture.
+    # Phrase scale: effort and tension of the voice, posture of the head.
     loud = speaking * (4.0 * effort - 6.0 * position + 2.0 * emphasis + 2.5 * stress)
     tense = speaking * (tension - 1.0 * position)
     slow = smooth(np.stack([speaking - 0.7, speaking * (0.7 * effort - 1.6 * position + 0.35 * emphasis), tense], axis=1), 0.12)
@@ -258,10 +258,10 @@ def perform(script: Script, times: FloatArray) -> Performance:
 
 
 def speak(performance: Performance, voice: Voice, rng: np.random.Generator) -> FloatArray:
-    """Return the audio of a performance: (frames - 1) * HOP samples, control frame j centred on sample HOP * j.
+    """Synthesise the audio of a performance: (frames - 1) * HOP samples, with control frame j centred on sample HOP * j.
 
-    Source and filter: a train of glottal pulses and white noise, cut into half-overlapping Hann windows, filtered by their own
-    frame's zero-phase envelope in one batched FFT, and overlap-added.
+    The synthesis is a source-filter model. Glottal pulses and white noise are cut into half-overlapping Hann windows. Each
+    window is filtered by the zero-phase envelope of its frame in one batched FFT, and the windows are overlap-added.
     """
     frames = len(performance.loudness)
     samples = (frames + 1) * HOP  # from half a window before the first control frame to half a window after the last
@@ -270,11 +270,11 @@ def speak(performance: Performance, voice: Voice, rng: np.random.Generator) -> F
     phase = np.cumsum(np.interp(grid, np.arange(frames), pitch) / SAMPLE_RATE)
     turns = np.floor(phase)
     at = np.flatnonzero(np.diff(turns) > 0) + 1
-    late = (phase[at] - turns[at]) / (phase[at] - phase[at - 1])  # how far before the sample the pulse was due
+    late = (phase[at] - turns[at]) / (phase[at] - phase[at - 1])  # time of the pulse before the sample
     pulses = np.zeros(samples, np.float32)
     pulses[at] = 1 - late
     pulses[at - 1] += late
-    pulses *= 8.0  # a pulse train is sparse: this brings its level to that of the noise
+    pulses *= 8.0  # a pulse train is sparse; the factor raises its level to that of the noise
     white = rng.standard_normal(samples, dtype=np.float32)
 
     window = np.hanning(_WINDOW + 1)[:-1].astype(np.float32)
@@ -291,7 +291,7 @@ def speak(performance: Performance, voice: Voice, rng: np.random.Generator) -> F
 
     spectrum = _analyse(pulses, window) * envelope
     spectrum += _analyse(white, window) * fricative
-    pieces = np.roll(np.fft.irfft(spectrum, _FFT, axis=1), HOP, axis=1)  # zero phase: leave room for what precedes the window
+    pieces = np.roll(np.fft.irfft(spectrum, _FFT, axis=1), HOP, axis=1)  # zero phase: the response also precedes the window
     out = np.zeros((frames + 3, HOP), np.float32)
     for quarter in range(_FFT // HOP):
         out[quarter : quarter + frames] += pieces[:, quarter * HOP : (quarter + 1) * HOP]
@@ -304,7 +304,7 @@ def _analyse(signal: FloatArray, window: FloatArray) -> NDArray[np.complex64]:
 
 
 def _formant_envelope(frequency: FloatArray, formants: FloatArray) -> FloatArray:
-    """Gain of a cascade of resonators, (frames, bins), for formants (frames, 3) in Hz; a fourth one stands fixed above them."""
+    """Compute the gain of cascaded resonators, (frames, bins), for formants (frames, 3) in Hz and a fixed fourth formant."""
     squared = frequency**2
     product = np.ones((len(formants), len(frequency)), np.float32)
     fourth = np.full((len(formants), 1), 3600.0, np.float32)
@@ -312,7 +312,7 @@ def _formant_envelope(frequency: FloatArray, formants: FloatArray) -> FloatArray
         peak = (centre**2)[:, None]
         product *= ((squared - peak) ** 2 + squared * bandwidth**2) / peak**2
     gain = 1 / np.sqrt(product)
-    # A cascade falls by 12 dB an octave above each formant; the tilt is the speaker's, so give the high frequencies back.
-    # Zero-phase pulses all point the same way: take away what lies below the voice.
+    # A cascade falls by 12 dB per octave above each formant. The speaker sets the tilt, so the high frequencies are restored
+    # here. Zero-phase pulses all have the same sign, so frequencies below the voice are removed.
     gain *= np.sqrt(1 + squared / 1500.0**2) * squared / (squared + 60.0**2)
     return gain.astype(np.float32, copy=False)

@@ -1,26 +1,27 @@
-"""The embedded corpus: a synthetic talker, made of random numbers, whose audio and face are linked at three time scales.
+"""The synthetic talker: a corpus generated from random numbers, whose audio and face are linked at three time scales.
 
-A hidden process (phones in syllables in words in phrases) drives both the voice and the gestures of the face: lips follow phones,
-brows and nods follow stress and pitch accents, head and shoulders follow the loudness and the tension of phrases. The gestures
-are split into three bands of frequency, and each band has a knob:
+A hidden process (phones in syllables in words in phrases) drives both the voice and the gestures of the face. The lips follow
+phones, brows and nods follow stress and pitch accents, and the head follows the loudness and the tension of phrases. The
+gestures are split into three frequency bands, and each band has a knob:
 
 =========== ============ ==================================================================================
-knob        band         what mostly lives there
+knob        band         main content
 =========== ============ ==================================================================================
 ``lips``    above 4 Hz   lips: phones, closures
 ``brows``   1 to 4 Hz    brows and nods: stress, pitch accents; the opening of the mouth syllable by syllable
 ``posture`` below 1 Hz   pitch, yaw, roll, lean and height of the head: phrases; the mouth's rest in pauses
 =========== ============ ==================================================================================
 
-A knob at 1 links its band with the audio. A knob at 0 feeds the band from a second, **independent** hidden process of the same
-speaker: the same kind of motion with the same statistics goes on, but it tells nothing about the audio. In between the two are
-mixed at constant variance. The knobs act on bands rather than on parts of the face because a mouth moves at every scale (it rests
-in pauses), so cutting only the head loose would leave the coarse scale readable from the lips. A lag delays its band: positive
-means that the motion comes later than the audio.
+A knob at 1 links its band with the audio. A knob at 0 takes the band from a second, **independent** hidden process of the same
+speaker: the motion has the same statistics, but no information about the audio. Between 0 and 1 the two are mixed at constant
+variance. The knobs act on bands rather than on regions of the face because the mouth moves at all time scales (it rests in
+pauses). If only the head were independent of the audio, the lips would still reveal the coarse scale. A lag delays its band:
+with a positive lag, the motion comes later than the audio.
 
-The bands part at 0.8-1.25 and 3.3-4.8 Hz. They are bands of the motion, not levels of the pyramid: a fine level also sees the
-slower motion, so level 0 stays readable with ``lips`` alone at 0, while levels 2 and 3 are blind with ``posture`` and ``brows``
-at 0. Nothing is read from files; a clip depends on the configuration, its speaker, its number and its length alone.
+The crossovers between the bands are at 0.8-1.25 and 3.3-4.8 Hz. The bands are bands of the motion, not levels of the pyramid. A
+fine level also receives the slower motion, so level 0 stays informative with only ``lips`` at 0, while levels 2 and 3 have no
+information with ``posture`` and ``brows`` at 0. No files are read; a clip depends only on the configuration, its speaker, its
+number and its length.
 
 Source: ours.
 """
@@ -46,31 +47,31 @@ FRAME_SIZE = (640, 480)
 SPLITS = ("train", "val")
 _FIRST_SPEAKER = {"train": 0, "val": 100_000}
 _STEP = round(voice_model.CONTROL_RATE / FPS)  # control frames per motion frame
-_MARGIN = 4.0  # seconds of script on both sides of a clip, so that filters and lags never meet its ends
+_MARGIN = 4.0  # seconds of script on both sides of a clip, so that filters and lags never reach its ends
 _MAX_LAG = 2.0
-_BAND_EDGES = ((0.8, 1.25), (3.3, 4.8))  # Hz: each crossover's beginning and end
+_BAND_EDGES = ((0.8, 1.25), (3.3, 4.8))  # Hz: start and end of each crossover
 _BANDS = ("posture", "brows", "lips")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticConfig:
-    """Settings of the links between the synthetic talker's face and voice, and of their disturbances.
+    """Settings of the synthetic talker: links between face and voice, and disturbances.
 
     Attributes:
-        seed: The random world: another seed, other speakers and other clips.
+        seed: Seed of all speakers and clips.
         lips: Strength, 0 to 1, of the link above 4 Hz (lips follow phones).
         brows: Strength, 0 to 1, of the link between 1 and 4 Hz (brows and nods follow stress).
         posture: Strength, 0 to 1, of the link below 1 Hz (the head follows phrases).
         lips_lag: Delay of the motion above 4 Hz after the audio, in seconds, -2 to 2.
-        brows_lag: The same between 1 and 4 Hz.
-        posture_lag: The same below 1 Hz.
-        drift: Strength of slow head motion that has nothing to do with the audio.
-        blinks: Factor on the rate of blinks; 0 for none.
-        jitter: Standard deviation of the detector's error on every point and frame, in face heights.
-        snr_db: Level of the speech above the background noise in decibels; None for no noise.
+        brows_lag: Delay of the motion between 1 and 4 Hz, in seconds, -2 to 2.
+        posture_lag: Delay of the motion below 1 Hz, in seconds, -2 to 2.
+        drift: Strength of slow head motion that is independent of the audio.
+        blinks: Factor on the blink rate; 0 for none.
+        jitter: Standard deviation of the detector's error of each point and frame, in face heights.
+        snr_db: Signal-to-noise ratio in decibels; None for no noise.
 
     Raises:
-        ConfigError: A strength outside 0 to 1, a lag beyond two seconds, a negative amount.
+        ConfigError: A strength is outside 0 to 1, a lag is outside -2 to 2 seconds, or another number is negative.
 
     Example:
         >>> SyntheticConfig(posture=0.0).posture
@@ -107,20 +108,20 @@ class SyntheticConfig:
 
 
 def synthetic_clip(config: SyntheticConfig | None = None, speaker: int = 0, clip: int = 0, *, seconds: float = 12.0) -> Clip:
-    """Return one clip of the synthetic talker: landmark frame k is the instant of sample 640 k.
+    """Generate one clip of the synthetic talker; landmark frame k is at the time of sample 640 k.
 
     Args:
-        config: Links and disturbances; the defaults when None.
-        speaker: Number of the speaker, from 0; it fixes face, voice and habits. From 100000 on the speaker's split is "val",
-            below it is "train".
-        clip: Number of the clip among the speaker's, from 0.
-        seconds: Length; rounded to whole motion frames of 40 ms.
+        config: Links and disturbances; the defaults if None.
+        speaker: Number of the speaker, from 0, which determines face, voice and habits. The split is "train" below 100000 and
+            "val" from 100000 on.
+        clip: Number of the clip among the clips of the speaker, from 0.
+        seconds: Length in seconds, rounded to whole motion frames of 40 ms.
 
     Returns:
         The clip: landmarks (frames, 68, 2) in pixels of a 640 x 480 image, waveform (frames * 640,) in [-1, 1].
 
     Raises:
-        ArgumentError: A negative number, or a length of less than one frame.
+        ArgumentError: A number is negative, or the length is less than one frame.
 
     Example:
         >>> clip = synthetic_clip(SyntheticConfig(seed=1), speaker=3, clip=0, seconds=2.0)
@@ -163,25 +164,25 @@ def synthetic_clip(config: SyntheticConfig | None = None, speaker: int = 0, clip
 
 
 class SyntheticCorpus(Sequence[Clip]):
-    """Clips of many synthetic talkers, made when they are asked for; looks like a corpus on disk.
+    """Corpus of synthetic talkers with the interface of a corpus on disk; clips are generated on access.
 
-    Training and validation speakers are numbered from 0 and from 100000, so no speaker is ever in both splits.
+    Training speakers are numbered from 0 and validation speakers from 100000, so no speaker is in both splits.
 
     Args:
-        config: Links and disturbances; the defaults when None.
-        split: "train", "val", or None for both one after the other.
-        speakers: Number of speakers of each split.
-        clips_per_speaker: Number of clips of each speaker.
-        seconds: Length of every clip.
-        cache: Keep clips once made (an hour takes 280 MB); otherwise every access makes them again, in 5 ms per second.
+        config: Links and disturbances; the defaults if None.
+        split: "train", "val", or None for "train" followed by "val".
+        speakers: Number of speakers per split.
+        clips_per_speaker: Number of clips per speaker.
+        seconds: Length of each clip, in seconds.
+        cache: Keep generated clips (280 MB per hour); False generates them again on each access, which takes 5 ms per second.
 
     Attributes:
-        entries: Id, frames, speaker and split of every clip, without making it.
+        entries: Id, frames, speaker and split of each clip.
         speakers: Labels of the speakers, sorted.
-        bad: Always empty; there for likeness with :class:`avsync.corpus.clip.Corpus`.
+        bad: Always empty; for compatibility with :class:`avsync.corpus.clip.Corpus`.
 
     Raises:
-        ArgumentError: An unknown split, or a number that is not positive.
+        ArgumentError: ``split`` is unknown, or a number is not positive.
 
     Example:
         >>> corpus = SyntheticCorpus(split="val", speakers=2, clips_per_speaker=3, seconds=1.0)
@@ -236,7 +237,7 @@ class SyntheticCorpus(Sequence[Clip]):
     def __getitem__(self, index: slice) -> list[Clip]: ...
 
     def __getitem__(self, index: int | slice) -> Clip | list[Clip]:
-        """Make one clip, or the list of those in a slice."""
+        """Generate one clip, or the list of the clips in a slice."""
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
         index = range(len(self))[index]
@@ -249,7 +250,7 @@ class SyntheticCorpus(Sequence[Clip]):
         return made
 
     def __repr__(self) -> str:
-        """Split and sizes."""
+        """Return the split and the sizes."""
         return f"SyntheticCorpus(split={self.split!r}: {len(self)} clips of {self.seconds:g} s, {len(self.speakers)} speakers)"
 
 
@@ -269,7 +270,7 @@ _PURPOSES = ("traits", "heard", "hidden", "noise", "camera")
 
 
 def _generator(purpose: str, *numbers: int) -> np.random.Generator:
-    """Return a stream of its own for every purpose, so that a knob changes only what it is named for."""
+    """Return a separate random generator for each purpose, so that a knob changes only its own part of a clip."""
     return np.random.default_rng([_PURPOSES.index(purpose) + 1, *numbers])
 
 
@@ -281,7 +282,7 @@ def _perform(rng: np.random.Generator, voice: voice_model.Voice, frames: int) ->
 
 
 def _linked(config: SyntheticConfig, real: FloatArray, hidden: FloatArray) -> FloatArray:
-    """Gestures (frames, channels) at 25 Hz whose bands follow ``real`` as far as their knobs say and ``hidden`` for the rest."""
+    """Mix gestures (frames, channels) at 25 Hz from ``real`` and ``hidden``, with the strength of the knob in each band."""
     frequency = np.fft.rfftfreq(len(real), 1 / FPS)
     octaves = np.log(np.maximum(frequency, 1e-9))
     coarse, fine = (
@@ -300,7 +301,7 @@ def _linked(config: SyntheticConfig, real: FloatArray, hidden: FloatArray) -> Fl
 
 
 def _recorded(waveform: FloatArray, snr_db: float | None, rng: np.random.Generator) -> FloatArray:
-    """Add background noise, falling with frequency, at ``snr_db`` under the speech's own level; keep within [-1, 1]."""
+    """Add background noise that falls with frequency, ``snr_db`` below the level of the speech; limit the result to [-1, 1]."""
     if snr_db is not None:
         white = rng.standard_normal(len(waveform) + 23, dtype=np.float32)
         kernel = 1 / np.sqrt(np.arange(1, 25, dtype=np.float32))
