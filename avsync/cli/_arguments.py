@@ -1,4 +1,4 @@
-"""Options that several commands share. This module, like the top of every command's, imports nothing heavy, so that help comes at once."""
+"""Options shared by several commands. This module imports no heavy packages, so that the help appears immediately."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CROP_CHOICES = ("fixed", "centred", "none")
 SPEAKER_CHOICES = ("file", "name", "folder")
 EDGE_CHOICES = ("masked", "legacy")
 AUDIO_CHOICES = ("own", "refs")
-# These are constants of modules that need torch, which help must not wait for; a test compares them.
+# These constants repeat those of modules that import torch, so that the help does not wait for torch; a test compares them.
 
 
 def add_detector_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""Messages that name what the user typed: options, not the parameters of the functions behind them."""
+"""Error messages that name command-line options instead of function parameters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NAMES = re.compile(r"(`\w+`(, )?)+(?=:)")
 
 
 def options_of(parser: argparse.ArgumentParser) -> dict[str, str]:
-    """Return what a user types for each parameter of a command: an option, or the name of a positional argument in the help."""
+    """Return the user-facing name of each parameter of a command: an option, or the name of a positional argument."""
     named = {}
     for action in parser._actions:
         metavar = action.metavar if isinstance(action.metavar, str) else action.dest

@@ -11,7 +11,7 @@ from avsync.errors import MissingExtraError
 
 
 def extraction_progress(*, quiet: bool) -> Progress | None:
-    """Return how an extraction shows its progress: a bar on a terminal, a line per video elsewhere, None for quiet."""
+    """Return the progress display of an extraction: a bar on a terminal, else one line per video; None if quiet."""
     if quiet:
         return None
     if not sys.stderr.isatty():
@@ -23,7 +23,7 @@ def extraction_progress(*, quiet: bool) -> Progress | None:
 
 
 class _Lines(Progress):
-    """A line per video, for logs and where there is no tqdm."""
+    """Progress as one line per video, for logs and without tqdm."""
 
     def begin(self, videos: int, size: int) -> None:
         self._total, self._done = videos, 0
@@ -35,7 +35,7 @@ class _Lines(Progress):
 
 
 class _Bar(Progress):
-    """A bar over the bytes of the videos, with the time that is left; what failed is printed above it."""
+    """Progress bar over the bytes of the videos, with the remaining time; failures are printed above the bar."""
 
     def __init__(self) -> None:
         self._tqdm = import_extra("tqdm", "train").tqdm

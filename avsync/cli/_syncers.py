@@ -36,7 +36,7 @@ class Syncers(NamedTuple):
 
 
 def device_of(name: str) -> torch.device:
-    """Return the device of that name after a trial."""
+    """Return the device of this name after a test allocation."""
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)

@@ -178,7 +178,7 @@ def _history_files(path: str) -> list[Path]:
 
 
 def _check_histories(histories: Mapping[str, str]) -> None:
-    """Read the histories before hours of work instead of after them; what lacks matplotlib is reported with the figures."""
+    """Read the histories before hours of work; a missing matplotlib is reported with the figures."""
     if not histories:
         return
     with suppress(MissingExtraError):
@@ -190,7 +190,7 @@ def _check_histories(histories: Mapping[str, str]) -> None:
 
 
 def _named(option: str, words: list[str]) -> dict[str, str]:
-    """NAME=PATH by name; a path alone is named by its last part."""
+    """Map names to paths from NAME=PATH; a path without a name is named by its last part."""
     found: dict[str, str] = {}
     for word in words:
         name, equals, path = word.partition("=")

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 IN_SYNC, CANNOT_TELL, DRIFT, NOT_CONFIRMED = "in sync", "cannot tell", "the audio drifts", "not confirmed"
-"""Why no copy is written; the first is no failure."""
+"""Reasons why no copy is written; the first reason is not a failure."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""Fit the calibration of syncers on unseen speakers, and test it on others of these speakers."""
+"""Calibration of syncers, fitted and cross-validated on unseen speakers."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _CHUNK = 64
 
 @dataclass(frozen=True)
 class CalibrationTest:
-    """A calibration fitted on all speakers, and how well the calibrations of each half of them hold for the other half.
+    """Calibration fitted on all speakers, and its two-fold cross-validation over halves of the speakers.
 
     Attributes:
         calibration: Fitted on all speakers.
         mixed: For every level, stated probabilities and whether the offset was right, each (crops,): half of the crops with the audio of
             another speaker, prior 1/2.
         own: The same for crops with their own audio only, prior 1.
-        rows: A table by level, length and kind: how many crops are answered, and how many answers are right.
+        rows: Table by level, length and kind: number of crops with an answer, and number of correct answers.
     """
 
     calibration: Calibration
@@ -64,14 +64,14 @@ def calibrate(
     margin: int = 40,
     progress: Callable[[str], None] | None = None,
 ) -> CalibrationTest:
-    """Fit a calibration, and test it crosswise: fitted on one half of the speakers, stated for the other, and the reverse.
+    """Fit a calibration, and cross-validate it: fit on one half of the speakers, test on the other half, and the reverse.
 
     Args:
         syncers: Trained syncers.
         bank: Clips of unseen speakers, with the features of ``syncers``.
-        lengths: Frames of the crops; several lengths teach how evidence grows with length.
-        stride: Frames from one crop to the next.
-        margin: Frames of audio around a crop.
+        lengths: Lengths of the crops in frames; several lengths show how evidence grows with length.
+        stride: Distance between the starts of consecutive crops, in frames.
+        margin: Audio on each side of a crop, in frames.
         progress: Called with a line of text after each length.
 
     Returns:
@@ -119,7 +119,7 @@ def _measured(syncers: MultiScaleSyncer, crops: Batch, speaker_of: Tensor, frame
 
 
 def _curves(syncers: MultiScaleSyncer, landmarks: Tensor, audio: Tensor, margin: int) -> tuple[list[Tensor], list[int]]:
-    """Compute distances at all offsets, (crops, offsets) for each level, and the number of windows that they are means over."""
+    """Compute distances at all offsets, (crops, offsets) for each level, and the number of windows averaged."""
     parts, windows = [], []
     for start in range(0, landmarks.shape[0], _CHUNK):
         some = slice(start, start + _CHUNK)
@@ -132,7 +132,7 @@ def _curves(syncers: MultiScaleSyncer, landmarks: Tensor, audio: Tensor, margin:
 
 
 def _fitted(found: Sequence[_Measured], keep: Sequence[Tensor]) -> Calibration:
-    """Fit the calibration of some of the crops of each length; crops without speech teach nothing about offsets."""
+    """Fit the calibration on the selected crops of each length; crops without speech carry no information about offsets."""
     chosen = [mask & entry.speech for entry, mask in zip(found, keep, strict=True)]
     matched, mismatched = (
         [[curve[mask] for curve in entry.distances[kind]] for entry, mask in zip(found, chosen, strict=True)]
@@ -142,7 +142,7 @@ def _fitted(found: Sequence[_Measured], keep: Sequence[Tensor]) -> Calibration:
 
 
 def _crosswise(found: Sequence[_Measured], prior: float) -> list[dict[str, Any]]:
-    """Compute the probability of each crop by the calibration of the other speakers; one entry per length, level and kind."""
+    """Compute the probability of each crop with the calibration of the other half; one entry per length, level and kind."""
     results: list[dict[str, Any]] = []
     halves = [[entry.speaker % 2 == half for entry in found] for half in (0, 1)]
     calibrations = [_fitted(found, keep) for keep in halves]
@@ -156,7 +156,7 @@ def _crosswise(found: Sequence[_Measured], prior: float) -> list[dict[str, Any]]
                     numbers = calibrations[half].levels[level]
                     probability[rest] = offset_posterior(distances[rest], count, calibration=numbers, prior=prior).probability
                 right = offset_from_distances(distances).within(1)
-                right = right if kind == "own" else torch.zeros_like(right)  # there is no offset to be right about
+                right = right if kind == "own" else torch.zeros_like(right)  # no correct offset exists
                 results.append(
                     {"frames": entry.frames, "level": level, "kind": kind, "probability": probability, "right": right}
                     | {"speech": entry.speech}
@@ -165,7 +165,7 @@ def _crosswise(found: Sequence[_Measured], prior: float) -> list[dict[str, Any]]
 
 
 def _rows(results: Sequence[dict[str, Any]], level: int) -> list[dict[str, Any]]:
-    """Count how many crops of a level are answered, and how many answers are right, by length and kind."""
+    """Count the crops of a level that have an answer, and the correct answers, by length and kind."""
     rows: list[dict[str, Any]] = []
     for result in (result for result in results if result["level"] == level):
         for speech, name in ((True, result["kind"]), (False, "own, hardly any speech")):

@@ -1,9 +1,10 @@
-"""Correction of the offsets of a whole corpus: estimated, corrected if they are probable enough, and estimated again.
+"""Estimation and correction of the offsets of a whole corpus.
 
-A correction moves a clip's audio by whole samples (a sixteenth of a millisecond) and trims the clip, so that frame ``k`` is again the
-instant of sample ``640 k`` and nothing is invented: frames without audio, and audio without frames, are dropped. It counts only if the
-corrected clips are in sync when they are measured again. Short clips are measured together with others that must have the same offset.
-A positive offset means that the audio is early, as everywhere.
+Offsets are estimated, corrected if they are probable enough, and estimated again. A correction
+moves a clip's audio by whole samples (a sixteenth of a millisecond) and trims the clip, so that frame ``k`` again
+starts at sample ``640 k``. Frames without audio, and audio without frames, are dropped. A correction is kept
+only if the corrected clips are in sync when they are measured again. Short clips are measured together with other clips of
+the same offset. A positive offset means that the audio is early, as everywhere.
 """
 
 from __future__ import annotations
@@ -44,12 +45,12 @@ from avsync.models.syncer.interface import MultiScaleSyncer
 
 POOLS = ("auto", "clip", "source", "speaker")
 ALONE_SECONDS = 8.0
-"""Length from which "auto" measures a clip by itself; shorter clips are pooled."""
+"""Length in seconds from which "auto" measures a clip separately; shorter clips are pooled."""
 SMALLEST_SHIFT = 0.02
 """Seconds, half a frame: smaller offsets are within the error of the estimate and are not corrected."""
 OUTCOMES = ("corrected", "in sync", "cannot tell", "not confirmed", "too short")
-"""Outcomes for a clip: its audio is moved; its offset is too small to matter; the syncers are not sure of any; they did not find the
-corrected clip in sync; or nothing would be left of it."""
+"""Outcomes for a clip: the audio is moved; the offset is too small to correct; no offset is probable enough; the corrected
+clip is not in sync; or the corrected clip would be empty."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +59,14 @@ class ClipOffset:
 
     Attributes:
         id: Name of the clip.
-        pool: Name of the clips that it was measured with; its own name if by itself.
+        pool: Name of the pool of clips measured together; the clip's own name if measured separately.
         outcome: One of ``OUTCOMES``.
-        offset_seconds: By how much the audio is early; negative if it is late; None for "cannot tell".
-        level: The level whose offset it is.
-        probability: That it is right within a frame of that level; None without a calibration.
-        shift_samples: By how many samples the audio was delayed; 0 if it was not moved.
-        dropped_frames: Frames by which the clip got shorter.
-        after_seconds: Offset of the corrected clips, estimated again; None if they were not measured, or "cannot tell".
+        offset_seconds: Offset in seconds, positive if the audio is early; None if the offset cannot be determined.
+        level: Level that gave the offset.
+        probability: Probability that the offset is correct within one frame of the level; None without a calibration.
+        shift_samples: Delay of the audio in samples; 0 if the audio was not moved.
+        dropped_frames: Number of frames trimmed from the clip.
+        after_seconds: Offset of the corrected clips in seconds; None if not measured, or if it cannot be determined.
     """
 
     id: str
@@ -80,7 +81,7 @@ class ClipOffset:
 
     @property
     def remaining_seconds(self) -> float | None:
-        """Offset of the clip in the corrected corpus, as far as it is known."""
+        """Offset of the clip in the corrected corpus, in seconds; None if unknown."""
         return self.after_seconds if self.outcome == "corrected" else self.offset_seconds
 
 
@@ -89,8 +90,8 @@ class CleanReport:
     """Offsets of the clips of a corpus.
 
     Attributes:
-        clips: One per clip, in the order of the index.
-        bad: (id, reason) of clips that cannot be read; they are no part of the corrected corpus.
+        clips: One entry per clip, in the order of the index.
+        bad: (id, reason) of clips that cannot be read; the corrected corpus does not contain them.
         out: The corrected corpus; None if none was written.
     """
 
@@ -107,7 +108,7 @@ class CleanReport:
         """Count the clips with each offset, in whole frames of 40 ms; clips without an offset are left out.
 
         Args:
-            after: In the corrected corpus instead of the given one.
+            after: Count in the corrected corpus instead of the given corpus.
         """
         seconds = [clip.remaining_seconds if after else clip.offset_seconds for clip in self.clips]
         found = Counter(round(value / FRAME_SECONDS) for value in seconds if value is not None)
@@ -126,18 +127,18 @@ class CleanReport:
 
 
 def shift_clip(clip: Clip, samples: int) -> Clip | None:
-    """Delay a clip's audio by whole samples and trim the clip to where it has both.
+    """Delay a clip's audio by whole samples, and trim the clip to the frames that have audio.
 
     Args:
-        clip: At 25 frames per second.
-        samples: Delay; negative moves the audio forward. A positive offset is mended by a positive delay.
+        clip: Clip at 25 frames per second.
+        samples: Delay in samples; negative moves the audio forward. A positive delay corrects a positive offset.
 
     Returns:
-        The clip, shorter by the frames that ``samples`` touches: its first ones if the audio is delayed, else its last ones. None if
-        nothing would be left.
+        The clip without the frames that lost audio: the first frames if the audio is delayed, else the last frames. None if no
+        frame is left.
 
     Raises:
-        CorpusError: Another rate.
+        CorpusError: The frame rate is not 25 per second.
 
     Example:
         >>> import numpy as np
@@ -168,10 +169,10 @@ def pools_of(entries: Sequence[Entry], *, pool: str = "auto") -> dict[str, list[
     """Group the clips that are measured together.
 
     Args:
-        entries: Of the index.
-        pool: "clip" measures each by itself; "source" all of a video (the entries' ``source``, or ``source_path``), "speaker" all of a
-            speaker; "auto" clips of ``ALONE_SECONDS`` by themselves and shorter ones with the other short ones of their source, or
-            of their speaker where sources are not noted.
+        entries: Entries of the index.
+        pool: "clip" measures each clip separately, "source" all clips of a video together (by ``source`` or
+            ``source_path``), and "speaker" all clips of a speaker together. "auto" measures clips of at least
+            ``ALONE_SECONDS`` separately, and pools shorter clips by source, or by speaker if the entries have no source.
 
     Returns:
         Entries by the name of their pool; pooled clips are assumed to have the same offset.
@@ -221,12 +222,12 @@ def clean_corpus(
         pyramid: Trained syncers.
         audio_transform: Their audio features.
         calibration: Of these syncers.
-        uncalibrated: Go on without a calibration: then every clip that moves and speaks is corrected by whatever stands out most.
+        uncalibrated: Proceed without a calibration; every clip with motion and speech is then corrected by its best offset.
         pool: See :func:`pools_of`.
         threshold: Probability from which an offset counts.
-        smallest: Seconds; smaller offsets are left as they are.
+        smallest: Smallest offset that is corrected, in seconds.
         overwrite: Replace files of ``out`` that exist.
-        progress: Called with the share that is done.
+        progress: Callback that receives the fraction done, 0 to 1.
 
     Returns:
         :class:`CleanReport`.
@@ -248,7 +249,7 @@ def clean_corpus(
     if target is not None:
         copies = copy_files(source, target)
         check_outputs([("out", file) for file in copies], inputs=copy_files(source, source), overwrite=overwrite)
-        (target / INDEX_NAME).unlink(missing_ok=True)  # it names clips that are about to change
+        (target / INDEX_NAME).unlink(missing_ok=True)  # the index lists clips that are about to change
 
     def measure(recording: Recording) -> list[LevelSync]:
         return recording_report(
@@ -335,7 +336,7 @@ def _write(entry: Entry, offset: ClipOffset, mended: Mapping[str, Clip], source:
                 shutil.copyfile(source / f"{offset.id}{suffix}", part)
         return {**entry, "sync_shift_ms": entry.get("sync_shift_ms", 0.0)}
     moved = {key: value for key, value in entry.items() if key != "missing_audio"} | write_clip(mended[offset.id], target)
-    # Several cleanings add up.
+    # The shifts of repeated cleaning add up.
     moved["sync_shift_ms"] = float(entry.get("sync_shift_ms", 0.0)) + 1000 * offset.shift_samples / SAMPLE_RATE
     if offset.shift_samples > 0 and isinstance(entry.get("source_start_sec"), int | float):
         moved["source_start_sec"] = entry["source_start_sec"] + offset.dropped_frames / FPS

@@ -25,7 +25,7 @@ from avsync.models.syncer.interface import MultiScaleSyncer
 from avsync.models.syncer.similarity import unit_norm
 
 FRECHET_RESAMPLES = 100
-"""Resamples of a Frechet distance, each of which takes eigenvalues."""
+"""Number of bootstrap resamples of a Frechet distance; small because each resample computes eigenvalues."""
 
 
 class Scores(NamedTuple):
@@ -67,8 +67,8 @@ def sync_measures(levels: int, *, window: int = 5, fps: float = FPS) -> tuple[Me
 class AudioEmbeddings:
     """Embeddings of the whole audio of clips, computed once for all rows.
 
-    The encoders are dense, so the windows of a segment are found among those of its clip, with true audio around them as far as there is
-    any. The search runs over whatever of the clip's audio exists; offsets that reach beyond it are masked.
+    The encoders are dense, so the windows of a segment are a slice of the windows of its clip, with the clip's audio around
+    them. The search covers the existing audio of the clip; offsets beyond the ends of the audio are masked.
 
     Args:
         pyramid: Trained syncers.
@@ -84,20 +84,20 @@ class AudioEmbeddings:
 
     @torch.no_grad()
     def of(self, track: Track) -> list[Tensor]:
-        """Unit embeddings (windows, embed) of a track's audio at every level."""
+        """Return the unit embeddings (windows, embed) of a track's audio at every level."""
         held = self._held.get(id(track))
         if held is None:
             if track.waveform is None:
                 raise ArgumentError(f"`track`: expected audio in {track.id!r}, got none")
             features = self.transform.to(self.device)(torch.from_numpy(track.waveform)[None].to(self.device))
             embedded = [unit_norm(level)[0] for level in self.pyramid.embed_audio(features)]
-            held = self._held[id(track)] = (track, embedded)  # the track is kept, so that its id stays its own
+            held = self._held[id(track)] = (track, embedded)  # keeping the track alive keeps its id unique
         return held[1]
 
     def around(
         self, tracks: Mapping[str, Track], segments: Sequence[Segment], level: int, windows: int
     ) -> tuple[Tensor, Tensor]:
-        """Windows of segments and as far as the search goes, (segments, windows + 2 V, embed), and which of them exist."""
+        """Return the windows in reach of segments, (segments, windows + 2 V, embed), and a mask of existing windows."""
         reach = self.max_offsets[level]
         parts, masks = [], []
         for segment in segments:
@@ -118,8 +118,8 @@ def sync_curves(
     Args:
         motion: Landmarks (segments, frames, points, dims).
         audio: Embeddings of the audio.
-        tracks: Whose audio it is, by id.
-        segments: Where each segment lies in its clip; starts are multiples of ``2**(levels - 1)``.
+        tracks: Tracks that hold the audio, by id.
+        segments: Position of each segment in its clip; starts are multiples of ``2**(levels - 1)``.
 
     Returns:
         One :class:`avsync.metrics.offset.SyncOffset` per level.
@@ -144,8 +144,8 @@ def sync_scores(curves: Sequence[SyncOffset], *, fps: float = FPS, window: int =
 
     Args:
         curves: From :func:`sync_curves`.
-        fps: Of level 0.
-        window: Motion frames of a window.
+        fps: Frames per second at level 0.
+        window: Motion frames per window.
 
     Returns:
         :class:`Scores` of :func:`sync_measures`. Where all offsets look alike, the offset cannot be
@@ -226,19 +226,19 @@ def set_distance(
 ) -> tuple[Cell, str | None]:
     """Compute the Frechet distance of a set of segments from the real ones.
 
-    The interval is the estimate -+ 1.96 standard deviations of the distance over resamples of whole groups, the same in both sets; not
-    their percentiles, because a resample repeats clips, which alone makes the distance larger. Where the network has more than 256
-    features there is none: it would take minutes.
+    The interval is the estimate -+ 1.96 standard deviations of the distance over resamples of whole groups, the same groups in
+    both sets. Percentiles are not used because the repeated clips of a resample increase the distance. For networks with more
+    than 256 features no interval is computed because the computation would take minutes.
 
     Args:
         extractor: From landmarks (batch, frames, points, dims) to features (vectors, features), in eval mode.
         motion: (segments, frames, points, dims).
         truth: The same shape.
         groups: Speaker of each segment.
-        resamples: How many.
+        resamples: Number of bootstrap resamples.
 
     Returns:
-        The cell, and a note if the set is too small for the features; an empty cell where there is no distance at all.
+        The cell, and a note if the set is too small for the number of features; the cell is empty if no distance exists.
 
     Source: paper section 4.2; the interval ours.
     """
@@ -267,7 +267,7 @@ def _note(told: Sequence[warnings.WarningMessage]) -> str | None:
 
 
 def _resampled(sets: Sequence[Tensor], member: Sequence[int], resamples: int) -> Tensor:
-    """Distances (resamples,) of sets of features (vectors, features), groups drawn again, the same in each set."""
+    """Compute distances (resamples,) of sets of features (vectors, features); both sets use the same resampled groups."""
     number = max(member) + 1
     drawn = torch.randint(number, (resamples, number), generator=torch.Generator().manual_seed(0))
     times = torch.zeros(resamples, number).scatter_add_(1, drawn, torch.ones(resamples, number)).double()

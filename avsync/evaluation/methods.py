@@ -1,7 +1,8 @@
-"""Evaluation of any methods' landmarks: the measures of the paper's Tables 2 to 5, together with baselines that need no network.
+"""Evaluation of the landmarks of any method: the measures of the paper's Tables 2 to 5, and baselines without a network.
 
 References are real clips, predictions the methods' motion for the audio of the same clips. All are cut into segments (80 frames in the
-paper), every row is evaluated on the same segments, and means come with 95 % intervals over speakers. What is left out, and why, is listed.
+paper), every row is evaluated on the same segments, and means come with 95 % intervals over speakers. The results
+list everything that is left out, with the reason.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from avsync.models.syncer.interface import MultiScaleSyncer
 
 AUDIO_FROM = ("own", "refs")
 DEFAULT_FRAMES = 80
-"""Frames of a segment: the paper's."""
+"""Frames per segment, as in the paper."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +47,9 @@ class Networks:
     """Evaluation models; None leaves out the measures of that model.
 
     Attributes:
-        syncers: The pyramid of the sync metrics; better not the one that the methods were trained with.
+        syncers: Pyramid of the sync metrics; it should differ from the pyramid that the methods were trained with.
         transform: From waveforms to the audio features of the syncers; by default as in their config.
-        motion: Of the Frechet motion distance; by default the pretrained autoencoder.
+        motion: Network of the Frechet motion distance; by default the pretrained autoencoder.
         inception: From images (images, 3, size, size) to features, for FID and t-FID.
         i3d: From sequences (batch, frames, 3, size, size) to features, for FVD.
     """
@@ -82,7 +83,7 @@ class Evaluation:
         segments: The evaluated segments.
         scores: For every row, the value of each measure of each segment.
         motions: For every row, landmarks (segments, frames, points, dims).
-        left_out: What was not evaluated, and why.
+        left_out: Clips and segments that were not evaluated, with reasons.
         notes: Remarks on the numbers.
         settings: Options of the evaluation.
         bounds: Rows of baselines.
@@ -98,7 +99,7 @@ class Evaluation:
     bounds: tuple[str, ...] = BOUNDS
 
     def values(self, row: str, key: str, level: int | None = None) -> Tensor:
-        """One value per segment of a measure, (segments,) float64; NaN for a segment that has none.
+        """Return one value per segment of a measure, (segments,) float64; NaN for a segment without a value.
 
         Raises:
             ArgumentError: There is no such row or measure.
@@ -111,7 +112,7 @@ class Evaluation:
         raise ArgumentError(f"`key`: expected a measure of segments, got {key!r} at level {level}")
 
     def clip_rows(self) -> list[dict[str, Any]]:
-        """One dictionary per row, segment and measure: row, id, start, speaker, measure, level, value (None for none)."""
+        """Return one dictionary per row, segment and measure: row, id, start, speaker, measure, level, value (None for none)."""
         rows = []
         for row, scores in self.scores.items():
             for number, segment in enumerate(self.segments):
@@ -130,7 +131,7 @@ class Evaluation:
         return rows
 
     def to_json(self, *, clips: bool = False) -> dict[str, Any]:
-        """Plain values; with ``clips`` those of every segment as well."""
+        """Return plain values for JSON; ``clips`` adds the values of every segment."""
         found: dict[str, Any] = {
             "settings": dict(self.settings),
             "segments": len(self.segments),
@@ -167,13 +168,14 @@ def evaluate(
         methods: Predictions by name of the method and id of the clip; None evaluates the baselines alone.
         networks: The evaluation models.
         frames: Frames of a segment.
-        stride: Frames from a segment to the next, a multiple of 8 for four levels; by default ``frames`` or the next multiple above.
-        min_speech: Share of a segment's frames that must hold speech.
+        stride: Distance between the starts of segments in frames, a multiple of 8 for four levels; by default
+            ``frames``, rounded up to such a multiple.
+        min_speech: Smallest fraction of speech frames in a segment.
         shift: Frames by which the row "shifted" is late.
-        cut: Compare predictions of other lengths than their references too, as far as both reach.
-        audio_from: "own" takes the audio of a prediction where it has one, "refs" always that of its reference.
+        cut: Also compare predictions whose length differs from the reference, up to the shorter length.
+        audio_from: "own" uses the audio of a prediction if it has audio, "refs" always uses the audio of the reference.
         max_offsets: Largest offset searched at each level, in frames of the level.
-        resamples: Of the bootstrap.
+        resamples: Number of bootstrap resamples.
         progress: Called with the name of each row before it is evaluated.
 
     Returns:
@@ -268,7 +270,7 @@ def evaluate(
 
 
 def _one_layout(refs: Mapping[str, Track]) -> tuple[dict[str, Track], list[LeftOut]]:
-    """References with the points and dims that most of them have."""
+    """Return the references that have the most frequent numbers of points and dims."""
     shapes = [track.landmarks.shape[1:] for track in refs.values()]
     if not shapes:
         raise ArgumentError("`refs`: expected at least one clip, got none")
@@ -284,7 +286,7 @@ def _one_layout(refs: Mapping[str, Track]) -> tuple[dict[str, Track], list[LeftO
 def _common(
     segments: Sequence[Segment], tracks: Mapping[str, Mapping[str, Track]], frames: int
 ) -> tuple[list[Segment], list[LeftOut]]:
-    """Segments that every method has, so that rows compare; and those that one has and another lacks."""
+    """Return the segments that every method has, and the segments that only some methods have."""
     kept, left_out = [], []
     for segment in segments:
         lacking = [
@@ -296,7 +298,7 @@ def _common(
             kept.append(segment)
             continue
         having = [name for name in tracks if name not in lacking]
-        because = [name for name in lacking if segment.id in tracks[name]]  # those without the clip are listed already
+        because = [name for name in lacking if segment.id in tracks[name]]  # methods without the clip are already listed
         left_out += [
             LeftOut(name, segment.id, f"ends before frame {segment.start + frames}: that segment is left out")
             for name in because
@@ -308,7 +310,7 @@ def _common(
 
 
 def _extractors(networks: Networks, frames: int, points: int) -> list[tuple[Measure, nn.Module, int]]:
-    """Return the Frechet distances that are possible: measure, network, and how many of the last frames it sees."""
+    """Return the Frechet distances that are possible: measure, network, and number of last frames used."""
     found: list[tuple[Measure, nn.Module, int]] = []
     if points != NUM_POINTS:
         return found
@@ -338,7 +340,7 @@ class _TwoDims(nn.Module):
 
 
 def _missing(measures: Sequence[Measure], cells: Mapping[str, tuple[Cell, ...]], segments: int) -> list[str]:
-    """Note measures whose values are means over fewer segments than the rest."""
+    """Return notes on measures that are averaged over fewer segments than the others."""
     notes = []
     for number, measure in enumerate(measures):
         short = {row: found[number].clips for row, found in cells.items() if found[number].clips < segments}

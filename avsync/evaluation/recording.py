@@ -1,7 +1,7 @@
-"""The offset between audio and face of a recording, by landmark syncers: of a video, or of a clip of a corpus.
+"""Offset between audio and face of a recording (a video or a clip of a corpus), by landmark syncers.
 
-A video is cut into clips where its face is lost or its scene changes; the distances of all its clips are pooled, level by level, before
-an offset is read from them. A positive offset means that the audio is early, as everywhere.
+A video is cut into clips where the face is lost or the scene changes. The distances of all clips are pooled per level
+before the offset is computed. A positive offset means that the audio is early, as everywhere.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ from avsync.metrics.report import LevelSync, face_speed, level_answers
 from avsync.models.syncer.interface import MultiScaleSyncer
 
 FRAME_SECONDS = 0.04
-"""Seconds of a frame at level 0."""
+"""Duration of a frame at level 0, in seconds."""
 THRESHOLD = 0.65
-"""Probability from which an offset counts. Calibrations are fitted with audio around each clip and for each level by itself; here clips
-end and several levels are tried, so a half would be too little."""
+"""Smallest probability of an accepted offset. Calibrations are fitted per level, with audio around each clip. A recording
+has clips without such audio and several levels are tried, so a threshold of 0.5 would be too low."""
 COARSE_LEVEL = 2
 """The finest level that cannot confirm the offset of a coarser one."""
 NULLS = 19
-"""Rotations of the reversed audio against which an offset is tested where there is no calibration."""
+"""Number of rotations of the reversed audio in the test of an offset without a calibration."""
 NULL_GAIN = 1.2
-"""Factor by which a drift must stand out more than with reversed audio, and an offset without a calibration."""
+"""Smallest ratio between the score of a drift (or of an offset without a calibration) and the score with reversed audio."""
 MAX_DRIFT, DRIFT_STEPS = 0.06, 60
-"""Largest drift that is looked for, in seconds per second, and how many steps of the search lie between it and none."""
+"""Largest drift searched, in seconds per second, and number of search steps from zero to the largest drift."""
 LEAST_DRIFT = 0.12
-"""Seconds by which the offset must change within a clip to count as drift."""
+"""Smallest change of the offset within a clip that counts as drift, in seconds."""
 DRIFT_GAIN = 1.2
-"""Factor by which a drift must stand out more than a constant offset."""
+"""Smallest ratio between the score of a drift and the score of a constant offset."""
 DRIFT_NULLS = 4
-"""Rotations of the reversed audio against which a drift is tested."""
+"""Number of rotations of the reversed audio in the test of a drift."""
 DRIFT_REACH = 2.0
-"""Seconds of the search for a drift, to both sides."""
+"""Search range of a drift in each direction, in seconds."""
 SEGMENT_SECONDS = 4.0
-"""Length of the segments of which a drift's offsets are reported."""
+"""Length of the segments for which a drift reports offsets."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,12 +60,12 @@ class Recording:
     """Clips of one recording, in the order of time.
 
     Attributes:
-        name: The video or clip as it was named.
-        clips: At least one.
-        starts: Seconds from the first image of the video to each clip; empty for a clip of a corpus.
+        name: Name of the video or clip, as given by the caller.
+        clips: One or more clips.
+        starts: Start of each clip after the first image of the video, in seconds; empty for a clip of a corpus.
         video: The file; None for a clip of a corpus.
-        audio_track: Number of the audio track that was read, from 1; None for a clip of a corpus.
-        audio_tracks: How many audio tracks the file has.
+        audio_track: Number of the audio track in use, from 1; None for a clip of a corpus.
+        audio_tracks: Number of audio tracks of the file.
     """
 
     name: str
@@ -94,15 +94,15 @@ def read_recording(
     Args:
         target: A video file, or CORPUS/ID, a folder with an index and the id of one of its clips.
         detector: For videos; see :func:`avsync.corpus.detectors.protocol.as_detector`.
-        min_seconds: Shortest segment of a video with a face that is used.
-        audio_track: Number of the audio track of a video, from 1; by default the one that the file marks as default, then the first.
-        progress: Called now and then with the share of a video that has passed, 0 to 1.
+        min_seconds: Shortest segment with a face that is used, in seconds.
+        audio_track: Number of the audio track of a video, from 1; by default the default track of the file, else the first.
+        progress: Callback that receives the fraction of the video that was read, 0 to 1.
 
     Returns:
-        The recording; of several faces at once, the largest.
+        The recording, with the largest face if several faces are visible.
 
     Raises:
-        CorpusError: There is no such video or clip, it cannot be read, has no audio, or no face stays for ``min_seconds``.
+        CorpusError: There is no such video or clip, it cannot be read, has no audio, or no face is visible for ``min_seconds``.
         MissingExtraError: PyAV or the detector's library is not installed.
 
     Source: ours.
@@ -134,14 +134,14 @@ def read_recording(
 def with_delayed_audio(
     recording: Recording, seconds: float, *, video: str | os.PathLike[str] | None = None, trim: bool = False
 ) -> Recording:
-    """Return the recording as it would be with its audio delayed; the landmarks stay.
+    """Return a recording with delayed audio and unchanged landmarks.
 
     Args:
         recording: From :func:`read_recording`.
-        seconds: Delay; negative moves the audio forward.
+        seconds: Delay in seconds; negative moves the audio forward.
         video: Take the audio from this file with the same images, as :func:`avsync.evaluation.resync.shift_audio` writes it, instead
             of the recording's own.
-        trim: Cut clips to the frames that have audio, and leave out clips without such frames. By default silence fills up.
+        trim: Cut clips to the frames that have audio, and omit clips without such frames. By default missing audio is silence.
 
     Returns:
         A recording with other waveforms.
@@ -204,16 +204,16 @@ def recording_report(
     """Measure the offset of a recording as a whole at every level.
 
     Without a calibration an offset counts as an answer only if it stands out: its confidence must be ``NULL_GAIN`` times the largest
-    of the ``NULLS`` confidences that the same embeddings reach with the audio reversed and rotated in time, where nothing belongs
-    together. Untrained syncers therefore find no offset.
+    of the ``NULLS`` confidences of the same embeddings with the audio reversed and rotated in time, so that audio and motion
+    are unrelated. Untrained syncers therefore find no offset.
 
     Args:
         recording: From :func:`read_recording`.
         pyramid: Trained syncers; the computation takes place on their device.
         audio_transform: From waveforms (batch, samples) to the features that the syncers were trained on, such as
             :meth:`avsync.models.syncer.interface.MultiScaleSyncer.speech_features`.
-        calibration: Of these syncers; without it there are no probabilities.
-        threshold: Probability from which an offset counts as an answer.
+        calibration: Calibration of these syncers; without a calibration no probabilities are reported.
+        threshold: Smallest probability of an offset that counts as an answer.
         max_offsets: Largest offset searched at each level, in frames of the level.
 
     Returns:
@@ -281,7 +281,7 @@ def _embeddings(
 
 
 def _backwards(clip: Clip, pyramid: MultiScaleSyncer, audio_transform: nn.Module, levels: int) -> list[Tensor]:
-    """Embed a clip's audio played backwards: as varied as the true audio, and none of it belongs to the motion.
+    """Embed a clip's audio played backwards: as varied as the true audio, but unrelated to the motion.
 
     The waveform is reversed, not the order of the embeddings, so that neighbouring windows overlap as they do in true audio.
     """
@@ -292,7 +292,7 @@ def _backwards(clip: Clip, pyramid: MultiScaleSyncer, audio_transform: nn.Module
 
 
 def _rolled(audio: Tensor, number: int) -> Tensor:
-    """Return so many rotations of the embeddings (1, windows, embed) of a clip's audio, (number, windows, embed)."""
+    """Return ``number`` rotations of the audio embeddings (1, windows, embed) of a clip, (number, windows, embed)."""
     return torch.cat([audio.roll(k * audio.shape[1] // number, 1) for k in range(number)])
 
 
@@ -301,7 +301,7 @@ class _Pool:
     """Distances of the windows of all clips at one level, summed."""
 
     sums: Tensor
-    """(1 + NULLS, offsets); the first row belongs to the recording, the rest to audio that cannot belong to it."""
+    """(1 + NULLS, offsets); the first row is the recording, the other rows are unrelated audio."""
     counts: Tensor
     windows: int = 0
 
@@ -320,11 +320,11 @@ class _Pool:
 
     @property
     def mean(self) -> Tensor:
-        """(1, offsets) float32; NaN at offsets without a window."""
+        """Return the mean distances, (1, offsets) float32; NaN at offsets without a window."""
         return (self.sums[:1] / self.counts[:1]).float()
 
     def null_confidence(self) -> float:
-        """Return the largest confidence of audio that does not belong to the motion."""
+        """Return the largest confidence of the unrelated audio."""
         return float(offset_from_distances((self.sums[1:] / self.counts[1:]).float()).confidence.nan_to_num(0.0).amax())
 
 
@@ -333,7 +333,7 @@ class Drift:
     """An offset that changes over the recording because audio and video run at different speeds.
 
     Attributes:
-        rate: Seconds by which the offset grows per second; 0.04 if the audio plays 4 % too fast.
+        rate: Growth of the offset in seconds per second; 0.04 if the audio plays 4 % too fast.
         segments: (middle, offset) of consecutive segments, in seconds; a positive offset means that the audio is early.
     """
 
@@ -352,7 +352,7 @@ class Drift:
 
 @torch.no_grad()
 def find_drift(recording: Recording, pyramid: MultiScaleSyncer, *, audio_transform: nn.Module) -> Drift | None:
-    """Find out whether the offset changes steadily over a recording.
+    """Return the drift of a recording if the offset changes at a constant rate.
 
     The mean distance is taken along lines of offset against time, of slopes up to ``MAX_DRIFT``, in all clips at once. A drift is
     reported if its line stands out ``DRIFT_GAIN`` times as much as any constant offset and ``NULL_GAIN`` times as much as any line
@@ -364,7 +364,7 @@ def find_drift(recording: Recording, pyramid: MultiScaleSyncer, *, audio_transfo
         audio_transform: As in :func:`recording_report`.
 
     Returns:
-        The drift; None if one offset is as good.
+        The drift; None if a constant offset fits equally well.
 
     Raises:
         ShapeError: The landmarks do not fit the syncers.
@@ -403,7 +403,7 @@ def find_drift(recording: Recording, pyramid: MultiScaleSyncer, *, audio_transfo
 
 
 def _depth(motion: Tensor, audio: Tensor, reach: int) -> Tensor:
-    """Return by how much each distance lies below the median of its window, (windows, offsets); 0 where there is no audio."""
+    """Return the median of each window minus each distance, (windows, offsets); 0 without audio."""
     distances, some = window_distances(motion, audio, max_offset=reach)
     known = torch.ones_like(distances, dtype=torch.bool) if some is None else some.expand_as(distances) > 0
     middle = distances.masked_fill(~known, torch.nan).nanmedian(2, keepdim=True).values
@@ -411,7 +411,7 @@ def _depth(motion: Tensor, audio: Tensor, reach: int) -> Tensor:
 
 
 def _lines(depth: Tensor, rates: Tensor, frame: float) -> Tensor:
-    """Return the mean depth along lines, (rates, offsets): the offset at the middle of the clip, plus the rate times the time from there."""
+    """Return the mean depth along lines, (rates, offsets); an offset belongs to the middle of the clip."""
     windows, offsets = depth.shape
     times = (torch.arange(windows) - (windows - 1) / 2) * frame
     # Offsets run from +V down to -V, so a growing offset moves to lower columns.
@@ -436,13 +436,13 @@ def _segments(depth: Tensor, rate: float, frame: float, start: float) -> list[tu
 
 @dataclass(frozen=True)
 class OffsetAnswer:
-    """The offset of a recording, by the finest level that has an answer.
+    """Offset of a recording, from the finest level that has an answer.
 
     Attributes:
-        seconds: By how much the audio is early; negative if it is late. None for "cannot tell".
-        level: The level whose offset it is.
-        probability: That the offset is right within a frame of the level; None without a calibration.
-        drift: Why there is no single offset; None if there is no drift.
+        seconds: Offset in seconds, positive if the audio is early; None if the offset cannot be determined.
+        level: Level that gave the offset.
+        probability: Probability that the offset is correct within one frame of the level; None without a calibration.
+        drift: Drift that rules out a constant offset; None without a drift.
     """
 
     seconds: float | None
@@ -472,11 +472,11 @@ def find_offset(
     *,
     drift: Callable[[Recording], Drift | None] | None = None,
 ) -> tuple[OffsetAnswer, list[LevelSync]]:
-    """Find the offset of a recording, and return the report that it was read from.
+    """Find the offset of a recording, and return the offset with its report.
 
-    Fine levels are precise and search half a second; coarse levels search more than a second and are easily fooled by audio that does
-    not belong to the motion. The offset of a coarse level therefore counts only if a finer level finds the rest of the offset after
-    the audio was moved. An offset at the edge of the search never counts.
+    Fine levels are precise and search half a second. Coarse levels search more than a second and
+    often find a false offset if audio and motion are unrelated. The offset of a coarse level therefore counts only if a finer
+    level finds the rest of the offset after the audio was moved. An offset at the edge of the search never counts.
 
     Args:
         recording: From :func:`read_recording`.
@@ -484,13 +484,15 @@ def find_offset(
         drift: :func:`find_drift` with its options, of one argument; None does not look for a drift.
 
     Returns:
-        The answer, and the report of the recording as it is.
+        The answer, and the report of the uncorrected recording.
 
     Source: ours.
     """
     report = measure(recording)
     answers = _answers(report)
-    if any(answer.probability is None for answer in answers):  # no level is sure, so the clearest comes first
+    if any(
+        answer.probability is None for answer in answers
+    ):  # without probabilities the level with the clearest offset comes first
         answers.sort(key=lambda answer: -_standing_out(report[answer.level or 0]))
     if drift is not None and (found := drift(recording)) is not None:
         return OffsetAnswer(None, drift=found), report
@@ -506,11 +508,11 @@ def find_offset(
 def _confirmation(
     answer: OffsetAnswer, moved: Recording, measure: Callable[[Recording], list[LevelSync]]
 ) -> OffsetAnswer | None:
-    """Return the offset that is left after a move by a coarse level's answer, by the finest level that finds it, added to the answer."""
+    """Return a coarse level's answer plus the remaining offset, measured by the finest level after the move."""
     if not moved.clips or answer.seconds is None or answer.level is None:
         return None
     for finer in _answers(measure(moved)):
-        # What is left of an estimate that is right is at most a frame of its level.
+        # The remainder of a correct estimate is at most one frame of its level.
         near = finer.seconds is not None and abs(finer.seconds) <= FRAME_SECONDS * 2**answer.level
         if near and finer.level is not None and finer.level < min(answer.level, COARSE_LEVEL):
             return replace(finer, seconds=answer.seconds + (finer.seconds or 0.0))
@@ -518,7 +520,7 @@ def _confirmation(
 
 
 def _standing_out(level: LevelSync) -> float:
-    """Return the confidence in units of that of unrelated audio, which shrinks with the root of the windows."""
+    """Return the confidence relative to unrelated audio, whose confidence falls with the square root of the windows."""
     return float(level.sync.confidence) * float(level.windows) ** 0.5
 
 
@@ -536,11 +538,11 @@ def _answers(report: Sequence[LevelSync]) -> list[OffsetAnswer]:
 
 
 def confirms(before: OffsetAnswer, after: OffsetAnswer) -> bool:
-    """Return whether an offset is gone after its correction: the corrected recording has an offset, and a smaller one.
+    """Return whether a correction removed the offset: the corrected recording has a known and smaller offset.
 
     Args:
-        before: Of the recording as it was.
-        after: Of the corrected recording. Its offset counts as none up to a frame of the level that found it.
+        before: Answer for the original recording.
+        after: Answer for the corrected recording; offsets up to one frame of their level count as zero.
 
     Example:
         >>> confirms(OffsetAnswer(0.16, 0), OffsetAnswer(0.004, 0)), confirms(OffsetAnswer(0.16, 0), OffsetAnswer(None))

@@ -36,11 +36,11 @@ class Resynced(NamedTuple):
     path: Path
     """The copy."""
     seconds: float
-    """By how much the audio was delayed; negative if it was moved forward."""
+    """Delay of the audio in seconds; negative if the audio was moved forward."""
     encoded: bool
     """True if the audio had to be decoded and written as PCM."""
     left_out: tuple[str, ...]
-    """Streams that the new container cannot hold, each in a few words."""
+    """Short descriptions of the streams that the new container cannot hold."""
 
 
 def default_output(path: str | os.PathLike[str]) -> Path:
@@ -57,14 +57,14 @@ def default_output(path: str | os.PathLike[str]) -> Path:
 def ffmpeg_command(
     path: str | os.PathLike[str], out: str | os.PathLike[str], seconds: float, *, encode: bool = False, data: bool = True
 ) -> str:
-    """Return the command line of ffmpeg that does the same as :func:`shift_audio`, for a POSIX shell.
+    """Return an ffmpeg command line equivalent to :func:`shift_audio`, for a POSIX shell.
 
     Args:
         path: The video.
         out: The copy.
         seconds: Delay of the audio; negative moves it forward.
         encode: Write the audio as PCM, for containers that store no start time of streams.
-        data: Copy streams of data too; False where the container makes its own.
+        data: Copy data streams too; False if the container creates its own.
 
     Returns:
         One line.
@@ -98,7 +98,7 @@ def shift_audio(
     overwrite: bool = False,
     confirm: Callable[[Path], None] | None = None,
 ) -> Resynced:
-    """Write a copy of a video whose audio comes later or earlier, whole or not at all.
+    """Write a copy of a video with delayed or advanced audio. The write is atomic.
 
     Audio that would come before the image is left out, packet by packet. The copy is read again before it takes its name, and the
     shift is measured on its packets.
@@ -230,7 +230,7 @@ def _copy_streams(av: ModuleType, source: Path, part: Path, shift: Fraction, *, 
 
 
 def _timed(packets: Iterable[Any]) -> Iterator[Any]:
-    """Packets with a decoding time each; Matroska keeps none, and the first images of a reordered stream are read without."""
+    """Yield packets with decoding times, which Matroska does not store and the first images of a reordered stream lack."""
     waiting: dict[int, list[Any]] = {}
     last: dict[int, int] = {}
     for packet in packets:
@@ -252,7 +252,7 @@ def _timed(packets: Iterable[Any]) -> Iterator[Any]:
 
 
 def _counted_back(packets: list[Any], known: int) -> Iterator[Any]:
-    """Give packets the decoding times that lead up to a known one."""
+    """Yield packets with decoding times that count up to a known decoding time."""
     step = max(1, min((packet.duration or 1 for packet in packets), default=1))
     for place, packet in enumerate(packets):
         packet.dts = min(packet.pts, known - step * (len(packets) - place))
@@ -277,7 +277,7 @@ def _decoded(av: ModuleType, packet: Any) -> list[Any]:
 
 
 def _starts_alike(av: ModuleType, source: Path, part: Path) -> bool:
-    """Return whether audio and video start as far apart as before, because the shift is in the samples."""
+    """Return whether the distance between the starts of audio and video is unchanged, because the samples hold the shift."""
     apart = []
     for path in (source, part):
         with _open(av, path) as container:

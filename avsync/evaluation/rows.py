@@ -1,4 +1,4 @@
-"""Segments of clips, and the baselines without a generator that every table of results should show.
+"""Segments of clips, and baselines without a generator for tables of results.
 
 Clips are cut into segments of equal length (80 frames in the paper), each evaluated as a clip of its own. Motions of a row are
 (segments, frames, points, dims).
@@ -41,10 +41,12 @@ def cut_segments(
         refs: By id, with audio.
         frames: Frames of a segment.
         stride: Frames from one segment to the next; the first starts at 0.
-        min_speech: Share of a segment's frames that must hold speech, by :func:`avsync.corpus.banks.memory.speech_mask` of its clip.
+        min_speech: Smallest fraction of speech frames in a segment, by :func:`avsync.corpus.banks.memory.speech_mask` of its
+            clip.
 
     Returns:
-        The segments in the order of the clips; and clips that are too short or without audio, and segments without speech.
+        The segments in the order of the clips, and the rejected clips (too short, or
+            without audio) and segments (without speech).
 
     Example:
         >>> import numpy as np
@@ -80,9 +82,9 @@ def segment_landmarks(tracks: Mapping[str, Track], segments: Sequence[Segment], 
 
     Args:
         tracks: By id; each reaches to the end of its segments.
-        segments: Which.
+        segments: Segments of these tracks.
         frames: Frames of a segment.
-        delay: Frames by which the motion comes late; before a clip's beginning its first face stands still.
+        delay: Delay of the motion in frames; the first face of a clip fills the time before the clip begins.
 
     Returns:
         (segments, frames, points, dims) float32.
@@ -113,13 +115,13 @@ def segment_waveforms(tracks: Mapping[str, Track], segments: Sequence[Segment], 
 
 
 def others(groups: Sequence[str]) -> list[int] | None:
-    """Choose for each segment one of another group, each used once.
+    """Assign each segment a segment of another group, each used once.
 
     Args:
-        groups: Of each segment.
+        groups: Group of each segment.
 
     Returns:
-        Their numbers; None if a group has more than half of the segments, so that there is no such choice.
+        Indices of the assigned segments; None if a group has more than half of the segments.
 
     Example:
         >>> others(["anna", "anna", "ben", "carl"])
@@ -150,12 +152,12 @@ def bound_motions(
 
     Args:
         refs: Real clips.
-        segments: Of them.
+        segments: Segments of the real clips.
         frames: Frames of a segment.
         shift: Frames by which "shifted" comes late: its audio is early, so its offset is ``+shift`` frames at level 0.
 
     Returns:
-        (segments, frames, points, dims) by row, in the order of ``BOUNDS``; and notes on what could not be made.
+        (segments, frames, points, dims) by row, in the order of ``BOUNDS``; and notes on baselines that could not be made.
 
     Example:
         >>> import numpy as np
@@ -173,7 +175,7 @@ def bound_motions(
     if taken is None:
         notes.append("no row 'shuffled': one speaker has more than half of the segments")
     else:
-        # The other's displacement on this face: identity and size stay, so distances of shapes keep their meaning.
+        # The displacement of the other speaker is applied to this face: identity and size stay, so distances of shapes keep their meaning.
         heights = face_height(truth)
         scale = (heights / heights[taken].clamp_min(torch.finfo(truth.dtype).tiny))[:, None, None, None]
         motions["shuffled"] = truth[:, :1] + (truth - truth[:, :1])[taken] * scale

@@ -1,6 +1,6 @@
-"""References and predictions of an evaluation, from a corpus or a folder of ``<id>.npz``, and a list of what could not be used.
+"""References and predictions of an evaluation, read from a corpus or a folder of ``<id>.npz``.
 
-Nothing is dropped in silence: whatever cannot be read or compared becomes a :class:`LeftOut` with its reason.
+Every clip that cannot be read or compared is reported as a :class:`LeftOut` with its reason.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from avsync.corpus.media.info import FloatArray
 from avsync.errors import CorpusError
 
 AUDIO_SUFFIXES = (".flac", ".wav")
-"""Suffixes of the audio next to ``<id>.npz``, in the order in which they are looked for."""
+"""Suffixes of the audio next to ``<id>.npz``, in search order."""
 _DIGEST = re.compile(r"-[0-9a-f]{8}(?=_\d+$)")
 """Digits that ``avsync extract`` puts between the name of a video and the number of a clip."""
 
@@ -41,7 +41,7 @@ class LeftOut(NamedTuple):
     id: str
     """Name of the clip."""
     reason: str
-    """Why, in words."""
+    """Reason in words."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class Track:
         id: Name of the clip.
         landmarks: (frames, points, dims) float32 in any unit, 25 frames per second.
         waveform: (640 * frames,) float32 at 16 kHz, or None.
-        speaker: Who speaks, if that is known.
+        speaker: Name of the speaker, if known.
         has_audio: (frames,) bool, False where the source of the waveform had no audio; None for audio everywhere.
     """
 
@@ -69,14 +69,14 @@ class Track:
 
 
 def tracks_of_clips(clips: Iterable[Clip], *, row: str = "refs") -> tuple[dict[str, Track], list[LeftOut]]:
-    """Make tracks of clips, and leave out clips that cannot be read.
+    """Convert clips to tracks, and omit clips that cannot be read.
 
     Args:
         clips: A :class:`avsync.corpus.clip.Corpus` or any clips.
-        row: Whose they are, for the list of what was left out.
+        row: Name of the method, or "refs", for the list of omitted clips.
 
     Returns:
-        Tracks by id, and what was left out.
+        Tracks by id, and the omitted clips.
 
     Example:
         >>> from avsync.corpus.synthetic.talker import synthetic_clip
@@ -106,16 +106,16 @@ def read_tracks(
 ) -> tuple[dict[str, Track], list[LeftOut]]:
     """Read a corpus, or a folder of ``<id>.npz`` with ``<id>.flac`` or ``<id>.wav`` next to them if there is audio.
 
-    An ``npz`` holds ``landmarks`` (frames, points, dims); its ``fps``, if it has one, must be 25. Audio is 16 kHz and lasts as long as
-    the landmarks within one frame; it is cut, or zeros fill it up.
+    An ``npz`` holds ``landmarks`` (frames, points, dims); its ``fps``, if it has one, must be 25. Audio is 16 kHz and as long
+    as the landmarks within one frame; the audio is cut or padded with zeros to the length of the landmarks.
 
     Args:
         folder: With or without ``index.json``.
-        row: Whose they are, for the list of what was left out.
-        split: Of a corpus, keep this split only.
+        row: Name of the method, or "refs", for the list of omitted clips.
+        split: Split of the corpus to read; by default all splits.
 
     Returns:
-        Tracks by id, and what was left out.
+        Tracks by id, and the omitted clips.
 
     Raises:
         CorpusError: There is no such folder, it holds neither an index nor an ``npz``, or the index is damaged.
@@ -190,7 +190,7 @@ def _without_digest(name: str) -> str:
 
 
 def _renamed(preds: dict[str, Track], refs: dict[str, Track]) -> dict[str, Track]:
-    """Predictions under the names of their references, where these differ by the digits of their files alone."""
+    """Rename predictions to their references if the names differ only by the digits of the files."""
     plain_refs, plain_preds = (Counter(map(_without_digest, names)) for names in (refs, preds))
     names = {_without_digest(ref): ref for ref in refs}
     renamed = {}
@@ -211,9 +211,9 @@ def match_tracks(
 
     Args:
         refs: Real clips by id.
-        preds: A method's, by id.
+        preds: Predictions of a method, by id.
         row: Name of the method.
-        cut: Take predictions of any length, of which as many frames count as both have. By default lengths may differ by
+        cut: Accept predictions of any length, and use the frames that both have. By default lengths may differ by
             ``LENGTH_TOLERANCE`` frames only.
 
     Returns:

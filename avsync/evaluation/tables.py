@@ -16,7 +16,7 @@ from avsync._files import replacing
 from avsync.metrics.bootstrap import bootstrap_interval
 
 BETTER = ("higher", "lower", "zero", "truth")
-"""Good values: high, low, near zero, or near that of the ground truth."""
+"""Direction of better values: high, low, near zero, or near the value of the ground truth."""
 ARROWS = {"higher": "↑", "lower": "↓", "zero": "→0", "truth": ""}
 CSV_COLUMNS = ("row", "measure", "level", "unit", "better", "estimate", "low", "high", "clips")
 
@@ -45,7 +45,7 @@ class Measure:
 
     @property
     def heading(self) -> str:
-        """Heading of the column: title, direction and unit.
+        """Return the heading of the column: title, direction and unit.
 
         Example:
             >>> Measure("lmd", "LMD", "lower", "face heights", "Landmarks").heading
@@ -59,7 +59,7 @@ class Cell(NamedTuple):
     """A value and its interval."""
 
     estimate: float | None
-    """Mean over the clips that have a value; None if none has."""
+    """Mean over the clips with a value; None without such clips."""
     low: float | None
     """Lower end of the 95 % interval; None where there is none."""
     high: float | None
@@ -87,7 +87,7 @@ def cell(values: Sequence[float], groups: Sequence[str], *, resamples: int = 200
     Args:
         values: One per clip; NaN for a clip that has no value, which is left out.
         groups: Speaker of each clip.
-        resamples: Of the bootstrap.
+        resamples: Number of bootstrap resamples.
 
     Returns:
         :class:`Cell`. With clips of a single group there is no interval.
@@ -161,7 +161,7 @@ class Table:
         return [cells[number].text(self.measures[number].decimals) for number in columns]
 
     def rows(self) -> list[dict[str, Any]]:
-        """One dictionary per row and measure, with the keys of ``CSV_COLUMNS``."""
+        """Return one dictionary per row and measure, with the keys of ``CSV_COLUMNS``."""
         return [
             {
                 "row": row,
@@ -177,7 +177,7 @@ class Table:
 
 
 def write_csv(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    r"""Write rows as CSV, whole or not at all; None is an empty field.
+    r"""Write rows as CSV atomically; None is an empty field.
 
     Example:
         >>> import tempfile
@@ -199,7 +199,7 @@ def print_rich(table: Table, *, bounds: Sequence[str] = ()) -> None:
     """Print a table with colours and lines; baselines in grey, the best method of each column in bold.
 
     Args:
-        table: What to print.
+        table: Table to print.
         bounds: Rows of baselines.
 
     Raises:
@@ -226,7 +226,7 @@ def print_rich(table: Table, *, bounds: Sequence[str] = ()) -> None:
 
 
 def best_row(table: Table, number: int, bounds: Sequence[str] = ()) -> str | None:
-    """Return the method with the best value of a measure, baselines apart; None if fewer than two compete or nothing is better.
+    """Return the method with the best value of a measure; baselines do not compete. None for fewer than two methods or a tie.
 
     Example:
         >>> measure = Measure("lmd", "LMD", "lower", "", "Landmarks")

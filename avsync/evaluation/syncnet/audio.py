@@ -1,10 +1,10 @@
-"""SyncNet's audio features: 13 cepstral coefficients a hundredth of a second, as the package python_speech_features computes them.
+"""SyncNet's audio features: 13 cepstral coefficients every 10 ms, as in the package python_speech_features.
 
-SyncNet was trained on that package's ``mfcc(samples, 16000)`` of 16-bit samples, so another recipe (ours in :mod:`avsync.audio.features`,
-torchaudio's, librosa's) gives embeddings that mean nothing. The recipe: pre-emphasis, frames of 25 ms every 10 ms that are **not**
-centred and not tapered, a power spectrum over 512 points divided by 512, 26 triangular filters whose corners are rounded down to
-bins, natural logarithm, orthonormal DCT-II, the first 13 coefficients, a sinusoidal lifter, and the logarithm of the frame's energy
-in the place of the first coefficient.
+SyncNet was trained on that package's ``mfcc(samples, 16000)`` of 16-bit samples, so other features (from
+:mod:`avsync.audio.features`, torchaudio or librosa) give meaningless embeddings. The recipe: pre-emphasis, frames of 25 ms
+every 10 ms that are **not** centred and not tapered, a power spectrum over 512 points divided by 512, 26 triangular filters
+whose corners are rounded down to bins, natural logarithm, orthonormal DCT-II, the first 13 coefficients, a sinusoidal lifter,
+and the logarithm of the frame's energy in the place of the first coefficient.
 
 Frame ``s`` covers the samples from ``160 s`` to ``160 s + 399``: 5 video frames of 40 ms and 20 frames of audio start together, and
 the audio reaches 7.5 ms further.
@@ -27,13 +27,13 @@ FRAME_LENGTH = 400
 HOP_LENGTH = 160
 """Samples from one frame to the next."""
 NUM_COEFFICIENTS = 13
-"""Coefficients a frame."""
+"""Coefficients per frame."""
 _N_FFT = 512
 _BANDS = 26
 _PREEMPHASIS = 0.97
 _LIFTER = 22
 _FULL_SCALE = 32768.0
-_TINY = 2.0**-52  # what a power of zero becomes before its logarithm: float64's epsilon, whatever dtype is computed in
+_TINY = 2.0**-52  # replaces a power of zero before the logarithm: float64's epsilon for every dtype
 
 
 def _rounded_filterbank() -> Tensor:
@@ -52,7 +52,7 @@ def num_mfcc_frames(samples: int) -> int:
     """Return the number of frames of features that lie wholly inside ``samples`` samples.
 
     Args:
-        samples: At 16 kHz.
+        samples: Number of samples at 16 kHz.
 
     Returns:
         The number of frames, 0 for less than one.
@@ -65,15 +65,15 @@ def num_mfcc_frames(samples: int) -> int:
 
 
 def syncnet_mfcc(waveform: Tensor, *, quantise: bool = True) -> Tensor:
-    """SyncNet's features of whole clips.
+    """Compute SyncNet's audio features of whole clips.
 
-    Only frames that lie wholly inside the audio are given; python_speech_features adds a last one filled up with zeros, which no
-    window of SyncNet's script ever reaches.
+    Only frames that lie wholly inside the audio are returned; python_speech_features adds a last frame padded with zeros, which
+    no window of SyncNet's script ever reaches.
 
     Args:
         waveform: (batch, samples) in [-1, 1], 16 kHz.
-        quantise: Round to 16 bits first, as the audio files of the published scripts are. It makes digital silence exactly silent;
-            switch it off for gradients, which rounding has not.
+        quantise: Round to 16 bits first, as the audio files of the published scripts are. Rounding makes digital silence
+            exactly silent; disable it for gradients, because rounding has no gradient.
 
     Returns:
         (batch, frames, 13), float32 (float64 for float64), with :func:`num_mfcc_frames` frames.

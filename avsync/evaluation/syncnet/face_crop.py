@@ -1,11 +1,12 @@
 """The face crops that SyncNet sees, made as the published pipeline makes them, from the landmarks or boxes of any detector.
 
-A face is a box a frame. Its centre and its size are median-filtered over 13 frames, and the crop reaches from one (half) box above the
-centre to 1.8 below it and 1.4 to both sides, so the mouth lies in the middle of the image; outside the image it is grey. It is scaled
-to 224 x 224 pixels.
+A face is one box per frame. Its centre and its size are median-filtered over 13 frames, and the crop reaches from one (half)
+box above the centre to 1.8 below it and 1.4 to both sides, so the mouth lies in the middle of the image; outside the image it
+is grey. It is scaled to 224 x 224 pixels.
 
-What is not the published pipeline: frames are not compressed again (it writes and reads JPEG and MPEG-4 in between, for want of a way to
-hand images over), and the detector is yours (it has S3FD). Boxes of landmarks are made to reach above the brows, because S3FD's do.
+Differences from the published pipeline: frames are not compressed again (the published pipeline writes JPEG and MPEG-4 files in
+between), and the caller chooses the detector (instead of S3FD). Boxes of landmarks reach above the brows, because boxes of S3FD
+do.
 """
 
 from __future__ import annotations
@@ -52,13 +53,12 @@ class CropPath(NamedTuple):
 
 
 def face_boxes(points: Points, *, forehead: float = FOREHEAD) -> _Points:
-    """Boxes around faces.
+    """Compute boxes around faces.
 
     Args:
-        points: (frames, points, dims) in pixels. Two points are taken for two opposite corners of a box, as a face detector gives
-            them, and come back as they are.
-        forehead: How far the box of landmarks is raised, in heights of the landmarks: they end at the brows. In the two videos that
-            we looked at, MediaPipe's mesh of a face ends 0.22 and 0.18 heights above the 68 points.
+        points: (frames, points, dims) in pixels. Two points are opposite corners of a box, as a face detector returns
+            them, and are returned unchanged.
+        forehead: Raise of the top of the box in heights of the landmarks, because the landmarks end at the brows.
 
     Returns:
         (frames, 4): left, top, right, bottom.
@@ -83,7 +83,7 @@ def face_boxes(points: Points, *, forehead: float = FOREHEAD) -> _Points:
 def median_filter(values: _Points, size: int = FILTER_FRAMES) -> _Points:
     """Compute the median of ``size`` neighbours around each value, with zeros beyond both ends.
 
-    The zeros are the published pipeline's: near an end the filter takes the lesser of the values that are there.
+    The zeros follow the published pipeline: near an end the filter prefers the smaller values.
 
     Args:
         values: (frames,).
@@ -145,7 +145,7 @@ def crop_face(image: Image, x: float, y: float, half: float, *, crop_scale: floa
         image: (height, width, 3) uint8.
         x, y: Centre of the box, in pixels.
         half: Half the longer side of the box, in pixels.
-        crop_scale: How much farther than the box the crop reaches to the sides and, twice as much, downwards.
+        crop_scale: Reach of the crop beyond the sides of the box, as a share of half the box; twice as much downwards.
 
     Returns:
         (224, 224, 3) uint8, channels as in ``image``; grey (110) where the crop leaves the image.

@@ -1,4 +1,4 @@
-"""The first pass over a video that is to be scored: who is where, at 25 images per second on the video's own clock.
+"""Positions of faces in a video (first scoring pass), at 25 images per second on the video's own clock.
 
 The published pipeline writes the video again at 25 frames per second and numbers them; here every 25th of a second takes the image that
 lies nearest in time, whatever the file's rate. Only boxes are kept, so hours of video need a few megabytes.
@@ -44,11 +44,11 @@ class FacePath(NamedTuple):
 
 
 def frames_at(frames: Iterable[VideoFrame], *, fps: float = FPS) -> Iterator[tuple[int, float, VideoFrame]]:
-    """Frames of any rate at a constant rate: the nearest in time to each instant, the earlier of two as near.
+    """Resample frames to a constant rate: the nearest frame to each instant, the earlier frame in a tie.
 
     Args:
         frames: With increasing times.
-        fps: Instants a second, the first at the first frame.
+        fps: Instants per second; the first instant is the first frame.
 
     Yields:
         Number of the instant, its time in seconds, the frame.
@@ -71,7 +71,7 @@ def frames_at(frames: Iterable[VideoFrame], *, fps: float = FPS) -> Iterator[tup
                 yield number, start + number / fps, held
                 number += 1
         held = frame
-    # The last frame is shown for some time, but nobody can say for how long.
+    # The duration of the last frame is unknown.
     while held is not None and start + number / fps <= held.time + 1e-9:
         yield number, start + number / fps, held
         number += 1
@@ -98,7 +98,7 @@ def face_paths(
         By their start; at least one.
 
     Raises:
-        CorpusError: The video cannot be read, the detector failed, or no face stays for ``min_seconds``.
+        CorpusError: The video cannot be read, the detector failed, or no face is visible for ``min_seconds``.
         ArgumentError: An option has an impossible value.
 
     Source: the published pipeline's rules for tracks; cuts and choice of faces ours.
@@ -136,7 +136,7 @@ def _path(track: FaceTrack, start: float) -> FacePath:
 
 
 def _boxes(video: VideoSource, detector: CheckedDetector) -> Iterator[tuple[float, npt.NDArray[np.float32], bool]]:
-    """Time, boxes as pairs of corners (faces, 2, 2), and whether a scene begins, at every instant that has an image."""
+    """Yield time, boxes as corner pairs (faces, 2, 2), and a scene-start flag for every instant with an image."""
     cuts = SceneCuts()
     batch: list[tuple[float, npt.NDArray[np.uint8], bool]] = []
     for _, time, frame in frames_at(video.frames()):
@@ -157,12 +157,12 @@ def _detect(
         found = detector([image for _, image, _ in batch])
     except AvsyncError:
         raise
-    except Exception as error:  # a detector of somebody else's may raise anything; the video and the time must be named
+    except Exception as error:  # a custom detector may raise any error; the message names the video and the time
         raise CorpusError(
             f"{video.path}: the detector {detector.name!r} failed between {batch[0][0]:.2f} and {batch[-1][0]:.2f} s:"
             f" {type(error).__name__}: {error}"
         ) from error
     for (time, _, cut), faces in zip(batch, found, strict=True):
         boxes = face_boxes(faces) if len(faces) else np.zeros((0, 4))
-        valid = boxes[:, 3] > boxes[:, 1]  # a face without height is none
+        valid = boxes[:, 3] > boxes[:, 1]  # a box without height is no face
         yield time, boxes[valid].reshape(-1, 2, 2).astype(np.float32), cut

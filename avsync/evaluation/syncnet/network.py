@@ -1,8 +1,8 @@
-"""SyncNet, the network behind LSE-D, LSE-C and most published lip-sync offsets; its weights are not part of avsync.
+"""SyncNet, the network of LSE-D, LSE-C and most published lip-sync offsets; avsync does not include its weights.
 
-Both streams are here, with the names and shapes of the published weights, so that the file ``syncnet_v2.model`` loads for whoever
-has it. Its authors publish it together with their paper; see the page "Published systems" of the documentation. The network is of no use
-without those weights, and no other weights make numbers that compare with published ones.
+Both streams have the names and shapes of the published weights, so that the file ``syncnet_v2.model`` can be
+loaded. Its authors publish it together with their paper; see the page "Published systems" of the documentation. Published
+scores are comparable only with scores computed with the published weights.
 
 Signs and units are those of :mod:`avsync.metrics`: a positive offset means that the audio is early, a frame is 40 ms.
 """
@@ -27,11 +27,11 @@ from avsync.evaluation.syncnet.audio import NUM_COEFFICIENTS
 from avsync.pretrained import PretrainedModel
 
 WINDOW = 5
-"""Video frames that a window looks at."""
+"""Video frames per window."""
 AUDIO_STRIDE = 4
 """Frames of audio features per video frame."""
 AUDIO_WINDOW = 20
-"""Frames of audio features that a window listens to."""
+"""Frames of audio features per window."""
 IMAGE_SIZE = 224
 """Height and width of the face crops, in pixels."""
 CHANNELS = 512
@@ -137,10 +137,10 @@ class SyncNet(PretrainedModel):
             video: Face crops (batch, 3, frames, 224, 224), **blue, green, red** from 0 to 255, 25 frames per second.
 
         Returns:
-            (batch, frames - 4, embed), not normalised: the published distances are between embeddings as they come.
+            (batch, frames - 4, embed), not normalised, as in the published distances.
 
         Raises:
-            ShapeError: Another shape, or whole numbers.
+            ShapeError: The shape is wrong, or the dtype is an integer.
             ClipTooShortError: Fewer than 5 frames.
         """
         check_shape("video", video, "batch channels frames height width", channels=3, height=IMAGE_SIZE, width=IMAGE_SIZE)
@@ -160,7 +160,7 @@ class SyncNet(PretrainedModel):
             (batch, (audio_frames - 20) // 4 + 1, embed), not normalised; window ``i`` starts with video frame ``i``.
 
         Raises:
-            ShapeError: Another shape.
+            ShapeError: The shape is wrong.
             ClipTooShortError: Fewer than 20 frames.
         """
         check_shape("features", features, "batch audio_frames coeffs", coeffs=NUM_COEFFICIENTS)
@@ -180,8 +180,8 @@ class SyncNet(PretrainedModel):
         """Read weights in the layout of ``syncnet_v2.model``.
 
         Args:
-            path: A state dictionary that ``torch.save`` wrote, or the same as safetensors. Files with other Python objects in
-                them, which could run code when read, are refused.
+            path: A state dictionary that ``torch.save`` wrote, or the same as safetensors. Files with other Python objects
+                are rejected, because loading such objects could run code.
 
         Returns:
             The network in eval mode, on the CPU.

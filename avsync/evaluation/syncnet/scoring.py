@@ -1,7 +1,7 @@
 """LSE-D, LSE-C and offset of a video by SyncNet: from the file to the numbers in one call, in batches, without temporary files.
 
 Two passes over the file: the first finds the faces (:mod:`avsync.evaluation.syncnet.face_track`), the second crops, embeds and compares. Neither
-keeps images or embeddings for longer than a batch, so the length of the video plays no part in the memory needed.
+pass keeps images or embeddings for longer than a batch, so memory use does not depend on the length of the video.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from avsync.pyramid import FPS, SAMPLE_RATE
 SAMPLES = int(SAMPLE_RATE / FPS)
 """Samples per image."""
 MAX_BATCH = 128
-"""Most windows per batch: beyond that a batch would outlast the audio that stays readable."""
+"""Largest number of windows per batch; the audio of a longer batch would no longer be readable."""
 _WINDOW_SAMPLES = (AUDIO_WINDOW - 1) * HOP_LENGTH + FRAME_LENGTH
 
 
@@ -45,7 +45,7 @@ class TrackScore:
         start: Time of the first image, in seconds on the container's clock.
         frames: Images, 25 per second.
         face_size: Mean size of the face's box, in pixels of the video. The published pipeline leaves out faces below 100.
-        offset_frames: Images by which the audio is early; negative if it is late.
+        offset_frames: Offset in images, positive if the audio is early.
         confidence: LSE-C. Higher is better.
         distance: LSE-D, at the best offset. Lower is better.
         distance_at_zero: Distance at offset 0. Lower is better.
@@ -91,7 +91,7 @@ def score_video(
         path: The video, of any rate and size.
         syncnet: With its published weights, from :meth:`avsync.evaluation.syncnet.network.SyncNet.from_file`; other weights give other numbers.
         detector: "face-alignment", "mediapipe", "module:name" or a callable; see :func:`avsync.corpus.detectors.protocol.as_detector`.
-        device: Where to compute; the network is moved there. By default where it is.
+        device: Device of the computation, to which the network is moved; by default the current device of the network.
         batch_size: Windows embedded at once, 1 to 128.
         max_offset: Largest offset searched, in images of 40 ms; 15 in the published evaluations.
         edges: "masked" compares with the audio around the track and leaves out what lies beyond the audio of the file. "legacy" is
@@ -99,14 +99,14 @@ def score_video(
             window of a track is not used.
         faces: "largest", "stable" or "all"; see :func:`avsync.corpus.extraction.tracks.choose_tracks`.
         min_seconds: Shortest track of a face; 4 in the published pipeline.
-        audio_track: Number of the audio track, from 1; by default the one that the file marks as default, then the first.
+        audio_track: Number of the audio track, from 1; by default the default track of the file, else the first.
         progress: Called now and then with the share of the work that is done, 0 to 1.
 
     Returns:
         One :class:`TrackScore` per track, by their start; at least one.
 
     Raises:
-        CorpusError: The video cannot be read, has no audio, or no face stays for ``min_seconds``.
+        CorpusError: The video cannot be read, has no audio, or no face is visible for ``min_seconds``.
         ClipTooShortError: The audio ends before it fills one window of a track.
         ArgumentError: An option has an impossible value.
         MissingExtraError: PyAV or the detector's library is not installed.
@@ -122,7 +122,7 @@ def score_video(
     syncnet.to(where).eval()
     with AudioSource(path, track=audio_track):  # a file without audio must fail before the faces are looked for
         pass
-    # Finding the faces is taken for the first half of the work.
+    # Face detection counts as the first half of the work.
     halfway = None if progress is None else lambda share: progress(share / 2)
     found = face_paths(path, as_detector(detector), faces=faces, min_seconds=min_seconds, progress=halfway)
     scores: list[TrackScore] = []
@@ -145,7 +145,7 @@ def score_video(
 
 
 class _Scorer:
-    """Crops of one track in, batch by batch, and its score out."""
+    """Accumulator that turns the crops of one track into a score, batch by batch."""
 
     def __init__(
         self, face: FacePath, source: AudioSource, syncnet: Any, device: torch.device, batch: int, max_offset: int, edges: str
@@ -204,7 +204,7 @@ class _Scorer:
         )
 
     def _flush(self) -> None:
-        """Compare the windows whose images are there with the audio around them, and forget the images."""
+        """Compare the complete windows with the audio around them, and discard their images."""
         stop = min(self._window + len(self._crops) - WINDOW + 1, self.last)
         count = stop - self._window
         if count > 0:
@@ -230,7 +230,7 @@ class _Scorer:
 
 
 class _AudioWindows:
-    """Embeddings of a track's audio windows, each computed once and forgotten when no video window can need it any more."""
+    """Embeddings of a track's audio windows, each computed once and discarded when no video window needs it."""
 
     def __init__(self, scorer: _Scorer) -> None:
         self.scorer = scorer
@@ -238,7 +238,7 @@ class _AudioWindows:
         self._held: tuple[Tensor, Tensor] | None = None
 
     def between(self, first: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Embeddings (1, stop - first, embed) and which of them have audio, (stop - first,); never before an earlier ``first``."""
+        """Return embeddings (1, stop - first, embed) and an audio mask (stop - first,); ``first`` must not decrease."""
         held = self._held
         if held is None or stop > self._next:
             new = self._embed(self._next, stop)
@@ -271,7 +271,7 @@ class _AudioWindows:
         return syncnet_mfcc(torch.from_numpy(scorer.source.read(start, samples))[None])[:, before:]
 
     def _real(self, first: int, stop: int) -> Tensor:
-        """Return which windows have audio. The samples that were read reach their ends, so the end of the audio is known if it lies among them."""
+        """Return which windows have audio; the samples read so far must reach the end of the windows."""
         scorer, windows = self.scorer, torch.arange(first, stop)
         starts = scorer.face.start + SAMPLES * windows.double() / SAMPLE_RATE
         end = np.inf if scorer.source.end is None else scorer.source.end
