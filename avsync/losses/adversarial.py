@@ -18,7 +18,7 @@ def hinge_discriminator_loss(real_logits: Tensor, fake_logits: Tensor, *, reduct
 
     Args:
         real_logits: (...), the scores of real samples; half precision is converted to float32.
-        fake_logits: (...), the scores of generated samples (detached from the generator by the caller). Its shape may differ
+        fake_logits: (...), the scores of generated samples, which the caller detaches from the generator. The shape may differ
             from that of ``real_logits`` unless ``reduction`` is "none".
         reduction: Applied to the two parts separately: "mean", "sum" or "none".
 

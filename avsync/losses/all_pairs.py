@@ -96,12 +96,12 @@ def all_pairs_info_nce(
             None per level.
         symmetric: Average the loss of finding the motion from the audio and the loss of finding the audio from the motion. If
             False, only the motion is searched: each audio window is an anchor, and the motion windows are the candidates.
-        min_temperature: A temperature below this value is raised to it. A learnable temperature held above 1/64 takes the same
-            short cut as a constant one, which saves about a third of the time.
+        min_temperature: A temperature below this value is raised to it. If the minimum is at least 1/64, a learnable
+            temperature is as fast as a constant temperature, which saves about a third of the time.
         reduction: "none", "mean" (over the windows that count) or "sum".
-        group: Processes whose windows also serve as negatives, each with as many clips and windows as this one; for all
+        group: Processes whose windows also serve as negatives, each with as many clips and windows as this process; for all
             processes ``torch.distributed.group.WORLD``. The value, and the gradients averaged over the processes, equal those
-            of one process with all the clips (:mod:`avsync.losses.distributed`).
+            of one process with all clips (:mod:`avsync.losses.distributed`).
 
     Returns:
         A scalar, the same on every process, or this process's (clips, windows) for "none", zero for masked windows. With
@@ -340,8 +340,8 @@ def within_clips_info_nce(
         audio: (clips, windows, embed).
         temperature: tau, above zero.
         mask: (clips, windows), bool, False for padding, which is neither anchor nor negative.
-        symmetric: Average the loss of finding the motion from the audio and that of finding the audio from the motion;
-            otherwise only the first.
+        symmetric: Average the loss of finding the motion from the audio and the loss of finding the audio from the motion. If
+            False, only the motion is searched.
         reduction: "none", "mean" (over the windows that count) or "sum".
 
     Returns:

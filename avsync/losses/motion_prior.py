@@ -1,7 +1,8 @@
-"""Motion prior: an energy that is zero for motion as lively as real motion, and grows where motion exceeds it.
+"""Motion prior: an energy that is zero for motion as strong as real motion and grows for stronger motion.
 
-A frozen syncer can be fooled: gradient descent on its score alone finds motion that trembles and that no face makes. The prior
-holds statistics of real motion and penalises what lies above them, so that the gradient of a sync loss stays on faces.
+Gradient descent on the score of a frozen syncer alone finds trembling motion that real faces do not make. The prior stores
+statistics of real motion and penalises motion whose statistics are larger, so that optimised motion remains that of a real
+face.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ class MotionPrior(PretrainedModel):
     r"""Energy of motion relative to real motion, zero for motion that is not stronger than that of real faces.
 
     Displacements :math:`d_t` from a reference face, in heights of that face, are decomposed into coefficients :math:`c_{t,k}`
-    of ``components`` principal motions of real faces and a residual :math:`r_t` that those motions cannot express. The
-    statistics of a clip are mean squares over time: of the changes :math:`c_{t+\tau,k} - c_{t,k}` and :math:`r_{t+\tau} - r_t`
+    of ``components`` principal motions of real faces and a residual :math:`r_t` that these motions cannot express. The
+    statistics of a clip are mean squares over time of the changes :math:`c_{t+\tau,k} - c_{t,k}` and :math:`r_{t+\tau} - r_t`
     at every lag :math:`\tau`, of the residual, and of the accelerations :math:`c_{t+1,k} - 2 c_{t,k} + c_{t-1,k}` and
     :math:`d_{t+1} - 2 d_t + d_{t-1}`. With :math:`\bar P_j` the mean of statistic :math:`P_j` over real clips, the energy is
 
@@ -103,7 +104,7 @@ class MotionPrior(PretrainedModel):
         """Fit a prior to clips of real faces.
 
         Args:
-            landmarks: (batch, frames, points, dims), more frames than the largest lag, any unit; some hundred clips of many
+            landmarks: (batch, frames, points, dims), more frames than the largest lag, any unit; some hundreds of clips of many
                 speakers.
             config: Sizes; ``points`` and ``dims`` must be those of ``landmarks``.
             reference: Face from which motion is measured, as in :meth:`forward`.
@@ -140,8 +141,8 @@ class MotionPrior(PretrainedModel):
         """Compute the energy of clips.
 
         Args:
-            landmarks: (batch, frames, points, dims), at least 3 frames, in any unit, at the frame rate of the clips that the
-                prior was fitted to.
+            landmarks: (batch, frames, points, dims), at least 3 frames, in any unit, at the frame rate of the clips to which
+                the prior was fitted.
             reference: "first" frame, "mean" face, or the observed face (batch, points, dims), which a generator cannot move.
             reduction: "none", "mean" or "sum" over clips.
 
@@ -176,8 +177,8 @@ class MotionPrior(PretrainedModel):
         """Return the statistics of each clip.
 
         Returns:
-            Changes (batch, lags, components), changes of the residual (batch, lags), accelerations (batch, components), and
-            (batch, 2) the residual and the acceleration of the points. Lags that a clip is too short for are left out.
+            Changes (batch, lags, components), changes of the residual (batch, lags), accelerations (batch, components), and the
+            residual and the acceleration of the points (batch, 2). Lags that do not fit the clips are left out.
         """
         moved = displacement(landmarks, reference=reference, scale=1.0).flatten(2)
         directions = self.directions.to(moved.dtype)

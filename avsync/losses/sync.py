@@ -1,7 +1,7 @@
 r"""Multi-scale audio-visual synchrony loss, equation (4).
 
 :math:`L_{sync}^i = - \operatorname{mean}_t \cos(e_a(a^i_t), e_x(x^i_t))` over the windows :math:`t` of each level :math:`i`,
-with the syncers :math:`e_a, e_x` frozen and :math:`x` the generator's output; :math:`L_{sync}` is the mean over the levels.
+with frozen syncers :math:`e_a, e_x` and the generator's output :math:`x`; :math:`L_{sync}` is the mean over the levels.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def level_sync_loss(motion: Tensor, audio: Tensor, *, mask: Tensor | None = None
     Args:
         motion: Embeddings of motion windows, (batch, windows, embed), of any model.
         audio: Embeddings of audio windows, (batch, windows, embed).
-        mask: True for the windows that count, (batch, windows), bool. The embeddings of the others reach neither value nor
-            gradient, even if they are NaN.
+        mask: True for the windows that count, (batch, windows), bool. Other embeddings affect neither value nor gradient, even
+            if they are NaN.
 
     Returns:
         A scalar in [-1, 1]; 0 if no window counts.
@@ -205,21 +205,21 @@ class MultiScaleSyncLoss(nn.Module):
 
     The loss keeps frozen copies of the syncers and of ``audio_transform``. They are not submodules: their weights are not among
     ``parameters()``, no optimiser or ``requires_grad_`` reaches them, ``train()`` leaves them in eval mode, and
-    ``state_dict()`` does not hold them. ``to()``, ``half()``, ``cuda()``, ``copy.deepcopy`` and pickle take them along, and
-    they can be read as ``loss.syncers`` and ``loss.audio_transform``. Gradients reach the landmarks only. Lower is better; -1
+    ``state_dict()`` does not hold them. ``to()``, ``half()``, ``cuda()``, ``copy.deepcopy`` and pickle include the copies,
+    which can be read as ``loss.syncers`` and ``loss.audio_transform``. Gradients reach the landmarks only. Lower is better; -1
     is perfect.
 
     Args:
         syncers: A trained :class:`~avsync.models.syncer.pyramid.SyncerPyramid`, several as a
             :class:`~avsync.models.syncer.ensemble.SyncerEnsemble`, or a list of your own ``(motion_encoder, audio_encoder)``
-            pairs, finest level first. A pair maps (batch, frames, points, dims) and (batch, audio_frames, coeffs) of its level,
-            as the pyramid of equation (5) leaves them, to (batch, windows, embed) each.
+            pairs, finest level first. The encoders of a pair map (batch, frames, points, dims) and (batch, audio_frames,
+            coeffs) of its level, as the pyramid of equation (5) returns them, to (batch, windows, embed) each.
         level_weights: Weight of each level, (levels,), not negative and not all zero; normalised to sum to one. Default: equal.
         audio_transform: Module from waveform (batch, samples) to features (batch, audio_frames, coeffs), such as
-            :class:`avsync.audio.SpeechFeatures`; needed only if ``forward`` is to take waveforms. It must be the transform that
-            the syncers were trained with.
-        skip_short: Clips too short for the coarse levels: False raises, True leaves those levels out of the total. Must be
-            False with encoder pairs of your own, whose shortest clip is unknown.
+            :class:`avsync.audio.SpeechFeatures`; needed only if waveforms are passed to ``forward``. It must be the transform
+            with which the syncers were trained.
+        skip_short: If clips are too short for the coarse levels, False raises an error and True leaves these levels out of the
+            total. It must be False with encoder pairs of your own, because their shortest clip is unknown.
 
     Raises:
         ArgumentError: ``syncers`` is empty, or ``level_weights``, ``audio_transform`` or ``skip_short`` is not valid.
@@ -340,16 +340,16 @@ class MultiScaleSyncLoss(nn.Module):
             landmarks: The generator's output, (batch, frames, points, dims), 25 frames per second, in any unit.
             audio: Features (batch, 4 * frames, coeffs), or, with ``audio_transform``, the waveform (batch, 640 * frames) at 16
                 kHz.
-            target: Real motion to the same audio, shaped like ``landmarks``. Its motion embeddings then take the place of the
-                audio embeddings, so that the loss is -1 for motion that looks to the syncers exactly as the real motion does.
-                Equation (4) alone rewards motion that is clearer than any person's; a target stops at the truth. It needs no gradient. "mean" and
-                "first" references are those of each motion.
-            reference: The face that motion is measured from: "first" frame, "mean" face, or, better, the observed face itself,
-                (batch, points, dims), which the generator cannot move. Default: as the syncers are configured. Must be None
-                with encoder pairs of your own, which take landmarks as they are.
+            target: Real motion for the same audio, with the shape of ``landmarks``. The motion embeddings of the target replace
+                the audio embeddings, so that the loss is -1 if both motions have the same embeddings. Without a target,
+                equation (4) rewards motion that is clearer than that of real speakers; a target prevents this. The target needs
+                no gradient. With the references "mean" and "first", each motion has its own reference face.
+            reference: Face from which motion is measured: "first" frame, "mean" face, or the observed face, (batch, points,
+                dims). The observed face is preferred, because the generator cannot move it. Default: as the syncers are
+                configured. Must be None with encoder pairs of your own, which take landmarks as they are.
             lengths: Valid motion frames of each clip in a padded batch, (batch,), on any device. The padding of landmarks and
-                audio reaches neither value nor gradient. Clips too short for a level have no window there; a level without any
-                window is left out of the total.
+                audio affects neither value nor gradient. Clips that are too short for a level have no window at this level. A
+                level without any window is left out of the total.
 
         Returns:
             :class:`SyncLossOutput` (total, per_level).
