@@ -1,9 +1,9 @@
 """Figures of faces, training runs and synchrony (extra ``plot``), and landmark videos with audio (extra ``media``).
 
-Every plot comes back as a :class:`matplotlib.figure.Figure` of its own, without pyplot and its global state; :func:`save_figure`
-writes one. Colours are those of Okabe and Ito, told apart by colour-blind readers too, and lines also differ by marker.
+Every function returns a new :class:`matplotlib.figure.Figure`, without pyplot and its global state; :func:`save_figure`
+writes a figure. The colours are the colour-blind safe palette of Okabe and Ito, and lines also differ by marker.
 Landmarks are tensors or arrays (frames, points, dims) in any unit, x right and y down; 68 points are joined by lines, any other
-number is drawn as dots. Source: ours.
+number of points is drawn as dots. Source: ours.
 """
 
 from __future__ import annotations

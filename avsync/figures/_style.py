@@ -19,25 +19,25 @@ GREY = "#8a8a8a"
 
 
 def new_figure(width: float, height: float, *, dpi: float = 120, layout: str = "constrained") -> Figure:
-    """A figure of its own, in inches."""
+    """Create a figure; width and height in inches."""
     figure: Figure = import_extra("matplotlib.figure", "plot").Figure(figsize=(width, height), dpi=dpi, layout=layout)
     return figure
 
 
 def plain_axes(axes: Axes) -> None:
-    """No frame, a faint grid."""
+    """Remove the top and right spines and draw a faint grid."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 150) -> None:
-    """Write a figure, whole or not at all; the suffix of ``path`` (``.png``, ``.svg``, ``.pdf``) says how.
+    """Write a figure atomically; the suffix of ``path`` (``.png``, ``.svg``, ``.pdf``) sets the format.
 
     Args:
-        figure: From any function here.
+        figure: Figure to write.
         path: The file to write.
-        dpi: Pixels an inch, for ``.png``.
+        dpi: Pixels per inch, for ``.png``.
 
     Example:
         >>> import tempfile

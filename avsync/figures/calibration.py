@@ -1,4 +1,4 @@
-"""Reliability diagrams: whether a probability of 0.8 is right four times out of five."""
+"""Reliability diagrams and the expected calibration error of probabilities."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def expected_calibration_error(
 
     Args:
         probabilities: (clips,), from 0 to 1.
-        right: Whether each came true, (clips,) of 0 and 1 or bool.
-        bins: Bins of equal width.
+        right: Outcomes, (clips,) of 0 and 1 or bool.
+        bins: Number of bins of equal width.
 
     Returns:
-        From 0 (calibrated) to 1. Lower is better; a few clips a bin make it larger by chance.
+        From 0 (calibrated) to 1. Lower is better; a small number of clips per bin increases the error by chance.
 
     Raises:
-        ArgumentError: Not as many outcomes as probabilities, values out of range, or no bin.
+        ArgumentError: The numbers of outcomes and probabilities differ, values out of range, or no bin.
 
     Example:
         >>> expected_calibration_error([0.75, 0.75, 0.75, 0.75], [1, 1, 1, 0])
@@ -67,16 +67,16 @@ def expected_calibration_error(
 def reliability_diagram(
     panels: Mapping[str, Mapping[str, tuple[Any, Any]]], *, bins: int = 10, xlabel: str = "probability within one frame"
 ) -> Figure:
-    """Stated probability against what came true, one panel a level, with the share of clips in each bin underneath.
+    """Draw predicted against observed probability, one panel per level, with the share of clips in each bin underneath.
 
-    A point is one bin of equal width: the mean probability of its clips, and the share of them that were right, with its 95 %
-    interval (Wilson's). On the diagonal, probabilities mean what they say; below it they promise too much. The error written next to
-    is :func:`expected_calibration_error`.
+    Each point is one bin of equal width: the mean probability of its clips, and the share of right clips with a 95 % Wilson
+    interval. Points on the diagonal are calibrated; points below the diagonal are overconfident. The error in each panel is
+    :func:`expected_calibration_error`.
 
     Args:
         panels: For every level's name, one or more kinds of clips by name: probabilities (clips,) and outcomes (clips,).
-        bins: Bins of equal width.
-        xlabel: What the probabilities are of.
+        bins: Number of bins of equal width.
+        xlabel: Label of the probability axis.
 
     Returns:
         The figure.
@@ -128,9 +128,9 @@ def reliability_diagram(
 
 
 def _bin(p: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> tuple[float, float, float, float]:
-    """Mean probability, share right, and Wilson's interval of the share."""
+    """Return mean probability, share right, and Wilson's interval of the share."""
     count, share, z = p.size, float(y.mean()), 1.96
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z * float(np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))) / (1 + z**2 / count)
-    # At 0 and 1 the formula ends a rounding error inside the share itself.
+    # At 0 and 1, rounding can move the end of the interval past the share.
     return float(p.mean()), share, min(share, centre - half), max(share, centre + half)

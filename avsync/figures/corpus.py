@@ -1,4 +1,4 @@
-"""An image of a corpus."""
+"""Figure of corpus statistics."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 def corpus_figure(statistics: CorpusStatistics) -> Figure:
-    """Lengths of clips, heights of faces, shares of speech and levels of audio; below them, the offsets at every level if known.
+    """Draw clip lengths, face heights, speech shares, audio levels and, if known, the offsets at every level.
 
     Args:
-        statistics: Of :func:`avsync.corpus.inspect.inspect_corpus`.
+        statistics: From :func:`avsync.corpus.inspect.inspect_corpus`.
 
     Returns:
         The figure.
@@ -77,7 +77,7 @@ def corpus_figure(statistics: CorpusStatistics) -> Figure:
 def _histogram(axes: Axes, values: npt.NDArray[Any], span: tuple[float, float] | None) -> None:
     if values.size:
         low, high = span or (float(values.min()), float(values.max()))
-        if high - low < 1e-6 * max(1.0, abs(high)):  # all alike: one bar about as wide as a bar of other corpora
+        if high - low < 1e-6 * max(1.0, abs(high)):  # equal values: one bar of about the usual width
             low, high = low - 0.5 * max(1.0, 0.1 * abs(low)), high + 0.5 * max(1.0, 0.1 * abs(high))
         bins = int(np.clip(2 * np.sqrt(values.size), 5, 40))
         axes.hist(values, bins=bins, range=(low, high), color=PALETTE[0], edgecolor="white", linewidth=0.4)

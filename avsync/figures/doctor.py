@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def examination_figure(examination: Examination) -> Figure:
-    """The lag scan of a corpus, and the losses of the batch that was learnt by heart if there was one.
+    """Draw the lag scan of a corpus and, if available, the losses on the memorised batch.
 
     Args:
         examination: From :func:`avsync.training.doctor.examination.examine`.

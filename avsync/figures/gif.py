@@ -1,4 +1,4 @@
-"""Animated images without audio, for pages that show nothing else."""
+"""Animated GIFs, for pages that cannot embed videos."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from avsync.errors import ArgumentError, ShapeError
 
 
 def write_gif(path: str | os.PathLike[str], frames: Iterable[npt.NDArray[np.uint8]], *, fps: float) -> int:
-    """Write a GIF that repeats for ever; whole or not at all.
+    """Write a GIF that repeats forever, atomically.
 
-    Every frame has its own 256 colours, without dithering, which would disturb lines. The frames are held in memory, one byte per pixel.
+    Every frame has its own 256 colours, without dithering, because dithering would disturb lines. The frames are held in memory, one byte per pixel.
 
-    GIF counts time in hundredths of a second, so every frame is shown from the hundredth nearest to its time on: 25 frames per second are
-    exact, at other rates frames last a hundredth more or less in turn, and the whole keeps its length.
+    GIF has a time resolution of 10 ms, so the start of every frame is rounded to 10 ms. 25 frames per second are exact. At other rates
+    the durations of frames may differ by 10 ms, and the total duration is kept.
 
     Args:
         path: The file to write, ``.gif``.
-        frames: Images (height, width, 3) uint8, RGB, all of one size.
-        fps: Frames per second, at most 50: players slow down what is faster.
+        frames: Images (height, width, 3) uint8, RGB, all of the same size.
+        fps: Frames per second, at most 50, because players slow down faster GIFs.
 
     Returns:
         The number of frames written.
 
     Raises:
-        ShapeError: A frame is not (height, width, 3) uint8 or not of the first one's size.
-        ArgumentError: No frame came, or an impossible rate.
+        ShapeError: A frame is not (height, width, 3) uint8 or differs in size from the first frame.
+        ArgumentError: No frame, or an invalid rate.
         MissingExtraError: Pillow is not installed.
 
     Example:
@@ -58,7 +58,7 @@ def write_gif(path: str | os.PathLike[str], frames: Iterable[npt.NDArray[np.uint
                 expected = "(height, width, 3)" if shape is None else str(shape)
                 raise ShapeError(f"`frames`: expected {expected} uint8, got {frame.shape} {frame.dtype} at frame {count}")
             shape = frame.shape
-            # Median cut, which is Pillow's default; a palette that all frames share costs colours, because Pillow maps to it coarsely.
+            # Median cut, which is Pillow's default; a shared palette loses colours, because Pillow maps to it coarsely.
             image = pillow.fromarray(frame).quantize(256, dither=pillow.Dither.NONE)
             image.info["duration"] = 10 * (round(100 * (count + 1) / fps) - round(100 * count / fps))
             count += 1

@@ -1,6 +1,6 @@
 """Metrics of audio-visual synchrony: functions on tensors, and torchmetrics classes over them.
 
-The classes are imported when they are first asked for, so that neither torchmetrics nor the time it takes is needed for the rest.
+The classes are imported on first access, so that the functions need neither torchmetrics nor its import time.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The metric classes, on demand."""
+    """Import the metric classes on demand."""
     if name in _CLASSES:
         return getattr(importlib.import_module(f"avsync.metrics.{_CLASSES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,16 +18,16 @@ _NOTHING = 1e-14  # share of |v|^2 below which nothing is left of it in float64
 def band_distances(motion: Tensor, audio: Tensor, *, max_offset: int, before: int, after: int) -> Tensor:
     r"""Compute :math:`\lVert v_i - a_{i + j} \rVert` for :math:`j = 0, \dots, 2V`.
 
-    :math:`|v|^2 + |a|^2 - 2 v \cdot a` comes out of one product, but cancels where the two are alike. On a CPU it is taken in float32,
-    and pairs nearer than 0.45 times the norm of the motion are computed again from their differences: every distance is right to 1e-5 of
-    itself or 1e-6 of the norms. On other devices, and in compiled code, which cannot look at values, it is taken in float64.
+    :math:`|v|^2 + |a|^2 - 2 v \cdot a` needs one matrix product, but loses digits for similar vectors. On a CPU it is computed in float32,
+    and pairs closer than 0.45 times the norm of the motion are recomputed from their differences. The error of every distance is at most
+    1e-5 of its value or 1e-6 of the norms. On other devices, and in compiled code, which cannot branch on values, float64 is used.
 
     Args:
         motion: (batch, windows, embed), float32 or float64.
         audio: (batch, audio_windows, embed).
         max_offset: V.
-        before: Windows of zeros put before the audio; negative to leave out as many of its first windows.
-        after: The same behind it; ``audio_windows + before + after`` is ``windows + 2 V``.
+        before: Number of zero windows before the audio; negative to drop leading windows.
+        after: Number of zero windows after the audio; negative to drop trailing windows; ``audio_windows + before + after`` is ``windows + 2 V``.
 
     Returns:
         (batch, windows, 2 V + 1).
@@ -58,7 +58,7 @@ def band_distances(motion: Tensor, audio: Tensor, *, max_offset: int, before: in
 def _distances(motion: Tensor, audio: Tensor, max_offset: int, padding: tuple[int, int]) -> Tensor:
     """Compute the distances of some segments: motion (segments, windows, embed), audio (segments, windows + 2 V - padding, embed)."""
     if _in_double(motion):
-        # Equal embeddings leave nothing but rounding.
+        # The difference of equal embeddings is rounding error.
         squared, norm = _squared(motion.double(), audio.double(), max_offset, padding)
         return squared.masked_fill(squared < _NOTHING * norm, 0).sqrt_().to(motion.dtype)
     squared, norm = _squared(motion, audio, max_offset, padding)
@@ -81,12 +81,12 @@ def _squared(motion: Tensor, audio: Tensor, max_offset: int, padding: tuple[int,
 
 
 def _in_double(motion: Tensor) -> bool:
-    """Return whether float32 products cannot be relied on, so that float64 has to be taken."""
+    """Return whether float32 products are not reliable, so that float64 is needed."""
     if motion.dtype == torch.float64:
         return True
     if motion.device.type == "mps":  # there is no float64
         return False
-    # A user may let float32 products lose digits for speed; how many is beyond our sight elsewhere than on a CPU.
+    # A user may let float32 products lose digits for speed; the loss is unknown on devices other than a CPU.
     return torch.compiler.is_compiling() or motion.device.type != "cpu" or torch.get_float32_matmul_precision() != "highest"
 
 

@@ -1,4 +1,4 @@
-"""The median as NumPy has it, of the numbers among values that may be NaN."""
+"""Median of values without NaN, as in NumPy."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 def nan_median(values: Tensor) -> Tensor:
-    """Median over the last axis of those values that are numbers; NaN where there is none.
+    """Compute the median over the last axis, ignoring NaN; NaN if all values are NaN.
 
-    torch's own takes the lower of two middle values; NumPy, and with it SyncNet's script, their mean.
+    torch uses the lower of two middle values; NumPy and SyncNet's script use their mean.
     """
     if not torch.compiler.is_compiling() and values.shape[-1] % 2 and not bool(values.isnan().any()):
         return values.median(dim=-1).values  # the same, and fast

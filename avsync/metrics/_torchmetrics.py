@@ -1,4 +1,4 @@
-"""The base of the metric classes: torchmetrics' own, or, where that is not installed, one that says so when a metric is made."""
+"""Base of the metric classes: the torchmetrics base, or a placeholder that raises on construction without torchmetrics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ else:
     except ImportError:
 
         class Metric:
-            """Stands in for torchmetrics' base: metrics can be imported and read about, but not made."""
+            """Placeholder for the torchmetrics base: metrics can be imported and documented, but not constructed."""
 
             def __init__(self, *_: Any, **__: Any) -> None:
                 import_extra("torchmetrics", "metrics")

@@ -1,4 +1,4 @@
-"""Intervals for means and medians over clips, by the percentile bootstrap, with clips or whole speakers drawn again."""
+"""Intervals for means and medians over clips, by the percentile bootstrap over clips or over speakers."""
 
 from __future__ import annotations
 
@@ -37,26 +37,26 @@ def bootstrap_interval(
     resamples: int = 2000,
     generator: torch.Generator | None = None,
 ) -> Interval:
-    """Percentile interval of a statistic over clips.
+    """Compute the percentile bootstrap interval of a statistic over clips.
 
-    Clips are drawn with replacement, as many as there are, ``resamples`` times; the interval runs between the quantiles
-    ``(1 -+ level) / 2`` of the statistic. Clips of one speaker are alike, so intervals over clips alone are too narrow for a claim about
-    speakers: with ``groups``, whole speakers are drawn instead (a cluster bootstrap). For the difference of two methods on the same
+    Each of the ``resamples`` samples has as many clips as the data, drawn with replacement. The interval runs between the quantiles
+    ``(1 -+ level) / 2`` of the statistic. Clips of one speaker are correlated, so intervals over clips are too narrow for a claim about
+    speakers. With ``groups``, whole speakers are drawn instead (a cluster bootstrap). For the difference of two methods on the same
     clips, pass the differences.
 
     Args:
-        values: One number a clip, (clips,), or several, (clips, columns), drawn together.
-        groups: Which speaker each clip is of, (clips,) of anything that can be compared.
+        values: One number per clip, (clips,), or several, (clips, columns), resampled together.
+        groups: Speaker of each clip, (clips,), of any comparable type.
         statistic: "mean" or "median" (the lower one of two middle values) over clips.
         level: Share of resamples inside the interval, in (0, 1).
-        resamples: How many.
-        generator: Source of chance, on the CPU; by default one seeded with 0, so that the same values give the same interval.
+        resamples: Number of resamples.
+        generator: Random generator on the CPU; by default seeded with 0, so that the same values give the same interval.
 
     Returns:
-        :class:`Interval`, float64 on the CPU. A single clip, or a single group, has an interval of no width, which says nothing.
+        :class:`Interval`, float64 on the CPU. A single clip, or a single group, has an interval of zero width, which is not informative.
 
     Raises:
-        ShapeError: No clips, or as many groups as clips were not given.
+        ShapeError: No clips, or the numbers of groups and clips differ.
         ArgumentError: A value is NaN or infinite, or an option is out of its range.
 
     Example:
@@ -102,12 +102,12 @@ def bootstrap_interval(
 
 
 def _means(values: Tensor, times: Tensor) -> Tensor:
-    """Means of (clips, columns) in which clip ``i`` comes ``times[r, i]`` times: (resamples, columns)."""
+    """Compute means of (clips, columns) in which clip ``i`` comes ``times[r, i]`` times: (resamples, columns)."""
     return times @ values / times.sum(1, keepdim=True)
 
 
 def _medians(values: Tensor, times: Tensor) -> Tensor:
-    """Medians likewise: the first value at which half of the clips are reached."""
+    """Compute the medians like :func:`_means`: the first value at which half of the clips are reached."""
     found = []
     for column in values.unbind(1):
         order = column.argsort()

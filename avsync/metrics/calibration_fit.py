@@ -18,15 +18,15 @@ def fit_calibration(
 ) -> Calibration:
     """Fit every level on clips that are in sync and on clips with the audio of another speaker.
 
-    Use people that the syncers have not been trained on, or distances look smaller than they will; clips of several lengths teach
-    how evidence grows with length. The posterior maximises the likelihood of offset 0 over the matched clips, whether or not its
-    peak is there; the odds maximise that of telling matched from mismatched, each kind weighing one half.
+    Use speakers outside the training set of the syncers; distances of training speakers are too small. Clips of several lengths
+    determine how evidence grows with length. The posterior maximises the likelihood of offset 0 over the matched clips, even if its
+    peak is elsewhere. The odds maximise the likelihood of the labels matched and mismatched, with equal weight for both classes.
 
     Args:
         matched: ``matched[k][level]``: distances of clips of the k-th length in sync, (clips, offsets of the level), as
             :func:`avsync.metrics.offset.offset_distances` returns them.
-        mismatched: The same of clips with the audio of another speaker.
-        windows: ``windows[k][level]``: windows that each of those means is over.
+        mismatched: Distances of clips with the audio of another speaker.
+        windows: ``windows[k][level]``: number of windows in each mean distance.
 
     Returns:
         The calibration.
@@ -99,9 +99,9 @@ def _minimise(parameters: Tensor, loss: Callable[[], Tensor]) -> None:
 
 
 def _fit_posterior(curves: Sequence[Tensor], windows: Sequence[float]) -> tuple[float, float]:
-    """Scale and power that make offset 0 likeliest."""
-    # Starts at a spread of distances that says little. With one length only, power and scale cannot be told apart: a weak pull
-    # towards a half, which several lengths easily outweigh, settles it.
+    """Fit scale and power by maximum likelihood of offset 0."""
+    # The start is a weakly informative scale. With only one length, power and scale cannot be identified separately, so a weak
+    # penalty pulls the power towards one half; several lengths easily outweigh the penalty.
     parameters = torch.tensor([math.log(10.0), 0.5], dtype=torch.float64, requires_grad=True)
 
     def loss() -> Tensor:
@@ -116,7 +116,7 @@ def _fit_posterior(curves: Sequence[Tensor], windows: Sequence[float]) -> tuple[
 
 
 def _fit_match(matched: Tensor, mismatched: Tensor) -> tuple[float, tuple[float, float, float]]:
-    """Logistic regression in features scaled to unit spread, given back in the features' own units."""
+    """Fit a logistic regression on standardised features; return bias and weights in the original units."""
     both = torch.cat([matched, mismatched])
     mean, spread = both.mean(0), both.std(0).clamp_min(1e-6)
     parameters = torch.zeros(4, dtype=torch.float64, requires_grad=True)
@@ -127,7 +127,7 @@ def _fit_match(matched: Tensor, mismatched: Tensor) -> tuple[float, tuple[float,
     def loss() -> Tensor:
         softplus = torch.nn.functional.softplus
         wrong = 0.5 * softplus(-odds(matched)).mean() + 0.5 * softplus(odds(mismatched)).mean()
-        return wrong + 1e-3 * parameters[1:].square().sum()  # kinds that can be told apart with ease would drive it to infinity
+        return wrong + 1e-3 * parameters[1:].square().sum()  # separable classes would drive the weights to infinity
 
     _minimise(parameters, loss)
     weights = parameters[1:].detach() / spread

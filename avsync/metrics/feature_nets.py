@@ -1,7 +1,7 @@
-"""The paper's Frechet distances on drawn landmarks: FID, FVD and t-FID, with networks from files that the user has.
+"""The paper's Frechet distances on drawn landmarks: FID, FVD and t-FID, with networks from local files.
 
 Nothing is downloaded. FID and t-FID need Inception-v3 (:func:`avsync.metrics.inception.load_inception`, torch-fidelity's file), FVD needs I3D
-(:func:`load_i3d`, the TorchScript file). Any other module in their place gives a distance too, only not the published one;
+(:func:`load_i3d`, the TorchScript file). Other modules can be used instead, but they do not give the published distance;
 :func:`avsync.metrics.frechet.frechet_motion_distance` needs no file at all.
 """
 
@@ -22,13 +22,13 @@ from avsync.metrics.frechet import frechet_extractor_distance
 
 
 class _Drawn(nn.Module):
-    """A network behind a rasteriser: landmarks (batch, frames, 68, dims) to features (vectors, features), some clips at a time.
+    """Rasteriser and network: landmarks (batch, frames, 68, dims) to features (vectors, features), in chunks of clips.
 
     Args:
-        network: What sees the images, values 0 to 1; put in eval mode.
+        network: Network for images with values from 0 to 1; put in eval mode.
         size: Width and height of the images, in pixels.
         frame_size: Width and height of the source image in the unit of the landmarks; None for a square around each clip's first face.
-        view: Side of that square, in heights of the face.
+        view: Side of the square, in heights of the face.
     """
 
     def __init__(
@@ -43,11 +43,11 @@ class _Drawn(nn.Module):
             self.num_features = network.num_features
 
     def see(self, images: Tensor) -> Tensor:
-        """Features of drawn clips (batch, frames, 3, size, size)."""
+        """Return features of drawn clips (batch, frames, 3, size, size)."""
         raise NotImplementedError
 
     def forward(self, landmarks: Tensor) -> Tensor:
-        """Landmarks (batch, frames, 68, dims) to features (vectors, features)."""
+        """Map landmarks (batch, frames, 68, dims) to features (vectors, features)."""
         check_shape("landmarks", landmarks, "batch frames points dims")
         at_once = chunk_of(landmarks.shape[0], landmarks.shape[1], size=self.size)
         parts = []
@@ -61,11 +61,11 @@ class _Drawn(nn.Module):
 
 
 class FrameFeatures(_Drawn):
-    """Features of every single frame, for FID: the network sees (images, 3, size, size).
+    """Features of every frame, for FID: the network receives (images, 3, size, size).
 
     Args:
         network: Images to features (images, features), such as :class:`avsync.metrics.inception.InceptionV3`.
-        size, frame_size, view: How faces are drawn; see :func:`avsync.landmarks.raster.rasterise`.
+        size, frame_size, view: Drawing options; see :func:`avsync.landmarks.raster.rasterise`.
 
     Example:
         >>> FrameFeatures(nn.Flatten(), size=8)(torch.rand(2, 5, 68, 2)).shape
@@ -75,16 +75,16 @@ class FrameFeatures(_Drawn):
     """
 
     def see(self, images: Tensor) -> Tensor:
-        """One vector a frame."""
+        """Return one vector per frame."""
         return self.network(images.flatten(0, 1))
 
 
 class SequenceFeatures(_Drawn):
-    """Features of whole sequences, for FVD: the network sees (batch, frames, 3, size, size).
+    """Features of whole sequences, for FVD: the network receives (batch, frames, 3, size, size).
 
     Args:
         network: Sequences to features (batch, features), such as :class:`I3D`.
-        size, frame_size, view: How faces are drawn; see :func:`avsync.landmarks.raster.rasterise`.
+        size, frame_size, view: Drawing options; see :func:`avsync.landmarks.raster.rasterise`.
 
     Example:
         >>> SequenceFeatures(nn.Flatten(), size=8)(torch.rand(2, 5, 68, 2)).shape
@@ -94,16 +94,16 @@ class SequenceFeatures(_Drawn):
     """
 
     def see(self, images: Tensor) -> Tensor:
-        """One vector a clip."""
+        """Return one vector per clip."""
         return self.network(images)
 
 
 class TrailFeatures(_Drawn):
-    """Features of each clip's weighted mean image, for t-FID: the network sees (batch, 3, size, size).
+    """Features of each clip's weighted mean image, for t-FID: the network receives (batch, 3, size, size).
 
     Args:
         network: Images to features (batch, features), such as :class:`avsync.metrics.inception.InceptionV3`.
-        size, frame_size, view: How faces are drawn; see :func:`avsync.landmarks.raster.rasterise`.
+        size, frame_size, view: Drawing options; see :func:`avsync.landmarks.raster.rasterise`.
 
     Example:
         >>> TrailFeatures(nn.Flatten(), size=8)(torch.rand(2, 5, 68, 2)).shape
@@ -113,29 +113,29 @@ class TrailFeatures(_Drawn):
     """
 
     def see(self, images: Tensor) -> Tensor:
-        """One vector a clip."""
+        """Return one vector per clip."""
         return self.network(temporal_image(images))
 
 
 def frechet_inception_distance(preds: Tensor, target: Tensor, network: nn.Module, *, chunk: int = 64, **drawing: Any) -> Tensor:
-    """FID of drawn landmarks: how real single faces look.
+    """Compute the FID of drawn landmarks, the realism of single faces.
 
     Args:
         preds: Landmarks, (batch, frames, 68, dims).
-        target: Those of real clips; clips and frames need not be as many.
+        target: Landmarks of real clips; the numbers of clips and frames may differ.
         network: Inception-v3, or any module from images to features.
-        chunk: Clips handled at once.
+        chunk: Clips per forward pass.
         **drawing: ``size``, ``frame_size``, ``view`` of :class:`FrameFeatures`.
 
     Returns:
-        A scalar float64; lower is better. Inception's 2048 features call for more than 2048 frames a set.
+        A scalar float64; lower is better. Inception's 2048 features require more than 2048 frames per set.
 
     Raises:
         ShapeError: Not 68 points, or a network that returns anything but (images, features).
         ArgumentError: Fewer than two frames in a set.
 
     Warns:
-        UserWarning: A set has not more frames than features.
+        UserWarning: A set has no more frames than features.
 
     Example:
         >>> faces = torch.rand(4, 80, 68, 2, generator=torch.Generator().manual_seed(0))
@@ -148,24 +148,26 @@ def frechet_inception_distance(preds: Tensor, target: Tensor, network: nn.Module
 
 
 def frechet_video_distance(preds: Tensor, target: Tensor, network: nn.Module, *, chunk: int = 64, **drawing: Any) -> Tensor:
-    """FVD of drawn landmarks: how real faces move. The paper's FVD-40 and FVD-80 are this on clips of 40 and of 80 frames.
+    """Compute the FVD of drawn landmarks, the realism of motion.
+
+    The paper's FVD-40 and FVD-80 are this distance for clips of 40 and of 80 frames.
 
     Args:
-        preds: Landmarks, (batch, frames, 68, dims). Of longer clips the paper takes the last 40 frames.
-        target: Those of real clips, of as many frames.
+        preds: Landmarks, (batch, frames, 68, dims). The paper uses the last 40 frames of longer clips.
+        target: Landmarks of real clips with the same number of frames.
         network: I3D (:func:`load_i3d`), or any module from sequences (batch, frames, 3, size, size) to features.
-        chunk: Clips handled at once.
+        chunk: Clips per forward pass.
         **drawing: ``size``, ``frame_size``, ``view`` of :class:`SequenceFeatures`.
 
     Returns:
-        A scalar float64; lower is better. I3D's 400 features call for more than 400 clips a set.
+        A scalar float64; lower is better. I3D's 400 features require more than 400 clips per set.
 
     Raises:
         ShapeError: Not 68 points, different lengths, or a network that returns anything but (batch, features).
         ArgumentError: Fewer than two clips in a set.
 
     Warns:
-        UserWarning: A set has not more clips than features.
+        UserWarning: A set has no more clips than features.
 
     Example:
         >>> faces = torch.rand(300, 4, 68, 2, generator=torch.Generator().manual_seed(0))
@@ -181,13 +183,13 @@ def frechet_video_distance(preds: Tensor, target: Tensor, network: nn.Module, *,
 def temporal_frechet_inception_distance(
     preds: Tensor, target: Tensor, network: nn.Module, *, chunk: int = 64, **drawing: Any
 ) -> Tensor:
-    """t-FID of drawn landmarks: FID of each clip's weighted sum over time, in which motion leaves a trail.
+    """Compute the t-FID of drawn landmarks, the FID of each clip's weighted mean image, which shows trails of motion.
 
     Args:
         preds: Landmarks, (batch, frames, 68, dims).
-        target: Those of real clips, of as many frames.
+        target: Landmarks of real clips with the same number of frames.
         network: Inception-v3, or any module from images to features.
-        chunk: Clips handled at once.
+        chunk: Clips per forward pass.
         **drawing: ``size``, ``frame_size``, ``view`` of :class:`TrailFeatures`.
 
     Returns:
@@ -198,7 +200,7 @@ def temporal_frechet_inception_distance(
         ArgumentError: Fewer than two clips in a set.
 
     Warns:
-        UserWarning: A set has not more clips than features.
+        UserWarning: A set has no more clips than features.
 
     Example:
         >>> faces = torch.rand(60, 4, 68, 2, generator=torch.Generator().manual_seed(0))
@@ -217,7 +219,7 @@ def _check_lengths(preds: Tensor, target: Tensor) -> None:
 
 
 class I3D(nn.Module):
-    """I3D in the form that StyleGAN-V's authors gave out: a TorchScript program that resizes and rescales by itself.
+    """I3D as published by the authors of StyleGAN-V: a TorchScript program that resizes and rescales its input.
 
     Args:
         program: ``program(video, rescale: bool, resize: bool, return_features: bool)`` with video (batch, 3, frames, height, width),
@@ -225,7 +227,7 @@ class I3D(nn.Module):
 
     Attributes:
         num_features: 400.
-        min_frames: 10, what its strides and its last pooling need.
+        min_frames: 10, the minimum for its strides and last pooling.
 
     Source: Carreira and Zisserman 2017, "Quo vadis, action recognition?"; the program's arguments as its users call it.
     """
@@ -238,7 +240,7 @@ class I3D(nn.Module):
         self.program = program
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of sequences.
+        """Compute logits of sequences.
 
         Args:
             images: (batch, frames, 3, height, width), 0 to 1.
@@ -263,9 +265,9 @@ class I3D(nn.Module):
 
 
 def load_i3d(path: str | os.PathLike[str]) -> I3D:
-    """I3D from the TorchScript file ``i3d_torchscript.pt`` that the user has.
+    """Load I3D from a local TorchScript file ``i3d_torchscript.pt``.
 
-    The file holds a program as well as weights. TorchScript cannot reach beyond tensors, but take the file from where you trust.
+    The file holds a program as well as weights. TorchScript is limited to tensor operations, but use only files from trusted sources.
 
     Args:
         path: The file.
@@ -283,7 +285,7 @@ def load_i3d(path: str | os.PathLike[str]) -> I3D:
         raise CheckpointError(f"`path`: expected a TorchScript file, got none at {source}")
     try:
         with warnings.catch_warnings():
-            # torch would rather have other formats, but this is the one that the file has.
+            # torch deprecates this format, but the published file uses it.
             warnings.filterwarnings("ignore", "`torch.jit.load` is deprecated", DeprecationWarning)
             program = torch.jit.load(str(source), map_location="cpu")
     except (RuntimeError, ValueError) as error:

@@ -1,6 +1,6 @@
-"""Confidence of every window of a clip: where in a recording the synchrony is good.
+"""Confidence of every window of a clip.
 
-A curve of one value per motion window, as SyncNet's published script saves together with its three numbers per clip. Window ``i`` covers frames
+The confidence is a curve with one value per motion window, as saved by SyncNet's published script. Window ``i`` covers frames
 ``i`` to ``i + 4`` of its level.
 """
 
@@ -19,15 +19,15 @@ from avsync.metrics.offset import mean_over_windows, offset_from_distances, wind
 
 
 class FramewiseSync(NamedTuple):
-    """Synchrony of every window at one offset a clip."""
+    """Synchrony of every window at one offset per clip."""
 
     confidence: Tensor
-    """Median over offsets of the clip's mean distances, less the window's distance, median-filtered: (batch, windows). Higher is
-    better; NaN for windows that do not count and for those whose audio is missing."""
+    """Median over offsets of the clip's mean distances, minus the window's distance, median-filtered: (batch, windows). Higher is
+    better; NaN for masked windows and for windows without audio."""
     distance: Tensor
     """Distance of each window at the offset, unfiltered: (batch, windows). Lower is better; NaN as above."""
     offset_frames: Tensor
-    """The offset that the windows were compared at, in frames of the level, (batch,) int64; positive: the audio is early."""
+    """Offset at which the windows were compared, in frames of the level, (batch,) int64; positive: the audio is early."""
 
 
 def framewise_confidence(
@@ -42,7 +42,7 @@ def framewise_confidence(
     offset_frames: Tensor | None = None,
     filter_windows: int = 9,
 ) -> FramewiseSync:
-    """Confidence of each window at its clip's offset: ``c[i] = median_j m[j] - D[i, j*]``, then a running median.
+    """Compute the confidence of each window at its clip's offset: ``c[i] = median_j m[j] - D[i, j*]``, then a running median.
 
     ``D`` are the distances of :func:`avsync.metrics.offset.window_distances`, ``m`` their means over windows and ``j*`` the offset. Before
     the filter, the mean of ``c`` is the clip's confidence.
@@ -50,9 +50,9 @@ def framewise_confidence(
     Args:
         motion, audio, max_offset, lead, edges, mask, audio_mask: As in :func:`avsync.metrics.offset.sync_offset`.
         offset_frames: Offset of each clip in frames of the level, (batch,) whole numbers from ``-max_offset`` to ``max_offset``; zeros
-            judge the clip as it stands. By default the clip's best offset.
+            evaluate the clip without a shift. By default the clip's best offset.
         filter_windows: Width of the running median, an odd number of windows; 9 is SyncNet's, 1 is none. At the ends of a clip
-            and next to windows that do not count, "masked" takes the median of what there is, and "legacy" counts zeros there, as
+            and next to masked windows, "masked" uses the median of the available windows, and "legacy" pads with zeros, as
             the published script does.
 
     Returns:
@@ -95,7 +95,7 @@ def framewise_confidence(
 
 
 def _median_filter(values: Tensor, width: int, edges: str) -> Tensor:
-    """Running median of (batch, windows); NaN stays NaN, and next to it the median is taken as at the end of the clip."""
+    """Compute the running median of (batch, windows); NaN stays NaN and is treated like the end of a clip by its neighbours."""
     if width == 1:
         return values
     beyond = 0.0 if edges == "legacy" else torch.nan

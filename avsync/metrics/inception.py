@@ -1,12 +1,12 @@
-"""Inception-v3 as the Frechet inception distance has it, to hold the weights that torch-fidelity publishes.
+"""Inception-v3 of the Frechet inception distance, for the weights published by torch-fidelity.
 
 torch-fidelity itself is not used because it depends on torchvision, whose wheels fit only a few releases of torch, and because its feature
-extractor downloads weights when it is made.
+extractor downloads weights when it is constructed.
 
 The network differs from torchvision's of the same name: 1008 outputs, average pooling that leaves the padding out, maximum pooling in the
-last block, and images enlarged as TensorFlow 1 did. The weights are a download of the user's
-(``weights-inception-2015-12-05-6726825d.pth`` of torch-fidelity's releases, converted from the graph of Heusel et al.); the names in
-that file name the parts here.
+last block, and images resized as in TensorFlow 1. The user downloads the weights
+(``weights-inception-2015-12-05-6726825d.pth`` of torch-fidelity's releases, converted from the graph of Heusel et al.); the modules
+here have the names of that file.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _block_e(inputs: int, pool: str) -> _Block:
 
 
 def enlarge(images: Tensor, size: int = _PICTURE) -> Tensor:
-    """Bilinear resizing as TensorFlow 1 did it: pixel ``i`` of the result lies at ``i * old / size``, not at the pixel's centre.
+    """Resize bilinearly as TensorFlow 1: pixel ``i`` of the result lies at ``i * old / size``, not at the pixel's centre.
 
     Args:
         images: (batch, channels, height, width), floating point.
@@ -154,7 +154,7 @@ def enlarge(images: Tensor, size: int = _PICTURE) -> Tensor:
 
 
 class InceptionV3(nn.Module):
-    """The network of FID, without weights until :func:`load_inception` or ``load_state_dict`` brings them.
+    """The network of FID, with random weights until :func:`load_inception` or ``load_state_dict`` loads the published weights.
 
     Args:
         features: "pool3" for FID, or "logits".
@@ -195,7 +195,7 @@ class InceptionV3(nn.Module):
         self.fc = nn.Linear(2048, 1008)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features of images.
+        """Compute features of images.
 
         Args:
             images: (batch, 3, height, width): uint8 from 0 to 255, or floating point from 0 to 1, of any size.
@@ -219,11 +219,11 @@ class InceptionV3(nn.Module):
 
 
 def load_inception(path: str | os.PathLike[str], *, features: str = "pool3") -> InceptionV3:
-    """Inception-v3 with the weights in a file of the user's.
+    """Load Inception-v3 with weights from a local file.
 
     Args:
         path: torch-fidelity's ``weights-inception-2015-12-05-6726825d.pth`` (also named ``pt_inception-2015-12-05-6726825d.pth``
-            elsewhere), or the same as ``.safetensors``. Only tensors are read; nothing in it is run.
+            elsewhere), or the same weights as ``.safetensors``. Only tensors are read; no code is run.
         features: "pool3" for FID, or "logits".
 
     Returns:

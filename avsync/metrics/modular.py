@@ -1,6 +1,6 @@
 """The sync metrics as torchmetrics classes: update over batches and processes, compute once (extra ``metrics``).
 
-Each holds a sum and a count of clips, so that batches and processes of any size give what the function gives on all clips at once. The
+Each class stores a sum and a number of clips, so that the result does not depend on the size of batches and processes. The
 functions are in :mod:`avsync.metrics.lse`. Source: ours, over SyncNet's and Wav2Lip's protocols.
 """
 
@@ -22,7 +22,7 @@ __all__ = ["DistanceAtZero", "LSEConfidence", "LSEDistance", "OffsetAccuracy", "
 
 
 class _ClipMean(Metric):
-    """Mean over clips of what a function says of each."""
+    """Mean of a per-clip score over clips."""
 
     is_differentiable = False
     full_state_update = False
@@ -53,10 +53,10 @@ class _ClipMean(Metric):
         self.clips += scores.numel()
 
     def compute(self) -> Tensor:
-        """The mean over all clips so far.
+        """Return the mean over all clips so far.
 
         Raises:
-            ArgumentError: There was none.
+            ArgumentError: No clip was added.
         """
         if int(self.clips) == 0:
             raise ArgumentError("`update`: expected at least one clip before `compute`, got none")
@@ -70,7 +70,7 @@ class LSEDistance(_ClipMean):
         max_offset: Largest offset searched, in frames of the level.
         lead: Audio windows before the first motion window.
         edges: "masked" or "legacy"; see :func:`avsync.metrics.offset.offset_distances`.
-        **kwargs: Of torchmetrics' own base.
+        **kwargs: Options of the torchmetrics base class.
 
     Raises:
         ArgumentError: An option has an impossible value.
@@ -160,10 +160,10 @@ class RankAtZero(_ClipMean):
 
 
 class OffsetAccuracy(_ClipMean):
-    """Share of clips found within a tolerance of offset 0: :func:`avsync.metrics.lse.offset_accuracy`. Higher is better.
+    """Share of clips with an offset within a tolerance of 0: :func:`avsync.metrics.lse.offset_accuracy`. Higher is better.
 
     Args:
-        tolerance: Frames of the level.
+        tolerance: Largest accepted offset, in frames of the level.
         max_offset, lead, edges, kwargs: As in :class:`LSEDistance`.
 
     Raises:

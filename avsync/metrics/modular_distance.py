@@ -1,7 +1,7 @@
 """The distances and the Frechet family as torchmetrics classes: update over batches and processes, compute once (extra ``metrics``).
 
-The functions are in :mod:`avsync.metrics.distance` and :mod:`avsync.metrics.frechet`; batches and processes of any size give what they
-give on all clips at once. Source: ours.
+The functions are in :mod:`avsync.metrics.distance` and :mod:`avsync.metrics.frechet`; the result does not depend on the size of
+batches and processes. Source: ours.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ __all__ = [
 
 
 class _ClipMean(Metric):
-    """Mean over clips of what a function says of each pair; a clip for which it says nothing (NaN of a clip without NaN) is left out."""
+    """Mean of a per-clip score over clips; a clip without NaN whose score is NaN is left out."""
 
     is_differentiable = False
     higher_is_better = False
@@ -65,7 +65,7 @@ class _ClipMean(Metric):
         Args:
             preds: Predicted landmarks, (batch, frames, 68, dims).
             target: True landmarks, the same shape.
-            lengths: (batch,), frames of each clip that count.
+            lengths: (batch,), number of valid frames of each clip.
         """
         scores = type(self).score(preds, target, lengths=lengths, reduction="none", **self.options).double()
         finite = preds.isfinite().all(dim=(1, 2, 3)) if preds.ndim == 4 else torch.zeros_like(scores, dtype=torch.bool)
@@ -75,10 +75,10 @@ class _ClipMean(Metric):
         self.left_out += undefined.sum()
 
     def compute(self) -> Tensor:
-        """The mean over all clips so far that have a value; NaN if none has one.
+        """Return the mean over all clips so far that have a value; NaN if no clip has one.
 
         Raises:
-            ArgumentError: There was no clip.
+            ArgumentError: No clip was added.
         """
         if int(self.clips) + int(self.left_out) == 0:
             raise ArgumentError("`update`: expected at least one clip before `compute`, got none")
@@ -95,11 +95,11 @@ class LandmarkDistance(_ClipMean):
     """LMD, or LMD-f, over all clips: :func:`avsync.metrics.distance.landmark_distance`. Lower is better.
 
     Args:
-        frontal: LMD-f.
+        frontal: True for LMD-f.
         over_points: "mean" or "sum" over the 20 mouth points.
         unit: "input" or "face".
         reference: "first" or "mean", the face whose height is the unit.
-        **kwargs: Of torchmetrics' own base.
+        **kwargs: Options of the torchmetrics base class.
 
     Raises:
         ArgumentError: An option has an unknown value.
@@ -136,7 +136,7 @@ class LandmarkError(_ClipMean):
     Args:
         unit: "input" or "face".
         reference: "first" or "mean", the face whose height is the unit.
-        **kwargs: Of torchmetrics' own base.
+        **kwargs: Options of the torchmetrics base class.
 
     Raises:
         ArgumentError: An option has an unknown value.
@@ -160,9 +160,9 @@ class VelocityError(_ClipMean):
     """Difference of velocities over all clips: :func:`avsync.metrics.distance.velocity_error`. Lower is better.
 
     Args:
-        unit: "input" or "face", a frame.
+        unit: "input" or "face", per frame.
         reference: "first" or "mean", the face whose height is the unit.
-        **kwargs: Of torchmetrics' own base.
+        **kwargs: Options of the torchmetrics base class.
 
     Raises:
         ArgumentError: An option has an unknown value.
@@ -188,7 +188,7 @@ class MouthOpeningCorrelation(_ClipMean):
     Clips in which either mouth does not move are left out, and counted in the state ``left_out``.
 
     Args:
-        **kwargs: Of torchmetrics' own base.
+        **kwargs: Options of the torchmetrics base class.
 
     Raises:
         MissingExtraError: torchmetrics is not installed.
@@ -209,7 +209,7 @@ class MouthOpeningCorrelation(_ClipMean):
 
 
 def _packed(statistics: GaussianStatistics) -> Tensor:
-    """Statistics in one square matrix: count and mean in its first row, the scatter below. Processes exchange one tensor."""
+    """Pack statistics into one square matrix for exchange: count and mean in the first row, the scatter below."""
     row = torch.cat([statistics.vectors[None], statistics.mean])
     below = torch.cat([statistics.mean.new_zeros(statistics.mean.shape[0], 1), statistics.scatter], dim=1)
     return torch.cat([row[None], below])
@@ -224,16 +224,16 @@ def _merged(stack: Tensor) -> Tensor:
 
 
 class FrechetDistance(Metric):
-    """Frechet distance over all clips, of any network's features: :func:`avsync.metrics.frechet.frechet_distance`. Lower is better.
+    """Frechet distance over all clips for the features of any network: :func:`avsync.metrics.frechet.frechet_distance`. Lower is better.
 
-    Its memory does not grow with the clips: count, mean and scatter of two sets in float64, ``16 (features + 1)^2`` bytes.
+    The memory is constant: count, mean and scatter of two sets in float64 take ``16 (features + 1)^2`` bytes.
 
     Args:
-        extractor: Any module from (batch, ...) to (vectors, features); put in eval mode here. Its parameters are not part of the metric's
-            state_dict.
-        num_features: Features of a vector; ``extractor.num_features`` by default.
-        chunk: Clips that go through the extractor at once.
-        **kwargs: Of torchmetrics' own base.
+        extractor: Any module from (batch, ...) to (vectors, features); the metric puts it in eval mode. Its parameters are not
+            part of the metric's state_dict.
+        num_features: Number of features; ``extractor.num_features`` by default.
+        chunk: Clips per forward pass of the extractor.
+        **kwargs: Options of the torchmetrics base class.
 
     Raises:
         ArgumentError: ``num_features`` is neither given nor an attribute of the extractor, or not positive.
@@ -271,15 +271,15 @@ class FrechetDistance(Metric):
 
     @property
     def extractor(self) -> nn.Module:
-        """The network."""
+        """Return the network."""
         return self._extractor[0]
 
     def update(self, preds: Tensor | None = None, target: Tensor | None = None) -> None:
-        """Add clips to one set or to both; they are not compared with each other, so the two need not be of one size.
+        """Add clips to one set or to both; the two batches may differ in size.
 
         Args:
-            preds: (batch, ...) as the extractor takes them.
-            target: The same of the real data.
+            preds: Generated clips (batch, ...) in the input format of the extractor.
+            target: Real clips in the same format.
 
         Raises:
             ArgumentError: Neither is given, or features are NaN.
@@ -298,13 +298,13 @@ class FrechetDistance(Metric):
         return _packed(merge_statistics([_unpacked(state), _unpacked(found)]))
 
     def compute(self) -> Tensor:
-        """The distance of all clips so far, a scalar float64.
+        """Return the distance over all clips so far, a scalar float64.
 
         Raises:
             ArgumentError: Fewer than two feature vectors in a set.
 
         Warns:
-            UserWarning: A set has not more vectors than features.
+            UserWarning: A set has no more vectors than features.
         """
         return frechet_distance(_unpacked(self.preds_statistics), _unpacked(self.target_statistics))
 
@@ -313,8 +313,8 @@ class FrechetMotionDistance(FrechetDistance):
     """Frechet motion distance over all clips: :func:`avsync.metrics.frechet.frechet_motion_distance`. Lower is better.
 
     Args:
-        chunk: Clips that go through the pretrained autoencoder at once.
-        **kwargs: Of torchmetrics' own base.
+        chunk: Clips per forward pass of the pretrained autoencoder.
+        **kwargs: Options of the torchmetrics base class.
 
     Raises:
         MissingExtraError: torchmetrics is not installed.

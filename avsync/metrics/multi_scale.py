@@ -16,10 +16,10 @@ from avsync.models.syncer.similarity import unit_norm
 from avsync.pyramid import check_lengths
 
 MAX_OFFSETS = (15, 15, 8, 5)
-"""Frames of the level searched to both sides at levels 0 to 3 (15 at the finest is SyncNet's; the rest ours)."""
+"""Largest offset at levels 0 to 3, in frames of the level (15 at the finest level is SyncNet's; the others are ours)."""
 
 AVERAGES = ("windows", "frames")
-"""Units that are counted once in the mean of a clip."""
+"""Units that the mean of a clip counts once."""
 
 
 class LevelEmbeddings(NamedTuple):
@@ -49,11 +49,11 @@ def multi_scale_embeddings(
     frame_mask: Tensor | None = None,
     levels: int | None = None,
 ) -> list[LevelEmbeddings]:
-    """Unit embeddings of all windows of clips at every level, ready for any metric on windows.
+    """Compute unit embeddings of all windows of clips at every level, for any metric on windows.
 
     Args:
         pyramid, landmarks, audio, margin, reference, lengths, frame_mask: As in :func:`multi_scale_offset`.
-        levels: How many of the levels, from the finest on, such as those that a short clip can fill; None for all.
+        levels: Number of levels from the finest level, such as those that fit a short clip; None for all.
 
     Returns:
         One :class:`LevelEmbeddings` per level.
@@ -112,34 +112,34 @@ def multi_scale_offset(
     frame_mask: Tensor | None = None,
     average: str = "windows",
 ) -> list[SyncOffset]:
-    """Offset and confidence of clips at every level.
+    """Compute offset and confidence of clips at every level.
 
     Args:
         pyramid: Trained syncers.
-        landmarks: (batch, frames, points, dims), 25 frames per second.
-        audio: Features of the clip with ``margin`` motion frames more on both sides,
-            (batch, stride * (frames + 2 * margin), coeffs): audio around the clip lets every offset be tried on every window.
-        margin: Motion frames of audio before and after the clip; a multiple of ``2**(levels - 1)``, so that it is whole at every
-            level.
+        landmarks: Landmarks (batch, frames, points, dims) at 25 frames per second.
+        audio: Audio features of the clip and of ``margin`` motion frames on both sides,
+            (batch, stride * (frames + 2 * margin), coeffs). With this audio every window can be compared at every offset.
+        margin: Motion frames of audio before and after the clip; a multiple of ``2**(levels - 1)``, so that the margin is a
+            whole number of frames at every level.
         max_offsets: Largest offset searched at each level, in frames of the level.
-        reference: The face motion is measured from; default as the pyramid is configured.
+        reference: Face from which motion is measured; by default as the pyramid is configured.
         edges: "masked" or "legacy" for offsets that reach beyond the audio; see :func:`avsync.metrics.offset.offset_distances`.
-        lengths: True motion frames of each clip in a padded batch, (batch,) whole numbers; a clip's audio then lasts
-            ``lengths + 2 * margin`` frames from the beginning of ``audio``. None if all are as long as ``landmarks``.
-        frame_mask: True for the motion frames that count, (batch, frames) bool, where somebody speaks, say; a window counts if at
-            least half of its frames do. None if all count.
-        average: What the mean of a clip counts once: its "windows", as in the published protocol, or its "frames", which finds the
-            offsets of short clips more often; see :func:`avsync.metrics.offset.offset_distances`.
+        lengths: True motion frames of each clip in a padded batch, (batch,) whole numbers; the audio of a clip then
+            has ``lengths + 2 * margin`` motion frames from the beginning of ``audio``. None if all are as long as ``landmarks``.
+        frame_mask: True for the valid motion frames, (batch, frames) bool, such as frames with speech. A window is valid if at
+            least half of its frames are valid. None if all are valid.
+        average: Unit that the mean of a clip counts once: "windows", as in the published protocol, or "frames", which is more
+            accurate for short clips; see :func:`avsync.metrics.offset.offset_distances`.
 
     Returns:
         One :class:`avsync.metrics.offset.SyncOffset` per level, offsets in frames of the level (positive: the audio is early);
         :func:`avsync.metrics.offset.offset_milliseconds` converts them.
 
     Raises:
-        ArgumentError: ``margin`` is negative or does not divide, ``max_offsets`` has not one value a level, or ``average`` is an
-            unknown word.
-        ShapeError: Audio that does not last as long as the clip and its margins, or a mask or lengths that do not fit.
-        ClipTooShortError: A level has less than one window.
+        ArgumentError: ``margin`` is negative or not a multiple of ``2**(levels - 1)``, ``max_offsets`` has fewer values than levels,
+            or ``average`` is unknown.
+        ShapeError: The length of the audio does not match the clip and its margins, or a mask or lengths do not fit.
+        ClipTooShortError: A level has no window.
 
     Source: paper section 4.3; audio around the clip and the mean over frames ours.
     """

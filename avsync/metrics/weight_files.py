@@ -1,4 +1,4 @@
-"""Weights of other people's networks, from files that the user has: tensors only, checked by name and shape."""
+"""Weights of third-party networks from local files: tensors only, checked by name and shape."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from avsync.errors import CheckpointError
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The tensors in a ``.safetensors`` file or one that ``torch.save`` wrote, by name.
+    """Read the tensors of a ``.safetensors`` file or a file written by ``torch.save``.
 
     Args:
-        path: The file. Of a PyTorch file only tensors in plain containers are read; one that asks for more is refused.
+        path: The file. PyTorch files may hold only tensors in plain containers; others are refused.
 
     Returns:
-        Names and tensors, on the CPU; those below a key "state_dict", if that is where they are.
+        Tensors by name, on the CPU. If the file has a key "state_dict", the tensors below this key.
 
     Raises:
-        CheckpointError: The file is missing or damaged, or holds something else than tensors.
+        CheckpointError: The file is missing or damaged, or holds anything but tensors.
 
     Example:
         >>> import tempfile
@@ -46,7 +46,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         raise CheckpointError(f"`path`: expected a file of weights, got none at {source}") from error
     except (OSError, EOFError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        if isinstance(error, pickle.UnpicklingError):  # torch's own words advise to read the file without care
+        if isinstance(error, pickle.UnpicklingError):  # torch's message suggests to load the file unsafely
             reason = "it is no file of torch.save, or holds more than tensors"
         raise CheckpointError(f"`path`: {source} cannot be read as weights: {reason}") from error
     if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
@@ -59,13 +59,13 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 def load_strictly(
     network: nn.Module, weights: Mapping[str, Tensor], path: str | os.PathLike[str], *, ignore: tuple[str, ...] = ()
 ) -> None:
-    """Put weights into a network, or say which names or shapes do not fit.
+    """Load weights into a network, and report names or shapes that do not fit.
 
     Args:
-        network: Where they go.
+        network: Network that receives the weights.
         weights: Tensors by name; each is converted to the network's dtype.
-        path: Where they come from, for messages.
-        ignore: Endings of names that need not be there, such as "num_batches_tracked", which old files lack.
+        path: Source of the weights, for messages.
+        ignore: Endings of names that may be missing, such as "num_batches_tracked" in old files.
 
     Raises:
         CheckpointError: Names are missing or unknown, or shapes differ.
