@@ -79,8 +79,8 @@ def draw_face(
     Args:
         landmarks: (points, dims); only the first two dims are drawn.
         size: Width and height of the image in pixels.
-        reference: Face (points, dims) that defines the view: the reference is centred and fills 60 % of the image height. To show
-            head motion, draw a sequence with its first frame as the reference. Default: the face itself.
+        reference: Face (points, dims) that defines the view: the reference is centred and fills 60 % of the image height. To
+            show head motion, draw a sequence with its first frame as the reference. Default: the face itself.
         color: RGB colour of the lines.
         background: RGB colour of the background.
         line_width: Line width in pixels; ``size / 170`` by default.

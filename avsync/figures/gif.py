@@ -17,10 +17,11 @@ from avsync.errors import ArgumentError, ShapeError
 def write_gif(path: str | os.PathLike[str], frames: Iterable[npt.NDArray[np.uint8]], *, fps: float) -> int:
     """Write a GIF that repeats forever, atomically.
 
-    Every frame has its own 256 colours, without dithering, because dithering would disturb lines. The frames are held in memory, one byte per pixel.
+    Every frame has its own 256 colours, without dithering, because dithering would disturb lines. The frames are held in
+    memory, one byte per pixel.
 
-    GIF has a time resolution of 10 ms, so the start of every frame is rounded to 10 ms. 25 frames per second are exact. At other rates
-    the durations of frames may differ by 10 ms, and the total duration is kept.
+    GIF has a time resolution of 10 ms, so the start of every frame is rounded to 10 ms. 25 frames per second are exact. At
+    other rates the durations of frames may differ by 10 ms, and the total duration is kept.
 
     Args:
         path: The file to write, ``.gif``.

@@ -80,8 +80,8 @@ def offset_histogram(
     """Draw a histogram of offsets, one panel per level; offsets that count as right are coloured.
 
     Args:
-        offsets: For every level, (clips,) offsets in frames of that level; 0 is right. NaN for clips whose offset cannot be determined
-            (:func:`avsync.metrics.known_offset`): these clips have no bar and do not count as right.
+        offsets: For every level, (clips,) offsets in frames of that level; 0 is right. NaN for clips whose offset cannot be
+            determined (:func:`avsync.metrics.known_offset`): these clips have no bar and do not count as right.
         search: For every level, the largest offset that was searched; by default the largest found.
         fps: Frames per second at level 0; a frame of level i lasts 2^i / fps seconds.
         tolerance: Largest offset that counts as right, in frames of the level.

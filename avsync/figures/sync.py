@@ -180,8 +180,8 @@ def evaluation_figures(
 
     Returns:
         Figures by name: "offsets", offsets of the real clips at every level (figure 3); "confidence", every method and
-        the bounds at every level; "faces-ID", rows of the ground truth and the methods, or the bounds without methods (figure 4); "training"
-        (figure 5) if histories are given.
+        the bounds at every level; "faces-ID", rows of the ground truth and the methods, or the bounds without methods (figure
+        4); "training" (figure 5) if histories are given.
 
     Raises:
         ArgumentError: A history cannot be read, or its levels differ from the levels of the syncers.

@@ -18,16 +18,19 @@ _NOTHING = 1e-14  # share of |v|^2 below which nothing is left of it in float64
 def band_distances(motion: Tensor, audio: Tensor, *, max_offset: int, before: int, after: int) -> Tensor:
     r"""Compute :math:`\lVert v_i - a_{i + j} \rVert` for :math:`j = 0, \dots, 2V`.
 
-    :math:`|v|^2 + |a|^2 - 2 v \cdot a` needs one matrix product, but loses digits for similar vectors. On a CPU it is computed in float32,
-    and pairs closer than 0.45 times the norm of the motion are recomputed from their differences. The error of every distance is at most
-    1e-5 of its value or 1e-6 of the norms. On other devices, and in compiled code, which cannot branch on values, float64 is used.
+    :math:`|v|^2 + |a|^2 - 2 v \cdot a` needs one matrix product, but loses digits for similar vectors.
+    On a CPU it is computed in float32,
+    and pairs closer than 0.45 times the norm of the motion are recomputed from their differences. The error of every distance
+    is at most 1e-5 of its value or 1e-6 of the norms. On other devices, and in compiled code, which cannot branch on values,
+    float64 is used.
 
     Args:
         motion: (batch, windows, embed), float32 or float64.
         audio: (batch, audio_windows, embed).
         max_offset: V.
         before: Number of zero windows before the audio; negative to drop leading windows.
-        after: Number of zero windows after the audio; negative to drop trailing windows; ``audio_windows + before + after`` is ``windows + 2 V``.
+        after: Number of zero windows after the audio; negative to drop trailing windows; ``audio_windows + before + after`` is
+            ``windows + 2 V``.
 
     Returns:
         (batch, windows, 2 V + 1).

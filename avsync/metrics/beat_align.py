@@ -1,24 +1,25 @@
 """Beat Align: agreement of the beats of motion and audio, in both of the published directions.
 
-* **motion to audio** (Li et al. 2021, "AI choreographer: music conditioned 3D dance generation with AIST++"): the mean over the motion's
-  beats of ``exp(-d^2 / (2 sigma^2))``, ``d`` the time to the nearest beat of the audio. A few well-placed movements score high.
-* **audio to motion** (Siyao et al. 2022, "Bailando: 3D dance generation by actor-critic GPT with choreographic memory"; for gestures Liu
-  et al. 2022, "BEAT: a large-scale semantic and emotional multi-modal dataset"): the mean over the audio's beats, ``d`` the time to the
-  nearest beat of the motion. Missed audio beats lower the score, but a trembling motion has a beat near every audio beat and
-  scores high.
+* **motion to audio** (Li et al. 2021, "AI choreographer: music conditioned 3D dance generation with AIST++"): the mean over
+  the motion's beats of ``exp(-d^2 / (2 sigma^2))``, ``d`` the time to the nearest beat of the audio. A few well-placed
+  movements score high.
+* **audio to motion** (Siyao et al. 2022, "Bailando: 3D dance generation by actor-critic GPT with choreographic memory"; for
+  gestures Liu et al. 2022, "BEAT: a large-scale semantic and emotional multi-modal dataset"): the mean over the audio's beats,
+  ``d`` the time to the nearest beat of the motion. Missed audio beats lower the score, but a trembling motion has a beat near
+  every audio beat and scores high.
 
-Publications also differ in ``sigma``: 3 frames at 60 fps (0.05 s) in the first two, 0.3 s in BEAT, 0.1 s in HA2G (Liu et al. 2022,
-"Learning hierarchical cross-modal association for co-speech gesture generation"). Here ``sigma`` is in seconds, 0.1 by default. Values are in
-[0, 1], and higher is better. Values are **not** comparable between different ``sigma`` and are above 0 by chance: report the values
-of real and of shuffled audio as well.
+Publications also differ in ``sigma``: 3 frames at 60 fps (0.05 s) in the first two, 0.3 s in BEAT, 0.1 s in HA2G (Liu et al.
+2022, "Learning hierarchical cross-modal association for co-speech gesture generation"). Here ``sigma`` is in seconds, 0.1 by
+default. Values are in [0, 1], and higher is better. Values are **not** comparable between different ``sigma`` and are above 0
+by chance: report the values of real and of shuffled audio as well.
 
-Beats of motion are the local minima of its speed (both publications: where a movement ends or turns); beats of speech are its onsets, detected
-by spectral flux.
+Beats of motion are the local minima of its speed (both publications: where a movement ends or turns); beats of speech are its
+onsets, detected by spectral flux.
 
-**Beat Align has little power for talking faces.** On 197 real clips of 80 frames (validation speakers, 15 onsets and 9 motion beats per
-clip) the published ``minima`` score 0.742 and 0.591 with the matching audio, and 0.750 and 0.598 with the audio of other clips. The
-``maxima`` of speed score 0.769 and 0.614 against 0.753 and 0.598. Beat Align is included for comparison with publications; use the
-sync metrics of :mod:`avsync.metrics.offset` to evaluate synchrony.
+**Beat Align has little power for talking faces.** On 197 real clips of 80 frames (validation speakers, 15 onsets and 9 motion
+beats per clip) the published ``minima`` score 0.742 and 0.591 with the matching audio, and 0.750 and 0.598 with the audio of
+other clips. The ``maxima`` of speed score 0.769 and 0.614 against 0.753 and 0.598. Beat Align is included for comparison with
+publications; use the sync metrics of :mod:`avsync.metrics.offset` to evaluate synchrony.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def _smoothed(x: Tensor, sigma: float) -> Tensor:
 
 
 def _peaks(x: Tensor, order: int) -> Tensor:
-    """Return the peaks of (batch, time): values above ``order`` neighbours on both sides, the first of equal values, no edges."""
+    """Return the peaks of (batch, time): maxima over ``order`` values on both sides, the first of equals, no edges."""
 
     def around(edge: float) -> Tensor:
         return F.pad(x[:, None], (order, order), value=edge)[:, 0].unfold(1, 2 * order + 1, 1)
@@ -76,8 +77,8 @@ def motion_beats(
 ) -> Tensor:
     """Find the beats of a motion: the local extrema of its speed.
 
-    The speed between two frames is the mean norm of the point velocities. The speed is smoothed and belongs to the midpoint of the
-    two frames.
+    The speed between two frames is the mean norm of the point velocities. The speed is smoothed and belongs to the midpoint of
+    the two frames.
 
     Args:
         landmarks: (batch, frames, points, dims); pass a subset of points, such as the mouth, for its beats alone.
@@ -133,7 +134,8 @@ def onset_strength(waveform: Tensor, *, sample_rate: int = 16000) -> Tensor:
         sample_rate: Samples per second, a multiple of 100.
 
     Returns:
-        (batch, audio_frames), in decibels per 20 ms; frame ``s`` belongs to the time ``(s - 1) / 100`` seconds, the midpoint of the two compared frames.
+        (batch, audio_frames), in decibels per 20 ms; frame ``s`` belongs to the time ``(s - 1) / 100`` seconds, the midpoint
+        of the two compared frames.
 
     Raises:
         ShapeError: Not (batch, samples), or a rate that 100 does not divide.
@@ -177,7 +179,8 @@ def audio_onsets(
         context: Seconds on both sides for the local mean.
 
     Returns:
-        (batch, audio_frames), bool: True at ``s`` for an onset at ``(s - 1) / 100`` seconds. Silence and a steady tone have no onsets.
+        (batch, audio_frames), bool: True at ``s`` for an onset at ``(s - 1) / 100`` seconds. Silence and a steady tone have no
+        onsets.
 
     Raises:
         ShapeError: Not (batch, samples).

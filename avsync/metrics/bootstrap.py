@@ -39,10 +39,10 @@ def bootstrap_interval(
 ) -> Interval:
     """Compute the percentile bootstrap interval of a statistic over clips.
 
-    Each of the ``resamples`` samples has as many clips as the data, drawn with replacement. The interval runs between the quantiles
-    ``(1 -+ level) / 2`` of the statistic. Clips of one speaker are correlated, so intervals over clips are too narrow for a claim about
-    speakers. With ``groups``, whole speakers are drawn instead (a cluster bootstrap). For the difference of two methods on the same
-    clips, pass the differences.
+    Each of the ``resamples`` samples has as many clips as the data, drawn with replacement. The interval runs between the
+    quantiles ``(1 -+ level) / 2`` of the statistic. Clips of one speaker are correlated, so intervals over clips are too
+    narrow for a claim about speakers. With ``groups``, whole speakers are drawn instead (a cluster bootstrap). For the
+    difference of two methods on the same clips, pass the differences.
 
     Args:
         values: One number per clip, (clips,), or several, (clips, columns), resampled together.
@@ -53,7 +53,8 @@ def bootstrap_interval(
         generator: Random generator on the CPU; by default seeded with 0, so that the same values give the same interval.
 
     Returns:
-        :class:`Interval`, float64 on the CPU. A single clip, or a single group, has an interval of zero width, which is not informative.
+        :class:`Interval`, float64 on the CPU. A single clip, or a single group, has an interval of zero width, which is not
+        informative.
 
     Raises:
         ShapeError: No clips, or the numbers of groups and clips differ.

@@ -1,4 +1,6 @@
-"""Calibration of distances: parameters per level that convert them to probabilities, fitted on labelled clips and stored as JSON.
+"""Calibration of distances: parameters per level that convert distances to probabilities.
+
+The parameters are fitted on labelled clips and stored as JSON.
 
 Two parameters define the posterior over offsets, and four define the odds that the audio of a clip belongs to its motion.
 :mod:`avsync.metrics.posterior` uses the parameters and :func:`avsync.metrics.calibration_fit.fit_calibration` fits them.
@@ -83,7 +85,8 @@ def save_calibration(calibration: Calibration, path: str | os.PathLike[str], *, 
     Args:
         calibration: From :func:`avsync.metrics.calibration_fit.fit_calibration`.
         path: The file to write.
-        syncers: Pretrained syncers that the calibration was fitted to; default: the model in the folder of ``path``, if there is one.
+        syncers: Pretrained syncers that the calibration was fitted to; default: the model in the folder of ``path``, if there
+            is one.
 
     Example:
         >>> import tempfile
@@ -104,15 +107,15 @@ def load_calibration(path: str | os.PathLike[str], *, syncers: PretrainedModel |
 
     Args:
         path: The file.
-        syncers: Pretrained syncers that the calibration must have been fitted to; default: the model in the folder of ``path``, if
-            there is one.
+        syncers: Pretrained syncers that the calibration must have been fitted to; default: the model in the folder of
+            ``path``, if there is one.
 
     Returns:
         The calibration.
 
     Raises:
-        CheckpointError: The file is missing, damaged, newer than this reader, was fitted to other weights, or has unknown, missing or
-            impossible fields.
+        CheckpointError: The file is missing, damaged, newer than this reader, was fitted to other weights, or has unknown,
+            missing or impossible fields.
 
     Source: ours.
     """
@@ -198,8 +201,8 @@ def probability_near(probabilities: Tensor, best: Tensor) -> Tensor:
 def match_features(distances: Tensor, windows: Tensor | float, *, scale: Tensor | float, power: Tensor | float) -> Tensor:
     """Compute three features per clip that separate matching audio from unrelated audio.
 
-    The features are the log odds of the posterior's peak (within one frame), the smallest distance, and the confidence times the square
-    root of the number of windows. The confidence of unrelated audio decreases with this square root.
+    The features are the log odds of the posterior's peak (within one frame), the smallest distance, and the confidence times
+    the square root of the number of windows. The confidence of unrelated audio decreases with this square root.
 
     Args:
         distances, windows, scale, power: As in :func:`offset_probabilities`.

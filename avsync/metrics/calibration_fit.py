@@ -19,8 +19,9 @@ def fit_calibration(
     """Fit every level on clips that are in sync and on clips with the audio of another speaker.
 
     Use speakers outside the training set of the syncers; distances of training speakers are too small. Clips of several lengths
-    determine how evidence grows with length. The posterior maximises the likelihood of offset 0 over the matched clips, even if its
-    peak is elsewhere. The odds maximise the likelihood of the labels matched and mismatched, with equal weight for both classes.
+    determine how evidence grows with length. The posterior maximises the likelihood of offset 0 over the matched clips, even
+    if its peak is elsewhere. The odds maximise the likelihood of the labels matched and mismatched, with equal weight for both
+    classes.
 
     Args:
         matched: ``matched[k][level]``: distances of clips of the k-th length in sync, (clips, offsets of the level), as

@@ -1,7 +1,7 @@
 """Distances of predicted from true landmarks: LMD and LMD-f, all points, velocities, and the correlation of mouth openings.
 
-All functions compare clips frame by frame: prediction and target must have the same number of frames, and ``lengths`` gives the number
-of valid frames. NaN in the landmarks makes the value of the clip NaN. Lower is better for all but the correlation.
+All functions compare clips frame by frame: prediction and target must have the same number of frames, and ``lengths`` gives
+the number of valid frames. NaN in the landmarks makes the value of the clip NaN. Lower is better for all but the correlation.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ def landmark_distance(
         >>> round(landmark_distance(preds, target).item(), 3)
         0.19
 
-    Source: LMD of Chen et al. 2018, "Lip movements generation at a glance"; frontalised in the paper, section 4.4. The choice of sum and
-    unit, where publications differ, ours.
+    Source: LMD of Chen et al. 2018, "Lip movements generation at a glance"; frontalised in the paper, section 4.4. The choice
+    of sum and unit, where publications differ, ours.
     """
     _check_pair(preds, target, points=NUM_POINTS)
     check_choice("over_points", over_points, OVER_POINTS)

@@ -1,8 +1,8 @@
 """The paper's Frechet distances on drawn landmarks: FID, FVD and t-FID, with networks from local files.
 
-Nothing is downloaded. FID and t-FID need Inception-v3 (:func:`avsync.metrics.inception.load_inception`, torch-fidelity's file), FVD needs I3D
-(:func:`load_i3d`, the TorchScript file). Other modules can be used instead, but they do not give the published distance;
-:func:`avsync.metrics.frechet.frechet_motion_distance` needs no file at all.
+Nothing is downloaded. FID and t-FID need Inception-v3 (:func:`avsync.metrics.inception.load_inception`, torch-fidelity's
+file), FVD needs I3D (:func:`load_i3d`, the TorchScript file). Other modules can be used instead, but they do not give the
+published distance; :func:`avsync.metrics.frechet.frechet_motion_distance` needs no file at all.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class _Drawn(nn.Module):
     Args:
         network: Network for images with values from 0 to 1; put in eval mode.
         size: Width and height of the images, in pixels.
-        frame_size: Width and height of the source image in the unit of the landmarks; None for a square around each clip's first face.
+        frame_size: Width and height of the source image in the unit of the landmarks; None for a square around each clip's
+            first face.
         view: Side of the square, in heights of the face.
     """
 
@@ -222,8 +223,8 @@ class I3D(nn.Module):
     """I3D as published by the authors of StyleGAN-V: a TorchScript program that resizes and rescales its input.
 
     Args:
-        program: ``program(video, rescale: bool, resize: bool, return_features: bool)`` with video (batch, 3, frames, height, width),
-            0 to 255, to logits (batch, 400).
+        program: ``program(video, rescale: bool, resize: bool, return_features: bool)`` with video (batch, 3, frames, height,
+            width), 0 to 255, to logits (batch, 400).
 
     Attributes:
         num_features: 400.
@@ -267,7 +268,8 @@ class I3D(nn.Module):
 def load_i3d(path: str | os.PathLike[str]) -> I3D:
     """Load I3D from a local TorchScript file ``i3d_torchscript.pt``.
 
-    The file holds a program as well as weights. TorchScript is limited to tensor operations, but use only files from trusted sources.
+    The file holds a program as well as weights. TorchScript is limited to tensor operations, but use only files from trusted
+    sources.
 
     Args:
         path: The file.

@@ -44,13 +44,13 @@ def framewise_confidence(
 ) -> FramewiseSync:
     """Compute the confidence of each window at its clip's offset: ``c[i] = median_j m[j] - D[i, j*]``, then a running median.
 
-    ``D`` are the distances of :func:`avsync.metrics.offset.window_distances`, ``m`` their means over windows and ``j*`` the offset. Before
-    the filter, the mean of ``c`` is the clip's confidence.
+    ``D`` are the distances of :func:`avsync.metrics.offset.window_distances`, ``m`` their means over windows and ``j*`` the
+    offset. Before the filter, the mean of ``c`` is the clip's confidence.
 
     Args:
         motion, audio, max_offset, lead, edges, mask, audio_mask: As in :func:`avsync.metrics.offset.sync_offset`.
-        offset_frames: Offset of each clip in frames of the level, (batch,) whole numbers from ``-max_offset`` to ``max_offset``; zeros
-            evaluate the clip without a shift. By default the clip's best offset.
+        offset_frames: Offset of each clip in frames of the level, (batch,) whole numbers from ``-max_offset`` to
+            ``max_offset``; zeros evaluate the clip without a shift. By default the clip's best offset.
         filter_windows: Width of the running median, an odd number of windows; 9 is SyncNet's, 1 is none. At the ends of a clip
             and next to masked windows, "masked" uses the median of the available windows, and "legacy" pads with zeros, as
             the published script does.

@@ -3,10 +3,10 @@
 ``|mu1 - mu2|^2 + Tr(S1 + S2 - 2 (S1 S2)^(1/2))`` with unbiased covariances: the squared distance of two Gaussians. Its unit
 is the squared unit of the features. Lower is better, and the distance is 0 for equal means and covariances.
 
-**How many clips.** Covariances of ``n`` feature vectors have rank ``n - 1`` at most. With fewer vectors than features the value is
-exact for the given vectors, but it overestimates the distance of the underlying distributions. The bias increases as the number of
-vectors decreases. A warning reports such sets. Compare their values only between sets of the same size, and report the distance
-between two sets of real clips as the baseline.
+**How many clips.** Covariances of ``n`` feature vectors have rank ``n - 1`` at most. With fewer vectors than features the
+value is exact for the given vectors, but it overestimates the distance of the underlying distributions. The bias increases as
+the number of vectors decreases. A warning reports such sets. Compare their values only between sets of the same size, and
+report the distance between two sets of real clips as the baseline.
 """
 
 from __future__ import annotations
@@ -127,9 +127,9 @@ def _square_root(covariance: Tensor) -> Tensor:
 def gaussian_distance(mean1: Tensor, covariance1: Tensor, mean2: Tensor, covariance2: Tensor) -> Tensor:
     """Compute the squared Frechet (2-Wasserstein) distance of two Gaussians.
 
-    ``Tr (S1 S2)^(1/2)`` is the sum of the square roots of the eigenvalues of the symmetric ``S1^(1/2) S2 S1^(1/2)``, which are the singular
-    values of ``S1^(1/2) S2^(1/2)``. The singular values are used because no root amplifies rounding errors, and singular covariances need no
-    constant on their diagonal.
+    ``Tr (S1 S2)^(1/2)`` is the sum of the square roots of the eigenvalues of the symmetric ``S1^(1/2) S2 S1^(1/2)``, which are
+    the singular values of ``S1^(1/2) S2^(1/2)``. The singular values are used because no root amplifies rounding errors, and
+    singular covariances need no constant on their diagonal.
 
     Args:
         mean1: (features,).
@@ -288,9 +288,9 @@ def load_motion_autoencoder(folder: str | Path | None = None) -> MotionAutoencod
 def frechet_motion_distance(preds: Tensor, target: Tensor, *, extractor: nn.Module | None = None, chunk: int = 64) -> Tensor:
     """Compute the Frechet distance of facial motion over the features of a pretrained autoencoder, without a download.
 
-    The features describe windows of 40 frames with a hop of 20 frames. The input is the displacement from the first face of a clip, so
-    the speaker and the position of the face do not matter. A clip of 40 frames gives one vector, and a clip of 80 frames gives three.
-    Sets of at least 65 vectors avoid a warning.
+    The features describe windows of 40 frames with a hop of 20 frames. The input is the displacement from the first face of a
+    clip, so the speaker and the position of the face do not matter. A clip of 40 frames gives one vector, and a clip of 80
+    frames gives three. Sets of at least 65 vectors avoid a warning.
 
     Args:
         preds: Landmarks at 25 frames per second in any unit, (batch, frames, 68, 2), at least 40 frames.

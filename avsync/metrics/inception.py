@@ -1,12 +1,12 @@
 """Inception-v3 of the Frechet inception distance, for the weights published by torch-fidelity.
 
-torch-fidelity itself is not used because it depends on torchvision, whose wheels fit only a few releases of torch, and because its feature
-extractor downloads weights when it is constructed.
+torch-fidelity itself is not used because it depends on torchvision, whose wheels fit only a few releases of torch, and because
+its feature extractor downloads weights when it is constructed.
 
-The network differs from torchvision's of the same name: 1008 outputs, average pooling that leaves the padding out, maximum pooling in the
-last block, and images resized as in TensorFlow 1. The user downloads the weights
-(``weights-inception-2015-12-05-6726825d.pth`` of torch-fidelity's releases, converted from the graph of Heusel et al.); the modules
-here have the names of that file.
+The network differs from torchvision's of the same name: 1008 outputs, average pooling that leaves the padding out, maximum
+pooling in the last block, and images resized as in TensorFlow 1. The user downloads the weights
+(``weights-inception-2015-12-05-6726825d.pth`` of torch-fidelity's releases, converted from the graph of Heusel et al.); the
+modules here have the names of that file.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class _Block(nn.Module):
     Args:
         inputs: Channels in.
         branches: For every branch, (name, channels out, kernel, stride) of each convolution in turn.
-        pool: "average" or "maximum" before the convolution ``branch_pool`` (3 x 3, stride 1), or "reduce": 3 x 3, stride 2, and no
-            convolution.
+        pool: "average" or "maximum" before the convolution ``branch_pool`` (3 x 3, stride 1), or "reduce": 3 x 3, stride 2,
+            and no convolution.
         pool_channels: Channels out of ``branch_pool``.
     """
 
@@ -169,7 +169,8 @@ class InceptionV3(nn.Module):
         >>> InceptionV3(features="logits").num_features
         1008
 
-    Source: Szegedy et al. 2016, "Rethinking the Inception architecture for computer vision"; sizes and names as in torch-fidelity's file.
+    Source: Szegedy et al. 2016, "Rethinking the Inception architecture for computer vision"; sizes and names as in
+    torch-fidelity's file.
     """
 
     def __init__(self, *, features: str = "pool3") -> None:
@@ -222,8 +223,9 @@ def load_inception(path: str | os.PathLike[str], *, features: str = "pool3") -> 
     """Load Inception-v3 with weights from a local file.
 
     Args:
-        path: torch-fidelity's ``weights-inception-2015-12-05-6726825d.pth`` (also named ``pt_inception-2015-12-05-6726825d.pth``
-            elsewhere), or the same weights as ``.safetensors``. Only tensors are read; no code is run.
+        path: torch-fidelity's ``weights-inception-2015-12-05-6726825d.pth`` (also named
+            ``pt_inception-2015-12-05-6726825d.pth`` elsewhere), or the same weights as ``.safetensors``. Only tensors are
+            read; no code is run.
         features: "pool3" for FID, or "logits".
 
     Returns:

@@ -1,10 +1,10 @@
 """Scores of a set of clips: LSE-D, LSE-C, distance and rank at offset 0, and offset accuracy.
 
-LSE-D ("lip-sync error - distance", lower is better) is the mean over clips of the smallest mean distance, LSE-C ("- confidence",
-higher is better) the mean confidence. Both tolerate a constant delay of the clip. :func:`distance_at_zero` and
-:func:`rank_at_zero` do not. All are in the unit of the embeddings, and comparable only between scores of the same syncers at the same
-level with the same ``max_offset`` and ``edges``. A clip without a score (no valid window, or NaN) makes the mean NaN, so exclude
-such clips beforehand.
+LSE-D ("lip-sync error - distance", lower is better) is the mean over clips of the smallest mean distance, LSE-C
+("- confidence", higher is better) the mean confidence. Both tolerate a constant delay of the clip. :func:`distance_at_zero` and
+:func:`rank_at_zero` do not. All are in the unit of the embeddings, and comparable only between scores of the same syncers at
+the same level with the same ``max_offset`` and ``edges``. A clip without a score (no valid window, or NaN) makes the mean NaN,
+so exclude such clips beforehand.
 """
 
 from __future__ import annotations
@@ -125,7 +125,8 @@ def offset_accuracy(motion: Tensor, audio: Tensor, *, tolerance: int = 1, reduct
         tolerance: Largest accepted offset, in frames of the level.
 
     Returns:
-        A number, or (batch,) of 0 and 1; NaN for a clip that has no score. The chance level is ``(2 tolerance + 1) / (2 max_offset + 1)``.
+        A number, or (batch,) of 0 and 1; NaN for a clip that has no score. The chance level is
+        ``(2 tolerance + 1) / (2 max_offset + 1)``.
 
     Raises:
         ArgumentError: ``tolerance`` is negative; and as :func:`lse_distance`.

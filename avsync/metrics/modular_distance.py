@@ -1,6 +1,6 @@
-"""The distances and the Frechet family as torchmetrics classes: update over batches and processes, compute once (extra ``metrics``).
+"""The distances and the Frechet family as torchmetrics classes (extra ``metrics``).
 
-The functions are in :mod:`avsync.metrics.distance` and :mod:`avsync.metrics.frechet`; the result does not depend on the size of
+The classes update over batches and processes, and compute once. The functions are in :mod:`avsync.metrics.distance` and :mod:`avsync.metrics.frechet`; the result does not depend on the size of
 batches and processes. Source: ours.
 """
 

@@ -125,7 +125,8 @@ def multi_scale_offset(
         reference: Face from which motion is measured; by default as the pyramid is configured.
         edges: "masked" or "legacy" for offsets that reach beyond the audio; see :func:`avsync.metrics.offset.offset_distances`.
         lengths: True motion frames of each clip in a padded batch, (batch,) whole numbers; the audio of a clip then
-            has ``lengths + 2 * margin`` motion frames from the beginning of ``audio``. None if all are as long as ``landmarks``.
+            has ``lengths + 2 * margin`` motion frames from the beginning of ``audio``. None if all are as long as
+            ``landmarks``.
         frame_mask: True for the valid motion frames, (batch, frames) bool, such as frames with speech. A window is valid if at
             least half of its frames are valid. None if all are valid.
         average: Unit that the mean of a clip counts once: "windows", as in the published protocol, or "frames", which is more
@@ -136,8 +137,8 @@ def multi_scale_offset(
         :func:`avsync.metrics.offset.offset_milliseconds` converts them.
 
     Raises:
-        ArgumentError: ``margin`` is negative or not a multiple of ``2**(levels - 1)``, ``max_offsets`` has fewer values than levels,
-            or ``average`` is unknown.
+        ArgumentError: ``margin`` is negative or not a multiple of ``2**(levels - 1)``, ``max_offsets`` has fewer values than
+            levels, or ``average`` is unknown.
         ShapeError: The length of the audio does not match the clip and its margins, or a mask or lengths do not fit.
         ClipTooShortError: A level has no window.
 

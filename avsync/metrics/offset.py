@@ -1,7 +1,7 @@
 """Audio-visual offset and confidence by SyncNet's protocol, for the embeddings of any model.
 
-Signs: **a positive offset means that the audio is early** and has to be delayed by that many frames of the level to be in sync; a
-negative offset means that the audio is late. At level ``i`` of a 25-fps pyramid a frame is ``40 * 2**i`` ms;
+Signs: **a positive offset means that the audio is early** and has to be delayed by that many frames of the level to be in
+sync; a negative offset means that the audio is late. At level ``i`` of a 25-fps pyramid a frame is ``40 * 2**i`` ms;
 :func:`offset_milliseconds` converts. Distances and confidences are in the unit of the embeddings, 0 to 2 for unit vectors.
 """
 
@@ -26,8 +26,8 @@ _ROUNDING = 8  # units in the last place within which mean distances count as eq
 class SyncOffset(NamedTuple):
     """Offset and confidence of each clip by SyncNet's protocol. All tensors are (batch,) except the last.
 
-    A clip without valid windows, or with NaN in a valid window, has offset 0, rank 0, and NaN in all other fields. A clip with equal
-    distances at all offsets (constant embeddings) has offset 0, confidence 0 and the last rank.
+    A clip without valid windows, or with NaN in a valid window, has offset 0, rank 0, and NaN in all other fields. A clip with
+    equal distances at all offsets (constant embeddings) has offset 0, confidence 0 and the last rank.
     """
 
     offset_frames: Tensor
@@ -140,7 +140,8 @@ def window_distances(
 
     Returns:
         Distances (batch, windows, 2 * max_offset + 1), where entry ``j`` belongs to the offset ``V - j``; and the weights
-        of the distances, 1 or 0, in the same dtype and a shape that broadcasts, or None if all are valid. Invalid distances are finite.
+        of the distances, 1 or 0, in the same dtype and a shape that broadcasts, or None if all are valid. Invalid distances
+        are finite.
 
     Raises:
         ShapeError, ArgumentError, ClipTooShortError: As :func:`offset_distances`.
@@ -209,8 +210,9 @@ def offset_distances(
 
     .. math:: m_j = \frac{1}{W} \sum_{i=1}^{W} \lVert v_i - a_{i + j - V} \rVert, \quad j = 0, \dots, 2V
 
-    with the embeddings :math:`v_i` and :math:`a_i` of the :math:`W` motion and audio windows and the largest offset :math:`V`. Entry :math:`j`
-    belongs to the offset :math:`V - j`. With a ``window`` above 1 the mean is weighted by :func:`avsync.losses.offsets.frame_shares`.
+    with the embeddings :math:`v_i` and :math:`a_i` of the :math:`W` motion and audio windows and the largest offset :math:`V`.
+    Entry :math:`j` belongs to the offset :math:`V - j`. With a ``window`` above 1 the mean is weighted by
+    :func:`avsync.losses.offsets.frame_shares`.
 
     Args:
         motion: Embeddings of motion windows, (batch, windows, embed).
@@ -223,9 +225,10 @@ def offset_distances(
         mask: True for the motion windows that count, (batch, windows), bool; use it to exclude padding and silence.
         audio_mask: True for the audio windows that exist, (batch, audio_windows), bool; the others are padding. Needed if
             clips of different lengths share a batch.
-        window: Frames per window. With the window length of the syncers (5 in this package) the mean counts every *frame* of a clip
-            once. With 1 the mean counts every window once, as in the published protocol, so that frames in the middle of a clip count
-            several times. 5 improves the accuracy of the offsets of short clips (docs/pretrained.md, "Short clips").
+        window: Frames per window. With the window length of the syncers (5 in this package) the mean counts every *frame* of a
+            clip once. With 1 the mean counts every window once, as in the published protocol, so that frames in the middle of
+            a clip count several times. 5 improves the accuracy of the offsets of short clips (docs/pretrained.md, "Short
+            clips").
 
     Returns:
         (batch, 2 * max_offset + 1), float32 or float64; NaN at offsets without valid pairs, and at all offsets of a clip with
@@ -233,7 +236,8 @@ def offset_distances(
 
     Raises:
         ShapeError: Shapes do not fit together, or embeddings are not floating point.
-        ArgumentError: ``edges`` is neither "masked" nor "legacy", ``max_offset`` or ``lead`` is negative, or ``window`` below 1.
+        ArgumentError: ``edges`` is neither "masked" nor "legacy", ``max_offset`` or ``lead`` is negative, or ``window`` below
+            1.
         ClipTooShortError: There is no motion window, or no audio window for the first motion window.
 
     Example:
@@ -274,8 +278,8 @@ def mean_over_windows(distances: Tensor, counts: Tensor | None) -> Tensor:
     else:
         broken = (distances * counts).sum(1)
         mean = broken / counts.sum(1)
-        # If the distances of every window are equal at all offsets (digital silence), the means still differ, because each mean is
-        # over different windows. Such a clip has no offset, so all offsets get the same mean.
+        # If the distances of every window are equal at all offsets (digital silence), the means still differ, because each
+        # mean is over different windows. Such a clip has no offset, so all offsets get the same mean.
         outside = counts <= 0
         most = distances.masked_fill(outside, -torch.inf).amax(2)
         least = distances.masked_fill(outside, torch.inf).amin(2)
@@ -301,8 +305,9 @@ def sync_offset(
     .. math::
         \text{offset} = V - \arg\min_j m_j, \qquad \text{confidence} = \operatorname{median}_j m_j - \min_j m_j
 
-    with the mean distances :math:`m_j` of :func:`offset_distances` and the largest offset :math:`V`. A positive offset means that the audio is
-    early. The first of several equal minima is used. :func:`offset_milliseconds` converts the offset to milliseconds.
+    with the mean distances :math:`m_j` of :func:`offset_distances` and the largest offset :math:`V`. A positive offset means
+    that the audio is early. The first of several equal minima is used. :func:`offset_milliseconds` converts the offset to
+    milliseconds.
 
     Args:
         motion: Embeddings of motion windows, (batch, windows, embed).

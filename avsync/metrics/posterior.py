@@ -1,9 +1,9 @@
 """Certainty of an offset: the posterior over offsets, a sub-frame estimate, a calibrated probability, and "cannot tell".
 
-Two probabilities are computed separately. The posterior over offsets, given that audio and motion match, is a softmax over the negative
-distances with a calibrated scale. The probability of a match is a calibrated logistic regression: the distance curve of a clip with
-unrelated audio also has a minimum, but the minimum is shallower and at a larger distance. The probability that an offset is right
-within one frame is the product. A positive offset means that the audio is early.
+Two probabilities are computed separately. The posterior over offsets, given that audio and motion match, is a softmax over the
+negative distances with a calibrated scale. The probability of a match is a calibrated logistic regression: the distance curve
+of a clip with unrelated audio also has a minimum, but the minimum is shallower and at a larger distance. The probability that
+an offset is right within one frame is the product. A positive offset means that the audio is early.
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ def offset_posterior(
     """Compute posterior over offsets, sub-frame estimate and calibrated probability of clips at one level.
 
     Args:
-        distances: Mean distance at each offset, (batch, 2 V + 1), as :func:`avsync.metrics.offset.offset_distances` returns them.
+        distances: Mean distance at each offset, (batch, 2 V + 1), as :func:`avsync.metrics.offset.offset_distances` returns
+            them.
         windows: Number of windows in each mean, a number or (batch,).
         calibration: Calibration of the syncers that computed the distances, at this level.
         prior: Prior probability that the audio belongs to the motion and the offset lies within the search. One half is

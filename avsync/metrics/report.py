@@ -19,8 +19,9 @@ from avsync.metrics.posterior import OffsetPosterior, offset_posterior
 from avsync.models.syncer.interface import MultiScaleSyncer
 
 ANSWERS = ("offset", "unsure", "edge", "silent", "still", "nothing")
-"""Answers for a clip at a level. "offset": the offset is determined. "unsure": the probability is too small. "edge": the best offset lies
-at the edge of the search. "silent": too little speech. "still": too little motion. "nothing": no valid window, or NaN in one."""
+"""Answers for a clip at a level. "offset": the offset is determined. "unsure": the probability is too small. "edge": the best
+offset lies at the edge of the search. "silent": too little speech. "still": too little motion. "nothing": no valid window, or
+NaN in one."""
 LEAST_SPEECH = 0.2
 """Share of frames that must hold speech; see ``avsync.corpus.banks.memory.speech_mask``."""
 LEAST_SPEED = 0.02
@@ -151,7 +152,8 @@ def level_answers(
     """Return the answer for each clip at one level: "offset", or the reason why the offset cannot be determined.
 
     Args:
-        sync: Offsets of the clips; "edge" if the best offset lies at the edge of the search, see :func:`avsync.metrics.offset.at_edge`.
+        sync: Offsets of the clips; "edge" if the best offset lies at the edge of the search, see
+            :func:`avsync.metrics.offset.at_edge`.
         speed: Mean speed of each face, (batch,), from :func:`face_speed`; "still" below ``LEAST_SPEED``.
         speech_fraction: Share of each clip's frames with speech, (batch,); "silent" below ``LEAST_SPEECH``. None for unknown.
         posterior: Calibrated probabilities; "unsure" if the probability is too small. Without probabilities, "unsure" if all
