@@ -54,7 +54,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 def sweep_temporaries(folder: str | os.PathLike[str]) -> None:
     """Remove the temporary files that killed processes of this host left in a folder; the files of running processes stay."""
-    if os.name != "posix":  # on other systems os.kill with signal 0 ends the process instead of checking it
+    if os.name != "posix":  # on other systems os.kill with signal 0 sends a signal instead of checking the process
         return
     for file in Path(folder).iterdir():
         match = _TEMPORARY.fullmatch(file.name)
