@@ -32,14 +32,14 @@ def ema_decay(updates: int, decay: float) -> float:
 
 
 def weight_average(module: nn.Module, *, decay: float) -> AveragedModel:
-    """Make the moving average of a model's parameters; buffers are copied.
+    """Create the moving average of a model's parameters; buffers are copied.
 
     Args:
         module: The model, whose parameters are trained in place.
         decay: Share of the average that an update keeps, from 0 up to below 1; see :func:`ema_decay`.
 
     Returns:
-        The average; ``update_parameters(module)`` takes the weights of a step into it.
+        The average; ``update_parameters(module)`` adds the weights of a step to the average.
 
     Raises:
         ConfigError: ``decay`` is out of its range.

@@ -28,7 +28,7 @@ from avsync.training.schedule import cosine_schedule, set_learning_rate, step_sc
 
 @dataclass(frozen=True)
 class GanTrainingConfig:
-    """Settings of the generator's training; the defaults are those of the paper and its code.
+    """Training settings of the generator; the defaults are those of the paper and its code.
 
     Attributes:
         steps: Iterations, each with one update of the discriminators and one of the generator.
@@ -152,7 +152,7 @@ def generator_losses(
 
 
 class GanSteps:
-    """Optimisation steps of a generator and its discriminators, by turns.
+    """Alternating optimisation steps of a generator and its discriminators.
 
     Args:
         generator: Trained in place.
@@ -307,7 +307,7 @@ def train_generator(
     name: str = "generator",
     **options: Unpack[LoopOptions],
 ) -> History:
-    """Train a generator against discriminators and, if given, frozen syncers: equations (13) and (14) by turns.
+    """Train a generator against discriminators and, if given, frozen syncers: equations (13) and (14) in alternation.
 
     Args:
         generator: Trained in place.

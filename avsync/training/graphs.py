@@ -19,7 +19,7 @@ class Recorder(Protocol):
     """Backend of :class:`GraphedStep`."""
 
     def aside(self, function: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
-        """Run the function at once, as CUDA wants it before a capture."""
+        """Run the function at once, as CUDA requires before a capture."""
         ...
 
     def record(self, function: Callable[[], Mapping[str, Tensor]]) -> tuple[Callable[[], object], Mapping[str, Tensor]]:
@@ -53,7 +53,7 @@ class CudaRecorder:
 
 
 class GraphedStep:
-    """Training step that runs eagerly a few times, is recorded then, and replayed from there on.
+    """Training step that runs eagerly a few times, is then recorded, and is replayed in all later calls.
 
     Args:
         function: The step; see ``Step``. It must not read a number from the device or draw from a random generator.

@@ -14,8 +14,8 @@ class TrainingInterrupted(KeyboardInterrupt):
     Derives from :class:`KeyboardInterrupt`, because a loop that catches :class:`Exception` must not swallow Ctrl-C.
 
     Args:
-        message: Says where the run stopped and how to continue it.
-        number: The signal's number.
+        message: Step at which the run stopped and how to continue.
+        number: Number of the signal.
     """
 
     def __init__(self, message: str, *, number: int) -> None:
@@ -34,7 +34,7 @@ class StopSignals:
     A second signal interrupts at once. Signal handlers exist only in the main thread; in other threads nothing is changed.
 
     Attributes:
-        received: The number of the signal that came; None before.
+        received: Number of the received signal; None before any.
 
     Example:
         >>> with StopSignals() as signals:

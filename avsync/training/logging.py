@@ -22,7 +22,7 @@ class TrainingLog:
     killed any number of times equals the file of an undisturbed one.
 
     Args:
-        folder: Folder of ``metrics.csv`` and the event files; made if it does not exist.
+        folder: Folder of ``metrics.csv`` and the event files; created if it does not exist.
         last_step: The step after which the run continues; 0 for a new run, which begins a new file.
         prefix: Name of the run, put before every name in TensorBoard.
 
@@ -79,7 +79,7 @@ def read_log(folder: str | os.PathLike[str]) -> list[tuple[int, str, float]]:
     A last row that a killed run did not finish is left out.
 
     Raises:
-        CheckpointError: The file holds anything else.
+        CheckpointError: The file has another format.
 
     Example:
         >>> read_log("nowhere")

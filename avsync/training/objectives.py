@@ -29,7 +29,7 @@ run comes near it."""
 
 @dataclass(frozen=True)
 class SyncerTrainingConfig:
-    """Settings of the training of a pyramid (ours; ``objective="info_nce"`` with 48 negatives is the paper's loss).
+    """Training settings of a pyramid (ours; ``objective="info_nce"`` with 48 negatives is the paper's loss).
 
     Attributes:
         steps: Optimisation steps.
@@ -189,7 +189,7 @@ def level_losses(
     span: int = 1,
     weights: Sequence[Tensor | None] | None = None,
 ) -> Tensor:
-    """Compute the training loss of every level, all together, so that processes meet a few times per step and not per level.
+    """Compute the training loss of every level, so that processes communicate a few times per step and not per level.
 
     The InfoNCE objectives take the windows of all processes of ``group`` as negatives; those of "contrastive" and of the loss over offsets
     lie in the same clip.

@@ -12,19 +12,19 @@ from torch import distributed as dist
 
 
 def _number(*parts: object) -> int:
-    """A seed below 2^63 from anything that prints, the same on every machine."""
+    """Compute a seed below 2^63 from the text of the arguments, the same on every machine."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def rank_generator(seed: int, rank: int = 0) -> torch.Generator:
-    """The stream from which one process draws its crops, augmentation and negatives.
+    """Return the random generator from which one process draws its crops, augmentation and negatives.
 
     Process 0 draws the same numbers as a run of one process. The generators of the others follow from seed and rank. Torch's global
     generator, which dropout uses and which begins in the same state on all processes, is seeded again on each of them.
 
     Args:
-        seed: Seed of the training.
+        seed: Seed of the training run.
         rank: Number of the process.
 
     Returns:

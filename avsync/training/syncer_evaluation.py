@@ -37,7 +37,7 @@ def crop_offsets(
         syncers: A pyramid or an ensemble.
         crops: Crops with ``margin`` frames of audio around them, as :meth:`avsync.corpus.banks.crops.CropBank.windows` cuts them.
         margin: That margin, in motion frames.
-        max_offsets: Frames of the level searched to both sides, one value per level.
+        max_offsets: Largest offset searched in both directions, in frames of the level; one value per level.
         chunk: Number of crops in one call of the syncers.
 
     Returns:
@@ -65,7 +65,7 @@ def evaluate_syncers(
         syncers: A pyramid or an ensemble; evaluated in eval mode, then set back to its mode.
         crops: Crops with ``margin`` frames of audio around them.
         margin: That margin, in motion frames.
-        max_offsets: Frames of the level searched to both sides, one value per level.
+        max_offsets: Largest offset searched in both directions, in frames of the level; one value per level.
 
     Returns:
         One :class:`LevelReport` per level.

@@ -1,4 +1,4 @@
-"""Facts that the doctor keeps of a clip: a few numbers, so that a corpus of any length fits in memory."""
+"""Facts that the doctor keeps per clip: a few numbers, so that the facts of a corpus of any length fit in memory."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class ClipFacts:
         shape: Points and dims.
         frame_size: Width and height of the image, (0, 0) if unknown.
         height: Median height of the face, in the unit of the landmarks.
-        still: Longest run of frames in which no point moves at all, in seconds.
+        still: Longest segment in which no point moves, in seconds.
         mouth: Standard deviation of the opening of the lips, in face heights.
         jumps: Frames in which the face moves by more than a third of its height.
-        faults: What is wrong with the order of the points or the direction of the axes: "upside_down", "mirrored", "axes_swapped",
+        faults: Faults in the order of the points or the direction of the axes: "upside_down", "mirrored", "axes_swapped",
             "points_swapped".
         level_db: Level of the audio, in decibels of full scale.
         clipped: Share of the samples at full scale.
-        silent: Longest stretch in which hardly anything is heard, in seconds, and when it begins.
+        silent: Length and start of the longest nearly silent segment, in seconds.
     """
 
     id: str
@@ -56,11 +56,11 @@ class ClipFacts:
 
 
 def clip_facts(clip: Clip, tracks: Tracks) -> ClipFacts:
-    """Measure what the checks of single clips need.
+    """Measure the facts that the checks of single clips need.
 
     Args:
-        clip: A clip that keeps the promises of its format.
-        tracks: Of the same clip.
+        clip: A clip that conforms to the format.
+        tracks: Tracks of the same clip.
 
     Returns:
         The facts.
@@ -113,7 +113,7 @@ def _longest(flags: npt.NDArray[np.bool_]) -> tuple[int, int]:
 
 
 def _faults(face: npt.NDArray[np.float64]) -> tuple[str, ...]:
-    """Find which way a mean face (68, 2) looks, from where its parts lie."""
+    """Return the faults of a mean face (68, 2), from the positions of its parts."""
     across, down = face[45] - face[36], face[8] - face[BROWS].mean(axis=0)  # outer corners of the eyes; brows to chin
     if abs(across[1]) > abs(across[0]) and abs(down[0]) > abs(down[1]):
         return ("axes_swapped",)

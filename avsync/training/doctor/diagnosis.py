@@ -31,13 +31,13 @@ def diagnose(history: Mapping[str, Curve], *, chance: float | None = None) -> tu
 
     Args:
         history: (step, value) pairs by name, as :func:`avsync.training.syncers.train_syncers` returns them: ``loss0``, ``loss1``, ...
-            are each level's loss over its chance level, and the vital signs are read where they are there. A history with only
-            ``loss``, of any contrastive training, is read too.
-        chance: What ``loss`` is at chance: log(N + 1) with N negatives, log 2 for a binary cross-entropy. Only for histories
-            without levels; if None, a loss that stands still near log 2 is recognised.
+            are each level's loss over its chance level, and the vital signs are read if present. A history with only
+            ``loss``, of any contrastive training run, is also accepted.
+        chance: Value of ``loss`` at chance: log(N + 1) with N negatives, log 2 for a binary cross-entropy. Only for histories
+            without levels; if None, a loss that stays near log 2 is recognised.
 
     Returns:
-        Findings, errors first. A training in which every level learns gets notes only.
+        Findings, errors first. A training run in which every level learns gets notes only.
 
     Example:
         >>> stuck = {"loss0": [(step, 0.999) for step in range(10, 610, 10)], "spread0": [(600, 0.001)]}
@@ -54,7 +54,7 @@ def diagnose(history: Mapping[str, Curve], *, chance: float | None = None) -> tu
 
 
 def _late(curve: Curve) -> float:
-    """Median of the last fifth."""
+    """Return the median of the last fifth."""
     values = [value for _, value in curve]
     return statistics.median(values[-max(1, len(values) // 5) :]) if values else math.nan
 

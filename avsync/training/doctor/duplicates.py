@@ -1,4 +1,4 @@
-"""Finds footage that comes twice, by fingerprints of audio and of motion that survive cutting, scaling and other levels."""
+"""Detection of duplicate footage, by fingerprints of audio and motion that are robust to cutting, scaling and volume."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Fingerprint(NamedTuple):
-    """Words of a clip, and when they come."""
+    """Words of a clip and their times."""
 
     words: Words
     ticks: npt.NDArray[np.int64]
@@ -30,7 +30,7 @@ class Fingerprint(NamedTuple):
 
 
 class Duplicate(NamedTuple):
-    """Two clips that hold the same."""
+    """Pair of clips with the same content."""
 
     first: int
     second: int
@@ -76,10 +76,10 @@ def _thinned(words: Words, worth: npt.NDArray[np.bool_], rate: int) -> Fingerpri
 
 
 def find_duplicates(fingerprints: list[Fingerprint]) -> list[Duplicate]:
-    """Pairs of clips that share a segment of audio, or of motion.
+    """Return the pairs of clips that share a segment of audio or of motion.
 
     Args:
-        fingerprints: One per clip, all of the same kind.
+        fingerprints: One fingerprint per clip, all of audio or all of motion.
 
     Returns:
         The pairs, each once, with ``first < second``.

@@ -1,4 +1,4 @@
-"""The doctor's round: reads a corpus once, and says in words what is wrong with it."""
+"""Examination of a corpus, which is read once and whose faults are reported in words."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class Examination:
         findings: Errors first, then warnings, then notes.
         clips: Clips that could be read.
         speakers: Their speakers.
-        minutes: Their length together.
+        minutes: Total length of the clips, in minutes.
         splits: Clips of each split.
-        seconds: What each part of the examination took.
-        scan: The untrained lag scan, for figures.
-        overfit: The batch learnt by heart, if that was asked for and possible.
+        seconds: Duration of each part of the examination, in seconds.
+        scan: Lag scan without a trained model, for figures.
+        overfit: Result of memorising one batch, if requested and possible.
     """
 
     findings: tuple[Finding, ...]
@@ -59,11 +59,11 @@ class Examination:
 
     @property
     def healthy(self) -> bool:
-        """No finding is an error."""
+        """Return whether no finding is an error."""
         return all(finding.severity != "error" for finding in self.findings)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types."""
+        """Return the examination as plain JSON types."""
         findings = [
             {
                 "severity": one.severity,
@@ -91,7 +91,7 @@ class Examination:
 
 
 class _Clock:
-    """Adds up the time of parts of a loop."""
+    """Total time of each part of a loop."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -125,18 +125,18 @@ def examine(
     split: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Examination:
-    """Check a corpus before hours are spent on it. It is read once, clip by clip, and need not fit in memory.
+    """Check a corpus before training. The corpus is read once, clip by clip, and need not fit in memory.
 
     Args:
         corpus: A corpus folder, or clips.
         syncers: Trained syncers, whose finest level also measures the alignment of speakers; they need ``features``.
-        features: What makes the features of the syncers, and of the overfitting: :class:`avsync.audio.features.LogMel` or its like.
-        overfit_seconds: Time to spend at most on learning one batch by heart; 0 leaves it out.
+        features: Features of the syncers and of the overfitting, such as :class:`avsync.audio.features.LogMel`.
+        overfit_seconds: Longest time for memorising one batch, in seconds; 0 skips the test.
         split: Clips of this split only; leaks and duplicates across splits are not found then.
-        progress: Called with clips done and clips in all (0 if unknown) after each clip.
+        progress: Called after each clip with the number of clips done and in total (0 if unknown).
 
     Returns:
-        The findings, and what they rest on.
+        The findings and the measurements they are based on.
 
     Example:
         >>> from avsync.corpus.synthetic.talker import SyntheticCorpus
@@ -252,10 +252,10 @@ def _overfit(clips: list[Clip], features: nn.Module, seconds: float) -> tuple[Ov
 
 
 def check_duplicates(facts: list[ClipFacts], by_sound: list[Duplicate], by_motion: list[Duplicate]) -> list[Finding]:
-    """Complaints about footage that comes twice.
+    """Report duplicate footage.
 
     Args:
-        facts: Of every clip, in the order of the fingerprints.
+        facts: Facts of every clip, in the order of the fingerprints.
         by_sound: Pairs with the same audio.
         by_motion: Pairs with the same motion.
 

@@ -15,14 +15,14 @@ _NAMED = 5  # clips that a message names before it counts the rest
 
 @dataclass(frozen=True)
 class Finding:
-    """One complaint or remark.
+    """Error, warning or note of the doctor.
 
     Attributes:
         severity: "error", "warning" or "note".
         code: A short name that scripts may rely on, such as "misaligned".
-        message: What is wrong and what to do, in words.
-        clips: Ids of the clips or names of the speakers concerned; empty where it is about all.
-        numbers: The measurements behind it.
+        message: Description of the fault and the remedy.
+        clips: Ids of the clips or names of the speakers concerned; empty if the finding concerns all.
+        numbers: Measurements that the finding is based on.
 
     Example:
         >>> print(Finding("warning", "silence", "nobody speaks", clips=("a", "b")))
@@ -42,11 +42,11 @@ class Finding:
         check_choice("severity", self.severity, SEVERITIES)
 
     def __str__(self) -> str:
-        """One line."""
+        """Return the finding as one line."""
         named = ", ".join(self.clips[:_NAMED]) + (f" and {len(self.clips) - _NAMED} more" if len(self.clips) > _NAMED else "")
         return f"{self.severity} ({self.code}): {self.message}" + (f" [{named}]" if named else "")
 
 
 def by_severity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Errors first, then warnings, then notes, each in the order they came."""
+    """Sort findings: errors, then warnings, then notes, each in the given order."""
     return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))

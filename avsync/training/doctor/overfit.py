@@ -1,4 +1,4 @@
-"""Overfits one batch: a training that cannot learn eight crops by heart will not learn a corpus."""
+"""Overfitting of one batch: a training run that cannot memorise eight crops will not learn a corpus."""
 
 from __future__ import annotations
 
@@ -44,25 +44,25 @@ class Overfit(NamedTuple):
 
     @property
     def ratios(self) -> list[float]:
-        """Loss over its chance level at the end, one per level."""
+        """Final loss of each level over its chance level."""
         return [curve[-1] for curve in self.curves]
 
 
 def overfit_batch(bank: CropBank, *, seconds: float = 30.0, max_steps: int = 600, crops: int = 8, seed: int = 0) -> Overfit:
-    """Train a small pyramid on one batch until it knows it by heart or the time is up.
+    """Train a small pyramid on one batch until the batch is memorised or the time is up.
 
     Args:
-        bank: Where the batch comes from: crops of 80 frames (or the longest clip) that do not overlap.
-        seconds: Longest time.
-        max_steps: Most steps.
-        crops: Crops in the batch, if there are as many.
-        seed: Of the choice of crops and of the weights; global chance is left alone.
+        bank: Source of the batch: crops of 80 frames (or the longest clip) that do not overlap.
+        seconds: Longest time, in seconds.
+        max_steps: Largest number of steps.
+        crops: Crops in the batch, or fewer if the bank has fewer.
+        seed: Seed of the crops and the weights; the global random generator is not changed.
 
     Returns:
         The losses.
 
     Raises:
-        ClipTooShortError: There is no clip of 9 frames, the shortest that fill windows of two levels.
+        ClipTooShortError: No clip has 9 frames, the shortest length with windows at two levels.
 
     Source: ours.
     """
@@ -131,7 +131,7 @@ def _loss(level: Embeddings) -> Tensor:
 
 
 def _chance(clips: int, windows: int) -> float:
-    """The loss of embeddings that say nothing: the mean logarithm of how many windows there are to choose from."""
+    """Return the loss of uninformative embeddings: the mean logarithm of the number of candidate windows."""
     position = torch.arange(windows)
     left_out = sum(((position - step >= 0).float() + (position + step < windows).float()) for step in range(1, _NEIGHBOURS + 1))
     return float((clips * windows - torch.as_tensor(left_out)).clamp_min(1).log().mean()) or 1.0
@@ -144,7 +144,7 @@ def check_overfit(result: Overfit) -> list[Finding]:
         result: From :func:`overfit_batch`.
 
     Returns:
-        One finding if all went well, one per level that failed otherwise.
+        One finding if every level passed, otherwise one per failed level.
     """
     numbers = {
         "loss_over_chance": result.ratios,
