@@ -1,7 +1,7 @@
 """The distances and the Frechet family as torchmetrics classes (extra ``metrics``).
 
-The classes update over batches and processes, and compute once. The functions are in :mod:`avsync.metrics.distance` and :mod:`avsync.metrics.frechet`; the result does not depend on the size of
-batches and processes. Source: ours.
+The classes update over batches and processes, and compute once. The result does not depend on the size of batches and
+processes. The functions are in :mod:`avsync.metrics.distance` and :mod:`avsync.metrics.frechet`. Source: ours.
 """
 
 from __future__ import annotations
