@@ -1,4 +1,4 @@
-"""Harness of all benchmarks: interleaved timing, this machine's matrix-product peak, run metadata, a table and a JSON file.
+"""Shared benchmark harness: interleaved timing, this machine's matrix-product peak, run metadata, a table and a JSON file.
 
 Candidates are timed in one process and in turns (first, second, ..., first, second, ...), each round in another order, so that a
 machine that slows down or is shared slows all of them alike. Medians and interquartile ranges are reported, never the best run.
@@ -83,9 +83,9 @@ def measure(functions: Mapping[str, Callable[[], object]], *, repeats: int = 20,
     """Time the candidates in turns.
 
     Args:
-        functions: The candidates by name, in the order in which they are to be reported.
+        functions: The candidates by name, in the order of the report.
         repeats: Timed calls of each candidate.
-        warm_up: Calls of each candidate that are made first and not counted.
+        warm_up: Untimed calls of each candidate before the measurement.
 
     Returns:
         One :class:`Timing` per candidate, in the order of ``functions``.
@@ -120,7 +120,7 @@ def matmul_peak(threads: int | None = None, *, size: int = 2048, repeats: int = 
         threads: Threads that torch may use; unchanged if None.
         size: Rows and columns of the two square matrices.
         repeats: Timed products; the median counts.
-        device: Where the product runs.
+        device: Device of the product.
 
     Returns:
         Operations per second (a multiplication and an addition count as two).
@@ -147,7 +147,7 @@ def _cpu_name() -> str:
 
 
 def run_metadata() -> dict[str, Any]:
-    """Return the machine and the versions behind a number."""
+    """Return the description of the machine and the package versions."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "avsync": avsync.__version__,
@@ -176,9 +176,9 @@ def report(
 
     Args:
         name: The benchmark's name, which is also the name of its file.
-        timings: What :func:`measure` returned.
+        timings: Result of :func:`measure`.
         baseline: The candidate whose median the others are compared with; a speed-up above 1 means faster than it.
-        flops: Floating-point operations of one call of a candidate, by name, where they are known.
+        flops: Floating-point operations per call of a candidate, by name, if known.
         peak: Operations per second that count as 100 %; measured by :func:`matmul_peak` if ``flops`` is given and this is not.
         extra: Sizes and other facts to keep next to the numbers.
         out: Folder for ``<name>.json``; ``benchmarks/results`` if None.

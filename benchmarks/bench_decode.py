@@ -3,8 +3,8 @@
     python -m benchmarks.bench_decode [--seconds S] [--repeats N]
 
 The file is made here: an image of smooth noise that pans under a flickering strip, 25 frames per second, with AAC audio. Plain PyAV is
-what one writes first: ``for frame in container.decode(video=0): frame.to_ndarray(format="rgb24")``, which decodes on one thread unless
-told otherwise. Times come with how many times as fast as playing that is, and with the processor time that it takes, all threads together.
+the simplest code: ``for frame in container.decode(video=0): frame.to_ndarray(format="rgb24")``, which decodes on one thread
+unless told otherwise. Reported are the time, the speed relative to playback, and the processor time of all threads.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ REQUIRED = 8.0
 
 
 def pictures(count: int) -> Iterator[npt.NDArray[np.uint8]]:
-    """Smooth noise, panning, with a strip of fresh noise so that the encoder has something to send in every frame."""
+    """Yield panning smooth noise with a strip of fresh noise so that the encoder has something to send in every frame."""
     source = np.random.default_rng(0)
     coarse = source.integers(0, 256, (HEIGHT // 8, WIDTH // 4, 3))
     canvas = coarse.repeat(8, axis=0).repeat(8, axis=1).astype(np.float32)
@@ -80,7 +80,7 @@ def main() -> None:
             "AudioSource": hear,
         }
         timings = _harness.measure(candidates, repeats=arguments.repeats, warm_up=arguments.warm_up)
-        # What the machine does beside this does not enter here, and threads count as often as they run.
+        # Processor time excludes other programs on the machine and adds up over threads.
         busy = {name: round(processor_seconds(run) / arguments.seconds, 4) for name, run in candidates.items()}
     speeds = {name: round(arguments.seconds / timing.median, 1) for name, timing in timings.items()}
     both = arguments.seconds / (timings["VideoSource, every image"].median + timings["AudioSource"].median)

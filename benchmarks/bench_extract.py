@@ -1,10 +1,11 @@
-"""Extraction of a 720p video with a detector that returns constants: what everything but the detector costs.
+"""Extraction of a 720p video with a detector that returns constants: the cost of everything except the detector.
 
 The video is made here: an image that pans, with noise, as H.264 with audio as AAC. "decoding alone" asks PyAV for the frames and does nothing
 with them; the rest is this library's. Required: at least 8 times as fast as the video plays, on two cores.
 
 The next images are decoded while a detector looks at these, so on two cores extraction takes hardly longer than a detector that keeps one
-of them busy; "next to a detector of 10 ms" shows it with one that sleeps. Processor time is told too, which a busy machine does not change.
+of them busy; "next to a detector of 10 ms" shows it with one that sleeps. Processor time is reported too, because a busy
+machine does not change it.
 """
 
 from __future__ import annotations
@@ -43,26 +44,26 @@ def images(count: int) -> Iterator[npt.NDArray[np.uint8]]:
 
 
 def decode(path: Path) -> int:
-    """Frames that PyAV decodes, with its threads, nothing done with them."""
+    """Decode with PyAV's threads, and return the number of frames."""
     with av.open(str(path)) as container:
         container.streams.video[0].thread_type = "AUTO"
         return sum(1 for _ in container.decode(video=0))
 
 
 def read(path: Path, max_height: int | None = None) -> int:
-    """Frames as RGB at their true times."""
+    """Read frames as RGB at their true times, and return their number."""
     with VideoSource(path, max_height=max_height) as source:
         return sum(frame.image.shape[2] // 3 for frame in source.frames())
 
 
 def run(path: Path, max_height: int | None = None) -> float:
-    """Seconds in clips."""
+    """Extract, and return the seconds in clips."""
     constant = as_detector(lambda pictures: [FACE] * len(pictures))
     return sum(clip.seconds for clip in iter_clips(path, detector=constant, max_height=max_height))
 
 
 def patient(path: Path) -> float:
-    """Seconds in clips, with a detector that takes 10 ms per image."""
+    """Extract with a detector that takes 10 ms per image, and return the seconds in clips."""
 
     def detect(pictures: Sequence[npt.NDArray[np.uint8]]) -> list[npt.NDArray[np.float32]]:
         time.sleep(PATIENT_SECONDS * len(pictures))
@@ -72,7 +73,7 @@ def patient(path: Path) -> float:
 
 
 def processor_seconds(function: Callable[[], object]) -> float:
-    """Time of all cores together, the least of three calls."""
+    """Return the smallest processor time of three calls, in seconds over all cores."""
     spent = []
     for _ in range(3):
         start = time.process_time()

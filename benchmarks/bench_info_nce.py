@@ -29,14 +29,14 @@ CANDIDATES = ("chunks", "one matrix", "cross entropy")
 
 
 def cross_entropy(motion: Tensor, audio: Tensor) -> Tensor:
-    """The same loss as it is written by hand."""
+    """Compute the same loss by two cross entropies."""
     logits = F.normalize(audio.flatten(0, 1), dim=-1) @ F.normalize(motion.flatten(0, 1), dim=-1).T / TEMPERATURE
     target = torch.arange(logits.shape[0], device=logits.device)
     return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
 
 
 def run(candidate: str, clips: int, device: str, repeats: int) -> dict[str, Any]:
-    """Loss, median seconds and peak bytes of one candidate."""
+    """Measure loss, median seconds and peak bytes of one candidate."""
     all_pairs.LARGEST_MATRIX = 0 if candidate == "chunks" else 2**62
     on_gpu = torch.device(device).type == "cuda"
     clock = time.perf_counter if on_gpu else time.process_time

@@ -1,6 +1,6 @@
-"""Measure the cost of batches next to a training step: from memory and from shards, made when they are asked for and made ahead by a thread.
+"""Measure the cost of batches next to a training step: from memory and from shards, made on demand and made ahead by a thread.
 
-Also how long it takes to have a corpus ready: read from FLAC and npz with its features computed, against opened from shards. Without
+The time to load a corpus is measured too: reading FLAC and npz with feature computation, against opening shards. Without
 ``--corpus`` a corpus of the synthetic talker is written first. Batches from memory and from shards must be equal before anything is timed.
 """
 
@@ -37,7 +37,7 @@ def seconds_of(function: Callable[[], object]) -> float:
 
 
 def make_step(device: torch.device) -> Callable[[Batch], None]:
-    """One optimisation step of a whole pyramid."""
+    """Make a function that performs one optimisation step of a whole pyramid."""
     pyramid = SyncerPyramid().to(device)
     loss = AllPairsInfoNCE(temperature=0.07)
     optimizer = torch.optim.AdamW(pyramid.parameters())
@@ -82,7 +82,7 @@ def run(
     options: argparse.Namespace, device: torch.device, bank: ClipBank, shards: ShardedBank, ready: dict[str, float]
 ) -> None:
     size, frames, workers = options.batch, options.frames, options.workers
-    augment = AugmentConfig(tempo=(0.8, 1.25), equaliser_db=3.0, noise_db=1.0)  # the dearest: every kind is on
+    augment = AugmentConfig(tempo=(0.8, 1.25), equaliser_db=3.0, noise_db=1.0)  # the most expensive setting: every kind is on
 
     def draw(source: CropBank) -> Batch:
         return source.sample(size, frames, generator=torch.Generator().manual_seed(0), augment=augment)

@@ -1,10 +1,11 @@
 """Offset and confidence of clips: :func:`avsync.metrics.offset.sync_offset` against the loop over clips and shifts.
 
-The loop is SyncNet's protocol as one writes it: for each clip and each shift, the mean of torch's pairwise distance between the motion
-and the audio padded with zeros ("legacy" edges, so that both do the same work). The literal form of the publication, one motion window
-against its neighbours at a time, is timed next to it. Results must agree before anything is timed.
+The loop is a direct implementation of SyncNet's protocol: for each clip and each shift, the mean of torch's pairwise distance
+between the motion and the audio padded with zeros ("legacy" edges, so that both do the same work). The literal form of the
+publication, one motion window against its neighbours at a time, is timed next to it. Results must agree before anything is
+timed.
 
-The batch is what it is asked for; one long recording and one clip show that neither needs care.
+A batch is the main case; one long recording and one clip are timed too.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def _read(means: Tensor, max_offset: int) -> tuple[Tensor, Tensor]:
 
 
 def loop_over_shifts(motion: Tensor, audio: Tensor, max_offset: int) -> tuple[Tensor, Tensor]:
-    """Offsets and confidences (batch,), clip by clip and shift by shift."""
+    """Compute offsets and confidences (batch,), clip by clip and shift by shift."""
     found = []
     windows = motion.shape[1]
     for visual, sound in zip(motion, audio, strict=True):
@@ -35,7 +36,7 @@ def loop_over_shifts(motion: Tensor, audio: Tensor, max_offset: int) -> tuple[Te
 
 
 def loop_over_windows(motion: Tensor, audio: Tensor, max_offset: int) -> tuple[Tensor, Tensor]:
-    """The same, window by window."""
+    """Compute offsets and confidences (batch,), window by window."""
     found = []
     offsets = 2 * max_offset + 1
     for visual, sound in zip(motion, audio, strict=True):
@@ -46,7 +47,7 @@ def loop_over_windows(motion: Tensor, audio: Tensor, max_offset: int) -> tuple[T
 
 
 def embeddings(clips: int, windows: int, embed: int, noise: float = 0.1, *, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Unit vectors, the motion three windows late and noisy: about as far from its audio as that of real clips."""
+    """Make unit vectors; the motion is noisy and three windows late, about as far from its audio as in real clips."""
     generator = torch.Generator().manual_seed(0)
     audio = F.normalize(torch.randn(clips, windows, embed, generator=generator), dim=-1)
     motion = audio.roll(3, dims=1) + noise * torch.randn(clips, windows, embed, generator=generator)

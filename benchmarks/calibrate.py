@@ -1,4 +1,4 @@
-"""Fit the calibration of syncers on unseen speakers, and show on others of them whether it holds.
+"""Fit the calibration of syncers on unseen speakers, and test the calibration on other unseen speakers.
 
     python -m benchmarks.calibrate --pyramid FOLDER --corpus FOLDER --out FOLDER
 

@@ -1,10 +1,10 @@
-"""Do the distances rise with damage? Real clips against themselves with jitter, warped time, frozen heads and less motion, step by step.
+"""Response of the distances to damage: real clips against copies with jitter, warped time, frozen heads or less motion.
 
     python -m benchmarks.frechet_response --corpus CORPUS [--split val] [--figure response.png]
 
-Every distance of :mod:`avsync.metrics` is read on clips of 80 frames, damaged more and more. FID, FVD and t-FID need weights that are not
-ours to ship; ``--inception`` and ``--i3d`` take them from files, and without a file a small random network, the same for everybody,
-stands in its place, and the table says so.
+Every distance of :mod:`avsync.metrics` is computed on clips of 80 frames at increasing levels of damage. FID, FVD and t-FID
+need weights that avsync cannot distribute; ``--inception`` and ``--i3d`` load the weights from files. Without a file a small
+network with fixed random weights is used instead, and the table reports the replacement.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ class RandomPictures(nn.Module):
 
 
 def jitter(clips: Tensor, level: float, rng: torch.Generator) -> Tensor:
-    """Every point trembles by itself, as those of a nervous detector."""
+    """Add independent jitter to every point, as from a noisy detector."""
     noise = torch.randn(clips.shape, generator=rng)
     return clips + level * JITTER * face_height(clips)[:, None, None, None] * noise
 
 
 def time_warp(clips: Tensor, level: float, rng: torch.Generator) -> Tensor:
-    """One half of a clip is played faster and the other slower; first and last frame stay."""
+    """Play one half of a clip faster and the other half slower; the first and last frames stay."""
     times = torch.arange(clips.shape[1], dtype=torch.float32)
     sign = torch.randint(0, 2, (clips.shape[0], 1), generator=rng) * 2 - 1
     last = clips.shape[1] - 1
@@ -80,7 +80,7 @@ def time_warp(clips: Tensor, level: float, rng: torch.Generator) -> Tensor:
 
 
 def frozen_head(clips: Tensor, level: float, rng: torch.Generator) -> Tensor:  # noqa: ARG001 - one signature for all
-    """The head's shifts, turns in the plane and changes of size are taken back, as far as ``level`` says; lips and brows go on."""
+    """Remove translation, in-plane rotation and scaling of the head by the share ``level``; lips and brows still move."""
     rigid = clips[:, :, RIGID]
     middle = rigid.mean(dim=2, keepdim=True)
     moved, first = (torch.view_as_complex((x - m).contiguous()) for x, m in ((rigid, middle), (rigid[:, :1], middle[:, :1])))
@@ -91,7 +91,7 @@ def frozen_head(clips: Tensor, level: float, rng: torch.Generator) -> Tensor:  #
 
 
 def less_motion(clips: Tensor, level: float, rng: torch.Generator) -> Tensor:  # noqa: ARG001
-    """All displacement from the first face shrinks; at level 1 nothing moves."""
+    """Shrink all displacement from the first face; at level 1 nothing moves."""
     return clips[:, :1] + (1 - level) * (clips - clips[:, :1])
 
 
@@ -104,7 +104,7 @@ DAMAGES: dict[str, Callable[[Tensor, float, torch.Generator], Tensor]] = {
 
 
 def read_clips(folder: Path, split: str) -> tuple[Tensor, Tensor]:
-    """Clips of 80 frames, one after another, with their audio."""
+    """Read consecutive clips of 80 frames with their audio."""
     landmarks, waveforms = [], []
     for clip in Corpus(folder, split=split):
         for start in range(0, clip.frames - FRAMES + 1, FRAMES):
@@ -114,7 +114,7 @@ def read_clips(folder: Path, split: str) -> tuple[Tensor, Tensor]:
 
 
 def measures(options: argparse.Namespace) -> dict[str, Callable[[Tensor, Tensor, Tensor], float]]:
-    """All distances by name: (preds, target, waveform) to a number that should rise with damage, or fall where the name says so."""
+    """Return all distances by name: functions of (preds, target, waveform) that rise with damage, or fall if so named."""
     drawing: dict[str, Any] = {"size": options.size, "view": 2.0}
     pictures: nn.Module = load_inception(options.inception) if options.inception else RandomPictures()
     videos: nn.Module = load_i3d(options.i3d) if options.i3d else RandomPictures(sequences=True)
@@ -156,7 +156,7 @@ def measures(options: argparse.Namespace) -> dict[str, Callable[[Tensor, Tensor,
 
 
 def response(options: argparse.Namespace) -> dict[str, Any]:
-    """Every distance at every level of every damage, and of time reversed and of other real clips."""
+    """Compute every distance at every level of every damage, for reversed time, and for other real clips."""
     clips, waveforms = read_clips(options.corpus, options.split)
     found: dict[str, dict[str, list[float]]] = {}
     extra: dict[str, dict[str, float]] = {}
@@ -178,7 +178,7 @@ def response(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def verdict(name: str, values: list[float]) -> str:
-    """Return whether values go the right way at every step."""
+    """Return whether values change in the right direction at every step."""
     if name.startswith("Beat"):
         return ""
     steps = [after - before for before, after in itertools.pairwise(values)]
@@ -187,7 +187,7 @@ def verdict(name: str, values: list[float]) -> str:
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """One panel a distance, one curve a damage, as shares of the largest value."""
+    """Draw one panel per distance and one curve per damage, as shares of the largest value."""
     shown = {name: curves for name, curves in result["response"].items() if not name.startswith(("Beat", "mouth"))}
     columns = 4
     figure = new_figure(3.2 * columns, 2.6 * math.ceil(len(shown) / columns))
@@ -219,7 +219,7 @@ def main() -> None:
         warnings.simplefilter("ignore", UserWarning)  # halves of a small split may have fewer clips than features
         result = response(options)
     result = {"name": "frechet_response", "metadata": _harness.run_metadata(), **result}
-    # JSON knows no NaN: what has no value (the correlation of a still mouth) is null there.
+    # JSON has no NaN: missing values (such as the correlation of a still mouth) are null.
     write_json(options.out / "frechet_response.json", json.loads(json.dumps(result), parse_constant=lambda _: None))
     if options.figure:
         draw(result, options.figure)

@@ -1,9 +1,9 @@
-"""Count how often ``avsync offset`` answers clips with their own, moved, another speaker's and reversed audio, and how often it is right.
+"""Count answers and correct answers of ``avsync offset`` for clips with own, moved, another speaker's and reversed audio.
 
     python -m benchmarks.offset_answers --corpus FOLDER --frames 80 --crops 4
 
-The clips are crops of one length of the speakers of a split, asked as the command asks a video that holds nothing else: no audio around
-the clip, all levels together, at the command's own threshold.
+The clips are crops of one length from the speakers of a split. Each clip is measured like a complete video: without audio
+around the clip, with all levels, and with the default threshold of the command.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from avsync.models import MultiScaleSyncer
 from avsync.pretrained import CALIBRATION, model_folder
 
 LARGEST_MOVE = 40
-"""Frames by which moved audio is early or late at most: the reach of the coarsest level."""
+"""Largest shift of moved audio in frames: the search range of the coarsest level."""
 TOLERANCE = 1.5 * FRAME_SECONDS
 
 
 def crops(corpus: Corpus, frames: int, most: int) -> Iterator[tuple[Clip, int]]:
-    """Whole clips of the corpus and where in them a crop with speech starts, at most so many per speaker."""
+    """Yield whole clips and the start of a crop with speech, at most ``most`` crops per speaker."""
     taken: Counter[str] = Counter()
     for number, entry in enumerate(corpus.entries):
         if taken[entry["speaker"]] >= most or entry["frames"] < frames:
@@ -45,7 +45,7 @@ def crops(corpus: Corpus, frames: int, most: int) -> Iterator[tuple[Clip, int]]:
 
 
 def cases(found: list[tuple[Clip, int]], frames: int) -> Iterator[tuple[str, int | None, Clip]]:
-    """Kind, offset in frames (None if there is no right one) and clip."""
+    """Yield kind, offset in frames (None if no correct offset exists) and clip."""
     rng = np.random.default_rng(0)
 
     def cut(clip: Clip, start: int, audio: Clip, at: int) -> Clip:

@@ -112,7 +112,7 @@ class Evaluation:
         raise ArgumentError(f"`key`: expected a measure of segments, got {key!r} at level {level}")
 
     def clip_rows(self) -> list[dict[str, Any]]:
-        """Return one dictionary per row, segment and measure: row, id, start, speaker, measure, level, value (None for none)."""
+        """Return one dictionary per row, segment and measure (row, id, start, speaker, measure, level, value or None)."""
         rows = []
         for row, scores in self.scores.items():
             for number, segment in enumerate(self.segments):

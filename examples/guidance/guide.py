@@ -1,11 +1,11 @@
-"""The sync loss in a training loop of another project: a plain regression from audio to landmarks, with and without the loss.
+"""Guidance by the sync loss in another project's training loop: regression from audio to landmarks, with and without the loss.
 
     python examples/guidance/guide.py                        # minutes on two cores, on the synthetic talker
     python examples/guidance/guide.py --corpus PATH          # a corpus of your own
     python examples/guidance/guide.py --arms plain guided heavy alone basis --seeds 2
 
-``regressor.py`` holds the model and the loop, which use three lines of avsync, those of the loss. This file runs them and evaluates the
-results by syncers that had no part in the training. Results lie under ``--out``.
+``regressor.py`` holds the model and the loop, which use avsync only in the three lines of the loss. This file runs the loop and
+evaluates the results with syncers that were not used in training. Results are written to ``--out``.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ HEAVY = 30.0
 
 
 class Arm(NamedTuple):
-    """Settings in which one training run differs from the others."""
+    """Settings that differ between training runs."""
 
     about: str
     mse: float
@@ -82,7 +82,7 @@ class Material:
     crops: Batch
     """Validation clips with audio around them."""
     silent: int
-    """Number of clips that were left out because they hold too little speech."""
+    """Number of clips left out because of too little speech."""
     basis: Tensor
     """Principal motions of the training faces, (components, points, dims), each scaled to the reach of faces along it."""
 
@@ -93,7 +93,7 @@ def load_material(corpus: str, features: torch.nn.Module, *, speakers: int) -> M
     Args:
         corpus: "synthetic", or a folder of clips with the splits "train" and "val".
         features: The audio features that the syncers were trained on.
-        speakers: Training speakers of the synthetic corpus; a quarter as many are made for validation.
+        speakers: Training speakers of the synthetic corpus; a quarter of this number is added for validation.
 
     Raises:
         CorpusError: The corpus is damaged, or no validation clip holds speech.

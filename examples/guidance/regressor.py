@@ -1,4 +1,4 @@
-"""A model and a training loop of the usual kind: convolutions over audio features, mean squared error, Adam.
+"""Typical model and training loop: convolutions over audio features, mean squared error, Adam.
 
 The loss of avsync is one argument and one term of a sum; nothing else here uses the library.
 """
@@ -31,9 +31,9 @@ class Regressor(nn.Module):
     """Landmarks from audio features and the first face.
 
     Args:
-        coeffs: Coefficients of an audio frame.
-        points: Landmarks of a face.
-        dims: Their dimensions.
+        coeffs: Coefficients per audio frame.
+        points: Landmarks per face.
+        dims: Dimensions per landmark.
         width: Channels.
         basis: Principal motions, (components, points, dims) in face heights; the model then predicts a weight for each instead of free
             coordinates.
@@ -81,12 +81,12 @@ def train(
     """Train a model.
 
     Args:
-        model: Trained in place.
+        model: Model, trained in place.
         batches: Function that returns features (batch, 4 * frames, coeffs) and landmarks (batch, frames, points, dims).
         steps: Number of steps.
         mse_weight: Weight of the mean squared error.
         sync_loss: The loss of avsync.
-        sync_weight: Its final weight; 0 leaves it out.
+        sync_weight: Final weight of the sync loss; 0 disables the loss.
         warm_up: Steps over which the weight rises from 0.
         learning_rate: Rate of Adam, which falls to 0 along a cosine.
     """

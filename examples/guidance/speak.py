@@ -1,14 +1,14 @@
-"""A still face that begins to speak by gradient descent on the sync loss alone.
+"""Animation of a still face by gradient descent on the sync loss alone.
 
     python examples/guidance/speak.py                     # a minute or two on one core, on the embedded synthetic talker
     python examples/guidance/speak.py --corpus PATH       # a corpus of your own
 
-Nothing is trained. The points of a clip are the only parameters: they begin as the first frame, repeated, and follow the gradient of an
-objective. Three objectives show what each part is for:
+Nothing is trained. The points of a clip are the only parameters. They start as copies of the first frame and follow the
+gradient of an objective. Three objectives show the purpose of each part:
 
-- "loss": equation (4) alone. The syncers are fooled: they like the motion better than a person's, and it trembles.
-- "prior": with the motion prior next to it. Motion stays on faces, and is still clearer than a person's.
-- "target": the distance to the embeddings of the real motion, with the prior. It stops at the truth.
+- "loss": equation (4) alone. The motion scores higher than real motion but trembles (adversarial motion).
+- "prior": with the motion prior added. The faces stay plausible, and the motion still scores higher than real motion.
+- "target": the distance to the embeddings of the real motion, with the prior. The motion approaches real motion.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ def descend(
     Args:
         loss: The sync loss.
         prior: The motion prior.
-        objective: The parts that count.
+        objective: Parts of the objective.
         truth: Real motion, (clips, frames, points, dims); only its first frames are used, unless it is the target.
         audio: Features of the clips, (clips, 4 * frames, coeffs).
-        steps: Steps of Adam.
+        steps: Number of steps of Adam.
         rate: Largest step of a coordinate, in heights of the face.
 
     Returns:
@@ -99,7 +99,7 @@ def geometry(landmarks: Tensor, truth: Tensor, directions: Tensor) -> dict[str, 
 
 @torch.no_grad()
 def confidence(name: str, landmarks: Tensor, waveform: Tensor) -> list[float]:
-    """Return the mean confidence of clips per level, by syncers that had no part in the objective."""
+    """Return the mean confidence of clips per level, by syncers that are not part of the objective."""
     syncers = from_pretrained(name, model_class=MultiScaleSyncer)
     features = syncers.speech_features()
     if features is None:

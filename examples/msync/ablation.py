@@ -1,10 +1,10 @@
-"""The paper's Figure 5: gain of the levels of the loss and of the branches of the generator.
+"""Ablation of the paper's Figure 5: gain from the levels of the loss and from the branches of the generator.
 
     python examples/msync/ablation.py --corpus PATH --seeds 3
 
 trains one pyramid of syncers and one independent evaluation model, then four kinds of generator (1 or 4 levels of the loss, 1 or 4
-branches) from several seeds, two at a time on two cores, and prints the evaluation model's confidence on unseen speakers. Finished runs
-are not trained again, so the command can be stopped and called again.
+branches) from several seeds, two at a time on two cores, and prints the evaluation model's confidence on unseen speakers.
+Finished runs are not trained again, so the command can be interrupted and restarted.
 """
 
 from __future__ import annotations

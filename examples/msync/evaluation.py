@@ -16,7 +16,7 @@ from avsync.training import LevelReport, crop_offsets
 
 @dataclass(frozen=True)
 class Row:
-    """Line of the table; lists have one value per level."""
+    """Row of the table; lists have one value per level."""
 
     name: str
     confidence: list[float]
@@ -59,7 +59,7 @@ def evaluate_motion(name: str, syncers: MultiScaleSyncer, landmarks: Tensor, cro
         syncers: The evaluation model.
         landmarks: (crops, frames, points, dims).
         crops: Crops with ``margin`` frames of audio around them.
-        margin: That margin, in motion frames.
+        margin: Audio on each side of a crop, in motion frames.
     """
     motion = replace(crops, landmarks=landmarks)
     levels = crop_offsets(syncers, motion, margin=margin)

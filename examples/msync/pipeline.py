@@ -37,7 +37,7 @@ WATCHED_CLIPS = 48
 BASIS_CLIPS = 512
 """Clips whose principal motions are the generator's basis."""
 CHECKPOINT_SECONDS = 60.0
-"""Longest time between checkpoints, so that runs which are killed again and again make progress."""
+"""Longest time between checkpoints, so that runs that are often interrupted make progress."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ class Material:
     crops: Batch
     """Validation clips with speech, with audio around them."""
     silent: int
-    """Number of clips that were left out because they hold too little speech."""
+    """Number of clips left out because of too little speech."""
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON, whole or not at all."""
+    """Write JSON atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
@@ -67,7 +67,7 @@ def load_material(corpus: str, preset: Preset, *, skip_bad: bool = False) -> Mat
     Args:
         corpus: "synthetic", or a folder in the format of :class:`avsync.corpus.Corpus`.
         preset: Features, and sizes of the synthetic corpus.
-        skip_bad: Leave damaged clips out instead of stopping at the first.
+        skip_bad: Skip damaged clips instead of stopping at the first damaged clip.
 
     Raises:
         CorpusError: The corpus is damaged, or no validation clip is long enough and holds speech.

@@ -21,21 +21,22 @@ class Preset:
 
     Attributes:
         features: "log-mel" or "mfcc" (:class:`avsync.audio.SpeechFeatures`), 26 coefficients each.
-        synthetic_speakers: Training speakers of the synthetic corpus; a quarter as many more are made for validation.
+        synthetic_speakers: Training speakers of the synthetic corpus; a quarter of this number is added for validation.
         synthetic_seconds: Seconds of each synthetic clip; every speaker has four.
         levels: Levels of the sync loss, finest first; the evaluation model always has four.
         syncers: Sizes of both pyramids.
         syncer_training: Training of the pyramid that guides the generator.
-        metric_training: Training of the pyramid that evaluates it.
+        metric_training: Training of the evaluation pyramid.
         augment: Augmentation of the syncers' training clips.
         generator: Sizes of the generator.
-        generator_augment: Augmentation of the generator's training clips; no stretching, which would teach slow motion.
+        generator_augment: Augmentation of the generator's training clips; no time stretching, because the generator would learn
+            slow motion.
         frame_discriminator: Sizes of D_f.
         window_discriminator: Sizes of D_s and D_j.
         shared_embedding: One embedding of the frames for D_s and D_j, as in the paper's code; it also saves time.
         gan: Training of the generator.
         evaluated_frames: Frames of the validation clips.
-        evaluated_margin: Frames of audio around them.
+        evaluated_margin: Audio around each validation clip, in frames.
     """
 
     features: str = "log-mel"
@@ -56,7 +57,7 @@ class Preset:
     evaluated_margin: int = 40
 
     def seeded(self, seed: int) -> Preset:
-        """Return the preset with every stage's seed derived from one; the evaluation model's differs from the syncers'."""
+        """Return the preset with all stage seeds derived from ``seed``; evaluation model and syncers get different seeds."""
         return replace(
             self,
             syncer_training=replace(self.syncer_training, seed=seed),

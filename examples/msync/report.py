@@ -78,7 +78,7 @@ def _training_figures(folder: Path, name: str, history: History) -> None:
 
 
 def sample_index(material: Material) -> int:
-    """Return the index of the validation clip with most speech, the first of several."""
+    """Return the index of the validation clip with the most speech; the first in a tie."""
     return int(material.crops.speech_fraction.argmax())
 
 

@@ -1,4 +1,4 @@
-"""The paper's whole system: syncers, generator, evaluation; on the synthetic talker or on a corpus of your own.
+"""Complete system of the paper (syncers, generator, evaluation) on the synthetic talker or on your own corpus.
 
     python examples/msync/train.py                          # a few minutes on two cores
     python examples/msync/train.py --preset small --corpus PATH
@@ -6,7 +6,7 @@
     python examples/msync/train.py --levels 1 --branches 1  # the paper's single-scale ablation
     python examples/msync/train.py --devices 2              # two processes; torchrun and srun start them as well (docs/training.md)
 
-All files of a run lie under ``runs/<name>/``. Ctrl-C and SIGTERM save the state; --resume continues.
+All files of a run are in ``runs/<name>/``. Ctrl-C and SIGTERM save the state; --resume continues.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def run_all(arguments: argparse.Namespace) -> dict[str, Any]:
     began = time.monotonic()
     preset = choose_preset(arguments)
     torch.set_num_threads(arguments.threads or max(1, free_cores() // arguments.devices))
-    # First of all, so that the processes which Fabric starts run everything below once each.
+    # Launch first, so that each process started by Fabric runs the code below once.
     fabric = make_fabric(
         accelerator=arguments.accelerator,
         devices=arguments.devices,

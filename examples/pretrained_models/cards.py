@@ -107,7 +107,7 @@ was then moved once more, to where syncers trained on the other half of the spea
 
 
 def cell(share: dict[str, Any]) -> str:
-    """A share with its interval."""
+    """Format a share with its interval."""
     if not share["clips"]:
         return "no clips"
     return f"{share['percent']:.1f} % ({share['low']:.1f} to {share['high']:.1f})"
@@ -132,10 +132,10 @@ def write_card(path: Path, name: str, variant: Variant, numbers: dict[str, Any])
     """Write ``README.md`` of a pyramid.
 
     Args:
-        path: The file.
-        name: Of the model.
-        variant: What it is.
-        numbers: What was measured.
+        path: File to write.
+        name: Name of the model.
+        variant: Settings of the pyramid.
+        numbers: Measured values.
     """
     text = _PYRAMID.format(
         name=name,
@@ -158,11 +158,11 @@ def write_ensemble_card(path: Path, name: str, about: str, members: Mapping[str,
     """Write ``README.md`` of an ensemble.
 
     Args:
-        path: The file.
-        name: Of the model.
-        about: What it is for, a sentence.
-        members: Weights of the pyramids, by their names.
-        numbers: What was measured.
+        path: File to write.
+        name: Name of the model.
+        about: Purpose of the model, in one sentence.
+        members: Weights of the pyramids, by name.
+        numbers: Measured values.
     """
     rows = "\n".join(f"| `{member}` | {weight:g} |" for member, weight in members.items())
     text = _ENSEMBLE.format(
@@ -172,7 +172,7 @@ def write_ensemble_card(path: Path, name: str, about: str, members: Mapping[str,
 
 
 def _write(path: Path, text: str, numbers: dict[str, Any]) -> None:
-    """Write a card that begins with ``text`` and goes on with what was measured and what the model is not for."""
+    """Write a card: ``text``, the measured values, and the limits of use."""
     fixed = numbers["levels"]
     pairs = zip(fixed["within_one"], fixed["exact"], strict=True)
     levels = "\n".join(f"| {level} | {cell(near)} | {cell(exact)} |" for level, (near, exact) in enumerate(pairs))

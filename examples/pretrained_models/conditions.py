@@ -70,7 +70,7 @@ def mixed(clip: Clip, noise: np.ndarray[Any, Any], snr_db: float) -> np.ndarray[
 
 
 def babble(clips: Sequence[Clip], index: int, rng: np.random.Generator) -> np.ndarray[Any, Any]:
-    """Four voices of other speakers, equally loud, as long as the clip."""
+    """Mix the voices of four other speakers at equal loudness, as long as the clip."""
     size = clips[index].waveform.size
     others = [i for i, clip in enumerate(clips) if clip.speaker != clips[index].speaker]
     total = np.zeros(size)
@@ -83,7 +83,7 @@ def babble(clips: Sequence[Clip], index: int, rng: np.random.Generator) -> np.nd
 
 
 def impaired(clips: Sequence[Clip], features: torch.nn.Module) -> dict[str, ClipBank]:
-    """Banks of the same clips, clean and impaired; the first is clean."""
+    """Make banks of the same clips, clean and impaired; the first bank is clean."""
     clean, rng = ClipBank(clips, features=features), np.random.default_rng(0)
     spans = [slice(int(begin), int(begin + length)) for begin, length in zip(clean.offsets, clean.lengths, strict=True)]
 
@@ -112,7 +112,7 @@ def impaired(clips: Sequence[Clip], features: torch.nn.Module) -> dict[str, Clip
 
 @torch.no_grad()
 def found(syncers: MultiScaleSyncer, bank: ClipBank, frames: int, *, stride: int) -> dict[str, Any]:
-    """Share of clips whose offset is within one frame, level by level; level 0 alone, frame by frame, below 80 frames.
+    """Compute the share of clips whose offset is within one frame, per level; below 80 frames only level 0, frame by frame.
 
     Returns:
         For each of :data:`GROUPS` the number of clips and a percentage per level.
@@ -154,7 +154,7 @@ def measure(syncers: MultiScaleSyncer, banks: dict[str, ClipBank]) -> dict[str, 
 
 
 def main() -> None:
-    """Measure all models that were named."""
+    """Measure all models named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", required=True, help="folder of a corpus with the split val")
     parser.add_argument(

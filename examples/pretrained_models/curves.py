@@ -14,12 +14,12 @@ from avsync.models import MultiScaleSyncer
 SHORT_LENGTHS = (5, 9, 15, 25, 50, 80)
 """Frames of the clips of the short-clip curve."""
 SHORT_SPEECH_SHARE = 0.8
-"""Share of a short clip's frames that must hold speech for it to count as one with speech."""
+"""Smallest fraction of speech frames in a short clip that counts as speech."""
 _CHUNK = 128
 
 
 def share(right: Tensor, groups: Tensor) -> dict[str, Any]:
-    """Share of clips, in percent, with its 95 % interval over speakers; of no clips there is none."""
+    """Compute the share of clips in percent with its 95 % interval over speakers; no share without clips."""
     if right.numel() == 0:
         return {"clips": 0}
     found = bootstrap_interval(100.0 * right.double(), groups=groups)
@@ -32,7 +32,7 @@ def share(right: Tensor, groups: Tensor) -> dict[str, Any]:
 
 
 def speakers_of(bank: ClipBank, crops: Batch) -> Tensor:
-    """Number of each crop's speaker."""
+    """Return the speaker index of each crop."""
     number = {name: i for i, name in enumerate(bank.speakers)}
     return torch.tensor([number[name] for name in bank.clip_speakers])[crops.clip_index]
 
@@ -40,18 +40,18 @@ def speakers_of(bank: ClipBank, crops: Batch) -> Tensor:
 def fixed_clips(
     pyramid: MultiScaleSyncer, bank: ClipBank, *, frames: int, stride: int, margin: int, speech_share: float
 ) -> dict[str, Any]:
-    """Every level on clips of one length.
+    """Evaluate every level on clips of one length.
 
     Args:
         pyramid: Trained syncers.
         bank: Clips of unseen speakers.
         frames: Length of the clips.
-        stride: Frames from one clip to the next.
-        margin: Frames of audio around them.
-        speech_share: Share of the frames that must hold speech.
+        stride: Distance between the starts of consecutive clips, in frames.
+        margin: Audio around each clip, in frames.
+        speech_share: Smallest fraction of speech frames in a clip.
 
     Returns:
-        How many clips there are and were left out, and a share a level.
+        Numbers of clips used and left out, and one share per level.
     """
     crops = bank.windows(frames, stride=stride, margin=margin)
     speaking = crops.speech_fraction >= speech_share
@@ -77,12 +77,12 @@ def fixed_clips(
 
 @torch.no_grad()
 def short_clips(pyramid: MultiScaleSyncer, bank: ClipBank, *, margin: int) -> list[dict[str, Any]]:
-    """Level 0 on short clips, with those in which hardly anybody speaks and without them.
+    """Evaluate level 0 on short clips, with and without the clips that hold little speech.
 
     Every frame of a clip counts once (``window`` of :func:`avsync.metrics.sync_offset`), and, as "windows", every window
-    does, as in the published protocol. A clip of 5 frames is a single window. Nothing outside of a clip is shown of the face. The
-    audio has ``margin`` frames more on both sides, of which a search for an offset needs 15, an encoder with context some more, and
-    the mean of the audio whatever there is.
+    does, as in the published protocol. A clip of 5 frames is a single window. The model sees no
+    landmarks outside a clip. The audio has ``margin`` additional frames on both sides: the offset search needs 15, an encoder
+    with context needs more, and mean normalisation uses all of them.
     """
     rows = []
     for frames in SHORT_LENGTHS:

@@ -1,4 +1,4 @@
-"""Share of offsets that a head model finds, and the part that the lips give: as the points are, without the leak of the lips, and the leak alone.
+"""Accuracy of a head model on the original points, without the leak of the lips, and on the leak alone.
 
     python examples/pretrained_models/head_accuracy.py --corpus PATH --models NAME_OR_FOLDER ... [--frames 152] [--out FILE]
 
@@ -31,7 +31,7 @@ _CHUNK = 64
 
 
 def versions(bank: ClipBank, weights: Tensor) -> dict[str, ClipBank]:
-    """The clips as they are, without the leak, and with heads that move by the leak alone."""
+    """Return the original clips, the clips without the leak, and clips whose heads move by the leak alone."""
     head = list(REGIONS["head"])
     without, alone = copy.copy(bank), copy.copy(bank)
     without.landmarks, alone.landmarks = bank.landmarks.clone(), bank.landmarks.clone()
@@ -46,7 +46,7 @@ def versions(bank: ClipBank, weights: Tensor) -> dict[str, ClipBank]:
 
 @torch.no_grad()
 def accuracy(syncers: MultiScaleSyncer, bank: ClipBank, frames: int) -> dict[str, Any]:
-    """Share of clips found within one frame of the level, and share of pairs in which the own audio scores above a stranger's.
+    """Compute the shares of offsets found within one frame, and of pairs whose own audio scores above another speaker's.
 
     The score is the mean cosine of all windows at offset 0. Pairs are all clips with the audio of all clips of other speakers of the
     same group.
@@ -80,7 +80,7 @@ def accuracy(syncers: MultiScaleSyncer, bank: ClipBank, frames: int) -> dict[str
 
 
 def main() -> None:
-    """Measure all models that were named."""
+    """Measure all models named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", required=True, help="folder of a corpus with the splits train and val")
     parser.add_argument("--models", nargs="+", required=True, help="names or folders of head models of log-mel energies")

@@ -1,4 +1,4 @@
-"""Make `landmarks68-25fps-pose`: the head model without what leaks from the lips into nose and eyes.
+"""Make `landmarks68-25fps-pose`: the head model without the leak from the lips into nose and eyes.
 
     python examples/pretrained_models/heads.py --corpus PATH [--out avsync/weights]
 
@@ -32,7 +32,7 @@ def without_lips(head: SyncerPyramid, bank: CropBank) -> SyncerPyramid:
 
 
 def main() -> None:
-    """Write the model; its card is written by hand from what ``head_accuracy.py`` measures."""
+    """Write the model; its card is written by hand from the results of ``head_accuracy.py``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", required=True, help="folder of a corpus with the split train")
     parser.add_argument("--out", default="avsync/weights", help="folder of the finished models")

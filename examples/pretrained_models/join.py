@@ -26,8 +26,8 @@ class Together:
     """Members of an ensemble.
 
     Attributes:
-        about: What they are for, a sentence of the model card.
-        members: How much each counts, by its name.
+        about: Purpose of the ensemble, one sentence of the model card.
+        members: Weight of each member, by name.
     """
 
     about: str
@@ -47,7 +47,7 @@ def join(name: str, together: Together, val: Corpus, out: Path) -> None:
     pyramids = [SyncerPyramid.from_pretrained(member) for member in together.members]
     ensemble = SyncerEnsemble.of(pyramids, weights=list(together.members.values()))
     save_pretrained(ensemble, out / name, dtype=torch.float16)
-    # Scored with the weights as they are read.
+    # Scores use the weights as loaded.
     bank = ClipBank(val, features=SpeechFeatures(kind=pyramids[0].config.audio).features)
     numbers = evaluated(SyncerEnsemble.from_pretrained(out / name), bank)
     write_ensemble_card(out / name / "README.md", name, together.about, together.members, numbers)

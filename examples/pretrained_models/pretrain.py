@@ -44,7 +44,7 @@ SPEECH_SHARE = 0.4
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON, whole or not at all."""
+    """Write JSON atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     part.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
@@ -56,27 +56,27 @@ class Variant:
     """Settings of one pretrained pyramid.
 
     Attributes:
-        about: What it is for, a sentence of the model card.
+        about: Purpose of the model, one sentence of the model card.
         audio: "log-mel" or "mfcc".
-        motion: What of the motion it sees; see :func:`avsync.landmarks.motion_features.motion_features`.
+        motion: Motion features of the input; see :func:`avsync.landmarks.motion_features.motion_features`.
         region: "face", "mouth" or "head".
         objective: "all_pairs" or, for the evaluation model, "contrastive".
-        audio_context: Level frames of audio around a window that each level hears.
-        mean_normalisation: Whether the mean of a clip's features is taken off.
-        steps: Optimisation steps of levels 0 and 1, from which the coarser ones begin.
-        schedule_steps: Steps over which the rate of levels 0 and 1 would fall to nothing; None for ``steps``.
-        batch_size: Clips in a batch.
-        fine_frames: Frames of each crop that level 0 sees.
-        window_share: Share of the batches that show level 0 windows without their clip.
+        audio_context: Audio context around a window, in frames of the level.
+        mean_normalisation: True to subtract the mean of a clip's features.
+        steps: Optimisation steps of levels 0 and 1, whose weights initialise the coarser levels.
+        schedule_steps: Steps after which the learning rate of levels 0 and 1 reaches 0; None for ``steps``.
+        batch_size: Clips per batch.
+        fine_frames: Frames of each crop used by level 0.
+        window_share: Share of the batches in which level 0 receives single windows without their clip.
         weight_decay: Decay of AdamW.
         dropout: Dropout of the encoders.
         width: Channels of the encoders, of all levels or level by level; the special pyramids are smaller, so that all of them fit
             into a small package.
-        equaliser_db: How far the audio's bands are raised and lowered.
-        offset_window: Frames that a window counts for in the mean over the windows that are searched for its offset.
-        pause_weight: How much windows without speech count in the loss.
-        realign: Whether the audio of the training clips is moved to where syncers of the other half of the speakers hear it.
-        seed: Seed of the training.
+        equaliser_db: Largest gain or attenuation of the audio bands, in dB.
+        offset_window: Number of frames of a window in the mean over windows of the offset search.
+        pause_weight: Weight of windows without speech in the loss.
+        realign: True to align the audio of training clips by syncers trained on the other half of the speakers.
+        seed: Seed of the training run.
     """
 
     about: str
@@ -101,7 +101,7 @@ class Variant:
     seed: int = 0
 
     def pyramid(self) -> SyncerPyramidConfig:
-        """Sizes of the model."""
+        """Return the sizes of the model."""
         syncer = SyncerConfig(
             points=len(REGIONS[self.region]),
             motion_channels=motion_channels(self.motion, DIMS),
@@ -121,7 +121,7 @@ class Variant:
         )
 
     def training(self) -> SyncerTrainingConfig:
-        """Settings of its training."""
+        """Return the settings of the training run."""
         common = SyncerTrainingConfig(
             steps=self.steps,
             schedule_steps=self.schedule_steps,
@@ -158,7 +158,7 @@ VARIANTS = {
         steps=1000,
         fine_frames=160,
         dropout=0.15,
-        # Short clips are level 0's task alone, and the one that more channels and more varied voices make better.
+        # Only level 0 handles short clips; more channels and more varied voices improve its accuracy on them.
         width=(192, 96, 96, 96),
         equaliser_db=5.0,
         offset_window=5,
@@ -167,7 +167,7 @@ VARIANTS = {
     "landmarks68-25fps-judge": Variant(
         "An independent judge, trained with SyncNet's margin loss and another seed, for measuring what the default has guided.",
         objective="margin",
-        # It hears otherwise than what it judges, too: the window alone, and the audio as loud as it is.
+        # The evaluation model also differs in its audio input: the window alone, and audio without normalisation.
         audio_context=(),
         mean_normalisation=False,
         steps=1000,
@@ -183,7 +183,7 @@ VARIANTS = {
         "The lips alone, in coordinates of the head: what it hears is said by the lips and by nothing else.",
         motion=("shape", "velocity", "speed"),
         region="mouth",
-        # It is at its best here; 200 steps later it has begun to learn its clips by heart.
+        # Accuracy is best here; 200 steps later the model overfits its clips.
         steps=400,
         schedule_steps=700,
         batch_size=48,
@@ -192,7 +192,7 @@ VARIANTS = {
         width=(192, 64, 64, 64),
         equaliser_db=5.0,
         offset_window=5,
-        # None would find more clips with speech, but fewer of those with hardly any (docs/results.md, "Pauses").
+        # None would find more clips with speech, but fewer clips with little speech (docs/results.md, "Pauses").
         pause_weight=0.1,
         realign=True,
     ),
@@ -215,7 +215,7 @@ LAGS_BY = "landmarks68-25fps"
 
 
 def training_bank(name: str, variant: Variant, lags: Mapping[str, float], args: argparse.Namespace) -> ClipBank:
-    """The clips that a variant learns from, with their audio where it belongs."""
+    """Return the training clips of a variant with aligned audio."""
     corpus = Corpus(args.corpus, split="train")
     features = SpeechFeatures(kind=variant.audio).features
     if not variant.realign:
@@ -225,7 +225,7 @@ def training_bank(name: str, variant: Variant, lags: Mapping[str, float], args: 
 
 
 def training_lags(args: argparse.Namespace) -> dict[str, float]:
-    """Lags of the training clips, found once for all variants: where a clip's audio belongs does not depend on who is to hear it."""
+    """Return the lags of the training clips, computed once because all variants share them."""
     work, variant = Path(args.work) / "lags", VARIANTS[LAGS_BY]
     features = SpeechFeatures(kind=variant.audio).features
     file = work / "lags.json"
@@ -295,7 +295,7 @@ def train_variant(name: str, lags: Mapping[str, float], args: argparse.Namespace
         )
         write_json(work / "history.json", history)
         save_pretrained(pyramid, work / "model", dtype=torch.float16)
-    # Scored with the float16 weights that are written.
+    # Scores use the float16 weights that are written.
     pyramid = SyncerPyramid.from_pretrained(work / "model")
     numbers = evaluated(pyramid, val) | {
         "train_minutes": round(float(train.lengths.sum()) / 1500, 1),
@@ -310,7 +310,7 @@ def train_variant(name: str, lags: Mapping[str, float], args: argparse.Namespace
 
 
 def main() -> None:
-    """Train the variants that were asked for, one after the other."""
+    """Train the selected variants one after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", required=True, help="folder of a corpus with the splits train and val")
     parser.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=list(VARIANTS))

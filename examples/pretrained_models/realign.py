@@ -1,8 +1,8 @@
-"""Training clips with their audio moved to where syncers that have never met their speakers hear it in sync.
+"""Alignment of the audio of training clips by syncers trained on other speakers.
 
-Recordings are aligned to a third of a frame at best, and a syncer that is told that 13 ms are in sync here and -13 ms there learns to
-be vague. Nobody's own syncer can tell: it has learnt the lags of its clips with the clips. So the speakers are halved, and the syncers
-of each half find the lags of the other.
+Recordings are aligned to a third of a frame at best. A syncer trained on clips with lags of 13 ms and -13 ms becomes imprecise.
+A syncer cannot measure the lags of its own training clips, because training has fitted these lags. Therefore the speakers are
+split into halves, and the syncers of each half measure the lags of the other half.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from avsync.metrics.posterior import sub_frame_offset
 from avsync.models.syncer.pyramid import SyncerPyramid
 
 LEAST_FRAMES = 100
-"""Frames of a clip (4 s) whose lag is believed; shorter ones stay as they are."""
+"""Smallest length (4 s) of a clip that is moved, in frames; shorter clips stay unchanged."""
 SEARCH = 4
-"""Frames to both sides that a lag is looked for."""
+"""Search range of a lag in each direction, in frames."""
 MOST = 1.25
-"""Frames that a clip is moved at most."""
+"""Largest shift of a clip, in frames."""
 
 
 def find_lags(clips: Sequence[Clip], train: Callable[[str, list[Clip]], SyncerPyramid], *, seed: int = 0) -> dict[str, float]:
-    """The lag of every clip that is long enough, as syncers trained on the other half of the speakers hear it.
+    """Measure the lag of every clip that is long enough, by syncers trained on the other half of the speakers.
 
     Args:
         clips: A corpus.
-        train: Gives a pyramid that is trained on some of them; it is told the name of the training, "half0" or "half1", too.
-        seed: Of the halving.
+        train: Function of the run's name ("half0" or "half1") and clips that returns a trained pyramid.
+        seed: Seed of the split into halves.
 
     Returns:
         Frames by which the audio is early (negative: late), by the clip's id.
@@ -47,7 +47,7 @@ def find_lags(clips: Sequence[Clip], train: Callable[[str, list[Clip]], SyncerPy
 
 
 def clip_lag(pyramid: SyncerPyramid, clip: Clip) -> float:
-    """Frames by which the audio of one clip is early, with their fraction; by level 0 of syncers of log-mel energies or MFCCs."""
+    """Return the fractional number of frames by which a clip's audio is early, by level 0 (log-mel energies or MFCCs)."""
     features = pyramid.speech_features()
     assert features is not None, "syncers of waveforms' features"
     finest = recording_report(Recording(clip.id, (clip,)), pyramid, audio_transform=features, max_offsets=(SEARCH,))[0]
@@ -55,5 +55,5 @@ def clip_lag(pyramid: SyncerPyramid, clip: Clip) -> float:
 
 
 def with_sound_moved(clip: Clip, lag: float) -> Clip:
-    """A clip whose audio is delayed by so many frames; silence moves in."""
+    """Return a clip whose audio is delayed by ``lag`` frames; silence fills the gap."""
     return with_delayed_audio(Recording(clip.id, (clip,)), lag * FRAME_SECONDS).clips[0]

@@ -2,9 +2,10 @@
 
     python examples/pretrained_models/robust.py --corpus PATH [--out avsync/weights]
 
-It begins with the weights of `landmarks68-25fps`, and ends with the mean of its own and those, which is as good on clean clips as the
-default and nearly as good on impaired ones as what was trained. Training clips have their audio moved to where the default finds it in sync, since it
-was trained on clips that were moved by other syncers (``realign.py``). About 20 minutes of one core.
+Training starts from the weights of `landmarks68-25fps`. The result is the mean of the initial and the final weights, which is
+as good as the default on clean clips and nearly as good as the final weights on impaired clips. Training clips have their audio
+moved to where the default finds it in sync, since it was trained on clips that were moved by other syncers (``realign.py``).
+About 20 minutes of one core.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ AUGMENT_ROUGHLY = replace(
 
 @dataclass(frozen=True)
 class Stage:
-    """One run of the optimiser, which begins with the weights of the stage before."""
+    """Training stage that starts from the weights of the previous stage."""
 
     levels: tuple[int, ...]
     steps: int
@@ -51,7 +52,7 @@ STAGES = (
     Stage((0, 1), 250, 4e-4, 13),
 )
 """The pretrained weights differ in two details: the first 200 steps saw 160 frames at level 0 and followed a schedule of 500 steps, and
-the last stage ended after 200 of its 250 steps. They were made by a loop with the same augmentation and other random numbers."""
+the last stage ended after 200 of its 250 steps. They come from a loop with the same augmentation and other random numbers."""
 FINE_FRAMES = 80
 DROPOUT = 0.15
 
@@ -102,7 +103,7 @@ def train(corpus: str | Path, work: Path, *, accelerator: str = "auto", precisio
 
 
 def main() -> None:
-    """Train and write the model; its card is written by hand from what ``conditions.py`` measures."""
+    """Train and write the model; its card is written by hand from the results of ``conditions.py``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", required=True, help="folder of a corpus with the split train")
     parser.add_argument("--out", default="avsync/weights", help="folder of the finished models")
