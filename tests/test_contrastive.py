@@ -377,6 +377,18 @@ def test_modules_of_sampled_pairs_equal_the_functions() -> None:
     torch.testing.assert_close(nce, info_nce(motion, audio, others))
 
 
+def test_modules_keep_the_roles_of_motion_and_audio() -> None:
+    """Without the mean over both directions, or without a reduction, a swap of the two changes the numbers."""
+    motion, audio = pair(3, 8, 6)
+    settings: dict[str, Any] = {"temperature": 0.2, "symmetric": False}
+    expected = all_pairs_info_nce(motion, audio, **settings)
+    torch.testing.assert_close(AllPairsInfoNCE(**settings)(motion, audio), expected)
+    assert not torch.isclose(all_pairs_info_nce(audio, motion, **settings), expected)
+    module = SigmoidPairLoss(reduction="none")
+    expected = sigmoid_pair_loss(motion, audio, scale=module.logit_scale(), bias=module.bias, reduction="none")
+    torch.testing.assert_close(module(motion, audio), expected)
+
+
 # --- every loss -------------------------------------------------------------------------------------------------------------------
 
 

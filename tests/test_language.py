@@ -75,10 +75,10 @@ def test_docstrings_are_plain_english(path: Path) -> None:
     [
         ("Compute the loss. 4 audio frames per motion frame, next to the audio of a clip.", 0),
         ("What a loss says.", 1),
-        ("One vector beside another, 25 frames per second.", 2),
+        ("One vector beside another, 25 frames a second.", 2),
         ("Draw again, save the model, and write it once a step in steps of 4.", 1),
         ("Per cent, all save the first, nothing but pictures anew.", 4),
-        ("Read ``judges`` and `sounds`; several frames per clip.", 1),
+        ("Read ``judges`` and `sounds`; several frames a clip.", 1),
         (">>> beside = 1\nChance level is ln N.", 0),
     ],
 )

@@ -428,8 +428,8 @@ class AllPairsInfoNCE(nn.Module):
         ``group`` gathers the windows of several processes, as in :func:`all_pairs_info_nce`.
         """
         return all_pairs_info_nce(
-            audio,
             motion,
+            audio,
             temperature=self.current_temperature(),
             exclusion=self.exclusion,
             mask=mask,

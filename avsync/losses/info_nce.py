@@ -186,7 +186,8 @@ def sampled_info_nce(
         check_mask(level.mask, clips, windows, level.motion.device)
         check_indices(level.indices, clips, windows, level.motion.device)
     check_alike(group, motion=[level.motion for level in levels], mask=[level.mask for level in levels])
-    levels = [level._replace(motion=hide(level.motion, level.mask), audio=hide(level.audio, level.mask)) for level in levels]
+    # Written out, because torch 2.6 compiles neither `_replace` nor slices of a NamedTuple.
+    levels = [Level(hide(x.motion, x.mask), hide(x.audio, x.mask), x.temperature, x.mask, x.indices) for x in levels]
     if group is None:
         scores = [sampled_similarity(level.motion, level.audio, level.indices) for level in levels]
     else:

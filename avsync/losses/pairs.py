@@ -406,8 +406,8 @@ class SigmoidPairLoss(nn.Module):
     def forward(self, motion: Tensor, audio: Tensor, mask: Tensor | None = None) -> Tensor:
         """Compute the loss of (clips, windows, embed) motion and audio; ``mask`` (clips, windows) is False for padding."""
         return sigmoid_pair_loss(
-            audio,
             motion,
+            audio,
             scale=self.logit_scale(),
             bias=self.bias.float(),
             exclusion=self.exclusion,
