@@ -194,7 +194,7 @@ def arm(folder: Path, after: int, phase: str, calls: int) -> None:
         passing(TrainingLog, "write")
 
 
-def kills(folder: Path, count: int, steps: int = 120) -> dict[str, Any]:
+def kills(folder: Path, count: int, steps: int = 360) -> dict[str, Any]:
     """Kill a run ``count`` times, at places that are drawn from a seed, then let it end; compare it with an undisturbed one."""
     material, draw = bank(), random.Random(0)
 
@@ -212,9 +212,9 @@ def kills(folder: Path, count: int, steps: int = 120) -> dict[str, Any]:
     store = CheckpointStore(folder / "killed" / "checkpoints")
     killed, torn, at = 0, 0, []
     for number in range(count):
-        # Two in three let it come on by a share of the way; one in three strikes while it is still loading.
-        after = 1 + number * (steps - 20) // count if number % 3 else 0
-        bomb = (after, PHASES[number % len(PHASES)], draw.randint(1, 8))
+        # Two in three let it come on by a checkpoint; one in three strikes while it is still loading.
+        after = max(store.steps(), default=0) + 1 if number % 3 else 0
+        bomb = (after, PHASES[number % len(PHASES)], draw.randint(1, 3))
         killed += ended(start(run(folder / "killed", bomb))) == signal.SIGKILL
         at.append(max(store.steps(), default=0))
         torn += any(_UNFINISHED.fullmatch(file.name) is not None for file in store.folder.glob("*"))

@@ -84,14 +84,15 @@ def test_some_levels_only() -> None:
         together(landmarks, audio, levels=[2])
 
 
-def test_members_are_kept_and_frozen_with_the_ensemble() -> None:
+def test_members_are_kept_and_the_loss_freezes_copies() -> None:
     members = [pyramid(), pyramid(OTHER)]
     together = SyncerEnsemble.of(members)
     assert list(together.pyramids) == members and not together.training
     together.train()
     assert all(member.training for member in members) and SyncerEnsemble.of(members).training
-    MultiScaleSyncLoss(syncers=together).train()
-    assert not any(module.training or any(p.requires_grad for p in module.parameters()) for module in (together, *members))
+    loss = MultiScaleSyncLoss(syncers=together).train()
+    assert not loss.syncers.training and not any(p.requires_grad for p in loss.syncers.parameters())
+    assert all(member.training and all(p.requires_grad for p in member.parameters()) for member in members)
 
 
 @pytest.mark.parametrize(

@@ -356,6 +356,7 @@ def test_chunks_give_the_values_and_gradients_of_the_whole_matrix(
             assert (got - value).abs().max() <= tolerance * max(1.0, float(value.abs().max())), case
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # Dynamo's own, of autograd functions
 def test_chunks_can_be_differentiated_twice_and_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(all_pairs, "LARGEST_MATRIX", 1)
     monkeypatch.setattr(all_pairs, "CHUNK", 40)

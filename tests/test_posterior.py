@@ -148,9 +148,9 @@ def test_probabilities_come_true_on_clips_that_were_not_fitted() -> None:
 
 def test_fit_refuses_what_it_cannot_use() -> None:
     good, bad = [[curves(3, 9, 0.3, 0)]], [[curves(3, 9, 0.0, 1)]]
-    with pytest.raises(ArgumentError, match="one entry a length"):
+    with pytest.raises(ArgumentError, match="one entry per length"):
         fit_calibration(good, bad, [])
-    with pytest.raises(ArgumentError, match="one entry a length"):
+    with pytest.raises(ArgumentError, match="one entry per length"):
         fit_calibration([], [], [])
     with pytest.raises(ArgumentError, match="`mismatched`: expected 1 levels"):
         fit_calibration(good, [[bad[0][0], bad[0][0]]], [[9]])

@@ -82,7 +82,9 @@ def _check_reference(reference: Tensor, landmarks: Tensor) -> None:
     fits = is_tensor(reference) and 2 <= reference.ndim <= 2 + len(leading) and reference.shape[-2:] == face
     if fits:
         own = reference.shape[:-2]
-        fits = all(size in (1, wanted) for size, wanted in zip(own, leading[len(leading) - len(own) :], strict=True))
+        pairs = zip(own, leading[len(leading) - len(own) :], strict=True)
+        # Not `in`, which is false for the symbolic sizes of a compiled program.
+        fits = all(size == 1 or size == wanted for size, wanted in pairs)  # noqa: PLR1714
     if not fits:
         axes = ", ".join([*map(str, leading), f"points={face[0]}", f"dims={face[1]}"])
         raise ShapeError(

@@ -174,14 +174,16 @@ def inverse_temperature(temperature: float | Tensor) -> float | Tensor:
     """Return 1 / temperature, in float32 at least.
 
     Raises:
-        ArgumentError: The temperature is not a finite number above zero; the value of a tensor is checked only on the CPU.
+        ArgumentError: The temperature is not a finite number above zero; the value of a tensor is checked only on the CPU,
+            and not if it is learnable.
         ShapeError: The temperature is a tensor but not a floating-point scalar.
     """
     if isinstance(temperature, Tensor):
         if temperature.ndim != 0:
             raise ShapeError(f"`temperature`: expected a number or a scalar tensor, got {describe_shape(temperature)}")
         check_floating("temperature", temperature)
-        if values_known(temperature) and not 0 < temperature.item() < math.inf:
+        # A learnable temperature is the model's own: if it diverges, the training run reports that.
+        if values_known(temperature) and not temperature.requires_grad and not 0 < temperature.item() < math.inf:
             raise ArgumentError(f"`temperature`: expected a finite number above 0, got {temperature.item()!r}")
         return at_least_float32(temperature).reciprocal()
     check_positive("temperature", temperature)
