@@ -81,8 +81,8 @@ def all_pairs_info_nce(
     With the cosines :math:`s_{ij}` of audio window :math:`i` and motion window :math:`j` (equation 3), temperature :math:`\tau`
     and :math:`N` windows that count:
 
-    .. math:: L = \frac{1}{2N} \sum_i \Big( \log \sum_j e^{s_{ij} / \tau} + \log \sum_j e^{s_{ji} / \tau} \Big) -
-    \frac{s_{ii}}{\tau}
+    .. math:: L = \frac{1}{N} \sum_i \Big( \frac{1}{2} \log \sum_j e^{s_{ij} / \tau}
+        + \frac{1}{2} \log \sum_j e^{s_{ji} / \tau} - \frac{s_{ii}}{\tau} \Big)
 
     Several levels can be passed together, as lists with one entry per level. Each level has a loss of its own, and processes
     wait for each other once instead of once per level.
