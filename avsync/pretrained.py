@@ -171,7 +171,7 @@ def save_pretrained(model: torch.nn.Module, folder: str | os.PathLike[str], *, d
 
     Example:
         >>> import tempfile
-        >>> from avsync.models.syncer.encoders import SyncerConfig
+        >>> from avsync.models.syncer.pyramid import SyncerConfig
         >>> from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
         >>> pyramid = SyncerPyramid(config=SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=4), num_levels=2))
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -426,7 +426,7 @@ def renamed(default: Value, *, formerly: str) -> Value:
         The field, for the body of a dataclass.
 
     Example:
-        >>> from avsync.models.syncer.encoders import SyncerConfig
+        >>> from avsync.models.syncer.pyramid import SyncerConfig
         >>> saved = config_to_dict(SyncerConfig(motion_channels=7))
         >>> saved["dims"] = saved.pop("motion_channels")
         >>> config_from_dict(SyncerConfig, saved).motion_channels
@@ -460,7 +460,7 @@ def config_from_dict(config_class: type[ConfigT], values: Mapping[str, Any]) -> 
         ConfigError: A field is unknown or missing, has the wrong type, or an impossible value.
 
     Example:
-        >>> from avsync.models.syncer.encoders import SyncerConfig
+        >>> from avsync.models.syncer.pyramid import SyncerConfig
         >>> config_from_dict(SyncerConfig, config_to_dict(SyncerConfig(width=8))).width
         8
     """

@@ -17,9 +17,8 @@ from torch import Tensor
 
 from avsync.audio.features import LogMel
 from avsync.corpus.banks.augmentation import AugmentConfig
-from avsync.corpus.banks.crops import Batch, CropBank
+from avsync.corpus.banks.bank import Batch, ClipBank, CropBank
 from avsync.corpus.banks.loader import BatchLoader
-from avsync.corpus.banks.memory import ClipBank
 from avsync.corpus.banks.shards import ShardedBank, build_shards
 from avsync.corpus.clip import Corpus, write_clip, write_index
 from avsync.corpus.synthetic.talker import SyntheticCorpus

@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 from avsync._files import write_json
-from avsync.corpus.banks.memory import ClipBank
+from avsync.corpus.banks.bank import ClipBank
 from avsync.corpus.clip import Corpus
 from avsync.evaluation.calibrate import calibrate
 from avsync.figures import save_figure

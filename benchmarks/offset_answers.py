@@ -17,8 +17,8 @@ import numpy as np
 
 from avsync._files import write_json
 from avsync.corpus import Clip, Corpus
-from avsync.corpus.banks.memory import speech_mask
 from avsync.corpus.clip import SAMPLES_PER_FRAME
+from avsync.corpus.speech import speech_mask
 from avsync.evaluation.recording import FRAME_SECONDS, Recording, find_offset, recording_report
 from avsync.metrics import load_calibration
 from avsync.metrics.report import LEAST_SPEECH

@@ -100,7 +100,7 @@ def use_losses() -> None:
     from avsync import MultiScaleSyncLoss, SyncerPyramid, SyncerPyramidConfig
     from avsync.audio.features import LogMel
     from avsync.losses import info_nce
-    from avsync.models.syncer.encoders import SyncerConfig
+    from avsync.models.syncer.pyramid import SyncerConfig
     from avsync.pyramid import blur_downsample
 
     torch.manual_seed(0)

@@ -30,7 +30,7 @@ import tqdm  # noqa: F401
 
 from avsync.audio.features import LogMel
 from avsync.corpus.banks.augmentation import AugmentConfig
-from avsync.corpus.banks.memory import Batch, ClipBank
+from avsync.corpus.banks.bank import Batch, ClipBank
 from avsync.corpus.synthetic.talker import SyntheticCorpus
 from avsync.models.discriminators import (
     FrameDiscriminator,
@@ -40,8 +40,7 @@ from avsync.models.discriminators import (
     WindowDiscriminatorConfig,
 )
 from avsync.models.generator.model import GeneratorConfig, MultiScaleGenerator
-from avsync.models.syncer.encoders import SyncerConfig
-from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
+from avsync.models.syncer.pyramid import SyncerConfig, SyncerPyramid, SyncerPyramidConfig
 from avsync.training import checkpoint
 from avsync.training.gan import Discriminators, GanTrainingConfig, train_generator
 from avsync.training.logging import TrainingLog

@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from avsync.audio.features import MFCC, LogMel, dct_matrix, log_mel, mel_filterbank, mfcc, normalise_waveform
-from avsync.audio.speech import SpeechFeatures
+from avsync.audio.features import MFCC, LogMel, SpeechFeatures, dct_matrix, log_mel, mel_filterbank, mfcc, normalise_waveform
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
 from tests.reference import audio as reference
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from avsync.audio.features import MFCC, LogMel
 from avsync.corpus.banks.augmentation import AugmentConfig, interpolate_rows, random_tempo, vary_audio
-from avsync.corpus.banks.memory import ClipBank
+from avsync.corpus.banks.bank import ClipBank
 from avsync.corpus.synthetic.talker import SyntheticCorpus
 from avsync.errors import ArgumentError, ConfigError
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from avsync.audio.speech import KINDS
+from avsync.audio.features import KINDS
 from avsync.cli import COMMANDS, _arguments, build_parser
 from avsync.cli._errors import as_typed, options_of
 from avsync.corpus.extraction import from_video, jobs, tracks

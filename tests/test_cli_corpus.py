@@ -12,15 +12,14 @@ import av
 import numpy as np
 import pytest
 
-from avsync.audio.speech import SpeechFeatures
+from avsync.audio.features import SpeechFeatures
 from avsync.cli import main
 from avsync.corpus.clip import Clip, Corpus, write_clip, write_index
 from avsync.corpus.inspect import inspect_corpus
 from avsync.corpus.synthetic.talker import synthetic_clip
 from avsync.errors import ArgumentError
 from avsync.figures import corpus_figure, write_gif
-from avsync.models.syncer.encoders import SyncerConfig
-from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
+from avsync.models.syncer.pyramid import SyncerConfig, SyncerPyramid, SyncerPyramidConfig
 from avsync.pretrained import save_pretrained
 from tests.test_batch import talk
 

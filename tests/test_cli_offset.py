@@ -20,9 +20,8 @@ from avsync.corpus.media.files import write_video
 from avsync.corpus.synthetic.talker import synthetic_clip
 from avsync.evaluation.recording import OffsetAnswer, Recording, find_offset, read_recording, recording_report
 from avsync.metrics.calibration import Calibration, LevelCalibration, save_calibration
-from avsync.models.syncer.encoders import SyncerConfig
 from avsync.models.syncer.interface import MultiScaleSyncer
-from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
+from avsync.models.syncer.pyramid import SyncerConfig, SyncerPyramid, SyncerPyramidConfig
 from avsync.pretrained import save_pretrained
 from avsync.pyramid import temporal_pyramid
 

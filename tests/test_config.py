@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avsync.errors import ConfigError
-from avsync.models.syncer.encoders import SyncerConfig
-from avsync.models.syncer.pyramid import SyncerPyramidConfig
+from avsync.models.syncer.pyramid import SyncerConfig, SyncerPyramidConfig
 from avsync.pretrained import config_from_dict, config_to_dict
 
 sizes = st.integers(1, 500)

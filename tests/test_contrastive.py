@@ -27,7 +27,7 @@ from avsync.losses.pairs import (
     cosine_bce,
     sigmoid_pair_loss,
 )
-from avsync.models.syncer.similarity import cosine_similarity, half_squared_distance, unit_norm
+from avsync.models.syncer.interface import cosine_similarity, half_squared_distance, unit_norm
 from tests.reference import contrastive as reference
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from avsync.audio.features import LogMel
-from avsync.corpus.banks import BatchLoader, ClipBank, ShardedBank, build_shards, speech_mask
+from avsync.corpus.banks import BatchLoader, ClipBank, ShardedBank, build_shards
 from avsync.corpus.clip import Clip, Corpus, check_clip, missing_ranges, read_clip, sample_of_frame, write_clip, write_index
 from avsync.corpus.extraction import extract_corpus, iter_clips
 from avsync.corpus.extraction.cropping import crop_centred, crop_fixed, crop_image
@@ -21,6 +21,7 @@ from avsync.corpus.extraction.jobs import find_videos
 from avsync.corpus.extraction.retime import resample_track
 from avsync.corpus.extraction.scene_cuts import SceneCuts
 from avsync.corpus.media import AudioSource, VideoSource, read_audio, write_audio, write_video
+from avsync.corpus.speech import speech_mask
 from avsync.errors import AvsyncError
 
 WRONG: list[Any] = [

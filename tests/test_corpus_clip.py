@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avsync.audio.features import LogMel
-from avsync.corpus.banks.memory import ClipBank
+from avsync.corpus.banks.bank import ClipBank
 from avsync.corpus.clip import Clip, Corpus, check_clip, read_clip, sample_of_frame, write_clip, write_index
 from avsync.errors import ArgumentError, CorpusError
 

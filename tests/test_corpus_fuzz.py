@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from avsync.audio.features import LogMel
-from avsync.corpus.banks.memory import ClipBank
+from avsync.corpus.banks.bank import ClipBank
 from avsync.corpus.banks.shards import ShardedBank, build_shards
 from avsync.corpus.clip import Clip, Corpus, write_clip, write_index
 from avsync.corpus.extraction.batch import extract_corpus

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from avsync.audio.features import MFCC, LogMel, normalise_waveform
-from avsync.corpus.banks.memory import AugmentConfig, Batch, ClipBank, speech_mask
+from avsync.corpus.banks.bank import AugmentConfig, Batch, ClipBank
 from avsync.corpus.clip import Clip, Corpus, write_clip, write_index
+from avsync.corpus.speech import speech_mask
 from avsync.errors import ArgumentError, ClipTooShortError, ConfigError, CorpusError, ShapeError
 from avsync.landmarks.geometry import velocity
 from avsync.pretrained import config_from_dict, config_to_dict

@@ -16,13 +16,12 @@ import torch
 
 from avsync.audio.features import MFCC, LogMel
 from avsync.cli import main
-from avsync.corpus.banks.memory import ClipBank
+from avsync.corpus.banks.bank import ClipBank
 from avsync.corpus.clip import Clip, write_clip, write_index
 from avsync.corpus.synthetic.talker import SyntheticCorpus, synthetic_clip
 from avsync.errors import ArgumentError, ClipTooShortError
 from avsync.landmarks.geometry import flip
-from avsync.models.syncer.encoders import SyncerConfig
-from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
+from avsync.models.syncer.pyramid import SyncerConfig, SyncerPyramid, SyncerPyramidConfig
 from avsync.pretrained import save_pretrained
 from avsync.training.doctor import Examination, Finding, examine, overfit_batch
 from avsync.training.doctor.alignment import LagScan, check_alignment, check_distances

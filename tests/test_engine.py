@@ -24,9 +24,9 @@ from avsync.training.ema import averaged, weight_average
 from avsync.training.engine import History, train_loop
 from avsync.training.interrupts import StopSignals, TrainingInterrupted
 from avsync.training.logging import read_log
-from avsync.training.processes import Precision, Trained, free_cores, make_fabric
+from avsync.training.optimisation import Precision, Trained, cosine_schedule, set_learning_rate, step_schedule
+from avsync.training.processes import free_cores, make_fabric
 from avsync.training.random_state import RandomState
-from avsync.training.schedule import cosine_schedule, set_learning_rate, step_schedule
 from avsync.training.store import CheckpointStore
 
 

@@ -13,11 +13,9 @@ from hypothesis import strategies as st
 from avsync.errors import ArgumentError, CheckpointError, ConfigError
 from avsync.losses.sync import MultiScaleSyncLoss
 from avsync.metrics import multi_scale_offset
-from avsync.models.syncer.encoders import SyncerConfig
 from avsync.models.syncer.ensemble import SyncerEnsemble
-from avsync.models.syncer.interface import MultiScaleSyncer
-from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
-from avsync.models.syncer.similarity import cosine_similarity
+from avsync.models.syncer.interface import MultiScaleSyncer, cosine_similarity
+from avsync.models.syncer.pyramid import SyncerConfig, SyncerPyramid, SyncerPyramidConfig
 from avsync.pretrained import from_pretrained, save_pretrained
 
 CONFIG = SyncerPyramidConfig(syncer=SyncerConfig(audio_features=3, points=4, width=4, embed=2), num_levels=2, reference="mean")

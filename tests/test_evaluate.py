@@ -28,8 +28,7 @@ from avsync.figures.sync import evaluation_figures, read_history
 from avsync.metrics.distance import landmark_distance
 from avsync.metrics.frechet import frechet_distance, frechet_motion_distance
 from avsync.metrics.multi_scale import multi_scale_offset
-from avsync.models.syncer.encoders import SyncerConfig
-from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
+from avsync.models.syncer.pyramid import SyncerConfig, SyncerPyramid, SyncerPyramidConfig
 from avsync.pyramid import temporal_pyramid
 
 FACE = synthetic_clip(seconds=0.08).landmarks[0]

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from avsync.errors import ArgumentError, ClipTooShortError, ConfigError, ShapeError
 from avsync.models.generator.audio_pyramid import mirror_audio
-from avsync.models.generator.model import GeneratorConfig, MultiScaleGenerator
-from avsync.models.generator.stacked import lstm_update, merge_branches
+from avsync.models.generator.model import GeneratorConfig, MultiScaleGenerator, lstm_update, merge_branches
 from avsync.models.generator.stream import GeneratorStream
 from avsync.pretrained import config_from_dict, config_to_dict
 from tests.reference.generator import SeparateGenerator

@@ -34,7 +34,7 @@ from avsync.models import (
 )
 from avsync.training import Discriminators, GanSteps, GanTrainingConfig, SyncerTrainingConfig, make_fabric, train_generator
 from avsync.training.graphs import CudaRecorder, GraphedStep, make_capturable, use_cuda_graphs
-from avsync.training.schedule import set_learning_rate
+from avsync.training.optimisation import set_learning_rate
 from avsync.training.syncers import SyncerSteps
 
 GAN = GanTrainingConfig(steps=6, batch_size=4, frames=12, generator_lr=1e-3, discriminator_lr=1e-3, reconstruction_weight=0.1)

@@ -14,8 +14,7 @@ import pytest
 import torch
 
 from avsync.losses.sync import MultiScaleSyncLoss
-from avsync.models.syncer.encoders import SyncerConfig
-from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
+from avsync.models.syncer.pyramid import SyncerConfig, SyncerPyramid, SyncerPyramidConfig
 from avsync.pretrained import save_pretrained
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "guidance"

@@ -9,8 +9,7 @@ from avsync.errors import ArgumentError, ConfigError, ShapeError
 from avsync.landmarks.layouts import REGIONS
 from avsync.landmarks.lip_leak import LEAK_SHAPE, fit_lip_leak, remove_lip_leak
 from avsync.landmarks.motion_features import motion_channels
-from avsync.models.syncer.encoders import SyncerConfig
-from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
+from avsync.models.syncer.pyramid import SyncerConfig, SyncerPyramid, SyncerPyramidConfig
 from avsync.pretrained import save_pretrained
 
 HEAD = list(REGIONS["head"])

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from avsync.audio.features import LogMel
 from avsync.corpus.banks.augmentation import AugmentConfig
-from avsync.corpus.banks.crops import Batch
+from avsync.corpus.banks.bank import Batch, ClipBank
 from avsync.corpus.banks.loader import BatchLoader
-from avsync.corpus.banks.memory import ClipBank
 from avsync.corpus.clip import Clip
 from avsync.errors import ArgumentError, CheckpointError, ClipTooShortError
 

@@ -12,10 +12,11 @@ import numpy.typing as npt
 import pytest
 
 from avsync.audio.features import LogMel
-from avsync.corpus.banks.memory import ClipBank, clip_speech, speech_mask
+from avsync.corpus.banks.bank import ClipBank
 from avsync.corpus.clip import Clip, Corpus, missing_ranges
 from avsync.corpus.extraction.batch import extract_corpus
 from avsync.corpus.media import AudioSource, read_audio
+from avsync.corpus.speech import clip_speech, speech_mask
 from avsync.errors import ShapeError
 
 SECONDS = 4.0

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avsync.audio.features import LogMel
-from avsync.corpus.banks.memory import ClipBank
+from avsync.corpus.banks.bank import ClipBank
 from avsync.corpus.synthetic.talker import SyntheticCorpus, synthetic_clip
 from avsync.errors import ArgumentError, ClipTooShortError, ConfigError, ShapeError
 from avsync.landmarks.geometry import displacement

@@ -14,8 +14,7 @@ from avsync.errors import ConfigError, ShapeError
 from avsync.landmarks.geometry import displacement
 from avsync.landmarks.layouts import ANCHORS, REGIONS
 from avsync.landmarks.motion_features import MOTIONS, frame_velocity, head_size, local_shape, motion_channels, motion_features
-from avsync.models.syncer.encoders import SyncerConfig
-from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
+from avsync.models.syncer.pyramid import SyncerConfig, SyncerPyramid, SyncerPyramidConfig
 from avsync.pretrained import config_from_dict, config_to_dict
 from avsync.pyramid import temporal_pyramid
 

@@ -19,9 +19,8 @@ from avsync.metrics import (
     sync_report,
 )
 from avsync.metrics.multi_scale import MAX_OFFSETS
-from avsync.models.syncer.encoders import SyncerConfig
-from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
-from avsync.models.syncer.similarity import unit_norm
+from avsync.models.syncer.interface import unit_norm
+from avsync.models.syncer.pyramid import SyncerConfig, SyncerPyramid, SyncerPyramidConfig
 
 MARGIN = 64
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from avsync import SyncerEnsemble, SyncerPyramid, SyncerPyramidConfig, save_pretrained
 from avsync.corpus.clip import Clip, write_clip, write_index
 from avsync.corpus.synthetic.talker import SyntheticCorpus
-from avsync.models.syncer.encoders import SyncerConfig
+from avsync.models.syncer.pyramid import SyncerConfig
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "pretrained_models"
 OWN = ("pretrain", "realign", "curves", "cards", "join")

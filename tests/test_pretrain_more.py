@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from avsync import SyncerPyramid
-from avsync.audio.speech import SpeechFeatures
-from avsync.corpus.banks.memory import ClipBank
+from avsync.audio.features import SpeechFeatures
+from avsync.corpus.banks.bank import ClipBank
 from avsync.corpus.clip import Clip, write_clip, write_index
 from avsync.corpus.synthetic.talker import SyntheticCorpus
 from avsync.training.syncers import lip_leak

@@ -26,9 +26,8 @@ from avsync.losses import MotionPrior
 from avsync.losses.sync import MultiScaleSyncLoss
 from avsync.metrics import Calibration, LevelCalibration, load_calibration, multi_scale_offset, save_calibration
 from avsync.models import MultiScaleGenerator, SyncerEnsemble
-from avsync.models.syncer.encoders import SyncerConfig
 from avsync.models.syncer.interface import MultiScaleSyncer
-from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
+from avsync.models.syncer.pyramid import SyncerConfig, SyncerPyramid, SyncerPyramidConfig
 from avsync.pretrained import (
     CALIBRATION,
     FILES,

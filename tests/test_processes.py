@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from avsync.audio.features import LogMel
+from avsync.corpus.banks.bank import ClipBank
 from avsync.corpus.banks.loader import BatchLoader
-from avsync.corpus.banks.memory import ClipBank
 from avsync.corpus.banks.shards import ShardedBank, build_shards
 from avsync.corpus.clip import Clip, Corpus, write_clip, write_index
 from avsync.corpus.extraction.from_video import iter_clips

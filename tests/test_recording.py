@@ -15,7 +15,7 @@ from torch import Tensor
 
 av = pytest.importorskip("av")
 
-from avsync.audio.speech import SpeechFeatures
+from avsync.audio.features import SpeechFeatures
 from avsync.cli import main
 from avsync.cli._syncers import Syncers
 from avsync.corpus.clip import Clip, write_clip, write_index
@@ -32,8 +32,7 @@ from avsync.evaluation.recording import (
     with_delayed_audio,
 )
 from avsync.evaluation.resync import shift_audio
-from avsync.models.syncer.encoders import SyncerConfig
-from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
+from avsync.models.syncer.pyramid import SyncerConfig, SyncerPyramid, SyncerPyramidConfig
 from tests.test_cli_offset import DETECTOR, SMALL, Loudness, OpenWhenLoud, activity, bright_mouth, sound_of, talk
 
 

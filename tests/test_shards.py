@@ -23,8 +23,7 @@ from avsync.audio.features import MFCC, LogMel
 from avsync.corpus.banks import shards as module
 from avsync.corpus.banks._shard_file import read_header
 from avsync.corpus.banks.augmentation import AugmentConfig
-from avsync.corpus.banks.crops import Batch
-from avsync.corpus.banks.memory import ClipBank
+from avsync.corpus.banks.bank import Batch, ClipBank
 from avsync.corpus.banks.shards import MANIFEST, ShardedBank, build_shards
 from avsync.corpus.clip import Clip, Corpus, write_clip, write_index
 from avsync.errors import ArgumentError, ClipTooShortError, CorpusError, ShapeError

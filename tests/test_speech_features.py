@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from avsync.audio.features import MFCC, LogMel, normalise_waveform
-from avsync.audio.speech import SpeechFeatures
+from avsync.audio.features import MFCC, LogMel, SpeechFeatures, normalise_waveform
 from avsync.errors import ArgumentError
 
 

@@ -11,14 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from avsync.audio.features import LogMel
-from avsync.corpus.banks.memory import ClipBank
+from avsync.corpus.banks.bank import ClipBank
 from avsync.corpus.synthetic.talker import SyntheticCorpus
 from avsync.errors import ClipTooShortError, ConfigError, ShapeError
 from avsync.losses.all_pairs import all_pairs_info_nce, within_clips_info_nce
 from avsync.losses.offsets import offset_info_nce
-from avsync.models.syncer.encoders import SyncerConfig
 from avsync.models.syncer.interface import Embeddings
-from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
+from avsync.models.syncer.pyramid import SyncerConfig, SyncerPyramid, SyncerPyramidConfig
 from avsync.pyramid import temporal_pyramid
 from avsync.training.objectives import LevelObjective, SyncerTrainingConfig, level_losses
 from avsync.training.processes import make_fabric

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from avsync.errors import ArgumentError, ShapeError
-from avsync.models.generator.stacked import StackedLinear, StackedPointwiseBlock, stacked_linear
+from avsync.models.generator.model import StackedLinear, StackedPointwiseBlock, stacked_linear
 
 
 @given(

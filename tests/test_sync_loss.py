@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from avsync.audio.features import LogMel
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
 from avsync.losses.sync import MultiScaleSyncLoss, SyncLossOutput, level_sync_loss, multi_scale_sync_loss
-from avsync.models.syncer.encoders import SyncerConfig
-from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
+from avsync.models.syncer.pyramid import SyncerConfig, SyncerPyramid, SyncerPyramidConfig
 from tests.reference import sync_loss as reference
 
 seeds = st.integers(0, 2**31)

@@ -11,8 +11,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from avsync.errors import ArgumentError, ClipTooShortError, ConfigError, ShapeError
-from avsync.models.syncer.encoders import AudioEncoder, MotionEncoder, SyncerConfig
-from avsync.models.syncer.pyramid import Syncer, SyncerPyramid, SyncerPyramidConfig, fill_motion_frames
+from avsync.models.syncer.pyramid import (
+    AudioEncoder,
+    MotionEncoder,
+    Syncer,
+    SyncerConfig,
+    SyncerPyramid,
+    SyncerPyramidConfig,
+    fill_motion_frames,
+)
 
 
 def small(**options: int) -> SyncerConfig:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from avsync.audio.features import LogMel
 from avsync.corpus.banks.augmentation import AugmentConfig
-from avsync.corpus.banks.memory import Batch, ClipBank
+from avsync.corpus.banks.bank import Batch, ClipBank
 from avsync.corpus.synthetic.talker import SyntheticCorpus
 from avsync.errors import CheckpointError, ConfigError
 from avsync.losses.sync import MultiScaleSyncLoss
@@ -25,8 +25,7 @@ from avsync.models.discriminators import (
     WindowDiscriminatorConfig,
 )
 from avsync.models.generator.model import GeneratorConfig, MultiScaleGenerator
-from avsync.models.syncer.encoders import SyncerConfig
-from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
+from avsync.models.syncer.pyramid import SyncerConfig, SyncerPyramid, SyncerPyramidConfig
 from avsync.training.ema import weight_average
 from avsync.training.gan import Discriminators, GanTrainingConfig, train_generator
 from avsync.training.objectives import SyncerTrainingConfig

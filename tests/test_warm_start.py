@@ -9,15 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from avsync.audio.speech import SpeechFeatures
+from avsync.audio.features import SpeechFeatures
 from avsync.corpus.banks.augmentation import AugmentConfig, deform
-from avsync.corpus.banks.memory import ClipBank
+from avsync.corpus.banks.bank import ClipBank
 from avsync.corpus.synthetic.talker import SyntheticCorpus
 from avsync.errors import ArgumentError, ConfigError
 from avsync.landmarks.layouts import REGIONS
 from avsync.landmarks.motion_features import local_shape, motion_channels
-from avsync.models.syncer.encoders import SyncerConfig
-from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
+from avsync.models.syncer.pyramid import SyncerConfig, SyncerPyramid, SyncerPyramidConfig
 from avsync.training import syncers as training_of_syncers
 from avsync.training import warm_start
 from avsync.training.processes import make_fabric

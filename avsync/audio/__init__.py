@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from avsync.audio.features import MFCC, LogMel, dct_matrix, log_mel, mel_filterbank, mfcc, normalise_waveform
-from avsync.audio.speech import SpeechFeatures
+from avsync.audio.features import MFCC, LogMel, SpeechFeatures, dct_matrix, log_mel, mel_filterbank, mfcc, normalise_waveform
 
 __all__ = [
     "MFCC",

@@ -1,4 +1,4 @@
-"""Audio features: log-mel energies and MFCCs, on ``torch.stft``, differentiable and batched.
+"""Audio features: log-mel energies and MFCCs, on ``torch.stft``, differentiable and batched, and their choice by name.
 
 The library relies on this alignment: audio frame ``s`` is centred on sample ``hop_length * s``. With the defaults (16 kHz, hop
 160) there are 100 frames per second, motion frame ``k`` of a 25 fps clip is at sample ``640 k``, and audio frame ``4 k`` is
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from avsync._checks import (
     at_least_float32,
+    check_choice,
     check_floating,
     check_positive,
     check_same_device,
@@ -421,3 +422,51 @@ class MFCC(LogMel):
         bands = super().forward(waveform)
         with torch.autocast(device_type=bands.device.type, enabled=False):
             return bands @ self.dct.to(bands.dtype)
+
+
+KINDS = ("log-mel", "mfcc")
+"""Names of the features; both have 26 coefficients and 100 frames per second."""
+
+
+class SpeechFeatures(nn.Module):
+    """Audio features of normalised waveforms.
+
+    Each clip is normalised by itself (:func:`normalise_waveform`), then
+    :class:`LogMel` or :class:`MFCC` follows. Both are differentiable.
+
+    Args:
+        kind: "log-mel" or "mfcc".
+
+    Attributes:
+        features: The module without the normalisation, for banks, which normalise waveforms.
+
+    Raises:
+        ArgumentError: ``kind`` is an unknown word.
+
+    Example:
+        >>> SpeechFeatures(kind="mfcc")(torch.zeros(2, 640 * 5)).shape
+        torch.Size([2, 20, 26])
+
+    Source: ours; the paper uses 26 MFCCs (section 4.1).
+    """
+
+    def __init__(self, *, kind: str = "log-mel") -> None:
+        super().__init__()
+        check_choice("kind", kind, KINDS)
+        self.kind = kind
+        self.features: LogMel | MFCC = LogMel() if kind == "log-mel" else MFCC()
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Compute the features of clips.
+
+        Args:
+            waveform: (batch, samples) at 16 kHz, of any loudness.
+
+        Returns:
+            (batch, samples // 160, 26).
+
+        Raises:
+            ShapeError: ``waveform`` is not (batch, samples), not floating point, or an empty batch.
+        """
+        check_shape("waveform", waveform, "batch samples")
+        return self.features(normalise_waveform(waveform))

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 
 FEATURE_CHOICES = ("log-mel", "mfcc")
-"""The kinds of :class:`avsync.audio.speech.SpeechFeatures`."""
+"""The kinds of :class:`avsync.audio.features.SpeechFeatures`."""
 POOL_CHOICES = ("auto", "clip", "source", "speaker")
 FACE_CHOICES = ("largest", "stable", "all")
 CROP_CHOICES = ("fixed", "centred", "none")

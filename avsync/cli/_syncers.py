@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from avsync.audio.speech import KINDS, SpeechFeatures
+from avsync.audio.features import KINDS, SpeechFeatures
 from avsync.cli._errors import naming
 from avsync.errors import ArgumentError
 from avsync.evaluation.recording import Drift, Recording, find_drift, recording_report

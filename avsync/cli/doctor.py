@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Examine, print, and return 1 if there is an error."""
-    from avsync.audio.speech import SpeechFeatures
+    from avsync.audio.features import SpeechFeatures
     from avsync.cli._syncers import load_pyramid
     from avsync.training.doctor import Examination, examine
 

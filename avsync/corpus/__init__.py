@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from avsync.corpus.banks import AugmentConfig, Batch, BatchLoader, ClipBank, CropBank, ShardedBank, build_shards, speech_mask
+from avsync.corpus.banks import AugmentConfig, Batch, BatchLoader, ClipBank, CropBank, ShardedBank, build_shards
 from avsync.corpus.clip import Clip, Corpus
 from avsync.corpus.extraction import extract, extract_corpus, iter_clips
+from avsync.corpus.speech import speech_mask
 from avsync.corpus.synthetic import SyntheticConfig, SyntheticCorpus, synthetic_clip
 
 __all__ = [

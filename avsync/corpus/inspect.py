@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from avsync.audio.features import normalise_waveform
-from avsync.corpus.banks.memory import clip_speech
 from avsync.corpus.clip import Clip, Corpus, Entry, read_clip
+from avsync.corpus.speech import clip_speech
 from avsync.errors import ArgumentError, ClipTooShortError, CorpusError
 from avsync.metrics.multi_scale import MAX_OFFSETS, multi_scale_offset
 from avsync.metrics.offset import offset_within
@@ -42,7 +42,7 @@ class CorpusStatistics:
         seconds: Length of each clip, in seconds.
         face_heights: Median face height of each clip, in pixels of the source if the index holds it, else in the landmarks'
             unit.
-        speech: Share of the frames with speech in each clip, by :func:`avsync.corpus.banks.memory.clip_speech`.
+        speech: Share of the frames with speech in each clip, by :func:`avsync.corpus.speech.clip_speech`.
         rms_db: Audio level of each clip, in decibels of full scale.
         bad: (id, reason) of each clip that cannot be read.
         offsets: For each level, the offset of each clip that is long enough, in frames of the level; positive if the audio is

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from avsync.corpus.banks.crops import Batch
-from avsync.corpus.banks.memory import ClipBank
+from avsync.corpus.banks.bank import Batch, ClipBank
 from avsync.errors import ArgumentError
 from avsync.metrics.calibration import Calibration
 from avsync.metrics.calibration_fit import fit_calibration

@@ -21,8 +21,7 @@ from avsync.metrics.frechet import extract_statistics, frechet_distance, gaussia
 from avsync.metrics.multi_scale import MAX_OFFSETS, check_max_offsets
 from avsync.metrics.offset import SyncOffset, known_offset, sync_offset
 from avsync.metrics.report import face_speed
-from avsync.models.syncer.interface import MultiScaleSyncer
-from avsync.models.syncer.similarity import unit_norm
+from avsync.models.syncer.interface import MultiScaleSyncer, unit_norm
 
 FRECHET_RESAMPLES = 100
 """Number of bootstrap resamples of a Frechet distance; small because each resample computes eigenvalues."""

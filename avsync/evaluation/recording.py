@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from avsync.corpus.banks.memory import clip_speech
 from avsync.corpus.clip import INDEX_NAME, SAMPLE_RATE, SAMPLES_PER_FRAME, Clip, Corpus, missing_ranges
 from avsync.corpus.detectors import Detector
 from avsync.corpus.extraction.from_video import iter_clips
 from avsync.corpus.extraction.report import VideoReport
 from avsync.corpus.media.audio_source import AudioSource
 from avsync.corpus.media.video_source import VideoSource
+from avsync.corpus.speech import clip_speech
 from avsync.errors import ArgumentError, CorpusError, ShapeError
 from avsync.metrics.calibration import Calibration
 from avsync.metrics.multi_scale import MAX_OFFSETS, LevelEmbeddings, check_max_offsets, multi_scale_embeddings

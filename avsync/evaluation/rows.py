@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from avsync.corpus.banks.memory import speech_mask
 from avsync.corpus.clip import SAMPLES_PER_FRAME
+from avsync.corpus.speech import speech_mask
 from avsync.evaluation.sources import LeftOut, Track
 from avsync.landmarks.geometry import face_height
 
@@ -41,7 +41,7 @@ def cut_segments(
         refs: By id, with audio.
         frames: Frames of a segment.
         stride: Frames from one segment to the next; the first starts at 0.
-        min_speech: Smallest fraction of speech frames in a segment, by :func:`avsync.corpus.banks.memory.speech_mask` of its
+        min_speech: Smallest fraction of speech frames in a segment, by :func:`avsync.corpus.speech.speech_mask` of its
             clip.
 
     Returns:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from avsync.corpus.banks.memory import clip_readers
+from avsync.corpus.banks.bank import clip_readers
 from avsync.corpus.clip import FPS, INDEX_NAME, SAMPLE_RATE, SAMPLES_PER_FRAME, Clip, Corpus, check_clip_landmarks
 from avsync.corpus.media.files import read_audio
 from avsync.corpus.media.info import FloatArray

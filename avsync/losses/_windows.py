@@ -1,4 +1,4 @@
-"""Shared operations of the losses on (clips, windows, embed): checks, sampled scores, masks and masked reduction."""
+"""Shared operations of the losses on (clips, windows, embed): levels, checks, sampled scores and masked reduction."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from avsync._checks import check_counts, check_same_device, describe_shape, is_tensor, reduce
 from avsync.errors import ClipTooShortError, ShapeError
-from avsync.models.syncer.similarity import check_pair, unit_norm
+from avsync.models.syncer.interface import check_windows, unit_norm
 
 
 class Level(NamedTuple):
@@ -50,19 +50,6 @@ def as_levels(
     return [Level(*level) for level in zip(motion, audio, temperatures, masks, drawn, strict=True)], False
 
 
-def check_windows(motion: Tensor, audio: Tensor) -> None:
-    """Raise :class:`ShapeError` unless both are floating point, on one device and of one non-empty shape."""
-    check_pair(motion, audio)
-    if motion.ndim != 3:
-        raise ShapeError(f"`motion`, `audio`: expected (clips, windows, embed), got {describe_shape(motion)}")
-    if motion.shape[1] == 0:
-        raise ClipTooShortError(f"`motion`, `audio`: expected at least 1 window, got {describe_shape(motion)}")
-    if 0 in motion.shape:
-        raise ShapeError(
-            f"`motion`, `audio`: expected at least 1 clip and 1 number per embedding, got {describe_shape(motion)}"
-        )
-
-
 def check_negatives(num_clips: int, num_windows: int, exclusion: int) -> None:
     """Raise :class:`ClipTooShortError` unless the sizes leave every window at least one negative.
 
@@ -84,27 +71,6 @@ def check_indices(indices: Tensor, num_clips: int, num_windows: int, device: tor
         dtype = getattr(indices, "dtype", "")
         raise ShapeError(f"`indices`: expected {expected}, at least one negative, got {dtype} {describe_shape(indices)}")
     check_same_device("indices", indices, device, "the embeddings")
-
-
-def check_mask(mask: Tensor | None, num_clips: int, num_windows: int, device: torch.device | None = None) -> None:
-    """Raise :class:`ShapeError` unless ``mask`` is None or bool (clips, windows), on ``device`` if one is given."""
-    if mask is None:
-        return
-    if not is_tensor(mask) or mask.shape != (num_clips, num_windows) or mask.dtype != torch.bool:
-        dtype = getattr(mask, "dtype", "")
-        raise ShapeError(
-            f"`mask`: expected bool (clips={num_clips}, windows={num_windows}), got {dtype} {describe_shape(mask)}"
-        )
-    if device is not None:
-        check_same_device("mask", mask, device, "the embeddings")
-
-
-def hide(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Replace masked embeddings (clips, windows, embed) by zeros, so that NaN reaches neither value nor gradient.
-
-    A product with 0 would not be enough, because 0 times NaN is NaN.
-    """
-    return x if mask is None else torch.where(mask[..., None], x, 0.0)
 
 
 def sampled_similarity(motion: Tensor, audio: Tensor, indices: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from avsync._checks import REDUCTIONS, check_choice, check_count, check_positive
-from avsync.losses._windows import Level, as_levels, check_mask, check_negatives, check_windows, hide, reduce_windows
+from avsync.losses._windows import Level, as_levels, check_negatives, reduce_windows
 from avsync.losses.distributed import (
     check_alike,
     gather,
@@ -22,7 +22,7 @@ from avsync.losses.distributed import (
 )
 from avsync.losses.negatives import excluded_pairs
 from avsync.losses.pairs import LogitScale, inverse_temperature
-from avsync.models.syncer.similarity import unit_norm
+from avsync.models.syncer.interface import check_mask, check_windows, hide, unit_norm
 
 # Up to this logit scale exp(score) neither overflows nor underflows float32, summed over 10^8 candidates: no maximum needs to
 # be subtracted.

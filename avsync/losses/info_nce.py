@@ -23,11 +23,11 @@ from avsync._checks import (
     reduce,
 )
 from avsync.errors import ShapeError
-from avsync.losses._windows import Level, as_levels, check_indices, check_mask, check_windows, hide, sampled_similarity
+from avsync.losses._windows import Level, as_levels, check_indices, sampled_similarity
 from avsync.losses.distributed import check_alike, gather, gather_mask, rank_and_size, reduce_windows_across
 from avsync.losses.negatives import SOURCES, sample_negatives
 from avsync.losses.pairs import LogitScale, inverse_temperature
-from avsync.models.syncer.similarity import check_pair, cosine_similarity, unit_norm
+from avsync.models.syncer.interface import check_mask, check_pair, check_windows, cosine_similarity, hide, unit_norm
 
 
 def chance_level(num_negatives: int) -> float:

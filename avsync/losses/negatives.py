@@ -12,7 +12,8 @@ from torch import Tensor
 
 from avsync._checks import check_choice, check_count, check_floating, check_shape
 from avsync.errors import ClipTooShortError, ShapeError
-from avsync.losses._windows import check_indices, check_mask
+from avsync.losses._windows import check_indices
+from avsync.models.syncer.interface import check_mask
 
 SOURCES = ("both", "in_clip", "cross_clip")
 

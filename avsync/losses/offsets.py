@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 from avsync._checks import REDUCTIONS, check_choice, check_count, check_shape
 from avsync.errors import ClipTooShortError
-from avsync.losses._windows import check_mask, check_windows, hide, reduce_windows
+from avsync.losses._windows import reduce_windows
 from avsync.losses.pairs import inverse_temperature
-from avsync.models.syncer.similarity import unit_norm
+from avsync.models.syncer.interface import check_mask, check_windows, hide, unit_norm
 
 
 def frame_shares(counts: Tensor, window: int) -> Tensor:

@@ -28,9 +28,9 @@ from avsync._checks import (
     values_known,
 )
 from avsync.errors import ArgumentError, ShapeError
-from avsync.losses._windows import check_mask, check_negatives, check_windows, hide, reduce_windows, sampled_similarity
+from avsync.losses._windows import check_negatives, reduce_windows, sampled_similarity
 from avsync.losses.negatives import SOURCES, excluded_pairs, sample_negatives
-from avsync.models.syncer.similarity import check_pair, half_squared_distance, unit_norm
+from avsync.models.syncer.interface import check_mask, check_pair, check_windows, half_squared_distance, hide, unit_norm
 
 MAPPINGS = ("cosine", "affine")
 

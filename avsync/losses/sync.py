@@ -25,10 +25,17 @@ from avsync._checks import (
     values_known,
 )
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
-from avsync.losses._windows import check_mask, check_windows, hide
-from avsync.models.syncer.interface import Embeddings, MultiScaleSyncer, check_same_duration, window_mask
+from avsync.models.syncer.interface import (
+    Embeddings,
+    MultiScaleSyncer,
+    check_mask,
+    check_same_duration,
+    check_windows,
+    cosine_similarity,
+    hide,
+    window_mask,
+)
 from avsync.models.syncer.pyramid import fill_motion_frames
-from avsync.models.syncer.similarity import cosine_similarity
 from avsync.pyramid import (
     AUDIO_FRAMES_PER_FRAME,
     FPS,

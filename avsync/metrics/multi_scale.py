@@ -11,8 +11,7 @@ from torch import Tensor
 from avsync._checks import check_choice, check_positive, check_shape
 from avsync.errors import ArgumentError, ShapeError
 from avsync.metrics.offset import SyncOffset, sync_offset
-from avsync.models.syncer.interface import MultiScaleSyncer, window_mask
-from avsync.models.syncer.similarity import unit_norm
+from avsync.models.syncer.interface import MultiScaleSyncer, unit_norm, window_mask
 from avsync.pyramid import check_lengths
 
 MAX_OFFSETS = (15, 15, 8, 5)

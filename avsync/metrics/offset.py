@@ -14,10 +14,10 @@ from torch import Tensor
 
 from avsync._checks import check_choice, check_floating, check_positive, check_shape
 from avsync.errors import ClipTooShortError, ShapeError
-from avsync.losses._windows import check_mask
 from avsync.losses.offsets import frame_shares
 from avsync.metrics._band import band_distances
 from avsync.metrics._median import nan_median
+from avsync.models.syncer.interface import check_mask
 
 EDGES = ("masked", "legacy")
 _ROUNDING = 8  # units in the last place within which mean distances count as equal

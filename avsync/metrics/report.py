@@ -23,7 +23,7 @@ ANSWERS = ("offset", "unsure", "edge", "silent", "still", "nothing")
 offset lies at the edge of the search. "silent": too little speech. "still": too little motion. "nothing": no valid window, or
 NaN in one."""
 LEAST_SPEECH = 0.2
-"""Share of frames that must hold speech; see ``avsync.corpus.banks.memory.speech_mask``."""
+"""Share of frames that must hold speech; see ``avsync.corpus.speech.speech_mask``."""
 LEAST_SPEED = 0.02
 """Mean speed of the points, in face heights per second, below which a face is still; real clips start at 0.07."""
 
@@ -114,7 +114,7 @@ def sync_report(
         ShapeError: Shapes do not fit together.
 
     Example:
-        >>> from avsync.models.syncer.encoders import SyncerConfig
+        >>> from avsync.models.syncer.pyramid import SyncerConfig
         >>> from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
         >>> pyramid = SyncerPyramid(config=SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=4)))
         >>> still = torch.rand(1, 1, 68, 2).expand(1, 80, 68, 2)
@@ -199,7 +199,7 @@ def report_rows(report: Sequence[LevelSync], *, ids: Sequence[str] | None = None
         ArgumentError: There are not as many ids as clips.
 
     Example:
-        >>> from avsync.models.syncer.encoders import SyncerConfig
+        >>> from avsync.models.syncer.pyramid import SyncerConfig
         >>> from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
         >>> pyramid = SyncerPyramid(config=SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=4)))
         >>> rows = report_rows(sync_report(pyramid, torch.rand(1, 80, 68, 2), torch.rand(1, 320, 26)), ids=["anna"])

@@ -28,8 +28,8 @@ from avsync._checks import (
 )
 from avsync.errors import ArgumentError, ClipTooShortError, ConfigError, ShapeError
 from avsync.landmarks.geometry import normalise
-from avsync.models.convnext import ConvNeXtBlock1d
-from avsync.models.generator.stacked import lstm_update
+from avsync.models.generator.model import lstm_update
+from avsync.models.syncer.pyramid import PointwiseBlock
 from avsync.pretrained import PretrainedModel
 
 
@@ -151,7 +151,7 @@ class FrameDiscriminator(PretrainedModel):
         self.config = config = checked_config(config, FrameDiscriminatorConfig)
         self.embedding = FrameEmbedding(in_features=config.points * config.dims, embed=config.embed, expansion=config.expansion)
         self.blocks = nn.Sequential(
-            *(ConvNeXtBlock1d(channels=config.embed, kernel_size=1, expansion=config.expansion) for _ in range(config.depth))
+            *(PointwiseBlock(channels=config.embed, expansion=config.expansion) for _ in range(config.depth))
         )
         self.score = nn.Linear(config.embed, 1)
 

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from avsync.corpus.banks.augmentation import AugmentConfig
-from avsync.corpus.banks.memory import ClipBank
+from avsync.corpus.banks.bank import ClipBank
 from avsync.errors import ConfigError
 from avsync.models.motion_autoencoder import MotionAutoencoder, quickness
 from avsync.training.engine import History, LoopOptions, flat_settings, train_loop
-from avsync.training.processes import to_device
+from avsync.training.optimisation import cosine_schedule, set_learning_rate, to_device
 from avsync.training.random_state import RandomState
-from avsync.training.schedule import cosine_schedule, set_learning_rate
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from avsync.corpus.banks.augmentation import AugmentConfig
-from avsync.corpus.banks.crops import CropBank
+from avsync.corpus.banks.bank import CropBank
 from avsync.errors import ConfigError
 from avsync.landmarks.geometry import normalise
 from avsync.losses.adversarial import hinge_discriminator_loss, hinge_generator_loss
@@ -21,9 +21,8 @@ from avsync.training.checkpoint import Stateful
 from avsync.training.ema import averaged, copy_average, weight_average
 from avsync.training.engine import History, LoopOptions, flat_settings, train_loop
 from avsync.training.graphs import CudaRecorder, GraphedStep, make_capturable, use_cuda_graphs
-from avsync.training.processes import Precision, Trained, to_device
+from avsync.training.optimisation import Precision, Trained, cosine_schedule, set_learning_rate, step_schedule, to_device
 from avsync.training.random_state import RandomState, rank_generator
-from avsync.training.schedule import cosine_schedule, set_learning_rate, step_schedule
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,18 @@
-"""Layer over Lightning Fabric: modules, work of the first process, means over processes, and processor threads."""
+"""Processes under Lightning Fabric: launch, work of the first process, means over processes, and processor threads."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch import distributed as dist
 
 from avsync._checks import check_choice, import_extra
-from avsync.corpus.banks.crops import Batch
 from avsync.errors import AvsyncError
 
-T = TypeVar("T", Tensor, Batch)
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
@@ -63,93 +60,6 @@ def make_fabric(
 def world_group(fabric: Any) -> dist.ProcessGroup | None:
     """Return the group of all processes, for losses that gather negatives; None for one process."""
     return dist.group.WORLD if fabric.world_size > 1 else None
-
-
-class _Sealed:
-    """Container of arguments whose tensors Fabric does not see.
-
-    Under mixed precision Fabric casts every argument to 16 bits, and bfloat16 does not distinguish 641 from 642 pixels: landmarks would
-    lose their motion before the first displacement is taken. Autocast, which chooses by operation, is enough.
-    """
-
-    def __init__(self, values: tuple[Any, ...], names: dict[str, Any]) -> None:
-        self.values, self.names = values, names
-
-
-class _Call(nn.Module):
-    """Module that calls a function of other modules."""
-
-    def __init__(self, function: Callable[..., Any], modules: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.function, self.parts = function, nn.ModuleList(modules)
-
-    def forward(self, arguments: _Sealed) -> Any:
-        return self.function(*arguments.values, **arguments.names)
-
-
-class Trained:
-    """Function of trained modules, run on Fabric's device, in its precision and on all its processes.
-
-    Gradients are averaged over processes in the backward pass. Therefore everything that depends on the modules' parameters belongs
-    into the function, and the function must be called once for each backward pass.
-
-    Args:
-        fabric: A launched Fabric.
-        function: Function that calls the modules and returns tensors; float tensors are returned as float32.
-        modules: The modules whose parameters the function uses, all of which get a gradient in every call.
-        optimizer: Their optimiser.
-    """
-
-    def __init__(
-        self,
-        fabric: Any,
-        function: Callable[..., Any],
-        modules: Sequence[nn.Module],
-        optimizer: torch.optim.Optimizer,
-    ) -> None:
-        self.fabric = fabric
-        self._module, self.optimizer = fabric.setup(_Call(function, modules), optimizer)
-
-    def __call__(self, *arguments: Any, **names: Any) -> Any:
-        """Call the function and return its result."""
-        return self._module(_Sealed(arguments, names))
-
-    def gradients_stay(self, enabled: bool) -> AbstractContextManager[Any]:
-        """Return a context for calls and backward passes of all micro-batches but the last, in which gradients are not averaged."""
-        return self.fabric.no_backward_sync(self._module, enabled=enabled)
-
-    def clip(self, modules: Sequence[nn.Module], largest: float) -> list[Tensor]:
-        """Clip the gradients of each module to a norm of its own; 0 measures only.
-
-        Returns:
-            The norms before clipping, one per module.
-        """
-        self.fabric.strategy.precision.unscale_gradients(self.optimizer.optimizer)
-        return [nn.utils.clip_grad_norm_(module.parameters(), largest or torch.inf) for module in modules]
-
-
-class Precision:
-    """Loss scale of 16-bit training, checkpointed like a module; empty for the other precisions."""
-
-    def __init__(self, fabric: Any) -> None:
-        self._precision = fabric.strategy.precision
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the scaler's state."""
-        return self._precision.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the scaler's state."""
-        if state_dict:
-            self._precision.load_state_dict(state_dict)
-
-
-def to_device(x: T, device: torch.device) -> T:
-    """Copy a tensor or a batch to a device; a GPU fetches it from page-locked memory while the host goes on."""
-    source = x.device if isinstance(x, Tensor) else x.landmarks.device
-    if device.type != "cuda" or source.type != "cpu":
-        return x.to(device)
-    return x.pin_memory().to(device, non_blocking=True)
 
 
 def mean_over_processes(values: Tensor, fabric: Any) -> Tensor:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from avsync.corpus.banks.crops import Batch
+from avsync.corpus.banks.bank import Batch
 from avsync.metrics.multi_scale import MAX_OFFSETS, multi_scale_offset
 from avsync.metrics.offset import SyncOffset
 from avsync.models.syncer.interface import MultiScaleSyncer
@@ -35,7 +35,7 @@ def crop_offsets(
 
     Args:
         syncers: A pyramid or an ensemble.
-        crops: Crops with ``margin`` frames of audio around them, as :meth:`avsync.corpus.banks.crops.CropBank.windows` cuts them.
+        crops: Crops with ``margin`` frames of audio around them, as :meth:`avsync.corpus.banks.bank.CropBank.windows` cuts them.
         margin: That margin, in motion frames.
         max_offsets: Largest offset searched in both directions, in frames of the level; one value per level.
         chunk: Number of crops in one call of the syncers.

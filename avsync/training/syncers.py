@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from avsync.corpus.banks.augmentation import AugmentConfig
-from avsync.corpus.banks.crops import Batch, CropBank
+from avsync.corpus.banks.bank import Batch, CropBank
 from avsync.errors import ArgumentError
 from avsync.landmarks.lip_leak import fit_lip_leak
 from avsync.landmarks.motion_features import local_shape
@@ -21,9 +21,9 @@ from avsync.training.doctor.vitals import loss_temperatures, vital_signs
 from avsync.training.ema import averaged, copy_average, weight_average
 from avsync.training.engine import History, LoopOptions, flat_settings, train_loop
 from avsync.training.objectives import LevelObjective, SyncerTrainingConfig, level_losses
-from avsync.training.processes import Precision, Trained, to_device, world_group
+from avsync.training.optimisation import Precision, Trained, cosine_schedule, set_learning_rate, to_device
+from avsync.training.processes import world_group
 from avsync.training.random_state import RandomState, rank_generator
-from avsync.training.schedule import cosine_schedule, set_learning_rate
 from avsync.training.speech_weights import speech_weights
 
 SHORTEST_SPAN = 5

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from avsync.corpus.banks.augmentation import AugmentConfig
-from avsync.corpus.banks.crops import CropBank
+from avsync.corpus.banks.bank import CropBank
 from avsync.errors import ConfigError
 from avsync.models.syncer.pyramid import SyncerPyramid
 from avsync.training.engine import History

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from avsync.corpus.banks.augmentation import AugmentConfig
-from avsync.corpus.banks.crops import Batch, CropBank
+from avsync.corpus.banks.bank import Batch, ClipBank, CropBank
 from avsync.corpus.banks.loader import BatchLoader
-from avsync.corpus.banks.memory import ClipBank, clip_speech, speech_mask
 from avsync.corpus.banks.shards import ShardedBank, build_shards
 
 __all__ = [
@@ -16,6 +15,4 @@ __all__ = [
     "CropBank",
     "ShardedBank",
     "build_shards",
-    "clip_speech",
-    "speech_mask",
 ]

@@ -20,7 +20,7 @@ import torch
 from avsync._checks import check_positive, check_type
 from avsync.corpus._process import ProcessBound
 from avsync.corpus.banks.augmentation import AugmentConfig
-from avsync.corpus.banks.crops import Batch, CropBank
+from avsync.corpus.banks.bank import Batch, CropBank
 from avsync.errors import ArgumentError, CheckpointError
 
 
@@ -40,8 +40,8 @@ class BatchLoader(ProcessBound):
         frames: Landmark frames per crop.
         augment: Augmentation of the crops; None for none.
         margin: Landmark frames of additional audio on both sides.
-        speakers_distinct: As in :meth:`avsync.corpus.banks.crops.CropBank.sample`.
-        speaker_power: As in :meth:`avsync.corpus.banks.crops.CropBank.sample`.
+        speakers_distinct: As in :meth:`avsync.corpus.banks.bank.CropBank.sample`.
+        speaker_power: As in :meth:`avsync.corpus.banks.bank.CropBank.sample`.
         seed: Seed of the random generators.
         workers: Number of threads; 0 makes each batch on request.
         prefetch: Number of batches made in advance.
@@ -58,7 +58,7 @@ class BatchLoader(ProcessBound):
         >>> import numpy as np
         >>> from avsync.audio.features import LogMel
         >>> from avsync.corpus.clip import Clip
-        >>> from avsync.corpus.banks.memory import ClipBank
+        >>> from avsync.corpus.banks.bank import ClipBank
         >>> clip = Clip("a", "anna", "train", np.ones((50, 68, 2), np.float32), np.zeros(32000, np.float32))
         >>> with BatchLoader(ClipBank([clip], features=LogMel()), batch_size=2, frames=20, workers=1) as loader:
         ...     next(loader).landmarks.shape, loader.state_dict()["position"]

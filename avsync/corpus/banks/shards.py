@@ -33,8 +33,7 @@ from avsync.corpus.banks._shard_file import (
     write_shard,
 )
 from avsync.corpus.banks.augmentation import interpolate_rows
-from avsync.corpus.banks.crops import CropBank
-from avsync.corpus.banks.memory import check_sources, clip_readers, encode_waveform, keep_usual_shape, prepare_clips
+from avsync.corpus.banks.bank import CropBank, check_sources, clip_readers, encode_waveform, keep_usual_shape, prepare_clips
 from avsync.corpus.clip import SAMPLES_PER_FRAME, Clip, Corpus, landmark_shape
 from avsync.errors import CorpusError
 from avsync.pyramid import AUDIO_FRAMES_PER_FRAME
@@ -73,7 +72,7 @@ def build_shards(
     Args:
         clips: A corpus or any other clips; all must have the same points and dims.
         folder: Output folder, for shards only; created if missing.
-        features: As in :class:`avsync.corpus.banks.memory.ClipBank`.
+        features: As in :class:`avsync.corpus.banks.bank.ClipBank`.
         skip_bad: Exclude clips that cannot be read or violate the format and list them in ``bad``, instead of raising.
         shard_frames: Landmark frames after which a shard is full. A shard of 200,000 frames (2.2 hours) is about 190 MB and is
             held in memory while it is written.
@@ -153,7 +152,7 @@ def build_shards(
 
 
 class ShardedBank(CropBank):
-    """Bank of clips in a folder of shards, read crop by crop; replaces a :class:`~avsync.corpus.banks.memory.ClipBank`.
+    """Bank of clips in a folder of shards, read crop by crop; replaces a :class:`~avsync.corpus.banks.bank.ClipBank`.
 
     Args:
         folder: A folder written by :func:`build_shards`.

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from avsync.models.generator.audio_pyramid import AudioPyramid, mirror_audio
-from avsync.models.generator.model import GeneratorConfig, GeneratorOutput, MultiScaleGenerator, Rollout, StepOutput
-from avsync.models.generator.stacked import merge_branches
+from avsync.models.generator.model import (
+    GeneratorConfig,
+    GeneratorOutput,
+    MultiScaleGenerator,
+    Rollout,
+    StepOutput,
+    merge_branches,
+)
 from avsync.models.generator.stream import AudioPyramidStream, GeneratorStream
 
 __all__ = [

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from avsync.models.syncer.encoders import AudioEncoder, MotionEncoder, SyncerConfig
 from avsync.models.syncer.ensemble import SyncerEnsemble, SyncerEnsembleConfig
-from avsync.models.syncer.interface import Embeddings, MultiScaleSyncer, SyncerInterface
-from avsync.models.syncer.pyramid import Syncer, SyncerPyramid, SyncerPyramidConfig
-from avsync.models.syncer.similarity import cosine_similarity, half_squared_distance, unit_norm
+from avsync.models.syncer.interface import (
+    Embeddings,
+    MultiScaleSyncer,
+    SyncerInterface,
+    cosine_similarity,
+    half_squared_distance,
+    unit_norm,
+)
+from avsync.models.syncer.pyramid import AudioEncoder, MotionEncoder, Syncer, SyncerConfig, SyncerPyramid, SyncerPyramidConfig
 
 __all__ = [
     "AudioEncoder",

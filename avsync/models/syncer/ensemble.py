@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from avsync.errors import ArgumentError, ConfigError
-from avsync.models.syncer.interface import MultiScaleSyncer, SyncerInterface
+from avsync.models.syncer.interface import MultiScaleSyncer, SyncerInterface, unit_norm
 from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
-from avsync.models.syncer.similarity import unit_norm
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,8 @@
-"""Interface shared by `SyncerPyramid` and `SyncerEnsemble`, and the embeddings that they return."""
+"""Interface of syncers: embeddings of windows, their score (equation 3), and the base class of `SyncerPyramid` and `SyncerEnsemble`.
+
+The score accepts embeddings of any model, without normalisation. It is computed in at least float32, also under autocast, because half
+precision cannot resolve cosines near 1.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from avsync._checks import check_same_device, check_shape
-from avsync.audio.speech import SpeechFeatures
-from avsync.errors import ArgumentError, ShapeError
+from avsync._checks import check_floating, check_same_device, check_shape, describe_shape, is_tensor
+from avsync.audio.features import SpeechFeatures
+from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
 from avsync.pretrained import PretrainedModel
 from avsync.pyramid import check_lengths, level_lengths, shortest_clip
 
@@ -178,3 +182,122 @@ def window_mask(lengths: Tensor | None, level: int, windows: int, window: int = 
         return None
     full = level_lengths(lengths, level) - window + 1
     return torch.arange(windows, device=lengths.device)[None] < full[:, None]
+
+
+_SMALLEST_SQUARED_NORM = 1e-24
+
+
+def unit_norm(embeddings: Tensor) -> Tensor:
+    """Scale each embedding to length 1, in at least float32.
+
+    Args:
+        embeddings: (..., embed), floating point.
+
+    Returns:
+        The same shape, float32 or float64. An embedding of zeros stays zeros and receives no gradient instead of a very large one.
+
+    Raises:
+        ShapeError: The embeddings are not floating point.
+
+    Example:
+        >>> unit_norm(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+        tensor([[0.6000, 0.8000],
+                [0.0000, 0.0000]])
+
+    Source: the normalisation inside equation (3).
+    """
+    check_floating("embeddings", embeddings)
+    x = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
+    squared = x.square().sum(dim=-1, keepdim=True)
+    scale = torch.where(squared > _SMALLEST_SQUARED_NORM, squared.clamp(min=_SMALLEST_SQUARED_NORM).rsqrt(), 0.0)
+    return x * scale
+
+
+def cosine_similarity(motion: Tensor, audio: Tensor) -> Tensor:
+    """Compute the score of equation (3): the cosine of the embeddings of a motion window and an audio window.
+
+    Args:
+        motion: (..., embed).
+        audio: (..., embed), the same shape.
+
+    Returns:
+        (...), in [-1, 1].
+
+    Raises:
+        ShapeError: The shapes differ, or an embedding is not floating point.
+
+    Example:
+        >>> cosine_similarity(torch.tensor([[2.0, 0.0]]), torch.tensor([[3.0, 0.0]]))
+        tensor([1.])
+
+    Source: paper section 3.1.
+    """
+    check_pair(motion, audio)
+    return (unit_norm(motion) * unit_norm(audio)).sum(dim=-1)
+
+
+def half_squared_distance(motion: Tensor, audio: Tensor) -> Tensor:
+    """Compute one minus the cosine, as half the squared distance of the unit vectors, which is exact if the cosine is close to 1.
+
+    Args:
+        motion: (..., embed).
+        audio: (..., embed), the same shape.
+
+    Returns:
+        (...), in [0, 2].
+
+    Raises:
+        ShapeError: The shapes differ, or an embedding is not floating point.
+
+    Example:
+        >>> half_squared_distance(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 3.0]]))
+        tensor([1.])
+
+    Source: ours.
+    """
+    check_pair(motion, audio)
+    return 0.5 * (unit_norm(motion) - unit_norm(audio)).square().sum(dim=-1)
+
+
+def check_pair(motion: Tensor, audio: Tensor) -> None:
+    """Raise :class:`ShapeError` unless both are floating point and of one shape (..., embed)."""
+    if not is_tensor(motion) or not is_tensor(audio) or motion.ndim == 0 or motion.shape != audio.shape:
+        shapes = f"{describe_shape(motion)} and {describe_shape(audio)}"
+        raise ShapeError(f"`motion`, `audio`: expected the same shape (..., embed), got {shapes}")
+    check_floating("motion", motion)
+    check_floating("audio", audio)
+    check_same_device("audio", audio, motion.device, "`motion`")
+
+
+def check_windows(motion: Tensor, audio: Tensor) -> None:
+    """Raise :class:`ShapeError` unless both are floating point, on one device and of one non-empty shape."""
+    check_pair(motion, audio)
+    if motion.ndim != 3:
+        raise ShapeError(f"`motion`, `audio`: expected (clips, windows, embed), got {describe_shape(motion)}")
+    if motion.shape[1] == 0:
+        raise ClipTooShortError(f"`motion`, `audio`: expected at least 1 window, got {describe_shape(motion)}")
+    if 0 in motion.shape:
+        raise ShapeError(
+            f"`motion`, `audio`: expected at least 1 clip and 1 number per embedding, got {describe_shape(motion)}"
+        )
+
+
+def check_mask(mask: Tensor | None, num_clips: int, num_windows: int, device: torch.device | None = None) -> None:
+    """Raise :class:`ShapeError` unless ``mask`` is None or bool (clips, windows), on ``device`` if one is given."""
+    if mask is None:
+        return
+    if not is_tensor(mask) or mask.shape != (num_clips, num_windows) or mask.dtype != torch.bool:
+        dtype = getattr(mask, "dtype", "")
+        raise ShapeError(
+            f"`mask`: expected bool (clips={num_clips}, windows={num_windows}), got {dtype} {describe_shape(mask)}"
+        )
+    if device is not None:
+        check_same_device("mask", mask, device, "the embeddings")
+
+
+def hide(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Replace masked embeddings (clips, windows, embed) by zeros, so that NaN reaches neither value nor gradient.
+
+    A product with 0 would not be enough, because 0 times NaN is NaN.
+    """
+    return x if mask is None else torch.where(mask[..., None], x, 0.0)

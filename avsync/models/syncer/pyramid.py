@@ -1,4 +1,15 @@
-"""Syncers: one pair of encoders per level, and the pyramid of syncers (Figure 1 of the paper)."""
+"""Syncers: the encoders of equation (3), one pair per level, and the pyramid of syncers (Figure 1 of the paper).
+
+The encoders e_x of motion and e_a of audio embed all windows of a clip in one pass. An encoder first processes single frames, then joins
+the frames of a window with one valid convolution as long as the window, and then processes whole windows. Each output therefore depends
+on one window only, and one pass over a clip gives the same result as encoding every window separately. One pass is much cheaper, because
+the computations on frames, which windows share, are done once.
+
+The audio encoder may also see audio around its window (``audio_context``), because lips move before speech is heard, and because an
+offset search has the audio around every window in any case. The motion encoder never sees more than its window.
+
+Landmarks and features of any floating-point dtype are accepted; they are cast to the dtype of the weights.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +19,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from avsync._checks import (
@@ -19,14 +31,13 @@ from avsync._checks import (
     check_some_clips,
     checked_config,
 )
-from avsync.audio.speech import KINDS
-from avsync.errors import ClipTooShortError, ConfigError, ShapeError
+from avsync.audio.features import KINDS
+from avsync.errors import ArgumentError, ClipTooShortError, ConfigError, ShapeError
 from avsync.landmarks.layouts import NUM_POINTS, REGIONS
 from avsync.landmarks.lip_leak import LEAK_SHAPE, remove_lip_leak
 from avsync.landmarks.motion_features import check_motion, head_frame_weights, motion_channels, motion_features
-from avsync.models.syncer.encoders import AudioEncoder, MotionEncoder, SyncerConfig
 from avsync.models.syncer.interface import Embeddings, MultiScaleSyncer, SyncerInterface, check_same_duration
-from avsync.pretrained import added_later
+from avsync.pretrained import added_later, renamed
 from avsync.pyramid import (
     check_lengths,
     hold_last_frame,
@@ -36,6 +47,233 @@ from avsync.pyramid import (
     shortest_clip,
     temporal_pyramid,
 )
+
+
+class PointwiseBlock(nn.Module):
+    """ConvNeXt block with kernel 1, for single frames: LayerNorm, pointwise x4, GELU, pointwise, residual.
+
+    With kernel 1 the depthwise convolution of the block is one scale and shift per channel. It is left out, as in the dense layers of
+    the paper.
+
+    Args:
+        channels: Number of input and output channels.
+        expansion: Hidden channels of the two pointwise layers, as a multiple of ``channels``.
+        dropout: Dropout probability of the block's branch in training mode.
+
+    Raises:
+        ArgumentError: A size is not positive, or ``dropout`` is not a probability below 1.
+
+    Example:
+        >>> PointwiseBlock(channels=8)(torch.zeros(2, 7, 8)).shape
+        torch.Size([2, 7, 8])
+
+    Source: paper section 4.1.
+    """
+
+    def __init__(self, *, channels: int, expansion: int = 4, dropout: float = 0.0) -> None:
+        super().__init__()
+        check_positive("channels", channels)
+        check_positive("expansion", expansion)
+        if not 0 <= dropout < 1:
+            raise ArgumentError(f"`dropout`: expected a probability below 1, got {dropout}")
+        self.norm = nn.LayerNorm(channels)
+        self.expand = nn.Linear(channels, expansion * channels)
+        self.contract = nn.Linear(expansion * channels, channels)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the block to every frame: (..., channels) -> (..., channels)."""
+        return x + self.dropout(self.contract(nn.functional.gelu(self.expand(self.norm(x)))))
+
+
+@dataclass(frozen=True)
+class SyncerConfig:
+    """Sizes of one syncer (all "ours" except where the paper fixes them: 26 audio features, windows of 5 and 20 frames).
+
+    Attributes:
+        audio_features: Coefficients per audio frame.
+        points: Number of points of a face.
+        motion_channels: Motion features per point, such as the coordinates of a displacement; see
+            :func:`avsync.landmarks.motion_features.motion_channels`.
+        window: Motion frames per window.
+        audio_context: Motion frames before and after a window whose audio the audio encoder sees in addition to the window's own;
+            the paper has 0. At the ends of a clip the first and the last audio frame are repeated.
+        audio_stride: Audio frames per motion frame.
+        width: Channels inside the encoders.
+        embed: Size of the embeddings.
+        frame_blocks: ConvNeXt blocks that see one frame (40 ms of audio) at a time.
+        window_blocks: ConvNeXt blocks that see whole windows.
+        dropout: Dropout of the blocks in training mode.
+
+    Raises:
+        ConfigError: A size is out of range.
+    """
+
+    audio_features: int = 26
+    points: int = 68
+    motion_channels: int = renamed(2, formerly="dims")
+    window: int = 5
+    audio_context: int = added_later(0)
+    audio_stride: int = 4
+    width: int = 128
+    embed: int = 128
+    frame_blocks: int = 3
+    window_blocks: int = 0
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("audio_features", "points", "motion_channels", "window", "audio_stride", "width", "embed"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"`{name}`: expected at least 1, got {getattr(self, name)}")
+        for name in ("audio_context", "frame_blocks", "window_blocks"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"`{name}`: expected at least 0, got {getattr(self, name)}")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"`dropout`: expected a probability below 1, got {self.dropout}")
+
+
+class _WindowEncoder(nn.Module):
+    """Trunk of both encoders: frames (batch, frames, features) -> embeddings (batch, frames - seen + 1, embed).
+
+    ``seen`` is the number of frames that the convolution joins: the window and, for audio, its context.
+    """
+
+    def __init__(self, *, features: int, seen: int, config: SyncerConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.stem = nn.Linear(features, width)
+        self.frame_blocks = nn.Sequential(
+            *(PointwiseBlock(channels=width, dropout=config.dropout) for _ in range(config.frame_blocks))
+        )
+        self.join = nn.Conv1d(width, width, seen)
+        self.window_blocks = nn.Sequential(
+            *(PointwiseBlock(channels=width, dropout=config.dropout) for _ in range(config.window_blocks))
+        )
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, config.embed)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        hidden = self.frame_blocks(self.stem(frames.to(self.stem.weight.dtype)))
+        hidden = nn.functional.gelu(self.join(hidden.transpose(1, 2)).transpose(1, 2))
+        return self.head(self.norm(self.window_blocks(hidden)))
+
+
+class MotionEncoder(nn.Module):
+    """Encoder of all windows of a motion signal: e_x of equation (3).
+
+    Args:
+        config: Sizes; see :class:`SyncerConfig`.
+
+    Example:
+        >>> MotionEncoder(config=SyncerConfig(width=8, embed=4))(torch.zeros(2, 80, 68, 2)).shape
+        torch.Size([2, 76, 4])
+
+    Source: ours, with the blocks of the paper's section 4.1 and the window of its section 3.1.
+    """
+
+    def __init__(self, config: SyncerConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = checked_config(config, SyncerConfig)
+        self.encoder = _WindowEncoder(features=config.points * config.motion_channels, seen=config.window, config=config)
+
+    def forward(self, motion: Tensor) -> Tensor:
+        """Embed all windows.
+
+        Args:
+            motion: (batch, frames, points, channels) at the level's rate, as :func:`avsync.landmarks.motion_features.motion_features`
+                returns it.
+
+        Returns:
+            Unnormalised embeddings (batch, frames - window + 1, embed); output ``t`` depends on frames ``t..t + window - 1``.
+
+        Raises:
+            ShapeError: The points or channels differ from the configuration.
+            ClipTooShortError: There are fewer frames than in a window.
+        """
+        config = self.config
+        check_shape("motion", motion, "batch frames points channels", points=config.points, channels=config.motion_channels)
+        check_floating("motion", motion)
+        check_same_device("motion", motion, self.encoder.stem.weight.device, "the encoder")
+        if motion.shape[1] < config.window:
+            raise ClipTooShortError(f"`motion`: expected at least {config.window} frames of the level, got {motion.shape[1]}")
+        return self.encoder(rearrange(motion, "batch frames points channels -> batch frames (points channels)"))
+
+
+class AudioEncoder(nn.Module):
+    """Encoder of all windows of audio features: e_a of equation (3).
+
+    The encoder standardises features with the buffers ``mean`` and ``std`` (0 and 1 until :meth:`set_statistics`), which are saved
+    with the weights.
+
+    Args:
+        config: Sizes; see :class:`SyncerConfig`.
+
+    Example:
+        >>> AudioEncoder(config=SyncerConfig(width=8, embed=4))(torch.zeros(2, 320, 26)).shape
+        torch.Size([2, 76, 4])
+
+    Source: ours, with the blocks of the paper's section 4.1 and the window of its section 3.1.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: SyncerConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = checked_config(config, SyncerConfig)
+        seen = config.window + 2 * config.audio_context
+        self.encoder = _WindowEncoder(features=config.audio_features * config.audio_stride, seen=seen, config=config)
+        self.register_buffer("mean", torch.zeros(config.audio_features))
+        self.register_buffer("std", torch.ones(config.audio_features))
+
+    def set_statistics(self, mean: Tensor, std: Tensor) -> None:
+        """Set the mean and the standard deviation of the features, both (audio_features,), in the unit of the features."""
+        check_shape("mean", mean, "audio_features", audio_features=self.config.audio_features)
+        check_shape("std", std, "audio_features", audio_features=self.config.audio_features)
+        self.mean.copy_(mean)
+        self.std.copy_(std)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """Embed all windows.
+
+        Args:
+            audio: Features at the level's rate, (batch, audio_stride * frames, audio_features).
+
+        Returns:
+            Unnormalised embeddings (batch, frames - window + 1, embed), one per motion window; output ``t`` depends on the audio of
+            frames ``t..t + window - 1`` and of ``audio_context`` more frames on both sides.
+
+        Raises:
+            ShapeError: The features differ from the configuration, or the audio frames do not fill whole motion frames.
+            ClipTooShortError: There are fewer frames than in a window.
+        """
+        check_shape("audio", audio, "batch audio_frames audio_features", audio_features=self.config.audio_features)
+        check_floating("audio", audio)
+        check_same_device("audio", audio, self.encoder.stem.weight.device, "the encoder")
+        frames = audio.shape[1] // self.config.audio_stride  # not divmod, which does not compile for dynamic shapes
+        if audio.shape[1] % self.config.audio_stride:
+            raise ShapeError(
+                f"`audio`: expected a multiple of {self.config.audio_stride} audio frames ({self.config.audio_stride} per"
+                f" motion frame), got {audio.shape[1]}"
+            )
+        if frames < self.config.window:
+            shortest = self.config.window * self.config.audio_stride
+            raise ClipTooShortError(f"`audio`: expected at least {shortest} audio frames of the level, got {audio.shape[1]}")
+        standardised = _hold_ends(
+            (at_least_float32(audio) - self.mean) / self.std, self.config.audio_stride * self.config.audio_context
+        )
+        return self.encoder(
+            rearrange(
+                standardised, "batch (frames stride) coeffs -> batch frames (stride coeffs)", stride=self.config.audio_stride
+            )
+        )
+
+
+def _hold_ends(x: Tensor, count: int) -> Tensor:
+    """Repeat the first and the last frame of ``x`` (batch, frames, channels) ``count`` more times."""
+    if count == 0:
+        return x
+    return torch.cat([x[:, :1].expand(-1, count, -1), x, x[:, -1:].expand(-1, count, -1)], dim=1)
 
 
 class Syncer(nn.Module):
@@ -94,12 +332,12 @@ class SyncerPyramidConfig:
         landmark_dims: Coordinates per landmark, 2 or 3.
         motion: Motion features, a selection of "displacement", "shape", "velocity" and "speed"; see
             :func:`avsync.landmarks.motion_features.motion_features`.
-        audio: Audio features: "log-mel" or "mfcc" (:class:`avsync.audio.speech.SpeechFeatures`), with which losses and commands
+        audio: Audio features: "log-mel" or "mfcc" (:class:`avsync.audio.features.SpeechFeatures`), with which losses and commands
             accept waveforms, or "custom".
         region: Points that the motion encoder sees: "face", "mouth" or "head"; the last two need the 68-point layout.
         reference: Face from which motion is measured: "first" frame or "mean" face of the clip.
         audio_context: Audio before and after a window that the audio encoders see, per level, (levels,), in motion frames of
-            the level (:class:`avsync.models.syncer.encoders.SyncerConfig`); empty for the value of ``syncer`` at every level.
+            the level (:class:`SyncerConfig`); empty for the value of ``syncer`` at every level.
         width: Channels inside the encoders, per level, (levels,); empty for the value of ``syncer`` at every level.
         mean_normalisation: Subtract the mean of the features over the given audio (cepstral mean normalisation). The effects of
             microphone, room and loudness are removed. Short clips should therefore be passed with the audio around them.

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from avsync.corpus.banks.memory import clip_speech
 from avsync.corpus.clip import SAMPLES_PER_FRAME, Clip
+from avsync.corpus.speech import clip_speech
 from avsync.landmarks.layouts import BROWS, EYES, JAW, NUM_POINTS, OUTER_LIP
 from avsync.training.doctor.tracks import Tracks
 
 _FPS = 25
-# A crop with a smaller share of frames with speech counts as one without (avsync.corpus.banks.memory.speech_mask).
+# A crop with a smaller share of frames with speech counts as one without (avsync.corpus.speech.speech_mask).
 _SILENT_WINDOW, _SILENT_SHARE = 80, 0.2
 
 

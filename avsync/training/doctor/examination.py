@@ -13,13 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from avsync.corpus.banks.memory import ClipBank
+from avsync.corpus.banks.bank import ClipBank
 from avsync.corpus.clip import Clip
 from avsync.errors import ClipTooShortError
 from avsync.metrics.multi_scale import MAX_OFFSETS
 from avsync.metrics.offset import sync_offset
-from avsync.models.syncer.interface import MultiScaleSyncer
-from avsync.models.syncer.similarity import unit_norm
+from avsync.models.syncer.interface import MultiScaleSyncer, unit_norm
 from avsync.training.doctor.alignment import LagScan, check_alignment, check_distances
 from avsync.training.doctor.clip_checks import check_facts
 from avsync.training.doctor.clip_facts import ClipFacts, clip_facts

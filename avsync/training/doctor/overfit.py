@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from avsync._checks import check_positive
-from avsync.corpus.banks.crops import Batch, CropBank
+from avsync.corpus.banks.bank import Batch, CropBank
 from avsync.errors import ClipTooShortError
 from avsync.losses.all_pairs import all_pairs_info_nce
-from avsync.models.syncer.encoders import SyncerConfig
 from avsync.models.syncer.interface import Embeddings
-from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
+from avsync.models.syncer.pyramid import SyncerConfig, SyncerPyramid, SyncerPyramidConfig
 from avsync.pyramid import shortest_clip
 from avsync.training.doctor.findings import Finding
 from avsync.training.doctor.vitals import vital_signs
