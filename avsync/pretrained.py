@@ -87,10 +87,10 @@ Model = TypeVar("Model", bound=torch.nn.Module)
 
 
 def _classes(model_class: type[torch.nn.Module]) -> dict[str, type[torch.nn.Module]]:
-    """Return a class and all its subclasses, by name."""
+    """Return a class and all its subclasses, by name; classes with a leading underscore only wrap other models."""
     found = {model_class.__name__: model_class}
     for derived in model_class.__subclasses__():
-        found |= _classes(derived)
+        found |= {} if derived.__name__.startswith("_") else _classes(derived)
     return found
 
 

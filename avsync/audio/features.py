@@ -426,6 +426,8 @@ class MFCC(LogMel):
 
 KINDS = ("log-mel", "mfcc")
 """Names of the features; both have 26 coefficients and 100 frames per second."""
+FEATURES_PER_SECOND = 100
+"""Frames of these features per second."""
 
 
 class SpeechFeatures(nn.Module):

@@ -21,10 +21,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from avsync._checks import at_least_float32, check_choice, check_same_device, check_shape, is_tensor
+from avsync._checks import at_least_float32, check_choice, check_same_device, check_shape, constant, is_tensor
 from avsync.errors import ConfigError, ShapeError
-from avsync.landmarks.geometry import check_landmarks, displacement, reference_face, velocity
-from avsync.landmarks.layouts import NUM_POINTS, REGION_SLICES
+from avsync.landmarks.geometry import check_landmarks, displacement, reference_face, unit_length, velocity
+from avsync.landmarks.layouts import LANDMARKS68, NUM_POINTS, REGION_SLICES, Layout, find_layout
+from avsync.landmarks.mapping import check_layout, map_weights
 
 MOTIONS = ("displacement", "shape", "velocity", "speed")
 """Motion features, in the order of their channels."""
@@ -38,8 +39,8 @@ a sixth of that of the lips (0.063)."""
 _ANCHOR, _EYE_AXIS, _EYE_TO_NOSE = 0, 1, 2  # columns of `head_frame_weights`
 
 
-def head_frame_weights(device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Return the weights of the 68 points in three vectors of a head, (3, 68).
+def head_frame_weights(device: torch.device, dtype: torch.dtype, *, layout: Layout = LANDMARKS68) -> Tensor:
+    """Return the weights of the 68 points in three vectors of a head, (3, 68), or of the points of a layout that maps to them.
 
     The vectors are the centroid of the anchors, the axis from the left to the right eye of the image, and the nose's base seen
     from the middle of the eyes. One product with these weights replaces eight selections of points.
@@ -48,7 +49,7 @@ def head_frame_weights(device: torch.device, dtype: torch.dtype) -> Tensor:
     weights[_ANCHOR, 27:31] = weights[_ANCHOR, 36:46:3] = 1 / 8
     weights[_EYE_AXIS, 36:40:3], weights[_EYE_AXIS, 42:46:3] = -1 / 2, 1 / 2
     weights[_EYE_TO_NOSE, 36:46:3], weights[_EYE_TO_NOSE, 33] = -1 / 4, 1
-    return weights
+    return weights if layout == LANDMARKS68 else weights @ map_weights(layout, device=device).to(dtype)
 
 
 def _head_frame(x: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -112,22 +113,26 @@ def local_shape(
     reference: str | Tensor = "mean",
     lengths: Tensor | None = None,
     weights: Tensor | None = None,
+    layout: str | Layout = LANDMARKS68,
 ) -> Tensor:
     """Express faces in coordinates of the head: centred on the anchors, the eyes level, in sizes of the reference head.
 
-    Expression, identity and rotations out of the image plane remain; position, distance and tilt are removed.
+    Expression, identity and rotations out of the image plane remain; position, distance and tilt are removed. A layout that does
+    not map to 68 points is centred on its head points (all points if it has none) and divided by the height of the reference
+    face, but not turned. Coefficients are divided by their size only.
 
     Args:
         landmarks: (..., frames, points=68, dims), any unit; dims after the second are centred and divided, not turned.
         reference: The face whose head size is the unit: "first", "mean", or a face (..., points, dims).
         lengths: (...), number of valid frames; only "mean" needs it.
         weights: :func:`head_frame_weights`; modules pass their buffer here.
+        layout: Layout of the points, or its name.
 
     Returns:
         (..., frames, points, dims), without unit.
 
     Raises:
-        ShapeError: Not 68 points, or fewer than two dims.
+        ShapeError: ``landmarks`` are not of the layout, or points have fewer than two dims.
 
     Example:
         >>> face = torch.rand(1, 1, 68, 2, generator=torch.Generator().manual_seed(0))
@@ -137,10 +142,18 @@ def local_shape(
 
     Source: ours.
     """
-    check_landmarks(landmarks, min_dims=2, points=NUM_POINTS)
+    layout = find_layout(layout)
+    check_layout(landmarks, layout)
+    if layout.is_coefficients:
+        return at_least_float32(landmarks) / _coefficient_size(layout, landmarks.device)
     face = reference_face(landmarks, reference, lengths=lengths)
+    if not layout.to_68:
+        return _centred_shape(at_least_float32(landmarks), face, layout)
+    if weights is None:
+        weights = head_frame_weights(face.device, face.dtype, layout=layout)
     # Everything is measured from one point of the reference face, so that large coordinates cost no precision.
-    origin, noise = face[..., None, 27:28, :], _noise(face, 1e-6)
+    anchor = layout.to_68[27][0]
+    origin, noise = face[..., None, anchor : anchor + 1, :], _noise(face, 1e-6)
     size = _size_of(_head_frame(face - origin[..., 0, :, :], weights), noise)
     landmarks = landmarks - origin
     frame = _head_frame(landmarks, weights)
@@ -155,6 +168,17 @@ def local_shape(
     x, y = centred[..., 0], centred[..., 1]
     upright = [torch.addcmul(cosine * x, sine, y), torch.addcmul(cosine * y, sine, x, value=-1)]
     return torch.stack([*upright, *(z / size[..., None, None] for z in centred.unbind(-1)[2:])], dim=-1)
+
+
+def _coefficient_size(layout: Layout, device: torch.device) -> Tensor:
+    """Return the sizes of coefficients, (points or 1, 1)."""
+    return constant(layout.size, device)[:, None]
+
+
+def _centred_shape(landmarks: Tensor, face: Tensor, layout: Layout) -> Tensor:
+    """Centre points on those of the head, and divide by the height of the reference face."""
+    points = landmarks.index_select(-2, constant(layout.head, landmarks.device)) if layout.head else landmarks
+    return (landmarks - points.mean(dim=-2, keepdim=True)) / unit_length(face)[..., None, None, None]
 
 
 def _x_axis(like: Tensor) -> Tensor:
@@ -217,6 +241,7 @@ def motion_features(
     scale: float = 8.0,
     lengths: Tensor | None = None,
     weights: Tensor | None = None,
+    layout: str | Layout | None = None,
 ) -> Tensor:
     """Compute the motion features of a syncer, at the full frame rate.
 
@@ -225,19 +250,21 @@ def motion_features(
         motion: Some of "displacement", "shape", "velocity" and "speed", in this order. Velocity and speed are rates of the
             shape if "shape" is among them, so that head rotation does not count as lip speed, and rates of the displacement
             otherwise.
-        region: "face", "mouth" or "head"; the last two need the 68-point layout.
+        region: "face", "mouth" or "head"; the last two need the 68-point layout, or a ``layout`` that has such points.
         average_shape: Shape that is subtracted from all shapes, (points, dims); zeros if None.
         reference: The face that displacement is measured from, and whose head size divides the shape: "first", "mean", or a
             face (batch, points, dims).
         scale: Factor on displacement, which is in face heights, and on shape, in head sizes.
         lengths: (batch,), number of valid frames; only "mean" needs it.
         weights: :func:`head_frame_weights`; modules pass their buffer here.
+        layout: Layout of the points, or its name, which defines the regions and the size. By default any points, with the regions
+            and the shape of the 68 points.
 
     Returns:
         (batch, frames, points of the region, channels), without unit; channels in the order of ``motion``.
 
     Raises:
-        ShapeError: A region or shape of a layout other than the 68 points.
+        ShapeError: ``landmarks`` are not of the layout.
         ConfigError: ``motion`` is not as described above.
         ArgumentError: ``region`` is an unknown word, or ``average_shape`` is on another device.
 
@@ -251,21 +278,26 @@ def motion_features(
     check_motion(motion)
     check_choice("region", region, tuple(REGION_SLICES))
     check_landmarks(landmarks)
+    described = None if layout is None else find_layout(layout)
+    if described is not None:
+        check_layout(landmarks, described)
     face = reference_face(landmarks, reference, lengths=lengths)
     parts: dict[str, Tensor] = {}
     if "displacement" in motion:
         parts["displacement"] = displacement(landmarks, reference=face, scale=scale)
+        if described is not None and described.is_coefficients:  # whose unit of length is 1 so far
+            parts["displacement"] = parts["displacement"] / _coefficient_size(described, landmarks.device)
     if "shape" in motion:
-        shape = local_shape(landmarks, reference=face, weights=weights)
+        shape = local_shape(landmarks, reference=face, weights=weights, layout=described or LANDMARKS68)
         if average_shape is not None:
             check_shape("average_shape", average_shape, "points dims", points=landmarks.shape[-2], dims=landmarks.shape[-1])
             check_same_device("average_shape", average_shape, landmarks.device, "`landmarks`")
             shape = shape - average_shape
         parts["shape"] = scale * shape
     if region != "face":
-        if landmarks.shape[-2] != NUM_POINTS:
+        if described is None and landmarks.shape[-2] != NUM_POINTS:
             raise ShapeError(f"`landmarks`: expected 68 points for the region {region!r}, got {landmarks.shape[-2]}")
-        parts = {name: _of_region(part, region) for name, part in parts.items()}
+        parts = {name: _of_region(part, region, described or LANDMARKS68) for name, part in parts.items()}
     if len(motion) == 1:
         return parts[motion[0]]
     rate = frame_velocity(parts["shape" if "shape" in parts else "displacement"])
@@ -276,6 +308,8 @@ def motion_features(
     return torch.cat([parts[name] for name in motion], dim=-1)
 
 
-def _of_region(part: Tensor, region: str) -> Tensor:
+def _of_region(part: Tensor, region: str, layout: Layout) -> Tensor:
+    if layout != LANDMARKS68:
+        return part.index_select(-2, constant(layout.region(region), part.device))
     slices = [part[..., points, :] for points in REGION_SLICES[region]]
     return slices[0] if len(slices) == 1 else torch.cat(slices, dim=-2)

@@ -25,6 +25,7 @@ from avsync._checks import (
     values_known,
 )
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
+from avsync.landmarks.layouts import Layout
 from avsync.models.syncer.interface import (
     Embeddings,
     MultiScaleSyncer,
@@ -40,12 +41,12 @@ from avsync.pyramid import (
     AUDIO_FRAMES_PER_FRAME,
     FPS,
     SAMPLE_RATE,
-    SAMPLES_PER_FRAME,
     check_lengths,
     hold_last_frame,
     level_lengths,
     temporal_pyramid,
 )
+from avsync.resampling import check_fps, fit_frames, resample_frames, resampled_length, resampled_lengths
 
 
 class SyncLossOutput(NamedTuple):
@@ -227,9 +228,14 @@ class MultiScaleSyncLoss(nn.Module):
             with which the syncers were trained.
         skip_short: If clips are too short for the coarse levels, False raises an error and True leaves these levels out of the
             total. It must be False with encoder pairs of your own, because their shortest clip is unknown.
+        layout: Layout of the landmarks, or its name, if it is not that of the syncers, such as "mediapipe478"; it must map to theirs
+            (:meth:`avsync.models.SyncerPyramid.for_layout`).
+        fps: Frames per second of the landmarks. If the syncers have another rate, landmarks are resampled to their rate
+            (:func:`avsync.resampling.resample_frames`), and gradients pass through the resampling. None for the rate of the syncers, and
+            with encoder pairs of your own.
 
     Raises:
-        ArgumentError: ``syncers`` is empty, or ``level_weights``, ``audio_transform`` or ``skip_short`` is not valid.
+        ArgumentError: ``syncers`` is empty, or another argument is not valid.
 
     Example:
         >>> from avsync import SyncerConfig, SyncerPyramid, SyncerPyramidConfig
@@ -253,16 +259,22 @@ class MultiScaleSyncLoss(nn.Module):
         level_weights: Sequence[float] | None = None,
         audio_transform: nn.Module | None = None,
         skip_short: bool = False,
+        layout: str | Layout | None = None,
+        fps: float | None = None,
     ) -> None:
         super().__init__()
         if isinstance(syncers, MultiScaleSyncer):
-            held: nn.Module = syncers
+            held: nn.Module = syncers if layout is None else syncers.for_layout(layout)
             self.num_levels = syncers.num_levels
+            self._syncer_fps = syncers.fps
         else:
             held = _EncoderPairs(_checked_pairs(syncers))
             self.num_levels = len(syncers)
-            if skip_short:
-                raise ArgumentError("`skip_short`: expected False with encoder pairs of your own, got True")
+            self._syncer_fps = FPS
+            for name, value, wanted in (("skip_short", skip_short, False), ("layout", layout, None), ("fps", fps, None)):
+                if value is not wanted:
+                    raise ArgumentError(f"`{name}`: expected {wanted} with encoder pairs of your own, got {value!r}")
+        self.fps = self._syncer_fps if fps is None else check_fps("fps", fps)
         if audio_transform is not None and not isinstance(audio_transform, nn.Module):
             raise ArgumentError(f"`audio_transform`: expected a module or None, got {describe_shape(audio_transform)}")
         numbers = [1.0] * self.num_levels if level_weights is None else checked_weights(level_weights, self.num_levels)
@@ -292,6 +304,8 @@ class MultiScaleSyncLoss(nn.Module):
         *,
         level_weights: Sequence[float] | None = None,
         skip_short: bool = False,
+        layout: str | Layout | None = None,
+        fps: float | None = None,
         revision: str | None = None,
     ) -> MultiScaleSyncLoss:
         """Build the loss from pretrained syncers, for waveforms and features.
@@ -300,6 +314,8 @@ class MultiScaleSyncLoss(nn.Module):
             name: A pretrained model, a folder, or a hub repository; see :func:`avsync.pretrained.model_folder`.
             level_weights: Weight of each level; equal by default.
             skip_short: Allow clips that are too short for the coarse levels.
+            layout: Layout of the landmarks, such as "mediapipe478"; by default that of the model.
+            fps: Frames per second of the landmarks; by default those of the model (25).
             revision: Branch, tag or commit of a hub repository.
 
         Returns:
@@ -307,18 +323,28 @@ class MultiScaleSyncLoss(nn.Module):
 
         Raises:
             CheckpointError: The model does not exist or is damaged.
-            ArgumentError: ``level_weights`` does not match the levels of the model.
+            ArgumentError: ``level_weights`` does not match the levels of the model, or the layout does not map to that of the model.
 
         Example:
             >>> loss = MultiScaleSyncLoss.from_pretrained("landmarks68-25fps")
             >>> loss(torch.rand(1, 40, 68, 2), torch.rand(1, 40 * 640)).per_level.shape
+            torch.Size([4])
+            >>> loss = MultiScaleSyncLoss.from_pretrained("landmarks68-25fps", layout="mediapipe478", fps=30)
+            >>> loss(torch.rand(1, 60, 478, 3), torch.rand(1, 2 * 16000)).per_level.shape
             torch.Size([4])
 
         Source: ours.
         """
         syncers = MultiScaleSyncer.from_pretrained(name, revision=revision)
         transform = syncers.speech_features()
-        return cls(syncers=syncers, level_weights=level_weights, audio_transform=transform, skip_short=skip_short)
+        return cls(
+            syncers=syncers,
+            level_weights=level_weights,
+            audio_transform=transform,
+            skip_short=skip_short,
+            layout=layout,
+            fps=fps,
+        )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MultiScaleSyncLoss:
         """Move or cast the frozen modules, too; the level weights stay in float32."""
@@ -344,9 +370,10 @@ class MultiScaleSyncLoss(nn.Module):
         """Compute the loss of a batch of clips.
 
         Args:
-            landmarks: The generator's output, (batch, frames, points, dims), 25 frames per second, in any unit.
+            landmarks: The generator's output, (batch, frames, points, dims), ``fps`` frames per second (25 by default), in any unit.
             audio: Features (batch, 4 * frames, coeffs), or, with ``audio_transform``, the waveform (batch, 640 * frames) at 16
-                kHz.
+                kHz. At another rate than that of the syncers, the features (100 per second) or samples of the same duration, within one
+                motion frame.
             target: Real motion for the same audio, with the shape of ``landmarks``. The motion embeddings of the target replace
                 the audio embeddings, so that the loss is -1 if both motions have the same embeddings. Without a target,
                 equation (4) rewards motion that is clearer than that of real speakers; a target prevents this. The target needs
@@ -372,6 +399,14 @@ class MultiScaleSyncLoss(nn.Module):
         check_some_clips("landmarks", landmarks)
         check_same_device("landmarks", landmarks, self.level_weights.device, "the loss")
         lengths = None if lengths is None else check_lengths(lengths, landmarks)
+        if self.fps != self._syncer_fps:
+            if target is not None:
+                _check_target(target, landmarks)
+                target = resample_frames(target, fps=self.fps, to_fps=self._syncer_fps, lengths=lengths)
+            audio = self._audio_of(audio, landmarks.shape[1])
+            landmarks = resample_frames(landmarks, fps=self.fps, to_fps=self._syncer_fps, lengths=lengths)
+            if lengths is not None:
+                lengths = resampled_lengths(lengths, self.fps, self._syncer_fps).clamp(max=landmarks.shape[1])
         features = self._features(landmarks, audio, lengths)
         if isinstance(self.syncers, MultiScaleSyncer):
             levels = self._levels(landmarks.shape[1], self.syncers)
@@ -400,15 +435,29 @@ class MultiScaleSyncLoss(nn.Module):
         levels: Sequence[int],
     ) -> tuple[Tensor, ...]:
         """Return the motion embeddings of the real motion, one (batch, windows, embed) per level."""
-        if not is_tensor(target) or target.shape != landmarks.shape:
-            raise ShapeError(
-                f"`target`: expected the shape of `landmarks`, {tuple(landmarks.shape)}, got {describe_shape(target)}"
-            )
-        check_floating("target", target)
-        check_same_device("target", target, landmarks.device, "`landmarks`")
+        _check_target(target, landmarks)
         if isinstance(self.syncers, MultiScaleSyncer):
             return tuple(self.syncers.embed_motion(target, reference=reference, lengths=lengths, levels=levels))
         return tuple(pair.motion for pair in self.syncers(target, features, lengths, levels))
+
+    def _audio_of(self, audio: Tensor, frames: int) -> Tensor:
+        """Return audio with the length that belongs to ``frames`` motion frames after they are resampled to the syncers' rate."""
+        if not is_tensor(audio) or audio.ndim not in (2, 3) or not audio.is_floating_point():
+            return audio  # an error follows
+        fps = self._syncer_fps
+        wanted = resampled_length(frames, self.fps, fps)
+        stride = cast(MultiScaleSyncer, self.syncers).audio_stride
+        per_frame = stride if audio.ndim == 3 else round(SAMPLE_RATE / fps)
+        unit = "audio frames" if audio.ndim == 3 else "samples"
+        exact = frames * per_frame * fps / self.fps
+        if abs(audio.shape[1] - exact) > per_frame * max(1.0, fps / self.fps):
+            raise ShapeError(
+                f"`audio`: expected about {round(exact)} {unit} for {frames} motion frames at {self.fps:g} per second, got"
+                f" {audio.shape[1]}"
+            )
+        if audio.ndim == 3:
+            return fit_frames(audio, per_frame * wanted)
+        return nn.functional.pad(audio, (0, max(0, per_frame * wanted - audio.shape[1])))[:, : per_frame * wanted]
 
     def _features(self, landmarks: Tensor, audio: Tensor, lengths: Tensor | None) -> Tensor:
         if not is_tensor(audio) or audio.ndim not in (2, 3):
@@ -441,11 +490,11 @@ class MultiScaleSyncLoss(nn.Module):
         if lengths is not None:
             # Frames near the end of a clip see half an analysis window of the samples after the end.
             sample = torch.arange(audio.shape[1], device=audio.device)
-            audio = torch.where(sample < SAMPLES_PER_FRAME * lengths[:, None], audio, 0.0)
+            audio = torch.where(sample < round(SAMPLE_RATE / self._syncer_fps) * lengths[:, None], audio, 0.0)
         features = self.audio_transform(audio)
         stride = self.syncers.audio_stride if isinstance(self.syncers, MultiScaleSyncer) else AUDIO_FRAMES_PER_FRAME
         if features.ndim == 3 and features.shape[1] != stride * frames:
-            raise ShapeError(_rate_message(audio.shape[1], frames))
+            raise ShapeError(_rate_message(audio.shape[1], frames, self._syncer_fps))
         return features
 
     def _levels(self, frames: int, syncers: MultiScaleSyncer) -> list[int]:
@@ -489,20 +538,30 @@ def _checked_pairs(syncers: object) -> Sequence[tuple[nn.Module, nn.Module]]:
     return cast(Sequence[tuple[nn.Module, nn.Module]], syncers)
 
 
-def _rate_message(samples: int, frames: int) -> str:
+def _check_target(target: object, landmarks: Tensor) -> None:
+    """Raise an error unless the real motion has the shape and the device of the generated motion."""
+    if not isinstance(target, Tensor) or target.shape != landmarks.shape:
+        raise ShapeError(f"`target`: expected the shape of `landmarks`, {tuple(landmarks.shape)}, got {describe_shape(target)}")
+    check_floating("target", target)
+    check_same_device("target", target, landmarks.device, "`landmarks`")
+
+
+def _rate_message(samples: int, frames: int, syncer_fps: float = FPS) -> str:
     """Return the error message for a waveform whose duration differs from that of the landmarks."""
+    per_frame = round(SAMPLE_RATE / syncer_fps)
     expected = (
-        f"`audio`: expected {SAMPLES_PER_FRAME} samples per frame (16 kHz audio, 25 frames per second), that is"
-        f" {SAMPLES_PER_FRAME * frames} for {frames} frames, got {samples}"
+        f"`audio`: expected {per_frame} samples per frame (16 kHz audio, {syncer_fps:g} frames per second), that is"
+        f" {per_frame * frames} for {frames} frames, got {samples}"
     )
-    ratio = samples / (SAMPLES_PER_FRAME * max(frames, 1))
-    rates = [
-        f"{rate / 1000:g} kHz audio" for rate in (8000, 22050, 24000, 32000, 44100, 48000) if _near(ratio, rate / SAMPLE_RATE)
-    ]
-    rates += [
-        f"landmarks at {fps:g} frames per second" for fps in (12.5, 24, 29.97, 30, 50, 59.94, 60) if _near(ratio, FPS / fps)
-    ]
-    return f"{expected}; that is the length of {' or of '.join(rates)}: resample it first" if rates else expected
+    ratio = samples / (per_frame * max(frames, 1))
+    sample_rates = [rate for rate in (8000, 22050, 24000, 32000, 44100, 48000) if _near(ratio, rate / SAMPLE_RATE)]
+    frame_rates = [fps for fps in (12.5, 24, 29.97, 30, 50, 59.94, 60) if _near(ratio, syncer_fps / fps)]
+    likely = [f"{rate / 1000:g} kHz audio" for rate in sample_rates]
+    likely += [f"landmarks at {fps:g} frames per second" for fps in frame_rates]
+    if not likely:
+        return expected
+    remedy = f"pass fps={frame_rates[0]:g} to the loss" if frame_rates else "resample it first"
+    return f"{expected}; that is the length of {' or of '.join(likely)}: {remedy}"
 
 
 def _near(ratio: float, expected: float) -> bool:

@@ -46,6 +46,7 @@ READING_ORDER = (
     "landmarks",
     "audio",
     "pyramid",
+    "resampling",
     "pretrained",
     "corpus",
     "training",

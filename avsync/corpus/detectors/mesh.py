@@ -22,7 +22,7 @@ from avsync.corpus._process import ProcessBound
 from avsync.corpus.detectors.protocol import Faces
 from avsync.corpus.media.info import Image
 from avsync.errors import ArgumentError, MissingExtraError
-from avsync.landmarks.layouts import NUM_POINTS
+from avsync.landmarks.layouts import MESH_TO_68, NUM_POINTS
 
 Box = tuple[int, int, int, int]
 
@@ -30,21 +30,6 @@ MESH_VERSION = "0.10.14"
 """Release of mediapipe that this module was written for and tested with."""
 
 _HOW_TO_INSTALL = f"install it with: pip install mediapipe=={MESH_VERSION}"
-
-# Vertices of the canonical face mesh. A point of the 68-point layout without a matching vertex is the midpoint of two vertices:
-# left jaw (3, 4), right jaw (12) and upper ridge of the nose (27, 28).
-_JAW = (127, 234, 93, (132, 58), (58, 172), 136, 150, 176, 152, 400, 379, 365, (288, 397), 361, 323, 454, 356)
-_BROWS = (70, 63, 105, 66, 107, 336, 296, 334, 293, 300)
-_NOSE = ((168, 6), (197, 195), 5, 4, 75, 97, 2, 326, 305)
-_EYES = (33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373, 380)
-_OUTER_LIP = (61, 39, 37, 0, 267, 269, 291, 321, 314, 17, 84, 91)
-_INNER_LIP = (78, 82, 13, 312, 308, 317, 14, 87)
-
-MESH_TO_68: tuple[tuple[int, int], ...] = tuple(
-    vertex if isinstance(vertex, tuple) else (vertex, vertex)
-    for vertex in (*_JAW, *_BROWS, *_NOSE, *_EYES, *_OUTER_LIP, *_INNER_LIP)
-)
-"""Two mesh vertices for each of the 68 points, which is their midpoint; usually the same vertex twice."""
 
 
 def mesh_to_68(mesh: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:

@@ -7,7 +7,7 @@ precision cannot resolve cosines near 1.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -15,8 +15,10 @@ from torch import Tensor
 from avsync._checks import check_floating, check_same_device, check_shape, describe_shape, is_tensor
 from avsync.audio.features import SpeechFeatures
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
+from avsync.landmarks.layouts import LANDMARKS68, Layout, find_layout
+from avsync.landmarks.mapping import check_layout, map_weights, to_landmarks68
 from avsync.pretrained import PretrainedModel
-from avsync.pyramid import check_lengths, level_lengths, shortest_clip
+from avsync.pyramid import FPS, check_lengths, level_lengths, shortest_clip
 
 
 class Embeddings(NamedTuple):
@@ -47,6 +49,10 @@ class SyncerInterface(NamedTuple):
     """Points of the landmarks."""
     landmark_dims: int
     """Coordinates per landmark."""
+    layout: Layout | None = None
+    """Layout of the landmarks; None for points without a known layout."""
+    fps: float = FPS
+    """Motion frames per second."""
 
 
 class MultiScaleSyncer(PretrainedModel):
@@ -90,6 +96,39 @@ class MultiScaleSyncer(PretrainedModel):
     def landmark_dims(self) -> int:
         """Coordinates per landmark."""
         return self.interface.landmark_dims
+
+    @property
+    def layout(self) -> Layout | None:
+        """Layout of the landmarks; None for points without a known layout."""
+        return self.interface.layout
+
+    @property
+    def fps(self) -> float:
+        """Motion frames per second."""
+        return self.interface.fps
+
+    def for_layout(self, layout: str | Layout) -> MultiScaleSyncer:
+        """Return these syncers for landmarks of another layout, which are mapped to the layout of the syncers.
+
+        Args:
+            layout: A layout that maps to 68 points, or its name; or the layout of the syncers. The dims of the landmarks may exceed those
+                of the syncers: the last dims (depth) are then ignored.
+
+        Returns:
+            Syncers with the same weights, for losses, metrics and further training. They cannot be saved: save the original.
+
+        Raises:
+            ArgumentError: The layout does not map to that of the syncers.
+
+        Example:
+            >>> from avsync.models import SyncerPyramid
+            >>> syncers = SyncerPyramid.from_pretrained("landmarks68-25fps").for_layout("mediapipe478")
+            >>> len(syncers(torch.rand(1, 80, 478, 3), torch.zeros(1, 320, 26)))
+            4
+
+        Source: ours.
+        """
+        return _LayoutAdapter(self, find_layout(layout))
 
     def speech_features(self) -> SpeechFeatures | None:
         """Return a module from waveforms (batch, samples) to the features used in training; None for custom features."""
@@ -165,6 +204,66 @@ class MultiScaleSyncer(PretrainedModel):
         if not chosen or not all(0 <= level < self.num_levels for level in chosen):
             raise ArgumentError(f"`levels`: expected levels from 0 to {self.num_levels - 1}, got {levels}")
         return chosen
+
+
+class _LayoutAdapter(MultiScaleSyncer):
+    """Syncers whose landmarks are mapped from another layout first."""
+
+    map_to_68: Tensor | None
+
+    def __init__(self, syncers: MultiScaleSyncer, layout: Layout) -> None:
+        own = syncers.layout
+        if own is None or (layout != own and (own != LANDMARKS68 or not layout.to_68)):
+            target = "points without a layout" if own is None else f"the layout {own.name!r}"
+            raise ArgumentError(
+                f"`layout`: expected a layout that maps to that of the syncers, {target}, got {layout.name!r};"
+                " train syncers of your own for it: SyncerPyramidConfig(layout=...)"
+            )
+        dims = next((dims for dims in layout.dims if dims >= syncers.landmark_dims), None)
+        if dims is None:
+            raise ArgumentError(
+                f"`layout`: expected a layout of at least {syncers.landmark_dims} dims for these syncers, got {layout.name!r} with"
+                f" {layout.dims}"
+            )
+        super().__init__(interface=syncers.interface._replace(layout=layout, landmark_points=layout.points, landmark_dims=dims))
+        self.syncers = syncers
+        self.weights_checksum = syncers.weights_checksum  # calibrations are valid for the mapped landmarks, too
+        self.register_buffer("map_to_68", None if layout == own else map_weights(layout), persistent=False)
+
+    def _mapped(self, landmarks: Tensor) -> Tensor:
+        layout, dims = cast(Layout, self.layout), self.syncers.landmark_dims
+        check_layout(landmarks, layout)
+        if landmarks.shape[-1] < dims:
+            raise ShapeError(f"`landmarks`: expected at least {dims} dims for these syncers, got {tuple(landmarks.shape)}")
+        if self.map_to_68 is None:
+            return landmarks[..., :dims]
+        check_same_device("landmarks", landmarks, self.map_to_68.device, "the model")
+        return to_landmarks68(landmarks, layout, dims=dims, weights=self.map_to_68)
+
+    def embed_motion(
+        self,
+        landmarks: Tensor,
+        *,
+        reference: str | Tensor | None = None,
+        lengths: Tensor | None = None,
+        levels: Sequence[int] | None = None,
+    ) -> list[Tensor]:
+        check_shape("landmarks", landmarks, "batch frames points dims")
+        if isinstance(reference, Tensor):
+            reference = self._mapped(reference[..., None, :, :])[..., 0, :, :]
+        return self.syncers.embed_motion(self._mapped(landmarks), reference=reference, lengths=lengths, levels=levels)
+
+    def embed_audio(self, audio: Tensor, *, lengths: Tensor | None = None, levels: Sequence[int] | None = None) -> list[Tensor]:
+        return self.syncers.embed_audio(audio, lengths=lengths, levels=levels)
+
+
+def check_form(landmarks: Tensor, *, points: int, dims: int) -> None:
+    """Raise :class:`ShapeError` unless ``landmarks`` are (batch, frames, points, dims), with a hint for points of too many dims."""
+    if isinstance(landmarks, Tensor) and landmarks.ndim == 4 and landmarks.shape[2] == points and landmarks.shape[3] > dims:
+        raise ShapeError(
+            f"`landmarks`: expected {dims} dims, got {tuple(landmarks.shape)}; drop the depth: `landmarks[..., :{dims}]`"
+        )
+    check_shape("landmarks", landmarks, "batch frames points dims", points=points, dims=dims)
 
 
 def check_same_duration(landmarks: Tensor, audio: Tensor, audio_stride: int = 4) -> None:

@@ -31,14 +31,15 @@ from avsync._checks import (
     check_some_clips,
     checked_config,
 )
-from avsync.audio.features import KINDS
+from avsync.audio.features import FEATURES_PER_SECOND, KINDS
 from avsync.errors import ArgumentError, ClipTooShortError, ConfigError, ShapeError
-from avsync.landmarks.layouts import NUM_POINTS, REGIONS
+from avsync.landmarks.layouts import LANDMARKS68, NUM_POINTS, REGIONS, Layout, find_layout
 from avsync.landmarks.lip_leak import LEAK_SHAPE, remove_lip_leak
 from avsync.landmarks.motion_features import check_motion, head_frame_weights, motion_channels, motion_features
-from avsync.models.syncer.interface import Embeddings, MultiScaleSyncer, SyncerInterface, check_same_duration
+from avsync.models.syncer.interface import Embeddings, MultiScaleSyncer, SyncerInterface, check_form, check_same_duration
 from avsync.pretrained import added_later, renamed
 from avsync.pyramid import (
+    FPS,
     check_lengths,
     hold_last_frame,
     level_length,
@@ -329,12 +330,17 @@ class SyncerPyramidConfig:
         syncer: Sizes of the syncer of every level; ``points`` is the number of points of the region, and ``motion_channels`` the number
             of motion features per point (:func:`avsync.landmarks.motion_features.motion_channels`).
         num_levels: Levels of the pyramid (the paper: 4).
-        landmark_dims: Coordinates per landmark, 2 or 3.
+        landmark_dims: Coordinates per landmark, 2 or 3. With a ``layout`` that admits a single number, that number is used.
+        layout: Layout of the landmarks (:class:`avsync.landmarks.Layout` or a name of
+            :data:`avsync.landmarks.LAYOUTS`), which defines regions and size; ``points`` and ``motion_channels`` of ``syncer`` then
+            follow from the layout, the region and ``motion``. None for any points, with the regions and the shape of the 68 points.
+        fps: Motion frames per second of the landmarks; the audio features have ``fps * audio_stride`` frames per second.
         motion: Motion features, a selection of "displacement", "shape", "velocity" and "speed"; see
             :func:`avsync.landmarks.motion_features.motion_features`.
         audio: Audio features: "log-mel" or "mfcc" (:class:`avsync.audio.features.SpeechFeatures`), with which losses and commands
             accept waveforms, or "custom".
-        region: Points that the motion encoder sees: "face", "mouth" or "head"; the last two need the 68-point layout.
+        region: Points that the motion encoder sees: "face", "mouth" or "head"; the last two need the 68-point layout, or a ``layout``
+            that has such points.
         reference: Face from which motion is measured: "first" frame or "mean" face of the clip.
         audio_context: Audio before and after a window that the audio encoders see, per level, (levels,), in motion frames of
             the level (:class:`SyncerConfig`); empty for the value of ``syncer`` at every level.
@@ -352,6 +358,8 @@ class SyncerPyramidConfig:
     syncer: SyncerConfig = SyncerConfig()
     num_levels: int = 4
     landmark_dims: int = added_later(2)
+    layout: Layout | None = added_later(None)  # noqa: RUF009 - the default is None, which is immutable
+    fps: float = added_later(FPS)
     audio: str = "custom"
     motion: tuple[str, ...] = ("displacement",)
     region: str = "face"
@@ -373,13 +381,23 @@ class SyncerPyramidConfig:
             if getattr(self, name) not in choices:
                 raise ConfigError(f"`{name}`: expected one of {choices}, got {getattr(self, name)!r}")
         check_motion(self.motion)
-        points = len(REGIONS[self.region])
+        if not isinstance(self.fps, int | float) or not 0 < self.fps < math.inf:
+            raise ConfigError(f"`fps`: expected a finite number above 0, got {self.fps!r}")
+        if self.audio != "custom" and self.fps * self.syncer.audio_stride != FEATURES_PER_SECOND:
+            raise ConfigError(
+                f"`fps`: expected {FEATURES_PER_SECOND / self.syncer.audio_stride:g} with {self.audio} features and"
+                f" {self.syncer.audio_stride} audio frames per motion frame, got {self.fps:g}"
+            )
+        if self.layout is not None:
+            self._take_sizes_of_layout()
+        points = len((self.layout or LANDMARKS68).region(self.region))
         if (self.region != "face" or "shape" in self.motion) and self.syncer.points != points:
             raise ConfigError(
                 f"`syncer.points`: expected {points} with motion {self.motion!r} of the region {self.region!r}, got"
                 f" {self.syncer.points}"
             )
-        if self.remove_lips and (self.region != "head" or self.landmark_dims != 2):
+        on_68 = self.layout in (None, LANDMARKS68)
+        if self.remove_lips and (self.region != "head" or self.landmark_dims != 2 or not on_68):
             raise ConfigError(
                 f"`remove_lips`: expected False for the region {self.region!r} and landmarks of {self.landmark_dims} dims, got True;"
                 " it needs the region 'head' and 2 dims"
@@ -399,6 +417,20 @@ class SyncerPyramidConfig:
             self.level_syncer(level)  # raises for impossible sizes
         if not 0 < self.motion_scale < math.inf:
             raise ConfigError(f"`motion_scale`: expected a finite number above 0, got {self.motion_scale}")
+
+    def _take_sizes_of_layout(self) -> None:
+        """Set the dims, and the points and channels of the syncer, to those of the layout."""
+        try:
+            layout = find_layout(cast("str | Layout", self.layout))
+            points = len(layout.region(self.region))
+        except ArgumentError as error:
+            raise ConfigError(str(error)) from error
+        dims = layout.dims[0] if len(layout.dims) == 1 else self.landmark_dims
+        if dims not in layout.dims:
+            raise ConfigError(f"`landmark_dims`: expected one of {layout.dims} for the layout {layout.name!r}, got {dims}")
+        syncer = replace(self.syncer, points=points, motion_channels=motion_channels(self.motion, dims))
+        for name, value in (("layout", layout), ("landmark_dims", dims), ("syncer", syncer)):
+            object.__setattr__(self, name, value)  # the dataclass is frozen
 
     def level_syncer(self, level: int) -> SyncerConfig:
         """Return the sizes of one level's syncer."""
@@ -430,11 +462,15 @@ class SyncerPyramidConfig:
             audio_stride=self.syncer.audio_stride,
             landmark_points=self.landmark_points,
             landmark_dims=self.landmark_dims,
+            layout=self.layout or (LANDMARKS68 if self.landmark_points == NUM_POINTS else None),
+            fps=float(self.fps),
         )
 
     @property
     def landmark_points(self) -> int:
         """Points of the landmarks, from which the pyramid selects the points of its region."""
+        if self.layout is not None:
+            return self.layout.points
         return self.syncer.points if self.region == "face" else NUM_POINTS
 
 
@@ -463,11 +499,12 @@ class SyncerPyramid(MultiScaleSyncer):
         self.config = config
         self.syncers = nn.ModuleList(Syncer(config=self.config.level_syncer(level)) for level in range(self.config.num_levels))
         # Only pyramids that need these buffers have them, so that the files of other pyramids do not contain them.
-        shape = torch.zeros(NUM_POINTS, config.landmark_dims) if "shape" in config.motion else None
+        shape = torch.zeros(config.landmark_points, config.landmark_dims) if "shape" in config.motion else None
         self.register_buffer("average_shape", shape)
         leak = torch.zeros(LEAK_SHAPE) if config.remove_lips else None
         self.register_buffer("lip_leak", leak)
-        weights = None if shape is None else head_frame_weights(shape.device, shape.dtype)
+        layout = config.layout or LANDMARKS68
+        weights = head_frame_weights(shape.device, shape.dtype, layout=layout) if shape is not None and layout.to_68 else None
         self.register_buffer("head_weights", weights, persistent=False)
 
     def set_audio_statistics(self, mean: Tensor, std: Tensor) -> None:
@@ -487,7 +524,7 @@ class SyncerPyramid(MultiScaleSyncer):
             self._syncer(level).audio_encoder.set_statistics(mean, std)
 
     def set_average_shape(self, shape: Tensor) -> None:
-        """Set the shape that is subtracted from all shapes, (points=68, dims).
+        """Set the shape that is subtracted from all shapes, (points, dims).
 
         The shape should be the mean of :func:`avsync.landmarks.motion_features.local_shape` over speakers. A pyramid without the motion
         feature "shape" ignores it.
@@ -522,7 +559,7 @@ class SyncerPyramid(MultiScaleSyncer):
         """
         chosen = self._chosen(levels)
         points, dims = self.landmark_points, self.landmark_dims
-        check_shape("landmarks", landmarks, "batch frames points dims", points=points, dims=dims)
+        check_form(landmarks, points=points, dims=dims)
         check_some_clips("landmarks", landmarks)
         check_same_device("landmarks", landmarks, self._device, "the model")
         self._check_frames("landmarks", landmarks.shape[1], 1, chosen)
@@ -540,6 +577,7 @@ class SyncerPyramid(MultiScaleSyncer):
             scale=self.config.motion_scale,
             lengths=lengths,
             weights=self.head_weights,
+            layout=self.config.layout,
         )
         motions = temporal_pyramid(motion, max(chosen) + 1, lengths=lengths)
         return [self._syncer(level).motion_encoder(motions[level]) for level in chosen]
