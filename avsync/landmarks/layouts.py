@@ -137,7 +137,7 @@ class Layout:
 
     @property
     def is_coefficients(self) -> bool:
-        """Whether the motion consists of coefficients with one dim rather than of points."""
+        """True if the motion consists of coefficients with one dim rather than of points."""
         return self.dims == (1,)
 
     def region(self, name: str) -> tuple[int, ...]:
