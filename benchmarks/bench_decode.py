@@ -90,7 +90,7 @@ def main() -> None:
         "megabits a second": round(megabits, 2),
         "times real time": speeds,
         "processor seconds for a second of the file": busy,
-        "every image and the sound, times real time": round(both, 1),
+        "all images and the audio, times real time": round(both, 1),
         "required of the whole extraction": REQUIRED,
         "met": both >= REQUIRED,
     }

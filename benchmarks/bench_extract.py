@@ -102,7 +102,7 @@ def main() -> None:
                 "extract, max_height=360": lambda: run(path, 360),
                 "frames as RGB": lambda: read(path),
                 "decoding alone": lambda: decode(path),
-                "beside a detector of 10 ms": lambda: patient(path),
+                "with a detector of 10 ms": lambda: patient(path),
             },
             repeats=options.repeats,
             warm_up=options.warm_up,
@@ -116,7 +116,7 @@ def main() -> None:
         "times real time on one core by processor time": {
             name: round(options.seconds / spent, 1) for name, spent in cores.items()
         },
-        "overhead beside a detector of 10 ms": round(timings["beside a detector of 10 ms"].median / detector - 1, 3),
+        "overhead with a detector of 10 ms": round(timings["with a detector of 10 ms"].median / detector - 1, 3),
         "required": REQUIRED,
         "met": speeds["extract"] >= REQUIRED,
     }

@@ -35,7 +35,7 @@ def main() -> None:
     syncers = MultiScaleSyncer.from_pretrained(options.pyramid)
     transform = syncers.speech_features()
     if transform is None:
-        arguments.error(f"{options.pyramid} was trained on features of its own, which have no name to make them by")
+        arguments.error(f"{options.pyramid} was trained on custom features, which cannot be made by name")
     bank = ClipBank(Corpus(options.corpus, split=options.split), features=transform.features)
     found = calibrate(syncers, bank, lengths=options.frames, stride=options.stride, progress=print)
     errors, panels = [], {}

@@ -209,7 +209,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, required=True, help="folder of a corpus")
     parser.add_argument("--split", default="val", help="which of its clips")
-    parser.add_argument("--size", type=int, default=48, help="pixels of a side of the drawn pictures (the paper: 224)")
+    parser.add_argument("--size", type=int, default=48, help="side of the drawn images in pixels (the paper: 224)")
     parser.add_argument("--inception", type=Path, help="torch-fidelity's weights of Inception-v3")
     parser.add_argument("--i3d", type=Path, help="i3d_torchscript.pt")
     parser.add_argument("--figure", type=Path, help="also draw the curves into this file")

@@ -61,7 +61,7 @@ def test_extract_writes_a_corpus_and_a_report(talks: Path, tmp_path: Path, capsy
     assert extract(talks, "--out", out, "--speaker-from", "name") == 1
     assert "resume keeps them" in capsys.readouterr().err
     assert extract(talks, "--out", out, "--resume", "--report", tmp_path / "again.json", "--speaker-from", "name") == 0
-    assert "2 videos were finished before" in capsys.readouterr().out and (tmp_path / "again.json").is_file()
+    assert "2 videos were already finished" in capsys.readouterr().out and (tmp_path / "again.json").is_file()
     assert not (tmp_path / "again.txt").exists()  # nobody asked for it
 
 
@@ -111,7 +111,7 @@ def test_ctrl_c_is_one_line(
 
     monkeypatch.setattr("avsync.corpus.extraction.run_job.write_clip", interrupt)
     assert extract(talks, "--out", tmp_path / "c") == 130
-    assert capsys.readouterr().err.splitlines()[-1] == "avsync extract: interrupted; what was finished is kept"
+    assert capsys.readouterr().err.splitlines()[-1] == "avsync extract: interrupted; finished results are kept"
     assert not list((tmp_path / "c").glob("*.npz")) and not list((tmp_path / "c" / "extraction").iterdir())
 
 

@@ -141,7 +141,7 @@ class TestOffset:
         assert "0      0.2 s   +3 frames (+120 ms)" in text
         assert "the audio is early by 1" in text and "delay it by that" in text
         assert f"written: {tmp_path / 'a.synced.mp4'}, audio delayed by 1" in text
-        assert "the copy: in sync" in text and "the same by hand: ffmpeg -i" in text
+        assert "the copy: in sync" in text and "the same as a command: ffmpeg -i" in text
         assert (tmp_path / "a.synced.mp4").is_file()
 
     def test_in_sync_or_unsure_no_copy_is_written(
@@ -270,7 +270,7 @@ class TestSyncers:
 
     def test_score_needs_a_network(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         status, _, error = told("score", "a.mp4", capsys=capsys)
-        assert status == 1 and "`--syncnet`, `--syncers`: expected one of the two" in error
+        assert status == 1 and "`--syncnet`, `--syncers`: expected at least one of the two" in error
         (tmp_path / "syncnet_v2.model").write_bytes(b"no weights")
         status, _, error = told("score", "a.mp4", "--syncnet", str(tmp_path / "syncnet_v2.model"), capsys=capsys)
         assert status == 1 and "cannot be read safely" in error and len(error.strip().splitlines()) == 1

@@ -65,8 +65,8 @@ def test_no_images_no_call() -> None:
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        ([FACE], "expected 'mine' to return 3 results, one an image, got 1 results"),
-        (7, "expected 'mine' to return 3 results, one an image, got int"),
+        ([FACE], "expected 'mine' to return 3 results, one per image, got 1 results"),
+        (7, "expected 'mine' to return 3 results, one per image, got int"),
         ([FACE, FACE, np.zeros((1, 2, 68, 2))], r"got shape \(1, 2, 68, 2\)"),
         ([FACE, FACE, np.zeros(136)], r"got shape \(136,\)"),
         ([FACE, FACE, np.zeros((68, 1))], r"got shape \(68, 1\)"),

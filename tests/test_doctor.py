@@ -27,7 +27,7 @@ from avsync.training.doctor import Examination, Finding, examine, overfit_batch
 from avsync.training.doctor.alignment import LagScan, check_alignment, check_distances
 from avsync.training.doctor.clip_checks import check_facts
 from avsync.training.doctor.clip_facts import clip_facts
-from avsync.training.doctor.duplicates import find_duplicates, motion_fingerprint, sound_fingerprint
+from avsync.training.doctor.duplicates import audio_fingerprint, find_duplicates, motion_fingerprint
 from avsync.training.doctor.overfit import Overfit, check_overfit
 from avsync.training.doctor.tracks import Tracks, clip_tracks
 
@@ -107,9 +107,9 @@ def loud(clip: Clip) -> Clip:
 
 
 FAULTS: dict[str, tuple[str, Callable[[Clip], Clip]]] = {
-    "no_sound": ("error", lambda clip: changed(clip, waveform=np.zeros_like(clip.waveform))),
-    "faint_sound": ("warning", lambda clip: changed(clip, waveform=clip.waveform * np.float32(1e-3))),
-    "clipped_sound": ("warning", loud),
+    "silent_audio": ("error", lambda clip: changed(clip, waveform=np.zeros_like(clip.waveform))),
+    "faint_audio": ("warning", lambda clip: changed(clip, waveform=clip.waveform * np.float32(1e-3))),
+    "clipped_audio": ("warning", loud),
     "silence": ("warning", silent_middle),
     "constant_landmarks": ("error", lambda clip: changed(clip, landmarks=np.repeat(clip.landmarks[:1], clip.frames, axis=0))),
     "frozen_landmarks": ("warning", frozen),
@@ -182,7 +182,7 @@ def test_a_wrong_rate_is_named() -> None:
         return changed(clip, landmarks=resampled.reshape(clip.landmarks.shape).astype(np.float32))
 
     found = find(examine([filmed_at_30(clip) for clip in corpus()]).findings, "rate")
-    assert found.severity == "error" and found.numbers["frames_a_second"] == 30.0
+    assert found.severity == "error" and found.numbers["fps"] == 30.0
 
 
 def made_tracks(seed: int, lag: int, frames: int = 2000) -> Tracks:
@@ -257,7 +257,7 @@ def test_duplicates_are_found_however_they_are_cut_and_scaled() -> None:
     found = examine([first, *rest, copy]).findings
     assert codes(found, "error", "warning") == {"duplicates"}
     pair = find(found, "duplicates")
-    assert pair.severity == "warning" and pair.clips == (first.id, "copy") and "sound and face" in pair.message
+    assert pair.severity == "warning" and pair.clips == (first.id, "copy") and "audio and face" in pair.message
     assert pair.numbers["pairs"] == [[first.id, "copy"]]
 
 
@@ -266,24 +266,26 @@ def test_duplicates_across_splits_are_errors_and_kinds_are_told() -> None:
     assert (first.split, other.split) == ("train", "val")
     dubbed = changed(other, waveform=first.waveform)
     found = find(examine([first, dubbed]).findings, "duplicates_across_splits")
-    assert found.severity == "error" and "sound, though not the face" in found.message and "different speakers" in found.message
+    assert (
+        found.severity == "error" and "audio, but not the same face" in found.message and "different speakers" in found.message
+    )
     filmed = changed(other, landmarks=first.landmarks)
     found = find(examine([first, filmed]).findings, "duplicates_across_splits")
-    assert "face, though not the sound" in found.message
+    assert "face, but not the same audio" in found.message
 
 
 def test_fingerprints_survive_noise_of_16_bits_and_find_nothing_in_silence() -> None:
     clip = corpus()[0]
     rounded = changed(clip, waveform=(np.round(clip.waveform * 16384) / 32768).astype(np.float32))
-    prints = [sound_fingerprint(clip_tracks(one)) for one in (clip, rounded)]
+    prints = [audio_fingerprint(clip_tracks(one)) for one in (clip, rounded)]
     assert len(find_duplicates(prints)) == 1
     still = [changed(clip, landmarks=np.repeat(clip.landmarks[:1], clip.frames, axis=0)) for _ in range(2)]
     assert not find_duplicates([motion_fingerprint(one, clip_tracks(one)) for one in still])
     mute = [changed(clip, waveform=np.zeros_like(clip.waveform)) for _ in range(2)]
-    assert not find_duplicates([sound_fingerprint(clip_tracks(one)) for one in mute])
+    assert not find_duplicates([audio_fingerprint(clip_tracks(one)) for one in mute])
     assert not find_duplicates([])
     tiny = cut(clip, 0, 1)
-    assert not len(sound_fingerprint(clip_tracks(tiny)).words) and not len(motion_fingerprint(tiny, clip_tracks(tiny)).words)
+    assert not len(audio_fingerprint(clip_tracks(tiny)).words) and not len(motion_fingerprint(tiny, clip_tracks(tiny)).words)
 
 
 def test_leaks_and_names() -> None:
@@ -398,7 +400,7 @@ def test_the_command_line_reads_a_training_log(tmp_path: Path, capsys: pytest.Ca
     rows = ["step,name,value"] + [f"{step},loss0,0.999" for step in range(10, 610, 10)] + ["600,spread0,0.001"]
     (tmp_path / "metrics.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     assert main(["doctor", "--log", str(tmp_path)]) == 1
-    assert "error (collapse): level 0 is at chance after 600 steps" in capsys.readouterr().out
+    assert "error (collapse): level 0 is at chance level after 600 steps" in capsys.readouterr().out
     assert main(["doctor", "--log", str(tmp_path), "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["log"][0]["code"] == "collapse"
     (tmp_path / "metrics.csv").write_text("step,name,value\nx,y,z\n", encoding="utf-8")

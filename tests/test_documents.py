@@ -12,7 +12,11 @@ import pytest
 import avsync
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "avsync" / "weights").glob("*/README.md")),
+]
 
 
 NUMBER = re.compile(r"-?\d+\.\d+")
@@ -23,7 +27,9 @@ def code_blocks(document: Path, language: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "document", [document for document in DOCUMENTS if code_blocks(document, "python")], ids=lambda document: document.name
+    "document",
+    [document for document in DOCUMENTS if code_blocks(document, "python")],
+    ids=lambda document: str(document.relative_to(ROOT)),
 )
 def test_python_in_documents_runs_and_prints_what_it_says(document: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The blocks of one document run in turn, in one namespace, as a reader would paste them."""

@@ -232,7 +232,7 @@ def test_bad_input(tmp_path: Path) -> None:
     path, silent = talk(tmp_path / "a.mp4"), tmp_path / "silent.mp4"
     syncnet = LoudAndBright()
     write_video(silent, (np.zeros((64, 64, 3), np.uint8) for _ in range(60)), fps=25)
-    with pytest.raises(CorpusError, match="expected a sound stream"):
+    with pytest.raises(CorpusError, match="expected an audio stream"):
         score_video(silent, syncnet=syncnet, detector=box)
     with pytest.raises(CorpusError, match=r"expected a face for at least 2 s, found none"):
         score_video(path, syncnet=syncnet, detector=lambda images: [None] * len(images))

@@ -50,7 +50,10 @@ def test_a_still_of_hours_is_a_line(tmp_path: Path) -> None:
 
 
 BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "no sound": (lambda p: flash_click_video(p, seconds=1.0, with_audio=False), "expected a sound stream, got a video without"),
+    "no sound": (
+        lambda p: flash_click_video(p, seconds=1.0, with_audio=False),
+        "expected an audio stream, got a video without",
+    ),
     "no picture": (
         lambda p: flash_click_video(p, seconds=1.0, with_video=False),
         "expected a video stream.*only sound",

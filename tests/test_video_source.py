@@ -76,15 +76,15 @@ def test_times_that_stand_still_or_go_back_are_dropped_and_counted(tmp_path: Pat
     seen, warnings = times_of(write(tmp_path / "b", times=(0, 40, 40, 80, 60, 120)))
     # 80 is beyond 60, which comes next and is after 40: the one ahead goes.
     assert seen == [0, 40, 60, 120]
-    assert any("not after the one before: 1" in line for line in warnings)
-    assert any("beyond the next one's: 1" in line for line in warnings)
+    assert any("not after that of the frame before: 1" in line for line in warnings)
+    assert any("after that of the next frame: 1" in line for line in warnings)
 
 
 def test_one_wild_time_does_not_silence_the_rest(tmp_path: Path) -> None:
     seen, warnings = times_of(write(tmp_path / "a", times=(0, 40, 9_000_000, 120, 160, 200)))
     assert seen == [0, 40, 120, 160, 200]
     # Matroska counts the wild one into its length.
-    assert "beyond the next one's: 1" in warnings[0] and "cut short" in warnings[1] and len(warnings) == 2
+    assert "after that of the next frame: 1" in warnings[0] and "may be incomplete" in warnings[1] and len(warnings) == 2
 
 
 def test_frames_without_times_get_them_by_the_rate(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_frames_without_times_get_them_by_the_rate(tmp_path: Path) -> None:
         output.mux(stream.encode(None))
     seen, warnings = times_of(path)
     assert seen == [0, 40, 80, 120, 160, 200]
-    assert warnings == ["frames without a timestamp, which got one by the frame rate: 6"]
+    assert warnings == ["frames without a timestamp, placed by the frame rate: 6"]
 
 
 @pytest.mark.parametrize("degrees", [0, 90, 180, 270])
@@ -294,7 +294,7 @@ def test_a_truncated_file_gives_what_it_has_and_says_so(tmp_path: Path) -> None:
     with VideoSource(truth.path) as video:
         frames = list(video.frames())
         assert whole // 4 < len(frames) < whole * 3 // 4
-        assert any("may be cut short" in line for line in video.warnings)
+        assert any("may be incomplete" in line for line in video.warnings)
 
 
 @pytest.mark.parametrize("container", ["avi", "mpg", "ts"])
@@ -337,7 +337,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "text": (_text, "expected a media file"),
     "noise": (lambda path: path.write_bytes(np.random.default_rng(0).bytes(50000)), "expected a media file"),
     "sound only": (_sound_only, "got only sound"),
-    "picture": (_picture, "expected video or sound"),
+    "picture": (_picture, "expected video or audio"),
     "broken": (_broken, "expected a"),
     "playlist": (
         lambda path: path.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nb.mp4\n#EXT-X-ENDLIST\n"),

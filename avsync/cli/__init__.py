@@ -102,5 +102,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"avsync {args.command}: error: {error}\n")
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write(f"avsync {args.command}: interrupted; what was finished is kept\n")
+        sys.stderr.write(f"avsync {args.command}: interrupted; finished results are kept\n")
         return 130

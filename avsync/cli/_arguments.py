@@ -37,7 +37,7 @@ def add_audio_track_argument(parser: argparse.ArgumentParser) -> None:
         "--audio-track",
         type=int,
         metavar="N",
-        help="which audio track of the videos, from 1 (default: the one that the file marks as default, then the first)",
+        help="audio track of the videos, from 1 (default: the track that the file marks as default, else the first)",
     )
 
 
@@ -54,7 +54,7 @@ def add_syncer_arguments(parser: argparse.ArgumentParser, *, default: str | None
         parser.add_argument(
             "--calibration",
             metavar="FILE",
-            help="turns distances into probabilities (default: calibration.json next to the syncers, if it is there)",
+            help="file that converts distances to probabilities (default: calibration.json next to the syncers, if it exists)",
         )
 
 

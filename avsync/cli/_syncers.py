@@ -80,14 +80,14 @@ def level_lines(report: list[LevelSync]) -> list[str]:
     for row in report_rows(report):
         window = 5 * row["frame_ms"] / 1000
         if row["answer"] == "nothing":
-            lines.append(f"  {row['level']:<5}  {window:.1f} s   cannot tell: every clip is shorter than a window")
+            lines.append(f"  {row['level']:<5}  {window:.1f} s   unknown: every clip is shorter than a window")
             continue
         reason = {
             "offset": "",
             "unsure": "  cannot tell",
-            "edge": "  cannot tell: the edge of the search",
+            "edge": "  unknown: at the edge of the search",
             "silent": "  cannot tell: silence",
-            "still": "  cannot tell: the face is still",
+            "still": "  unknown: the face is still",
         }
         offset = f"{row['offset_frames']:+d} frames ({row['offset_ms']:+.0f} ms)"
         sure = "" if row["probability"] is None else f"{100 * row['probability']:.0f} %"

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="write no copy, even with --out")
     add_syncer_arguments(parser, default="landmarks68-25fps")
     parser.add_argument("--device", default="cpu", help="where the syncers run: cpu, cuda, mps (default: cpu)")
-    parser.add_argument("--pool", choices=POOL_CHOICES, default="auto", help="which clips have one offset (default: auto)")
+    parser.add_argument("--pool", choices=POOL_CHOICES, default="auto", help="clips that share one offset (default: auto)")
     parser.add_argument("--threshold", type=float, default=0.9, help="probability from which an offset counts (default: 0.9)")
     parser.add_argument(
         "--smallest-ms",
@@ -41,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave smaller offsets as they are (default: %(default)g)",
     )
     parser.add_argument(
-        "--uncalibrated", action="store_true", help="correct with syncers that have no calibration, unsure or not"
+        "--uncalibrated",
+        action="store_true",
+        help="also correct with syncers without calibration, whose offsets have no probability",
     )
     add_overwrite_argument(parser)
     add_quiet_argument(parser)
@@ -69,8 +71,8 @@ def run(args: argparse.Namespace) -> int:
     syncers = load_syncers(args)
     if syncers.calibration is None and not args.uncalibrated:
         raise ArgumentError(
-            f"`--calibration`: expected one, because {args.syncers} has none and its offsets have no probability; --uncalibrated goes on"
-            " without"
+            f"`--calibration`: expected a calibration, because {args.syncers} has none, so that its offsets have no"
+            " probability; --uncalibrated continues without one"
         )
     report = clean_corpus(
         args.corpus,

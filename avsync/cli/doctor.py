@@ -35,11 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const=60.0,
         default=0.0,
         metavar="SECONDS",
-        help="overfit one batch, for so many seconds at most (default when given: 60)",
+        help="overfit one batch, for at most this number of seconds (60 if the option has no value)",
     )
-    parser.add_argument(
-        "--log", type=Path, metavar="FOLDER", help="report what the metrics.csv of a training run in this folder shows"
-    )
+    parser.add_argument("--log", type=Path, metavar="FOLDER", help="diagnose the metrics.csv of a training run in this folder")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the lag scan and the overfitting (.png, .svg, .pdf)")
     add_overwrite_argument(parser)
@@ -53,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     from avsync.training.doctor import Examination, examine
 
     if args.corpus is None and args.log is None:
-        raise ArgumentError("`corpus`: expected a corpus folder, or --log with the folder of a training, got neither")
+        raise ArgumentError("`corpus`: expected a corpus folder, or --log with the folder of a training run, got neither")
     if args.overfit < 0:
         raise ArgumentError(f"`--overfit`: expected a number of seconds above 0, got {args.overfit:g}")
     if args.figure is not None and args.corpus is None:
@@ -111,7 +109,7 @@ def _diagnosis(folder: Path) -> tuple[Finding, ...]:
     from avsync.training.logging import read_log
 
     if not (folder / "metrics.csv").is_file():
-        raise CorpusError(f"{folder}: expected the log of a training, metrics.csv, found none")
+        raise CorpusError(f"{folder}: expected the log of a training run, metrics.csv, found none")
     with untrusted(CorpusError, f"{folder / 'metrics.csv'}: expected rows of step, name and value"):
         rows = read_log(folder)
     history: dict[str, list[tuple[int, float]]] = {}

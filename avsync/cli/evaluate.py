@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``avsync evaluate``."""
     parser.add_argument("--refs", required=True, metavar="DIR", help="real clips with audio")
     parser.add_argument(
-        "--preds", action="append", default=[], metavar="[NAME=]DIR", help="landmarks of a method; may be given several times"
+        "--preds", action="append", default=[], metavar="[NAME=]DIR", help="landmarks of a method; can be repeated"
     )
     parser.add_argument("--split", help="use this split of the corpus only")
     add_syncer_arguments(parser, default=EVALUATION_MODEL, calibrated=False)
@@ -63,14 +63,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.2,
         help="share of the frames of a segment that must hold speech (default: %(default)s)",
     )
-    parser.add_argument("--shift", type=int, default=8, help="frames by which the row 'shifted' is late (default: %(default)s)")
+    parser.add_argument("--shift", type=int, default=8, help="delay of the row 'shifted' in frames (default: %(default)s)")
     parser.add_argument("--cut", action="store_true", help="also compare predictions of other lengths, over the common frames")
     parser.add_argument(
-        "--audio-from", choices=AUDIO_CHOICES, default="own", help="whose audio counts (default: own, where there is one)"
+        "--audio-from",
+        choices=AUDIO_CHOICES,
+        default="own",
+        help="whose audio is used (default: own, if a prediction has audio)",
     )
     parser.add_argument("--inception", metavar="FILE", help="Inception-v3 of torch-fidelity, for FID and t-FID")
     parser.add_argument("--i3d", metavar="FILE", help="i3d_torchscript.pt, for FVD")
-    parser.add_argument("--motion-features", metavar="DIR", help="a motion autoencoder other than the pretrained one")
+    parser.add_argument("--motion-features", metavar="DIR", help="motion autoencoder (default: the pretrained one)")
     parser.add_argument("--resamples", type=int, default=2000, help="resamples of the bootstrap (default: %(default)s)")
     parser.add_argument(
         "--level-of-detail",
@@ -89,7 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="[NAME=]PATH",
-        help="metrics.csv or history.json of a training, for training.png",
+        help="metrics.csv or history.json of a training run, for training.png",
     )
     parser.add_argument("--plain", action="store_true", help="print plain text, even on a terminal with rich")
     parser.add_argument("--strict", action="store_true", help="exit with status 1 if anything is left out")

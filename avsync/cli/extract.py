@@ -32,7 +32,9 @@ from avsync.errors import ArgumentError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``avsync extract``."""
     parser.add_argument("videos", nargs="*", metavar="VIDEO_OR_FOLDER", help="video files, and folders of them")
-    parser.add_argument("--out", required=True, metavar="CORPUS", help="the corpus: a new folder, or one to add to")
+    parser.add_argument(
+        "--out", required=True, metavar="CORPUS", help="folder of the corpus: a new folder, or one to which clips are added"
+    )
     parser.add_argument(
         "--detector",
         default="face-alignment",
@@ -51,12 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-seconds", type=float, default=32.0, help="longest clip (default: 32)")
     parser.add_argument("--max-height", type=int, metavar="PIXELS", help="detect in images scaled down to this height")
     parser.add_argument(
-        "--no-scene-cuts", action="store_true", help="do not look for scene cuts, for videos whose lights flash"
+        "--no-scene-cuts", action="store_true", help="do not detect scene cuts, for videos with flashing lights"
     )
     add_audio_track_argument(parser)
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: 1)")
     parser.add_argument(
-        "--shard", type=_shard, default=(1, 1), metavar="I/N", help="do the i-th of n shares, from 1; then --merge"
+        "--shard", type=_shard, default=(1, 1), metavar="I/N", help="extract the I-th of N shares, from 1; then run --merge"
     )
     parser.add_argument(
         "--speaker-from",
@@ -66,10 +68,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: %(default)s)",
     )
     parser.add_argument(
-        "--split", default="train", metavar="NAME", help="part of the corpus these videos belong to (default: train)"
+        "--split", default="train", metavar="NAME", help="split of the corpus to which these videos belong (default: train)"
     )
-    parser.add_argument("--resume", action="store_true", help="keep videos that are finished and do the rest")
-    parser.add_argument("--merge", action="store_true", help="only write the index of what is finished, after --shard runs")
+    parser.add_argument("--resume", action="store_true", help="continue: skip videos that are finished")
+    parser.add_argument("--merge", action="store_true", help="only write the index of all finished videos, after --shard runs")
     parser.add_argument(
         "--report", metavar="FILE", help="write the report there, as JSON (default: CORPUS/report.json and CORPUS/report.txt)"
     )

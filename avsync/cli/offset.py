@@ -181,9 +181,9 @@ def _fix(args: argparse.Namespace, recording: Recording, answer: OffsetAnswer, o
     if not args.json:
         print(f"  written: {out}, audio {'delayed' if seconds > 0 else 'moved forward'} by {abs(1000 * seconds):.0f} ms")
         for stream in done.left_out:
-            print(f"  left out: {stream}, which the container makes itself or cannot hold")
+            print(f"  left out: {stream}, which the container generates or cannot hold")
         print(f"  the copy: {again.words}")
-        print(f"  the same by hand: {command}")
+        print(f"  the same as a command: {command}")
     return {
         "written": str(out),
         "why": None,

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--edges",
         choices=EDGE_CHOICES,
         default="masked",
-        help="for SyncNet: leave out what lies beyond the audio, or, legacy, take zeros for it as the published script does",
+        help="for SyncNet: leave out windows beyond the audio (masked), or fill them with zeros as the published script does (legacy)",
     )
     parser.add_argument("--batch-size", type=int, default=32, help="windows that SyncNet embeds at once (default: 32)")
     add_syncer_arguments(parser, default=None)
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     from avsync.evaluation.syncnet.network import SyncNet
 
     if args.syncnet is None and args.syncers is None:
-        raise ArgumentError("`--syncnet`, `--syncers`: expected one of the two at least, got none")
+        raise ArgumentError("`--syncnet`, `--syncers`: expected at least one of the two, got none")
     syncnet = None if args.syncnet is None else SyncNet.from_file(args.syncnet).to(device_of(args.device))
     syncers = None if args.syncers is None else load_syncers(args)
     results: list[dict[str, Any]] = []

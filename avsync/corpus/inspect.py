@@ -119,11 +119,11 @@ class CorpusStatistics:
             ("seconds per clip", "seconds", ".1f"),
             ("height of the face", "face_height", ".0f"),
             ("share of frames with speech", "speech_share", ".2f"),
-            ("level of the sound, dB", "rms_db", ".0f"),
+            ("level of the audio, dB", "rms_db", ".0f"),
         ):
             if values[key]:
                 low, lower, middle, upper, high = (format(number, form) for number in values[key].values())
-                lines.append(f"{title}: median {middle}, half of them from {lower} to {upper}, all from {low} to {high}")
+                lines.append(f"{title}: median {middle}, half of the clips from {lower} to {upper}, all from {low} to {high}")
         for level in values.get("offsets", []):
             if level["within_one_frame"] is not None:
                 unit = 1000 * 2 ** level["level"] / self.fps
@@ -177,7 +177,7 @@ def inspect_corpus(
     corpus = Corpus(folder, fps=None, skip_bad=False)
     if syncers is not None:
         if features is None:
-            raise ArgumentError("`features`: expected the features that the syncers hear, got None")
+            raise ArgumentError("`features`: expected the features that the syncers take, got None")
         if corpus.fps != FPS:
             raise ArgumentError(f"`syncers`: expected a corpus of {FPS:g} frames per second, got one of {corpus.fps:g}")
     bad: list[tuple[str, str]] = []

@@ -65,7 +65,7 @@ def training_curves(
             label=name,
         )
     if chance is not None:
-        axes.axhline(chance, color=GREY, linestyle="--", linewidth=1.2, label=f"chance ({chance:.3g})")
+        axes.axhline(chance, color=GREY, linestyle="--", linewidth=1.2, label=f"chance level ({chance:.3g})")
     if log:
         axes.set_yscale("log")
     plain_axes(axes)

@@ -67,7 +67,7 @@ def read_history(path: str | os.PathLike[str]) -> dict[str, list[tuple[int, floa
         if source.suffix == ".csv":
             curves: dict[str, list[tuple[int, float]]] = {}
             if source.name != "metrics.csv" or not source.read_text(encoding="utf-8").startswith(",".join(COLUMNS)):
-                raise ValueError("not a metrics.csv of a training")
+                raise ValueError("not a metrics.csv of a training run")
             for step, name, value in read_log(source.parent):
                 curves.setdefault(name, []).append((step, value))
             return curves
@@ -102,7 +102,9 @@ def curves_by_level(history: Mapping[str, Sequence[tuple[int, float]]]) -> tuple
         if levels:
             return label, levels
     names = sorted({re.sub(r"\d+$", "", name) for name in history})
-    raise ArgumentError(f"`history`: expected values such as confidence0, one of {list(HISTORY_KINDS)} a level, got {names}")
+    raise ArgumentError(
+        f"`history`: expected values such as confidence0, one for each of {list(HISTORY_KINDS)} a level, got {names}"
+    )
 
 
 def confidence_along_training(
@@ -140,7 +142,7 @@ def confidence_along_training(
     if truth:
         counts["truth"] = len(truth)
     if len(set(counts.values())) != 1 or 0 in counts.values():
-        raise ArgumentError(f"`histories`: expected at least one training and one number of levels, got {counts}")
+        raise ArgumentError(f"`histories`: expected at least one training run and one number of levels, got {counts}")
     levels = next(iter(counts.values()))
     figure = new_figure(2.9 * levels + 1.2, 3.0)
     panels = figure.subplots(1, levels, squeeze=False, sharex=True)[0]

@@ -119,7 +119,7 @@ class SyncerTrainingConfig:
 
 
 class LevelObjective(nn.Module):
-    """Loss of one level with its temperature, and the value of that loss at chance; :func:`level_losses` computes it.
+    """Loss of one level with its temperature, and the chance level of this loss; :func:`level_losses` computes it.
 
     Args:
         config: The settings, which name the loss.

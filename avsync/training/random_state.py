@@ -59,10 +59,10 @@ class RandomState:
         return {"processes": _of_all(_own_state(self.generator))}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Put this process's states back; those of GPUs only where there are as many as there were.
+        """Restore the states of this process; those of GPUs only if the number of GPUs is the same.
 
-        Where the checkpoint was written by another number of processes, no stream can go on as it was: each process then begins a
-        new one, which follows from the saved state, and a warning says so.
+        If the checkpoint was written by another number of processes, no random stream can continue. Each process then begins a new
+        stream, which follows from the saved state, and a warning reports it.
         """
         saved = state_dict["processes"]
         rank, world = _rank_and_world()
@@ -71,8 +71,8 @@ class RandomState:
             return
         if rank == 0:
             warnings.warn(
-                f"the checkpoint was written by {len(saved)} processes and this run has {world}: it goes on from the same"
-                " weights with other crops, so it will not end with the same ones",
+                f"the checkpoint was written by {len(saved)} processes and this run has {world}: it continues from"
+                " the same weights with other crops, so the final weights will differ",
                 stacklevel=2,
             )
         origin = hashlib.sha256(saved[0]["generator"].numpy().tobytes()).hexdigest()

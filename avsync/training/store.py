@@ -173,7 +173,7 @@ class CheckpointStore:
                 write_checkpoint(self.path(step), content)
         except CheckpointError as error:
             last = self.last_path()
-            left = "there is none before it" if last is None else f"the last good one is {last}"
+            left = "there is no earlier one" if last is None else f"the last good one is {last}"
             raise CheckpointError(f"{error}; {left}") from error
         self._flush_names()
         # A new run removes the files of an earlier run only after its own first checkpoint is written.

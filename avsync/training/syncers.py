@@ -127,7 +127,7 @@ class _BatchLosses(NamedTuple):
     losses: Tensor
     """(levels,)."""
     chance: list[float]
-    """Loss of each level at chance."""
+    """Chance level of the loss of each level."""
     signs: dict[str, Tensor]
     """Vital signs of the embeddings."""
 

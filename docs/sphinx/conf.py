@@ -1,6 +1,6 @@
-"""Configuration of the API reference: one page for each room of avsync, with the public names that the room gives out.
+"""Configuration of the API reference: one page for each room of avsync, with the public names that the room exports.
 
-The pages are written from the package each time, into ``generated/`` beside this file; nothing there is kept by hand.
+Each build writes the pages from the package into ``generated/`` next to this file; no page there is edited by hand.
 """
 
 from __future__ import annotations
@@ -254,7 +254,7 @@ def _shield(_app: Any, what: str, _name: str, _value: Any, _options: Any, lines:
     # front of it prevents that.
     if what in ("attribute", "data", "property"):
         lines[:0] = ["..", ""]
-        # What Python says of the fields of a NamedTuple by itself tells a reader nothing; their class describes them.
+        # Python's own docstrings of NamedTuple fields carry no information; the class describes its fields.
         lines[:] = [line for line in lines if not line.startswith("Alias for field number")]
 
 

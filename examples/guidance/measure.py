@@ -30,7 +30,7 @@ GEOMETRY = {
 
 
 class Evaluated(NamedTuple):
-    """Results of one training run, clip by clip; "guide" and "judge" are the guiding syncers and the evaluation model."""
+    """Results of one training run, clip by clip; ``"guide"`` and ``"judge"`` are the guiding syncers and the evaluation model."""
 
     name: str
     confidence: dict[str, Tensor]

@@ -129,7 +129,7 @@ def syncer_stage(
     progress: bool,
     compiled: bool = False,
 ) -> tuple[SyncerPyramid, History]:
-    """Train one pyramid of syncers ("syncers" guides the generator, "judge" evaluates it)."""
+    """Train one pyramid of syncers (``"syncers"`` guides the generator, ``"judge"`` evaluates it)."""
     with fabric.init_module():
         torch.manual_seed(training.seed)
         pyramid = SyncerPyramid(config=preset.syncers)

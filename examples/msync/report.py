@@ -65,7 +65,7 @@ def _training_figures(folder: Path, name: str, history: History) -> None:
     drawn = losses | accuracies | confidences | dict.fromkeys(other)
     rest = {key: points for key, points in history.items() if key not in drawn}
     if losses:
-        figure = training_curves(losses, chance=1.0, ylabel="loss / loss at chance", title=f"{name}: training loss")
+        figure = training_curves(losses, chance=1.0, ylabel="loss / chance level", title=f"{name}: training loss")
         save_figure(figure, folder / f"{name}-loss.png")
     if accuracies:
         figure = training_curves(accuracies, ylabel="share within one frame", title=f"{name}: offsets of unseen speakers")

@@ -13,7 +13,7 @@ _PYRAMID = """# {name}
 
 {about}
 
-Four syncers, one per level of the pyramid (windows of 200, 400, 800 and 1600 ms), for 68 iBUG landmarks in two dimensions at 25 frames a
+Four syncers, one per level of the pyramid (windows of 200, 400, 800 and 1600 ms), for 68 iBUG landmarks in two dimensions at 25 frames per
 second and 16 kHz audio.
 
 - Motion: {motion} of the {region}.
@@ -32,8 +32,8 @@ syncers = SyncerPyramid.from_pretrained("{name}")
 {train_minutes} minutes of {train_speakers} speakers: landmarks and audio of people who talk into a camera, drawn from videos in the
 trees of public repositories (company and personal web sites, course and research repositories, among them excerpts of GRID, LRS2, MEAD,
 VoxCeleb2, HDTF and ChaLearn First Impressions). Most of those repositories state no licence for the footage. No frame, landmark or audio
-of it is part of this package; the weights are what was learned from it. Landmarks are MediaPipe FaceMesh's, mapped to 68 points, unsmoothed;
-the lag of every source video was estimated by a regressor and corrected, to about a third of a frame.{moved} Mostly English, some
+of it is part of this package; the weights are what was learned from it. The landmarks are from MediaPipe FaceMesh, mapped to 68 points, not
+smoothed; the lag of every source video was estimated by a regressor and corrected, to about a third of a frame.{moved} Mostly English, some
 Portuguese, Spanish, French and perhaps other languages. Evaluated on {val_minutes} minutes of {val_speakers} other speakers.
 
 Trained by `python examples/pretrained_models/pretrain.py --corpus PATH --variants {name}` ({steps} steps).
@@ -61,8 +61,8 @@ syncers = SyncerEnsemble.from_pretrained("{name}")
 
 ## Data
 
-What its members learned from: their cards tell it. The weights were chosen, and the numbers below measured, on {val_minutes} minutes of
-{val_speakers} speakers whom no member was trained on.
+The training data of the members are described in their cards. The weights were chosen, and the numbers below measured, on {val_minutes} minutes of
+{val_speakers} speakers who are in no training data of a member.
 
 Joined and evaluated by `python examples/pretrained_models/join.py --corpus PATH`.
 
@@ -79,8 +79,8 @@ and 5 frames to both sides. A clip counts if at least {speech_share:.0f} % of it
 {levels}
 
 Short clips, level 0, search of 15 frames to both sides, with 40 frames of audio around them; "with speech" are those with at least 80 % of
-such frames. Nothing outside of the clip is shown of the face. Every frame of a clip counts once (`sync_offset(..., window=5)`); in the
-last column every window does, as in SyncNet's protocol.
+such frames. The syncers see the face inside the clip only. Every frame of a clip counts once (`sync_offset(..., window=5)`); in the last
+column every window counts once, as in SyncNet's protocol.
 
 | frames | all clips | clips with speech | with speech, mean over windows |
 |---|---|---|---|
@@ -88,22 +88,22 @@ last column every window does, as in SyncNet's protocol.
 
 ## Use and misuse
 
-For guiding and evaluating generators of facial landmarks, for measuring and mending the offset of recordings, for research on synchrony. The
-syncers of the loss should not evaluate what they have guided: that is what `landmarks68-25fps-judge` is for. A generator that is given nothing but
-this loss finds motion that pleases the syncers and is no face (see the guide "Guidance"); keep a reconstruction or adversarial loss next to it.
+For guiding and evaluating generators of facial landmarks, for measuring and correcting the offset of recordings, and for research on
+synchrony. Do not evaluate a generator with the syncers that guided it; use `landmarks68-25fps-judge`. A generator that is trained with
+this loss alone finds motion with a low loss that is no face (see the guide "Guidance"); use a reconstruction or adversarial loss as well.
 
-Not a detector of forged videos, not a means to identify people or to judge what somebody says, and no measure of how well somebody
-articulates. Do not use it for decisions about persons.
+The model is not a detector of forged videos. It cannot identify people, recognise what they say, or measure how well they articulate.
+Do not use it for decisions about persons.
 
 ## Limits
 
-About 160 speakers are few: expect less on languages, ages, speech impairments, beards, masks, profile views and detectors that are not in
-the data. Silence and stillness have no offset; the confidence, and better its calibration, say so. Level 3 hears prosody and pauses,
-which repeat: it is the least certain.
+About 160 speakers are few: expect lower accuracy on languages, ages, speech impairments, beards, masks, profile views and detectors that
+are not in the data. Silent clips and still faces have no offset; the confidence, and better its calibration, reports this. Level 3 sees
+prosody and pauses, which repeat, and is the least certain.
 """
 
-_MOVED = """ What it was trained on
-was then moved once more, to where syncers trained on the other half of the speakers hear it in sync."""
+_MOVED = """ The training
+clips were then shifted once more, to the offset that syncers trained on the other half of the speakers found."""
 
 
 def cell(share: dict[str, Any]) -> str:
@@ -117,7 +117,7 @@ def hearing(variant: Variant) -> str:
     """Describe the audio context and the normalisation of a pyramid, as the end of a clause."""
     frames = next(iter(variant.audio_context), 0)
     around = f", level 0 with {40 * frames} ms more on both sides of a window" if frames else ""
-    return around + (", the mean over the clip taken off" if variant.mean_normalisation else "")
+    return around + (", the mean over the clip subtracted" if variant.mean_normalisation else "")
 
 
 def pauses(variant: Variant) -> str:

@@ -165,7 +165,7 @@ VARIANTS = {
         realign=True,
     ),
     "landmarks68-25fps-judge": Variant(
-        "An independent judge, trained with SyncNet's margin loss and another seed, for measuring what the default has guided.",
+        "An independent evaluation model, trained with SyncNet's contrastive loss and another seed, for generators that the default has guided.",
         objective="margin",
         # The evaluation model also differs in its audio input: the window alone, and audio without normalisation.
         audio_context=(),

@@ -119,7 +119,7 @@ class CheckedDetector:
         count = len(found) if hasattr(found, "__len__") else -1
         if count != len(images):
             got = f"{count} results" if count >= 0 else type(found).__name__
-            raise ShapeError(f"`detector`: expected {self.name!r} to return {len(images)} results, one an image, got {got}")
+            raise ShapeError(f"`detector`: expected {self.name!r} to return {len(images)} results, one per image, got {got}")
         return [self._checked(faces) for faces in found]
 
     def _checked(self, faces: Any) -> Faces:

@@ -108,7 +108,7 @@ def _hear(worker: _Worker, out: Path) -> tuple[Job, VideoReport] | None:
         code = worker.process.exitcode
         how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"status {code}"
         records.remove_unfinished(out, job.key)
-        error = f"the process that worked on it ended with {how}; was there memory enough?"
+        error = f"the process that worked on it ended with {how}; it may have run out of memory"
         report = VideoReport(source=job.path, status=FAILED, error=error)
         records.write_record(out, job, report, time=time.time())
         passed(1.0)

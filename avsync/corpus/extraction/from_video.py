@@ -137,7 +137,7 @@ def iter_clips(
     for key, number in {"fps": fps, "min_seconds": min_seconds, "max_seconds": max_seconds}.items():
         check_type(key, number, int, float)
     if progress is not None and not callable(progress):
-        raise ArgumentError(f"`progress`: expected a function of the share that has passed, got {type(progress).__name__}")
+        raise ArgumentError(f"`progress`: expected a function of the finished share, got {type(progress).__name__}")
     check_choice("faces", faces, POLICIES)
     check_choice("crop", crop, CROPS)
     for key, value in {"fps": fps, "min_seconds": min_seconds, "max_seconds": max_seconds}.items():
@@ -153,7 +153,7 @@ def iter_clips(
     with ExitStack() as stack:
         source = stack.enter_context(VideoSource(video, max_height=max_height))
         if not source.info.has_audio:
-            raise CorpusError(f"{video}: expected a sound stream, got a video without sound")
+            raise CorpusError(f"{video}: expected an audio stream, got a video without audio")
         audio = stack.enter_context(AudioSource(video, sample_rate=SAMPLE_RATE, track=audio_track))
         report.width, report.height = source.info.width, source.info.height
         ledger = _Ledger(report)

@@ -289,14 +289,14 @@ class ExtractionReport:
             lines.append(f"no audio in the file for {_minutes(totals['seconds_without_audio'])} of the clips")
         if totals["ends"]:
             lines.append(
-                "clips end because of: " + ", ".join(f"{reason} ({count})" for reason, count in totals["ends"].items())
+                "reasons why clips end: " + ", ".join(f"{reason} ({count})" for reason, count in totals["ends"].items())
             )
         if self.kept:
-            lines.append(f"{len(self.kept)} videos were finished before and not decoded again")
+            lines.append(f"{len(self.kept)} videos were already finished and were not decoded again")
         lines += [printable(f"not extracted, the same file as {same}: {source}") for source, same in self.duplicates]
         if self.ignored:
             some = ", ".join(map(printable, self.ignored[:5])) + (", ..." if len(self.ignored) > 5 else "")
-            lines.append(f"{len(self.ignored)} files in the folders are no videos by their suffix: {some}")
+            lines.append(f"{len(self.ignored)} files in the folders do not have the suffix of a video: {some}")
         unusual = [video for video in self.videos if video.status == FAILED or not video.clips or video.warnings]
         lines += [video.line() for video in sorted(unusual, key=lambda video: (video.status != FAILED, bool(video.clips)))]
         return "\n".join(lines)

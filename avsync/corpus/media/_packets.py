@@ -45,7 +45,7 @@ def _packets(container: Any, stream: Any, damage: Counter[str]) -> Iterator[Any]
             for packet in container.demux(stream):
                 silent = 0
                 if packet.is_corrupt:
-                    damage[f"packets of the {stream.type} stream that the file itself calls corrupt or cuts short"] += 1
+                    damage[f"packets of the {stream.type} stream that the file marks as corrupt or that are incomplete"] += 1
                 yield packet
             return
         except failed as error:

@@ -100,7 +100,7 @@ class AudioSource(ProcessBound):
             except CorpusError as error:
                 raise CorpusError(f"{path}: {error}") from error
             if stream is None:
-                raise CorpusError(f"{path}: expected a sound stream that can be decoded, got {contents(self._container)}")
+                raise CorpusError(f"{path}: expected an audio stream that can be decoded, got {contents(self._container)}")
             self._stream = stream
             #: Number of the track that is read, from 1.
             self.track: int = list(self._container.streams.audio).index(stream) + 1
@@ -111,7 +111,7 @@ class AudioSource(ProcessBound):
             first = next(self._decoded, None)
             if first is None:
                 why = "; ".join(self.warnings) or "no samples"
-                raise CorpusError(f"{path}: expected a sound stream that can be decoded, got {why}")
+                raise CorpusError(f"{path}: expected an audio stream that can be decoded, got {why}")
             #: Sample rate of the coded audio, in hertz.
             self.native_rate: int = first.sample_rate
             if not 0 < self.native_rate <= _MAX_RATE:
@@ -125,7 +125,7 @@ class AudioSource(ProcessBound):
                 self._kept.append(placed)
         except failures() as error:
             self._container.close()
-            raise CorpusError(f"{path}: expected readable sound, got: {reason(error)}") from error
+            raise CorpusError(f"{path}: expected readable audio, got: {reason(error)}") from error
         except BaseException:
             self._container.close()
             raise
@@ -145,10 +145,10 @@ class AudioSource(ProcessBound):
         if self._several:
             lines.append(f"audio track {self.track} of {self.tracks} was read")
         if clock is not None and clock.gaps[0]:
-            lines.append(f"gaps in the sound, {clock.gaps[1]:.3f} s in all, read as silence: {clock.gaps[0]}")
+            lines.append(f"gaps in the audio, {clock.gaps[1]:.3f} s in total, read as silence: {clock.gaps[0]}")
         if clock is not None and clock.overlaps[0]:
             lines.append(
-                f"blocks of sound cut by {clock.overlaps[1]:.3f} s in all, because their time was taken: {clock.overlaps[0]}"
+                f"audio blocks cut by {clock.overlaps[1]:.3f} s in total, because they overlap the block before: {clock.overlaps[0]}"
             )
         return lines
 
@@ -195,7 +195,7 @@ class AudioSource(ProcessBound):
         high = math.ceil(position + samples * self.native_rate / self.sample_rate) + margin + 2
         if self._forgotten is not None and low + margin < self._forgotten:
             earliest = self.start + self._forgotten / self.native_rate
-            raise ArgumentError(f"`start`: expected at least {earliest:.3f} s, as sound is read forwards, got {start:.3f}")
+            raise ArgumentError(f"`start`: expected at least {earliest:.3f} s, because audio is read forwards, got {start:.3f}")
         self._advance(low, high)
         window, present = np.zeros(high - low, dtype=np.float32), np.zeros(high - low, dtype=bool)
         for begin, block in self._kept:
@@ -246,15 +246,15 @@ class AudioSource(ProcessBound):
 
     def _block(self, frame: Any) -> Iterator[Block]:
         if frame.is_corrupt:
-            self._damage["blocks of sound that the decoder calls damaged"] += 1
+            self._damage["audio blocks that the decoder reports as damaged"] += 1
         try:
             samples = self._mix(frame)
         except failures() as error:
-            self._damage[f"blocks of sound that cannot be used ({reason(error)})"] += 1
+            self._damage[f"audio blocks that cannot be used ({reason(error)})"] += 1
             return
         rate = frame.sample_rate
         if rate != self.native_rate and 0 < rate <= _MAX_RATE and samples.size:
-            self._damage[f"blocks of sound at {rate} Hz amid sound at {self.native_rate} Hz"] += 1
+            self._damage[f"audio blocks at {rate} Hz in a stream at {self.native_rate} Hz"] += 1
             # Linear interpolation suffices: a change of rate is rare, and there are no artefacts between blocks.
             places = np.arange(max(1, round(samples.size * self.native_rate / rate))) * (rate / self.native_rate)
             samples = np.interp(places, np.arange(samples.size), samples).astype(np.float32)

@@ -112,7 +112,7 @@ def open_media(path: str | os.PathLike[str]) -> Any:
     names = set(container.format.name.split(","))
     if names & _NO_MEDIA or any(name.endswith("_pipe") for name in names):
         container.close()
-        raise CorpusError(f"{path}: expected video or sound, got {container.format.long_name or container.format.name}")
+        raise CorpusError(f"{path}: expected video or audio, got {container.format.long_name or container.format.name}")
     return container
 
 

@@ -151,12 +151,12 @@ class VideoSource(ProcessBound):
         for decoded in self._pending():
             self._check_process()
             if decoded.is_corrupt:
-                self._damage["frames that the decoder calls damaged"] += 1
+                self._damage["frames that the decoder reports as damaged"] += 1
             time = self._time(decoded)
             if time is None:
                 before = self._held.time if self._held is not None else self._last
                 time = before + self._interval if before is not None else self.info.video_start or 0.0
-                self._damage["frames without a timestamp, which got one by the frame rate"] += 1
+                self._damage["frames without a timestamp, placed by the frame rate"] += 1
             frame, held, last = VideoFrame(time, decoded, self), self._held, -math.inf if self._last is None else self._last
             if held is not None and time > held.time:
                 self._held, self._last = frame, held.time
@@ -164,10 +164,10 @@ class VideoSource(ProcessBound):
             elif time > last and (held is None or time < held.time):
                 if held is not None:
                     # The held frame has a wrong timestamp after the next frame, which must not discard all following frames.
-                    self._damage["frames dropped because their time is beyond the next one's"] += 1
+                    self._damage["frames dropped because their time is after that of the next frame"] += 1
                 self._held = frame
             else:
-                self._damage["frames dropped because their time is not after the one before"] += 1
+                self._damage["frames dropped because their time is not after that of the frame before"] += 1
         final, self._held = self._held, None
         if final is not None:
             self._last = final.time
@@ -213,7 +213,9 @@ class VideoSource(ProcessBound):
         else:
             return
         if last is not None and declared - last > 1.0 + 2.0 * self._interval:
-            self._damage[f"the images end at {last:.2f} s, but the file declares {declared:.2f} s: it may be cut short"] = 0
+            self._damage[
+                f"the images end at {last:.2f} s, but the file declares {declared:.2f} s: the file may be incomplete"
+            ] = 0
 
     def _convert(self, frame: Any) -> Image:
         self._check_process()

@@ -20,7 +20,7 @@ _FPS = 25.0
 RATES = (10.0, 12.0, 12.5, 15.0, 20.0, 23.0, 24.0, 25.0, 27.2, 30.0, 31.25, 50.0, 60.0)
 """Frame rates tried for the motion. A wrong audio rate has the same effect: 44.1 kHz read as 48 kHz gives 27.2."""
 _PAIRS = (("speed", "flux"), ("opening", "energy"), ("speed", "energy"))
-_SURE = 7.0  # standard deviations above chance
+_SURE = 7.0  # standard deviations above the chance level
 _ENOUGH_SECONDS = 60.0
 _PLENTY_SECONDS = 180.0
 
@@ -33,7 +33,7 @@ class LagPeak(NamedTuple):
     height: float
     """Correlation at the peak."""
     sureness: float
-    """Height of the peak above chance, in standard deviations of chance."""
+    """Height of the peak above the mean at distant lags, in standard deviations of the values at distant lags."""
 
 
 class LagScan:
@@ -68,8 +68,8 @@ class LagScan:
             return
         self.seconds[speaker] = self.seconds.get(speaker, 0.0) + frames / _FPS
         total, count = self._speakers.setdefault(speaker, (np.zeros(2 * _FAR + 1), np.zeros(2 * _FAR + 1)))
-        for motion, sound in _PAIRS:
-            products, pairs = _correlate(getattr(tracks, motion), getattr(tracks, sound))
+        for motion, audio in _PAIRS:
+            products, pairs = _correlate(getattr(tracks, motion), getattr(tracks, audio))
             total += products
             count += pairs
         for rate, (rate_total, rate_count) in self._rates.items():
@@ -101,12 +101,12 @@ def _standard(values: Array) -> Array:
     return centred / deviation if deviation > 1e-9 else np.zeros_like(centred)
 
 
-def _correlate(motion: Array, sound: Array) -> tuple[Array, Array]:
+def _correlate(motion: Array, audio: Array) -> tuple[Array, Array]:
     """Return the sum of the products and their number at each lag of the motion."""
-    length = min(len(motion), len(sound))
+    length = min(len(motion), len(audio))
     padded = np.pad(_standard(motion[:length]), _FAR)
     shifted = np.lib.stride_tricks.sliding_window_view(padded, length)
-    return shifted @ _standard(sound[:length]), np.maximum(length - np.abs(np.arange(-_FAR, _FAR + 1)), 0).astype(np.float64)
+    return shifted @ _standard(audio[:length]), np.maximum(length - np.abs(np.arange(-_FAR, _FAR + 1)), 0).astype(np.float64)
 
 
 def _ratio(total: Array, count: Array) -> Array:
@@ -145,33 +145,33 @@ def check_alignment(scan: LagScan) -> list[Finding]:
     best = max(rates, key=lambda rate: rates[rate].height)
     numbers = {**peak._asdict(), "seconds": seconds}
     if seconds < _ENOUGH_SECONDS:
-        words = f"{seconds:.0f} s are too few to tell whether sound and motion are aligned; {_ENOUGH_SECONDS:.0f} s would do."
+        words = f"{seconds:.0f} s are too short to check the alignment of audio and motion; {_ENOUGH_SECONDS:.0f} s are enough."
         return [Finding("note", "too_short_to_align", words, numbers=numbers)]
     if best != _FPS and rates[best].sureness > _SURE and rates[best].height > 1.3 * rates[_FPS].height:
         words = (
-            f"the motion fits the sound better at about {best:g} frames per second than at 25 (correlation {rates[best].height:.2f} "
-            f"against {rates[_FPS].height:.2f}): the videos were not resampled to 25, or the rate of the sound is not what it is said to be. "
-            "Extract the corpus again, by timestamps."
+            f"the motion fits the audio better at about {best:g} frames per second than at 25 (correlation {rates[best].height:.2f} "
+            f"against {rates[_FPS].height:.2f}): the videos were not resampled to 25, or the stated sample rate of the audio is wrong. "
+            "Extract the corpus again from the videos, by their timestamps."
         )
-        return [Finding("error", "rate", words, numbers={**numbers, "frames_a_second": best})]
+        return [Finding("error", "rate", words, numbers={**numbers, "fps": best})]
     if peak.sureness < _SURE or peak.height < 0.02:
         words = (
-            f"lips and sound do not move together at any lag up to one second (best correlation {peak.height:.3f}, {peak.sureness:.1f} "
-            "standard deviations of chance). Sound and landmarks may belong to different clips, be dubbed, or drift apart."
+            f"the lips do not follow the audio at any lag up to one second (best correlation {peak.height:.3f}, {peak.sureness:.1f} standard "
+            "deviations above chance level). Audio and landmarks may belong to different clips, be dubbed, or drift apart."
         )
         return [Finding("error" if seconds >= _PLENTY_SECONDS else "warning", "unrelated", words, numbers=numbers)]
     findings = []
     if abs(peak.offset_frames) > 1.5:
         words = (
-            f"{_in_words(peak.offset_frames)} over the whole corpus (correlation {peak.height:.2f} there). Shift it before training: a "
-            "syncer would learn the shift, and call sound that is in sync out of sync."
+            f"{_in_words(peak.offset_frames)} over the whole corpus (correlation {peak.height:.2f} there). Shift the audio before training, "
+            "because a syncer would learn the shift and report synchronous audio as out of sync."
         )
         findings.append(Finding("error", "misaligned", words, numbers=numbers))
     elif abs(peak.offset_frames) > 0.75:
-        words = f"{_in_words(peak.offset_frames)} over the whole corpus, as far as a scan without a trained model can tell."
+        words = f"{_in_words(peak.offset_frames)} over the whole corpus, according to a scan without a trained model."
         findings.append(Finding("warning", "misaligned", words, numbers=numbers))
     else:
-        words = f"lips and sound are aligned: their correlation peaks at {peak.offset_frames:+.1f} frames ({peak.height:.2f})."
+        words = f"lips and audio are aligned: their correlation peaks at {peak.offset_frames:+.1f} frames ({peak.height:.2f})."
         findings.append(Finding("note", "aligned", words, numbers=numbers))
     astray = {
         speaker: peak_of_speaker.offset_frames
@@ -181,7 +181,7 @@ def check_alignment(scan: LagScan) -> list[Finding]:
         if peak_of_speaker.sureness > _SURE and abs(peak_of_speaker.offset_frames - peak.offset_frames) > 2.5
     }
     if astray:
-        words = "some speakers peak elsewhere than the rest: " + _list_offsets(astray)
+        words = "some speakers have another offset than the rest: " + _list_offsets(astray)
         findings.append(Finding("warning", "misaligned_speakers", words, clips=tuple(astray), numbers=dict(astray)))
     return findings
 
@@ -210,31 +210,33 @@ def check_distances(speakers: Sequence[str], distances: Array, *, least_crops: i
     if len(speakers) != len(distances) or not len(speakers):
         raise ArgumentError(f"`speakers`: expected one per crop, of {len(distances)}, got {len(speakers)}")
 
-    def judge(rows: Array) -> tuple[int, float]:
+    def estimate(rows: Array) -> tuple[int, float]:
         found = offset_from_distances(torch.from_numpy(np.nanmean(rows, axis=0, keepdims=True)))
         return int(found.offset_frames), float(found.confidence)
 
-    offset, confidence = judge(distances)
+    offset, confidence = estimate(distances)
     numbers: dict[str, float] = {"offset_frames": offset, "confidence": confidence, "crops": len(distances)}
     if confidence < 0.05:
-        words = f"the syncers find no offset (confidence {confidence:.2f}): they were not trained for such data, or sound and motion are unrelated."
+        words = f"the syncers find no offset (confidence {confidence:.2f}): they were not trained for such data, or audio and motion are unrelated."
         return [Finding("warning", "syncers_unsure", words, numbers=numbers)]
     if abs(offset) >= 2:
         findings = [
-            Finding("error", "misaligned", f"by the syncers {_in_words(offset)} over the whole corpus.", numbers=numbers)
+            Finding(
+                "error", "misaligned", f"according to the syncers, {_in_words(offset)} over the whole corpus.", numbers=numbers
+            )
         ]
     else:
-        words = f"by the syncers the corpus is aligned: offset {offset:+d} frames, confidence {confidence:.2f}."
+        words = f"according to the syncers, the corpus is aligned: offset {offset:+d} frames, confidence {confidence:.2f}."
         findings = [Finding("note", "aligned", words, numbers=numbers)]
     names = np.array(speakers)
     astray: dict[str, float] = {}
     for speaker in sorted(set(speakers)):
         rows = distances[names == speaker]
         if len(rows) >= least_crops:
-            found, sure = judge(rows)
+            found, sure = estimate(rows)
             if abs(found - offset) >= 2 and sure > 0.5 * confidence:
                 astray[speaker] = found
     if astray:
-        words = "by the syncers some speakers are out of sync: " + _list_offsets(astray)
+        words = "according to the syncers, some speakers are out of sync: " + _list_offsets(astray)
         findings.append(Finding("warning", "misaligned_speakers", words, clips=tuple(astray), numbers=dict(astray)))
     return findings

@@ -12,17 +12,17 @@ from avsync.training.doctor.findings import Finding, by_severity
 Curve = Sequence[tuple[int, float]]
 
 STUCK = 0.97
-"""A loss above this share of its chance level has learnt nothing that shows."""
+"""Share of the chance level above which a loss has not visibly fallen."""
 COLLAPSED = 0.02
 """A spread (:func:`avsync.training.doctor.vitals.vital_signs`) below this is one direction."""
 TOO_EARLY = 100
-"""Steps before which being at chance means nothing."""
+"""Steps before which a loss at its chance level is normal."""
 _NO_GRADIENT = 1e-7
 _HUGE_GRADIENT = 1e3
 _HOT = 0.5  # a temperature at which cosines of -1 to 1 hardly move the softmax
 _ELSEWHERE = (
-    "Then look at the data: sound and motion may be misaligned, swapped between clips, or of the wrong rate (run avsync doctor on the "
-    "corpus). If the data are sound, raise the learning rate or train longer."
+    "Check the data first: audio and motion may be misaligned, swapped between clips, or of the wrong rate (run avsync doctor on the "
+    "corpus). If the data are correct, raise the learning rate or train longer."
 )
 
 
@@ -33,7 +33,7 @@ def diagnose(history: Mapping[str, Curve], *, chance: float | None = None) -> tu
         history: (step, value) pairs by name, as :func:`avsync.training.syncers.train_syncers` returns them: ``loss0``, ``loss1``, ...
             are each level's loss over its chance level, and the vital signs are read if present. A history with only
             ``loss``, of any contrastive training run, is also accepted.
-        chance: Value of ``loss`` at chance: log(N + 1) with N negatives, log 2 for a binary cross-entropy. Only for histories
+        chance: Chance level of ``loss``: log(N + 1) with N negatives, log 2 for a binary cross-entropy. Only for histories
             without levels; if None, a loss that stays near log 2 is recognised.
 
     Returns:
@@ -66,8 +66,8 @@ def _blown_up(name: str, curve: Curve) -> Finding | None:
     return Finding(
         "error",
         "not_finite",
-        f"{name} is no longer a number from step {step} on. A learning rate that is too high, half precision without loss scaling, "
-        "or NaN in the data do that (avsync doctor finds the last).",
+        f"{name} is not a number from step {step} on. Possible causes: a learning rate that is too high, half precision without loss "
+        "scaling, or NaN in the data (avsync doctor CORPUS finds them).",
         numbers={"step": step},
     )
 
@@ -94,8 +94,8 @@ def _level(history: Mapping[str, Curve], level: int) -> list[Finding]:
             Finding(
                 "error",
                 "lost",
-                f"{name} had learnt (its loss was {best:.2f} of chance) and has lost it again ({late:.2f}): the learning rate is "
-                "too high for so long, or the gradient needs clipping.",
+                f"the loss of {name} had fallen to {best:.2f} of its chance level and rose again to {late:.2f}: lower the learning rate "
+                "towards the end, or clip the gradient.",
                 numbers=numbers,
             )
         )
@@ -106,22 +106,24 @@ def _level(history: Mapping[str, Curve], level: int) -> list[Finding]:
             Finding(
                 "warning",
                 "slow",
-                f"{name} has learnt little by step {step}: its loss is {late:.2f} of chance. Coarse levels see fewer windows and "
-                "less that moves, so they need longer clips, more speakers or more steps.",
+                f"{name} has learned little by step {step}: its loss is {late:.2f} of its chance level. Coarse levels see fewer windows and "
+                "less motion, so they need longer clips, more speakers or more steps.",
                 numbers=numbers,
             )
         )
     else:
         accuracy = 50 * (signs["in_sync"] + signs["off_sync"]) if {"in_sync", "off_sync"} <= set(signs) else None
-        told = "" if accuracy is None else f", and {accuracy:.0f} % of its pairs are told right (50 at chance)"
-        findings.append(Finding("note", "learns", f"{name} learns: its loss is {late:.2f} of chance{told}.", numbers=numbers))
+        told = "" if accuracy is None else f", and {accuracy:.0f} % of its pairs are classified correctly (chance level: 50)"
+        findings.append(
+            Finding("note", "learns", f"{name} learns: its loss is {late:.2f} of its chance level{told}.", numbers=numbers)
+        )
     if signs.get("temperature", 0.0) > _HOT:
         findings.append(
             Finding(
                 "warning",
                 "hot",
-                f"{name} runs at a temperature of {signs['temperature']:.2f}: cosines lie between -1 and 1, so above {_HOT} the softmax "
-                "hardly tells them apart. Start at 0.07, and keep weight decay away from the temperature.",
+                f"the temperature of {name} is {signs['temperature']:.2f}: cosines lie between -1 and 1, so above {_HOT} the softmax hardly "
+                "distinguishes them. Start at 0.07, and apply no weight decay to the temperature.",
                 numbers=numbers,
             )
         )
@@ -130,14 +132,14 @@ def _level(history: Mapping[str, Curve], level: int) -> list[Finding]:
 
 def _stuck(name: str, late: float, step: int, signs: Mapping[str, float], numbers: Mapping[str, float]) -> Finding:
     known = dict(numbers)
-    where = f"{name} is at chance after {step} steps (its loss is {late:.2f} of what guessing gives)"
+    where = f"{name} is at chance level after {step} steps (its loss is {late:.2f} of the loss of a guess)"
     if signs.get("grad", 1.0) < _NO_GRADIENT:
         words = f"{where}, and no gradient reaches it: its parameters are frozen, or something detaches its embeddings."
         return Finding("error", "no_gradient", words, numbers=known)
     if signs.get("spread", 1.0) < COLLAPSED:
         words = (
-            f"{where}, and its embeddings have collapsed: every window gets the same vector (spread {signs['spread']:.3f}, 1 is all "
-            "directions). Lower the learning rate or warm up longer; make sure that features and motion are standardised, and that "
+            f"{where}, and its embeddings have collapsed: every window has the same embedding (spread {signs['spread']:.3f}; 1 means "
+            "all directions). Lower the learning rate or warm up longer; make sure that features and motion are standardised, and that "
             "neither is constant."
         )
         return Finding("error", "collapse", words, numbers=known)
@@ -145,14 +147,14 @@ def _stuck(name: str, late: float, step: int, signs: Mapping[str, float], number
         words = f"{where}, with gradients of norm {signs['grad']:.0f}: lower the learning rate and clip gradients."
         return Finding("error", "huge_gradient", words, numbers=known)
     if step < TOO_EARLY:
-        return Finding("note", "early", f"{where}: too early to say anything; look again after {TOO_EARLY}.", numbers=known)
-    words = f"{where}, though its embeddings are alive. {_ELSEWHERE}"
+        return Finding("note", "early", f"{where}: this is normal before step {TOO_EARLY}.", numbers=known)
+    words = f"{where}, but its embeddings have not collapsed. {_ELSEWHERE}"
     return Finding("error", "stuck", words, numbers=known)
 
 
 def _plain(curve: Curve, chance: float | None) -> list[Finding]:
     if not curve:
-        return [Finding("warning", "no_history", "the history holds no loss, so there is nothing to read.")]
+        return [Finding("warning", "no_history", "the history contains no loss.")]
     blown = _blown_up("the loss", curve)
     if blown is not None:
         return [blown]
@@ -161,7 +163,7 @@ def _plain(curve: Curve, chance: float | None) -> list[Finding]:
     if chance is None:
         still = abs(late - math.log(2)) < 0.01 and abs(first - late) < 0.1
         if not still:
-            words = f"the loss went from {first:.3g} to {late:.3g}; say what it is at chance (`chance`) to have it judged."
+            words = f"the loss went from {first:.3g} to {late:.3g}; pass its value at chance level as `chance` for a diagnosis."
             return [Finding("note", "no_chance", words, numbers=numbers)]
         chance = math.log(2)
     if late <= STUCK * chance:
@@ -170,9 +172,14 @@ def _plain(curve: Curve, chance: float | None) -> list[Finding]:
         ]
     if step < TOO_EARLY:
         return [
-            Finding("note", "early", f"after {step} steps the loss is at chance: too early to say anything.", numbers=numbers)
+            Finding(
+                "note",
+                "early",
+                f"after {step} steps the loss is at chance level, which is normal before step {TOO_EARLY}.",
+                numbers=numbers,
+            )
         ]
-    known = "ln 2, what a binary cross-entropy gives that answers 0.5 to everything" if abs(chance - math.log(2)) < 1e-3 else ""
-    known = known or f"ln {math.exp(chance):.0f}, what guessing among {math.exp(chance):.0f} gives"
-    words = f"the loss stands at {late:.3f} after {step} steps. Chance is {chance:.3f} = {known}: nothing has been learnt. {_ELSEWHERE}"
+    known = "ln 2, the binary cross-entropy of the constant output 0.5" if abs(chance - math.log(2)) < 1e-3 else ""
+    known = known or f"ln {math.exp(chance):.0f}, the loss of a guess among {math.exp(chance):.0f}"
+    words = f"the loss is {late:.3f} after {step} steps. Its chance level is {chance:.3f} = {known}: nothing was learned. {_ELSEWHERE}"
     return [Finding("error", "stuck", words, numbers=numbers)]

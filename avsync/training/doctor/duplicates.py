@@ -12,10 +12,10 @@ from avsync.training.doctor.tracks import Tracks
 
 Words = npt.NDArray[np.uint64]
 
-_KEPT = 4  # one word in so many, chosen by the word itself, so that two copies keep the same ones
-_COMMON = 12  # a word in more places than this says nothing
+_KEPT = 4  # one word in four is kept, chosen by its value, so that two copies keep the same words
+_COMMON = 12  # a word in more places than this carries no information
 _LEAST = 8  # equal words at one lag that make a duplicate
-_LEAST_SECONDS = 0.6  # over which they must be spread: less is a click or a chance
+_LEAST_SECONDS = 0.6  # over which they must be spread: less is a click or a coincidence
 _QUIET_DB = 35.0
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
@@ -39,7 +39,7 @@ class Duplicate(NamedTuple):
     """From the first to the last instant found equal."""
 
 
-def sound_fingerprint(tracks: Tracks) -> Fingerprint:
+def audio_fingerprint(tracks: Tracks) -> Fingerprint:
     """Signs of how neighbouring bands change against each other, at an instant and 40 ms later; 100 per second before thinning."""
     bands = tracks.bands
     if len(bands) < 8:

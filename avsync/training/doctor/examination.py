@@ -22,13 +22,13 @@ from avsync.models.syncer.interface import MultiScaleSyncer, unit_norm
 from avsync.training.doctor.alignment import LagScan, check_alignment, check_distances
 from avsync.training.doctor.clip_checks import check_facts
 from avsync.training.doctor.clip_facts import ClipFacts, clip_facts
-from avsync.training.doctor.duplicates import Duplicate, Fingerprint, find_duplicates, motion_fingerprint, sound_fingerprint
+from avsync.training.doctor.duplicates import Duplicate, Fingerprint, audio_fingerprint, find_duplicates, motion_fingerprint
 from avsync.training.doctor.findings import Finding, by_severity
 from avsync.training.doctor.overfit import Overfit, check_overfit, overfit_batch
-from avsync.training.doctor.reading import check_index, read_clips, read_entries, sound_clips
+from avsync.training.doctor.reading import check_index, read_clips, read_entries, valid_clips
 from avsync.training.doctor.tracks import clip_tracks
 
-_CROP, _STRIDE, _MARGIN = 80, 80, 16  # frames, of the crops that trained syncers judge
+_CROP, _STRIDE, _MARGIN = 80, 80, 16  # frames, of the crops for trained syncers
 _OVERFIT_CLIPS = 24  # clips kept to overfit a batch of
 
 
@@ -156,9 +156,9 @@ def examine(
         clips, total = read_clips(corpus, chosen, findings), len(chosen)
     else:
         clips, total = (clip for clip in corpus if split is None or clip.split == split), 0
-        clips = sound_clips(clips, findings)
+        clips = valid_clips(clips, findings)
     facts, scan = list[ClipFacts](), LagScan()
-    sounds, motions = list[Fingerprint](), list[Fingerprint]()
+    audios, motions = list[Fingerprint](), list[Fingerprint]()
     judged: list[tuple[str, Tensor]] = []
     kept: list[Clip] = []
     for clip in clock.through("reading", clips):
@@ -168,7 +168,7 @@ def examine(
         with clock.timing("lag scan"):
             scan.add(tracks, speaker=clip.speaker)
         with clock.timing("fingerprints"):
-            sounds.append(sound_fingerprint(tracks))
+            audios.append(audio_fingerprint(tracks))
             motions.append(motion_fingerprint(clip, tracks))
         if syncers is not None and features is not None:
             with clock.timing("syncers"):
@@ -183,7 +183,7 @@ def examine(
         findings.append(Finding("error", "empty", "there is no clip."))
     findings += check_facts(facts)
     with clock.timing("fingerprints"):
-        findings += check_duplicates(facts, find_duplicates(sounds), find_duplicates(motions))
+        findings += check_duplicates(facts, find_duplicates(motions), find_duplicates(audios))
     if facts:
         findings += check_alignment(scan)
     if judged:
@@ -211,7 +211,7 @@ def examine(
 
 
 def _index_findings(entries: list[dict[str, Any]], split: str | None) -> list[Finding]:
-    """Complaints about names, speakers and splits; that there is one split says nothing where one was asked for."""
+    """Return findings about ids, speakers and splits; a single split is no finding if ``split`` selects one."""
     return [finding for finding in check_index(entries) if split is None or finding.code != "one_split"]
 
 
@@ -232,11 +232,11 @@ def _judge(clip: Clip, syncers: MultiScaleSyncer, features: nn.Module) -> list[t
     crops = crops.select(crops.speech_fraction > 0.2).to(next(syncers.parameters()).device)
     if not len(crops):
         return []
-    motion, sound = (
+    motion, audio = (
         unit_norm(embedded[0])
         for embedded in (syncers.embed_motion(crops.landmarks, levels=[0]), syncers.embed_audio(crops.audio, levels=[0]))
     )
-    found = sync_offset(motion, sound, max_offset=MAX_OFFSETS[0], lead=_MARGIN)
+    found = sync_offset(motion, audio, max_offset=MAX_OFFSETS[0], lead=_MARGIN)
     return [(clip.speaker, row) for row in found.distances.cpu()]
 
 
@@ -250,37 +250,37 @@ def _overfit(clips: list[Clip], features: nn.Module, seconds: float) -> tuple[Ov
     return result, check_overfit(result)
 
 
-def check_duplicates(facts: list[ClipFacts], by_sound: list[Duplicate], by_motion: list[Duplicate]) -> list[Finding]:
+def check_duplicates(facts: list[ClipFacts], by_motion: list[Duplicate], by_audio: list[Duplicate]) -> list[Finding]:
     """Report duplicate footage.
 
     Args:
         facts: Facts of every clip, in the order of the fingerprints.
-        by_sound: Pairs with the same audio.
         by_motion: Pairs with the same motion.
+        by_audio: Pairs with the same audio.
 
     Returns:
         Findings: pairs across splits are errors, others warnings.
     """
     findings = []
-    sound = {(pair.first, pair.second): pair.seconds for pair in by_sound}
+    audio = {(pair.first, pair.second): pair.seconds for pair in by_audio}
     motion = {(pair.first, pair.second): pair.seconds for pair in by_motion}
-    both, only_sound, only_motion = sound.keys() & motion.keys(), sound.keys() - motion.keys(), motion.keys() - sound.keys()
+    both, only_audio, only_motion = audio.keys() & motion.keys(), audio.keys() - motion.keys(), motion.keys() - audio.keys()
     kinds = (
-        (both, "sound and face"),
-        (only_sound, "sound, though not the face (dubbed, or landmarks made anew)"),
-        (only_motion, "face, though not the sound (a sound of another clip, or another language)"),
+        (both, "audio and face"),
+        (only_audio, "audio, but not the same face (dubbed, or landmarks of another detection)"),
+        (only_motion, "face, but not the same audio (audio of another clip, or another language)"),
     )
     for pairs, what in kinds:
         for across, severity, code in ((True, "error", "duplicates_across_splits"), (False, "warning", "duplicates")):
             chosen = [pair for pair in sorted(pairs) if (facts[pair[0]].split != facts[pair[1]].split) == across]
             if not chosen:
                 continue
-            longest = max(chosen, key=lambda pair: max(sound.get(pair, 0.0), motion.get(pair, 0.0)))
-            length = max(sound.get(longest, 0.0), motion.get(longest, 0.0))
+            longest = max(chosen, key=lambda pair: max(audio.get(pair, 0.0), motion.get(pair, 0.0)))
+            length = max(audio.get(longest, 0.0), motion.get(longest, 0.0))
             one, other = (facts[number].id for number in longest)
-            where = "in different splits, so that validation measures memory; " if across else ""
+            where = "in different splits, so that validation measures memorisation; " if across else ""
             labels = sum(facts[a].speaker != facts[b].speaker for a, b in chosen)
-            whose = f"{labels} of the pairs carry different speakers' names; " if labels else ""
+            whose = f"{labels} of the pairs have different speakers; " if labels else ""
             words = f"{len(chosen)} pairs of clips have the same {what}: {where}{whose}the longest is {length:.1f} s of {one} and {other}."
             names = tuple(dict.fromkeys(facts[number].id for pair in chosen for number in pair))
             findings.append(

@@ -20,7 +20,7 @@ def read_entries(folder: str | os.PathLike[str]) -> tuple[list[dict[str, Any]], 
         folder: The corpus.
 
     Returns:
-        Entries that name a clip, and findings. There are no entries where the index is beyond reading or its rate is not 25.
+        Entries that name a clip, and findings. There are no entries if the index cannot be read or its rate is not 25.
     """
     path = Path(folder, INDEX_NAME)
     try:
@@ -29,15 +29,17 @@ def read_entries(folder: str | os.PathLike[str]) -> tuple[list[dict[str, Any]], 
         if not isinstance(clips, list):
             raise TypeError(f"`clips` is a {type(clips).__name__}")
     except FileNotFoundError:
-        return [], [Finding("error", "index", f"{path} is not there: this is no corpus, or its writing was interrupted.")]
+        return [], [
+            Finding("error", "index", f"{path} does not exist: the folder is no corpus, or writing it was interrupted.")
+        ]
     except (OSError, ValueError, KeyError, TypeError) as error:
         return [], [Finding("error", "index", f"{path} cannot be read ({type(error).__name__}: {error}).")]
     findings = []
     for key, wanted, unit in (("fps", FPS, "frames"), ("sample_rate", SAMPLE_RATE, "samples")):
         if index.get(key) != wanted:
             words = (
-                f"{path} says {key} = {index.get(key)!r}; syncers are made for {wanted:g} {unit} a second. Extract the videos at that rate: "
-                "renaming the rate would stretch time. Nothing else was looked at."
+                f"{path}: {key} is {index.get(key)!r}, but syncers need {wanted:g} {unit} per second. Extract the videos at this rate; do not edit "
+                "the index, because the clips would play at another speed. Nothing else was checked."
             )
             findings.append(Finding("error", "rate", words))
     if findings:
@@ -47,17 +49,17 @@ def read_entries(folder: str | os.PathLike[str]) -> tuple[list[dict[str, Any]], 
         words = f"{len(clips) - len(entries)} entries of {path} lack an id, a speaker or a split."
         findings.append(Finding("error", "index", words))
     if not clips:
-        findings.append(Finding("error", "index", f"{path} names no clip."))
+        findings.append(Finding("error", "index", f"{path} lists no clip."))
     return entries, findings
 
 
 def read_clips(folder: str | os.PathLike[str], entries: Iterable[dict[str, Any]], bad: list[Finding]) -> Iterator[Clip]:
-    """Each clip that can be read; the others go to ``bad``.
+    """Yield each clip that can be read; a finding for every other clip is added to ``bad``.
 
     Args:
         folder: The corpus.
         entries: From :func:`read_entries`.
-        bad: Where complaints go.
+        bad: List to which findings are added.
 
     Yields:
         The clips.
@@ -69,7 +71,7 @@ def read_clips(folder: str | os.PathLike[str], entries: Iterable[dict[str, Any]]
             bad.append(Finding("error", "damaged", str(error), clips=(str(entry["id"]),)))
 
 
-def sound_clips(clips: Iterable[Clip], bad: list[Finding]) -> Iterator[Clip]:
+def valid_clips(clips: Iterable[Clip], bad: list[Finding]) -> Iterator[Clip]:
     """Yield the clips that conform to the format; a finding for every other clip is added to ``bad``."""
     for clip in clips:
         try:
@@ -102,19 +104,19 @@ def check_index(entries: Iterable[dict[str, Any]]) -> list[Finding]:
         splits.setdefault(str(entry["speaker"]), set()).add(str(entry["split"]))
     findings = []
     if twice:
-        findings.append(Finding("error", "id_twice", f"{len(twice)} ids come more than once in the index.", clips=tuple(twice)))
+        findings.append(
+            Finding("error", "id_twice", f"{len(twice)} ids occur more than once in the index.", clips=tuple(twice))
+        )
     leaking = {speaker: sorted(found) for speaker, found in splits.items() if len(found) > 1}
     if leaking:
         one, where = next(iter(leaking.items()))
         words = (
-            f"{len(leaking)} speakers are in more than one split ({one!r} in {' and '.join(where)}): what is measured on such a split is "
-            "memory, not skill. Move each speaker into one."
+            f"{len(leaking)} speakers are in more than one split ({one!r} in {' and '.join(where)}): a measurement on such a split "
+            "rewards memorisation. Move each speaker into one split."
         )
         findings.append(Finding("error", "speaker_leakage", words, clips=tuple(leaking)))
     everything = set().union(*splits.values()) if splits else set()
     if len(everything) == 1:
-        words = (
-            f"there is one split, {next(iter(everything))!r}: without speakers kept aside nobody can tell learning from memory."
-        )
+        words = f"there is one split, {next(iter(everything))!r}: without held-out speakers, learning cannot be distinguished from memorisation."
         findings.append(Finding("note", "one_split", words))
     return findings

@@ -26,9 +26,9 @@ def vital_signs(
 
     The similarity of every window's audio to its own motion is compared with that to the motion half a clip away:
 
-    * ``gap``: mean cosine of aligned pairs less that of misaligned ones; 0 at chance, and before anything is learnt;
-    * ``in_sync``, ``off_sync``: share of the aligned pairs above, and of the misaligned below, the middle of the two means; 0.5 at
-      chance, 1 if every pair is classified correctly;
+    * ``gap``: mean cosine of aligned pairs minus that of misaligned pairs; 0 at chance level;
+    * ``in_sync``, ``off_sync``: share of the aligned pairs above, and of the misaligned pairs below, the middle of the two means; 0.5
+      at chance level, 1 if every pair is classified correctly;
     * ``spread``: 1 less the squared length of the mean unit embedding, for the modality where it is smaller; 1 for embeddings in
       all directions, 0 for embeddings that have collapsed into one;
     * ``temperature``: that of the loss, if given;
