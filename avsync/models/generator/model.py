@@ -8,6 +8,7 @@ number of branches.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
@@ -28,6 +29,7 @@ from avsync._checks import (
 from avsync.errors import ArgumentError, ClipTooShortError, ConfigError
 from avsync.landmarks.geometry import normalise
 from avsync.models.generator.audio_pyramid import AudioPyramid, mirror_audio
+from avsync.models.generator.recurrent import RecurrentLinear
 from avsync.pretrained import PretrainedModel
 from avsync.pyramid import AUDIO_FRAMES_PER_FRAME
 
@@ -98,6 +100,10 @@ class StackedLinear(nn.Module):
         """Apply the layers: (branches, rows, in_features) -> (branches, rows, out_features)."""
         return stacked_linear(x, self.weight, self.bias)
 
+    def unrolled(self) -> RecurrentLinear:
+        """Return the layers as a function that a recurrence calls at every step."""
+        return RecurrentLinear(self.weight, self.bias)
+
     def extra_repr(self) -> str:
         """Return the sizes for ``repr``."""
         branches, out_features, in_features = self.weight.shape
@@ -137,7 +143,12 @@ class StackedPointwiseBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block: (branches, rows, width) -> (branches, rows, width)."""
-        return x + self.project(F.gelu(self.expand(layer_norm(x))))
+        return self.unrolled()(x)
+
+    def unrolled(self) -> Callable[[Tensor], Tensor]:
+        """Return the block as a function that a recurrence calls at every step."""
+        expand, project = self.expand.unrolled(), self.project.unrolled()
+        return lambda x: x + project(F.gelu(expand(layer_norm(x))))
 
 
 def merge_branches(velocities: Tensor, mask_logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -314,7 +325,7 @@ class Rollout:
     ) -> None:
         config = network.config
         self.batch = observed.shape[0]
-        self._network = network
+        self._dtype = network.lstm_weight.dtype
         self._terms = None if terms is None else terms.unbind(0)
         self._scale = config.displacement_scale * config.velocity_scale
         observed = at_least_float32(observed)
@@ -325,6 +336,11 @@ class Rollout:
         self._identity = network.identity(normalised.landmarks[:, 0].flatten(1).to(network.displacement_weight.dtype))
         self._velocities = (config.num_branches, self.batch, config.points, config.dims)
         self._steps = 0
+        self._displace = RecurrentLinear(network.displacement_weight)
+        self._gates = RecurrentLinear(network.lstm_weight, network.lstm_bias)
+        self._enter = RecurrentLinear(network.enter_weight)
+        self._blocks = [block.unrolled() for block in network.branch_blocks()]
+        self._head = network.head.unrolled()
 
         if initial_state is None:
             source = observed.device if generator is None else generator.device
@@ -347,10 +363,9 @@ class Rollout:
             self._reach = torch.maximum(reach.expand_as(self._place), self._place.abs())
 
     def _observe(self, displacement: Tensor) -> Tensor:
-        network, dtype = self._network, self._network.lstm_weight.dtype
-        embedded = torch.addmm(self._identity, displacement.to(dtype), network.displacement_weight.t())
-        position = F.gelu(embedded).to(dtype)
-        gates = torch.addmm(network.lstm_bias, torch.cat([position, self._hidden.to(dtype)], dim=1), network.lstm_weight.t())
+        dtype = self._dtype
+        position = F.gelu(self._displace(displacement.to(dtype), self._identity)).to(dtype)
+        gates = self._gates(torch.cat([position, self._hidden.to(dtype)], dim=1))
         self._hidden, self._cell = lstm_update(gates, self._cell)
         return torch.cat([self._hidden.to(dtype), position], dim=1)
 
@@ -367,7 +382,6 @@ class Rollout:
         Raises:
             ArgumentError: No term was passed here or at the start, or the terms passed at the start are used up.
         """
-        network = self._network
         if term is None:
             if self._terms is None or self._steps >= len(self._terms):
                 raise ArgumentError(
@@ -375,10 +389,10 @@ class Rollout:
                 )
             term = self._terms[self._steps]
         shared = self._observe(self._displacement)
-        x = torch.baddbmm(term, shared.expand(len(term), -1, -1), network.enter_weight.transpose(1, 2))
-        for block in network.branch_blocks():
+        x = self._enter(shared.expand(len(term), -1, -1), term)
+        for block in self._blocks:
             x = block(x)
-        outputs = network.head(layer_norm(x))
+        outputs = self._head(layer_norm(x))
         split = outputs.shape[-1] - self._velocities[2]
         velocities = outputs[..., :split]
         if self._basis is not None:
