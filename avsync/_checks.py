@@ -8,8 +8,10 @@ every function that uses them compiles with ``fullgraph=True``. Values are check
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import math
 import os
+import re
 from collections.abc import Sequence, Sized
 from numbers import Real
 from types import ModuleType
@@ -20,7 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from avsync.errors import ArgumentError, MissingExtraError, ShapeError
+from avsync.errors import ArgumentError, BrokenExtraError, MissingExtraError, ShapeError
 
 _Config = TypeVar("_Config")
 
@@ -180,18 +182,64 @@ def reduce(values: Tensor, reduction: str) -> Tensor:
     return values
 
 
-def import_extra(module: str, extra: str) -> ModuleType:
-    """Import an optional dependency, or raise an error that names the extra of avsync that installs it.
+_REMEDIES: tuple[tuple[str, str], ...] = (
+    (
+        r"NumPy 1\.|numpy\.core\.multiarray|_ARRAY_API|numpy\.dtype size changed",
+        "it was built for NumPy 1: pip install 'numpy<2'",
+    ),
+    (
+        r"Descriptors cannot be created|google\.|protobuf|runtime_version|MessageFactory",
+        "it does not fit the installed protobuf; install both in one command: pip install 'avsync[train]' mediapipe==0.10.14",
+    ),
+    (
+        r"(?P<library>lib[\w.+-]+\.so[\w.]*): cannot open shared object file",
+        "the system library {library} is missing; install the package of the operating system that holds it",
+    ),
+)
+"""Patterns of errors at import, and the advice that helps."""
+
+
+def import_extra(module: str, extra: str, *, package: str | None = None, install: str | None = None) -> ModuleType:
+    """Import an optional dependency, or raise an error whose advice fits the cause.
+
+    Args:
+        module: Module to import.
+        extra: Extra of avsync that installs the dependency.
+        package: Top-level module that the extra installs; by default the first part of ``module``.
+        install: Command that installs the dependency; by default pip with the extra.
 
     Raises:
-        MissingExtraError: ``module`` is not installed.
+        MissingExtraError: The dependency is not installed.
+        BrokenExtraError: The dependency is installed, but its import fails.
     """
+    package = package or module.partition(".")[0]
+    install = install or f"pip install 'avsync[{extra}]'"
     try:
         return importlib.import_module(module)
-    except ImportError as error:
-        raise MissingExtraError(
-            f"`{module}` is needed here and could not be imported ({error}); install it with: pip install 'avsync[{extra}]'"
-        ) from error
+    except Exception as error:  # a package that does not fit its dependencies may raise any error
+        if isinstance(error, ImportError) and not _is_installed(package):
+            raise MissingExtraError(f"`{package}` is needed here and is not installed; install it with: {install}") from error
+        raise broken_extra(package, error, install) from error
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ValueError:  # a module without a spec that a program has put into sys.modules
+        return True
+
+
+def broken_extra(package: str, error: BaseException, install: str) -> BrokenExtraError:
+    """Return the error for a dependency that is installed but cannot be imported, with the advice that fits the cause."""
+    text = f"{type(error).__name__}: {error}"
+    for pattern, remedy in _REMEDIES:
+        if found := re.search(pattern, text):
+            advice = remedy.format(**found.groupdict())
+            break
+    else:
+        advice = f"`python -m pip check` lists what does not fit; after that: {install}"
+    summary = text.strip().partition("\n")[0]
+    return BrokenExtraError(f"`{package}` is installed but cannot be imported ({summary:.200}); {advice}")
 
 
 def is_tensor(x: object) -> bool:

@@ -10,7 +10,9 @@
     ├── CorpusError (RuntimeError)        a corpus on disk is damaged or inconsistent
     ├── CheckpointError (RuntimeError)    a checkpoint or weight file is damaged or does not fit
     ├── DivergedError (RuntimeError)      a training run met NaN or infinities
-    └── MissingExtraError (ImportError)   an optional dependency is not installed
+    └── ExtraError (ImportError)          an optional dependency cannot be used
+        ├── MissingExtraError             ... it is not installed
+        └── BrokenExtraError              ... it is installed, but its import fails
 
 Every message names the argument, the expected value and the actual value. Exceptions that also derive from a built-in exception can
 be caught as the built-in exception.
@@ -51,5 +53,13 @@ class DivergedError(AvsyncError, RuntimeError):
     """Error for a training run with a non-finite loss, gradient or weight; the last good checkpoint is kept."""
 
 
-class MissingExtraError(AvsyncError, ImportError):
-    """Error for a missing optional dependency; the message names the extra that installs it."""
+class ExtraError(AvsyncError, ImportError):
+    """Error for an optional dependency that cannot be used; base class of the two cases."""
+
+
+class MissingExtraError(ExtraError):
+    """Error for an optional dependency that is not installed; the message contains the command that installs it."""
+
+
+class BrokenExtraError(ExtraError):
+    """Error for an optional dependency that is installed but cannot be imported; the message contains the cause and its remedy."""

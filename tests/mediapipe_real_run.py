@@ -7,11 +7,6 @@ figures.
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
-
-import av
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -21,24 +16,9 @@ from avsync.corpus.extraction.cropping import crop_image
 from avsync.corpus.extraction.retime import resample_track
 from avsync.corpus.extraction.scene_cuts import SceneCuts
 from avsync.corpus.extraction.tracks import FaceTrack, FaceTracker, choose_tracks
+from tests.real_video import CORPUS, NAMES, Image, detect, errors, images_of, reference
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-Image = npt.NDArray[np.uint8]
-CORPUS = Path(os.environ.get("AVSYNC_CORPUS", Path(__file__).parents[2] / "shared" / "corpus"))
-NAMES = ("sample_a", "sample_b")
-
-
-def images_of(name: str) -> tuple[npt.NDArray[np.float64], list[Image]]:
-    with av.open(str(CORPUS / "video" / f"{name}.mp4")) as container:
-        frames = list(container.decode(video=0))
-    return np.array([float(frame.time) for frame in frames]), [frame.to_ndarray(format="rgb24") for frame in frames]
-
-
-def detect(detector: CheckedDetector, images: list[Image]) -> list[npt.NDArray[np.float32]]:
-    detector.reset()
-    size = detector.batch_size
-    return [faces for k in range(0, len(images), size) for faces in detector(images[k : k + size])]
 
 
 def track_of(times: npt.NDArray[np.float64], images: list[Image], found: list[npt.NDArray[np.float32]]) -> list[FaceTrack]:
@@ -49,37 +29,10 @@ def track_of(times: npt.NDArray[np.float64], images: list[Image], found: list[np
     return choose_tracks(tracks + tracker.finish()).kept
 
 
-def reference(name: str, width: int) -> tuple[npt.NDArray[np.float64], float]:
-    """Landmarks of the clip that a video is cut from, in the video's pixels, and the video's start in the clip in seconds."""
-    index = json.loads((CORPUS / "index.json").read_text())
-    (video,) = (entry for entry in index["videos"] if entry["file"] == f"video/{name}.mp4")
-    (clip,) = (
-        entry
-        for entry in index["clips"]
-        if (entry["source_repo"], entry["source_path"]) == (video["source_repo"], video["source_path"])
-        and entry["source_start_sec"] <= video["source_start_sec"] < entry["source_start_sec"] + entry["seconds"]
-    )
-    with np.load(CORPUS / f"{clip['id']}.npz", allow_pickle=False) as arrays:
-        # The videos may be smaller than their sources.
-        landmarks = arrays["landmarks"].astype(np.float64) * (width / int(arrays["frame_size"][0]))
-    return landmarks, float(video["source_start_sec"] - clip["source_start_sec"])
-
-
 @pytest.fixture(scope="module")
 def detector() -> CheckedDetector:
     assert (CORPUS / "index.json").is_file(), f"no corpus at {CORPUS}: set AVSYNC_CORPUS"
     return as_detector("mediapipe")
-
-
-def errors(ours: npt.NDArray[np.float32], theirs: npt.NDArray[np.float64], first: float) -> npt.NDArray[np.float64]:
-    """Distances (frames, 68) in heights of the face, of our frames from a clip read ``first`` frames in, between frames if need be."""
-    at = first + np.arange(len(ours))
-    inside = (at >= 0) & (at <= len(theirs) - 1)
-    before = np.minimum(at[inside].astype(int), len(theirs) - 2)
-    weight = (at[inside] - before)[:, None, None]
-    clip = theirs[before] * (1 - weight) + theirs[before + 1] * weight
-    height = np.median(np.ptp(theirs[..., 1], axis=1))
-    return np.linalg.norm(ours[inside] - clip, axis=-1) / height
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -19,8 +19,9 @@ import torch
 
 from avsync.corpus.detectors import CheckedDetector, Detections, as_detector
 from avsync.corpus.detectors.fan import FaceAlignmentDetector
+from avsync.corpus.detectors.landmarker import FaceLandmarkerDetector
 from avsync.corpus.detectors.mesh import MESH_TO_68, MediapipeDetector, mesh_to_68
-from avsync.errors import ArgumentError, MissingExtraError, ShapeError
+from avsync.errors import ArgumentError, BrokenExtraError, CheckpointError, MissingExtraError, ShapeError
 from avsync.landmarks.layouts import FLIP_INDEX
 
 Image = npt.NDArray[np.uint8]
@@ -142,7 +143,7 @@ def test_as_detector_of_callables_classes_and_names(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("detector", "options", "message"),
     [
-        ("dlib", {}, "expected 'face-alignment', 'mediapipe', 'module:name' or a callable, got 'dlib'"),
+        ("dlib", {}, "expected 'face-alignment', 'litert', 'mediapipe', a .task file, 'module:name' or a callable, got 'dlib'"),
         (7, {}, "got int"),
         ("no_such_module:f", {}, "expected a callable to import, got 'no_such_module:f'"),
         ("json:no_such_name", {}, "no_such_name"),
@@ -374,6 +375,18 @@ def test_releases_without_models_are_named(mediapipe: ModuleType, monkeypatch: p
         MediapipeDetector()
 
 
+@pytest.mark.usefixtures("mediapipe")
+def test_a_mediapipe_that_does_not_fit_its_protobuf_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise AttributeError("'google._upb._message.FieldDescriptor' object has no attribute 'label'")
+
+    monkeypatch.setattr(FakeFinder, "__init__", fail)
+    with pytest.raises(
+        BrokenExtraError, match=r"does not fit the installed protobuf.*: pip install 'avsync\[train\]' mediapipe=="
+    ):
+        MediapipeDetector()
+
+
 @pytest.mark.parametrize(
     ("options", "name"),
     [
@@ -386,3 +399,100 @@ def test_releases_without_models_are_named(mediapipe: ModuleType, monkeypatch: p
 def test_options_of_mediapipe_are_checked_first(options: dict[str, int], name: str) -> None:
     with pytest.raises(ArgumentError, match=f"`{name}`"):
         MediapipeDetector(**options)  # type: ignore[arg-type]
+
+
+# --- MediaPipe Tasks ------------------------------------------------------------------------------------------------------------------
+
+
+class FakeLandmarker:
+    """A landmarker with one face per white rectangle and two blendshapes; it demands rising times, as the library does."""
+
+    made = 0
+
+    def __init__(self, options: SimpleNamespace) -> None:
+        FakeLandmarker.made += 1
+        self.options, self.last = options, -1
+        self.layout = np.random.default_rng(0).uniform(0, 1, (478, 2))
+
+    def detect_for_video(self, image: SimpleNamespace, time: int) -> SimpleNamespace:
+        assert time > self.last
+        self.last = time
+        height, width = image.data.shape[:2]
+        boxes = blobs(image.data.copy())[: self.options.num_faces]
+        faces = [
+            [
+                SimpleNamespace(x=x0 / width + u * (x1 - x0) / width, y=y0 / height + v * (y1 - y0) / height, z=0.25)
+                for u, v in self.layout
+            ]
+            for x0, y0, x1, y1 in boxes
+        ]
+        shapes = [
+            [SimpleNamespace(category_name=name, score=(x1 - x0) / width) for name in ("jawOpen", "mouthClose")]
+            for x0, _, x1, _ in boxes
+        ]
+        return SimpleNamespace(face_landmarks=faces, face_blendshapes=shapes if self.options.output_face_blendshapes else None)
+
+    def close(self) -> None:
+        self.last = 10**9
+
+
+@pytest.fixture
+def tasks(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    vision = SimpleNamespace(
+        FaceLandmarkerOptions=SimpleNamespace,
+        RunningMode=SimpleNamespace(VIDEO="VIDEO"),
+        FaceLandmarker=SimpleNamespace(create_from_options=FakeLandmarker),
+    )
+    package = ModuleType("mediapipe")
+    package.Image = SimpleNamespace  # type: ignore[attr-defined]
+    package.ImageFormat = SimpleNamespace(SRGB=1)  # type: ignore[attr-defined]
+    python = ModuleType("mediapipe.tasks.python")
+    python.vision, python.BaseOptions = vision, SimpleNamespace  # type: ignore[attr-defined]
+    for module in (package, ModuleType("mediapipe.tasks"), python):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(FakeLandmarker, "made", 0)
+    return vision
+
+
+def test_the_landmarker_gives_points_and_blendshapes_in_pixels(tasks: SimpleNamespace, tmp_path: Path) -> None:
+    (tmp_path / "face_landmarker.task").touch()
+    small, large = (40, 100, 60), (400, 100, 120)
+    detector = FaceLandmarkerDetector(model=tmp_path / "face_landmarker.task", points="478", dims=3)
+    (faces,) = detector([white(small, large)])
+    assert faces.shape == (2, 478, 3)
+    assert np.ptp(faces[0, :, 0]) > np.ptp(faces[1, :, 0]) > 50 and faces[1, :, :2].min() >= 40
+    np.testing.assert_allclose(faces[..., 2], 0.25 * 640)
+    (found,) = detector.detect([white(small, large)])
+    assert detector.blendshape_names == ("jawOpen", "mouthClose")
+    np.testing.assert_allclose(found.blendshapes, [[120 / 640] * 2, [60 / 640] * 2], rtol=1e-6)
+    assert [len(faces) for faces in detector([white(), white(small)])] == [0, 1]
+
+
+def test_the_landmarker_by_the_name_of_its_file(tasks: SimpleNamespace, tmp_path: Path) -> None:
+    path = tmp_path / "face_landmarker.task"
+    with pytest.raises(CheckpointError, match=r"`model`: expected the file face_landmarker\.task of MediaPipe, got .*no file"):
+        as_detector(str(path))
+    path.touch()
+    detector = as_detector(str(path), max_faces=1)
+    assert [faces.shape for faces in detector([white((40, 100, 60), (400, 100, 90))] * 3)] == [(1, 68, 2)] * 3
+    # Asked for one face, the library would smooth the points over time.
+    assert FakeLandmarker.made == 1
+    detector.reset()
+    assert detector([white((40, 100, 60))])[0].shape == (1, 68, 2) and FakeLandmarker.made == 2
+    for options, name in (({"points": "5"}, "points"), ({"dims": 1}, "dims"), ({"max_faces": 0}, "max_faces")):
+        with pytest.raises(ArgumentError, match=f"`{name}`"):
+            as_detector(str(path), **options)
+
+
+def test_a_model_file_without_blendshapes_will_do(
+    tasks: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def create(options: SimpleNamespace) -> FakeLandmarker:
+        if options.output_face_blendshapes:
+            raise ValueError("face_blendshapes.tflite is not in the bundle")
+        return FakeLandmarker(options)
+
+    monkeypatch.setattr(tasks.FaceLandmarker, "create_from_options", create)
+    (tmp_path / "a.task").touch()
+    (found,) = FaceLandmarkerDetector(model=tmp_path / "a.task").detect([white((40, 100, 60))])
+    assert found.points.shape == (1, 478, 3) and found.blendshapes.shape == (1, 0)

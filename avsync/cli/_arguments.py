@@ -15,6 +15,10 @@ CROP_CHOICES = ("fixed", "centred", "none")
 SPEAKER_CHOICES = ("file", "name", "folder")
 EDGE_CHOICES = ("masked", "legacy")
 AUDIO_CHOICES = ("own", "refs")
+DETECTOR_HELP = (
+    "face-alignment, litert, mediapipe, the path of MediaPipe's face_landmarker.task, or package.module:function of your own "
+    "(default: %(default)s)"
+)
 # These constants repeat those of modules that import torch, so that the help does not wait for torch; a test compares them.
 
 
@@ -24,7 +28,7 @@ def add_detector_arguments(parser: argparse.ArgumentParser) -> None:
         "--detector",
         default="face-alignment",
         metavar="NAME",
-        help="face-alignment, mediapipe, or package.module:function of your own (default: %(default)s)",
+        help=DETECTOR_HELP,
     )
     parser.add_argument("--min-seconds", type=float, default=2.0, help="shortest segment with a face that is used (default: 2)")
     add_audio_track_argument(parser)

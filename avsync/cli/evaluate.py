@@ -27,7 +27,7 @@ from avsync._files import replacing, untrusted, write_json
 from avsync.cli._arguments import AUDIO_CHOICES, add_overwrite_argument, add_quiet_argument, add_syncer_arguments
 from avsync.cli._errors import naming
 from avsync.cli._outputs import Output, declare, model_files
-from avsync.errors import ArgumentError, MissingExtraError
+from avsync.errors import ArgumentError, ExtraError, MissingExtraError
 
 if TYPE_CHECKING:
     from avsync.evaluation.methods import Evaluation, Networks
@@ -293,7 +293,7 @@ def _figures(args: argparse.Namespace, found: Evaluation, histories: dict[str, s
         from avsync.figures.sync import evaluation_figures
 
         figures = evaluation_figures(found, histories=histories)
-    except MissingExtraError as error:
+    except ExtraError as error:
         if args.figures:
             raise
         print(f"no figures: {error}", file=sys.stderr)

@@ -3,7 +3,7 @@
 Folders are searched for videos to any depth. A clip ends at a scene cut, where the face is lost or jumps, and at --max-seconds.
 What is dropped, and why, is in CORPUS/report.json and CORPUS/report.txt. Exit status 1 if any video failed; the others are done.
 
-  avsync extract talks/ --out corpus --detector mediapipe --workers 4
+  avsync extract talks/ --out corpus --detector litert --workers 4
   avsync extract talks/ --out corpus --resume                 # after an interruption, or with more videos
   avsync extract talks/ --out corpus --shard 2/8              # on the second of eight machines, then, when all are done:
   avsync extract --merge --out corpus
@@ -19,6 +19,7 @@ from pathlib import Path
 from avsync._files import replacing, write_json
 from avsync.cli._arguments import (
     CROP_CHOICES,
+    DETECTOR_HELP,
     FACE_CHOICES,
     SPEAKER_CHOICES,
     add_audio_track_argument,
@@ -39,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--detector",
         default="face-alignment",
         metavar="NAME",
-        help="face-alignment, mediapipe, or package.module:function of your own (default: %(default)s)",
+        help=DETECTOR_HELP,
     )
     parser.add_argument("--fps", type=float, default=25.0, help="landmark frames per second; training takes 25 (default: 25)")
     parser.add_argument("--faces", choices=FACE_CHOICES, default="largest", help="which face to keep (default: %(default)s)")

@@ -3,7 +3,7 @@
 Landmark syncers compare audio and face on windows of 0.2 to 1.6 seconds. A positive offset means that the audio is early: delay it.
 If a video shows several faces, the largest counts. A clip of a corpus, CORPUS/ID, can take the place of a video and needs no detector.
 
-  avsync offset talk.mp4 --detector mediapipe
+  avsync offset talk.mp4 --detector litert
   avsync offset talk.mp4 --fix                                        # writes talk.synced.mp4
   avsync offset a.mp4 b.mkv --syncers runs/syncers --fix in-sync --json > offsets.json
 

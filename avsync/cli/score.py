@@ -3,7 +3,7 @@
 SyncNet needs the file with its published weights, syncnet_v2.model, which is not part of avsync. Landmark syncers can score instead
 or as well, also a clip of a corpus, CORPUS/ID. Of several faces at once the largest is scored.
 
-  avsync score talk.mp4 --syncnet syncnet_v2.model --detector mediapipe
+  avsync score talk.mp4 --syncnet syncnet_v2.model --detector litert
   avsync score talk.mp4 other.mp4 --syncers runs/syncers --json > scores.json
 
 Higher confidence (LSE-C) and lower distance (LSE-D) are better; a positive offset means that the audio is early. Distances and

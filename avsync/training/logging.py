@@ -48,7 +48,7 @@ class TrainingLog:
         with replacing(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
         self._file = self.path.open("a", newline="", encoding="utf-8")
-        board = import_extra("torch.utils.tensorboard", "train")
+        board = import_extra("torch.utils.tensorboard", "train", package="tensorboard")
         # TensorBoard leaves out the events of an interrupted run that are later than its checkpoint.
         self._board: Any = board.SummaryWriter(str(folder), purge_step=last_step + 1 if last_step else None)
 

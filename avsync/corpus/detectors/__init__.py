@@ -1,9 +1,12 @@
-"""Landmark detectors with a common protocol: face-alignment, mediapipe, or any callable.
+"""Landmark detectors with a common protocol: face-alignment, MediaPipe on three engines, or any callable.
 
 =============================================== ======================================================================
 :mod:`avsync.corpus.detectors.protocol`         protocol of detectors; :func:`as_detector` accepts a name or a callable
 :mod:`avsync.corpus.detectors.fan`              :class:`FaceAlignmentDetector`, the detector of the paper
-:mod:`avsync.corpus.detectors.mesh`             :class:`MediapipeDetector`, with models included in its wheel
+:mod:`avsync.corpus.detectors.following`        :class:`FollowingDetector`, faces followed from image to image
+:mod:`avsync.corpus.detectors.mesh`             :class:`MediapipeDetector`, MediaPipe 0.10.14 with the models of its wheel
+:mod:`avsync.corpus.detectors.litert`           :class:`LitertDetector`, MediaPipe's models on LiteRT, on every Python
+:mod:`avsync.corpus.detectors.landmarker`       :class:`FaceLandmarkerDetector`, MediaPipe Tasks with the user's model
 =============================================== ======================================================================
 """
 

@@ -31,9 +31,14 @@ DEFAULT_BATCH_SIZE = 16
 
 DETECTORS: dict[str, tuple[str, str]] = {
     "face-alignment": ("avsync.corpus.detectors.fan", "FaceAlignmentDetector"),
+    "litert": ("avsync.corpus.detectors.litert", "LitertDetector"),
     "mediapipe": ("avsync.corpus.detectors.mesh", "MediapipeDetector"),
 }
 """Module and class of each detector that is known by name."""
+
+TASK_SUFFIX = ".task"
+TASK_DETECTOR = ("avsync.corpus.detectors.landmarker", "FaceLandmarkerDetector")
+"""Module and class of the detector for model files of MediaPipe Tasks."""
 
 
 class Detector(Protocol):
@@ -156,8 +161,9 @@ def as_detector(detector: str | Callable[..., Any], **options: Any) -> CheckedDe
     """Create a checked detector from a name, a class or a callable.
 
     Args:
-        detector: "face-alignment", "mediapipe", "module:name" (an importable callable or class), a class, or a callable that
-            follows :class:`Detector`. A :class:`CheckedDetector` is returned unchanged.
+        detector: "face-alignment", "litert", "mediapipe", the path of a ``face_landmarker.task`` for MediaPipe Tasks,
+            "module:name" (an importable callable or class), a class, or a callable that follows :class:`Detector`. A
+            :class:`CheckedDetector` is returned unchanged.
         **options: Arguments of the class, as in ``as_detector("face-alignment", landmarks="3D")``.
 
     Returns:
@@ -177,16 +183,22 @@ def as_detector(detector: str | Callable[..., Any], **options: Any) -> CheckedDe
     known = ", ".join(repr(key) for key in DETECTORS)
     if isinstance(detector, str):
         name = detector
-        if name not in DETECTORS and name.count(":") != 1:
-            raise ArgumentError(f"`detector`: expected {known}, 'module:name' or a callable, got {name!r}")
-        module, attribute = DETECTORS[name] if name in DETECTORS else name.split(":")
+        if name.endswith(TASK_SUFFIX):
+            module, attribute = TASK_DETECTOR
+            options = {"model": name, **options}
+        elif name not in DETECTORS and name.count(":") != 1:
+            raise ArgumentError(f"`detector`: expected {known}, a .task file, 'module:name' or a callable, got {name!r}")
+        else:
+            module, attribute = DETECTORS[name] if name in DETECTORS else name.split(":")
         detector = _find(module, attribute, name)
     elif isinstance(detector, CheckedDetector) and not options:
         return detector
     elif callable(detector):
         name = getattr(detector, "__qualname__", type(detector).__qualname__)
     else:
-        raise ArgumentError(f"`detector`: expected {known}, 'module:name' or a callable, got {type(detector).__name__}")
+        raise ArgumentError(
+            f"`detector`: expected {known}, a .task file, 'module:name' or a callable, got {type(detector).__name__}"
+        )
     if inspect.isclass(detector):
         try:
             inspect.signature(detector).bind(**options)

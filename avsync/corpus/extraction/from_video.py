@@ -98,7 +98,8 @@ def iter_clips(
 
     Args:
         video: Path of the video.
-        detector: "face-alignment", "mediapipe", "package.module:function", or a callable; see :mod:`avsync.corpus.detectors`.
+        detector: Name, model file, "package.module:function", or a callable; see
+            :func:`avsync.corpus.detectors.protocol.as_detector`.
         fps: Landmark frames per second; syncers, training runs and metrics of this library use 25.
         faces: "largest" or "stable" for one face at a time, "all" for one clip per person; see
             :func:`avsync.corpus.extraction.tracks.choose_tracks`.

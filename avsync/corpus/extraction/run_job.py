@@ -15,7 +15,7 @@ from avsync.corpus.extraction import records
 from avsync.corpus.extraction.from_video import iter_clips
 from avsync.corpus.extraction.jobs import Job
 from avsync.corpus.extraction.report import FAILED, VideoReport
-from avsync.errors import AvsyncError, MissingExtraError
+from avsync.errors import AvsyncError, ExtraError
 
 Notify = Callable[[float], None]
 
@@ -44,7 +44,7 @@ def extract_job(job: Job, out: Path, detector: Detector, options: Mapping[str, A
 
     Raises:
         OSError: The corpus cannot be written; all files of the video are deleted.
-        MissingExtraError: A required package is not installed.
+        ExtraError: A required package is not installed or cannot be imported.
     """
     records.begin(out, job)
     report = VideoReport(source=job.path)
@@ -63,7 +63,7 @@ def extract_job(job: Job, out: Path, detector: Detector, options: Mapping[str, A
         while failure is None:
             try:
                 clip = next(clips, None)
-            except MissingExtraError:
+            except ExtraError:
                 raise
             except (AvsyncError, OSError) as error:
                 failure = _Failure(str(error), "")
@@ -75,7 +75,7 @@ def extract_job(job: Job, out: Path, detector: Detector, options: Mapping[str, A
                 break
             try:
                 write_clip(clip, out)
-            except MissingExtraError:
+            except ExtraError:
                 raise
             except AvsyncError as error:
                 failure = _Failure(str(error), "")

@@ -90,7 +90,7 @@ def score_video(
     Args:
         path: The video, of any rate and size.
         syncnet: With its published weights, from :meth:`avsync.evaluation.syncnet.network.SyncNet.from_file`; other weights give other numbers.
-        detector: "face-alignment", "mediapipe", "module:name" or a callable; see :func:`avsync.corpus.detectors.protocol.as_detector`.
+        detector: Name, model file, "module:name" or a callable; see :func:`avsync.corpus.detectors.protocol.as_detector`.
         device: Device of the computation, to which the network is moved; by default the current device of the network.
         batch_size: Windows embedded at once, 1 to 128.
         max_offset: Largest offset searched, in images of 40 ms; 15 in the published evaluations.
