@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from avsync.cli._errors import as_typed, options_of
 from avsync.corpus.extraction import from_video, jobs, tracks
 from avsync.errors import ArgumentError
 from avsync.evaluation import clean, methods
+from avsync.landmarks.layouts import REGIONS
 from avsync.metrics import offset
 
 
@@ -30,11 +32,11 @@ def test_help_needs_no_torch(command: str) -> None:
 
 def test_the_help_lists_every_command_with_its_first_line() -> None:
     whole, listed = build_parser().format_help(), build_parser("").format_help()
-    assert whole == listed and all(f"    {command} " in listed for command in COMMANDS)
+    assert whole == listed and all(re.search(rf"^    {command}\s", listed, flags=re.MULTILINE) for command in COMMANDS)
 
 
 def test_choices_are_those_of_the_library() -> None:
-    assert _arguments.FEATURE_CHOICES == KINDS
+    assert _arguments.FEATURE_CHOICES == KINDS and set(_arguments.REGION_CHOICES) == set(REGIONS)
     assert _arguments.POOL_CHOICES == clean.POOLS and _arguments.AUDIO_CHOICES == methods.AUDIO_FROM
     assert _arguments.CROP_CHOICES == from_video.CROPS and _arguments.FACE_CHOICES == tracks.POLICIES
     assert _arguments.SPEAKER_CHOICES == jobs.SPEAKER_FROM and _arguments.EDGE_CHOICES == offset.EDGES

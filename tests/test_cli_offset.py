@@ -55,7 +55,9 @@ class OpenWhenLoud(SyncerPyramid):
     """Syncers that need no training: a window's embedding is how open the mouth is, or how loud the sound, frame by frame."""
 
     def __init__(self) -> None:
-        super().__init__(config=SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=5, audio_features=1), num_levels=3))
+        super().__init__(
+            config=SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=5, audio_features=1), num_levels=3, audio="custom")
+        )
 
     def embed_motion(self, landmarks: Tensor, *, levels: Sequence[int] | None = None, **_: Any) -> list[Tensor]:
         opening = landmarks[:, :, 66, 1] - landmarks[:, :, 62, 1]

@@ -26,7 +26,11 @@ syncers = st.builds(
     dropout=st.floats(0, 0.9),
 )
 pyramids = st.builds(
-    SyncerPyramidConfig, syncer=syncers, num_levels=st.integers(1, 6), reference=st.sampled_from(["first", "mean"])
+    SyncerPyramidConfig,
+    syncer=syncers,
+    num_levels=st.integers(1, 6),
+    audio=st.just("custom"),
+    reference=st.sampled_from(["first", "mean"]),
 )
 
 

@@ -18,7 +18,9 @@ from avsync.models.syncer.interface import MultiScaleSyncer, cosine_similarity
 from avsync.models.syncer.pyramid import SyncerConfig, SyncerPyramid, SyncerPyramidConfig
 from avsync.pretrained import from_pretrained, save_pretrained
 
-CONFIG = SyncerPyramidConfig(syncer=SyncerConfig(audio_features=3, points=4, width=4, embed=2), num_levels=2, reference="mean")
+CONFIG = SyncerPyramidConfig(
+    syncer=SyncerConfig(audio_features=3, points=4, width=4, embed=2), num_levels=2, reference="mean", audio="custom"
+)
 OTHER = replace(CONFIG, syncer=replace(CONFIG.syncer, width=6, embed=3), reference="first")
 
 
@@ -97,7 +99,7 @@ def test_members_are_kept_and_the_loss_freezes_copies() -> None:
     ("changes", "message"),
     [
         ({"num_levels": 3}, "num_levels"),
-        ({"audio": "mfcc"}, "audio"),
+        ({"audio": "mfcc", "syncer": replace(CONFIG.syncer, audio_features=26)}, "audio"),
         ({"syncer": replace(CONFIG.syncer, window=4)}, "window"),
         ({"syncer": replace(CONFIG.syncer, audio_stride=2)}, "audio_stride"),
         ({"syncer": replace(CONFIG.syncer, audio_features=5)}, "audio_features"),

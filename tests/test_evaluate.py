@@ -46,7 +46,11 @@ class OpenWhenLoud(SyncerPyramid):
     """Syncers that need no training: a window's embedding is how open the mouth is, or how loud the sound, frame by frame."""
 
     def __init__(self, levels: int = 2) -> None:
-        super().__init__(config=SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=5, audio_features=1), num_levels=levels))
+        super().__init__(
+            config=SyncerPyramidConfig(
+                syncer=SyncerConfig(width=8, embed=5, audio_features=1), num_levels=levels, audio="custom"
+            )
+        )
 
     def embed_motion(self, landmarks: Tensor, **_: Any) -> list[Tensor]:
         opening = landmarks[:, :, 66, 1] - landmarks[:, :, 62, 1]
@@ -155,7 +159,7 @@ class TestScores:
     def test_sync_of_a_piece_is_that_of_the_protocol(self) -> None:
         """A segment in the middle, whose search never runs out of sound, against the protocol on the clip cut with that margin."""
         torch.manual_seed(0)
-        config = SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=4, audio_features=1), num_levels=2)
+        config = SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=4, audio_features=1), num_levels=2, audio="custom")
         pyramid = SyncerPyramid(config=config).eval()
         tracks = {"clip0": refs()["clip0"]}
         segments, _ = cut_segments(tracks, frames=40, stride=40)

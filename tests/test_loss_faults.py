@@ -92,7 +92,9 @@ def test_what_a_mask_hides_reaches_neither_value_nor_gradient(name: str, filling
 
 def pyramid(points: int = 7) -> SyncerPyramid:
     torch.manual_seed(0)
-    return SyncerPyramid(SyncerPyramidConfig(syncer=SyncerConfig(audio_features=5, points=points, width=8, embed=4)))
+    return SyncerPyramid(
+        SyncerPyramidConfig(syncer=SyncerConfig(audio_features=5, points=points, width=8, embed=4), audio="custom")
+    )
 
 
 def clip(frames: int = 40, points: int = 7) -> tuple[Tensor, Tensor]:

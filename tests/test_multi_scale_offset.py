@@ -28,7 +28,7 @@ MARGIN = 64
 def twin_pyramid() -> SyncerPyramid:
     """Motion and sound encoders with the same weights, so that the same signal gets the same embeddings."""
     syncer = SyncerConfig(audio_features=6, points=3, motion_channels=2, audio_stride=1, width=16, embed=16)
-    model = SyncerPyramid(config=SyncerPyramidConfig(syncer=syncer)).double().eval()
+    model = SyncerPyramid(config=SyncerPyramidConfig(syncer=syncer, audio="custom")).double().eval()
     for level in model.syncers:
         level.motion_encoder.encoder.load_state_dict(level.audio_encoder.encoder.state_dict())
     return model

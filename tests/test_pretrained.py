@@ -39,7 +39,9 @@ from avsync.pretrained import (
     save_pretrained,
 )
 
-CONFIG = SyncerPyramidConfig(syncer=SyncerConfig(audio_features=3, points=4, width=4, embed=2), num_levels=2, reference="mean")
+CONFIG = SyncerPyramidConfig(
+    syncer=SyncerConfig(audio_features=3, points=4, width=4, embed=2), num_levels=2, reference="mean", audio="custom"
+)
 CERTAIN = Calibration((LevelCalibration(scale=20.0, power=0.5, match_bias=-3.0, match_weights=(0.5, 0.0, 1.0)),) * 2)
 
 

@@ -20,7 +20,7 @@ SYNCER = SyncerConfig(audio_features=5, points=7, width=8, embed=4)
 
 
 def pyramid(**options: object) -> SyncerPyramid:
-    return SyncerPyramid(config=SyncerPyramidConfig(syncer=SYNCER, **options)).double()
+    return SyncerPyramid(config=SyncerPyramidConfig(syncer=SYNCER, audio="custom", **options)).double()
 
 
 def clip(frames: int, batch: int = 2, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -200,7 +200,9 @@ def test_too_short_names_the_shortest_or_skips() -> None:
 
 
 def test_gradcheck() -> None:
-    config = SyncerPyramidConfig(syncer=SyncerConfig(audio_features=2, points=2, width=4, embed=3), num_levels=2)
+    config = SyncerPyramidConfig(
+        syncer=SyncerConfig(audio_features=2, points=2, width=4, embed=3), num_levels=2, audio="custom"
+    )
     loss = MultiScaleSyncLoss(syncers=SyncerPyramid(config=config).double(), level_weights=[1, 2])
     landmarks = torch.randn(2, 10, 2, 2, dtype=torch.float64, requires_grad=True)
     audio = torch.randn(2, 40, 2, dtype=torch.float64)
@@ -210,7 +212,9 @@ def test_gradcheck() -> None:
 
 def tiny_loss(num_levels: int = 2) -> MultiScaleSyncLoss:
     config = SyncerConfig(audio_features=5, points=7, width=4, embed=2, frame_blocks=1, window_blocks=0)
-    return MultiScaleSyncLoss(syncers=SyncerPyramid(config=SyncerPyramidConfig(syncer=config, num_levels=num_levels)).double())
+    return MultiScaleSyncLoss(
+        syncers=SyncerPyramid(config=SyncerPyramidConfig(syncer=config, num_levels=num_levels, audio="custom")).double()
+    )
 
 
 @pytest.mark.parametrize("lengths", [None, torch.tensor([11, 10])])

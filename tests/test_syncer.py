@@ -27,7 +27,7 @@ def small(**options: int) -> SyncerConfig:
 
 
 def pyramid(**options: Any) -> SyncerPyramid:
-    return SyncerPyramid(config=SyncerPyramidConfig(syncer=small(), **options)).double().eval()
+    return SyncerPyramid(config=SyncerPyramidConfig(syncer=small(), audio="custom", **options)).double().eval()
 
 
 def clip(frames: int, batch: int = 2, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -180,7 +180,9 @@ def test_fill_motion_frames_repeats_the_last() -> None:
 
 
 def test_gradcheck() -> None:
-    model = SyncerPyramid(config=SyncerPyramidConfig(syncer=small(points=2, width=4), num_levels=2)).double().eval()
+    model = (
+        SyncerPyramid(config=SyncerPyramidConfig(syncer=small(points=2, width=4), num_levels=2, audio="custom")).double().eval()
+    )
     landmarks = torch.randn(1, 9, 2, 2, dtype=torch.float64, requires_grad=True)
     audio = torch.randn(1, 36, 5, dtype=torch.float64, requires_grad=True)
 

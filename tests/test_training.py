@@ -225,7 +225,7 @@ class Slices:
     """A bank that deals a given batch out in turn, so that one large batch and several small ones hold the same clips."""
 
     def __init__(self, bank: ClipBank, whole: Batch) -> None:
-        self.bank, self.whole, self.dealt = bank, whole, 0
+        self.bank, self.whole, self.dealt, self.features = bank, whole, 0, bank.features
 
     def audio_statistics(self) -> tuple[Tensor, Tensor]:
         return self.bank.audio_statistics()

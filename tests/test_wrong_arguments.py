@@ -24,7 +24,7 @@ MASK = torch.ones(2, 6, dtype=torch.bool)
 INDICES = torch.zeros(2, 6, 3, dtype=torch.int64)
 LANDMARKS, FEATURES = torch.rand(2, 40, 7, 2), torch.randn(2, 160, 5)
 LENGTHS = torch.tensor([40, 38])
-PYRAMID = SyncerPyramid(SyncerPyramidConfig(syncer=SyncerConfig(audio_features=5, points=7, width=4, embed=2)))
+PYRAMID = SyncerPyramid(SyncerPyramidConfig(syncer=SyncerConfig(audio_features=5, points=7, width=4, embed=2), audio="custom"))
 LOSS = MultiScaleSyncLoss(syncers=PYRAMID)
 PAIR: dict[str, Any] = {"motion": M, "audio": A}
 TARGET = torch.ones(2, 6)

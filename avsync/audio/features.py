@@ -425,9 +425,11 @@ class MFCC(LogMel):
 
 
 KINDS = ("log-mel", "mfcc")
-"""Names of the features; both have 26 coefficients and 100 frames per second."""
+"""Names of the features; both have :data:`NUM_FEATURES` coefficients and 100 frames per second."""
 FEATURES_PER_SECOND = 100
 """Frames of these features per second."""
+NUM_FEATURES = 26
+"""Coefficients per frame."""
 
 
 class SpeechFeatures(nn.Module):
@@ -456,7 +458,7 @@ class SpeechFeatures(nn.Module):
         super().__init__()
         check_choice("kind", kind, KINDS)
         self.kind = kind
-        self.features: LogMel | MFCC = LogMel() if kind == "log-mel" else MFCC()
+        self.features: LogMel | MFCC = LogMel(n_mels=NUM_FEATURES) if kind == "log-mel" else MFCC(n_mfcc=NUM_FEATURES)
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Compute the features of clips.

@@ -11,11 +11,13 @@ import argparse
 import ast
 import importlib
 import io
+import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import avsync
 from avsync.cli._errors import as_typed, options_of
@@ -30,6 +32,8 @@ COMMANDS: tuple[str, ...] = (
     "score",
     "evaluate",
     "doctor",
+    "train",
+    "calibrate",
 )
 """Names of the commands, each a module of this package, in the order of the help."""
 
@@ -70,6 +74,26 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
     return parser
 
 
+class _StandardError(logging.StreamHandler[Any]):
+    """Handler that writes to what ``sys.stderr`` is at the time of a message."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> Any:
+        """Standard error."""
+        return sys.stderr
+
+
+def _send_messages(*, quiet: bool) -> None:
+    """Send the messages of avsync's loggers to standard error; with ``quiet`` only warnings."""
+    logger = logging.getLogger("avsync")
+    if not any(isinstance(handler, _StandardError) for handler in logger.handlers):
+        logger.addHandler(_StandardError())
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -88,6 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # File names need not be valid Unicode.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+    _send_messages(quiet=getattr(args, "quiet", False))
     try:
         status = int(args.run(args))
         sys.stdout.flush()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 FEATURE_CHOICES = ("log-mel", "mfcc")
 """The kinds of :class:`avsync.audio.features.SpeechFeatures`."""
+REGION_CHOICES = ("face", "mouth", "head")
 POOL_CHOICES = ("auto", "clip", "source", "speaker")
 FACE_CHOICES = ("largest", "stable", "all")
 CROP_CHOICES = ("fixed", "centred", "none")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from avsync.corpus.banks import AugmentConfig, Batch, BatchLoader, ClipBank, CropBank, ShardedBank, build_shards
-from avsync.corpus.clip import Clip, Corpus
+from avsync.corpus.clip import Clip, Corpus, write_corpus
 from avsync.corpus.extraction import extract, extract_corpus, iter_clips
 from avsync.corpus.speech import speech_mask
 from avsync.corpus.synthetic import SyntheticConfig, SyntheticCorpus, synthetic_clip
@@ -25,4 +25,5 @@ __all__ = [
     "iter_clips",
     "speech_mask",
     "synthetic_clip",
+    "write_corpus",
 ]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from avsync.training.logging import read_log
     from avsync.training.objectives import LevelObjective, SyncerTrainingConfig
     from avsync.training.processes import first_process, free_cores, make_fabric, on_first_process
+    from avsync.training.recipe import SyncerRecipe, syncer_recipe
     from avsync.training.store import CheckpointStore
     from avsync.training.syncer_evaluation import LevelReport, crop_offsets, evaluate_syncers
     from avsync.training.syncers import embed_crops, lip_leak, train_syncers
@@ -35,6 +36,7 @@ _MODULES = {
     "logging": ("read_log",),
     "objectives": ("LevelObjective", "SyncerTrainingConfig"),
     "processes": ("first_process", "free_cores", "make_fabric", "on_first_process"),
+    "recipe": ("SyncerRecipe", "syncer_recipe"),
     "store": ("CheckpointStore",),
     "syncer_evaluation": ("LevelReport", "crop_offsets", "evaluate_syncers"),
     "syncers": ("embed_crops", "lip_leak", "train_syncers"),
@@ -54,6 +56,7 @@ __all__ = [  # noqa: PLE0604, RUF100 - resolved by __getattr__
     "LevelObjective",
     "LevelReport",
     "LoopOptions",
+    "SyncerRecipe",
     "SyncerTrainingConfig",
     "TrainingInterrupted",
     "WarmStartConfig",
@@ -73,6 +76,7 @@ __all__ = [  # noqa: PLE0604, RUF100 - resolved by __getattr__
     "overfit_batch",
     "read_log",
     "save_checkpoint",
+    "syncer_recipe",
     "train_finest_first",
     "train_generator",
     "train_loop",

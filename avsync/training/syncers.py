@@ -10,7 +10,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from avsync.corpus.banks.augmentation import AugmentConfig
-from avsync.corpus.banks.bank import Batch, CropBank
+from avsync.corpus.banks.bank import Batch, CropBank, encode_waveform
+from avsync.corpus.clip import SAMPLES_PER_FRAME
 from avsync.errors import ArgumentError
 from avsync.landmarks.lip_leak import fit_lip_leak
 from avsync.landmarks.motion_features import local_shape
@@ -252,6 +253,29 @@ class SyncerSteps:
         return [weights[level][:, :count] for level, count in zip(levels, windows, strict=True)]
 
 
+def check_features(pyramid: SyncerPyramid, bank: CropBank) -> None:
+    """Raise unless a bank has the audio features that the config of a pyramid names.
+
+    Args:
+        pyramid: The syncers; those with features of their own ("custom") accept every bank.
+        bank: Clips to train on.
+
+    Raises:
+        ArgumentError: The features differ, so that the trained syncers would later compute other ones from waveforms.
+    """
+    transform = pyramid.speech_features()
+    if transform is None:
+        return
+    noise = 0.1 * torch.randn(25 * SAMPLES_PER_FRAME, generator=torch.Generator().manual_seed(0))
+    wanted, given = (encode_waveform(noise.numpy(), features) for features in (transform.features, bank.features))
+    # The tolerance covers the rounding of other devices; other settings cause much larger differences.
+    if wanted.shape != given.shape or not torch.allclose(wanted, given, atol=0.05, rtol=1e-3):
+        raise ArgumentError(
+            f"`bank`: expected the features {transform.kind!r} of the pyramid's config, got {type(bank.features).__name__} with"
+            f" {given.shape[1]} coefficients or other settings; SyncerPyramidConfig(audio=...) names the features"
+        )
+
+
 def lip_leak(bank: CropBank, *, frames: int = 100) -> Tensor:
     """Fit :func:`avsync.landmarks.lip_leak.fit_lip_leak` to all clips of a bank.
 
@@ -298,7 +322,8 @@ def train_syncers(
         :func:`avsync.training.doctor.diagnosis.diagnose` interprets it.
 
     Raises:
-        ArgumentError: ``levels`` names a level that the pyramid does not have.
+        ArgumentError: ``levels`` names a level that the pyramid does not have, or the bank has other audio features than the config
+            of the pyramid names.
         CheckpointError, DivergedError, TrainingInterrupted: See :func:`avsync.training.engine.train_loop`.
 
     Source: paper section 3.1, Figure 1.
@@ -306,6 +331,7 @@ def train_syncers(
     chosen = list(range(pyramid.num_levels)) if levels is None else sorted(set(levels))
     if not chosen or not 0 <= chosen[0] <= chosen[-1] < pyramid.num_levels:
         raise ArgumentError(f"`levels`: expected some of 0 to {pyramid.num_levels - 1}, got {levels}")
+    check_features(pyramid, bank)
     pyramid.set_audio_statistics(*bank.audio_statistics())
     if "shape" in pyramid.config.motion:
         pyramid.set_average_shape(average_shape(bank))

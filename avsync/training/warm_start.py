@@ -59,6 +59,7 @@ def train_finest_first(
     checkpoint: Path | None = None,
     resume: bool = False,
     evaluate: Callable[[int], Mapping[str, float]] | None = None,
+    logs: Path | None = None,
     name: str = "syncers",
     **options: Any,
 ) -> dict[str, History]:
@@ -74,6 +75,7 @@ def train_finest_first(
         checkpoint: Folder with one subfolder of checkpoints per stage; None keeps nothing.
         resume: Continue an earlier run; finished stages are read from their last checkpoint.
         evaluate: Function that takes the step number of the stage and returns values to log.
+        logs: Folder with one subfolder of logs per stage; None writes none.
         name: Label of the progress bar.
         **options: Further options of :func:`avsync.training.syncers.train_syncers`, for every stage.
 
@@ -104,6 +106,7 @@ def train_finest_first(
             checkpoint=None if checkpoint is None else Path(checkpoint) / stage,
             resume=resume,
             evaluate=evaluate,
+            logs=None if logs is None else Path(logs) / stage,
             name=f"{name} {stage}",
             **options,
         )

@@ -31,7 +31,7 @@ from avsync._checks import (
     check_some_clips,
     checked_config,
 )
-from avsync.audio.features import FEATURES_PER_SECOND, KINDS
+from avsync.audio.features import FEATURES_PER_SECOND, KINDS, NUM_FEATURES
 from avsync.errors import ArgumentError, ClipTooShortError, ConfigError, ShapeError
 from avsync.landmarks.layouts import LANDMARKS68, NUM_POINTS, REGIONS, Layout, find_layout
 from avsync.landmarks.lip_leak import LEAK_SHAPE, remove_lip_leak
@@ -338,7 +338,7 @@ class SyncerPyramidConfig:
         motion: Motion features, a selection of "displacement", "shape", "velocity" and "speed"; see
             :func:`avsync.landmarks.motion_features.motion_features`.
         audio: Audio features: "log-mel" or "mfcc" (:class:`avsync.audio.features.SpeechFeatures`), with which losses and commands
-            accept waveforms, or "custom".
+            accept waveforms, or "custom" for features of your own, which must then be passed instead of waveforms.
         region: Points that the motion encoder sees: "face", "mouth" or "head"; the last two need the 68-point layout, or a ``layout``
             that has such points.
         reference: Face from which motion is measured: "first" frame or "mean" face of the clip.
@@ -360,7 +360,7 @@ class SyncerPyramidConfig:
     landmark_dims: int = added_later(2)
     layout: Layout | None = added_later(None)  # noqa: RUF009 - the default is None, which is immutable
     fps: float = added_later(FPS)
-    audio: str = "custom"
+    audio: str = "log-mel"
     motion: tuple[str, ...] = ("displacement",)
     region: str = "face"
     reference: str = "first"
@@ -380,6 +380,11 @@ class SyncerPyramidConfig:
         for name, choices in (("audio", (*KINDS, "custom")), ("region", tuple(REGIONS))):
             if getattr(self, name) not in choices:
                 raise ConfigError(f"`{name}`: expected one of {choices}, got {getattr(self, name)!r}")
+        if self.audio != "custom" and self.syncer.audio_features != NUM_FEATURES:
+            raise ConfigError(
+                f"`audio`: expected 'custom' for {self.syncer.audio_features} features per audio frame, got {self.audio!r}, which has"
+                f" {NUM_FEATURES}"
+            )
         check_motion(self.motion)
         if not isinstance(self.fps, int | float) or not 0 < self.fps < math.inf:
             raise ConfigError(f"`fps`: expected a finite number above 0, got {self.fps!r}")

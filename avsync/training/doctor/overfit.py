@@ -81,7 +81,9 @@ def overfit_batch(bank: CropBank, *, seconds: float = 30.0, max_steps: int = 600
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         pyramid = SyncerPyramid(
-            SyncerPyramidConfig(syncer=sizes, num_levels=levels, reference="mean", landmark_dims=batch.landmarks.shape[3])
+            SyncerPyramidConfig(
+                syncer=sizes, num_levels=levels, audio="custom", reference="mean", landmark_dims=batch.landmarks.shape[3]
+            )
         )
     mean, std = batch.audio.mean((0, 1)), batch.audio.std((0, 1))
     pyramid.set_audio_statistics(mean, std.clamp_min(1e-3))

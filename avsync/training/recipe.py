@@ -1,0 +1,135 @@
+"""Recipe for syncers of your own: sizes, augmentation and stages of the pretrained models, for any corpus."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from avsync.corpus.banks.augmentation import AugmentConfig
+from avsync.corpus.banks.bank import CropBank
+from avsync.errors import ClipTooShortError
+from avsync.landmarks.layouts import NUM_POINTS, REGIONS
+from avsync.landmarks.motion_features import MOTIONS, motion_channels
+from avsync.models.syncer.pyramid import SyncerConfig
+from avsync.models.syncer.pyramid import SyncerPyramidConfig
+from avsync.pyramid import shortest_clip
+from avsync.training.objectives import SyncerTrainingConfig
+from avsync.training.warm_start import WarmStartConfig
+
+AUGMENT = AugmentConfig(
+    scale=(0.85, 1.15),
+    rotation=0.2,
+    shear=0.1,
+    sway=0.035,
+    identity=0.01,
+    jitter=0.002,
+    tempo=(1 / 1.5, 1.5),
+    noise_db=4.5,
+    equaliser_db=3.0,
+)
+"""Augmentation of the crops."""
+LONGEST_CROP = 160
+"""Frames of a crop, if the clips are long enough."""
+
+
+class SyncerRecipe(NamedTuple):
+    """Arguments of :func:`avsync.training.warm_start.train_finest_first`, apart from the pyramid itself and the bank."""
+
+    pyramid: SyncerPyramidConfig
+    """Sizes of the syncers."""
+    training: SyncerTrainingConfig
+    """Settings of the fine levels."""
+    warm_start: WarmStartConfig
+    """Settings of the coarse levels."""
+    augment: AugmentConfig
+    """Augmentation."""
+
+
+def syncer_recipe(
+    bank: CropBank,
+    *,
+    steps: int = 1000,
+    batch_size: int = 32,
+    num_levels: int = 4,
+    audio: str = "log-mel",
+    region: str = "face",
+    width: int = 96,
+    seed: int = 0,
+) -> SyncerRecipe:
+    """Return settings with which syncers can be trained on a corpus, those of the pretrained models where they apply.
+
+    Args:
+        bank: Clips to train on; they determine the points, the dimensions and the length of the crops.
+        steps: Optimisation steps of levels 0 and 1; each coarser level takes an eighth of them, twice.
+        batch_size: Clips per batch.
+        num_levels: Levels of the pyramid.
+        audio: Audio features of the bank: "log-mel", "mfcc" or "custom".
+        region: "face", "mouth" or "head"; the last two need the 68-point layout.
+        width: Channels of the encoders.
+        seed: Seed of the run.
+
+    Returns:
+        The :class:`SyncerRecipe`. Crops have 160 frames, or as many as half of the clips have if those are shorter.
+
+    Raises:
+        ClipTooShortError: More than half of the clips are shorter than one window of the coarsest level.
+        ConfigError: An argument is out of its range.
+
+    Example:
+        >>> from avsync.audio import LogMel
+        >>> from avsync.corpus import ClipBank, SyntheticCorpus
+        >>> recipe = syncer_recipe(ClipBank(SyntheticCorpus(speakers=2, clips_per_speaker=1, seconds=4.0), features=LogMel()))
+        >>> recipe.training.frames, recipe.pyramid.audio
+        (100, 'log-mel')
+
+    Source: ours.
+    """
+    crop = bank.windows(1, stride=int(bank.lengths.max()))
+    points, dims = crop.landmarks.shape[2:]
+    on_face = points == NUM_POINTS and dims == 2
+    motion = tuple(name for name in MOTIONS if on_face or name != "shape")
+    frames = min(LONGEST_CROP, int(bank.lengths.median()))
+    least = shortest_clip(SyncerConfig().window, num_levels - 1)
+    if frames < least:
+        raise ClipTooShortError(
+            f"`num_levels`: expected fewer than {num_levels} levels for clips of {frames} frames, because level {num_levels - 1}"
+            f" needs {least}"
+        )
+    return SyncerRecipe(
+        pyramid=SyncerPyramidConfig(
+            syncer=SyncerConfig(
+                audio_features=crop.audio.shape[2],
+                points=len(REGIONS[region]) if region in REGIONS and points == NUM_POINTS else points,
+                motion_channels=motion_channels(motion, dims),
+                width=width,
+                window_blocks=2,
+                dropout=0.1,
+            ),
+            num_levels=num_levels,
+            landmark_dims=dims,
+            audio=audio,
+            motion=motion,
+            region=region,
+            reference="mean",
+            # Only level 0 hears more than its window, so that the coarser levels can begin with the weights of level 1.
+            audio_context=(4, *[0] * (num_levels - 1)),
+            mean_normalisation=True,
+        ),
+        training=SyncerTrainingConfig(
+            steps=steps,
+            batch_size=batch_size,
+            frames=frames,
+            fine_frames=min(80, frames),
+            weight_decay=0.1,
+            warm_up=min(50, max(1, steps // 10)),
+            window_share=0.5,
+            first_share=0.2,
+            short_share=0.3,
+            # The average reaches over about a tenth of the run.
+            ema_decay=min(0.99, max(0.5, 1 - 10 / steps)),
+            offset_weight=1.0,
+            offset_window=5,
+            seed=seed,
+        ),
+        warm_start=WarmStartConfig(steps=max(1, steps // 8), runs=2),
+        augment=AUGMENT,
+    )
