@@ -34,6 +34,7 @@ COMMANDS: tuple[str, ...] = (
     "doctor",
     "train",
     "calibrate",
+    "demo",
 )
 """Names of the commands, each a module of this package, in the order of the help."""
 

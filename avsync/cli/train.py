@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 RECORD = "training.json"
 """Settings and results of a run; the file by which a folder is recognised as that of a run."""
 MODEL_FILES = ("config.json", "model.safetensors")
-FOLDERS = ("checkpoints", "logs")
+RUN_FILES = ("checkpoints/*/*.ckpt", "logs/*/metrics.csv", "logs/*/events.out.*")
+"""Further files that a run writes and that a later one would continue."""
 SETTINGS = ("split", "steps", "batch_size", "levels", "features", "region", "width", "seed")
 """Options that a resumed run must share with the run that it continues."""
 EVALUATED_FRAMES, MARGIN, LEAST_SPEECH = 80, 40, 0.4
@@ -213,7 +214,7 @@ def _declare(args: argparse.Namespace, *, resumed: bool) -> None:
     if resumed:
         return
     files = [out / name for name in (RECORD, *MODEL_FILES)]
-    files += [file for folder in FOLDERS for file in sorted((out / folder).rglob("*")) if not file.is_dir()]
+    files += [file for pattern in RUN_FILES for file in sorted(out.glob(pattern))]
     declare(args, [("--out", file) for file in files], inputs=[args.corpus])
     for file in files[1 + len(MODEL_FILES) :]:  # only with --overwrite: no checkpoint of another run may be left
         file.unlink()

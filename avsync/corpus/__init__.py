@@ -6,7 +6,7 @@ from avsync.corpus.banks import AugmentConfig, Batch, BatchLoader, ClipBank, Cro
 from avsync.corpus.clip import Clip, Corpus, write_corpus
 from avsync.corpus.extraction import extract, extract_corpus, iter_clips
 from avsync.corpus.speech import speech_mask
-from avsync.corpus.synthetic import SyntheticConfig, SyntheticCorpus, synthetic_clip
+from avsync.corpus.synthetic import SyntheticConfig, SyntheticCorpus, synthetic_clip, write_talk
 
 __all__ = [
     "AugmentConfig",
@@ -26,4 +26,5 @@ __all__ = [
     "speech_mask",
     "synthetic_clip",
     "write_corpus",
+    "write_talk",
 ]

@@ -33,6 +33,7 @@ DETECTORS: dict[str, tuple[str, str]] = {
     "face-alignment": ("avsync.corpus.detectors.fan", "FaceAlignmentDetector"),
     "litert": ("avsync.corpus.detectors.litert", "LitertDetector"),
     "mediapipe": ("avsync.corpus.detectors.mesh", "MediapipeDetector"),
+    "demo": ("avsync.corpus.synthetic.video", "TalkDetector"),
 }
 """Module and class of each detector that is known by name."""
 
