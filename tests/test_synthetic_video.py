@@ -18,7 +18,7 @@ from avsync.errors import ArgumentError
 
 def test_a_talk_is_extracted_as_the_clip_that_it_was_made_of(tmp_path: Path) -> None:
     made = write_talk(tmp_path / "talk.mp4", speaker=100_003, clip=2, seconds=3.0)
-    (clip,) = extract(tmp_path / "talk.mp4", detector="demo", crop="none").clips
+    (clip,) = extract(tmp_path / "talk.mp4", detector="demo", crop="none")
     frames = min(clip.frames, made.frames)
     assert frames >= made.frames - 1
     np.testing.assert_allclose(clip.landmarks[:frames], made.landmarks[:frames], atol=0.01)

@@ -13,12 +13,18 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from avsync._files import write_json
 from avsync.cli._arguments import add_overwrite_argument, add_quiet_argument
 from avsync.cli._outputs import Output, check_figure, declare, model_files
 from avsync.errors import ArgumentError
 
+if TYPE_CHECKING:
+    from avsync.corpus.banks.memory import ClipBank
+
+MARGIN = 40
+"""Frames of audio around a crop, as in :func:`avsync.evaluation.calibrate.calibrate`."""
 _messages = logging.getLogger("avsync.cli")
 
 
@@ -73,8 +79,10 @@ def run(args: argparse.Namespace) -> int:
             f"`SYNCERS`: expected syncers of log-mel or MFCC features, got {args.syncers}, with custom features"
         )
     bank = ClipBank(Corpus(args.corpus, split=args.split), features=transform.features).to(device_of(args.device))
-    with naming(bank="--split", lengths="--frames"):
-        found = calibrate(syncers, bank, lengths=args.frames, stride=args.stride, progress=_messages.info)
+    with naming(bank="--split"):
+        found = calibrate(
+            syncers, bank, lengths=_lengths(args, bank), stride=args.stride, margin=MARGIN, progress=_messages.info
+        )
     errors, panels = [], {}
     print("level  window  calibration error, half mismatched  own audio only")
     for level, (mixed, own) in enumerate(zip(found.mixed, found.own, strict=True)):
@@ -89,6 +97,20 @@ def run(args: argparse.Namespace) -> int:
     if args.report is not None:
         write_json(args.report, {"errors": errors, "rows": list(found.rows)})
     return 0
+
+
+def _lengths(args: argparse.Namespace, bank: ClipBank) -> list[int]:
+    """Return the lengths of crops for which there is a clip, with the audio around them."""
+    longest = int(bank.lengths.max()) - 2 * MARGIN
+    kept = [frames for frames in args.frames if 1 <= frames <= longest]
+    if not kept:
+        raise ArgumentError(
+            f"`frames`: expected a number from 1 to {longest}, because the longest clip has {longest + 2 * MARGIN} frames and"
+            f" {MARGIN} are searched on both sides, got {args.frames}"
+        )
+    for frames in sorted(set(args.frames) - set(kept)):
+        _messages.warning("no clip is long enough for crops of %d frames: left out", frames)
+    return kept
 
 
 def _out(args: argparse.Namespace) -> Path:

@@ -35,10 +35,8 @@ author = "avsync contributors"
 project_copyright = "2026, avsync contributors"
 version = release = avsync.__version__
 
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.doctest", "sphinx.ext.viewcode", "sphinx_copybutton"]
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.doctest", "sphinx.ext.viewcode"]
 html_math_renderer = "mathml"
-copybutton_prompt_text = r">>> |\.\.\. "
-copybutton_prompt_is_regexp = True
 READING_ORDER = (
     "losses",
     "models",
@@ -100,22 +98,12 @@ doctest_global_setup = "import torch"
 doctest_test_doctest_blocks = "default"
 doctest_default_flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
-html_theme = "furo"
-html_title = f"avsync {release}"
-html_static_path = ["_static"]
-html_css_files = ["avsync.css"]
+# Pages are their text alone, which the site shows in its own look (docs/mkdocs_api.py).
+html_theme = "basic"
 html_copy_source = False
 html_show_sourcelink = False
-html_sidebars = {
-    "**": [
-        "sidebar/brand.html",
-        "guides.html",
-        "sidebar/search.html",
-        "sidebar/scroll-start.html",
-        "sidebar/navigation.html",
-        "sidebar/scroll-end.html",
-    ]
-}
+html_use_index = False
+html_permalinks = False
 
 
 def rooms() -> list[str]:
