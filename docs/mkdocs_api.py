@@ -36,7 +36,7 @@ def fragments() -> dict[str, Path]:
     """
     found = {path.relative_to(API).as_posix(): path for path in sorted(API.rglob("*.html"))}
     found = {
-        name: path for name, path in found.items() if name == "index.html" or "/" in name and not name.startswith("_static")
+        name: path for name, path in found.items() if name == "index.html" or ("/" in name and not name.startswith("_static"))
     }
     if "index.html" not in found:
         raise PluginError(f"{API} has no index.html; build the API reference first: python -m nox -s docs")

@@ -21,7 +21,7 @@ from avsync.cli._outputs import Output, check_figure, declare, model_files
 from avsync.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from avsync.corpus.banks.memory import ClipBank
+    from avsync.corpus.banks.bank import ClipBank
 
 MARGIN = 40
 """Frames of audio around a crop, as in :func:`avsync.evaluation.calibrate.calibrate`."""

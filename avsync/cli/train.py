@@ -26,8 +26,7 @@ from avsync.cli._outputs import declare
 from avsync.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from avsync.corpus.banks.bank import Batch
-    from avsync.corpus.banks.bank import ClipBank
+    from avsync.corpus.banks.bank import Batch, ClipBank
 
 RECORD = "training.json"
 """Settings and results of a run; the file by which a folder is recognised as that of a run."""
@@ -170,7 +169,7 @@ def _crops(bank: ClipBank) -> Batch | None:
 
 
 def _features(args: argparse.Namespace) -> Any:
-    from avsync.audio.speech import SpeechFeatures
+    from avsync.audio.features import SpeechFeatures
 
     return SpeechFeatures(kind=args.features).features  # banks normalise by themselves
 

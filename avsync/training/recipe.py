@@ -9,8 +9,7 @@ from avsync.corpus.banks.bank import CropBank
 from avsync.errors import ClipTooShortError
 from avsync.landmarks.layouts import NUM_POINTS, REGIONS
 from avsync.landmarks.motion_features import MOTIONS, motion_channels
-from avsync.models.syncer.pyramid import SyncerConfig
-from avsync.models.syncer.pyramid import SyncerPyramidConfig
+from avsync.models.syncer.pyramid import SyncerConfig, SyncerPyramidConfig
 from avsync.pyramid import shortest_clip
 from avsync.training.objectives import SyncerTrainingConfig
 from avsync.training.warm_start import WarmStartConfig
