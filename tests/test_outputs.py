@@ -24,7 +24,7 @@ from avsync.cli._syncers import Syncers
 from avsync.corpus.clip import write_clip, write_index
 from avsync.corpus.synthetic.talker import synthetic_clip
 from avsync.errors import ArgumentError
-from avsync.evaluation.calibrate import CalibrationTest
+from avsync.evaluation.calibration import CalibrationTest
 from avsync.figures._style import new_figure
 from avsync.metrics.calibration import save_calibration
 from avsync.models.syncer.pyramid import SyncerPyramid
@@ -153,7 +153,7 @@ def test_every_output_at_every_input(
     monkeypatch.setattr("avsync.cli.train._train", write_run)
     nothing = torch.zeros(2)
     test = CalibrationTest(DOUBT, ((nothing, nothing),), ((nothing, nothing),), ())
-    monkeypatch.setattr("avsync.evaluation.calibrate.calibrate", lambda *args, **options: test)
+    monkeypatch.setattr("avsync.evaluation.calibration.calibrate", lambda *args, **options: test)
     monkeypatch.setattr("avsync.figures.calibration.reliability_diagram", lambda panels: new_figure(1, 1))
     names = ("offsets", "confidence", "training", f"faces-{CLIP}-0")
     small = new_figure(1, 1)

@@ -17,7 +17,7 @@ from torch import Tensor
 from avsync.corpus import ClipBank
 from avsync.corpus.synthetic.talker import SyntheticCorpus
 from avsync.errors import ArgumentError, CheckpointError, ConfigError, ShapeError
-from avsync.evaluation.calibrate import calibrate
+from avsync.evaluation.calibration import calibrate
 from avsync.figures import expected_calibration_error, reliability_diagram
 from avsync.metrics import (
     Calibration,

@@ -50,6 +50,7 @@ def test_demo_to_corpus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert main(["demo", folder, "--speakers", "2", "--first", "7", "--seconds", "2"]) == 0
     assert "talk-008.mp4" in capsys.readouterr().err
     assert main(["extract", folder, "--out", str(tmp_path / "corpus"), "--detector", "demo", "--quiet"]) == 0
-    assert Corpus(tmp_path / "corpus").speakers == ("late", "talk-007", "talk-008")
+    speakers = Corpus(tmp_path / "corpus").speakers
+    assert [name.rpartition("-")[0] for name in speakers] == ["late", "talk-007", "talk-008"]
     assert main(["demo", folder, "--speakers", "0"]) == 1
     assert main(["demo", folder, "--speakers", "1", "--first", "8"]) == 1  # nothing is replaced

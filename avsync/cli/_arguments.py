@@ -10,6 +10,8 @@ from collections.abc import Callable
 FEATURE_CHOICES = ("log-mel", "mfcc")
 """The kinds of :class:`avsync.audio.features.SpeechFeatures`."""
 REGION_CHOICES = ("face", "mouth", "head")
+EVALUATED_MARGIN = 40
+"""Frames of audio around the crops on which syncers are evaluated."""
 POOL_CHOICES = ("auto", "clip", "source", "speaker")
 FACE_CHOICES = ("largest", "stable", "all")
 CROP_CHOICES = ("fixed", "centred", "none")

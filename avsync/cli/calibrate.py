@@ -16,15 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from avsync._files import write_json
-from avsync.cli._arguments import add_overwrite_argument, add_quiet_argument
+from avsync.cli._arguments import EVALUATED_MARGIN, add_overwrite_argument, add_quiet_argument
 from avsync.cli._outputs import Output, check_figure, declare, model_files
 from avsync.errors import ArgumentError
 
 if TYPE_CHECKING:
     from avsync.corpus.banks.bank import ClipBank
 
-MARGIN = 40
-"""Frames of audio around a crop, as in :func:`avsync.evaluation.calibrate.calibrate`."""
 _messages = logging.getLogger("avsync.cli")
 
 
@@ -56,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     from avsync.cli._syncers import device_of
     from avsync.corpus.banks.bank import ClipBank
     from avsync.corpus.clip import Corpus
-    from avsync.evaluation.calibrate import calibrate
+    from avsync.evaluation.calibration import calibrate
     from avsync.figures import save_figure
     from avsync.figures.calibration import expected_calibration_error, reliability_diagram
     from avsync.metrics.calibration import save_calibration
@@ -81,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     bank = ClipBank(Corpus(args.corpus, split=args.split), features=transform.features).to(device_of(args.device))
     with naming(bank="--split"):
         found = calibrate(
-            syncers, bank, lengths=_lengths(args, bank), stride=args.stride, margin=MARGIN, progress=_messages.info
+            syncers, bank, lengths=_lengths(args, bank), stride=args.stride, margin=EVALUATED_MARGIN, progress=_messages.info
         )
     errors, panels = [], {}
     print("level  window  calibration error, half mismatched  own audio only")
@@ -101,12 +99,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _lengths(args: argparse.Namespace, bank: ClipBank) -> list[int]:
     """Return the lengths of crops for which there is a clip, with the audio around them."""
-    longest = int(bank.lengths.max()) - 2 * MARGIN
+    longest = int(bank.lengths.max()) - 2 * EVALUATED_MARGIN
     kept = [frames for frames in args.frames if 1 <= frames <= longest]
     if not kept:
         raise ArgumentError(
-            f"`frames`: expected a number from 1 to {longest}, because the longest clip has {longest + 2 * MARGIN} frames and"
-            f" {MARGIN} are searched on both sides, got {args.frames}"
+            f"`frames`: expected a number from 1 to {longest}, because the longest clip has {longest + 2 * EVALUATED_MARGIN} frames and"
+            f" {EVALUATED_MARGIN} are searched on both sides, got {args.frames}"
         )
     for frames in sorted(set(args.frames) - set(kept)):
         _messages.warning("no clip is long enough for crops of %d frames: left out", frames)

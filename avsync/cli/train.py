@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avsync._files import write_json
-from avsync.cli._arguments import FEATURE_CHOICES, REGION_CHOICES, add_overwrite_argument, add_quiet_argument
+from avsync.cli._arguments import EVALUATED_MARGIN, FEATURE_CHOICES, REGION_CHOICES, add_overwrite_argument, add_quiet_argument
 from avsync.cli._outputs import declare
 from avsync.errors import ArgumentError
 
@@ -33,10 +33,10 @@ RECORD = "training.json"
 MODEL_FILES = ("config.json", "model.safetensors")
 RUN_FILES = ("checkpoints/*/*.ckpt", "logs/*/metrics.csv", "logs/*/events.out.*")
 """Further files that a run writes and that a later one would continue."""
-SETTINGS = ("split", "steps", "batch_size", "levels", "features", "region", "width", "seed")
+RUN_SETTINGS = ("split", "steps", "batch_size", "levels", "features", "region", "width", "seed")
 """Options that a resumed run must share with the run that it continues."""
-EVALUATED_FRAMES, MARGIN, LEAST_SPEECH = 80, 40, 0.4
-"""Frames of an evaluated crop, audio around it in frames, and the share of its frames that must hold speech."""
+EVALUATED_FRAMES, EVALUATED_SPEECH = 80, 0.4
+"""Frames of an evaluated crop, and the share of them that must hold speech."""
 
 _messages = logging.getLogger("avsync.cli")
 
@@ -134,7 +134,7 @@ def _train(args: argparse.Namespace, bank: ClipBank, crops: Batch | None) -> lis
     def accuracy() -> list[dict[str, float]]:
         if crops is None:
             return []
-        found = evaluate_syncers(pyramid, crops.to(fabric.device), margin=MARGIN)
+        found = evaluate_syncers(pyramid, crops.to(fabric.device), margin=EVALUATED_MARGIN)
         return [{"crops": len(crops), "within_one": level.within_one, "confidence": level.confidence} for level in found]
 
     train_finest_first(
@@ -158,13 +158,14 @@ def _train(args: argparse.Namespace, bank: ClipBank, crops: Batch | None) -> lis
 
 def _crops(bank: ClipBank) -> Batch | None:
     """Return the crops with speech of unseen speakers; None if no clip is long enough."""
-    if int(bank.lengths.max()) < EVALUATED_FRAMES + 2 * MARGIN:
+    if int(bank.lengths.max()) < EVALUATED_FRAMES + 2 * EVALUATED_MARGIN:
         _messages.warning(
-            "no clip of the evaluated split has %d frames: the syncers are not evaluated", EVALUATED_FRAMES + 2 * MARGIN
+            "no clip of the evaluated split has %d frames: the syncers are not evaluated",
+            EVALUATED_FRAMES + 2 * EVALUATED_MARGIN,
         )
         return None
-    crops = bank.windows(EVALUATED_FRAMES, stride=EVALUATED_FRAMES // 4, margin=MARGIN)
-    crops = crops.select(crops.speech_fraction >= LEAST_SPEECH)
+    crops = bank.windows(EVALUATED_FRAMES, stride=EVALUATED_FRAMES // 4, margin=EVALUATED_MARGIN)
+    crops = crops.select(crops.speech_fraction >= EVALUATED_SPEECH)
     return crops if len(crops) else None
 
 
@@ -185,7 +186,7 @@ def _place(device: str) -> dict[str, Any]:
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
-    return {name: getattr(args, name) for name in SETTINGS}
+    return {name: getattr(args, name) for name in RUN_SETTINGS}
 
 
 def _earlier(args: argparse.Namespace) -> dict[str, Any] | None:
@@ -200,7 +201,7 @@ def _earlier(args: argparse.Namespace) -> dict[str, Any] | None:
     if not isinstance(settings, dict):
         return None
     now = _settings(args)
-    differing = [name for name in SETTINGS if settings.get(name) != now[name]]
+    differing = [name for name in RUN_SETTINGS if settings.get(name) != now[name]]
     if differing:
         pairs = ", ".join(f"--{name.replace('_', '-')} was {settings.get(name)} and is {now[name]}" for name in differing)
         raise ArgumentError(f"`resume`: expected the settings of the run in {args.out}, but {pairs}")

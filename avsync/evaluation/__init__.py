@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from avsync.evaluation.calibration import CalibrationTest, calibrate
 from avsync.evaluation.clean import CleanReport, ClipOffset, clean_corpus, shift_clip
 from avsync.evaluation.methods import Evaluation, Networks, evaluate
 from avsync.evaluation.recording import (
@@ -20,6 +21,7 @@ from avsync.evaluation.syncnet import SyncNet, SyncNetConfig, TrackScore, score_
 from avsync.evaluation.tables import Cell, Measure, Table, write_csv
 
 __all__ = [
+    "CalibrationTest",
     "Cell",
     "CleanReport",
     "ClipOffset",
@@ -36,6 +38,7 @@ __all__ = [
     "Table",
     "Track",
     "TrackScore",
+    "calibrate",
     "clean_corpus",
     "evaluate",
     "ffmpeg_command",

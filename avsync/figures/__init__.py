@@ -14,6 +14,7 @@ from avsync.figures.corpus import corpus_figure
 from avsync.figures.faces import FACE_LINES, draw_face, face_images, face_strip, landmark_video, mask_figure
 from avsync.figures.gif import write_gif
 from avsync.figures.plots import confidence_by_level, offset_histogram, training_curves
+from avsync.figures.sync import evaluation_figures
 
 __all__ = [
     "FACE_LINES",
@@ -21,6 +22,7 @@ __all__ = [
     "confidence_by_level",
     "corpus_figure",
     "draw_face",
+    "evaluation_figures",
     "expected_calibration_error",
     "face_images",
     "face_strip",

@@ -2,7 +2,7 @@
 
     python examples/pretrained_models/join.py --corpus PATH [--out avsync/weights]
 
-Nothing is trained: run it after ``pretrain.py`` has written the members, and ``python -m benchmarks.calibrate`` after it.
+Nothing is trained: run it after ``pretrain.py`` has written the members, and ``avsync calibrate`` after it.
 """
 
 from __future__ import annotations

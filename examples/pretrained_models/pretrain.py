@@ -4,7 +4,7 @@
 
 Trains on the corpus' train speakers only and evaluates on its val speakers. The small variants take about ten minutes of one core, the
 default half an hour of two, the mouth's a quarter, and the lags that these two need ten minutes more; an interrupted run goes on with
-``--resume``. ``join.py`` then joins the ensemble, and ``python -m benchmarks.calibrate`` adds the calibrations.
+``--resume``. ``join.py`` then joins the ensemble, and ``avsync calibrate`` adds the calibrations.
 """
 
 from __future__ import annotations

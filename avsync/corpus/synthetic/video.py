@@ -16,11 +16,10 @@ import numpy.typing as npt
 from avsync._checks import check_path
 from avsync.corpus.clip import Clip
 from avsync.corpus.media.files import write_video
+from avsync.corpus.media.info import Image
 from avsync.corpus.synthetic.talker import FRAME_SIZE, synthetic_clip
 from avsync.errors import ArgumentError
 from avsync.pyramid import FPS, SAMPLE_RATE
-
-Image = npt.NDArray[np.uint8]
 
 _BLOCK = 16
 _ROWS = 2
