@@ -33,7 +33,7 @@ RECORD = "training.json"
 MODEL_FILES = ("config.json", "model.safetensors")
 RUN_FILES = ("checkpoints/*/*.ckpt", "logs/*/metrics.csv", "logs/*/events.out.*")
 """Further files that a run writes and that a later one would continue."""
-RUN_SETTINGS = ("split", "steps", "batch_size", "levels", "features", "region", "width", "seed")
+RUN_SETTINGS = ("split", "steps", "batch_size", "levels", "features", "region", "layout", "width", "seed")
 """Options that a resumed run must share with the run that it continues."""
 EVALUATED_FRAMES, EVALUATED_SPEECH = 80, 0.4
 """Frames of an evaluated crop, and the share of them that must hold speech."""
@@ -60,6 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--features", choices=FEATURE_CHOICES, default="log-mel", help="audio features (default: %(default)s)")
     parser.add_argument(
         "--region", choices=REGION_CHOICES, default="face", help="points that the syncers see (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--layout",
+        metavar="NAME",
+        help="layout of motion other than 68 points, such as mediapipe478 or arkit52 (avsync.landmarks)",
     )
     parser.add_argument("--width", type=int, default=96, help="channels of the encoders (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, crops and augmentation (default: %(default)s)")
@@ -124,6 +129,7 @@ def _train(args: argparse.Namespace, bank: ClipBank, crops: Batch | None) -> lis
         num_levels=args.levels,
         audio=args.features,
         region=args.region,
+        layout=args.layout,
         width=args.width,
         seed=args.seed,
     )

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from avsync.corpus.banks.augmentation import AugmentConfig
 from avsync.corpus.banks.bank import CropBank
 from avsync.errors import ClipTooShortError
-from avsync.landmarks.layouts import NUM_POINTS, REGIONS
+from avsync.landmarks.layouts import NUM_POINTS, REGIONS, Layout, find_layout
 from avsync.landmarks.motion_features import MOTIONS, motion_channels
 from avsync.models.syncer.pyramid import SyncerConfig, SyncerPyramidConfig
 from avsync.pyramid import shortest_clip
@@ -51,6 +51,7 @@ def syncer_recipe(
     num_levels: int = 4,
     audio: str = "log-mel",
     region: str = "face",
+    layout: str | Layout | None = None,
     width: int = 96,
     seed: int = 0,
 ) -> SyncerRecipe:
@@ -62,7 +63,8 @@ def syncer_recipe(
         batch_size: Clips per batch.
         num_levels: Levels of the pyramid.
         audio: Audio features of the bank: "log-mel", "mfcc" or "custom".
-        region: "face", "mouth" or "head"; the last two need the 68-point layout.
+        region: "face", "mouth" or "head"; the last two need the 68-point layout, or a ``layout`` that has such points.
+        layout: Layout of the motion, or its name (:func:`avsync.landmarks.find_layout`); None for points that the syncers take as they are.
         width: Channels of the encoders.
         seed: Seed of the run.
 
@@ -84,7 +86,7 @@ def syncer_recipe(
     """
     crop = bank.windows(1, stride=int(bank.lengths.max()))
     points, dims = crop.landmarks.shape[2:]
-    on_face = points == NUM_POINTS and dims == 2
+    on_face = points == NUM_POINTS and dims == 2 and layout is None
     motion = tuple(name for name in MOTIONS if on_face or name != "shape")
     frames = min(LONGEST_CROP, int(bank.lengths.median()))
     least = shortest_clip(SyncerConfig().window, num_levels - 1)
@@ -105,6 +107,7 @@ def syncer_recipe(
             ),
             num_levels=num_levels,
             landmark_dims=dims,
+            layout=None if layout is None else find_layout(layout),
             audio=audio,
             motion=motion,
             region=region,
