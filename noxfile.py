@@ -156,10 +156,10 @@ def build(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Build the API reference, run its examples, and build the site; every warning is an error."""
+    """Build the API reference, run its examples and the tutorials, and build the site; every warning is an error."""
     # The examples in the docstrings use the extras.
     install(session, TORCH, "-e", ".[media,train,metrics,plot]", *group("docs"))
-    source, api = "docs/sphinx", "docs/api"
+    source, api = "docs/sphinx", "build/api"
     shutil.rmtree(ROOT / api, ignore_errors=True)
     doctrees = Path(session.create_tmp()) / "doctrees"
     shutil.rmtree(doctrees, ignore_errors=True)

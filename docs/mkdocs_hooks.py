@@ -18,20 +18,26 @@ import latex2mathml.converter
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.plugins import event_priority
+from mkdocs.structure.files import File, Files
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import avsync
 from avsync.cli import build_parser
 
 _INLINE = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', flags=re.DOTALL)
 _BLOCK = re.compile(r'<div class="arithmatex">\s*\\\[(.*?)\\\]\s*</div>', flags=re.DOTALL)
-_RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
+_ROOT = Path(__file__).resolve().parents[1]
+_RESULTS = _ROOT / "benchmarks" / "results"
 
 
 @event_priority(100)
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Name the inventory by its absolute path, which mkdocs.yml cannot know; before mkdocstrings reads its options."""
-    inventory = Path(config.docs_dir) / "api" / "objects.inv"
+    config.copyright = (
+        f"avsync {avsync.__version__}, {(_ROOT / 'LICENSE').read_text(encoding='utf-8').partition(' ')[0]} licence"
+    )
+    inventory = _ROOT / "build" / "api" / "objects.inv"
     if not inventory.is_file():
         raise PluginError(f"{inventory} is missing; build the API reference first: python -m nox -s docs")
     # mkdocstrings keeps what it has read for a day, by its address; a fragment made of the contents has it read what is there now.
@@ -39,6 +45,15 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     handlers = config.plugins["mkdocstrings"].config.handlers
     handlers.setdefault("python", {})["inventories"] = [{"url": address, "base_url": "api"}]
     return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the files of the repository that readers look for."""
+    for page, file in {"changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}.items():
+        files.append(File.generated(config, page, content=(_ROOT / file).read_text(encoding="utf-8")))
+    terms = (_ROOT / "LICENSE").read_text(encoding="utf-8").strip()
+    files.append(File.generated(config, "licence.md", content=f"# Licence\n\n``` {{ .text .wrap }}\n{terms}\n```\n"))
+    return files
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:

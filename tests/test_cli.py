@@ -7,15 +7,18 @@ import subprocess
 import sys
 
 import pytest
+from tqdm.auto import tqdm
 
 from avsync.audio.features import KINDS
-from avsync.cli import COMMANDS, _arguments, build_parser
+from avsync.cli import COMMANDS, SHELLS, _arguments, build_parser, main
 from avsync.cli._errors import as_typed, options_of
 from avsync.corpus.extraction import from_video, jobs, tracks
 from avsync.errors import ArgumentError
 from avsync.evaluation import clean, methods
+from avsync.evaluation.tables import Cell, Measure, Table
 from avsync.landmarks.layouts import REGIONS
 from avsync.metrics import offset
+from avsync.training import engine
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
@@ -53,3 +56,27 @@ def test_messages_name_what_was_typed() -> None:
     )
     assert as_typed(ArgumentError("no parameter"), options) == "no parameter"
     assert options_of(build_parser())["command"] == "COMMAND"
+
+
+def test_completion_knows_every_command_and_option(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("shtab")
+    for shell in SHELLS:
+        assert main(["--print-completion", shell]) == 0
+        script = capsys.readouterr().out
+        assert all(command in script for command in COMMANDS) and "--level-of-detail" in script
+    with pytest.raises(SystemExit, match="2"):
+        main(["--print-completion", "csh"])
+
+
+def test_bars_and_tables_fit_a_terminal() -> None:
+    """80 columns: the bar of a run with its values, and a report on a recording."""
+    values = (
+        {f"loss{level}": 0.123 for level in range(4)} | {"chance": 14.8, "grad": 50.4} | {f"acc{i}": 0.917 for i in range(4)}
+    )
+    name = "train level3-run1"
+    text = engine.as_many_as_fit(engine.side_by_side(values), room=80 - len(name) - engine.BAR_WIDTH)
+    bar = tqdm.format_meter(99_999, 100_000, 86_399, ncols=80, prefix=name, bar_format=engine.BAR, postfix=text)
+    assert len(bar) <= 80 and "loss=0.12" in bar and "|" in bar
+    levels = [Measure(f"m{level}", "confidence ↑", "higher", "", "Sync") for level in range(9)]
+    table = Table(tuple(levels), {"ours": tuple(Cell(0.5, 0.4, 0.6, 3) for _ in levels)}).text()
+    assert max(map(len, table.splitlines())) <= 80 and table.count("0.500") == 9 and "Sync, continued" in table

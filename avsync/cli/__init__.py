@@ -21,7 +21,7 @@ from typing import Any
 
 import avsync
 from avsync.cli._errors import as_typed, options_of
-from avsync.errors import AvsyncError
+from avsync.errors import AvsyncError, MissingExtraError
 
 COMMANDS: tuple[str, ...] = (
     "extract",
@@ -37,6 +37,8 @@ COMMANDS: tuple[str, ...] = (
     "demo",
 )
 """Names of the commands, each a module of this package, in the order of the help."""
+SHELLS = ("bash", "zsh", "tcsh")
+"""Shells whose completion can be printed."""
 
 
 def _command(name: str) -> ModuleType:
@@ -56,6 +58,9 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
         prog="avsync", description="Audio-visual synchrony: extract corpora, measure and correct offsets, evaluate methods."
     )
     parser.add_argument("--version", action="version", version=f"avsync {avsync.__version__}")
+    parser.add_argument(
+        "--print-completion", choices=SHELLS, metavar="SHELL", help=f"print the completion of a shell ({', '.join(SHELLS)})"
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
         if only not in (None, name):
@@ -73,6 +78,21 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
         module.add_arguments(command)
         command.set_defaults(run=module.run, options=options_of(command))
     return parser
+
+
+def _print_completion(words: Sequence[str]) -> int:
+    """Print the script by which a shell completes commands, options and files."""
+    parser = argparse.ArgumentParser(prog="avsync")
+    parser.add_argument("--print-completion", choices=SHELLS, required=True)
+    shell = parser.parse_args(words).print_completion
+    from avsync._checks import import_extra
+
+    try:
+        print(import_extra("shtab", "completion").complete(build_parser(), shell=shell))
+    except MissingExtraError as error:
+        sys.stderr.write(f"avsync: error: {error}\n")
+        return 1
+    return 0
 
 
 class _StandardError(logging.StreamHandler[Any]):
@@ -105,6 +125,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status.
     """
     words = sys.argv[1:] if argv is None else list(argv)
+    if words and words[0].partition("=")[0] == "--print-completion":
+        return _print_completion(words)
     chosen = next((word for word in words if not word.startswith("-")), "")
     args = build_parser(chosen if chosen in COMMANDS else "").parse_args(words)
     # Modules next to the user are found as by `python -m`, but behind installed ones; `--detector module:function` needs that.

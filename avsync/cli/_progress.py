@@ -38,7 +38,7 @@ class _Bar(Progress):
     """Progress bar over the bytes of the videos, with the remaining time; failures are printed above the bar."""
 
     def __init__(self) -> None:
-        self._tqdm = import_extra("tqdm", "train").tqdm
+        self._tqdm = import_extra("tqdm.auto", "train").tqdm
 
     def begin(self, videos: int, size: int) -> None:
         self._videos, self._done, self._failed = videos, 0, 0

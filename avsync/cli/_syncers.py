@@ -84,17 +84,19 @@ def level_lines(report: list[LevelSync]) -> list[str]:
             continue
         reason = {
             "offset": "",
-            "unsure": "  cannot tell",
-            "edge": "  unknown: at the edge of the search",
-            "silent": "  cannot tell: silence",
-            "still": "  unknown: the face is still",
+            "unsure": "cannot tell",
+            "edge": "unknown: at the edge of the search",
+            "silent": "cannot tell: silence",
+            "still": "unknown: the face is still",
         }
         offset = f"{row['offset_frames']:+d} frames ({row['offset_ms']:+.0f} ms)"
         sure = "" if row["probability"] is None else f"{100 * row['probability']:.0f} %"
         lines.append(
             f"  {row['level']:<5}  {window:.1f} s   {offset:<22}  {sure:>5}  {row['confidence']:>10.3f}  {row['lse_d']:>8.3f}"
-            f"  {row['distance_at_zero']:>7.3f}{reason[row['answer']]}"
+            f"  {row['distance_at_zero']:>7.3f}"
         )
+        # On a line of its own, because the table is as wide as a terminal.
+        lines += [f"{'':18}{reason[row['answer']]}"] if reason[row["answer"]] else []
     return lines
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
+import logging
 from typing import TYPE_CHECKING
 
 from avsync._files import write_json
@@ -23,6 +23,8 @@ from avsync.errors import ArgumentError
 
 if TYPE_CHECKING:
     from avsync.evaluation.clean import CleanReport, ClipOffset
+
+_messages = logging.getLogger("avsync.cli")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     from avsync.evaluation.clean import clean_corpus, copy_files
 
     if args.dry_run and args.out is None:
-        print("avsync clean: nothing is written without --out, with or without --dry-run", file=sys.stderr)
+        _messages.warning("avsync clean: nothing is written without --out, with or without --dry-run")
     out = None if args.dry_run else args.out
     outputs = [] if args.json in (None, "-") else [("--json", args.json)]
     if out is not None:
@@ -88,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
         progress=progress_line(args, "clean"),
     )
     for name, reason in report.bad:
-        print(f"avsync clean: left out: {name}: {reason}", file=sys.stderr)
+        _messages.warning("avsync clean: left out: %s: %s", name, reason)
     if args.json == "-":
         print(json.dumps(report.to_json(), indent=2))
     else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ from avsync.errors import ArgumentError, CorpusError
 
 if TYPE_CHECKING:
     from avsync.training.doctor.findings import Finding
+
+_messages = logging.getLogger("avsync.cli")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         print(finding)
     if examination.seconds:
         times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in examination.seconds.items())
-        print(f"time: {times}", file=sys.stderr)
+        _messages.info("time: %s", times)
     print("no errors" if healthy else "there are errors: correct them before you train")
     return 0 if healthy else 1
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -43,6 +44,8 @@ FIXED_FIGURES = ("offsets", "confidence", "training")
 """Names of the figures that do not depend on the clips."""
 CLIP_COLUMNS = ("row", "id", "start", "speaker", "measure", "level", "value")
 _SHOWN = 10
+
+_messages = logging.getLogger("avsync.cli")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -129,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
         cut=args.cut,
         audio_from=args.audio_from,
         resamples=args.resamples,
-        progress=None if args.quiet else lambda row: print(f"evaluating {row}", file=sys.stderr),
+        progress=None if args.quiet else lambda row: _messages.info("evaluating %s", row),
     )
     left_out += found.left_out
     _report(left_out)
@@ -143,7 +146,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(args, found)
     if args.strict and left_out:
-        print(f"avsync evaluate: error: {len(left_out)} left out, and --strict was given", file=sys.stderr)
+        _messages.error("avsync evaluate: error: %d left out, and --strict was given", len(left_out))
         return 1
     return 0
 
@@ -230,9 +233,9 @@ def _loaded(option: str, load: Callable[[str], Any], path: str | None, device: A
 
 def _report(left_out: list[LeftOut]) -> None:
     for entry in left_out[:_SHOWN]:
-        print(f"left out: {entry.row}, {entry.id}: {entry.reason}", file=sys.stderr)
+        _messages.warning("left out: %s, %s: %s", entry.row, entry.id, entry.reason)
     if len(left_out) > _SHOWN:
-        print(f"left out: {len(left_out) - _SHOWN} more, listed in the JSON", file=sys.stderr)
+        _messages.warning("left out: %d more, listed in the JSON", len(left_out) - _SHOWN)
 
 
 def _chosen(args: argparse.Namespace, table: Table) -> Table:
@@ -296,7 +299,7 @@ def _figures(args: argparse.Namespace, found: Evaluation, histories: dict[str, s
     except ExtraError as error:
         if args.figures:
             raise
-        print(f"no figures: {error}", file=sys.stderr)
+        _messages.warning("no figures: %s", error)
         return
     for _, folder in folders:
         for name, figure in figures.items():

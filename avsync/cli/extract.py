@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
+import logging
 from pathlib import Path
 
 from avsync._files import replacing, write_json
@@ -28,6 +28,8 @@ from avsync.cli._arguments import (
 )
 from avsync.cli._outputs import Output, declare
 from avsync.errors import ArgumentError
+
+_messages = logging.getLogger("avsync.cli")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -127,11 +129,11 @@ def run(args: argparse.Namespace) -> int:
             write_json(path, report.to_json())
     print(report.summary())
     if not report.videos:
-        print("no video found", file=sys.stderr)
+        _messages.warning("no video found")
         return 1
     number, count = args.shard
     if count > 1:
-        print(f"share {number} of {count}; once all are done: avsync extract --merge --out {out}", file=sys.stderr)
+        _messages.info("share %d of %d; once all are done: avsync extract --merge --out %s", number, count, out)
     return 1 if report.failed else 0
 
 

@@ -56,7 +56,7 @@ def _bar(args: argparse.Namespace) -> Callable[[int, int], None] | None:
     try:
         from avsync._checks import import_extra
 
-        bar = import_extra("tqdm", "train").tqdm(desc="clips", leave=False, file=sys.stderr)
+        bar = import_extra("tqdm.auto", "train").tqdm(desc="clips", leave=False, file=sys.stderr)
     except MissingExtraError:
         return None
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 IN_SYNC, CANNOT_TELL, DRIFT, NOT_CONFIRMED = "in sync", "cannot tell", "the audio drifts", "not confirmed"
 """Reasons why no copy is written; the first reason is not a failure."""
+
+_messages = logging.getLogger("avsync.cli")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
             results.append(result)
         except (AvsyncError, OSError) as error:
             message = as_typed(error, args.options)
-            print(f"avsync offset: {message}", file=sys.stderr)
+            _messages.error("avsync offset: %s", message)
             results.append({"video": target, "error": message})
             failed = True
     if args.json:

@@ -7,7 +7,7 @@ avsync render corpus/anna-1a2b3c4d_000.npz --out anna.gif --seconds 4
 from __future__ import annotations
 
 import argparse
-import sys
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,8 @@ from avsync.errors import ArgumentError, CorpusError
 
 if TYPE_CHECKING:
     from avsync.corpus.clip import Clip
+
+_messages = logging.getLogger("avsync.cli")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         audio = clip.waveform[round(first * clip.sample_rate / clip.fps) :]
         frames = landmark_video(args.out, landmarks, waveform=audio, fps=clip.fps, sample_rate=clip.sample_rate, size=args.size)
-    print(f"{args.out}: {frames} frames, {frames / clip.fps:.2f} s", file=sys.stderr)
+    _messages.info("%s: %d frames, %.2f s", args.out, frames, frames / clip.fps)
     return 0
 
 

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from avsync.cli._syncers import Syncers
     from avsync.evaluation.syncnet.network import SyncNet
     from avsync.evaluation.syncnet.scoring import TrackScore
+
+_messages = logging.getLogger("avsync.cli")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
             result, lines = _score(target, args, syncnet, syncers)
         except (AvsyncError, OSError) as error:
             message = as_typed(error, args.options)
-            print(f"avsync score: {message}", file=sys.stderr)
+            _messages.error("avsync score: %s", message)
             result, lines, failed = {"video": target, "error": message}, [], True
         results.append(result)
         if not args.json:

@@ -139,22 +139,26 @@ class Table:
             found.setdefault(measure.section, []).append(number)
         return found
 
-    def text(self) -> str:
-        """Return plain text, one block per section."""
+    def text(self, *, width: int = 80) -> str:
+        """Return plain text, one block per section; a section that is wider than ``width`` characters continues in further blocks."""
         blocks = []
         for title, columns in self.sections().items():
             lines = [["", *(self.measures[number].heading for number in columns)]]
             lines += [[row, *self._texts(cells, columns)] for row, cells in self.cells.items()]
             widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-            # Names to the left, numbers to the right.
-            body = [
-                "  ".join(
-                    text.ljust(width) if column == 0 else text.rjust(width)
-                    for column, (text, width) in enumerate(zip(line, widths, strict=True))
-                ).rstrip()
-                for line in lines
-            ]
-            blocks.append("\n".join([title, *body]))
+            # The columns of each block, without that of the names.
+            parts: list[list[int]] = [[]]
+            for column in range(1, len(widths)):
+                if parts[-1] and widths[0] + sum(widths[other] + 2 for other in [*parts[-1], column]) > width:
+                    parts.append([])
+                parts[-1].append(column)
+            for number, part in enumerate(parts):
+                # Names to the left, numbers to the right.
+                body = [
+                    "  ".join([line[0].ljust(widths[0]), *(line[column].rjust(widths[column]) for column in part)]).rstrip()
+                    for line in lines
+                ]
+                blocks.append("\n".join([f"{title}, continued" if number else title, *body]))
         return "\n\n".join(blocks)
 
     def _texts(self, cells: tuple[Cell, ...], columns: list[int]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +27,11 @@ from avsync.training.store import CheckpointStore
 
 History = dict[str, list[tuple[int, float]]]
 """Logged values by name, each a list of (step, value)."""
+
+BAR = "{desc} {percentage:3.0f}% |{bar:8}| {n_fmt}/{total_fmt} {remaining} {postfix}"
+"""Form of the progress bar."""
+BAR_WIDTH = 36
+"""Characters of the bar without its label and its values, if the run has fewer than 100,000 steps and takes less than a day."""
 
 _messages = logging.getLogger("avsync.training")
 
@@ -179,8 +185,13 @@ def train_loop(
             on_first_process(fabric, lambda: open_until_the_end.enter_context(store.lock()))
         done = _resume(name, steps, store, state, records, plain, fabric) if resume and store is not None else 0
         log = TrainingLog(logs, last_step=done, prefix=name) if logs is not None and first else None
-        bar = import_extra("tqdm", "train").tqdm(
-            total=steps, initial=done, desc=name, disable=not (progress and first), dynamic_ncols=True
+        bar = import_extra("tqdm.auto", "train").tqdm(
+            total=steps,
+            initial=done,
+            desc=name,
+            disable=not (progress and first),
+            dynamic_ncols=True,
+            bar_format=BAR,
         )
         open_until_the_end.enter_context(bar)
         open_until_the_end.enter_context(log or contextlib.nullcontext())
@@ -194,7 +205,8 @@ def train_loop(
             if log is not None:
                 log.write(now, values)
             shown.update(values)
-            bar.set_postfix(side_by_side(shown), refresh=False)
+            room = shutil.get_terminal_size().columns - len(name) - BAR_WIDTH
+            bar.set_postfix_str(as_many_as_fit(side_by_side(shown), room=room), refresh=False)
 
         def evaluate_and_show(evaluate: Callable[[int], Mapping[str, float]], now: int) -> None:
             values = {key: float(number) for key, number in evaluate(now).items()}
@@ -263,6 +275,21 @@ def side_by_side(values: Mapping[str, float]) -> dict[str, str]:
     for key, value in values.items():
         kinds.setdefault(key.rstrip("0123456789") or key, []).append(f"{value:.2g}" if abs(value) < 1 else f"{value:.3g}")
     return {kind: " ".join(texts) for kind, texts in kinds.items()}
+
+
+def as_many_as_fit(values: Mapping[str, str], *, room: int) -> str:
+    """Join the values that fit into ``room`` characters: first the losses and the accuracies, then the others in their order.
+
+    Example:
+        >>> as_many_as_fit({"loss": "1.5", "chance": "2.7", "acc": "0.9 0.8"}, room=20)
+        'loss=1.5 acc=0.9 0.8'
+    """
+    texts: list[str] = []
+    for key in sorted(values, key=lambda key: not key.startswith(("loss", "acc", "sync", "confidence"))):
+        text = f"{key}={values[key]}"
+        if len(" ".join([*texts, text])) <= room:
+            texts.append(text)
+    return " ".join(texts)
 
 
 @contextlib.contextmanager
