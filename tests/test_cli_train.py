@@ -137,6 +137,11 @@ def test_recipe_fits_the_corpus() -> None:
     recipe = syncer_recipe(ClipBank(clips, features=LogMel()), num_levels=2)
     assert recipe.pyramid.syncer.points == 30 and recipe.pyramid.landmark_dims == 3
     SyncerPyramid(recipe.pyramid)
+    for clip in clips:
+        object.__setattr__(clip, "landmarks", np.random.default_rng(0).random((clip.frames, 52, 1), dtype=np.float32))
+    bank = ClipBank(clips, features=LogMel())
+    recipe = syncer_recipe(bank, num_levels=2, layout="arkit52")
+    bank.sample(2, recipe.training.frames, augment=recipe.augment)
 
 
 def test_quiet_sends_warnings_only(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

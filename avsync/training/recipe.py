@@ -133,5 +133,8 @@ def syncer_recipe(
             seed=seed,
         ),
         warm_start=WarmStartConfig(steps=max(1, steps // 8), runs=2),
-        augment=AUGMENT,
+        # The changes of AUGMENT in space need a plane.
+        augment=AUGMENT
+        if dims > 1
+        else AugmentConfig(tempo=AUGMENT.tempo, noise_db=AUGMENT.noise_db, equaliser_db=AUGMENT.equaliser_db),
     )

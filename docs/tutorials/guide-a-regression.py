@@ -89,15 +89,15 @@ from avsync import SyncerPyramid
 from avsync.training import crop_offsets
 
 judge = SyncerPyramid.from_pretrained("landmarks68-25fps-judge")
-crops = val.windows(80, stride=40, margin=20)
+crops = val.windows(80, stride=40, margin=24)
 rows = {"real motion": crops.landmarks, "still face": crops.landmarks[:, :1].expand_as(crops.landmarks)}
 with torch.no_grad():
-    inside = crops.audio[:, 80:-80]  # the audio of the crop, without the margin of 20 frames
+    inside = crops.audio[:, 96:-96]  # the audio of the crop, without the margin of 24 frames
     rows |= {name: model(inside, crops.landmarks[:, 0]) for name, model in models.items()}
 
 confidence = {}
 for name, motion in rows.items():
-    found = crop_offsets(judge, replace(crops, landmarks=motion), margin=20, max_offsets=(10, 8, 5, 2))
+    found = crop_offsets(judge, replace(crops, landmarks=motion), margin=24, max_offsets=(15, 12, 6, 3))
     confidence[name] = [float(level.confidence.mean()) for level in found]
     print(f"{name:18}", " ".join(f"{value:.2f}" for value in confidence[name]))
 

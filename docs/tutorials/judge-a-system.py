@@ -63,6 +63,7 @@ for row in ("truth", "late", "timid", "jitters", "static"):
 # The same as figures, with the baselines:
 
 # %%
+# %matplotlib inline
 from avsync.figures import evaluation_figures
 
 evaluation_figures(found)["confidence"]

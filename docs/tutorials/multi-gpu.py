@@ -30,13 +30,14 @@ rank, world = dist.get_rank(), dist.get_world_size()
 rng = torch.Generator().manual_seed(0)
 motion, audio = torch.randn(2, 8, 20, 16, generator=rng)          # embeddings of 8 clips, 20 windows
 mine = slice(8 // world * rank, 8 // world * (rank + 1))
-weight = torch.ones((), requires_grad=True)
-loss = all_pairs_info_nce(motion[mine] * weight, audio[mine], group=dist.group.WORLD if world > 1 else None)
+encoder = torch.eye(16, requires_grad=True)                        # in the place of a network
+loss = all_pairs_info_nce(motion[mine] @ encoder, audio[mine], group=dist.group.WORLD if world > 1 else None)
 loss.backward()
-both = torch.stack([loss.detach(), weight.grad])
+both = torch.cat([loss.detach()[None], encoder.grad.flatten()])
 dist.all_reduce(both)                                              # DDP takes this mean
 if rank == 0:
-    print(f"{world} process(es): loss {both[0] / world:.6f}, gradient {both[1] / world:.2e}")
+    both = both / world
+    print(f"{world} process(es): loss {both[0]:.5f}, norm of the gradient {both[1:].norm():.5f}, first entry {both[1]:.6f}")
 dist.destroy_process_group()
 """
 

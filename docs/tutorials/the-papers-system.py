@@ -90,8 +90,7 @@ history = train_generator(
 from matplotlib import pyplot as plt
 
 figure, panels = plt.subplots(1, 2, figsize=(8, 2.6), layout="constrained")
-for axes, name in zip(panels, ("sync", "reconstruction"), strict=True):
-    key = next(key for key in history if key.startswith(name))
+for axes, key in zip(panels, ("sync", "discriminator"), strict=True):
     axes.plot(*zip(*history[key], strict=True), marker="o")
     axes.set(xlabel="step", ylabel=key)
 plt.show()
@@ -102,6 +101,7 @@ plt.show()
 # The generator continues the first frames of an unseen speaker, with this speaker's audio.
 
 # %%
+# %matplotlib inline
 from avsync.figures import face_strip
 
 crop = val.windows(80, stride=80)
