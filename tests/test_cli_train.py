@@ -134,7 +134,9 @@ def test_recipe_fits_the_corpus() -> None:
     for clip in clips:
         depth = np.zeros((*clip.landmarks.shape[:2], 1), np.float32)
         object.__setattr__(clip, "landmarks", np.concatenate([clip.landmarks[:, :, :2], depth], axis=2)[:, :30])
-    recipe = syncer_recipe(ClipBank(clips, features=LogMel()), num_levels=2)
+    bank = ClipBank(clips, features=LogMel())
+    recipe = syncer_recipe(bank, num_levels=2)
+    bank.sample(2, recipe.training.frames, augment=recipe.augment)
     assert recipe.pyramid.syncer.points == 30 and recipe.pyramid.landmark_dims == 3
     SyncerPyramid(recipe.pyramid)
     for clip in clips:

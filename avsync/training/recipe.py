@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from avsync.corpus.banks.augmentation import AugmentConfig
@@ -133,8 +134,16 @@ def syncer_recipe(
             seed=seed,
         ),
         warm_start=WarmStartConfig(steps=max(1, steps // 8), runs=2),
-        # The changes of AUGMENT in space need a plane.
-        augment=AUGMENT
-        if dims > 1
-        else AugmentConfig(tempo=AUGMENT.tempo, noise_db=AUGMENT.noise_db, equaliser_db=AUGMENT.equaliser_db),
+        augment=_augment(points, dims),
     )
+
+
+def _augment(points: int, dims: int) -> AugmentConfig:
+    """Return the augmentation that points of these dimensions can have."""
+    if points == NUM_POINTS and dims > 1:
+        return AUGMENT
+    still = replace(AUGMENT, flip_probability=0.0)  # which points change places in a mirror is known for the 68 points only
+    if dims > 1:
+        return still
+    # Blendshapes and other numbers without a plane cannot be turned.
+    return replace(still, scale=(1.0, 1.0), translation=0.0, rotation=0.0, shear=0.0, sway=0.0, identity=0.0, jitter=0.0)

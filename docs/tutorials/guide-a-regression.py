@@ -75,12 +75,12 @@ def run(sync_weight: float, steps: int = 80) -> Regressor:
     return model.eval()
 
 
-models = {"squared error": run(0.0), "with the sync loss": run(3.0)}
+models = {"squared error": run(0.0), "with the sync loss": run(1.0)}
 
 # %% [markdown]
 # ## Measure with a model that took no part
 #
-# `landmarks68-25fps-judge` was trained apart from the loss, on another objective. Its confidence says how clearly the motion has an offset.
+# `landmarks68-25fps-judge` was trained apart from the loss, on another objective. Its confidence is high if the motion fits one offset clearly better than the others.
 
 # %%
 from dataclasses import replace
@@ -88,7 +88,7 @@ from dataclasses import replace
 from avsync import SyncerPyramid
 from avsync.training import crop_offsets
 
-judge = SyncerPyramid.from_pretrained("landmarks68-25fps-judge")
+measuring = SyncerPyramid.from_pretrained("landmarks68-25fps-judge")
 crops = val.windows(80, stride=40, margin=24)
 rows = {"real motion": crops.landmarks, "still face": crops.landmarks[:, :1].expand_as(crops.landmarks)}
 with torch.no_grad():
@@ -97,7 +97,7 @@ with torch.no_grad():
 
 confidence = {}
 for name, motion in rows.items():
-    found = crop_offsets(judge, replace(crops, landmarks=motion), margin=24, max_offsets=(15, 12, 6, 3))
+    found = crop_offsets(measuring, replace(crops, landmarks=motion), margin=24, max_offsets=(15, 12, 6, 3))
     confidence[name] = [float(level.confidence.mean()) for level in found]
     print(f"{name:18}", " ".join(f"{value:.2f}" for value in confidence[name]))
 

@@ -72,5 +72,5 @@ for world in (1, 2):
 # | all GPUs of a machine | `accelerator="cuda", devices="auto"` |
 # | four machines of eight GPUs | `accelerator="cuda", devices=8, num_nodes=4` |
 #
-# [Training](../training.md#where-it-runs) has the commands for torchrun and SLURM, and says what has been tested: two and four processes on
+# [Training](../training.md#where-it-runs) has the commands for torchrun and SLURM, and lists what has been tested: two and four processes on
 # CPUs in every run of the tests, GPUs not.

@@ -103,13 +103,13 @@ from matplotlib import pyplot as plt
 figure, axes = plt.subplots(figsize=(6, 2.6), layout="constrained")
 for level in range(2):
     axes.plot(*zip(*histories["fine"][f"loss{level}"], strict=True), marker="o", label=f"level {level}")
-axes.axhline(1, color="grey", linestyle=":", label="chance")
-axes.set(xlabel="step", ylabel="loss / loss at chance")
+axes.axhline(1, color="grey", linestyle=":", label="chance level")
+axes.set(xlabel="step", ylabel="loss / loss at chance level")
 axes.legend()
 plt.show()
 
 # %% [markdown]
-# How often do the syncers find the offset of speakers that they have not seen? Chance is 3 of 31 offsets at level 0.
+# How often do the syncers find the offset of speakers that they have not seen? The chance level is 3 of 31 offsets at level 0.
 
 # %%
 from avsync.training import evaluate_syncers
@@ -136,7 +136,7 @@ print(sorted(path.name for path in (work / "mine").iterdir()))
 # %% [markdown]
 # ## The loss
 #
-# A folder is a model: the loss reads it, takes waveforms, and tells a true pair from someone else's audio.
+# A folder is a model: the loss reads it, takes waveforms, and its value is lower for a true pair than for the audio of another speaker.
 
 # %%
 import torch

@@ -46,7 +46,9 @@ train_syncers(
 for level, result in enumerate(
     evaluate_syncers(syncers, val.windows(80, stride=20, margin=20), margin=20, max_offsets=(10, 8))
 ):
-    print(f"level {level}: {result.within_one:.0%} of unseen crops within one frame, chance {(3 / 21, 3 / 17)[level]:.0%}")
+    print(
+        f"level {level}: {result.within_one:.0%} of unseen crops within one frame; chance level {(3 / 21, 3 / 17)[level]:.0%}"
+    )
 
 # %% [markdown]
 # ## 2. Generator and discriminators, guided by the frozen syncers
@@ -98,7 +100,7 @@ plt.show()
 # %% [markdown]
 # ## 3. Look at it
 #
-# The generator continues the first frames of an unseen speaker, with this speaker's audio.
+# The generator continues the first frame of an unseen speaker, with this speaker's audio.
 
 # %%
 # %matplotlib inline
@@ -112,4 +114,4 @@ with torch.no_grad():
 face_strip({"real": crop.landmarks[0].numpy(), "generated": made[0].numpy()}, columns=8)
 
 # %% [markdown]
-# Next: [each equation beside its function](../paper-in-code.md), and [the results of the whole system](../benchmarks.md).
+# Next: [each equation with its function](../paper-in-code.md), and [the results of the whole system](../benchmarks.md).

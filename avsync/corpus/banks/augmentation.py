@@ -163,14 +163,17 @@ def interpolate_rows(rows: Tensor, begin: Tensor, tempo: Tensor, count: int, end
 
 def vary_landmarks(landmarks: Tensor, config: AugmentConfig, generator: torch.Generator | None = None) -> Tensor:
     """Apply a random similarity, a flip, a deformation and tracking faults to each crop (batch, frames, points, dims)."""
-    views = augment_landmarks(
-        landmarks,
-        scale=config.scale,
-        translation=config.translation,
-        rotation=config.rotation,
-        flip_probability=config.flip_probability,
-        generator=generator,
-    )
+    views = landmarks
+    # Motion without a plane, such as blendshapes, has none of these.
+    if config.scale != (1.0, 1.0) or config.translation or config.rotation or config.flip_probability:
+        views = augment_landmarks(
+            landmarks,
+            scale=config.scale,
+            translation=config.translation,
+            rotation=config.rotation,
+            flip_probability=config.flip_probability,
+            generator=generator,
+        )
     faces = deform(views, config, generator)
     if not (config.tremble_share or config.repeat_share or config.smooth_share):
         return faces

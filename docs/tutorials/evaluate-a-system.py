@@ -7,7 +7,7 @@
 # ---
 
 # %% [markdown]
-# # Judge a system
+# # Evaluate a system
 #
 # You have the output of a talking-head system, and the real clips that it should match. `evaluate` puts both on the same segments, adds
 # baselines that need no network, and gives every mean an interval over speakers. Three pretend systems show how to read the table:
@@ -57,7 +57,7 @@ for row in ("truth", "late", "timid", "jitters", "static"):
 # %% [markdown]
 # - **late**: the confidence is that of the truth, because the motion is right; the offset of 4 frames gives it away.
 # - **timid**: the offset is right and the confidence is lower; distances to the truth are small all the same, because small motion is
-#   never far off. Never judge by distances alone.
+#   never far off. Never compare systems by distances alone.
 # - **jitters**: the velocity error shows it.
 #
 # The same as figures, with the baselines:
