@@ -286,7 +286,7 @@ class TestReading:
         write_audio(tmp_path / "good.flac", good.waveform[:-100], sample_rate=16000)
         bad: dict[str, Any] = {
             "nan": {"landmarks": np.full((50, 68, 2), np.nan)},
-            "rate": {"landmarks": good.landmarks, "fps": 30},
+            "rate": {"landmarks": good.landmarks, "fps": 0},
             "empty": {"other": good.landmarks},
             "flat": {"landmarks": good.landmarks[:, :, 0]},
             "objects": {"landmarks": np.array([None, {}])},

@@ -74,6 +74,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="own",
         help="whose audio is used (default: own, if a prediction has audio)",
     )
+    parser.add_argument(
+        "--fps",
+        type=float,
+        help="frames per second of files that do not state their own; other rates than 25 are resampled to it (default: 25)",
+    )
     parser.add_argument("--inception", metavar="FILE", help="Inception-v3 of torch-fidelity, for FID and t-FID")
     parser.add_argument("--i3d", metavar="FILE", help="i3d_torchscript.pt, for FVD")
     parser.add_argument("--motion-features", metavar="DIR", help="motion autoencoder (default: the pretrained one)")
@@ -114,10 +119,10 @@ def run(args: argparse.Namespace) -> int:
     declare(args, _outputs(args), inputs=[args.refs, *methods.values(), *models, *logs])
     _check_histories(histories)
     networks = _networks(args)
-    refs, left_out = read_tracks(args.refs, split=args.split)
+    refs, left_out = read_tracks(args.refs, split=args.split, fps=args.fps)
     preds = {}
     for name, folder in methods.items():
-        preds[name], unread = read_tracks(folder, row=name)
+        preds[name], unread = read_tracks(folder, row=name, fps=args.fps)
         left_out += unread
     if not refs:
         raise ArgumentError(f"`--refs`: expected at least one good clip in {args.refs}, got none: {left_out[0].reason}")

@@ -115,7 +115,7 @@ def _outputs(args: argparse.Namespace) -> dict[str, Path]:
 
 def _measure(target: str, args: argparse.Namespace, syncers: Syncers) -> tuple[dict[str, Any], Recording, OffsetAnswer]:
     from avsync.cli._syncers import level_lines, rows_of, track_lines
-    from avsync.evaluation.recording import find_offset, read_recording
+    from avsync.evaluation.recording import FRAME_SECONDS, find_offset, read_recording
 
     recording = read_recording(
         target,
@@ -131,6 +131,8 @@ def _measure(target: str, args: argparse.Namespace, syncers: Syncers) -> tuple[d
     lines = [f"{target}: {count} clip{'s' if count > 1 else ''}, {recording.seconds:.1f} s of a face"]
     lines += [*track_lines(recording), *level_lines(report)]
     lines.append(f"  {answer.words}{told}")
+    if answer.seconds is not None and recording.fps is not None and abs(recording.fps - 1 / FRAME_SECONDS) > 0.01:
+        lines.append(f"  that is {answer.seconds * recording.fps:+.1f} frames of this recording, {recording.fps:g} per second")
     if answer.drift is not None:
         lines += [f"    at {at:6.1f} s  {1000 * offset:+6.0f} ms" for at, offset in answer.drift.segments]
     if syncers.calibration is None:
@@ -140,6 +142,8 @@ def _measure(target: str, args: argparse.Namespace, syncers: Syncers) -> tuple[d
         "seconds": recording.seconds,
         "clips": count,
         "offset_ms": None if answer.seconds is None else 1000 * answer.seconds,
+        "fps": recording.fps,
+        "offset_frames": None if answer.seconds is None or recording.fps is None else answer.seconds * recording.fps,
         "level": answer.level,
         "probability": answer.probability,
         "words": answer.words,

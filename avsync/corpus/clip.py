@@ -19,12 +19,13 @@ import re
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from avsync._checks import check_path, check_type
 from avsync._files import read_json, read_npz, replacing, untrusted, write_json
@@ -32,6 +33,7 @@ from avsync.corpus.media.files import read_audio, write_audio
 from avsync.corpus.media.info import FloatArray
 from avsync.errors import ArgumentError, CorpusError, ShapeError
 from avsync.pyramid import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
+from avsync.resampling import resample_frames, resampled_length
 
 __all__ = [
     "FPS",
@@ -468,6 +470,44 @@ class Corpus(Sequence[Clip]):
     def __repr__(self) -> str:
         """Return the folder and the sizes."""
         return f"Corpus({str(self.folder)!r}: {len(self)} clips, {len(self.speakers)} speakers, {len(self.bad)} bad)"
+
+
+def resample_clip(clip: Clip, *, fps: float = FPS) -> Clip:
+    """Return a clip at another frame rate: landmarks on the same clock, and the audio of their duration.
+
+    Args:
+        clip: Clip at any constant rate.
+        fps: Frames per second of the result.
+
+    Returns:
+        The clip with ``round(frames * fps / clip.fps)`` frames, at least 1 (:func:`avsync.resampling.resample_frames`); ``clip`` itself if it
+        has this rate. Its audio is cut or padded with silence, by at most half a frame, to the duration of the frames. A frame counts
+        as without audio if the nearest frame of ``clip`` has none.
+
+    Raises:
+        ArgumentError: ``fps`` is not above 0.
+
+    Example:
+        >>> clip = Clip("a", "anna", "train", np.ones((60, 68, 2), np.float32), np.zeros(32000, np.float32), fps=30.0)
+        >>> resample_clip(clip).landmarks.shape
+        (50, 68, 2)
+
+    Source: ours.
+    """
+    if not is_rate(fps):
+        raise ArgumentError(f"`fps`: expected a rate above 0, got {fps!r}")
+    if clip.fps == fps:
+        return clip
+    frames = max(1, resampled_length(clip.frames, clip.fps, fps))
+    landmarks = resample_frames(torch.from_numpy(clip.landmarks)[None], fps=clip.fps, to_fps=fps, frames=frames)[0].numpy()
+    samples = sample_of_frame(frames, fps)
+    waveform = np.pad(clip.waveform[:samples], (0, max(0, samples - clip.waveform.size)))
+    missing: FrameRanges = ()
+    if clip.missing_audio:
+        nearest = np.minimum(np.floor(np.arange(frames) * clip.fps / fps + 0.5).astype(np.int64), clip.frames - 1)
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], ~clip.has_audio[nearest], [False]])))
+        missing = tuple((int(first), int(stop)) for first, stop in edges.reshape(-1, 2))
+    return replace(clip, landmarks=landmarks, waveform=waveform, fps=float(fps), missing_audio=missing)
 
 
 def sample_of_frame(frame: int, fps: float = FPS) -> int:

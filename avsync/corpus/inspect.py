@@ -15,13 +15,12 @@ import torch
 from torch import nn
 
 from avsync.audio.features import normalise_waveform
-from avsync.corpus.clip import Clip, Corpus, Entry, read_clip
+from avsync.corpus.clip import Clip, Corpus, Entry, read_clip, resample_clip, sample_of_frame
 from avsync.corpus.speech import clip_speech
 from avsync.errors import ArgumentError, ClipTooShortError, CorpusError
 from avsync.metrics.multi_scale import MAX_OFFSETS, multi_scale_offset
 from avsync.metrics.offset import offset_within
 from avsync.models.syncer.interface import MultiScaleSyncer
-from avsync.pyramid import FPS
 
 _Numbers = npt.NDArray[np.float64]
 
@@ -149,7 +148,7 @@ def inspect_corpus(
 
     Args:
         folder: The corpus folder, of any frame rate.
-        syncers: Trained syncers, which find the offset of each clip at each level; they need a corpus of 25 frames per second.
+        syncers: Trained syncers, which find the offset of each clip at each level; clips of another rate are resampled to theirs.
         features: Audio features of the syncers: waveform (batch, samples) to (batch, 4 * frames, coeffs). Needed with
             ``syncers``.
         max_offsets: Largest offset of the search at each level, in frames of the level.
@@ -175,11 +174,8 @@ def inspect_corpus(
     Source: ours.
     """
     corpus = Corpus(folder, fps=None, skip_bad=False)
-    if syncers is not None:
-        if features is None:
-            raise ArgumentError("`features`: expected the features that the syncers take, got None")
-        if corpus.fps != FPS:
-            raise ArgumentError(f"`syncers`: expected a corpus of {FPS:g} frames per second, got one of {corpus.fps:g}")
+    if syncers is not None and features is None:
+        raise ArgumentError("`features`: expected the features that the syncers take, got None")
     bad: list[tuple[str, str]] = []
     good: list[Entry] = []
     forms: Counter[tuple[int, int]] = Counter()
@@ -239,10 +235,11 @@ def _offsets(clip: Clip, syncers: MultiScaleSyncer, features: nn.Module, search:
     wanted = syncers.landmark_points
     if clip.landmarks.shape[1] != wanted:
         raise ArgumentError(f"`syncers`: expected syncers for {clip.landmarks.shape[1]} points, got syncers for {wanted}")
+    clip = resample_clip(clip, fps=syncers.fps)
     frames = min(clip.frames, MAX_OFFSET_FRAMES)
     device = next(syncers.parameters()).device
     landmarks = torch.from_numpy(clip.landmarks[:frames, :, : syncers.landmark_dims]).to(device)
-    waveform = torch.from_numpy(clip.waveform[: 640 * frames]).to(device)
+    waveform = torch.from_numpy(clip.waveform[: sample_of_frame(frames, clip.fps)]).to(device)
     with torch.no_grad():
         audio = features.to(device)(normalise_waveform(waveform[None]))
         levels = multi_scale_offset(syncers, landmarks[None], audio, max_offsets=search)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from avsync.corpus.clip import INDEX_NAME, SAMPLE_RATE, SAMPLES_PER_FRAME, Clip, Corpus, missing_ranges
+from avsync.corpus.clip import INDEX_NAME, SAMPLE_RATE, SAMPLES_PER_FRAME, Clip, Corpus, missing_ranges, resample_clip
 from avsync.corpus.detectors import Detector
 from avsync.corpus.extraction.from_video import iter_clips
 from avsync.corpus.extraction.report import VideoReport
@@ -66,6 +66,7 @@ class Recording:
         video: The file; None for a clip of a corpus.
         audio_track: Number of the audio track in use, from 1; None for a clip of a corpus.
         audio_tracks: Number of audio tracks of the file.
+        fps: Frames per second of the video or of the clip in its corpus; None if unknown. The clips here have 25.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Recording:
     video: Path | None = None
     audio_track: int | None = None
     audio_tracks: int = 1
+    fps: float | None = None
 
     @property
     def seconds(self) -> float:
@@ -109,10 +111,10 @@ def read_recording(
     """
     path = Path(target)
     if not path.is_file() and (path.parent / INDEX_NAME).is_file() and not path.is_dir():
-        corpus = Corpus(path.parent)
+        corpus = Corpus(path.parent, fps=None)
         for number, entry in enumerate(corpus.entries):
             if entry["id"] == path.name:
-                return Recording(os.fspath(target), (corpus[number],))
+                return Recording(os.fspath(target), (resample_clip(corpus[number]),), fps=corpus.fps)
         raise CorpusError(f"{path.parent}: expected a clip {path.name!r}, got {len(corpus)} clips of other names")
     if path.is_dir():
         raise CorpusError(f"{path}: expected a video, or CORPUS/ID for one clip of a corpus, got a folder")
@@ -126,9 +128,10 @@ def read_recording(
         raise CorpusError(f"{path}: expected a face for at least {min_seconds:g} s, got {report.line().partition(': ')[2]}")
     with VideoSource(path) as video:
         first = video.info.video_start or 0.0
+        rate = video.info.frame_rate
     order = sorted(range(len(clips)), key=lambda number: report.clips[number].start)
     starts = tuple(report.clips[number].start - first for number in order)
-    return Recording(os.fspath(target), tuple(clips[number] for number in order), starts, path, track, tracks)
+    return Recording(os.fspath(target), tuple(clips[number] for number in order), starts, path, track, tracks, rate)
 
 
 def with_delayed_audio(
@@ -252,7 +255,8 @@ def recording_report(
         if posterior is None and answers[0] == "offset" and not sync.confidence > NULL_GAIN * pool.null_confidence():
             answers = ("unsure",)
         milliseconds = offset_milliseconds(sync.offset_frames, level=level)
-        report.append(LevelSync(level, 2**level * 1000 * FRAME_SECONDS, sync, milliseconds, number, posterior, answers))
+        frame_ms, fps = 2**level * 1000 * FRAME_SECONDS, recording.fps or 1 / FRAME_SECONDS
+        report.append(LevelSync(level, frame_ms, sync, milliseconds, number, posterior, answers, fps))
     return report
 
 

@@ -17,12 +17,24 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from avsync.corpus.banks.bank import clip_readers
-from avsync.corpus.clip import FPS, INDEX_NAME, SAMPLE_RATE, SAMPLES_PER_FRAME, Clip, Corpus, check_clip_landmarks
+from avsync.corpus.clip import (
+    FPS,
+    INDEX_NAME,
+    SAMPLE_RATE,
+    SAMPLES_PER_FRAME,
+    Clip,
+    Corpus,
+    check_clip_landmarks,
+    is_rate,
+    resample_clip,
+)
 from avsync.corpus.media.files import read_audio
 from avsync.corpus.media.info import FloatArray
 from avsync.errors import CorpusError
+from avsync.resampling import check_fps, resample_frames, resampled_length
 
 AUDIO_SUFFIXES = (".flac", ".wav")
 """Suffixes of the audio next to ``<id>.npz``, in search order."""
@@ -94,25 +106,25 @@ def tracks_of_clips(clips: Iterable[Clip], *, row: str = "refs") -> tuple[dict[s
         except CorpusError as error:
             left_out.append(LeftOut(row, name, str(error)))
             continue
-        if clip.fps != FPS:
-            left_out.append(LeftOut(row, name, f"expected {FPS:g} frames per second, got {clip.fps:g}"))
-            continue
+        clip = resample_clip(clip)
         tracks[clip.id] = Track(clip.id, clip.landmarks, clip.waveform, clip.speaker, clip.has_audio)
     return tracks, left_out
 
 
 def read_tracks(
-    folder: str | os.PathLike[str], *, row: str = "refs", split: str | None = None
+    folder: str | os.PathLike[str], *, row: str = "refs", split: str | None = None, fps: float | None = None
 ) -> tuple[dict[str, Track], list[LeftOut]]:
     """Read a corpus, or a folder of ``<id>.npz`` with ``<id>.flac`` or ``<id>.wav`` next to them if there is audio.
 
-    An ``npz`` holds ``landmarks`` (frames, points, dims); its ``fps``, if it has one, must be 25. Audio is 16 kHz and as long
-    as the landmarks within one frame; the audio is cut or padded with zeros to the length of the landmarks.
+    An ``npz`` holds ``landmarks`` (frames, points, dims) and, if it is not 25, their rate ``fps``. Landmarks of another rate are
+    resampled to 25 frames per second (:func:`avsync.corpus.clip.resample_clip`). Audio is 16 kHz and as long as the landmarks within
+    one frame; the audio is cut or padded with zeros to the length of the landmarks.
 
     Args:
         folder: With or without ``index.json``.
         row: Name of the method, or "refs", for the list of omitted clips.
         split: Split of the corpus to read; by default all splits.
+        fps: Frames per second of every ``npz`` that does not state its own; 25 by default.
 
     Returns:
         Tracks by id, and the omitted clips.
@@ -134,7 +146,7 @@ def read_tracks(
     """
     source = Path(folder)
     if (source / INDEX_NAME).is_file():
-        return tracks_of_clips(Corpus(source, split=split), row=row)
+        return tracks_of_clips(Corpus(source, split=split, fps=None), row=row)
     if not source.is_dir():
         raise CorpusError(f"{source}: expected a folder, found none")
     files = sorted(source.glob("*.npz"))
@@ -144,41 +156,44 @@ def read_tracks(
     left_out: list[LeftOut] = []
     for file in files:
         try:
-            tracks[file.stem] = _read_track(file)
+            tracks[file.stem] = _read_track(file, FPS if fps is None else check_fps("fps", fps))
         except CorpusError as error:
             left_out.append(LeftOut(row, file.stem, str(error)))
     return tracks, left_out
 
 
-def _read_track(file: Path) -> Track:
+def _read_track(file: Path, fps: float) -> Track:
     try:
         with file.open("rb") as opened:
             archive = np.load(opened, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile) or "landmarks" not in archive.files:
                 raise CorpusError(f"{file.name}: expected an npz archive with an array 'landmarks', got something else")
             landmarks = archive["landmarks"]
-            rate = float(archive["fps"]) if "fps" in archive.files else FPS
+            rate = float(archive["fps"]) if "fps" in archive.files else fps
     except CorpusError:
         raise
     except (OSError, EOFError, TypeError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise CorpusError(f"{file.name}: expected a whole npz archive without pickles, got {type(error).__name__}") from error
     if not np.issubdtype(landmarks.dtype, np.number) or np.issubdtype(landmarks.dtype, np.complexfloating):
         raise CorpusError(f"{file.name}: expected numbers as landmarks, got {landmarks.dtype}")
-    if rate != FPS:
-        raise CorpusError(f"{file.name}: expected {FPS:g} frames per second, got {rate:g}")
+    if not is_rate(rate):
+        raise CorpusError(f"{file.name}: expected a rate above 0 as `fps`, got {rate:g}")
     with np.errstate(over="ignore"):
         landmarks = landmarks.astype(np.float32)
     check_clip_landmarks(file.stem, file.name, landmarks)
+    seconds = landmarks.shape[0] / rate
+    frames = max(1, resampled_length(landmarks.shape[0], rate))
+    landmarks = resample_frames(torch.from_numpy(landmarks)[None], fps=rate, frames=frames)[0].numpy()
     audio = next((path for suffix in AUDIO_SUFFIXES if (path := file.with_suffix(suffix)).is_file()), None)
     if audio is None:
         return Track(file.stem, landmarks)
     waveform, sample_rate = read_audio(audio)
     if sample_rate != SAMPLE_RATE:
         raise CorpusError(f"{audio.name}: expected {SAMPLE_RATE} samples per second, got {sample_rate}")
-    wanted = SAMPLES_PER_FRAME * landmarks.shape[0]
-    if abs(waveform.size - wanted) > SAMPLES_PER_FRAME:
+    wanted = SAMPLES_PER_FRAME * frames
+    if abs(waveform.size - SAMPLE_RATE * seconds) > SAMPLES_PER_FRAME:
         raise CorpusError(
-            f"{audio.name}: expected {wanted / SAMPLE_RATE:.2f} s for {landmarks.shape[0]} frames, got"
+            f"{audio.name}: expected {seconds:.2f} s for the landmarks ({rate:g} frames per second), got"
             f" {waveform.size / SAMPLE_RATE:.2f} s"
         )
     return Track(file.stem, landmarks, np.pad(waveform[:wanted], (0, max(0, wanted - waveform.size))))

@@ -29,10 +29,19 @@ from avsync.metrics.frechet import (
 )
 from avsync.metrics.inception import load_inception
 from avsync.metrics.lse import distance_at_zero, lse_confidence, lse_distance, offset_accuracy, rank_at_zero
+from avsync.metrics.mesh import (
+    lip_intensity,
+    lip_vertex_error,
+    mean_temporal_misalignment,
+    mean_vertex_error,
+    speech_lip_intensity_correlation,
+    upper_face_dynamics_deviation,
+)
 from avsync.metrics.multi_scale import MAX_OFFSETS, LevelEmbeddings, multi_scale_embeddings, multi_scale_offset
 from avsync.metrics.offset import SyncOffset, known_offset, offset_distances, offset_milliseconds, offset_within, sync_offset
 from avsync.metrics.posterior import OffsetPosterior, offset_posterior, sub_frame_offset
 from avsync.metrics.report import LevelSync, face_speed, report_rows, sync_report
+from avsync.metrics.soft_dtw import soft_dtw_distance
 
 if TYPE_CHECKING:
     from avsync.metrics.modular import DistanceAtZero, LSEConfidence, LSEDistance, OffsetAccuracy, RankAtZero
@@ -97,12 +106,16 @@ __all__ = [
     "known_offset",
     "landmark_distance",
     "landmark_error",
+    "lip_intensity",
+    "lip_vertex_error",
     "load_calibration",
     "load_i3d",
     "load_inception",
     "load_motion_autoencoder",
     "lse_confidence",
     "lse_distance",
+    "mean_temporal_misalignment",
+    "mean_vertex_error",
     "motion_beats",
     "mouth_opening_correlation",
     "multi_scale_embeddings",
@@ -116,10 +129,13 @@ __all__ = [
     "rank_at_zero",
     "report_rows",
     "save_calibration",
+    "soft_dtw_distance",
+    "speech_lip_intensity_correlation",
     "sub_frame_offset",
     "sync_offset",
     "sync_report",
     "temporal_frechet_inception_distance",
+    "upper_face_dynamics_deviation",
     "velocity_error",
 ]
 

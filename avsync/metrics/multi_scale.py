@@ -13,6 +13,7 @@ from avsync.errors import ArgumentError, ShapeError
 from avsync.metrics.offset import SyncOffset, sync_offset
 from avsync.models.syncer.interface import MultiScaleSyncer, unit_norm, window_mask
 from avsync.pyramid import check_lengths
+from avsync.resampling import check_fps, fit_frames, resample_frames, resampled_length, resampled_lengths
 
 MAX_OFFSETS = (15, 15, 8, 5)
 """Largest offset at levels 0 to 3, in frames of the level (15 at the finest level is SyncNet's; the others are ours)."""
@@ -47,11 +48,12 @@ def multi_scale_embeddings(
     lengths: Tensor | None = None,
     frame_mask: Tensor | None = None,
     levels: int | None = None,
+    fps: float | None = None,
 ) -> list[LevelEmbeddings]:
     """Compute unit embeddings of all windows of clips at every level, for any metric on windows.
 
     Args:
-        pyramid, landmarks, audio, margin, reference, lengths, frame_mask: As in :func:`multi_scale_offset`.
+        pyramid, landmarks, audio, margin, reference, lengths, frame_mask, fps: As in :func:`multi_scale_offset`.
         levels: Number of levels from the finest level, such as those that fit a short clip; None for all.
 
     Returns:
@@ -71,16 +73,29 @@ def multi_scale_embeddings(
     check_positive("margin", margin, allow_zero=True)
     if margin % 2 ** (levels - 1):
         raise ArgumentError(f"`margin`: expected a multiple of {2 ** (levels - 1)} frames, got {margin}")
+    fps = pyramid.fps if fps is None else check_fps("fps", fps)
+    if frame_mask is not None:
+        check_shape("frame_mask", frame_mask, "batch frames", batch=landmarks.shape[0], frames=landmarks.shape[1])
+        if frame_mask.dtype != torch.bool:
+            raise ShapeError(f"`frame_mask`: expected bool, got {frame_mask.dtype}")
+    if fps != pyramid.fps:
+        frames = resampled_length(landmarks.shape[1], fps, pyramid.fps)
+        if lengths is not None:
+            lengths = check_lengths(lengths, landmarks)
+        landmarks = resample_frames(landmarks, fps=fps, to_fps=pyramid.fps, lengths=lengths)
+        if lengths is not None:
+            lengths = resampled_lengths(lengths, fps, pyramid.fps).clamp(max=frames)
+        if frame_mask is not None:
+            nearest = (torch.arange(frames, device=frame_mask.device) * (fps / pyramid.fps) + 0.5).long()
+            frame_mask = frame_mask.index_select(1, nearest.clamp(max=frame_mask.shape[1] - 1))
+        if abs(audio.shape[1] - stride * (frames + 2 * margin)) <= stride * max(1.0, pyramid.fps / fps):
+            audio = fit_frames(audio, stride * (frames + 2 * margin))  # whole frames of both rates may differ by half a frame
     frames = landmarks.shape[1]
     if audio.shape[1] != stride * (frames + 2 * margin):
         raise ShapeError(
             f"`audio`: expected {stride * (frames + 2 * margin)} audio frames for {frames} motion frames"
             f" and margins of {margin}, got {audio.shape[1]}"
         )
-    if frame_mask is not None:
-        check_shape("frame_mask", frame_mask, "batch frames", batch=landmarks.shape[0], frames=frames)
-        if frame_mask.dtype != torch.bool:
-            raise ShapeError(f"`frame_mask`: expected bool, got {frame_mask.dtype}")
     audio_lengths = None
     if lengths is not None:
         lengths = check_lengths(lengths, landmarks)
@@ -110,12 +125,13 @@ def multi_scale_offset(
     lengths: Tensor | None = None,
     frame_mask: Tensor | None = None,
     average: str = "windows",
+    fps: float | None = None,
 ) -> list[SyncOffset]:
     """Compute offset and confidence of clips at every level.
 
     Args:
         pyramid: Trained syncers.
-        landmarks: Landmarks (batch, frames, points, dims) at 25 frames per second.
+        landmarks: Landmarks (batch, frames, points, dims) at ``fps`` frames per second.
         audio: Audio features of the clip and of ``margin`` motion frames on both sides,
             (batch, stride * (frames + 2 * margin), coeffs). With this audio every window can be compared at every offset.
         margin: Motion frames of audio before and after the clip; a multiple of ``2**(levels - 1)``, so that the margin is a
@@ -130,10 +146,14 @@ def multi_scale_offset(
             least half of its frames are valid. None if all are valid.
         average: Unit that the mean of a clip counts once: "windows", as in the published protocol, or "frames", which is more
             accurate for short clips; see :func:`avsync.metrics.offset.offset_distances`.
+        fps: Frames per second of ``landmarks``, ``lengths`` and ``frame_mask``, which are resampled to the rate of the syncers
+            (:func:`avsync.resampling.resample_frames`). None for the rate of the syncers, 25 for the pretrained ones. ``margin``,
+            ``max_offsets`` and the result always count frames of the syncers, so that windows keep their duration.
 
     Returns:
         One :class:`avsync.metrics.offset.SyncOffset` per level, offsets in frames of the level (positive: the audio is early);
-        :func:`avsync.metrics.offset.offset_milliseconds` converts them.
+        :func:`avsync.metrics.offset.offset_milliseconds` converts them, and ``offset_milliseconds(...) * fps / 1000`` is the offset in
+        frames of ``landmarks``.
 
     Raises:
         ArgumentError: ``margin`` is negative or not a multiple of ``2**(levels - 1)``, ``max_offsets`` has fewer values than
@@ -147,7 +167,7 @@ def multi_scale_offset(
     window = pyramid.window if average == "frames" else 1
     check_max_offsets(max_offsets, pyramid.num_levels)
     embedded = multi_scale_embeddings(
-        pyramid, landmarks, audio, margin=margin, reference=reference, lengths=lengths, frame_mask=frame_mask
+        pyramid, landmarks, audio, margin=margin, reference=reference, lengths=lengths, frame_mask=frame_mask, fps=fps
     )
     return [
         sync_offset(**level._asdict(), max_offset=most, edges=edges, window=window)

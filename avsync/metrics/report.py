@@ -45,6 +45,13 @@ class LevelSync(NamedTuple):
     """Sub-frame estimate and calibrated probabilities; None without a calibration."""
     answers: tuple[str, ...]
     """One of ``ANSWERS`` per clip; see :func:`level_answers`."""
+    fps: float = 25.0
+    """Frames per second of the landmarks as they were given."""
+
+    @property
+    def input_frames(self) -> Tensor:
+        """The whole-frame offset in frames of the landmarks as they were given, (batch,); a fraction if the rates differ."""
+        return self.offset_ms * (self.fps / 1000)
 
 
 def face_speed(landmarks: Tensor, *, fps: float = 25.0, lengths: Tensor | None = None) -> Tensor:
@@ -92,7 +99,7 @@ def sync_report(
     edges: str = "masked",
     lengths: Tensor | None = None,
     frame_mask: Tensor | None = None,
-    fps: float = 25.0,
+    fps: float | None = None,
 ) -> list[LevelSync]:
     """Compute offset, confidence, distances, rank, posterior and answer of clips at every level.
 
@@ -103,7 +110,8 @@ def sync_report(
         prior, threshold: As in :func:`avsync.metrics.posterior.offset_posterior`.
         speech_fraction: Share of each clip's frames that hold speech, (batch,); the answer is "silent" below ``LEAST_SPEECH``
             (0.2). None disables this answer.
-        fps: Motion frames per second at level 0.
+        fps: Frames per second of ``landmarks``; None for those of the syncers. See
+            :func:`avsync.metrics.multi_scale.multi_scale_offset`.
 
     Returns:
         One :class:`LevelSync` per level.
@@ -129,8 +137,9 @@ def sync_report(
     if speech_fraction is not None and speech_fraction.shape != landmarks.shape[:1]:
         raise ShapeError(f"`speech_fraction`: expected (batch={landmarks.shape[0]}), got {tuple(speech_fraction.shape)}")
     embedded = multi_scale_embeddings(
-        pyramid, landmarks, audio, margin=margin, reference=reference, lengths=lengths, frame_mask=frame_mask
+        pyramid, landmarks, audio, margin=margin, reference=reference, lengths=lengths, frame_mask=frame_mask, fps=fps
     )
+    fps = pyramid.fps if fps is None else fps
     speed = face_speed(landmarks, fps=fps, lengths=lengths)
     report = []
     for number, level in enumerate(embedded):
@@ -141,8 +150,9 @@ def sync_report(
             numbers = calibration.levels[number]
             posterior = offset_posterior(sync.distances, windows, calibration=numbers, prior=prior, threshold=threshold)
         answers = level_answers(sync, speed=speed, speech_fraction=speech_fraction, posterior=posterior)
-        milliseconds = offset_milliseconds(sync.offset_frames, level=number, fps=fps)
-        report.append(LevelSync(number, 2**number * 1000.0 / fps, sync, milliseconds, windows, posterior, answers))
+        milliseconds = offset_milliseconds(sync.offset_frames, level=number, fps=pyramid.fps)
+        frame_ms = 2**number * 1000.0 / pyramid.fps
+        report.append(LevelSync(number, frame_ms, sync, milliseconds, windows, posterior, answers, fps))
     return report
 
 
@@ -191,7 +201,7 @@ def report_rows(report: Sequence[LevelSync], *, ids: Sequence[str] | None = None
         ids: Name of each clip; by default its number.
 
     Returns:
-        Rows with the keys ``id``, ``level``, ``frame_ms``, ``offset_frames``, ``offset_ms``, ``confidence``, ``lse_d``,
+        Rows with the keys ``id``, ``level``, ``frame_ms``, ``offset_frames``, ``offset_ms``, ``input_frames``, ``confidence``, ``lse_d``,
         ``distance_at_zero``, ``rank_at_zero``, ``windows``, ``estimate_frames``, ``estimate_ms``, ``match``, ``probability``,
         ``answer``; ordered by clip, then by level. The mean of ``confidence`` over clips is LSE-C.
 
@@ -223,6 +233,7 @@ def report_rows(report: Sequence[LevelSync], *, ids: Sequence[str] | None = None
                 "frame_ms": level.frame_ms,
                 "offset_frames": int(sync.offset_frames[clip]) if known else None,
                 "offset_ms": _number(level.offset_ms[clip]) if known else None,
+                "input_frames": _number(level.input_frames[clip]) if known else None,
                 "confidence": _number(sync.confidence[clip]),
                 "lse_d": _number(sync.distance[clip]),
                 "distance_at_zero": _number(sync.distance_at_zero[clip]),

@@ -27,10 +27,10 @@ from torch import Tensor, nn
 from avsync._checks import check_positive, check_type
 from avsync.audio.features import normalise_waveform
 from avsync.corpus.banks.augmentation import AugmentConfig, interpolate_rows, random_tempo, vary_audio, vary_landmarks
-from avsync.corpus.clip import SAMPLES_PER_FRAME, Clip, Corpus, check_clip
+from avsync.corpus.clip import SAMPLES_PER_FRAME, Clip, Corpus, check_clip, resample_clip
 from avsync.corpus.speech import clip_speech
 from avsync.errors import ArgumentError, ClipTooShortError, CorpusError, ShapeError
-from avsync.pyramid import AUDIO_FRAMES_PER_FRAME, FPS
+from avsync.pyramid import AUDIO_FRAMES_PER_FRAME
 
 _MAX_BATCH = 1 << 24
 _MAX_LENGTH = 1 << 31
@@ -454,8 +454,7 @@ def prepare_clips(
         try:
             clip = read()
             check_clip(clip)
-            if clip.fps != FPS:
-                raise CorpusError(f"clip {clip.id!r}: expected {FPS:g} frames per second, got {clip.fps:g}")
+            clip = resample_clip(clip)  # syncers and trainings know one rate
             if bad is None and shape is not None and clip.landmarks.shape[1:] != shape:
                 raise CorpusError(f"clip {clip.id!r}: expected (points, dims) = {shape}, got {clip.landmarks.shape[1:]}")
         except CorpusError as error:
