@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from avsync.errors import ConfigError, ShapeError
 from avsync.landmarks.geometry import displacement
+from avsync.landmarks.head_frame import head_size, local_shape
 from avsync.landmarks.layouts import ANCHORS, REGIONS
-from avsync.landmarks.motion_features import MOTIONS, frame_velocity, head_size, local_shape, motion_channels, motion_features
+from avsync.landmarks.motion_features import MOTIONS, frame_velocity, motion_channels, motion_features
 from avsync.models.syncer.pyramid import SyncerConfig, SyncerPyramid, SyncerPyramidConfig
 from avsync.pretrained import config_from_dict, config_to_dict
 from avsync.pyramid import temporal_pyramid

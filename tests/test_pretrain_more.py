@@ -90,5 +90,5 @@ def test_a_head_model_loses_the_lips_and_is_measured() -> None:
     for name in ("without the leak", "the leak alone"):
         assert torch.equal(versions[name].landmarks[:, still], bank.landmarks[:, still])
         assert not torch.equal(versions[name].landmarks, bank.landmarks)
-    numbers = head_accuracy.accuracy(head, bank, 152)
+    numbers = head_accuracy.measured(head, bank)["levels 0 to 3, 152 frames"]
     assert numbers["A"]["clips"] > 0 and len(numbers["A"]["within_one"]) == len(numbers["A"]["above_stranger"]) == 4

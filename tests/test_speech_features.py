@@ -24,5 +24,7 @@ def test_gradients_reach_the_waveform() -> None:
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(ArgumentError, match=r"`kind`: expected one of 'log-mel', 'mfcc', got 'mel'"):
+    with pytest.raises(
+        ArgumentError, match=r"`kind`: expected one of 'log-mel', 'mfcc', 'prosody', 'log-mel-prosody', got 'mel'"
+    ):
         SpeechFeatures(kind="mel")

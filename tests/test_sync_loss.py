@@ -155,7 +155,7 @@ def test_encoder_pairs_of_ones_own() -> None:
     loss = MultiScaleSyncLoss(syncers=own, level_weights=[1, 2, 3])
     landmarks, audio = clip(30)
     landmarks.requires_grad_()
-    total, per_level = loss(landmarks, audio)
+    total, per_level, _, _ = loss(landmarks, audio)
     total.backward()
     assert per_level.shape == (3,) and landmarks.grad.any()
     torch.testing.assert_close(total, per_level @ torch.tensor([1.0, 2, 3], dtype=torch.float64) / 6)
@@ -188,7 +188,7 @@ def test_too_short_names_the_shortest_or_skips() -> None:
         MultiScaleSyncLoss(syncers=judge)(*clip(32))
     skipping = MultiScaleSyncLoss(syncers=judge, skip_short=True)
     for frames, levels in ((33, 4), (32, 3), (17, 3), (16, 2), (9, 2), (8, 1), (5, 1)):
-        total, per_level = skipping(*clip(frames))
+        total, per_level, _, _ = skipping(*clip(frames))
         assert per_level.shape == (4,) and not per_level[levels:].any()
         torch.testing.assert_close(total, per_level[:levels].mean())
     with pytest.raises(ClipTooShortError, match="at least 5 frames"):
@@ -327,4 +327,4 @@ def test_bad_embeddings() -> None:
 
 def test_result_is_a_named_tuple() -> None:
     got = MultiScaleSyncLoss(syncers=pyramid())(*clip(33))
-    assert isinstance(got, SyncLossOutput) and got._fields == ("total", "per_level")
+    assert isinstance(got, SyncLossOutput) and got._fields == ("total", "per_level", "per_region", "silence")

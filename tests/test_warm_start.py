@@ -14,8 +14,9 @@ from avsync.corpus.banks.augmentation import AugmentConfig, deform
 from avsync.corpus.banks.bank import ClipBank
 from avsync.corpus.synthetic.talker import SyntheticCorpus
 from avsync.errors import ArgumentError, ConfigError
+from avsync.landmarks.head_frame import local_shape
 from avsync.landmarks.layouts import REGIONS
-from avsync.landmarks.motion_features import local_shape, motion_channels
+from avsync.landmarks.motion_features import motion_channels
 from avsync.models.syncer.pyramid import SyncerConfig, SyncerPyramid, SyncerPyramidConfig
 from avsync.training import syncers as training_of_syncers
 from avsync.training import warm_start

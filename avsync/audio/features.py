@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ from avsync._checks import (
     describe_shape,
     is_tensor,
 )
+from avsync.audio.prosody import NUM_PROSODY, Prosody
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
 
 
@@ -424,22 +426,76 @@ class MFCC(LogMel):
             return bands @ self.dct.to(bands.dtype)
 
 
-KINDS = ("log-mel", "mfcc")
-"""Names of the features; both have :data:`NUM_FEATURES` coefficients and 100 frames per second."""
+COEFFICIENTS = {"log-mel": 26, "mfcc": 26, "prosody": NUM_PROSODY, "log-mel-prosody": 26 + NUM_PROSODY}
+"""Coefficients per audio frame of each kind of :class:`SpeechFeatures`."""
+KINDS = tuple(COEFFICIENTS)
+"""Names of the features; all have 100 frames per second."""
 FEATURES_PER_SECOND = 100
 """Frames of these features per second."""
-NUM_FEATURES = 26
-"""Coefficients per frame."""
+_PARTS = {"log-mel-prosody": ("log-mel", "prosody")}
+
+
+def feature_columns(kind: str, within: str) -> slice:
+    """Return the coefficients of ``kind`` among those of ``within``.
+
+    Args:
+        kind: Features that a model needs.
+        within: Features that are given: the same, or a kind that holds them next to others.
+
+    Returns:
+        The columns of the last dimension.
+
+    Raises:
+        ArgumentError: ``within`` does not hold ``kind``.
+
+    Example:
+        >>> feature_columns("prosody", "log-mel-prosody")
+        slice(26, 30, None)
+
+    Source: ours.
+    """
+    start = 0
+    for part in (within, *_PARTS.get(within, ())):
+        size = COEFFICIENTS.get(part, 0)
+        if part == kind:
+            return slice(start, start + size)
+        start += 0 if part == within else size
+    raise ArgumentError(f"`kind`: expected {within!r} or a part of it, got {kind!r}")
+
+
+class _Joined(nn.Module):
+    """Several features next to each other, (batch, audio_frames, sum of coefficients)."""
+
+    def __init__(self, *parts: LogMel | Prosody) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+        self.num_features = sum(part.num_features for part in parts)
+        self.n_mels = parts[0].n_mels
+
+    def filter_offset(self, db: Tensor) -> Tensor:
+        """Convert gains of ``db`` decibels per mel band to an offset of the features: (..., n_mels) to (..., num_features)."""
+        return torch.cat([cast(LogMel, part).filter_offset(db) for part in self.parts], dim=-1)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Compute features: (batch, samples) to (batch, samples // 160, num_features)."""
+        return torch.cat([part(waveform) for part in self.parts], dim=-1)
+
+
+def _features_of(kind: str) -> LogMel | Prosody | _Joined:
+    if kind == "log-mel-prosody":
+        return _Joined(LogMel(), Prosody())
+    return {"log-mel": LogMel, "mfcc": MFCC, "prosody": Prosody}[kind]()
 
 
 class SpeechFeatures(nn.Module):
     """Audio features of normalised waveforms.
 
     Each clip is normalised by itself (:func:`normalise_waveform`), then
-    :class:`LogMel` or :class:`MFCC` follows. Both are differentiable.
+    :class:`LogMel`, :class:`MFCC` or :class:`~avsync.audio.prosody.Prosody` follows; "log-mel-prosody" is the first and the last
+    next to each other. All are differentiable, except for voicing and pitch.
 
     Args:
-        kind: "log-mel" or "mfcc".
+        kind: "log-mel", "mfcc", "prosody" or "log-mel-prosody".
 
     Attributes:
         features: The module without the normalisation, for banks, which normalise waveforms.
@@ -458,7 +514,7 @@ class SpeechFeatures(nn.Module):
         super().__init__()
         check_choice("kind", kind, KINDS)
         self.kind = kind
-        self.features: LogMel | MFCC = LogMel(n_mels=NUM_FEATURES) if kind == "log-mel" else MFCC(n_mfcc=NUM_FEATURES)
+        self.features = _features_of(kind)
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Compute the features of clips.
@@ -467,10 +523,11 @@ class SpeechFeatures(nn.Module):
             waveform: (batch, samples) at 16 kHz, of any loudness.
 
         Returns:
-            (batch, samples // 160, 26).
+            (batch, samples // 160, coefficients); see :data:`COEFFICIENTS`.
 
         Raises:
             ShapeError: ``waveform`` is not (batch, samples), not floating point, or an empty batch.
         """
         check_shape("waveform", waveform, "batch samples")
-        return self.features(normalise_waveform(waveform))
+        features: Tensor = self.features(normalise_waveform(waveform))
+        return features

@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Callable
 
-FEATURE_CHOICES = ("log-mel", "mfcc")
+FEATURE_CHOICES = ("log-mel", "mfcc", "prosody", "log-mel-prosody")
 """The kinds of :class:`avsync.audio.features.SpeechFeatures`."""
 REGION_CHOICES = ("face", "mouth", "head")
 EVALUATED_MARGIN = 40

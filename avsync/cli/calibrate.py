@@ -22,6 +22,7 @@ from avsync.errors import ArgumentError
 
 if TYPE_CHECKING:
     from avsync.corpus.banks.bank import ClipBank
+    from avsync.models.syncer.interface import MultiScaleSyncer
 
 _messages = logging.getLogger("avsync.cli")
 
@@ -79,7 +80,12 @@ def run(args: argparse.Namespace) -> int:
     bank = ClipBank(Corpus(args.corpus, split=args.split), features=transform.features).to(device_of(args.device))
     with naming(bank="--split"):
         found = calibrate(
-            syncers, bank, lengths=_lengths(args, bank), stride=args.stride, margin=EVALUATED_MARGIN, progress=_messages.info
+            syncers,
+            bank,
+            lengths=_lengths(args, bank, syncers),
+            stride=args.stride,
+            margin=_margin(syncers),
+            progress=_messages.info,
         )
     errors, panels = [], {}
     print("level  window  calibration error, half mismatched  own audio only")
@@ -97,17 +103,27 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _lengths(args: argparse.Namespace, bank: ClipBank) -> list[int]:
-    """Return the lengths of crops for which there is a clip, with the audio around them."""
-    longest = int(bank.lengths.max()) - 2 * EVALUATED_MARGIN
-    kept = [frames for frames in args.frames if 1 <= frames <= longest]
+def _margin(syncers: MultiScaleSyncer) -> int:
+    """Return the frames of audio around a crop: a whole number of frames at every level."""
+    step = 2 ** (syncers.num_levels - 1)
+    return -(-EVALUATED_MARGIN // step) * step
+
+
+def _lengths(args: argparse.Namespace, bank: ClipBank, syncers: MultiScaleSyncer) -> list[int]:
+    """Return the lengths of crops that fill a window of every level and for which there is a clip, with the audio around them."""
+    margin = _margin(syncers)
+    longest, shortest = int(bank.lengths.max()) - 2 * margin, syncers.shortest_clip()
+    kept = [frames for frames in args.frames if shortest <= frames <= longest]
     if not kept:
         raise ArgumentError(
-            f"`frames`: expected a number from 1 to {longest}, because the longest clip has {longest + 2 * EVALUATED_MARGIN} frames and"
-            f" {EVALUATED_MARGIN} are searched on both sides, got {args.frames}"
+            f"`frames`: expected a number from {shortest} to {longest}, because the coarsest level needs {shortest}, the longest clip has"
+            f" {longest + 2 * margin} frames, and {margin} are searched on both sides, got {args.frames}"
         )
     for frames in sorted(set(args.frames) - set(kept)):
-        _messages.warning("no clip is long enough for crops of %d frames: left out", frames)
+        if frames < shortest:
+            _messages.warning("crops of %d frames have no window at the coarsest level: left out", frames)
+        else:
+            _messages.warning("no clip is long enough for crops of %d frames: left out", frames)
     return kept
 
 

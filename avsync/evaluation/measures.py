@@ -6,15 +6,18 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from avsync.corpus.clip import FPS
+from avsync.corpus.speech import speech_mask
 from avsync.errors import ArgumentError
 from avsync.evaluation.rows import Segment
 from avsync.evaluation.sources import Track
 from avsync.evaluation.tables import Cell, Measure
 from avsync.landmarks.layouts import NUM_POINTS
+from avsync.landmarks.pauses import pause_speed
 from avsync.metrics.beat_align import beat_align
 from avsync.metrics.distance import landmark_distance, landmark_error, mouth_opening_correlation, velocity_error
 from avsync.metrics.frechet import extract_statistics, frechet_distance, gaussian_distance
@@ -176,6 +179,7 @@ LANDMARK_MEASURES = (
     Measure("velocity_error", "velocity", "lower", "per second", _LANDMARKS),
     Measure("mouth_correlation", "mouth opening, correlation", "higher", "", _LANDMARKS),
     Measure("speed", "speed", "truth", "face heights per second", _DYNAMICS),
+    Measure("pause_speed", "mouth opening speed in pauses", "truth", "face heights per second", _DYNAMICS),
     Measure("beat_motion_to_audio", "Beat Align, motion to audio", "higher", "", _DYNAMICS),
     Measure("beat_audio_to_motion", "Beat Align, audio to motion", "higher", "", _DYNAMICS),
 )
@@ -184,7 +188,7 @@ LANDMARK_MEASURES = (
 
 @torch.no_grad()
 def landmark_scores(motion: Tensor, truth: Tensor, waveforms: Tensor, *, fps: float = FPS) -> Scores:
-    """Compute distances, correlation, speed and Beat Align of every segment.
+    """Compute distances, correlation, speeds and Beat Align of every segment.
 
     Args:
         motion: (segments, frames, points, dims).
@@ -194,7 +198,7 @@ def landmark_scores(motion: Tensor, truth: Tensor, waveforms: Tensor, *, fps: fl
 
     Returns:
         :class:`Scores` of ``LANDMARK_MEASURES``; those of the mouth are NaN for other than 68 points, and the correlation for a mouth
-        that does not move.
+        that does not move, and the speed in pauses for segments without one.
 
     Source: paper section 4.4 (LMD, LMD-f); the rest as in the functions.
     """
@@ -202,6 +206,7 @@ def landmark_scores(motion: Tensor, truth: Tensor, waveforms: Tensor, *, fps: fl
     nothing = torch.full((motion.shape[0],), torch.nan)
     whole = motion.shape[2] == NUM_POINTS
     beats = beat_align(motion, waveforms, fps=fps)
+    spoken = torch.from_numpy(np.stack([speech_mask(waveform) for waveform in waveforms]))[:, : motion.shape[1]]
     rows = [
         landmark_distance(motion, truth, **options) if whole else nothing,
         landmark_distance(motion, truth, frontal=True, **options) if whole else nothing,
@@ -209,6 +214,7 @@ def landmark_scores(motion: Tensor, truth: Tensor, waveforms: Tensor, *, fps: fl
         velocity_error(motion, truth, **options) * fps,
         mouth_opening_correlation(motion, truth, reduction="none") if whole else nothing,
         face_speed(motion, fps=fps),
+        pause_speed(motion, spoken, fps=fps) if whole else nothing,
         beats.motion_to_audio,
         beats.audio_to_motion,
     ]

@@ -16,6 +16,8 @@ from avsync.landmarks.geometry import (
     reference_face,
     velocity,
 )
+from avsync.landmarks.head_frame import head_size, local_shape
+from avsync.landmarks.head_pose import POSE_PARAMETERS, head_pose
 from avsync.landmarks.layouts import (
     ANCHORS,
     ARKIT_NAMES,
@@ -39,7 +41,15 @@ from avsync.landmarks.layouts import (
 )
 from avsync.landmarks.lip_leak import fit_lip_leak, remove_lip_leak
 from avsync.landmarks.mapping import map_weights, mirror, to_landmarks68
-from avsync.landmarks.motion_features import MOTIONS, frame_velocity, head_size, local_shape, motion_channels, motion_features
+from avsync.landmarks.motion_features import (
+    MOTION_REGIONS,
+    MOTIONS,
+    frame_velocity,
+    motion_channels,
+    motion_features,
+    region_points,
+)
+from avsync.landmarks.pauses import PAUSE_MARGIN, pause_speed, pause_steps
 from avsync.landmarks.principal_motions import PrincipalMotions, principal_motions
 from avsync.landmarks.raster import rasterise, temporal_image, temporal_weights, to_pixels
 from avsync.landmarks.tracking_faults import dropped_frames, held_frames, repeat_frames, smooth_frames, track_roughly
@@ -55,10 +65,13 @@ __all__ = [
     "LAYOUTS",
     "MEDIAPIPE_BLENDSHAPE_NAMES",
     "MOTIONS",
+    "MOTION_REGIONS",
     "MOUTH",
     "NOSE",
     "NUM_POINTS",
     "OUTER_LIP",
+    "PAUSE_MARGIN",
+    "POSE_PARAMETERS",
     "REGIONS",
     "LandmarkAugment",
     "Layout",
@@ -77,6 +90,7 @@ __all__ = [
     "flip",
     "frame_velocity",
     "frontalise",
+    "head_pose",
     "head_size",
     "held_frames",
     "local_shape",
@@ -87,9 +101,12 @@ __all__ = [
     "motion_features",
     "mouth_opening",
     "normalise",
+    "pause_speed",
+    "pause_steps",
     "principal_motions",
     "rasterise",
     "reference_face",
+    "region_points",
     "remove_lip_leak",
     "repeat_frames",
     "smooth_frames",

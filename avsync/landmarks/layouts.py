@@ -50,13 +50,15 @@ REGION_SLICES: dict[str, tuple[slice, ...]] = {
     "face": (slice(0, NUM_POINTS),),
     "mouth": (MOUTH,),
     "head": (slice(0, 17, 16), _BRIDGE, _EYE_CORNERS),
+    "expression": (slice(0, MOUTH.start),),
 }
 """The regions of :data:`REGIONS` as slices; unlike lists of points, slices need no copy to the device."""
 
 REGIONS: dict[str, tuple[int, ...]] = {
     name: tuple(point for run in slices for point in range(*run.indices(NUM_POINTS))) for name, slices in REGION_SLICES.items()
 }
-"""Points that a syncer receives, by region: all 68 points, both lips, or the points of the head that speech does not move."""
+"""Points that a syncer receives, by region: all 68 points, both lips, the points of the head that speech does not move, or all points
+but the lips."""
 
 ANCHORS = (27, 28, 29, 30, 36, 39, 42, 45)
 """Bridge of the nose and corners of the eyes, which define the position, rotation and size of a head."""
@@ -144,12 +146,13 @@ class Layout:
         """Return the points of a region.
 
         Args:
-            name: "face" for all points, "mouth" or "head".
+            name: "face" for all points, "mouth", "head", or "expression" for all points but the mouth.
 
         Raises:
             ArgumentError: The region is unknown, or the layout has no such points.
         """
-        regions = {"face": tuple(range(self.points)), "mouth": self.mouth, "head": self.head}
+        others = tuple(point for point in range(self.points) if point not in self.mouth) if self.mouth else ()
+        regions = {"face": tuple(range(self.points)), "mouth": self.mouth, "head": self.head, "expression": others}
         if name not in regions or not regions[name]:
             known = ", ".join(repr(region) for region, points in regions.items() if points)
             raise ArgumentError(f"`region`: expected one of {known} for the layout {self.name!r}, got {name!r}")

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from avsync._checks import at_least_float32, check_positive, check_shape
+from avsync._checks import at_least_float32, check_choice, check_positive, check_shape
 from avsync.landmarks.geometry import check_landmarks, reference_face
+from avsync.landmarks.head_frame import head_size, local_shape
 from avsync.landmarks.layouts import LOWER_INNER_LIP, MOUTH, NUM_POINTS, REGION_SLICES, UPPER_INNER_LIP
-from avsync.landmarks.motion_features import head_size, local_shape
 from avsync.pyramid import mean_over_frames
 
 LAGS = 2
@@ -45,8 +45,8 @@ def _fast(x: Tensor) -> Tensor:
     return x - F.avg_pool1d(held, _SLOW_FRAMES, 1).transpose(1, 2)
 
 
-def fit_lip_leak(landmarks: Tensor, *, components: int = 12) -> Tensor:
-    """Fit the weights of :func:`remove_lip_leak`: a ridge regression from the lips to the points of the head.
+def fit_lip_leak(landmarks: Tensor, *, components: int = 12, region: str = "head") -> Tensor:
+    """Fit the weights of :func:`remove_lip_leak`: a ridge regression from the lips to the points of a region.
 
     Regressors are the principal motions of the lips in coordinates of the head and the opening of the inner lip, of the same
     frame and of 2 frames before and after it. Motion slower than about 1 Hz is removed from both sides before the fit.
@@ -55,15 +55,15 @@ def fit_lip_leak(landmarks: Tensor, *, components: int = 12) -> Tensor:
         landmarks: Crops of training clips, (clips, frames, points=68, dims=2), at least 25 frames long; 100 or more clips are
             best.
         components: Number of principal motions of the lips.
+        region: Points that the leak is fitted for: "head", or "expression" for all points but the lips.
 
     Returns:
         (5, 40, 68, 2) float32, from coordinates of the lips to shifts of points in head sizes; zeros for points outside of the
-        region
-        "head".
+        region.
 
     Raises:
         ShapeError: ``landmarks`` does not have the shape (clips, frames, 68, 2).
-        ArgumentError: ``components`` is below 1.
+        ArgumentError: ``components`` is below 1, or ``region`` is another word.
 
     Example:
         >>> fit_lip_leak(torch.rand(3, 50, 68, 2)).shape
@@ -73,6 +73,7 @@ def fit_lip_leak(landmarks: Tensor, *, components: int = 12) -> Tensor:
     """
     check_shape("landmarks", landmarks, "clips frames points dims", points=NUM_POINTS, dims=_DIMS)
     check_positive("components", components)
+    check_choice("region", region, ("head", "expression"))
     landmarks = landmarks.double()
     lips = _lips(landmarks)
     _, _, motions = torch.linalg.svd(lips.flatten(0, 1)[::5], full_matrices=False)
@@ -85,7 +86,7 @@ def fit_lip_leak(landmarks: Tensor, *, components: int = 12) -> Tensor:
     regressors = _fast(torch.cat([state[:, lag : lag + frames] for lag in range(2 * LAGS + 1)], dim=2)).flatten(0, 1)
     size = head_size(reference_face(landmarks, "mean"))[:, None, None, None]
     head = torch.zeros(NUM_POINTS, dtype=torch.bool, device=landmarks.device)
-    for points in REGION_SLICES["head"]:
+    for points in REGION_SLICES[region]:
         head[points] = True
     shifts = _fast((landmarks[:, :, head] / size).flatten(2)).flatten(0, 1)
     power = regressors.T @ regressors

@@ -17,6 +17,7 @@ from avsync.losses.pairs import (
     cosine_bce,
     sigmoid_pair_loss,
 )
+from avsync.losses.silence import SilenceLoss, silence_loss
 from avsync.losses.sync import MultiScaleSyncLoss, SyncLossOutput, level_sync_loss, multi_scale_sync_loss
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "MotionPriorConfig",
     "MultiScaleSyncLoss",
     "SigmoidPairLoss",
+    "SilenceLoss",
     "SyncLossOutput",
     "all_pairs_info_nce",
     "chance_level",
@@ -48,5 +50,6 @@ __all__ = [
     "sample_negatives",
     "sampled_info_nce",
     "sigmoid_pair_loss",
+    "silence_loss",
     "within_clips_info_nce",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from avsync._checks import (
     check_floating,
+    check_positive,
     check_same_device,
     check_shape,
     check_some_clips,
@@ -26,6 +27,7 @@ from avsync._checks import (
 )
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
 from avsync.landmarks.layouts import Layout
+from avsync.losses.silence import silence_loss
 from avsync.models.syncer.interface import (
     Embeddings,
     MultiScaleSyncer,
@@ -55,7 +57,12 @@ class SyncLossOutput(NamedTuple):
     total: Tensor
     """Weighted mean over the levels, a scalar in [-1, 1]; -1 is perfect agreement."""
     per_level: Tensor
-    """Unweighted loss of each level, (levels,); 0 for levels without a window."""
+    """Loss of each level, the weighted mean over its regions, (levels,); 0 for levels without a window."""
+    per_region: Tensor
+    """Unweighted loss of each region at each level, (regions, levels); 0 for levels that a region does not have or that have no
+    window. Syncers other than :class:`avsync.models.syncer.regions.SyncerRegions` have one region."""
+    silence: Tensor
+    """:func:`avsync.losses.silence.silence_loss` of the mouths, unweighted, a scalar; 0 if no ``speech`` was given."""
 
 
 def level_sync_loss(motion: Tensor, audio: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -130,18 +137,22 @@ def multi_scale_sync_loss(
     masks = [None] * len(audio) if masks is None else masks
     if len(masks) != len(audio):
         raise ArgumentError(f"`masks`: expected one for each of {len(audio)} levels, got {len(masks)}")
-    parts = [level_sync_loss(x, a, mask=mask) for x, a, mask in zip(motion, audio, masks, strict=True)]
-    per_level = torch.stack(parts)
+    per_level = torch.stack([level_sync_loss(x, a, mask=mask) for x, a, mask in zip(motion, audio, masks, strict=True)])
+    total = _total(per_level, level_weights, masks)
+    return SyncLossOutput(total, per_level, per_level[None], torch.zeros_like(total))
+
+
+def _total(per_level: Tensor, level_weights: Sequence[float] | Tensor | None, masks: Sequence[Tensor | None]) -> Tensor:
+    """Compute the weighted mean over the levels that have a window."""
     weights = _level_weights(level_weights, per_level)
     if any(mask is not None for mask in masks):
         filled = [
             torch.ones_like(part, dtype=torch.bool) if mask is None else mask.any()
-            for part, mask in zip(parts, masks, strict=True)
+            for part, mask in zip(per_level, masks, strict=True)
         ]
         weights = weights * torch.stack(filled)
     # The floor matters only if no level has a window that counts: the total is then 0.
-    total = (weights * per_level).sum() / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
-    return SyncLossOutput(total, per_level)
+    return (weights * per_level).sum() / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
 
 
 def _level_weights(level_weights: Sequence[float] | Tensor | None, per_level: Tensor) -> Tensor:
@@ -159,21 +170,34 @@ def _level_weights(level_weights: Sequence[float] | Tensor | None, per_level: Te
     return torch.stack([torch.full_like(per_level[0], number) for number in numbers]).detach()
 
 
-def checked_weights(level_weights: Sequence[float], levels: int) -> list[float]:
-    """Return the weights as numbers.
+def checked_weights(values: Sequence[float], count: int, *, name: str = "level_weights") -> list[float]:
+    """Return weights as numbers.
 
     Raises:
-        ArgumentError: There is not one number per level, a number is not finite or negative, or all are zero.
+        ArgumentError: There are not ``count`` numbers, a number is not finite or negative, or all are zero.
     """
     try:
-        weights = [float(weight) for weight in level_weights]
+        weights = [float(weight) for weight in values]
     except (TypeError, ValueError, RuntimeError):
-        raise ArgumentError(f"`level_weights`: expected {levels} numbers, got {level_weights!r}") from None
-    if len(weights) != levels or not all(0 <= weight < math.inf for weight in weights) or not any(weights):
-        raise ArgumentError(
-            f"`level_weights`: expected {levels} weights, finite, not negative and not all zero, got {level_weights}"
-        )
+        raise ArgumentError(f"`{name}`: expected {count} numbers, got {values!r}") from None
+    if len(weights) != count or not all(0 <= weight < math.inf for weight in weights) or not any(weights):
+        raise ArgumentError(f"`{name}`: expected {count} weights, finite, not negative and not all zero, got {values}")
     return weights
+
+
+def _region_numbers(region_weights: Mapping[str, float] | None, syncers: MultiScaleSyncer | None) -> list[float]:
+    """Return the weight of each region.
+
+    Raises:
+        ArgumentError: There is not one number per region, a number is not finite or negative, or all are zero.
+    """
+    names = ("all",) if syncers is None else syncers.regions
+    if region_weights is None:
+        return [1.0] if syncers is None else list(syncers.region_weights)
+    if not isinstance(region_weights, Mapping) or set(region_weights) != set(names):
+        got = sorted(region_weights) if isinstance(region_weights, Mapping) else describe_shape(region_weights)
+        raise ArgumentError(f"`region_weights`: expected one number for each of the regions {list(names)}, got {got}")
+    return checked_weights([region_weights[name] for name in names], len(names), name="region_weights")
 
 
 class _EncoderPairs(nn.Module):
@@ -219,13 +243,19 @@ class MultiScaleSyncLoss(nn.Module):
 
     Args:
         syncers: A trained :class:`~avsync.models.syncer.pyramid.SyncerPyramid`, several as a
-            :class:`~avsync.models.syncer.ensemble.SyncerEnsemble`, or a list of your own ``(motion_encoder, audio_encoder)``
+            :class:`~avsync.models.syncer.ensemble.SyncerEnsemble`, several of different regions as
+            :class:`~avsync.models.syncer.regions.SyncerRegions`, or a list of your own ``(motion_encoder, audio_encoder)``
             pairs, finest level first. The encoders of a pair map (batch, frames, points, dims) and (batch, audio_frames,
             coeffs) of its level, as the pyramid of equation (5) returns them, to (batch, windows, embed) each.
         level_weights: Weight of each level, (levels,), not negative and not all zero; normalised to sum to one. Default: equal.
+        region_weights: Weight of each region of :class:`~avsync.models.syncer.regions.SyncerRegions` by its name, not negative and
+            not all zero. At each level the weights of the regions that have it are normalised to sum to one; a level whose regions
+            all have weight 0 is left out of the total. Default: the weights of the syncers.
         audio_transform: Module from waveform (batch, samples) to features (batch, audio_frames, coeffs), such as
             :class:`avsync.audio.SpeechFeatures`; needed only if waveforms are passed to ``forward``. It must be the transform
             with which the syncers were trained.
+        silence_weight: Weight of :func:`avsync.losses.silence.silence_loss`, which is added to the total. Above 0, ``forward`` needs
+            ``speech``, and the landmarks must be 68 points.
         skip_short: If clips are too short for the coarse levels, False raises an error and True leaves these levels out of the
             total. It must be False with encoder pairs of your own, because their shortest clip is unknown.
         layout: Layout of the landmarks, or its name, if it is not that of the syncers, such as "mediapipe478"; it must map to theirs
@@ -242,27 +272,32 @@ class MultiScaleSyncLoss(nn.Module):
         >>> pyramid = SyncerPyramid(SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=4)))
         >>> loss = MultiScaleSyncLoss(syncers=pyramid)
         >>> landmarks = torch.rand(2, 40, 68, 2, requires_grad=True)
-        >>> total, per_level = loss(landmarks, torch.zeros(2, 160, 26))
+        >>> total, per_level, per_region, _ = loss(landmarks, torch.zeros(2, 160, 26))
         >>> total.backward()
-        >>> landmarks.grad.shape, per_level.shape
-        (torch.Size([2, 40, 68, 2]), torch.Size([4]))
+        >>> landmarks.grad.shape, per_level.shape, per_region.shape
+        (torch.Size([2, 40, 68, 2]), torch.Size([4]), torch.Size([1, 4]))
 
     Source: paper section 3.1; lengths, weights and skipping are ours.
     """
 
     level_weights: Tensor
+    region_shares: Tensor
 
     def __init__(
         self,
         *,
         syncers: MultiScaleSyncer | Sequence[tuple[nn.Module, nn.Module]],
         level_weights: Sequence[float] | None = None,
+        region_weights: Mapping[str, float] | None = None,
         audio_transform: nn.Module | None = None,
+        silence_weight: float = 0.0,
         skip_short: bool = False,
         layout: str | Layout | None = None,
         fps: float | None = None,
     ) -> None:
         super().__init__()
+        check_positive("silence_weight", silence_weight, allow_zero=True)
+        self.silence_weight = float(silence_weight)
         if isinstance(syncers, MultiScaleSyncer):
             held: nn.Module = syncers if layout is None else syncers.for_layout(layout)
             self.num_levels = syncers.num_levels
@@ -278,14 +313,39 @@ class MultiScaleSyncLoss(nn.Module):
         if audio_transform is not None and not isinstance(audio_transform, nn.Module):
             raise ArgumentError(f"`audio_transform`: expected a module or None, got {describe_shape(audio_transform)}")
         numbers = [1.0] * self.num_levels if level_weights is None else checked_weights(level_weights, self.num_levels)
+        shares = self._shares(_region_numbers(region_weights, held if isinstance(held, MultiScaleSyncer) else None), held)
+        numbers = [number if any(column) else 0.0 for number, column in zip(numbers, zip(*shares, strict=True), strict=True)]
+        if not any(numbers):
+            raise ArgumentError(
+                "`region_weights`: expected a region with a weight above 0 at a level with a weight above 0, got"
+                f" {dict(region_weights or {})}"
+            )
         self._first_weighted = next(level for level, weight in enumerate(numbers) if weight)
         self.register_buffer("level_weights", torch.tensor(numbers), persistent=False)
+        self.register_buffer("region_shares", torch.tensor(shares), persistent=False)
         self.skip_short = skip_short
         # A copy, so that further training of the originals does not change the loss; not registered, see the docstring.
         self._frozen: dict[str, nn.Module | None] = {
             name: None if module is None else copy.deepcopy(module).requires_grad_(False).eval()
             for name, module in (("syncers", held), ("audio_transform", audio_transform))
         }
+
+    def _shares(self, weights: Sequence[float], syncers: nn.Module) -> list[list[float]]:
+        """Return each region's share of the loss of each level, regions x levels; zeros at levels without a weighted region."""
+        has = [self._columns(level, syncers) for level in range(self.num_levels)]
+        shares = [[weight * (columns[region] is not None) for columns in has] for region, weight in enumerate(weights)]
+        totals = [sum(column) or 1.0 for column in zip(*shares, strict=True)]
+        return [[share / total for share, total in zip(row, totals, strict=True)] for row in shares]
+
+    @staticmethod
+    def _columns(level: int, syncers: nn.Module) -> tuple[slice | None, ...]:
+        """Return the columns of each region in the embeddings of a level."""
+        return syncers.columns(level) if isinstance(syncers, MultiScaleSyncer) else (slice(None),)
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """Names of the rows of ``per_region``."""
+        return self.syncers.regions if isinstance(self.syncers, MultiScaleSyncer) else ("all",)
 
     @property
     def syncers(self) -> MultiScaleSyncer | _EncoderPairs:
@@ -303,6 +363,8 @@ class MultiScaleSyncLoss(nn.Module):
         name: str | os.PathLike[str] = "landmarks68-25fps",
         *,
         level_weights: Sequence[float] | None = None,
+        region_weights: Mapping[str, float] | None = None,
+        silence_weight: float = 0.0,
         skip_short: bool = False,
         layout: str | Layout | None = None,
         fps: float | None = None,
@@ -313,6 +375,8 @@ class MultiScaleSyncLoss(nn.Module):
         Args:
             name: A pretrained model, a folder, or a hub repository; see :func:`avsync.pretrained.model_folder`.
             level_weights: Weight of each level; equal by default.
+            region_weights: Weight of each region by its name; by default as the model states.
+            silence_weight: Weight of the silence loss.
             skip_short: Allow clips that are too short for the coarse levels.
             layout: Layout of the landmarks, such as "mediapipe478"; by default that of the model.
             fps: Frames per second of the landmarks; by default those of the model (25).
@@ -323,7 +387,8 @@ class MultiScaleSyncLoss(nn.Module):
 
         Raises:
             CheckpointError: The model does not exist or is damaged.
-            ArgumentError: ``level_weights`` does not match the levels of the model, or the layout does not map to that of the model.
+            ArgumentError: ``level_weights`` or ``region_weights`` does not match the model, or the layout does not map to that of the
+                model.
 
         Example:
             >>> loss = MultiScaleSyncLoss.from_pretrained("landmarks68-25fps")
@@ -340,15 +405,17 @@ class MultiScaleSyncLoss(nn.Module):
         return cls(
             syncers=syncers,
             level_weights=level_weights,
+            region_weights=region_weights,
             audio_transform=transform,
+            silence_weight=silence_weight,
             skip_short=skip_short,
             layout=layout,
             fps=fps,
         )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MultiScaleSyncLoss:
-        """Move or cast the frozen modules, too; the level weights stay in float32."""
-        weights = self.level_weights
+        """Move or cast the frozen modules, too; the weights of levels and regions stay in float32."""
+        weights, shares = self.level_weights, self.region_shares
         super()._apply(fn, recurse)
         if recurse:
             for module in self._frozen.values():
@@ -356,6 +423,7 @@ class MultiScaleSyncLoss(nn.Module):
                     module._apply(fn)
         if self.level_weights.dtype != weights.dtype:
             self.level_weights = weights.to(self.level_weights.device)
+            self.region_shares = shares.to(self.level_weights.device)
         return self
 
     def forward(
@@ -364,6 +432,7 @@ class MultiScaleSyncLoss(nn.Module):
         audio: Tensor,
         *,
         target: Tensor | None = None,
+        speech: Tensor | None = None,
         reference: str | Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> SyncLossOutput:
@@ -378,6 +447,8 @@ class MultiScaleSyncLoss(nn.Module):
                 the audio embeddings, so that the loss is -1 if both motions have the same embeddings. Without a target,
                 equation (4) rewards motion that is clearer than that of real speakers; a target prevents this. The target needs
                 no gradient. With the references "mean" and "first", each motion has its own reference face.
+            speech: True for frames with speech, (batch, frames) bool, such as ``Batch.speech`` or
+                :func:`avsync.corpus.speech.speech_mask`; needed with ``silence_weight``. Landmarks must then be 68 points.
             reference: Face from which motion is measured: "first" frame, "mean" face, or the observed face, (batch, points,
                 dims). The observed face is preferred, because the generator cannot move it. Default: as the syncers are
                 configured. Must be None with encoder pairs of your own, which take landmarks as they are.
@@ -386,7 +457,7 @@ class MultiScaleSyncLoss(nn.Module):
                 level without any window is left out of the total.
 
         Returns:
-            :class:`SyncLossOutput` (total, per_level).
+            :class:`SyncLossOutput` (total, per_level, per_region, silence).
 
         Raises:
             ShapeError: The shapes are wrong, or audio and landmarks differ in duration, for example because of a wrong rate.
@@ -399,6 +470,7 @@ class MultiScaleSyncLoss(nn.Module):
         check_some_clips("landmarks", landmarks)
         check_same_device("landmarks", landmarks, self.level_weights.device, "the loss")
         lengths = None if lengths is None else check_lengths(lengths, landmarks)
+        silence = self._silence(landmarks, speech, reference, lengths)
         if self.fps != self._syncer_fps:
             if target is not None:
                 _check_target(target, landmarks)
@@ -420,9 +492,42 @@ class MultiScaleSyncLoss(nn.Module):
             embedded = self.syncers(landmarks, features, lengths, levels)
         motions, audios, masks = zip(*embedded, strict=True)
         wanted = audios if target is None else self._embed_target(target, landmarks, features, reference, lengths, levels)
-        loss = multi_scale_sync_loss(motions, wanted, level_weights=self.level_weights[: len(levels)], masks=masks)
-        skipped = loss.per_level.new_zeros(self.num_levels - len(levels))
-        return SyncLossOutput(loss.total, torch.cat([loss.per_level, skipped]))
+        parts = [
+            self._of_regions(level, motion, heard, mask)
+            for level, motion, heard, mask in zip(levels, motions, wanted, masks, strict=True)
+        ]
+        per_region = torch.stack(parts, dim=1)
+        per_level = (per_region * self.region_shares[:, : len(levels)]).sum(dim=0)
+        total = _total(per_level, self.level_weights[: len(levels)], masks)
+        skipped = (0, self.num_levels - len(levels))
+        per_level, per_region = nn.functional.pad(per_level, skipped), nn.functional.pad(per_region, skipped)
+        if silence is None:
+            return SyncLossOutput(total, per_level, per_region, torch.zeros_like(total))
+        return SyncLossOutput(total + self.silence_weight * silence, per_level, per_region, silence)
+
+    def _silence(
+        self, landmarks: Tensor, speech: Tensor | None, reference: str | Tensor | None, lengths: Tensor | None
+    ) -> Tensor | None:
+        """Compute the silence loss, a scalar; None without ``speech``. The padding of clips does not count as pause."""
+        if speech is None:
+            if self.silence_weight:
+                raise ArgumentError("`speech`: expected a mask (batch, frames) with `silence_weight`, got None")
+            return None
+        if lengths is not None:
+            check_shape("speech", speech, "batch frames", batch=landmarks.shape[0], frames=landmarks.shape[1])
+            landmarks = hold_last_frame(landmarks, landmarks.shape[1], lengths)
+            frame = torch.arange(landmarks.shape[1], device=landmarks.device)
+            speech = speech | (frame >= lengths.to(landmarks.device)[:, None])
+        return silence_loss(landmarks, speech, reference="first" if reference is None else reference, fps=self.fps)
+
+    def _of_regions(self, level: int, motion: Tensor, audio: Tensor, mask: Tensor | None) -> Tensor:
+        """Compute the loss of each region at one level, (regions,); 0 for regions without this level."""
+        losses = [
+            None if columns is None else level_sync_loss(motion[..., columns], audio[..., columns], mask=mask)
+            for columns in self._columns(level, self.syncers)
+        ]
+        some = next(loss for loss in losses if loss is not None)
+        return torch.stack([torch.zeros_like(some) if loss is None else loss for loss in losses])
 
     @torch.no_grad()
     def _embed_target(

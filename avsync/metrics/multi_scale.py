@@ -15,8 +15,8 @@ from avsync.models.syncer.interface import MultiScaleSyncer, unit_norm, window_m
 from avsync.pyramid import check_lengths
 from avsync.resampling import check_fps, fit_frames, resample_frames, resampled_length, resampled_lengths
 
-MAX_OFFSETS = (15, 15, 8, 5)
-"""Largest offset at levels 0 to 3, in frames of the level (15 at the finest level is SyncNet's; the others are ours)."""
+MAX_OFFSETS = (15, 15, 8, 5, 3, 2)
+"""Largest offset at levels 0 to 5, in frames of the level (15 at the finest level is SyncNet's; the others are ours)."""
 
 AVERAGES = ("windows", "frames")
 """Units that the mean of a clip counts once."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from avsync.training.recipe import SyncerRecipe, syncer_recipe
     from avsync.training.store import CheckpointStore
     from avsync.training.syncer_evaluation import LevelReport, crop_offsets, evaluate_syncers
-    from avsync.training.syncers import embed_crops, lip_leak, train_syncers
+    from avsync.training.syncers import average_shape, embed_crops, lip_leak, train_syncers
     from avsync.training.warm_start import WarmStartConfig, train_finest_first
 
 _MODULES = {
@@ -39,7 +39,7 @@ _MODULES = {
     "recipe": ("SyncerRecipe", "syncer_recipe"),
     "store": ("CheckpointStore",),
     "syncer_evaluation": ("LevelReport", "crop_offsets", "evaluate_syncers"),
-    "syncers": ("embed_crops", "lip_leak", "train_syncers"),
+    "syncers": ("average_shape", "embed_crops", "lip_leak", "train_syncers"),
     "warm_start": ("WarmStartConfig", "train_finest_first"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
@@ -60,6 +60,7 @@ __all__ = [  # noqa: PLE0604, RUF100 - resolved by __getattr__
     "SyncerTrainingConfig",
     "TrainingInterrupted",
     "WarmStartConfig",
+    "average_shape",
     "averaged",
     "crop_offsets",
     "diagnose",

@@ -13,8 +13,8 @@ from avsync.corpus.banks.augmentation import AugmentConfig
 from avsync.corpus.banks.bank import Batch, CropBank, encode_waveform
 from avsync.corpus.clip import SAMPLES_PER_FRAME
 from avsync.errors import ArgumentError
+from avsync.landmarks.head_frame import local_shape
 from avsync.landmarks.lip_leak import fit_lip_leak
-from avsync.landmarks.motion_features import local_shape
 from avsync.models.syncer.interface import Embeddings
 from avsync.models.syncer.pyramid import SyncerPyramid
 from avsync.training.checkpoint import Stateful
@@ -105,7 +105,7 @@ def draw_reference(landmarks: Tensor, config: SyncerTrainingConfig, generator: t
 
 
 def average_shape(bank: CropBank, *, stride: int = 25) -> Tensor:
-    """Compute the mean of :func:`avsync.landmarks.motion_features.local_shape` over speakers, each counted once.
+    """Compute the mean of :func:`avsync.landmarks.head_frame.local_shape` over speakers, each counted once.
 
     Args:
         bank: Clips of the 68-point layout.
@@ -276,17 +276,18 @@ def check_features(pyramid: SyncerPyramid, bank: CropBank) -> None:
         )
 
 
-def lip_leak(bank: CropBank, *, frames: int = 100) -> Tensor:
+def lip_leak(bank: CropBank, *, frames: int = 100, region: str = "head") -> Tensor:
     """Fit :func:`avsync.landmarks.lip_leak.fit_lip_leak` to all clips of a bank.
 
     Args:
         bank: Clips of the 68-point layout.
         frames: Frames per crop; shorter clips are left out.
+        region: "head" or "expression".
 
     Returns:
         The weights, (5, 40, 68, 2).
     """
-    return fit_lip_leak(bank.windows(frames, stride=frames).landmarks)
+    return fit_lip_leak(bank.windows(frames, stride=frames).landmarks, region=region)
 
 
 def train_syncers(
@@ -336,7 +337,7 @@ def train_syncers(
     if "shape" in pyramid.config.motion:
         pyramid.set_average_shape(average_shape(bank))
     if pyramid.config.remove_lips:
-        pyramid.set_lip_leak(lip_leak(bank))
+        pyramid.set_lip_leak(lip_leak(bank, region="expression" if pyramid.config.region == "expression" else "head"))
     steps = SyncerSteps(
         pyramid=pyramid, bank=bank, config=config, levels=chosen, fabric=fabric, augment=augment, compiled=compiled
     )

@@ -57,18 +57,18 @@ FINE_FRAMES = 80
 DROPOUT = 0.15
 
 
-def finest(pyramid: SyncerPyramid) -> SyncerPyramid:
-    """Return a pyramid of level 0 alone with the same weights."""
-    level = SyncerPyramid(pyramid.config.finest(1)).eval()
+def finest(pyramid: SyncerPyramid, levels: int = 1) -> SyncerPyramid:
+    """Return a pyramid of the finest levels alone with the same weights."""
+    level = SyncerPyramid(pyramid.config.finest(levels)).eval()
     level.load_state_dict({key: value for key, value in pyramid.state_dict().items() if key in level.state_dict()})
     return level
 
 
-def moved_clips(corpus: Corpus, pyramid: SyncerPyramid) -> ClipBank:
+def moved_clips(corpus: Corpus, pyramid: SyncerPyramid, *, kind: str = "log-mel") -> ClipBank:
     """Return all clips, those of 4 s or more with their audio where ``pyramid`` finds it in sync."""
     level = finest(pyramid)
     clips = [with_sound_moved(clip, clip_lag(level, clip)) if clip.frames >= LEAST_FRAMES else clip for clip in corpus]
-    return ClipBank(clips, features=SpeechFeatures(kind="log-mel").features)
+    return ClipBank(clips, features=SpeechFeatures(kind=kind).features)
 
 
 def train(corpus: str | Path, work: Path, *, accelerator: str = "auto", precision: str = "bf16-mixed") -> SyncerPyramid:

@@ -12,6 +12,7 @@ from avsync.models.syncer.interface import (
     unit_norm,
 )
 from avsync.models.syncer.pyramid import AudioEncoder, MotionEncoder, Syncer, SyncerConfig, SyncerPyramid, SyncerPyramidConfig
+from avsync.models.syncer.regions import SyncerRegion, SyncerRegions, SyncerRegionsConfig
 
 __all__ = [
     "AudioEncoder",
@@ -25,6 +26,9 @@ __all__ = [
     "SyncerInterface",
     "SyncerPyramid",
     "SyncerPyramidConfig",
+    "SyncerRegion",
+    "SyncerRegions",
+    "SyncerRegionsConfig",
     "cosine_similarity",
     "half_squared_distance",
     "unit_norm",

@@ -40,7 +40,7 @@ class SyncerInterface(NamedTuple):
     window: int
     """Frames of the level per window."""
     audio: str
-    """Audio features: "log-mel", "mfcc" or "custom"."""
+    """Audio features: a kind of :class:`avsync.audio.features.SpeechFeatures`, or "custom"."""
     audio_features: int
     """Coefficients per audio frame."""
     audio_stride: int
@@ -59,8 +59,9 @@ class MultiScaleSyncer(PretrainedModel):
     """Base class of modules that embed the windows of motion and audio at several levels.
 
     The cosine of the two embeddings of a window is s(a, x) of equation (3). The losses, the metrics and the commands accept any
-    subclass: :class:`avsync.models.syncer.pyramid.SyncerPyramid` and :class:`avsync.models.syncer.ensemble.SyncerEnsemble`. This
-    class does not embed anything; a subclass implements :meth:`embed_motion` and :meth:`embed_audio`.
+    subclass: :class:`avsync.models.syncer.pyramid.SyncerPyramid`, :class:`avsync.models.syncer.ensemble.SyncerEnsemble` and
+    :class:`avsync.models.syncer.regions.SyncerRegions`. This class does not embed anything; a subclass implements
+    :meth:`embed_motion` and :meth:`embed_audio`.
 
     Args:
         interface: Inputs and windows.
@@ -106,6 +107,21 @@ class MultiScaleSyncer(PretrainedModel):
     def fps(self) -> float:
         """Motion frames per second."""
         return self.interface.fps
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """Names of the regions whose agreement can be reported separately; a single "all" except for syncers of regions."""
+        return ("all",)
+
+    @property
+    def region_weights(self) -> tuple[float, ...]:
+        """Weight of each region among the regions of a level."""
+        return (1.0,)
+
+    def columns(self, level: int) -> tuple[slice | None, ...]:
+        """Return the columns of each region in the embeddings of a level; None for regions without that level."""
+        self._chosen([level])
+        return (slice(None),)
 
     def for_layout(self, layout: str | Layout) -> MultiScaleSyncer:
         """Return these syncers for landmarks of another layout, which are mapped to the layout of the syncers.
@@ -229,6 +245,17 @@ class _LayoutAdapter(MultiScaleSyncer):
         self.syncers = syncers
         self.weights_checksum = syncers.weights_checksum  # calibrations are valid for the mapped landmarks, too
         self.register_buffer("map_to_68", None if layout == own else map_weights(layout), persistent=False)
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        return self.syncers.regions
+
+    @property
+    def region_weights(self) -> tuple[float, ...]:
+        return self.syncers.region_weights
+
+    def columns(self, level: int) -> tuple[slice | None, ...]:
+        return self.syncers.columns(level)
 
     def _mapped(self, landmarks: Tensor) -> Tensor:
         layout, dims = cast(Layout, self.layout), self.syncers.landmark_dims

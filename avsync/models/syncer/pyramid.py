@@ -31,11 +31,12 @@ from avsync._checks import (
     check_some_clips,
     checked_config,
 )
-from avsync.audio.features import FEATURES_PER_SECOND, KINDS, NUM_FEATURES
+from avsync.audio.features import COEFFICIENTS, FEATURES_PER_SECOND, KINDS
 from avsync.errors import ArgumentError, ClipTooShortError, ConfigError, ShapeError
-from avsync.landmarks.layouts import LANDMARKS68, NUM_POINTS, REGIONS, Layout, find_layout
+from avsync.landmarks.head_frame import head_frame_weights
+from avsync.landmarks.layouts import LANDMARKS68, NUM_POINTS, Layout, find_layout
 from avsync.landmarks.lip_leak import LEAK_SHAPE, remove_lip_leak
-from avsync.landmarks.motion_features import check_motion, head_frame_weights, motion_channels, motion_features
+from avsync.landmarks.motion_features import MOTION_REGIONS, POSE, check_motion, motion_channels, motion_features, region_points
 from avsync.models.syncer.interface import Embeddings, MultiScaleSyncer, SyncerInterface, check_form, check_same_duration
 from avsync.pretrained import added_later, renamed
 from avsync.pyramid import (
@@ -337,18 +338,20 @@ class SyncerPyramidConfig:
         fps: Motion frames per second of the landmarks; the audio features have ``fps * audio_stride`` frames per second.
         motion: Motion features, a selection of "displacement", "shape", "velocity" and "speed"; see
             :func:`avsync.landmarks.motion_features.motion_features`.
-        audio: Audio features: "log-mel" or "mfcc" (:class:`avsync.audio.features.SpeechFeatures`), with which losses and commands
-            accept waveforms, or "custom" for features of your own, which must then be passed instead of waveforms.
-        region: Points that the motion encoder sees: "face", "mouth" or "head"; the last two need the 68-point layout, or a ``layout``
-            that has such points.
+        audio: Audio features: a kind of :class:`avsync.audio.features.SpeechFeatures`, with which losses and commands accept
+            waveforms, or "custom" for features of your own, which must then be passed instead of waveforms.
+        region: Points that the motion encoder sees: "face", "mouth", "head", or "expression" (all points but the lips); all but the
+            first need the 68-point layout, or a ``layout`` that has such points. Or "pose", the parameters of
+            :func:`avsync.landmarks.head_pose.head_pose`, for the 68-point layout.
         reference: Face from which motion is measured: "first" frame or "mean" face of the clip.
         audio_context: Audio before and after a window that the audio encoders see, per level, (levels,), in motion frames of
             the level (:class:`SyncerConfig`); empty for the value of ``syncer`` at every level.
         width: Channels inside the encoders, per level, (levels,); empty for the value of ``syncer`` at every level.
         mean_normalisation: Subtract the mean of the features over the given audio (cepstral mean normalisation). The effects of
             microphone, room and loudness are removed. Short clips should therefore be passed with the audio around them.
-        remove_lips: Subtract the part of the head points that the lips predict
-            (:func:`avsync.landmarks.lip_leak.remove_lip_leak`), so that a model of the region "head" depends on head motion only.
+        remove_lips: Subtract the part of the points that the lips predict (:func:`avsync.landmarks.lip_leak.remove_lip_leak`), so
+            that a model of the region "head" or "pose" depends on head motion only, and one of "expression" on what the lips do not
+            explain.
         motion_scale: Factor on the displacement in face heights, so that its magnitude is about 1.
 
     Raises:
@@ -377,13 +380,13 @@ class SyncerPyramidConfig:
             raise ConfigError(f"`num_levels`: expected at least 1, got {self.num_levels}")
         if self.reference not in ("first", "mean"):
             raise ConfigError(f"`reference`: expected 'first' or 'mean', got {self.reference!r}")
-        for name, choices in (("audio", (*KINDS, "custom")), ("region", tuple(REGIONS))):
+        for name, choices in (("audio", (*KINDS, "custom")), ("region", MOTION_REGIONS)):
             if getattr(self, name) not in choices:
                 raise ConfigError(f"`{name}`: expected one of {choices}, got {getattr(self, name)!r}")
-        if self.audio != "custom" and self.syncer.audio_features != NUM_FEATURES:
+        if self.audio != "custom" and self.syncer.audio_features != COEFFICIENTS[self.audio]:
             raise ConfigError(
                 f"`audio`: expected 'custom' for {self.syncer.audio_features} features per audio frame, got {self.audio!r}, which has"
-                f" {NUM_FEATURES}"
+                f" {COEFFICIENTS[self.audio]}"
             )
         check_motion(self.motion)
         if not isinstance(self.fps, int | float) or not 0 < self.fps < math.inf:
@@ -395,21 +398,26 @@ class SyncerPyramidConfig:
             )
         if self.layout is not None:
             self._take_sizes_of_layout()
-        points = len((self.layout or LANDMARKS68).region(self.region))
+        points = region_points(self.region, self.layout or LANDMARKS68)
         if (self.region != "face" or "shape" in self.motion) and self.syncer.points != points:
             raise ConfigError(
                 f"`syncer.points`: expected {points} with motion {self.motion!r} of the region {self.region!r}, got"
                 f" {self.syncer.points}"
             )
         on_68 = self.layout in (None, LANDMARKS68)
-        if self.remove_lips and (self.region != "head" or self.landmark_dims != 2 or not on_68):
+        if self.region == POSE and ("shape" in self.motion or self.landmark_dims < 2 or not on_68):
+            raise ConfigError(
+                f"`region`: expected motion without shape, and 68 points of 2 dims or more, with {POSE!r}, got {self.motion!r} of"
+                f" {self.landmark_points} points with {self.landmark_dims} dims"
+            )
+        if self.remove_lips and (self.region in ("face", "mouth") or self.landmark_dims != 2 or not on_68):
             raise ConfigError(
                 f"`remove_lips`: expected False for the region {self.region!r} and landmarks of {self.landmark_dims} dims, got True;"
-                " it needs the region 'head' and 2 dims"
+                " it needs the region 'head', 'expression' or 'pose' and 2 dims"
             )
         if self.landmark_dims < 1:
             raise ConfigError(f"`landmark_dims`: expected at least 1, got {self.landmark_dims}")
-        wanted = motion_channels(self.motion, self.landmark_dims)
+        wanted = motion_channels(self.motion, 1 if self.region == POSE else self.landmark_dims)
         if self.syncer.motion_channels != wanted:
             raise ConfigError(
                 f"`syncer.motion_channels`: expected {wanted} with motion {self.motion} of landmarks of {self.landmark_dims}"
@@ -427,13 +435,14 @@ class SyncerPyramidConfig:
         """Set the dims, and the points and channels of the syncer, to those of the layout."""
         try:
             layout = find_layout(cast("str | Layout", self.layout))
-            points = len(layout.region(self.region))
+            points = region_points(self.region, layout)
         except ArgumentError as error:
             raise ConfigError(str(error)) from error
         dims = layout.dims[0] if len(layout.dims) == 1 else self.landmark_dims
         if dims not in layout.dims:
             raise ConfigError(f"`landmark_dims`: expected one of {layout.dims} for the layout {layout.name!r}, got {dims}")
-        syncer = replace(self.syncer, points=points, motion_channels=motion_channels(self.motion, dims))
+        channels = motion_channels(self.motion, 1 if self.region == POSE else dims)
+        syncer = replace(self.syncer, points=points, motion_channels=channels)
         for name, value in (("layout", layout), ("landmark_dims", dims), ("syncer", syncer)):
             object.__setattr__(self, name, value)  # the dataclass is frozen
 
@@ -531,7 +540,7 @@ class SyncerPyramid(MultiScaleSyncer):
     def set_average_shape(self, shape: Tensor) -> None:
         """Set the shape that is subtracted from all shapes, (points, dims).
 
-        The shape should be the mean of :func:`avsync.landmarks.motion_features.local_shape` over speakers. A pyramid without the motion
+        The shape should be the mean of :func:`avsync.landmarks.head_frame.local_shape` over speakers. A pyramid without the motion
         feature "shape" ignores it.
         """
         if self.average_shape is not None:
