@@ -53,6 +53,7 @@ def test_own_clips_to_own_loss(corpus: Path, trained: Path, capsys: pytest.Captu
     own.backward()
     assert own < other - 0.01 and bool(landmarks.grad.abs().sum() > 0)  # type: ignore[union-attr]
     syncers = SyncerPyramid.from_pretrained(trained)
+    torch.testing.assert_close(MultiScaleSyncLoss(syncers=syncers)(landmarks, waveform).total, own)
     assert len(load_calibration(trained / "calibration.json", syncers=syncers).levels) == 1
     assert main(["inspect", str(corpus), "--syncers", str(trained), "--quiet"]) == 0
 

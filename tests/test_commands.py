@@ -37,11 +37,16 @@ NOT_RUN = {
 SECONDS = 7.0
 
 
-def commands(document: Path) -> list[str]:
-    """Return the commands in the bash blocks of a document, continued lines joined and comments removed."""
+def lines_of(document: Path) -> list[tuple[str, str]]:
+    """Return the lines of the bash blocks of a document, continued lines joined, each with its comment."""
     text = "\n".join(code_blocks(document, "bash")).replace("\\\n", " ")
-    lines = [re.sub(r"(^|\s)#.*$", "", line).strip() for line in text.splitlines()]
-    return [part.strip() for line in lines if line for part in line.split(" && ")]
+    parts = [re.split(r"(?:^|\s)#", line, maxsplit=1) for line in text.splitlines()]
+    return [(part[0].strip(), "".join(part[1:]).strip()) for part in parts if part[0].strip()]
+
+
+def commands(document: Path) -> list[str]:
+    """Return the commands in the bash blocks of a document."""
+    return [part.strip() for line, _ in lines_of(document) for part in line.split(" && ")]
 
 
 def runs(command: str) -> bool:
@@ -107,6 +112,7 @@ def test_commands_of_a_document_run(document: Path, workplace: Path, capsys: pyt
     chosen = list(filter(runs, commands(document)))
     if any(command.startswith("avsync extract") and "--out corpus" in command for command in chosen):
         shutil.rmtree(workplace / "corpus")  # the document makes it
+    comments = dict(lines_of(document))
     for command in chosen:
         line, _, target = command.partition(" > ")
         words = shlex.split(line)
@@ -122,6 +128,8 @@ def test_commands_of_a_document_run(document: Path, workplace: Path, capsys: pyt
             status = int(str(stop.code))
         told = capsys.readouterr()
         assert status == 0, f"{document.name}: {command}: status {status}\n{told.out}\n{told.err}"
+        promised = comments.get(command, "").partition("prints: ")[2]
+        assert promised in told.out, f"{document.name}: {command}: does not print {promised!r}\n{told.out}"
         if target:
             (workplace / target).write_text(told.out)
 

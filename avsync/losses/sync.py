@@ -252,8 +252,8 @@ class MultiScaleSyncLoss(nn.Module):
             not all zero. At each level the weights of the regions that have it are normalised to sum to one; a level whose regions
             all have weight 0 is left out of the total. Default: the weights of the syncers.
         audio_transform: Module from waveform (batch, samples) to features (batch, audio_frames, coeffs), such as
-            :class:`avsync.audio.SpeechFeatures`; needed only if waveforms are passed to ``forward``. It must be the transform
-            with which the syncers were trained.
+            :class:`avsync.audio.SpeechFeatures`; it must be the transform with which the syncers were trained. By default the one
+            that their config names. Syncers of custom features, and encoder pairs, need one only if waveforms are passed.
         silence_weight: Weight of :func:`avsync.losses.silence.silence_loss`, which is added to the total. Above 0, ``forward`` needs
             ``speech``, and the landmarks must be 68 points.
         skip_short: If clips are too short for the coarse levels, False raises an error and True leaves these levels out of the
@@ -312,6 +312,10 @@ class MultiScaleSyncLoss(nn.Module):
         self.fps = self._syncer_fps if fps is None else check_fps("fps", fps)
         if audio_transform is not None and not isinstance(audio_transform, nn.Module):
             raise ArgumentError(f"`audio_transform`: expected a module or None, got {describe_shape(audio_transform)}")
+        if audio_transform is None and isinstance(syncers, MultiScaleSyncer):
+            audio_transform = syncers.speech_features()
+            if audio_transform is not None:
+                audio_transform.to(next((value.device for value in syncers.parameters()), torch.device("cpu")))
         numbers = [1.0] * self.num_levels if level_weights is None else checked_weights(level_weights, self.num_levels)
         shares = self._shares(_region_numbers(region_weights, held if isinstance(held, MultiScaleSyncer) else None), held)
         numbers = [number if any(column) else 0.0 for number, column in zip(numbers, zip(*shares, strict=True), strict=True)]
@@ -400,13 +404,10 @@ class MultiScaleSyncLoss(nn.Module):
 
         Source: ours.
         """
-        syncers = MultiScaleSyncer.from_pretrained(name, revision=revision)
-        transform = syncers.speech_features()
         return cls(
-            syncers=syncers,
+            syncers=MultiScaleSyncer.from_pretrained(name, revision=revision),
             level_weights=level_weights,
             region_weights=region_weights,
-            audio_transform=transform,
             silence_weight=silence_weight,
             skip_short=skip_short,
             layout=layout,
