@@ -95,7 +95,7 @@ def workplace(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     at = tmp_path / "work"
     shutil.copytree(prepared, at)
     monkeypatch.chdir(at)
-    for name in ("face-alignment", "mediapipe"):
+    for name in protocol.DETECTORS:
         monkeypatch.setitem(protocol.DETECTORS, name, protocol.DETECTORS["demo"])
     # Two steps of a small model; the recipe is tested elsewhere.
     small = {"steps": 2, "batch_size": 4, "width": 8}
