@@ -28,6 +28,7 @@ from avsync.cli import build_parser
 _INLINE = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', flags=re.DOTALL)
 _BLOCK = re.compile(r'<div class="arithmatex">\s*\\\[(.*?)\\\]\s*</div>', flags=re.DOTALL)
 _ROOT = Path(__file__).resolve().parents[1]
+_DIAGRAM = re.compile(r"<!-- diagram (\w+) -->")
 _RESULTS = _ROOT / "benchmarks" / "results"
 
 
@@ -58,6 +59,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Put generated text in the place of its markers: tables of measured values, and the reference of the command line."""
+    markdown = _DIAGRAM.sub(_diagram, markdown)
     for marker, lines in {
         "<!-- commands -->": _commands,
         "<!-- expected landmarks68-25fps -->": _expected_values,
@@ -66,6 +68,12 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
         if marker in markdown:
             markdown = markdown.replace(marker, "\n".join(lines()))
     return markdown
+
+
+def _diagram(found: re.Match[str]) -> str:
+    """Return a drawing as a part of the page, so that its lines have the colours of the reader's mode."""
+    drawing = (_ROOT / "docs" / "images" / f"{found[1]}.svg").read_text(encoding="utf-8").replace("\n", "")
+    return f'<div class="diagram">{drawing}</div>'
 
 
 def on_page_content(content: str, **_: Any) -> str:
