@@ -335,7 +335,28 @@ class TestTables:
 @pytest.mark.usefixtures("transparent")
 class TestCommand:
     def run(self, *words: object) -> int:
-        return main(["evaluate", "--frames", "40", "--min-speech", "0", "--resamples", "50", *map(str, words)])
+        options = ["--frames", "40", "--min-speech", "0", "--resamples", "50", "--no-parts"]
+        return main(["evaluate", *options, *map(str, words)])
+
+    def test_samples_and_parts(self, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        chance = np.random.default_rng(0)
+        noise = [write_preds(tmp_path / str(n), silent(refs(), lambda x: x + chance.normal(0, 9, x.shape))) for n in range(3)]
+        same = write_preds(tmp_path / "same", silent(refs()))
+        words = ["--refs", corpus, "--preds", f"noisy={noise[0]}", "--preds", f"same={same}", "--json", "-", "--quiet"]
+        words += [f"--samples=noisy={noise[1]}", f"--samples=noisy={noise[2]}", f"--samples=same={same}"]
+        parts = [f"--{part}-syncers=landmarks68-25fps-judge" for part in ("mouth", "head")]  # the smallest with four levels
+        command = ["evaluate", "--frames", "40", "--min-speech", "0", "--resamples", "20", *parts, *map(str, words)]
+        assert main(command) == 0
+        result = json.loads(capsys.readouterr().out)
+        assert found_cell(result, "same", "seed_spread")["estimate"] == 0
+        spread = found_cell(result, "noisy", "seed_spread")["estimate"]
+        assert 0.5 < spread < 1, "white noise: the distance from the mean is 1 / sqrt(2) of that from the first frame"
+        assert found_cell(result, "static", "seed_spread")["estimate"] is None
+        assert result["settings"]["samples"] == {"noisy": 3, "same": 2}
+        for level in range(4):
+            mouth = found_cell(result, "same", "confidence_mouth", level)["estimate"]
+            assert mouth == found_cell(result, "same", "confidence_head", level)["estimate"]
+            assert mouth > found_cell(result, "static", "confidence_mouth", level)["estimate"]
 
     def test_everything_is_written(self, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         mine = write_preds(tmp_path / "mine", silent(refs()))
@@ -390,6 +411,7 @@ class TestCommand:
             (("--frames", "900"), "at least one segment"),
             (("--inception", "nowhere.pth"), "nowhere.pth"),
             (("--i3d", "nowhere.pt"), "nowhere.pt"),
+            (("--samples", "x={preds}"), "a name of --preds"),
         ],
     )
     def test_bad_requests_end_in_one_line(
@@ -413,10 +435,16 @@ def test_networks_of_the_user_give_fid_and_fvd() -> None:
         def forward(self, images: Tensor) -> Tensor:
             return images.flatten(-2).mean(-1).flatten(1)[:, :6]
 
-    few, _ = tracks_of_clips([talker("a", 0, frames=44), talker("b", 1, frames=44)])
-    found = evaluate(few, networks=Networks(inception=Mean(), i3d=Mean()), frames=44, min_speech=0)
+    few, _ = tracks_of_clips([talker("a", 0, frames=84), talker("b", 1, frames=84)])
+    found = evaluate(few, networks=Networks(inception=Mean(), i3d=Mean()), frames=84, min_speech=0)
     keys = [measure.key for measure in found.table.measures]
-    assert keys[-4:] == ["fid", "t_fid", "fvd_40", "fvd_44"]
+    assert keys[-6:] == ["frechet_motion", "frechet_motion_last", "fid", "t_fid", "fvd_40", "fvd_80"]
+    # FID and t-FID see the last 40 frames only, as in the paper's Table 2.
+    early = {name: Track(name, np.concatenate([track.landmarks[:1].repeat(44, 0), track.landmarks[44:]])) for name, track in few.items()}  # fmt: skip
+    again = evaluate(few, {"early": early}, networks=Networks(inception=Mean(), i3d=Mean()), frames=84, min_speech=0)
+    row = {measure.key: found for measure, found in zip(again.table.measures, again.table.cells["early"], strict=True)}
+    assert all(row[key].estimate == pytest.approx(0, abs=1e-9) for key in ("fid", "t_fid", "fvd_40", "frechet_motion_last"))
+    assert (row["frechet_motion"].estimate or 0) > 1
     cells = dict(zip(keys, found.table.cells["static"], strict=True))
     assert all((cells[key].estimate or 0) >= 0 and cells[key].clips == 2 for key in keys[-4:])
     truth = dict(zip(keys, found.table.cells["ground truth"], strict=True))

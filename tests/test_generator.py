@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from avsync.errors import ArgumentError, ClipTooShortError, ConfigError, ShapeError
 from avsync.models.generator.audio_pyramid import mirror_audio
@@ -50,7 +50,7 @@ def test_equals_the_obvious_network(branches: int, depth: int, dims: int, observ
     network = make(num_branches=branches, branch_depth=depth, dims=dims, causal=causal)
     faces, audio = batch(observed + generated, observed, dims=dims)
     output = network(faces, audio, return_masks=True)
-    for ours, expected in zip(output, SeparateGenerator(network)(faces, audio), strict=True):
+    for ours, expected in zip(output[:3], SeparateGenerator(network)(faces, audio), strict=True):
         torch.testing.assert_close(ours, expected)
     with torch.no_grad():
         torch.testing.assert_close(network(faces, audio).landmarks, output.landmarks)
@@ -192,7 +192,8 @@ def test_look_ahead(levels: int, causal: bool) -> None:
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(("frames", "branches"), [(50, 4), (20, 4), (9, 1), (4, 2)])
 def test_stream_equals_forward(causal: bool, frames: int, branches: int) -> None:
-    network = make(num_branches=branches, causal=causal, initial_state="random")
+    choices = {"noise": 3, "motion_components": 4, "motion_leak": 0.1} if branches != 2 else {}
+    network = make(num_branches=branches, causal=causal, initial_state="random", **choices)
     faces, audio = batch(frames)
     seeded = [torch.Generator().manual_seed(5) for _ in range(2)]
     expected = network(faces, audio, generator=seeded[0]).landmarks
@@ -234,6 +235,47 @@ def test_long_rollouts_stay_small() -> None:
     assert output.landmarks.shape == (1, 3000, 7, 2)
     assert torch.isfinite(output.landmarks).all()
     assert output.landmarks.grad_fn is None
+
+
+def test_noise_is_the_callers_and_changes_the_motion() -> None:
+    network = make(noise=3)
+    faces, audio = batch(40)
+    first, again, other = (network(faces, audio, generator=torch.Generator().manual_seed(seed)).landmarks for seed in (1, 1, 2))
+    torch.testing.assert_close(first, again, atol=0, rtol=0)
+    assert not torch.equal(first[:, 0], other[:, 0])
+    drawn = network.draw_noise(2, 37, generator=torch.Generator().manual_seed(0))
+    assert drawn.shape == (2, 37, 3)
+    torch.testing.assert_close(drawn[:, 4], (drawn[:, 0] + drawn[:, 8]) / 2)
+    given = network(faces, audio, noise=drawn, return_observed=True)
+    assert given.observed is not None and given.observed.shape == (2, 2, 7, 2)
+    with pytest.raises(ShapeError, match="noise"):
+        network(faces, audio, noise=drawn[:, :5])
+
+
+def test_predictions_of_observed_frames_are_those_of_a_shorter_rollout() -> None:
+    network = make(motion_components=4, motion_leak=0.1)
+    faces, audio = batch(6)
+    predicted = network(faces, audio, return_observed=True).observed
+    assert predicted is not None
+    for seen in (1, 2):
+        torch.testing.assert_close(predicted[:, seen - 1], network(faces[:, :seen], audio).landmarks[:, 0])
+    assert network(faces, audio).observed is None
+
+
+def test_a_leak_brings_the_face_back() -> None:
+    """Where the branches give no velocity, a face decays to its rest position; without a leak it stays."""
+    rest = {}
+    for leak in (0.0, 0.1):
+        network = make(motion_components=14, motion_leak=leak)  # as many as coordinates, so that the basis holds any face
+        nn.init.zeros_(network.head.weight)
+        nn.init.zeros_(network.head.bias)
+        faces, audio = batch(60)
+        apart = (network(faces, audio).landmarks - faces[:, :1]).norm(dim=(2, 3))
+        rest[leak] = (apart[:, -1] / (faces[:, -1] - faces[:, 0]).norm(dim=(1, 2))).max().item()
+    assert rest[0.0] == pytest.approx(1, abs=1e-6)
+    assert rest[0.1] == pytest.approx(0.9**57, rel=1e-3)
+    with pytest.raises(ConfigError, match="motion_leak"):
+        make(motion_leak=0.1)
 
 
 def test_random_initial_state_is_the_callers() -> None:
@@ -321,8 +363,8 @@ def test_any_dtype_goes_into_any_model(dtype: torch.dtype) -> None:
         network = make().to(of_model)
         observed, sound = faces.to(dtype).requires_grad_(), audio.to(dtype)
         output = network(observed, sound, return_masks=True)
-        sum(x.float().sum() for x in output).backward()
-        assert all(x.isfinite().all() for x in output)
+        sum(x.float().sum() for x in output[:3]).backward()
+        assert all(x.isfinite().all() for x in output[:3])
         assert output.landmarks.dtype in (torch.float32, torch.float64)
         assert observed.grad.dtype == dtype and observed.grad.isfinite().all()
         network(faces, audio.float())

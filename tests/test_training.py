@@ -16,6 +16,7 @@ from avsync.corpus.banks.augmentation import AugmentConfig
 from avsync.corpus.banks.bank import Batch, ClipBank
 from avsync.corpus.synthetic.talker import SyntheticCorpus
 from avsync.errors import CheckpointError, ConfigError
+from avsync.landmarks.principal_motions import principal_motions
 from avsync.losses.sync import MultiScaleSyncLoss
 from avsync.models.discriminators import (
     FrameDiscriminator,
@@ -24,10 +25,10 @@ from avsync.models.discriminators import (
     WindowDiscriminator,
     WindowDiscriminatorConfig,
 )
-from avsync.models.generator.model import GeneratorConfig, MultiScaleGenerator
+from avsync.models.generator.model import GeneratorConfig, GeneratorOutput, MultiScaleGenerator
 from avsync.models.syncer.pyramid import SyncerConfig, SyncerPyramid, SyncerPyramidConfig
 from avsync.training.ema import weight_average
-from avsync.training.gan import Discriminators, GanTrainingConfig, train_generator
+from avsync.training.gan import Discriminators, GanTrainingConfig, generator_losses, train_generator, variety_loss
 from avsync.training.objectives import SyncerTrainingConfig
 from avsync.training.processes import make_fabric
 from avsync.training.store import CheckpointStore
@@ -169,6 +170,53 @@ def test_generator_training_moves_generator_and_judges_but_not_syncers(bank: Cli
     assert {"frame", "window", "pair", "sync", "reconstruction", "generator", "discriminator", "grad"} == set(history)
 
 
+@pytest.mark.parametrize("target", ["capped", "motion"])
+def test_all_losses_of_the_generator_together(bank: ClipBank, fabric: object, target: str) -> None:
+    config = dataclasses.replace(GAN, sync_target=target, variety_weight=1.0, observed_weight=1e-3, steps=2)
+    sizes = {"hidden": 8, "position_embed": 8, "audio_channels": 8, "branch_width": 8}
+    generator = MultiScaleGenerator(GeneratorConfig(noise=4, motion_components=6, motion_leak=0.05, **sizes))
+    generator.set_motion_basis(*principal_motions(bank.windows(20, stride=40).landmarks, 6))
+    before = {name: parameter.clone() for name, parameter in generator.named_parameters()}
+    loss = MultiScaleSyncLoss(syncers=SyncerPyramid(config=PYRAMID))
+    history = train_generator(generator, make_judges(), bank, config, sync_loss=loss, fabric=fabric, progress=False)
+    assert {"sync", "reconstruction", "observed", "variety"} < set(history)
+    assert all(value > 0 for key in ("reconstruction", "observed") for _, value in history[key])
+    unchanged = [name for name, parameter in generator.named_parameters() if torch.equal(parameter, before[name])]
+    assert unchanged == ["leak"] or not unchanged, "at the rest position the leak has no gradient yet"
+
+
+def test_the_capped_sync_loss_stops_at_the_agreement_of_real_motion(bank: ClipBank) -> None:
+    batch = bank.sample(4, 23, generator=torch.Generator().manual_seed(0))
+    observed, real = batch.landmarks[:, :3], batch.landmarks
+    loss, judges = MultiScaleSyncLoss(syncers=SyncerPyramid(config=PYRAMID)), make_judges()
+
+    def sync(made: Tensor, target: str) -> Tensor:
+        config = dataclasses.replace(GAN, sync_target=target, reconstruction_weight=0.0)
+        output = GeneratorOutput(made, made, None)
+        return generator_losses(judges, loss, observed, output, real, batch.audio, config)["sync"]
+
+    agreement = loss(real, batch.audio, reference=observed[:, 0]).per_level
+    other = real[:, 3:].flip(1).clone().requires_grad_()
+    reached = loss(torch.cat([observed, other], dim=1), batch.audio, reference=observed[:, 0]).per_level
+    expected = torch.maximum(reached, agreement).mean()
+    torch.testing.assert_close(sync(other, "capped"), expected)
+    torch.testing.assert_close(sync(other, "audio"), reached.mean())
+    torch.testing.assert_close(sync(real[:, 3:], "motion"), torch.tensor(-1.0))
+    # The part of the levels at which the motion agrees better than the real motion has no gradient.
+    (gradient,) = torch.autograd.grad(sync(other, "capped"), other)
+    (wanted,) = torch.autograd.grad(torch.where(reached > agreement, reached, agreement.detach()).mean(), other)
+    torch.testing.assert_close(gradient, wanted)
+
+
+def test_variety_loss() -> None:
+    real = torch.zeros(4, 11, 68, 2)
+    real[:, 1:, :, 0] = 2.0
+    made = torch.zeros(4, 10, 68, 2)
+    made[1::2, :, :, 1] = 0.5  # a quarter of the real displacement
+    assert variety_loss(made, real, variety=0.5).item() == pytest.approx(0.0625)
+    assert variety_loss(made, real, variety=0.2).item() == 0
+
+
 def test_interrupted_generator_ends_with_the_same_weights(bank: ClipBank, fabric: object, tmp_path: Path) -> None:
     def trained(folder: Path, *, until: int, resume: bool) -> dict[str, torch.Tensor]:
         torch.manual_seed(3)
@@ -207,6 +255,10 @@ def test_interrupted_generator_ends_with_the_same_weights(bank: ClipBank, fabric
 def test_configs_refuse_what_cannot_be() -> None:
     with pytest.raises(ConfigError, match="even number"):
         GanTrainingConfig(batch_size=5)
+    with pytest.raises(ConfigError, match="multiple of 4"):
+        GanTrainingConfig(batch_size=6, variety_weight=1.0)
+    with pytest.raises(ConfigError, match="sync_target"):
+        GanTrainingConfig(sync_target="truth")
     with pytest.raises(ConfigError, match="schedule"):
         GanTrainingConfig(schedule="linear")
     with pytest.raises(ConfigError, match="objective"):

@@ -32,14 +32,28 @@ from avsync.errors import ArgumentError, ExtraError, MissingExtraError
 
 if TYPE_CHECKING:
     from avsync.evaluation.methods import Evaluation, Networks
-    from avsync.evaluation.sources import LeftOut
+    from avsync.evaluation.sources import LeftOut, Track
     from avsync.evaluation.tables import Table
 
 
 EVALUATION_MODEL = "landmarks68-25fps-judge"
 """The evaluation model: syncers that were trained apart from those that guide generators."""
+PART_MODELS = {"mouth": "landmarks68-25fps-mouth", "head": "landmarks68-25fps-pose"}
+"""Syncers of single parts of the face."""
 DETAILS = ("summary", "full", "clips")
-SUMMARY = ("confidence", "abs_offset", "lmd", "velocity_error", "mouth_correlation", "frechet_motion")
+SUMMARY = (
+    "confidence",
+    "confidence_mouth",
+    "confidence_head",
+    "abs_offset",
+    "lmd",
+    "speed",
+    "height_drift",
+    "mouth_opening",
+    "mouth_opening_95",
+    "seed_spread",
+    "frechet_motion",
+)
 FIXED_FIGURES = ("offsets", "confidence", "training")
 """Names of the figures that do not depend on the clips."""
 CLIP_COLUMNS = ("row", "id", "start", "speaker", "measure", "level", "value")
@@ -54,9 +68,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--preds", action="append", default=[], metavar="[NAME=]DIR", help="landmarks of a method; can be repeated"
     )
+    parser.add_argument(
+        "--samples",
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="a further sample of the method NAME, for the spread of samples; may be given several times",
+    )
     parser.add_argument("--split", help="use this split of the corpus only")
     add_syncer_arguments(parser, default=EVALUATION_MODEL, calibrated=False)
-    parser.add_argument("--no-sync", action="store_true", help="leave out the syncers and the sync metrics")
+    for part, model in PART_MODELS.items():
+        parser.add_argument(
+            f"--{part}-syncers", default=model, metavar="NAME", help=f"syncers of the {part} alone (default: %(default)s)"
+        )
+    parser.add_argument("--no-parts", action="store_true", help="leave out the confidences of mouth and head")
+    parser.add_argument("--no-sync", action="store_true", help="leave out the syncers and the sync metrics, also of the parts")
     parser.add_argument("--device", default="cpu", help="where networks run: cpu, cuda, mps (default: cpu)")
     parser.add_argument("--frames", type=int, default=80, help="frames per segment (default: %(default)s)")
     parser.add_argument("--stride", type=int, help="frames from one segment to the next (default: no overlap)")
@@ -114,9 +140,12 @@ def run(args: argparse.Namespace) -> int:
     if args.history and not (args.figures or args.out):
         raise ArgumentError("`--history`: expected it together with --figures or --out, got neither")
     methods, histories = _named("--preds", args.preds), _named("--history", args.history)
-    models = (args.inception, args.i3d, args.motion_features, None if args.no_sync else model_files(args.syncers))
+    folders = _sample_folders(args.samples, methods)
+    sampled = [folder for each in folders.values() for folder in each]
+    syncers = [] if args.no_sync else [args.syncers, *_part_models(args).values()]
+    models = (args.inception, args.i3d, args.motion_features, *map(model_files, syncers))
     logs = [path for folder in histories.values() for path in _history_files(folder)]
-    declare(args, _outputs(args), inputs=[args.refs, *methods.values(), *models, *logs])
+    declare(args, _outputs(args), inputs=[args.refs, *methods.values(), *sampled, *models, *logs])
     _check_histories(histories)
     networks = _networks(args)
     refs, left_out = read_tracks(args.refs, split=args.split, fps=args.fps)
@@ -124,12 +153,19 @@ def run(args: argparse.Namespace) -> int:
     for name, folder in methods.items():
         preds[name], unread = read_tracks(folder, row=name, fps=args.fps)
         left_out += unread
+    samples: dict[str, list[dict[str, Track]]] = {}
+    for name, each in folders.items():
+        for number, folder in enumerate(each, start=2):
+            tracks, unread = read_tracks(folder, row=f"{name}, sample {number}")
+            samples.setdefault(name, []).append(tracks)
+            left_out += unread
     if not refs:
         raise ArgumentError(f"`--refs`: expected at least one good clip in {args.refs}, got none: {left_out[0].reason}")
     found = evaluate(
         refs,
         preds,
         networks=networks,
+        samples=samples,
         frames=args.frames,
         stride=args.stride,
         min_speech=args.min_speech,
@@ -143,6 +179,7 @@ def run(args: argparse.Namespace) -> int:
     _report(left_out)
     result = found.to_json(clips=args.level_of_detail == "clips")
     result["settings"] |= {"refs": args.refs, "preds": methods, "syncers": None if args.no_sync else args.syncers}
+    result["settings"]["parts"] = _part_models(args)
     result["left_out"] = [entry._asdict() for entry in left_out]
     _write(args, found, result)
     _figures(args, found, histories)
@@ -213,16 +250,39 @@ def _named(option: str, words: list[str]) -> dict[str, str]:
     return found
 
 
+def _part_models(args: argparse.Namespace) -> dict[str, str]:
+    """Return the syncers of the parts of the face that are evaluated apart."""
+    return {} if args.no_sync or args.no_parts else {part: getattr(args, f"{part}_syncers") for part in PART_MODELS}
+
+
+def _sample_folders(words: list[str], methods: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the folders of further samples by method, from NAME=DIR."""
+    found: dict[str, list[str]] = {}
+    for word in words:
+        name, _, folder = word.partition("=")
+        if name not in methods or not folder:
+            raise ArgumentError(f"`--samples`: expected NAME=DIR with a name of --preds ({sorted(methods)}), got {word!r}")
+        found.setdefault(name, []).append(folder)
+    return found
+
+
 def _networks(args: argparse.Namespace) -> Networks:
     from avsync.cli._syncers import device_of, load_pyramid
     from avsync.evaluation.methods import Networks
     from avsync.metrics import load_i3d, load_inception, load_motion_autoencoder
+    from avsync.models import MultiScaleSyncer
 
     device = device_of(args.device)
     pyramid, transform = (None, None) if args.no_sync else load_pyramid(args)
+    parts = {
+        part: _loaded(f"--{part}-syncers", MultiScaleSyncer.from_pretrained, model, device)
+        for part, model in _part_models(args).items()
+    }
     return Networks(
         syncers=pyramid,
         transform=transform,
+        mouth=parts.get("mouth"),
+        head=parts.get("head"),
         motion=_loaded("--motion-features", load_motion_autoencoder, args.motion_features, device),
         inception=_loaded("--inception", load_inception, args.inception, device),
         i3d=_loaded("--i3d", load_i3d, args.i3d, device),

@@ -16,10 +16,12 @@ from avsync.errors import ArgumentError
 from avsync.evaluation.rows import Segment
 from avsync.evaluation.sources import Track
 from avsync.evaluation.tables import Cell, Measure
+from avsync.landmarks.geometry import mouth_opening
 from avsync.landmarks.layouts import NUM_POINTS
 from avsync.landmarks.pauses import pause_speed
 from avsync.metrics.beat_align import beat_align
 from avsync.metrics.distance import landmark_distance, landmark_error, mouth_opening_correlation, velocity_error
+from avsync.metrics.dynamics import height_drift, mouth_opening_quantile, seed_spread
 from avsync.metrics.frechet import extract_statistics, frechet_distance, gaussian_distance
 from avsync.metrics.multi_scale import MAX_OFFSETS, check_max_offsets
 from avsync.metrics.offset import SyncOffset, known_offset, sync_offset
@@ -169,6 +171,29 @@ def sync_scores(curves: Sequence[SyncOffset], *, fps: float = FPS, window: int =
     return Scores(sync_measures(len(curves), fps=fps, window=window), torch.stack([row.double() for row in rows]))
 
 
+PARTS = {"mouth": "mouth alone", "head": "head alone, without what the lips move"}
+"""Parts of the face whose confidence is reported apart, and their description (ours)."""
+
+
+def part_scores(part: str, curves: Sequence[SyncOffset]) -> Scores:
+    """Compute the confidence at every level by syncers that see one part of the face.
+
+    Args:
+        part: A key of ``PARTS``.
+        curves: From :func:`sync_curves`.
+
+    Returns:
+        :class:`Scores` of measures "confidence_mouth" or "confidence_head".
+
+    Source: paper section 4.3 (AV-Conf); parts of the face ours.
+    """
+    section = f"Confidence, {PARTS[part]}"
+    measures = tuple(
+        Measure(f"confidence_{part}", f"{part}, level {level}", "higher", "", section, level) for level in range(len(curves))
+    )
+    return Scores(measures, torch.stack([sync.confidence.double() for sync in curves]))
+
+
 # --- landmarks ----------------------------------------------------------------------------------------------------------------------
 
 _LANDMARKS, _DYNAMICS = "Distances from the truth, in heights of its face", "Dynamics"
@@ -180,15 +205,20 @@ LANDMARK_MEASURES = (
     Measure("mouth_correlation", "mouth opening, correlation", "higher", "", _LANDMARKS),
     Measure("speed", "speed", "truth", "face heights per second", _DYNAMICS),
     Measure("pause_speed", "mouth opening speed in pauses", "truth", "face heights per second", _DYNAMICS),
+    Measure("height_drift", "height at the end", "truth", "heights of the first face", _DYNAMICS),
+    Measure("mouth_opening", "mouth opening", "truth", "face heights", _DYNAMICS, decimals=4),
+    Measure("mouth_opening_95", "mouth opening, 95th percentile", "truth", "face heights", _DYNAMICS, decimals=4),
     Measure("beat_motion_to_audio", "Beat Align, motion to audio", "higher", "", _DYNAMICS),
     Measure("beat_audio_to_motion", "Beat Align, audio to motion", "higher", "", _DYNAMICS),
 )
 """The measures of :func:`landmark_scores`."""
+SEED_SPREAD = Measure("seed_spread", "spread of samples", "higher", "of the displacement", _DYNAMICS)
+"""The measure of :func:`spread_scores`."""
 
 
 @torch.no_grad()
 def landmark_scores(motion: Tensor, truth: Tensor, waveforms: Tensor, *, fps: float = FPS) -> Scores:
-    """Compute distances, correlation, speeds and Beat Align of every segment.
+    """Compute distances, correlation, speeds, drift, opening of the mouth and Beat Align of every segment.
 
     Args:
         motion: (segments, frames, points, dims).
@@ -215,10 +245,28 @@ def landmark_scores(motion: Tensor, truth: Tensor, waveforms: Tensor, *, fps: fl
         mouth_opening_correlation(motion, truth, reduction="none") if whole else nothing,
         face_speed(motion, fps=fps),
         pause_speed(motion, spoken, fps=fps) if whole else nothing,
+        height_drift(motion),
+        mouth_opening(motion).mean(dim=1) if whole else nothing,
+        mouth_opening_quantile(motion) if whole else nothing,
         beats.motion_to_audio,
         beats.audio_to_motion,
     ]
     return Scores(LANDMARK_MEASURES, torch.stack([row.double() for row in rows]))
+
+
+def spread_scores(samples: Sequence[Tensor]) -> Scores:
+    """Compute how far samples of a method are from each other.
+
+    Args:
+        samples: (segments, frames, points, dims) each; a single sample has no spread.
+
+    Returns:
+        :class:`Scores` of ``SEED_SPREAD``, NaN for a single sample.
+
+    Source: ours; see :func:`avsync.metrics.dynamics.seed_spread`.
+    """
+    spread = seed_spread(samples) if len(samples) > 1 else torch.full((samples[0].shape[0],), torch.nan)
+    return Scores((SEED_SPREAD,), spread.double()[None])
 
 
 # --- sets ---------------------------------------------------------------------------------------------------------------------------

@@ -19,11 +19,15 @@ from avsync._checks import check_choice, check_positive
 from avsync.corpus.clip import FPS
 from avsync.errors import ArgumentError
 from avsync.evaluation.measures import (
+    PARTS,
+    SEED_SPREAD,
     SET_SECTION,
     AudioEmbeddings,
     Scores,
     landmark_scores,
+    part_scores,
     set_distance,
+    spread_scores,
     sync_curves,
     sync_scores,
 )
@@ -40,6 +44,10 @@ from avsync.models.syncer.interface import MultiScaleSyncer
 AUDIO_FROM = ("own", "refs")
 DEFAULT_FRAMES = 80
 """Frames per segment, as in the paper."""
+SET_FRAMES = 40
+"""Last frames on which FID and t-FID are computed, as in the paper."""
+FVD_FRAMES = (40, 80, 200)
+"""Numbers of last frames of FVD, as far as a segment has them; those of the paper's Table 2."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +57,8 @@ class Networks:
     Attributes:
         syncers: Pyramid of the sync metrics; it should differ from the pyramid that the methods were trained with.
         transform: From waveforms to the audio features of the syncers; by default as in their config.
+        mouth: Syncers that see the mouth alone, for its confidence; their config names the audio features.
+        head: Syncers that see the head without the lips, for its confidence; their config names the audio features.
         motion: Network of the Frechet motion distance; by default the pretrained autoencoder.
         inception: From images (images, 3, size, size) to features, for FID and t-FID.
         i3d: From sequences (batch, frames, 3, size, size) to features, for FVD.
@@ -56,9 +66,16 @@ class Networks:
 
     syncers: MultiScaleSyncer | None = None
     transform: nn.Module | None = None
+    mouth: MultiScaleSyncer | None = None
+    head: MultiScaleSyncer | None = None
     motion: nn.Module | None = None
     inception: nn.Module | None = None
     i3d: nn.Module | None = None
+
+    def parts(self) -> dict[str, MultiScaleSyncer]:
+        """Return the syncers of single parts of the face, by the names of ``PARTS``."""
+        found = {part: getattr(self, part) for part in PARTS}
+        return {part: syncers for part, syncers in found.items() if syncers is not None}
 
     def audio_transform(self) -> nn.Module:
         """Return the audio features of the syncers.
@@ -151,6 +168,7 @@ def evaluate(
     methods: Mapping[str, Mapping[str, Track]] | None = None,
     *,
     networks: Networks,
+    samples: Mapping[str, Sequence[Mapping[str, Track]]] | None = None,
     frames: int = DEFAULT_FRAMES,
     stride: int | None = None,
     min_speech: float = 0.2,
@@ -167,6 +185,8 @@ def evaluate(
         refs: Real clips with audio, by id.
         methods: Predictions by name of the method and id of the clip; None evaluates the baselines alone.
         networks: The evaluation models.
+        samples: Further samples of methods, for example of other seeds, by name of the method; they count for the spread of samples
+            only.
         frames: Frames of a segment.
         stride: Distance between the starts of segments in frames, a multiple of 8 for four levels; by default
             ``frames``, rounded up to such a multiple.
@@ -196,11 +216,17 @@ def evaluate(
     taken = sorted(set(methods) & set(BOUNDS))
     if taken:
         raise ArgumentError(f"`methods`: expected names other than those of the bounds, got {taken}")
-    step = 1 if networks.syncers is None else 2 ** (networks.syncers.num_levels - 1)
+    samples = {} if samples is None else samples
+    unknown = sorted(set(samples) - set(methods))
+    if unknown:
+        raise ArgumentError(f"`samples`: expected names of methods, {sorted(methods)}, got {unknown}")
+    pyramids = [syncers for syncers in (networks.syncers, *networks.parts().values()) if syncers is not None]
+    levels = max((syncers.num_levels for syncers in pyramids), default=1)
+    step = 2 ** (levels - 1)
     stride = -(-frames // step) * step if stride is None else stride
     check_positive("stride", stride)
     if stride % step:
-        raise ArgumentError(f"`stride`: expected a multiple of {step} for {networks.syncers and networks.syncers.num_levels} levels, got {stride}")  # fmt: skip
+        raise ArgumentError(f"`stride`: expected a multiple of {step} for {levels} levels, got {stride}")
     if networks.syncers is not None and frames < networks.syncers.shortest_clip():
         shortest = networks.syncers.shortest_clip()
         raise ArgumentError(f"`frames`: expected at least {shortest}, a window of the coarsest level, got {frames}")
@@ -212,7 +238,16 @@ def evaluate(
     for name, preds in methods.items():
         tracks[name], unmatched = match_tracks(dict(refs), dict(preds), row=name, cut=cut)
         left_out += unmatched
-    segments, uncommon = _common(segments, tracks, frames)
+    further: dict[str, list[dict[str, Track]]] = {name: [] for name in methods}
+    for name, each in samples.items():
+        for number, preds in enumerate(each, start=2):
+            found, unmatched = match_tracks(dict(refs), dict(preds), row=f"{name}, sample {number}", cut=cut)
+            further[name].append(found)
+            left_out += unmatched
+    every = tracks | {
+        f"{name}, sample {number}": found for name, each in further.items() for number, found in enumerate(each, start=2)
+    }
+    segments, uncommon = _common(segments, every, frames)
     left_out += uncommon
     if not segments:
         reasons = "; ".join(f"{entry.row}, {entry.id}: {entry.reason}" for entry in left_out[:3])
@@ -227,6 +262,7 @@ def evaluate(
     if networks.syncers is not None:
         networks.syncers.eval()
         audio_embeddings = AudioEmbeddings(networks.syncers, networks.audio_transform().eval(), max_offsets=max_offsets)
+    part_embeddings = _part_embeddings(networks, frames, truth.shape[2], max_offsets, notes)
     groups = [segment.group for segment in segments]
     if len(set(groups)) < 2:
         notes.append("all segments are of one speaker: no intervals")
@@ -242,14 +278,19 @@ def evaluate(
         if audio_embeddings is not None:
             window = audio_embeddings.pyramid.window
             parts.append(sync_scores(sync_curves(motion, audio_embeddings, heard, segments), window=window))
+        for part, embeddings in part_embeddings.items():
+            parts.append(part_scores(part, sync_curves(motion, embeddings, heard, segments)))
         voices = waveforms if not own else segment_waveforms(heard, segments, frames=frames)
         parts.append(landmark_scores(motion, truth, voices))
+        if samples:
+            more = [segment_landmarks(sample, segments, frames=frames) for sample in further.get(row, [])]
+            parts.append(spread_scores([motion, *more]))
         scores[row] = Scores(sum((part.measures for part in parts), ()), torch.cat([part.values for part in parts]))
         means = [cell(values.tolist(), groups, resamples=resamples) for values in scores[row].values]
         sets = []
         for measure, extractor, last in extractors:
-            found, note = set_distance(extractor, motion[:, -last:], truth[:, -last:], groups)
-            sets.append(found)
+            distance, note = set_distance(extractor, motion[:, -last:], truth[:, -last:], groups)
+            sets.append(distance)
             if note is not None and f"{measure.title}: {note}" not in notes:
                 notes.append(f"{measure.title}: {note}")
         cells[row] = (*means, *sets)
@@ -262,6 +303,7 @@ def evaluate(
         "min_speech": min_speech,
         "shift_frames": shift,
         "audio_from": audio_from,
+        "samples": {name: 1 + len(each) for name, each in further.items()},
         "max_offsets": list(max_offsets)[: 0 if networks.syncers is None else networks.syncers.num_levels],
         "resamples": resamples,
         "interval": "95 %, bootstrap over speakers (over clips where speakers are not known)",
@@ -315,16 +357,38 @@ def _extractors(networks: Networks, frames: int, points: int) -> list[tuple[Meas
     if points != NUM_POINTS:
         return found
     motion = load_motion_autoencoder() if networks.motion is None else networks.motion
+    last = min(SET_FRAMES, frames)
     if not isinstance(motion, MotionAutoencoder) or frames >= motion.config.window:
         found.append((Measure("frechet_motion", "motion", "lower", "", SET_SECTION), _TwoDims(motion.eval()), frames))
+        if last < frames and (not isinstance(motion, MotionAutoencoder) or last >= motion.config.window):
+            measure = Measure("frechet_motion_last", f"motion, last {last} frames", "lower", "", SET_SECTION)
+            found.append((measure, _TwoDims(motion.eval()), last))
     if networks.inception is not None:
-        found.append((Measure("fid", "FID", "lower", "", SET_SECTION, decimals=2), FrameFeatures(networks.inception), frames))
+        found.append((Measure("fid", "FID", "lower", "", SET_SECTION, decimals=2), FrameFeatures(networks.inception), last))
         measure = Measure("t_fid", "t-FID", "lower", "", SET_SECTION, decimals=2)
-        found.append((measure, TrailFeatures(networks.inception), frames))
+        found.append((measure, TrailFeatures(networks.inception), last))
     if networks.i3d is not None:
-        for last in sorted({min(40, frames), frames}):
+        for last in [number for number in FVD_FRAMES if number <= frames] or [frames]:
             measure = Measure(f"fvd_{last}", f"FVD-{last}", "lower", "", SET_SECTION, decimals=1)
             found.append((measure, SequenceFeatures(networks.i3d), last))
+    return found
+
+
+def _part_embeddings(
+    networks: Networks, frames: int, points: int, max_offsets: Sequence[int], notes: list[str]
+) -> dict[str, AudioEmbeddings]:
+    """Return what embeds the audio for the syncers of each part, or note why a part is left out."""
+    found = {}
+    for part, syncers in networks.parts().items():
+        transform = syncers.speech_features()
+        if transform is None:
+            raise ArgumentError(f"`{part}`: expected syncers whose config names the audio features, got none")
+        if points != NUM_POINTS or frames < syncers.shortest_clip():
+            notes.append(
+                f"no confidence of the {part}: its syncers take {NUM_POINTS} points and {syncers.shortest_clip()} frames"
+            )
+            continue
+        found[part] = AudioEmbeddings(syncers.eval(), transform.eval(), max_offsets=max_offsets)
     return found
 
 
@@ -343,6 +407,8 @@ def _missing(measures: Sequence[Measure], cells: Mapping[str, tuple[Cell, ...]],
     """Return notes on measures that are averaged over fewer segments than the others."""
     notes = []
     for number, measure in enumerate(measures):
+        if measure == SEED_SPREAD:
+            continue
         short = {row: found[number].clips for row, found in cells.items() if found[number].clips < segments}
         if short:
             counts = ", ".join(f"{row}: {count} of {segments}" for row, count in short.items())

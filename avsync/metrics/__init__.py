@@ -13,6 +13,7 @@ from avsync.metrics.bootstrap import Interval, bootstrap_interval
 from avsync.metrics.calibration import Calibration, LevelCalibration, load_calibration, save_calibration
 from avsync.metrics.calibration_fit import fit_calibration
 from avsync.metrics.distance import landmark_distance, landmark_error, mouth_opening_correlation, velocity_error
+from avsync.metrics.dynamics import height_drift, mouth_opening_quantile, seed_spread
 from avsync.metrics.feature_nets import (
     frechet_inception_distance,
     frechet_video_distance,
@@ -103,6 +104,7 @@ __all__ = [
     "frechet_inception_distance",
     "frechet_motion_distance",
     "frechet_video_distance",
+    "height_drift",
     "known_offset",
     "landmark_distance",
     "landmark_error",
@@ -118,6 +120,7 @@ __all__ = [
     "mean_vertex_error",
     "motion_beats",
     "mouth_opening_correlation",
+    "mouth_opening_quantile",
     "multi_scale_embeddings",
     "multi_scale_offset",
     "offset_accuracy",
@@ -129,6 +132,7 @@ __all__ = [
     "rank_at_zero",
     "report_rows",
     "save_calibration",
+    "seed_spread",
     "soft_dtw_distance",
     "speech_lip_intensity_correlation",
     "sub_frame_offset",

@@ -14,7 +14,14 @@ if TYPE_CHECKING:
     from avsync.training.doctor import Examination, Finding, diagnose, examine, overfit_batch, vital_signs
     from avsync.training.ema import averaged, weight_average
     from avsync.training.engine import History, LoopOptions, train_loop
-    from avsync.training.gan import Discriminators, GanSteps, GanTrainingConfig, generator_losses, train_generator
+    from avsync.training.gan import (
+        Discriminators,
+        GanSteps,
+        GanTrainingConfig,
+        generator_losses,
+        train_generator,
+        variety_loss,
+    )
     from avsync.training.interrupts import TrainingInterrupted
     from avsync.training.logging import read_log
     from avsync.training.objectives import LevelObjective, SyncerTrainingConfig
@@ -31,7 +38,7 @@ _MODULES = {
     "doctor": ("Examination", "Finding", "diagnose", "examine", "overfit_batch", "vital_signs"),
     "ema": ("averaged", "weight_average"),
     "engine": ("History", "LoopOptions", "train_loop"),
-    "gan": ("Discriminators", "GanSteps", "GanTrainingConfig", "generator_losses", "train_generator"),
+    "gan": ("Discriminators", "GanSteps", "GanTrainingConfig", "generator_losses", "train_generator", "variety_loss"),
     "interrupts": ("TrainingInterrupted",),
     "logging": ("read_log",),
     "objectives": ("LevelObjective", "SyncerTrainingConfig"),
@@ -83,6 +90,7 @@ __all__ = [  # noqa: PLE0604, RUF100 - resolved by __getattr__
     "train_loop",
     "train_motion_autoencoder",
     "train_syncers",
+    "variety_loss",
     "vital_signs",
     "weight_average",
 ]

@@ -24,6 +24,8 @@ from avsync.training.graphs import CudaRecorder, GraphedStep, make_capturable, u
 from avsync.training.optimisation import Precision, Trained, cosine_schedule, set_learning_rate, step_schedule, to_device
 from avsync.training.random_state import RandomState, rank_generator
 
+SYNC_TARGETS = ("audio", "capped", "motion")
+
 
 @dataclass(frozen=True)
 class GanTrainingConfig:
@@ -41,10 +43,19 @@ class GanTrainingConfig:
         discriminator_lr: Learning rate of the discriminators.
         schedule: "paper" (constant, then a tenth) or "cosine".
         sync_weight: lambda of equation (13).
+        sync_target: "audio": equation (4). "capped": equation (4), but without gradient at the levels where the batch already agrees
+            with the audio as much as the real motion does, because equation (4) alone rewards motion that is clearer than that of
+            people (ours). "motion": agreement with the embeddings of the real motion (ours; ``target`` of
+            :class:`~avsync.losses.sync.MultiScaleSyncLoss`).
         frame_weight: Weight of L_f.
         window_weight: Weight of L_s.
         pair_weight: Weight of L_j; 0 trains no pair discriminator.
         reconstruction_weight: Weak reconstruction loss on the predicted frames, in squared face heights; the paper saw no gain.
+        observed_weight: The same on predictions of the observed frames from the second one on, each from the real frames before it
+            (1e-3 in the paper's code).
+        variety_weight: Weight of the variety loss; above 0, every clip is drawn twice with different noise and initial states, so a
+            batch holds half as many clips (ours; see :func:`variety_loss`).
+        variety: Distance of two samples of one clip, as a share of the real displacement, above which the variety loss is zero.
         grad_clip: Largest gradient norm of the generator; 0 for none.
         ema_decay: Decay of the moving average of the generator's weights (:func:`avsync.training.ema.weight_average`), with which the
             generator is evaluated and which it holds at the end; 0 for none.
@@ -60,10 +71,14 @@ class GanTrainingConfig:
     discriminator_lr: float = 1e-5
     schedule: str = "paper"
     sync_weight: float = 1.0
+    sync_target: str = "audio"
     frame_weight: float = 1.0
     window_weight: float = 1.0
     pair_weight: float = 1.0
     reconstruction_weight: float = 0.0
+    observed_weight: float = 0.0
+    variety_weight: float = 0.0
+    variety: float = 0.5
     grad_clip: float = 1.0
     ema_decay: float = 0.0
     seed: int = 0
@@ -72,8 +87,16 @@ class GanTrainingConfig:
         for name in ("steps", "batch_size", "accumulate", "frames", "observed"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}`: expected at least 1, got {getattr(self, name)}")
-        if self.pair_weight and self.batch_size % 2:
-            raise ConfigError(f"`batch_size`: expected an even number for the pair discriminator, got {self.batch_size}")
+        if (self.pair_weight or self.variety_weight) and self.batch_size % 2:
+            raise ConfigError(
+                f"`batch_size`: expected an even number for pairs (pair_weight, variety_weight), got {self.batch_size}"
+            )
+        if self.pair_weight and self.variety_weight and self.batch_size % 4:
+            raise ConfigError(
+                f"`batch_size`: expected a multiple of 4 for pair_weight together with variety_weight, got {self.batch_size}"
+            )
+        if self.sync_target not in SYNC_TARGETS:
+            raise ConfigError(f"`sync_target`: expected one of {SYNC_TARGETS}, got {self.sync_target!r}")
         if self.schedule not in ("paper", "cosine"):
             raise ConfigError(f"`schedule`: expected 'paper' or 'cosine', got {self.schedule!r}")
         if not 0 <= self.ema_decay < 1:
@@ -116,6 +139,48 @@ class Discriminators(nn.Module):
         return torch.stack([hinge_discriminator_loss(real_logits[key], fake_logits[key]) for key in real_logits]).sum()
 
 
+def variety_loss(landmarks: Tensor, real: Tensor, *, variety: float) -> Tensor:
+    r"""Compute a hinge that is zero if two samples of the same clip differ enough.
+
+    .. math:: L = \max(0, r - \operatorname{mean} \|x - x'\| / \operatorname{mean} \|y - y_0\|)^2
+
+    with two samples :math:`x, x'` of one clip, the real motion :math:`y` from its first face :math:`y_0`, and the wanted share
+    :math:`r`.
+
+    Args:
+        landmarks: Generated frames, (2 * clips, frames, points, dims); rows 2k and 2k + 1 are samples of one clip.
+        real: The real clips, (2 * clips, n + frames, points, dims).
+        variety: r.
+
+    Returns:
+        A scalar.
+
+    Example:
+        >>> variety_loss(torch.zeros(2, 4, 68, 2), torch.rand(2, 5, 68, 2), variety=0.5)
+        tensor(0.2500)
+
+    Source: ours; a hinge on the mode-seeking loss of Mao et al. 2019.
+    """
+    apart = (landmarks[::2] - landmarks[1::2]).norm(dim=-1).mean()
+    moved = (real[:, 1:] - real[:, :1]).norm(dim=-1).mean()
+    return (variety - apart / moved.clamp_min(torch.finfo(moved.dtype).tiny)).clamp_min(0).square()
+
+
+def _sync(
+    sync_loss: MultiScaleSyncLoss, observed: Tensor, output: GeneratorOutput, real: Tensor, audio: Tensor, target: str
+) -> Tensor:
+    """Compute the sync loss of the generated clip behind its observed frames, by ``GanTrainingConfig.sync_target``."""
+    clip, reference = torch.cat([observed, output.landmarks], dim=1), observed[:, 0]
+    if target == "audio":
+        return sync_loss(clip, audio, reference=reference).total
+    if target == "motion":
+        return sync_loss(clip, audio, target=real, reference=reference).total
+    with torch.no_grad():
+        best = sync_loss(real, audio, reference=reference).per_level
+    levels = torch.maximum(sync_loss(clip, audio, reference=reference).per_level, best)
+    return (sync_loss.level_weights * levels).sum() / sync_loss.level_weights.sum()
+
+
 def generator_losses(
     discriminators: Discriminators,
     sync_loss: MultiScaleSyncLoss | None,
@@ -140,12 +205,16 @@ def generator_losses(
     weights = {"frame": config.frame_weight, "window": config.window_weight, "pair": config.pair_weight}
     parts = {key: weights[key] * hinge_generator_loss(value) for key, value in logits.items()}
     if sync_loss is not None and config.sync_weight:
-        clip = torch.cat([observed, output.landmarks], dim=1)
-        parts["sync"] = config.sync_weight * sync_loss(clip, audio, reference=observed[:, 0]).total
+        parts["sync"] = config.sync_weight * _sync(sync_loss, observed, output, real, audio, config.sync_target)
+    height = normalise(observed).height.reshape(-1, 1, 1, 1)
     if config.reconstruction_weight:
         error = output.landmarks - real[:, observed.shape[1] :]
-        height = normalise(observed).height.reshape(-1, 1, 1, 1)
         parts["reconstruction"] = config.reconstruction_weight * (error / height).square().mean()
+    if output.observed is not None:
+        error = output.observed - observed[:, 1:]
+        parts["observed"] = config.observed_weight * (error / height).square().mean()
+    if config.variety_weight:
+        parts["variety"] = config.variety_weight * variety_loss(output.landmarks, real, variety=config.variety)
     parts["generator"] = torch.stack(list(parts.values())).sum()
     return parts
 
@@ -221,18 +290,26 @@ class GanSteps:
         return scalars
 
     def draw(self) -> list[Tensor]:
-        """Draw everything random of a step: for each batch landmarks, audio and the generator's initial state."""
+        """Draw everything random of a step: for each batch landmarks, audio, the generator's initial state and its noise."""
         config, device = self.config, self.fabric.device
         frames = config.observed + config.frames
+        samples = 2 if config.variety_weight else 1
         batches = [
-            self.bank.sample(config.batch_size, frames, generator=self.rng, augment=self.augment)
+            self.bank.sample(config.batch_size // samples, frames, generator=self.rng, augment=self.augment)
             for _ in range(config.accumulate)
         ]
-        states = [self.generator.draw_state(len(batch), generator=self.rng) for batch in batches]
-        drawn = [
-            tensor for batch, state in zip(batches, states, strict=True) for tensor in (batch.landmarks, batch.audio, state)
-        ]
+        drawn = []
+        for batch in batches:
+            drawn += [x.repeat_interleave(samples, dim=0) for x in (batch.landmarks, batch.audio)]
+            drawn.append(self.generator.draw_state(config.batch_size, generator=self.rng))
+            drawn.append(self.generator.draw_noise(config.batch_size, config.frames, generator=self.rng))
         return [to_device(tensor, device) for tensor in drawn]
+
+    def _rollout(self, observed: Tensor, audio: Tensor, state: Tensor, noise: Tensor) -> GeneratorOutput:
+        """Generate the frames after the observed ones, and predict the observed ones if a loss needs them."""
+        predicted = bool(self.config.observed_weight) and self.config.observed > 1
+        output: GeneratorOutput = self._generate(observed, audio, initial_state=state, noise=noise, return_observed=predicted)
+        return output
 
     def update(self, drawn: Sequence[Tensor]) -> dict[str, Tensor]:
         """Update the discriminators, then the generator against them.
@@ -246,24 +323,22 @@ class GanSteps:
         Returns:
             The losses, averaged over the batches, and the generator's gradient norm.
         """
-        batches = [(drawn[index], drawn[index + 1], drawn[index + 2]) for index in range(0, len(drawn), 3)]
+        batches = [tuple(drawn[index : index + 4]) for index in range(0, len(drawn), 4)]
         loss_d, outputs = self._update_discriminators(batches)
         parts, norm = self._update_generator(batches, outputs)
         return {**parts, "discriminator": loss_d, "grad": norm}
 
-    def _update_discriminators(
-        self, batches: Sequence[tuple[Tensor, Tensor, Tensor]]
-    ) -> tuple[Tensor, list[GeneratorOutput | None]]:
+    def _update_discriminators(self, batches: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, list[GeneratorOutput | None]]:
         """Return the loss and each batch's rollout; None if there are several, which are generated again."""
         outputs: list[GeneratorOutput | None] = []
         total = torch.zeros((), device=self.fabric.device)
         self.discriminators.requires_grad_(True)
         self._discriminate.optimizer.zero_grad()
-        for part, (clip, audio, state) in enumerate(batches, start=1):
+        for part, (clip, audio, state, noise) in enumerate(batches, start=1):
             observed, real = clip.tensor_split([self.config.observed], dim=1)
             # A single rollout serves both updates, because the rollout is the most expensive part of a step.
             with torch.set_grad_enabled(len(batches) == 1):
-                output = self._generate(observed, audio, initial_state=state)
+                output = self._rollout(observed, audio, state, noise)
             outputs.append(output if len(batches) == 1 else None)
             with self._discriminate.gradients_stay(part < len(batches)):
                 loss = self._discriminate(observed, real, output.landmarks.detach())
@@ -273,15 +348,15 @@ class GanSteps:
         return total, outputs
 
     def _update_generator(
-        self, batches: Sequence[tuple[Tensor, Tensor, Tensor]], outputs: Sequence[GeneratorOutput | None]
+        self, batches: Sequence[tuple[Tensor, ...]], outputs: Sequence[GeneratorOutput | None]
     ) -> tuple[dict[str, Tensor], Tensor]:
         means: dict[str, Tensor] = {}
         self.discriminators.requires_grad_(False)
         self._generate.optimizer.zero_grad()
-        for part, ((clip, audio, state), first) in enumerate(zip(batches, outputs, strict=True), start=1):
+        for part, ((clip, audio, state, noise), first) in enumerate(zip(batches, outputs, strict=True), start=1):
             observed = clip[:, : self.config.observed]
             with self._generate.gradients_stay(part < len(batches)):
-                output = self._generate(observed, audio, initial_state=state) if first is None else first
+                output = self._rollout(observed, audio, state, noise) if first is None else first
                 # Not through `self._discriminate`, which would wait for gradients of the discriminators.
                 with self.fabric.autocast():
                     losses = generator_losses(self.discriminators, self.sync_loss, observed, output, clip, audio, self.config)

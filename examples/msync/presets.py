@@ -118,4 +118,20 @@ the time, is left out, because it affects diversity and not synchrony."""
 ABLATION = replace(PRETRAINED, gan=replace(PRETRAINED.gan, generator_lr=2e-4, sync_weight=4.0, ema_decay=0.0))
 """Small enough for twelve generators and two pyramids within an hour on two cores. The rates are those of the published results."""
 
-PRESETS = {"quick": QUICK, "small": SMALL, "paper": PAPER, "pretrained": PRETRAINED, "ablation": ABLATION}
+BASELINES = replace(
+    SMALL,
+    generator=QUICK.generator,
+    frame_discriminator=QUICK.frame_discriminator,
+    window_discriminator=QUICK.window_discriminator,
+    gan=replace(QUICK.gan, steps=200, batch_size=8, pair_weight=0.0, sync_weight=4.0),
+)
+"""Settings of `examples/baselines`: the sizes of the quick run and half of its batch, so that one core trains a generator in minutes."""
+
+PRESETS = {
+    "quick": QUICK,
+    "small": SMALL,
+    "paper": PAPER,
+    "pretrained": PRETRAINED,
+    "ablation": ABLATION,
+    "baselines": BASELINES,
+}

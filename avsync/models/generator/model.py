@@ -30,8 +30,11 @@ from avsync.errors import ArgumentError, ClipTooShortError, ConfigError
 from avsync.landmarks.geometry import normalise
 from avsync.models.generator.audio_pyramid import AudioPyramid, mirror_audio
 from avsync.models.generator.recurrent import RecurrentLinear
-from avsync.pretrained import PretrainedModel
+from avsync.pretrained import PretrainedModel, added_later
 from avsync.pyramid import AUDIO_FRAMES_PER_FRAME
+
+NOISE_PERIOD = 8
+"""Frames between the vectors of the noise, the period of the coarsest audio map (ours)."""
 
 
 def stacked_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -214,7 +217,9 @@ def lstm_update(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class GeneratorConfig:
-    """Sizes and choices of :class:`MultiScaleGenerator`; the defaults have the size of the paper.
+    """Sizes and choices of :class:`MultiScaleGenerator`.
+
+    The paper states neither a number of parameters nor the widths of its layers.
 
     The LSTM (one layer, 256), the four branches, the rates of the pyramid and the form of the blocks are those of the paper; the
     kernel of 7 and the branch width (twice the 136 coordinates) are those of its code. ``position_embed``, ``audio_channels``,
@@ -241,6 +246,11 @@ class GeneratorConfig:
             this many principal motions of real faces instead (:meth:`MultiScaleGenerator.set_motion_basis`). The output is then a
             face from the first step on and, in eval mode, goes no farther along a principal motion than real faces do. Without
             principal motions, short training runs distort faces (ours).
+        motion_leak: Initial share of the distance from a rest position by which a face returns in each frame, along each principal
+            motion. The shares and the rest position, a linear function of the first face's embedding, are learned. Without a leak,
+            small errors of the velocities add up, and faces drift in long rollouts. 0 for none; requires principal motions (ours).
+        noise: Channels of the noise that all branches read, for motion that differs between seeds; 0 for none. A vector is drawn
+            every ``NOISE_PERIOD`` frames, and the frames between are interpolated linearly (ours).
 
     Raises:
         ConfigError: A value is impossible.
@@ -263,12 +273,14 @@ class GeneratorConfig:
     displacement_scale: float = 8.0
     velocity_scale: float = 0.02
     motion_components: int = 0
+    motion_leak: float = added_later(0.0)
+    noise: int = added_later(0)
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, (int, float)) and not isinstance(value, bool):
-                smallest = 0 if field.name in ("branch_depth", "motion_components") else 1e-12
+                smallest = 0 if field.name in ("branch_depth", "motion_components", "motion_leak", "noise") else 1e-12
                 if not math.isfinite(value) or value < smallest:
                     raise ConfigError(f"`{field.name}`: expected a number above 0, got {value!r}")
         for name in ("stem_kernel", "kernel_size"):
@@ -276,6 +288,10 @@ class GeneratorConfig:
                 raise ConfigError(f"`{name}`: expected an odd number, got {getattr(self, name)!r}")
         if self.initial_state not in ("random", "zeros"):
             raise ConfigError(f"`initial_state`: expected 'random' or 'zeros', got {self.initial_state!r}")
+        if self.motion_leak >= 1 or (self.motion_leak and not self.motion_components):
+            raise ConfigError(
+                f"`motion_leak`: expected a share below 1, and 0 without motion_components, got {self.motion_leak!r}"
+            )
 
 
 class GeneratorOutput(NamedTuple):
@@ -285,11 +301,14 @@ class GeneratorOutput(NamedTuple):
         landmarks: (batch, frames, points, dims), the generated frames in the unit of the observed ones.
         velocities: (batch, frames, points, dims), v_t = x_t - x_{t-1}, in the same unit per frame.
         masks: (batch, frames, branches, points), equation (8); they sum to 1 over the branches. None without ``return_masks``.
+        observed: (batch, n - 1, points, dims), predictions of the observed frames 2 to n, each from the real frames before it. None
+            without ``return_observed``.
     """
 
     landmarks: Tensor
     velocities: Tensor
     masks: Tensor | None
+    observed: Tensor | None = None
 
 
 class StepOutput(NamedTuple):
@@ -322,6 +341,7 @@ class Rollout:
         terms: Tensor | None,
         generator: torch.Generator | None,
         initial_state: Tensor | None = None,
+        observed_terms: Tensor | None = None,
     ) -> None:
         config = network.config
         self.batch = observed.shape[0]
@@ -349,18 +369,33 @@ class Rollout:
             check_shape("initial_state", initial_state, "states batch hidden", states=2, batch=self.batch, hidden=config.hidden)
         self._hidden, self._cell = initial_state.to(at_least_float32(network.lstm_bias)).unbind(0)
         displacements = ((observed - self._first) / self._unit).flatten(2)
-        for displacement in displacements[:, :-1].unbind(1):
-            self._observe(displacement)
-        self._displacement = displacements[:, -1]
         self._basis: Tensor | None = None
+        self._leak: Tensor | None = None
         if network.motion_basis is not None and network.motion_analysis is not None and network.motion_reach is not None:
-            # The basis is in units of typical velocities, and so are `_place`, the position along each motion, and its bounds.
+            # The basis is in units of typical velocities, and so are positions along each motion, and their bounds.
             self._basis, self._analysis = at_least_float32(network.motion_basis), at_least_float32(network.motion_analysis)
-            self._place = self._displacement.to(self._analysis.dtype) @ self._analysis / self._scale
+            self._place = self._position(displacements[:, -1])
             # Training has no bounds, because a face at a bound has no gradient that moves it back, and the discriminators win. A real
             # face that is already beyond the usual reach keeps its position.
             reach = torch.full_like(network.motion_reach, torch.inf) if network.training else network.motion_reach
             self._reach = torch.maximum(reach.expand_as(self._place), self._place.abs())
+            if network.leak is not None and network.rest is not None:
+                self._leak = at_least_float32(network.leak).sigmoid()
+                self._rest = at_least_float32(network.rest(self._identity))
+        predictions = []
+        for index, displacement in enumerate(displacements[:, :-1].unbind(1)):
+            shared = self._observe(displacement)
+            if observed_terms is not None:
+                velocity, _ = self._velocity(shared, observed_terms[index])
+                if self._basis is not None:
+                    velocity = self._within_reach(velocity, self._basis, self._position(displacement))[0]
+                predictions.append(torch.add(displacement, velocity.flatten(1), alpha=self._scale))
+        self.predictions = torch.stack(predictions, dim=1) if predictions else None
+        self._displacement = displacements[:, -1]
+
+    def _position(self, displacement: Tensor) -> Tensor:
+        """Compute the position (batch, motion_components) of a displacement along the principal motions."""
+        return displacement.to(self._analysis.dtype) @ self._analysis / self._scale
 
     def _observe(self, displacement: Tensor) -> Tensor:
         dtype = self._dtype
@@ -388,7 +423,15 @@ class Rollout:
                     "`term`: expected the audio's part of this step, because the rollout has none (left), got None"
                 )
             term = self._terms[self._steps]
-        shared = self._observe(self._displacement)
+        velocity, mask = self._velocity(self._observe(self._displacement), term)
+        if self._basis is not None:
+            velocity, self._place = self._within_reach(velocity, self._basis, self._place)
+        self._displacement = torch.add(self._displacement, velocity.flatten(1), alpha=self._scale)
+        self._steps += 1
+        return StepOutput(self._displacement, velocity, mask)
+
+    def _velocity(self, shared: Tensor, term: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the merged velocity (batch, points, dims) and the mask of the branches, equation (8)."""
         x = self._enter(shared.expand(len(term), -1, -1), term)
         for block in self._blocks:
             x = block(x)
@@ -397,24 +440,22 @@ class Rollout:
         velocities = outputs[..., :split]
         if self._basis is not None:
             velocities = velocities.to(self._basis.dtype) @ self._basis
-        velocity, mask = merge_branches(velocities.reshape(self._velocities), outputs[..., split:])
-        if self._basis is not None:
-            velocity = self._within_reach(velocity, self._basis)
-        self._displacement = torch.add(self._displacement, velocity.flatten(1), alpha=self._scale)
-        self._steps += 1
-        return StepOutput(self._displacement, velocity, mask)
+        return merge_branches(velocities.reshape(self._velocities), outputs[..., split:])
 
-    def _within_reach(self, velocity: Tensor, basis: Tensor) -> Tensor:
-        """Project a velocity (batch, points, dims) onto the principal motions, and limit it to their reach.
+    def _within_reach(self, velocity: Tensor, basis: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        """Project a velocity (batch, points, dims) onto the principal motions, add the leak, and limit it to their reach.
 
         Masks differ between landmarks, so the merged velocity may distort a face although no branch does; and sums of velocities may
         exceed the range of real faces.
+
+        Returns:
+            The velocity, and the position along the principal motions after it, (batch, motion_components).
         """
-        place = self._place + velocity.flatten(1).to(basis.dtype) @ self._analysis
+        place = before + velocity.flatten(1).to(basis.dtype) @ self._analysis
+        if self._leak is not None:
+            place = place + self._leak * (self._rest - before)
         place = torch.minimum(torch.maximum(place, -self._reach), self._reach)
-        velocity = ((place - self._place) @ basis).view_as(velocity)
-        self._place = place
-        return velocity
+        return ((place - before) @ basis).view_as(velocity), place
 
     def faces(self, displacements: Tensor) -> Tensor:
         """Convert displacements (batch, frames, points * dims) to faces (batch, frames, points, dims) in the unit of the observed frames."""
@@ -492,6 +533,17 @@ class MultiScaleGenerator(PretrainedModel):
         self.motion_analysis: Tensor | None
         self.register_buffer("motion_analysis", basis.t().clone() if config.motion_components else None, persistent=False)
         self.register_load_state_dict_post_hook(_invert_basis)
+        self.leak: nn.Parameter | None = None
+        self.rest: nn.Linear | None = None
+        if config.motion_leak:
+            logit = math.log(config.motion_leak / (1 - config.motion_leak))
+            self.leak = nn.Parameter(torch.full((config.motion_components,), logit))
+            self.rest = nn.Linear(config.position_embed, config.motion_components)
+            for parameter in self.rest.parameters():
+                nn.init.zeros_(parameter)
+        self.noise_entry: StackedLinear | None = None
+        if config.noise:
+            self.noise_entry = StackedLinear(in_features=config.noise, out_features=width, branches=branches)
         self._reset_parameters()
 
     def _reset_parameters(self) -> None:
@@ -538,17 +590,58 @@ class MultiScaleGenerator(PretrainedModel):
         self.motion_reach.copy_(reach)
         _invert_basis(self)
 
-    def audio_terms(self, maps: Tensor) -> Tensor:
-        """Compute the audio's part of the branches' first layer, for all frames in one product.
+    def audio_terms(self, maps: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Compute the part of audio and noise in the branches' first layer, for all frames in one product.
 
         Args:
             maps: (branches, batch, frames, channels), from the audio pyramid.
+            noise: (batch, frames, noise) from :meth:`draw_noise`; None for a generator without noise.
 
         Returns:
             (frames, branches, batch, branch_width).
+
+        Raises:
+            ShapeError: The noise does not match the maps.
+            ArgumentError: The generator reads noise and got none.
         """
         branches, batch, frames, _ = maps.shape
-        return self.audio_entry(maps.flatten(1, 2)).view(branches, batch, frames, -1).permute(2, 0, 1, 3)
+        terms = self.audio_entry(maps.flatten(1, 2))
+        if self.noise_entry is not None:
+            if noise is None:
+                raise ArgumentError("`noise`: expected noise from draw_noise, because the generator reads it, got None")
+            check_shape("noise", noise, "batch frames noise", batch=batch, frames=frames, noise=self.config.noise)
+            rows = noise.flatten(0, 1).to(terms.dtype).expand(branches, -1, -1)
+            terms = terms + self.noise_entry(rows)
+        return terms.view(branches, batch, frames, -1).permute(2, 0, 1, 3)
+
+    def draw_noise(
+        self,
+        batch: int,
+        frames: int,
+        *,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """Draw the noise of a rollout, a vector every ``NOISE_PERIOD`` frames with linear interpolation between them.
+
+        Args:
+            batch: Number of clips.
+            frames: Number of generated frames.
+            generator: Random generator; torch's default if None.
+            device: Device of the generator and of the result.
+
+        Returns:
+            (batch, frames, noise), float32; no channels for a generator without noise.
+        """
+        channels = self.config.noise
+        if not channels:
+            return torch.zeros(batch, frames, 0, device=device)
+        knots = frames // NOISE_PERIOD + 2
+        # One knot at a time, so that a stream, which does not know its length, draws the same numbers.
+        drawn = torch.stack([torch.randn(batch, channels, generator=generator, device=device) for _ in range(knots)], dim=1)
+        fraction = torch.arange(NOISE_PERIOD, device=device)[:, None] / NOISE_PERIOD
+        between = torch.lerp(drawn[:, :-1, None], drawn[:, 1:, None], fraction)
+        return between.flatten(1, 2)[:, :frames]
 
     def draw_state(
         self, batch: int, *, generator: torch.Generator | None = None, device: torch.device | str | None = None
@@ -574,6 +667,7 @@ class MultiScaleGenerator(PretrainedModel):
         *,
         generator: torch.Generator | None = None,
         initial_state: Tensor | None = None,
+        observed_terms: Tensor | None = None,
     ) -> Rollout:
         """Begin a rollout by reading the observed frames.
 
@@ -583,6 +677,8 @@ class MultiScaleGenerator(PretrainedModel):
                 its own term.
             generator: Random generator for the initial state; torch's default if None.
             initial_state: (2, batch, hidden) from :meth:`draw_state`; drawn from ``generator`` if None.
+            observed_terms: (n - 1, branches, batch, branch_width) from :meth:`audio_terms` for the observed frames 2 to n; the rollout
+                then holds its predictions of these frames.
 
         Returns:
             The rollout, before its first generated frame.
@@ -597,7 +693,14 @@ class MultiScaleGenerator(PretrainedModel):
         check_same_device("observed", observed, self.lstm_bias.device, "the model")
         if observed.shape[1] == 0:
             raise ClipTooShortError(f"`observed`: expected at least 1 frame, got {describe_shape(observed)}")
-        return Rollout(self, observed=observed, terms=terms, generator=generator, initial_state=initial_state)
+        return Rollout(
+            self,
+            observed=observed,
+            terms=terms,
+            generator=generator,
+            initial_state=initial_state,
+            observed_terms=observed_terms,
+        )
 
     def forward(
         self,
@@ -606,7 +709,9 @@ class MultiScaleGenerator(PretrainedModel):
         *,
         generator: torch.Generator | None = None,
         initial_state: Tensor | None = None,
+        noise: Tensor | None = None,
         return_masks: bool = False,
+        return_observed: bool = False,
     ) -> GeneratorOutput:
         """Continue the observed frames to the end of the audio.
 
@@ -615,10 +720,14 @@ class MultiScaleGenerator(PretrainedModel):
             audio: (batch, 4 * T, coeffs), the audio of the n observed and the T - n generated frames.
             generator: Random generator for the initial state; torch's default if None.
             initial_state: (2, batch, hidden) from :meth:`draw_state`; drawn from ``generator`` if None. It is required in a CUDA graph.
+            noise: (batch, T - n, noise) from :meth:`draw_noise`; drawn from ``generator`` if None. It is required in a CUDA graph, if
+                the generator reads noise.
             return_masks: Return the masks of equation (8).
+            return_observed: Return predictions of the observed frames 2 to n, for the reconstruction loss.
 
         Returns:
-            Landmarks and velocities (batch, T - n, points, dims), and the masks (batch, T - n, branches, points) or None.
+            Landmarks and velocities (batch, T - n, points, dims), the masks (batch, T - n, branches, points) or None, and the
+                predictions of the observed frames or None.
 
         Raises:
             ShapeError: The rank, points, dims or coefficients are wrong, or the batches differ or are empty.
@@ -635,14 +744,26 @@ class MultiScaleGenerator(PretrainedModel):
                 f"`audio`: expected at least {AUDIO_FRAMES_PER_FRAME * (seen + 1)} audio frames "
                 f"(4 for each of {seen} observed frames and one to generate), got {describe_shape(audio)}"
             )
-        terms = self.audio_terms(self.audio_pyramid(audio)[:, :, seen:])
-        rollout = self.start(observed, terms, generator=generator, initial_state=initial_state)
+        batch, frames = observed.shape[0], audio.shape[1] // AUDIO_FRAMES_PER_FRAME - seen
+        source = observed.device if generator is None else generator.device
+        if initial_state is None:
+            initial_state = self.draw_state(batch, generator=generator, device=source)
+        if noise is None:
+            noise = self.draw_noise(batch, frames, generator=generator, device=source)
+        noise = noise.to(observed.device)
+        maps = self.audio_pyramid(audio)
+        terms = self.audio_terms(maps[:, :, seen:], noise)
+        before = None
+        if return_observed:
+            before = self.audio_terms(maps[:, :, 1:seen], noise.new_zeros(batch, seen - 1, self.config.noise))
+        rollout = self.start(observed, terms, initial_state=initial_state, observed_terms=before)
         steps = [rollout.step() for _ in range(terms.shape[0])]
         velocities = torch.stack([step.velocity for step in steps], dim=1)
         return GeneratorOutput(
             rollout.faces(torch.stack([step.displacement for step in steps], dim=1)),
             velocities * (rollout.height * self.config.velocity_scale),
             torch.stack([step.mask for step in steps], dim=1).permute(2, 1, 0, 3) if return_masks else None,
+            None if rollout.predictions is None else rollout.faces(rollout.predictions),
         )
 
     def generate(

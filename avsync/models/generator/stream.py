@@ -16,7 +16,7 @@ from torch import Tensor
 from avsync._checks import at_least_float32, check_positive, check_shape, is_tensor
 from avsync.errors import ArgumentError
 from avsync.models.generator.audio_pyramid import AudioPyramid, StridedConvNeXtBlock
-from avsync.models.generator.model import MultiScaleGenerator
+from avsync.models.generator.model import NOISE_PERIOD, MultiScaleGenerator
 from avsync.pyramid import AUDIO_FRAMES_PER_FRAME
 
 
@@ -153,6 +153,10 @@ class GeneratorStream:
         self._audio = AudioPyramidStream(pyramid=network.audio_pyramid)
         with torch.no_grad():
             self._rollout = network.start(observed, generator=generator)
+        self._generator = generator
+        # The last two vectors of the noise, and the number of generated frames; see `MultiScaleGenerator.draw_noise`.
+        self._knots: tuple[Tensor, Tensor] | None = None
+        self._generated = 0
         self._pending: deque[Tensor] = deque()
         self._pushed = 0
         self._next = 0  # frame of the oldest pending vector
@@ -168,10 +172,29 @@ class GeneratorStream:
         while self._pending and self._next < until:
             vector = self._pending.popleft()
             if self._next >= self._observed:
-                step = self._rollout.step(self.network.audio_terms(vector[:, :, None])[0])
+                step = self._rollout.step(self.network.audio_terms(vector[:, :, None], self._next_noise())[0])
                 faces.append(self._rollout.faces(step.displacement[:, None]))
             self._next += 1
         return faces
+
+    def _next_noise(self) -> Tensor:
+        """Return the noise of the next generated frame, (batch, 1, noise)."""
+        channels, batch = self.network.config.noise, self._rollout.batch
+        weight = self.network.displacement_weight
+        if not channels:
+            return weight.new_zeros(batch, 1, 0)
+        source = weight.device if self._generator is None else self._generator.device
+
+        def draw() -> Tensor:
+            return torch.randn(batch, channels, generator=self._generator, device=source).to(weight.device)
+
+        if self._knots is None:
+            self._knots = (draw(), draw())
+        elif self._generated % NOISE_PERIOD == 0:
+            self._knots = (self._knots[1], draw())
+        fraction = (self._generated % NOISE_PERIOD) / NOISE_PERIOD
+        self._generated += 1
+        return torch.lerp(*self._knots, fraction)[:, None]
 
     @torch.no_grad()
     def step(self, audio: Tensor) -> Tensor | None:

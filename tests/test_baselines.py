@@ -1,0 +1,106 @@
+"""examples/baselines on the synthetic talker: intervals against known values, and every method from the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+MODULES = ("audio2head", "judging", "makeittalk", "ms_sync", "run", "shared", "suhmo", "wav2lip", "pipeline", "presets")
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The command, with a preset "tiny" and no evaluation models, which take most of the time."""
+    monkeypatch.setattr(sys, "path", [str(EXAMPLES / "baselines"), str(EXAMPLES / "msync"), *sys.path])
+    for name in (*MODULES, "evaluation"):
+        sys.modules.pop(name, None)
+    import presets
+    import run
+
+    base = presets.BASELINES
+    sizes = {"hidden": 8, "position_embed": 8, "audio_channels": 8, "branch_width": 8, "motion_components": 6}
+    tiny = dataclasses.replace(
+        base,
+        synthetic_speakers=4,
+        synthetic_seconds=8.0,
+        generator=dataclasses.replace(base.generator, **sizes),
+        frame_discriminator=dataclasses.replace(base.frame_discriminator, embed=8, depth=1),
+        window_discriminator=dataclasses.replace(base.window_discriminator, embed=8, hidden=8),
+        gan=dataclasses.replace(base.gan, steps=1, batch_size=4),
+    )
+    monkeypatch.setitem(presets.PRESETS, "tiny", tiny)
+    monkeypatch.setattr(run, "load_models", lambda: {"face": run.trained_pyramid("guide", run.GUIDE, tiny, Fabric())})
+    yield run
+    for name in (*MODULES, "evaluation"):
+        sys.modules.pop(name, None)
+
+
+class Fabric:
+    """What loading a model needs of a Fabric."""
+
+    device = "cpu"
+
+
+def test_intervals_draw_seeds_and_speakers(run: ModuleType) -> None:
+    judging = sys.modules["judging"]
+    speakers = [f"s{number // 4}" for number in range(40)]
+    rng = torch.Generator().manual_seed(0)
+    of_speaker = torch.randn(10, generator=rng).repeat_interleave(4)
+    seeds = [(of_speaker + shift).tolist() for shift in (0.0, 2.0)]
+    found = judging.estimate(seeds, speakers)
+    assert found.mean == pytest.approx(float(of_speaker.mean()) + 1)
+    assert found.high - found.low > 2, "both seeds may be drawn twice"
+    alone = judging.estimate(seeds[:1], speakers)
+    assert 0.8 < alone.high - alone.low < 1.9, "four clips of a speaker count as one"
+    same = judging.estimate(judging.differences(seeds, seeds), speakers)
+    assert (same.mean, same.low, same.high) == (0, 0, 0)
+
+
+def test_one_branch_has_the_size_of_four(run: ModuleType) -> None:
+    ms_sync = sys.modules["ms_sync"]
+    config = sys.modules["presets"].BASELINES.generator
+    matched = dataclasses.replace(config, num_branches=1, branch_width=ms_sync.matched_width(config))
+    models = [ms_sync.MultiScaleGenerator(each) for each in (config, matched)]
+    sizes = [sum(parameter.numel() for parameter in model.parameters()) for model in models]
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.01)
+
+
+def test_head_pose_undoes_a_rigid_motion(run: ModuleType) -> None:
+    audio2head = sys.modules["audio2head"]
+    face = torch.rand(2, 68, 2, generator=torch.Generator().manual_seed(0))
+    turned = torch.stack([face[..., 0] * 0.8 - face[..., 1] * 0.6, face[..., 0] * 0.6 + face[..., 1] * 0.8], dim=-1) * 1.1 + 0.3
+    pose = audio2head.head_pose(torch.stack([face, turned], dim=1))
+    torch.testing.assert_close(face[:, None] + audio2head.posed(face, pose), torch.stack([face, turned], dim=1))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*biased upwards")  # of 16 clips
+def test_every_method_gives_a_row(run: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("makeittalk", "audio2head", "wav2lip"):
+        module = sys.modules[name]
+        monkeypatch.setitem(run.METHODS, name, lambda task, module=module: module.train(task, steps=2))
+    chosen = ["makeittalk", "audio2head", "wav2lip", "SUHMo-style", "level 0 only", "MS-Sync-long", "with D_j"]
+    bench = run.Bench(run_arguments(run, tmp_path))
+    for name in chosen:
+        [found] = bench.results(name)
+        assert found["80"]["speed"] and all(value >= 0 for value in found["80"]["speed"])
+        assert json.loads((tmp_path / name.replace(" ", "-") / "seed0" / "metrics.json").read_text()) == found
+    bounds = bench.bounds()
+    assert set(bounds["static"]["speed"]) == {0.0}
+    assert bounds["ground truth"]["distance"] == pytest.approx(0, abs=1e-3)
+
+
+def run_arguments(run: ModuleType, folder: Path) -> object:
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    run.add_arguments(parser)
+    return parser.parse_args(["--preset", "tiny", "--out", str(folder)])
