@@ -9,6 +9,9 @@ gradient of an objective. Three objectives show the purpose of each part:
 - "loss": equation (4) alone. The motion scores higher than real motion but trembles (adversarial motion).
 - "prior": with the motion prior added. The faces stay plausible, and the motion still scores higher than real motion.
 - "target": the distance to the embeddings of the real motion, with the prior. The motion approaches real motion.
+
+Two more are measured with ``--objectives``: "silence" adds the silence loss to the last one, and "regions" is the last one with the syncers
+of mouth, rest of the face and head pose, all of the same weight.
 """
 
 from __future__ import annotations
@@ -24,9 +27,9 @@ import torch
 from torch import Tensor
 
 from avsync import MultiScaleSyncer, MultiScaleSyncLoss, from_pretrained
-from avsync.corpus import Corpus, SyntheticCorpus
+from avsync.corpus import Corpus, SyntheticCorpus, speech_mask
 from avsync.figures import face_strip, landmark_video, save_figure
-from avsync.landmarks import displacement, face_height, mouth_opening
+from avsync.landmarks import displacement, face_height, head_pose, mouth_opening, pause_speed
 from avsync.losses import MotionPrior
 from avsync.metrics import multi_scale_offset
 
@@ -43,35 +46,56 @@ class Objective(NamedTuple):
     """Weight of the motion prior."""
     target: bool
     """True if the real motion is the target."""
+    guide: str = GUIDE
+    """Pretrained syncers of the loss."""
+    silence: float = 0.0
+    """Weight of the silence loss."""
+
+    def loss(self) -> MultiScaleSyncLoss:
+        """Return the sync loss; regions have the same weight."""
+        regions = MultiScaleSyncer.from_pretrained(self.guide).regions
+        weights = dict.fromkeys(regions, 1.0)
+        return MultiScaleSyncLoss.from_pretrained(self.guide, region_weights=weights, silence_weight=self.silence)
 
 
-OBJECTIVES = {"loss": Objective(0.0, False), "prior": Objective(0.2, False), "target": Objective(0.2, True)}
+OBJECTIVES = {
+    "loss": Objective(0.0, False),
+    "prior": Objective(0.2, False),
+    "target": Objective(0.2, True),
+    "silence": Objective(0.2, True, silence=0.1),
+    "regions": Objective(0.2, True, guide="landmarks68-25fps-regions"),
+}
+SHOWN = ("loss", "prior", "target")
 
 
 def descend(
-    loss: MultiScaleSyncLoss, prior: MotionPrior, objective: Objective, truth: Tensor, audio: Tensor, *, steps: int, rate: float
+    objective: Objective, prior: MotionPrior, truth: Tensor, audio: Tensor, speech: Tensor, *, steps: int, rate: float
 ) -> Tensor:
     """Move the points of still faces along the gradient of an objective.
 
     Args:
-        loss: The sync loss.
-        prior: The motion prior.
         objective: Parts of the objective.
+        prior: The motion prior.
         truth: Real motion, (clips, frames, points, dims); only its first frames are used, unless it is the target.
-        audio: Features of the clips, (clips, 4 * frames, coeffs).
+        audio: Waveforms with ``MARGIN`` frames on both sides, (clips, samples).
+        speech: True for frames with speech, (clips, frames).
         steps: Number of steps of Adam.
         rate: Largest step of a coordinate, in heights of the face.
 
     Returns:
         (clips, frames, points, dims).
     """
+    loss = objective.loss()
+    if loss.audio_transform is None:
+        raise SystemExit(f"{objective.guide}: expected syncers of the package's own audio features")
+    features = loss.audio_transform(audio)[:, 4 * MARGIN : 4 * (MARGIN + FRAMES)]
     first, height = truth[:, :1], face_height(truth)[:, None, None, None]
     moved = torch.zeros_like(truth, requires_grad=True)
     optimizer = torch.optim.Adam([moved], lr=rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))
     for _ in range(steps):
         landmarks = first + height * moved
-        total = loss(landmarks, audio, target=truth if objective.target else None).total
+        total = loss(landmarks, features, target=truth if objective.target else None, speech=speech).total
         if objective.prior:
             total = total + objective.prior * prior(landmarks)
         optimizer.zero_grad()
@@ -81,8 +105,8 @@ def descend(
     return (first + height * moved).detach()
 
 
-def geometry(landmarks: Tensor, truth: Tensor, directions: Tensor) -> dict[str, float]:
-    """Measure jitter, speed and distance from real faces as multiples of the true motion's, and the correlation of mouth openings."""
+def geometry(landmarks: Tensor, truth: Tensor, speech: Tensor, directions: Tensor) -> dict[str, float]:
+    """Measure jitter, speeds and distance from real faces as multiples of the true motion's, and the correlation of mouth openings."""
 
     def sizes(clips: Tensor) -> Tensor:
         flat = displacement(clips, reference=truth[:, 0], scale=1.0)
@@ -94,7 +118,17 @@ def geometry(landmarks: Tensor, truth: Tensor, directions: Tensor) -> dict[str, 
     made, real = made - made.mean(1, keepdim=True), real - real.mean(1, keepdim=True)
     correlation = (made * real).sum(1) / (made.norm(dim=1) * real.norm(dim=1)).clamp_min(1e-9)
     jitter, speed, off = (sizes(landmarks) / sizes(truth)).tolist()
-    return {"jitter": jitter, "speed": speed, "off faces": off, "lip corr.": correlation.mean().item()}
+    pauses, real_pauses = (pause_speed(clips, speech, reference=truth[:, 0]).nanmean().item() for clips in (landmarks, truth))
+    # The pose has the same unit for both, because it is measured from the same faces.
+    heads = [head_pose(clips, reference=truth[:, 0]).diff(dim=1).abs().mean().item() for clips in (landmarks, truth)]
+    return {
+        "jitter": jitter,
+        "speed": speed,
+        "head speed": heads[0] / heads[1],
+        "pause speed": pauses / real_pauses if real_pauses else math.nan,
+        "off faces": off,
+        "lip corr.": correlation.mean().item(),
+    }
 
 
 @torch.no_grad()
@@ -136,17 +170,16 @@ def real_clips(corpus: str, count: int, half: str | None) -> tuple[Tensor, Tenso
 def run(arguments: argparse.Namespace) -> dict[str, dict[str, object]]:
     """Descend every objective, print the table, write faces and a video; return the table."""
     truth, waveform = real_clips(arguments.corpus, arguments.clips, arguments.half)
-    loss, prior = MultiScaleSyncLoss.from_pretrained(GUIDE), from_pretrained(PRIOR, model_class=MotionPrior)
-    transform = loss.audio_transform
-    if transform is None:
-        raise SystemExit(f"{GUIDE}: expected syncers of the package's own audio features")
-    inner = transform(waveform)[:, 4 * MARGIN : 4 * (MARGIN + FRAMES)]
+    prior = from_pretrained(PRIOR, model_class=MotionPrior)
+    # The mask depends on the loudness of the whole clip, so it is made before the clip is cut.
+    masks = [torch.from_numpy(speech_mask(wave))[MARGIN : MARGIN + FRAMES] for wave in waveform]
+    speech = torch.stack(masks)
     motions = {"truth": truth}
     for name in arguments.objectives:
-        motions[name] = descend(loss, prior, OBJECTIVES[name], truth, inner, steps=arguments.steps, rate=arguments.rate)
+        motions[name] = descend(OBJECTIVES[name], prior, truth, waveform, speech, steps=arguments.steps, rate=arguments.rate)
     table: dict[str, dict[str, object]] = {}
     for name, landmarks in motions.items():
-        table[name] = {**geometry(landmarks, truth, prior.directions)}
+        table[name] = {**geometry(landmarks, truth, speech, prior.directions)}
         table[name] |= {stranger: confidence(stranger, landmarks, waveform) for stranger in STRANGERS}
         shapes = "  ".join(f"{key} {value:.2f}" for key, value in table[name].items() if isinstance(value, float))
         print(f"{name:<7} {shapes}")
@@ -170,9 +203,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--corpus", default="synthetic", help="'synthetic', or a folder of clips (default: synthetic)")
     parser.add_argument("--clips", type=int, default=8, help="clips, one per speaker (default: 8)")
     parser.add_argument("--half", choices=("A", "B"), help="only speakers of one half (default: both)")
-    parser.add_argument(
-        "--objectives", nargs="+", choices=tuple(OBJECTIVES), default=list(OBJECTIVES), help="what is descended"
-    )
+    parser.add_argument("--objectives", nargs="+", choices=tuple(OBJECTIVES), default=list(SHOWN), help="what is descended")
     parser.add_argument("--steps", type=int, default=150, help="steps of Adam (default: 150)")
     parser.add_argument(
         "--rate", type=float, default=2e-3, help="largest step of a coordinate in face heights (default: 0.002)"
