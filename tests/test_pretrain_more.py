@@ -92,3 +92,55 @@ def test_a_head_model_loses_the_lips_and_is_measured() -> None:
         assert not torch.equal(versions[name].landmarks, bank.landmarks)
     numbers = head_accuracy.measured(head, bank)["levels 0 to 3, 152 frames"]
     assert numbers["A"]["clips"] > 0 and len(numbers["A"]["within_one"]) == len(numbers["A"]["above_stranger"]) == 4
+
+
+def test_regions_are_trained_joined_and_measured(tmp_path: Path) -> None:
+    """Two steps change the weights, a run goes on from its checkpoint, and every region is measured alone and together."""
+    import region_accuracy
+    import regions
+
+    bank = ClipBank(talkers("train", 16.0), features=SpeechFeatures(kind="log-mel-prosody").features)
+    small = {"width": 8, "steps": 2, "batch_size": 2, "fine_frames": 80}
+    recipes = {name: dataclasses.replace(recipe, **small) for name, recipe in regions.RECIPES.items()}
+    pyramids = {"mouth": SyncerPyramid.from_pretrained("landmarks68-25fps-mouth")}
+    for name, recipe in recipes.items():
+        torch.manual_seed(recipe.seed)
+        start = SyncerPyramid(recipe.pyramid())
+        pyramids[name] = regions.train_region(recipe, bank, tmp_path / name)
+        key = "syncers.2.motion_encoder.encoder.head.weight"
+        assert not torch.equal(pyramids[name].state_dict()[key], start.state_dict()[key])
+        assert not pyramids[name].training and pyramids[name].config.remove_lips
+    joined = regions.join(pyramids)
+    assert joined.regions == tuple(regions.LEVELS) and joined.num_levels == 5 and joined.shortest_clip() == 80
+    assert joined.region_weights == tuple(regions.WEIGHTS.values())
+    found = region_accuracy.measured(joined, ClipBank(talkers("val", 16.0), features=bank.features), stride=40)
+    assert {name: len(rows["B"]["within_one"]) for name, rows in found.items()} == {"levels 0 to 3, 152 frames": 4} | {
+        name: 1 for name in found if "320" in name
+    }
+    region_accuracy.draw({"mouth": found}, tmp_path / "regions.png")
+    assert (tmp_path / "regions.png").stat().st_size > 1000
+
+
+def test_loss_of_a_region_is_lowest_in_sync(rng: torch.Generator) -> None:
+    import regions
+
+    audio = torch.randn(4, 110, 8, generator=rng)
+    scales = torch.full((4,), 3.0)
+    losses = [float(regions.level_loss(audio.roll(shift, 1), audio, 0, scales)) for shift in (0, 1, 4)]
+    assert losses[0] <= losses[1] < losses[2]
+    strangers = float(regions.level_loss(audio.roll(1, 0), audio, 0, scales))
+    assert strangers > losses[0] + 3
+
+
+def test_curve_by_clip_length() -> None:
+    """Longer clips are found more often; the mask of the published protocol leaves out offsets without audio."""
+    import length_curve
+
+    bank = ClipBank(talkers("val", 8.0), features=SpeechFeatures().features)
+    table = length_curve.measure(SyncerPyramid.from_pretrained("landmarks68-25fps"), bank)
+    for protocol in ("published", "around"):
+        shares = table[protocol]["B"]
+        assert len(shares) == len(length_curve.LENGTHS) and shares[-1] > shares[0] > 10
+    motion = torch.nn.functional.normalize(torch.randn(1, 46, 4), dim=-1)
+    distances, exists = length_curve.distances_at_offsets(motion, motion)
+    assert int(distances[0, 20].argmin()) == 15 and exists[0, 0].tolist() == [0.0] * 15 + [1.0] * 16
