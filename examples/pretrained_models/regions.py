@@ -205,9 +205,11 @@ def train_region(recipe: Recipe, bank: ClipBank, checkpoint: Path) -> SyncerPyra
 
 def join(pyramids: Mapping[str, SyncerPyramid]) -> SyncerRegions:
     """Join the pyramids of the regions, each at the levels of :data:`LEVELS` that it has."""
-    levels = {name: LEVELS[name] for name in pyramids}
-    kept = {name: finest(pyramid, levels[name][-1] + 1) for name, pyramid in pyramids.items()}
-    return SyncerRegions.of(kept, levels=levels, weights={name: WEIGHTS[name] for name in pyramids})
+    kept = {name: finest(pyramids[name], levels[-1] + 1) for name, levels in LEVELS.items() if name in pyramids}
+    names = tuple(kept)
+    return SyncerRegions.of(
+        kept, levels={name: LEVELS[name] for name in names}, weights={name: WEIGHTS[name] for name in names}
+    )
 
 
 def main() -> None:
