@@ -10,7 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from avsync import MultiScaleSyncLoss, SyncerConfig, SyncerPyramid, SyncerPyramidConfig
 from avsync.audio import SpeechModelFeatures, wav2vec2_features, whisper_features
+from avsync.corpus import ClipBank, SyntheticCorpus
+from avsync.losses import all_pairs_info_nce
+from avsync.training import evaluate_syncers
 
 CLICKS = tuple(0.6 + 0.2571 * number for number in range(8))
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
@@ -36,6 +40,7 @@ def of_transformers(kind: str, seed: int) -> SpeechModelFeatures:
             encoder_layers=2,
             encoder_attention_heads=2,
             encoder_ffn_dim=16,
+            init_std=0.3,  # with the default, 0.02, the embeddings of position hide the audio
             decoder_layers=1,
             decoder_attention_heads=2,
             decoder_ffn_dim=16,
@@ -101,6 +106,32 @@ def test_frames_are_at_the_instant_of_the_click(kind: str) -> None:
     errors = torch.cat(found)
     assert errors.mean().abs() < 0.005, errors  # half a model frame, the error without the clock, is 0.0125
     assert errors.abs().max() < 0.025, errors
+
+
+@pytest.mark.parametrize("kind", ["Hubert", "Wav2Vec2", "WavLM", "Whisper", "torchaudio"])
+@pytest.mark.filterwarnings("ignore")
+def test_syncers_learn_from_the_features(kind: str) -> None:
+    """Random networks keep enough of the audio for the offsets of the synthetic talker."""
+    features = of_torchaudio(0) if kind == "torchaudio" else of_transformers(kind, 0)
+    talkers = [list(SyntheticCorpus(split=split, speakers=6, clips_per_speaker=1, seconds=8.0)) for split in ("train", "val")]
+    train, val = (ClipBank(clips, features=features) for clips in talkers)
+    sizes = SyncerConfig(audio_features=16, width=48, embed=32, frame_blocks=2)
+    torch.manual_seed(0)
+    syncers = SyncerPyramid(SyncerPyramidConfig(syncer=sizes, num_levels=1, reference="mean", audio="custom"))
+    syncers.set_audio_statistics(*train.audio_statistics())
+    optimizer = torch.optim.AdamW(syncers.parameters(), lr=2e-3)
+    for step in range(150):
+        crops = train.sample(6, frames=60, generator=torch.Generator().manual_seed(step))
+        (level,) = syncers(crops.landmarks, crops.audio)
+        optimizer.zero_grad()
+        all_pairs_info_nce(level.motion, level.audio).backward()
+        optimizer.step()
+    (result,) = evaluate_syncers(syncers, val.windows(80, stride=20, margin=16), margin=16, max_offsets=(15,))
+    assert result.within_one >= 0.9
+    loss = MultiScaleSyncLoss(syncers=syncers, audio_transform=features)
+    landmarks = torch.from_numpy(talkers[1][0].landmarks)[None].requires_grad_()
+    loss(landmarks, torch.from_numpy(talkers[1][0].waveform)[None]).total.backward()
+    assert landmarks.grad is not None and landmarks.grad.abs().sum() > 0
 
 
 @pytest.mark.filterwarnings("ignore")

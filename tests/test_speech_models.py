@@ -135,7 +135,7 @@ class SimpleNamespaceModule(nn.Module):
 def test_pyramids_and_losses_take_the_features(stride: int) -> None:
     features = wav2vec2_features(Front(transformers=True), frame_rate=25 * stride)
     sizes = SyncerConfig(width=8, embed=4, audio_features=8, audio_stride=stride)
-    pyramid = SyncerPyramid(SyncerPyramidConfig(syncer=sizes))
+    pyramid = SyncerPyramid(SyncerPyramidConfig(syncer=sizes, audio="custom"))
     waveform = torch.randn(1, 640 * 80)
     levels = pyramid(torch.rand(1, 80, 68, 2), features(waveform))
     assert [level.audio.shape[1] for level in levels] == [76, 36, 16, 6]

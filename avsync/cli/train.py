@@ -89,13 +89,13 @@ def run(args: argparse.Namespace) -> int:
         _messages.info("%s: the run is finished", out)
         print(_table(earlier))
         return 0
-    corpus = Corpus(args.corpus)
+    corpus = Corpus(args.corpus, fps=None)
     splits = {entry["split"] for entry in corpus.entries}
     features = _features(args)
-    bank = ClipBank(Corpus(args.corpus, split=args.split), features=features)
+    bank = ClipBank(Corpus(args.corpus, split=args.split, fps=None), features=features)
     record: dict[str, Any] = {"command": "avsync train", "settings": _settings(args), "corpus": str(args.corpus)}
     record |= {"clips": len(bank), "speakers": len(bank.speakers), "minutes": round(float(bank.lengths.sum()) / 1500, 1)}
-    val = ClipBank(Corpus(args.corpus, split=args.val_split), features=features) if args.val_split in splits else None
+    val = ClipBank(Corpus(args.corpus, split=args.val_split, fps=None), features=features) if args.val_split in splits else None
     _messages.info("%s: %d clips of %d speakers, %.1f minutes", args.corpus, len(bank), len(bank.speakers), record["minutes"])
     if val is None:
         _messages.warning("no split %r in %s: the syncers are not evaluated on unseen speakers", args.val_split, args.corpus)
