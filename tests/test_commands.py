@@ -27,6 +27,7 @@ NOT_RUN = {
     "python -m nox": "CI itself",
     "python examples/msync/train.py": "the main job of CI; tests/test_examples.py runs it with a small preset",
     "python examples/guidance/guide.py": "an hour; tests/test_guidance.py runs it on a few clips",
+    "python examples/pretrained_models/frame_rates.py": "the real corpus; tests/test_rates.py runs its functions",
     "torchrun": "several machines; tests/test_processes.py starts two processes as torchrun does",
     "srun": "a cluster; tests/test_processes.py sets what srun sets",
     "tensorboard": "a server that does not end",

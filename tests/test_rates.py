@@ -119,3 +119,17 @@ def test_a_pyramid_of_50_frames_per_second() -> None:
     slow = resample_frames(x, fps=50, to_fps=25)
     assert multi_scale_offset(pyramid, slow, audio, fps=25)[0].distances.shape == own[0].distances.shape
     assert sync_report(pyramid, x, audio, max_offsets=(15, 8))[1].frame_ms == 40
+
+
+def test_the_example_interpolates_and_the_bank_resamples_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "examples" / "pretrained_models"))
+    import frame_rates
+
+    clip = synthetic_clip(seconds=3.0)
+    for fps in frame_rates.RATES:
+        other = frame_rates.at_rate(clip, fps)
+        check_clip(other)
+        bank = frame_rates.bank_at([clip], fps)
+        assert abs(int(bank.lengths) - 75) <= 1
+        moved = np.abs(bank.windows(70, stride=70).landmarks[0].numpy() - clip.landmarks[:70])[2:-2].mean()
+        assert moved < 0.008 * np.ptp(clip.landmarks[0, :, 1])

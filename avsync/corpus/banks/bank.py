@@ -454,7 +454,7 @@ def prepare_clips(
         try:
             clip = read()
             check_clip(clip)
-            clip = resample_clip(clip)  # syncers and trainings know one rate
+            clip = resample_clip(clip)  # syncers and training runs have one rate
             if bad is None and shape is not None and clip.landmarks.shape[1:] != shape:
                 raise CorpusError(f"clip {clip.id!r}: expected (points, dims) = {shape}, got {clip.landmarks.shape[1:]}")
         except CorpusError as error:
