@@ -326,3 +326,39 @@ def test_training_embeds_frames_once_for_discriminators_that_share_the_embedding
             handle.remove()
         torch.testing.assert_close(logits["window"], window(observed, x))
         torch.testing.assert_close(logits["pair"], pair(observed, x))
+
+
+def test_discriminators_see_velocity_and_acceleration() -> None:
+    """A clip whose frames are the same ones in another order differs in its derivatives only."""
+    clip = torch.rand(2, 8, FRAME.points, 2, generator=torch.Generator().manual_seed(0))
+    order = [0, 2, 1, 3, 4, 6, 5, 7]
+    for scales in ({}, {"velocity_scale": 40.0}, {"acceleration_scale": 40.0}):
+        network = FrameDiscriminator(replace(FRAME, **scales)).eval()
+        scores = [network(each, reference=clip[:, 0]) for each in (clip, clip[:, order])]
+        same = torch.allclose(scores[0][:, order], scores[1], atol=1e-6)
+        assert same == (not scales)
+    # Constant speed has no acceleration: not even in the second frame, the first that has a velocity.
+    network = FrameDiscriminator(replace(FRAME, acceleration_scale=40.0))
+    still = clip[:1, :1] + torch.arange(8.0)[:, None, None] * torch.tensor([0.1, 0.2])
+    seen: list[torch.Tensor] = []
+    network.embedding.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    network(still)
+    torch.testing.assert_close(seen[0][..., -2 * FRAME.points :], torch.zeros(1, 8, 2 * FRAME.points), atol=1e-4, rtol=0)
+    for frames in (1, 2):
+        assert network(clip[:, :frames]).shape == (2, frames)
+
+
+def test_all_discriminators_share_an_embedding() -> None:
+    window = WindowDiscriminator(replace(WINDOW, acceleration_scale=40.0))
+    pair = PairDiscriminator(replace(WINDOW, acceleration_scale=40.0), embedding=window.embedding)
+    frame = FrameDiscriminator(replace(FRAME, embed=WINDOW.embed), embedding=window.embedding)
+    together = Discriminators(frame=frame, window=window, pair=pair).eval()
+    calls: list[int] = []
+    window.embedding.register_forward_hook(lambda *_: calls.append(1))
+    observed, landmarks = torch.rand(2, 3, FRAME.points, 2), torch.rand(2, 12, FRAME.points, 2)
+    logits = together(observed, landmarks)
+    assert len(calls) == 1
+    embedded = window.embed(observed, landmarks)[3:].transpose(0, 1)
+    torch.testing.assert_close(logits["frame"], frame(landmarks, embedded=embedded))
+    with pytest.raises(ArgumentError, match="embedding"):
+        FrameDiscriminator(replace(FRAME, embed=WINDOW.embed + 1), embedding=window.embedding)

@@ -30,7 +30,7 @@ from avsync.errors import ArgumentError, ClipTooShortError, ConfigError, ShapeEr
 from avsync.landmarks.geometry import normalise
 from avsync.models.generator.model import lstm_update
 from avsync.models.syncer.pyramid import PointwiseBlock
-from avsync.pretrained import PretrainedModel
+from avsync.pretrained import PretrainedModel, added_later
 
 
 def _check_sizes(config: object, *names: str) -> None:
@@ -50,6 +50,9 @@ class FrameDiscriminatorConfig:
         embed: Width of the frame embedding and of the blocks.
         depth: Pointwise ConvNeXt blocks after the embedding.
         expansion: Hidden channels of embedding and blocks, as a multiple of ``embed``.
+        velocity_scale: Factor on the velocity, in face heights per frame, which the embedding then sees next to the coordinates, as in
+            SUHMo; 0 leaves the velocity out.
+        acceleration_scale: The same for the acceleration, in face heights per frame squared.
 
     Raises:
         ConfigError: A value is impossible.
@@ -60,6 +63,8 @@ class FrameDiscriminatorConfig:
     embed: int = 512
     depth: int = 4
     expansion: int = 4
+    velocity_scale: float = added_later(0.0)
+    acceleration_scale: float = added_later(0.0)
 
     def __post_init__(self) -> None:
         _check_sizes(self, "points", "dims", "embed", "expansion")
@@ -80,8 +85,10 @@ class WindowDiscriminatorConfig:
         windows: Lengths of the windows in frames; the stride is half a window.
         displacement_scale: Factor on the displacement from the first observed face, in face heights. The embedding sees the
             displacement in addition to the coordinates (ours).
-        velocity_scale: Factor on the velocity, in face heights per frame. The embedding also sees the velocity (ours), because motion
-            that is too slow or too smooth is visible in velocities but hardly in positions.
+        velocity_scale: Factor on the velocity, in face heights per frame. The embedding also sees the velocity, as in SUHMo, because
+            motion that is too slow or too smooth is visible in velocities but hardly in positions.
+        acceleration_scale: Factor on the acceleration, in face heights per frame squared, which the embedding then also sees, as in
+            SUHMo; 0 leaves the acceleration out.
 
     Raises:
         ConfigError: A value is impossible.
@@ -95,6 +102,7 @@ class WindowDiscriminatorConfig:
     windows: tuple[int, ...] = (5, 10, 20, 40)
     displacement_scale: float = 8.0
     velocity_scale: float = 40.0
+    acceleration_scale: float = added_later(0.0)
 
     def __post_init__(self) -> None:
         _check_sizes(self, "points", "dims", "embed", "expansion", "hidden")
@@ -134,7 +142,12 @@ class FrameDiscriminator(PretrainedModel):
     """Discriminator of single faces, D_f in equation (9).
 
     Args:
-        config: Sizes; the paper's if None.
+        config: Sizes; the defaults if None.
+        embedding: Frame embedding shared with the other discriminators, as in the paper's code; its frames are then passed as
+            ``embedded``. A new embedding if None.
+
+    Raises:
+        ArgumentError: ``config`` is of another class, or the width of ``embedding`` differs from it.
 
     Example:
         >>> discriminator = FrameDiscriminator(FrameDiscriminatorConfig(embed=8))
@@ -146,22 +159,31 @@ class FrameDiscriminator(PretrainedModel):
 
     config_class = FrameDiscriminatorConfig
 
-    def __init__(self, config: FrameDiscriminatorConfig | None = None) -> None:
+    def __init__(self, config: FrameDiscriminatorConfig | None = None, *, embedding: FrameEmbedding | None = None) -> None:
         super().__init__()
         self.config = config = checked_config(config, FrameDiscriminatorConfig)
-        self.embedding = FrameEmbedding(in_features=config.points * config.dims, embed=config.embed, expansion=config.expansion)
+        kinds = 1 + bool(config.velocity_scale) + bool(config.acceleration_scale)
+        if embedding is None:
+            features = kinds * config.points * config.dims
+            embedding = FrameEmbedding(in_features=features, embed=config.embed, expansion=config.expansion)
+        elif embedding.project.out_features != config.embed:
+            raise ArgumentError(
+                f"`embedding`: expected one to {config.embed} features, got one to {embedding.project.out_features}"
+            )
+        self.embedding = embedding
         self.blocks = nn.Sequential(
             *(PointwiseBlock(channels=config.embed, expansion=config.expansion) for _ in range(config.depth))
         )
         self.score = nn.Linear(config.embed, 1)
 
-    def forward(self, landmarks: Tensor, *, reference: Tensor | None = None) -> Tensor:
+    def forward(self, landmarks: Tensor, *, reference: Tensor | None = None, embedded: Tensor | None = None) -> Tensor:
         """Score every frame.
 
         Args:
             landmarks: (batch, frames, points, dims), any unit.
             reference: (batch, points, dims), the first observed face, which centres and scales the frames; the clip's own first
                 frame if None. It should be passed, because a clip scaled by its own first frame does not reveal its size.
+            embedded: (batch, frames, embed), the frames by a shared embedding; computed here if None.
 
         Returns:
             Logits (batch, frames), high for real.
@@ -175,9 +197,23 @@ class FrameDiscriminator(PretrainedModel):
         if reference is not None:
             batch, _, points, dims = landmarks.shape
             check_shape("reference", reference, "batch points dims", batch=batch, points=points, dims=dims)
-        x = normalise(landmarks, reference="first" if reference is None else reference).landmarks
-        x = self.embedding(x.flatten(2))
-        return self.score(self.blocks(x)).squeeze(-1)
+        if embedded is None:
+            config = self.config
+            x = normalise(at_least_float32(landmarks), reference="first" if reference is None else reference).landmarks.flatten(
+                2
+            )
+            embedded = self.embedding(torch.cat([x, *_derivatives(x, config.velocity_scale, config.acceleration_scale)], dim=2))
+        return self.score(self.blocks(embedded)).squeeze(-1)
+
+
+def _derivatives(x: Tensor, velocity_scale: float, acceleration_scale: float) -> list[Tensor]:
+    """Return the scaled velocity and acceleration of (batch, frames, features), zero before they exist; without those of scale 0."""
+    velocity = F.pad(x[:, 1:] - x[:, :-1], (0, 0, 1, 0))
+    found = [velocity_scale * velocity] if velocity_scale else []
+    if acceleration_scale:
+        # The first velocity is none at all, so the first acceleration is that of the third frame.
+        found.append(acceleration_scale * F.pad(velocity[:, 2:] - velocity[:, 1:-1], (0, 0, min(2, x.shape[1]), 0)))
+    return found
 
 
 def window_starts(observed: int, frames: int, window: int) -> range:
@@ -457,7 +493,8 @@ class _WindowNetwork(PretrainedModel):
     def __init__(self, config: WindowDiscriminatorConfig | None = None, *, embedding: FrameEmbedding | None = None) -> None:
         super().__init__()
         self.config = config = checked_config(config, WindowDiscriminatorConfig)
-        features = 3 * config.points * config.dims
+        kinds = 2 + bool(config.velocity_scale) + bool(config.acceleration_scale)
+        features = kinds * config.points * config.dims
         if embedding is None:
             embedding = FrameEmbedding(in_features=features, embed=config.embed, expansion=config.expansion)
         elif (embedding.enter.in_features, embedding.project.out_features) != (features, config.embed):
@@ -497,8 +534,8 @@ class _WindowNetwork(PretrainedModel):
         # Converted to one dtype, at least float32, before concatenation and differences.
         clip = torch.cat([at_least_float32(observed), at_least_float32(landmarks)], dim=1)
         x = normalise(clip).landmarks.flatten(2)
-        velocity = F.pad(x[:, 1:] - x[:, :-1], (0, 0, 1, 0))
-        x = torch.cat([x, config.displacement_scale * (x - x[:, :1]), config.velocity_scale * velocity], dim=2)
+        derivatives = _derivatives(x, config.velocity_scale, config.acceleration_scale)
+        x = torch.cat([x, config.displacement_scale * (x - x[:, :1]), *derivatives], dim=2)
         return self.embedding(x.transpose(0, 1))
 
     def _states(

@@ -107,7 +107,7 @@ class Discriminators(nn.Module):
     """The discriminators of a training run, and equation (14) over them.
 
     Args:
-        frame: D_f.
+        frame: D_f; it may share the frame embedding of ``window``, as in the paper's code.
         window: D_s.
         pair: D_j; None leaves the pair loss out. If it shares the frame embedding of ``window``, frames are embedded once for both.
     """
@@ -125,13 +125,17 @@ class Discriminators(nn.Module):
         # One coordinate frame for the whole clip: frames normalised one by one would hide drift in place and size.
         embedded = self.window.embed(observed, landmarks)
         logits = {
-            "frame": self.frame(landmarks, reference=observed[:, 0]),
+            "frame": self.frame(landmarks, reference=observed[:, 0], embedded=self._shared(embedded, observed.shape[1])),
             "window": self.window(observed, landmarks, embedded=embedded),
         }
         if self.pair is not None:
             shared = embedded if self.pair.embedding is self.window.embedding else None
             logits["pair"] = self.pair(observed, landmarks, embedded=shared)
         return logits
+
+    def _shared(self, embedded: Tensor, observed: int) -> Tensor | None:
+        """Return the frames after the observed ones, embedded for D_f; None if D_f has an embedding of its own."""
+        return embedded[observed:].transpose(0, 1) if self.frame.embedding is self.window.embedding else None
 
     def loss(self, observed: Tensor, real: Tensor, fake: Tensor) -> Tensor:
         """Compute equation (14): the sum of the hinge losses of all discriminators."""

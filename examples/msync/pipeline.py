@@ -181,6 +181,22 @@ def trained_pyramid(name: str, source: str, preset: Preset, fabric: Any) -> Mult
     return pyramid.to(fabric.device)
 
 
+def begin_with(generator: MultiScaleGenerator, source: str) -> None:
+    """Copy the weights, audio statistics and motion basis of a trained generator; leak and noise may be new.
+
+    Raises:
+        CheckpointError: There is no such generator.
+        ArgumentError: Its sizes differ.
+    """
+    weights = MultiScaleGenerator.from_pretrained(source).state_dict()
+    own = generator.state_dict()
+    new = {name for name in own if name not in weights}
+    same = all(name in own and own[name].shape == weight.shape for name, weight in weights.items())
+    if not same or not all(name.startswith(("leak", "rest.", "noise_entry.")) for name in new):
+        raise ArgumentError(f"`start`: expected a generator of the preset's sizes, got {source}")
+    generator.load_state_dict(weights, strict=False)
+
+
 def generator_stage(
     material: Material,
     preset: Preset,
@@ -192,18 +208,19 @@ def generator_stage(
     progress: bool,
     evaluation_syncers: MultiScaleSyncer | None = None,
     cuda_graphs: bool | None = None,
+    start: str | None = None,
 ) -> tuple[MultiScaleGenerator, History]:
     """Train the generator against the discriminators and the frozen syncers of the first ``preset.levels`` levels.
 
     With evaluation syncers, their confidence on some validation clips is logged five times during training, as in the paper's Figure 5
-    (``avsync evaluate --history``).
+    (``avsync evaluate --history``). ``start`` is a trained generator whose weights the new one begins with.
     """
     torch.manual_seed(preset.gan.seed)
     with fabric.init_module():
         generator = MultiScaleGenerator(preset.generator)
         pair = PairDiscriminator(preset.window_discriminator) if preset.gan.pair_weight else None
         shared = pair.embedding if pair is not None and preset.shared_embedding else None
-        frame = FrameDiscriminator(preset.frame_discriminator)
+        frame = FrameDiscriminator(preset.frame_discriminator, embedding=shared if preset.shared_frames else None)
         window = WindowDiscriminator(preset.window_discriminator, embedding=shared)
         discriminators = Discriminators(frame=frame, window=window, pair=pair)
     generator.set_audio_statistics(*material.train.audio_statistics())
@@ -211,6 +228,8 @@ def generator_stage(
         rng = torch.Generator().manual_seed(0)
         clips = material.train.sample(BASIS_CLIPS, preset.gan.frames, generator=rng, augment=preset.generator_augment)
         generator.set_motion_basis(*principal_motions(clips.landmarks, preset.generator.motion_components))
+    if start is not None:
+        begin_with(generator, start)
     weights = [float(level < preset.levels) for level in range(syncers.num_levels)]
     # The loss freezes these syncers; the copy in the run's folder stays trainable.
     sync_loss = MultiScaleSyncLoss(syncers=syncers, level_weights=weights)

@@ -34,6 +34,7 @@ class Preset:
         frame_discriminator: Sizes of D_f.
         window_discriminator: Sizes of D_s and D_j.
         shared_embedding: One embedding of the frames for D_s and D_j, as in the paper's code; it also saves time.
+        shared_frames: The same embedding for D_f, too, as in the paper's code; needs ``shared_embedding`` and the pair discriminator.
         gan: Training of the generator.
         evaluated_frames: Frames of the validation clips.
         evaluated_margin: Audio around each validation clip, in frames.
@@ -52,6 +53,7 @@ class Preset:
     frame_discriminator: FrameDiscriminatorConfig = FrameDiscriminatorConfig()
     window_discriminator: WindowDiscriminatorConfig = WindowDiscriminatorConfig()
     shared_embedding: bool = False
+    shared_frames: bool = False
     gan: GanTrainingConfig = GanTrainingConfig()
     evaluated_frames: int = 80
     evaluated_margin: int = 40
@@ -105,11 +107,20 @@ PAPER = Preset(
     features="mfcc",
     syncers=SyncerPyramidConfig(audio="mfcc"),
     synthetic_speakers=200,
+    window_discriminator=WindowDiscriminatorConfig(acceleration_scale=40.0),
     shared_embedding=True,
+    shared_frames=True,
+    gan=GanTrainingConfig(reconstruction_weight=0.01, observed_weight=1e-3),
     syncer_training=SyncerTrainingConfig(steps=20_000, objective="info_nce", batch_size=32, frames=80, within_clip_weight=0.0),
     metric_training=SyncerTrainingConfig(steps=20_000, objective="contrastive", batch_size=32, frames=80),
 )
-"""The paper's losses, sizes and schedule where it states them; meant for a GPU and a large corpus."""
+"""MS-Sync-short: the paper's losses, sizes and schedule where it or its code states them; meant for a GPU and a large corpus. All
+discriminators see position, velocity and acceleration, as those of SUHMo, by one frame embedding; the displacement next to them and the scales
+are ours. The widths of the generator are ours: the paper states none, and its code has 512 audio channels, four blocks of the stem and four
+blocks each for mask and velocity."""
+
+PAPER_LONG = replace(PAPER, gan=replace(PAPER.gan, frames=80))
+"""MS-Sync-long: the same on 80 frames."""
 
 PRETRAINED = replace(SMALL, gan=replace(SMALL.gan, steps=350, pair_weight=0.0))
 """Settings of `generator-landmarks68-25fps`, which the pretrained pyramid guided: minutes on two cores. The pair discriminator, a third of
@@ -117,6 +128,23 @@ the time, is left out, because it affects diversity and not synchrony."""
 
 ABLATION = replace(PRETRAINED, gan=replace(PRETRAINED.gan, generator_lr=2e-4, sync_weight=4.0, ema_decay=0.0))
 """Small enough for twelve generators and two pyramids within an hour on two cores. The rates are those of the published results."""
+
+LIFELIKE = replace(
+    PRETRAINED,
+    generator=replace(PRETRAINED.generator, motion_leak=0.02, noise=16),
+    gan=replace(
+        PRETRAINED.gan,
+        steps=160,
+        batch_size=8,
+        frames=80,
+        generator_lr=2e-4,
+        sync_target="capped",
+        variety_weight=4.0,
+        variety=0.6,
+    ),
+)
+"""Second stage of `generator-landmarks68-25fps`, which begins with the weights of a run of `pretrained` (`train.py --start`): 80 frames, so
+that drift costs; noise and the variety loss, so that seeds differ; and a sync loss that stops at the agreement of real motion."""
 
 BASELINES = replace(
     SMALL,
@@ -131,7 +159,9 @@ PRESETS = {
     "quick": QUICK,
     "small": SMALL,
     "paper": PAPER,
+    "paper-long": PAPER_LONG,
     "pretrained": PRETRAINED,
+    "lifelike": LIFELIKE,
     "ablation": ABLATION,
     "baselines": BASELINES,
 }

@@ -3,6 +3,7 @@
     python examples/msync/train.py                          # a few minutes on two cores
     python examples/msync/train.py --preset small --corpus PATH
     python examples/msync/train.py --preset small --corpus PATH --syncers landmarks68-25fps --judge landmarks68-25fps-judge
+    python examples/msync/train.py --preset lifelike --corpus PATH --start runs/NAME/generator   # second stage
     python examples/msync/train.py --levels 1 --branches 1  # the paper's single-scale ablation
     python examples/msync/train.py --devices 2              # two processes; torchrun and srun start them as well (docs/training.md)
 
@@ -46,12 +47,19 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--preset", choices=sorted(PRESETS), default="quick", help="sizes and schedule (default: quick)")
     parser.add_argument("--corpus", default="synthetic", help="'synthetic', or a folder of clips (default: synthetic)")
     parser.add_argument("--levels", type=int, choices=range(1, 5), help="levels of the sync loss (ablation)")
+    parser.add_argument(
+        "--frames", type=int, help="generated frames per training clip; 80 for MS-Sync-long (default: the preset's)"
+    )
     parser.add_argument("--branches", type=int, help="branches of the generator (ablation)")
     parser.add_argument(
         "--syncers", help="trained syncers that guide the generator: a folder or a pretrained model (default: train them)"
     )
     parser.add_argument(
         "--judge", help="trained syncers that evaluate the generator, other than --syncers (default: train them)"
+    )
+    parser.add_argument(
+        "--start",
+        help="trained generator whose weights the new one begins with: a folder or a pretrained model (default: none)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of everything")
     parser.add_argument("--name", help="name of the run's folder (default: the preset and the corpus)")
@@ -85,6 +93,8 @@ def choose_preset(arguments: argparse.Namespace) -> Preset:
     preset = PRESETS[arguments.preset]
     if arguments.levels is not None:
         preset = dataclasses.replace(preset, levels=arguments.levels)
+    if arguments.frames is not None:
+        preset = dataclasses.replace(preset, gan=dataclasses.replace(preset.gan, frames=arguments.frames))
     if arguments.branches is not None:
         preset = dataclasses.replace(preset, generator=dataclasses.replace(preset.generator, num_branches=arguments.branches))
     return preset.seeded(arguments.seed)
@@ -104,7 +114,7 @@ def open_run(run: Path, arguments: argparse.Namespace, preset: Preset) -> None:
         CheckpointError: The folder holds a run and ``--resume`` was not given, or its settings differ or cannot be read.
     """
     settings = {"preset": config_to_dict(preset), "corpus": arguments.corpus, "precision": arguments.precision}
-    settings |= {name: getattr(arguments, name) for name in ("syncers", "judge")}
+    settings |= {name: getattr(arguments, name) for name in ("syncers", "judge", "start")}
     settings = json.loads(json.dumps(settings))
     if (run / "config.json").is_file():
         if not arguments.resume:
@@ -154,7 +164,7 @@ def run_all(arguments: argparse.Namespace) -> dict[str, Any]:
         print(f"processor threads: {torch.get_num_threads()} (--threads)")
     progress, histories = not arguments.quiet, dict[str, History]()
     options: dict[str, Any] = {"resume": arguments.resume, "progress": progress}
-    generator_options = {**options, "cuda_graphs": arguments.cuda_graphs}
+    generator_options = {**options, "cuda_graphs": arguments.cuda_graphs, "start": arguments.start}
     options["compiled"] = arguments.compile
     pyramids = {}
     for name, training in (("syncers", preset.syncer_training), ("judge", preset.metric_training)):

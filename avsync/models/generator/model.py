@@ -480,10 +480,10 @@ class MultiScaleGenerator(PretrainedModel):
     output is in at least float32.
 
     The default sizes have 6.1 million parameters with four branches (2.1 of them in the audio pyramid) and 1.7 million with one branch (0.3).
-    For an ablation at equal size, ``num_branches=1, branch_width=749`` also has 6.1 million.
+    For an ablation at equal size, ``num_branches=1, branch_width=749`` also has 6.1 million. The paper states no number of parameters.
 
     Args:
-        config: Sizes and choices; the paper's if None.
+        config: Sizes and choices; the defaults if None.
 
     Raises:
         ArgumentError: ``config`` is of another class.
@@ -777,7 +777,9 @@ class MultiScaleGenerator(PretrainedModel):
     ) -> GeneratorOutput:
         """Animate one face at test time.
 
-        The observed frames are ``warm_up`` repetitions of the face; their audio is the beginning of ``audio``, mirrored.
+        The observed frames are ``warm_up`` repetitions of the face; their audio is the beginning of ``audio``, mirrored. The face stands
+        before the first frame of the audio, so T audio frames give T generated frames (ours); in the paper's code the face is frame 0
+        itself, and T - 1 frames are generated.
 
         Args:
             face: (batch, points, dims), any unit.
