@@ -1,7 +1,7 @@
 """Sessions: ``python -m nox`` runs every check in fresh environments; ``python -m nox -s tests -- -k pyramid`` one of them.
 
-The default sessions use Python 3.11, 3.12 and 3.13, those of pyenv among them. An interpreter that is missing is an error where the
-environment variable CI is set, so that no version goes untested there; elsewhere its session is skipped with a warning.
+The default sessions use Python 3.11, 3.12 and 3.13, those of pyenv among them. An interpreter that is missing is an error where
+the environment variable CI is set, so that no version goes untested there; elsewhere its session is skipped with a warning.
 
 The sessions ask for torch 2.13.0 by its exact number, so that all of them, and everybody who runs them, check against the same
 release. ``oracle`` alone has another: torchaudio is compiled against particular releases of torch, and imports beside that one.
@@ -27,8 +27,8 @@ nox.options.sessions = ["lint", "typecheck", "build", "docs", "oracle", "detecto
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 TORCH = "torch==2.13.0"
-# The site also builds with "properdocs", which takes the same configuration and the same plugins (tried with 1.6.7); zensical 0.1.3 does
-# not run the hooks. The support of mkdocs-material ends in May 2027.
+# The site also builds with "properdocs", which takes the same configuration and the same plugins (tried with 1.6.7); zensical
+# 0.1.3 does not run the hooks. The support of mkdocs-material ends in May 2027.
 SITE = "mkdocs"
 # pytest runs as two processes: more threads in each than its share of the cores would only make them wait for one another.
 WORKERS = 2
@@ -153,7 +153,8 @@ def build(session: nox.Session) -> None:
     session.run("python", "-m", "venv", str(bare))
     python = bare / ("Scripts" if os.name == "nt" else "bin") / "python"
     session.run(str(python), "-m", "pip", "install", "--quiet", "--no-compile", TORCH, str(wheel), external=True)
-    # Run away from the repository (-I leaves out the working directory and the script's), so that only the wheel can be imported.
+    # Run away from the repository (-I leaves out the working directory and the script's), so that only the wheel can be
+    # imported.
     session.run(str(python), "-I", str(ROOT / "tests" / "bare_install.py"), str(wheel), external=True, env=ONE_THREAD)
 
 
@@ -197,7 +198,7 @@ def detectors(session: nox.Session) -> None:
 
 @nox.session
 def mediapipe(session: nox.Session) -> None:
-    """Run the real mediapipe on the two videos beside the corpus (``AVSYNC_CORPUS``, by default ../shared/corpus); not for CI."""
+    """Run the real mediapipe on the two videos next to the corpus (``AVSYNC_CORPUS``); not for CI."""
     # Another release of numpy than the other sessions have: this mediapipe was built for the first.
     install(session, TORCH, "-e", ".[media]", "mediapipe==0.10.14", "numpy<2", *PYTEST)
     session.run("python", "-m", "pytest", "-s", *(session.posargs or ["tests/mediapipe_real_run.py"]), env=ONE_THREAD)
@@ -214,7 +215,8 @@ def lowest(session: nox.Session) -> None:
     install(session, "--no-deps", "-e", ".")
     install(session, *LITERT_MODELS)
     paths = session.posargs or test_files(*MEDIA_TESTS, *LOWEST_TESTS)
-    # In torch 2.6 two processes may wait for each other forever when they leave a gloo group; the session `tests` has this test.
+    # In torch 2.6 two processes may wait for each other forever when they leave a gloo group; the session `tests` has this
+    # test.
     without = "tests/test_metric_classes.py::test_two_processes_give_what_one_gives"
     session.run("python", "-m", "pytest", "-n", str(WORKERS), "--deselect", without, *paths, env={**ONE_THREAD, **LITERT})
 

@@ -1,8 +1,8 @@
 """Differentiable multi-scale audio-visual synchrony losses, syncers, generator and discriminators for talking heads.
 
 The names that most people need can be imported from here; all other public names from the rooms below
-(:mod:`avsync.losses`, :mod:`avsync.models`, :mod:`avsync.metrics`, ...). Importing avsync needs torch, einops, numpy and safetensors
-only.
+(:mod:`avsync.losses`, :mod:`avsync.models`, :mod:`avsync.metrics`, ...). Importing avsync needs torch, einops, numpy and
+safetensors only.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ _OTHER_ROOMS = ("cli", "corpus", "evaluation", "figures", "landmarks", "training
 
 
 def __getattr__(name: str) -> Any:
-    """Import a room or a name when it is first used, so that `import avsync` and the help of commands need not wait for torch."""
+    """Import a room or a name when it is first used, so that `import avsync` and `avsync --help` do not wait for torch."""
     if name in _ROOMS or name in _OTHER_ROOMS:
         return importlib.import_module(f"avsync.{name}")
     if name in __all__:

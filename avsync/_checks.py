@@ -1,7 +1,7 @@
 """Argument checks, precision of computations, and cached constants.
 
-Checks of tensors look at ranks, sizes, dtypes and devices, so they cost no device synchronisation and add no data-dependent branch:
-every function that uses them compiles with ``fullgraph=True``. Values are checked only if they can be read at no cost
+Checks of tensors look at ranks, sizes, dtypes and devices, so they cost no device synchronisation and add no data-dependent
+branch: every function that uses them compiles with ``fullgraph=True``. Values are checked only if they can be read at no cost
 (:func:`values_known`).
 """
 
@@ -65,7 +65,8 @@ def check_shape(name: str, x: Tensor, pattern: str, **sizes: int) -> None:
 def at_least_float32(x: Tensor) -> Tensor:
     """Return ``x`` in float32, or unchanged if its dtype is float32 or float64.
 
-    Differences of coordinates, norms and softmaxes are computed in this precision, because half precision is not accurate enough.
+    Differences of coordinates, norms and softmaxes are computed in this precision, because half precision is not accurate
+    enough.
     """
     return x if x.dtype == torch.float64 else x.float()
 
@@ -146,7 +147,7 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
 
 
 def values_known(x: Tensor) -> bool:
-    """Return whether the values of ``x`` can be read at no cost: a plain tensor on the CPU, not in a compiled or traced program."""
+    """Return whether the values of ``x`` can be read at no cost: a plain CPU tensor outside of compiled or traced programs."""
     return type(x) in (Tensor, nn.Parameter) and x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 

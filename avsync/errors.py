@@ -14,8 +14,8 @@
         ├── MissingExtraError             ... it is not installed
         └── BrokenExtraError              ... it is installed, but its import fails
 
-Every message names the argument, the expected value and the actual value. Exceptions that also derive from a built-in exception can
-be caught as the built-in exception.
+Every message names the argument, the expected value and the actual value. Exceptions that also derive from a built-in exception
+can be caught as the built-in exception.
 """
 
 from __future__ import annotations
@@ -62,4 +62,4 @@ class MissingExtraError(ExtraError):
 
 
 class BrokenExtraError(ExtraError):
-    """Error for an optional dependency that is installed but cannot be imported; the message contains the cause and its remedy."""
+    """Error for an optional dependency that is installed but cannot be imported; the message contains cause and remedy."""

@@ -284,7 +284,8 @@ def _check_format(source: Path, description: dict[str, Any], expected: int) -> N
     found = description.get("format")
     if found == 2:
         raise CheckpointError(
-            f"`folder`: {source} has format 2, with packed weights, which this avsync does not read any more; read the model with the avsync"
+            f"`folder`: {source} has format 2, with packed weights, which this avsync does not read any more; read the "
+            "model with the avsync"
             " that wrote it and save it there without `dtype`, `bits` and `parts`"
         )
     if isinstance(found, int) and found > FORMAT:

@@ -38,7 +38,7 @@ def resampled_length(frames: int, fps: float, to_fps: float = FPS) -> int:
 
 
 def resampled_lengths(lengths: Tensor, fps: float, to_fps: float = FPS) -> Tensor:
-    """Return the true frames of each clip at another rate, (batch,): the tensor form of :func:`resampled_length`, at least 1."""
+    """Return the true frames of each clip at another rate, (batch,), at least 1: :func:`resampled_length` for tensors."""
     return (lengths.double() * to_fps / fps + 0.5).floor().long().clamp(min=1)
 
 
@@ -75,10 +75,10 @@ def resample_frames(
     .. math:: y_k = \sum_j w\left(\frac{j - p_k}{s}\right) x_j \Big/ \sum_j w\left(\frac{j - p_k}{s}\right), \qquad
         p_k = f \left(\frac{k}{g} - t_0\right)
 
-    with the rates :math:`f` (``fps``) and :math:`g` (``to_fps``), the instant :math:`t_0` of the first input frame (``start``), Keys'
-    cubic kernel :math:`w`, and :math:`s = \max(1, f / g)`: if the rate falls, the kernel is stretched, which removes the frequencies
-    that the new rate cannot hold. There is no time shift: a straight line stays one within 1 % of a frame. Before the first and after the
-    last input frame the signal counts as constant.
+    with the rates :math:`f` (``fps``) and :math:`g` (``to_fps``), the instant :math:`t_0` of the first input frame (``start``),
+    Keys' cubic kernel :math:`w`, and :math:`s = \max(1, f / g)`: if the rate falls, the kernel is stretched, which removes the
+    frequencies that the new rate cannot hold. There is no time shift: a straight line stays one within 1 % of a frame. Before
+    the first and after the last input frame the signal counts as constant.
 
     Args:
         x: Motion or features, (batch, frames, ...), floating point.
@@ -86,8 +86,8 @@ def resample_frames(
         to_fps: Frames per second of the result.
         frames: Number of frames of the result; by default those of the same duration (:func:`resampled_length`).
         start: Instant of the first frame of ``x``, in seconds; the first frame of the result is at 0 seconds.
-        lengths: True frames of each clip in a padded batch, (batch,). The padding does not affect the result; the true frames of
-            the result are :func:`resampled_lengths`.
+        lengths: True frames of each clip in a padded batch, (batch,). The padding does not affect the result; the true frames
+            of the result are :func:`resampled_lengths`.
 
     Returns:
         (batch, frames, ...), in the unit of ``x`` and in at least float32. If nothing changes, ``x`` itself.

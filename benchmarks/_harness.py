@@ -1,7 +1,8 @@
 """Shared benchmark harness: interleaved timing, this machine's matrix-product peak, run metadata, a table and a JSON file.
 
-Candidates are timed in one process and in turns (first, second, ..., first, second, ...), each round in another order, so that a
-machine that slows down or is shared slows all of them alike. Medians and interquartile ranges are reported, never the best run.
+Candidates are timed in one process and in turns (first, second, ..., first, second, ...), each round in another order, so that
+a machine that slows down or is shared slows all of them alike. Medians and interquartile ranges are reported, never the best
+run.
 """
 
 from __future__ import annotations
@@ -257,7 +258,7 @@ def _device(name: str) -> torch.device:
 
 
 def parser(description: str | None, *, repeats: int = 20, warm_up: int = 3, device: bool = True) -> argparse.ArgumentParser:
-    """Make a parser with the options of all benchmarks: ``--repeats``, ``--warm-up``, ``--threads``, ``--device`` and ``--out``.
+    """Make a parser with ``--repeats``, ``--warm-up``, ``--threads``, ``--device`` and ``--out``.
 
     Args:
         description: Text of ``--help``.

@@ -1,8 +1,8 @@
 """Gain of ``torch.compile`` in a training step of the syncers: ``python -m benchmarks.bench_compile``.
 
 One step is a forward and a backward pass of the pyramid with its losses, at the sizes of the default training, as
-``train_syncers(..., compiled=True)`` runs it. The time of the compilation is reported too, with the number of steps after which it is
-regained.
+``train_syncers(..., compiled=True)`` runs it. The time of the compilation is reported too, with the number of steps after which
+it is regained.
 """
 
 from __future__ import annotations

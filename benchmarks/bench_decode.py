@@ -2,9 +2,9 @@
 
     python -m benchmarks.bench_decode [--seconds S] [--repeats N]
 
-The file is made here: an image of smooth noise that pans under a flickering strip, 25 frames per second, with AAC audio. Plain PyAV is
-the simplest code: ``for frame in container.decode(video=0): frame.to_ndarray(format="rgb24")``, which decodes on one thread
-unless told otherwise. Reported are the time, the speed relative to playback, and the processor time of all threads.
+The file is made here: an image of smooth noise that pans under a flickering strip, 25 frames per second, with AAC audio. Plain
+PyAV is the simplest code: ``for frame in container.decode(video=0): frame.to_ndarray(format="rgb24")``, which decodes on one
+thread unless told otherwise. Reported are the time, the speed relative to playback, and the processor time of all threads.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Extraction of a 720p video with a detector that returns constants: the cost of everything except the detector.
 
-The video is made here: an image that pans, with noise, as H.264 with audio as AAC. "decoding alone" asks PyAV for the frames and does nothing
-with them; the rest is this library's. Required: at least 8 times as fast as the video plays, on two cores.
+The video is made here: an image that pans, with noise, as H.264 with audio as AAC. "decoding alone" asks PyAV for the frames
+and does nothing with them; the rest is this library's. Required: at least 8 times as fast as the video plays, on two cores.
 
-The next images are decoded while a detector looks at these, so on two cores extraction takes hardly longer than a detector that keeps one
-of them busy; "next to a detector of 10 ms" shows it with one that sleeps. Processor time is reported too, because a busy
-machine does not change it.
+The next images are decoded while a detector looks at these, so on two cores extraction takes hardly longer than a detector that
+keeps one of them busy; "next to a detector of 10 ms" shows it with one that sleeps. Processor time is reported too, because a
+busy machine does not change it.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
     python -m benchmarks.bench_generator [--threads N] [--repeats N]
 
-The plain network is ``tests/reference/generator.py``: the same weights, the same audio pyramid, concatenated inputs, one ``Linear`` per
-branch and layer, ``nn.LSTMCell``, as in the paper's code. The two are checked to agree before they are timed, in turns, in one process.
+The plain network is ``tests/reference/generator.py``: the same weights, the same audio pyramid, concatenated inputs, one
+``Linear`` per branch and layer, ``nn.LSTMCell``, as in the paper's code. The two are checked to agree before they are timed, in
+turns, in one process.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ OBSERVED = 3
 
 
 def rollout_flops(generator: MultiScaleGenerator, batch: int, generated: int) -> float:
-    """Count the operations of the matrix products of a forward pass, two per weight and application; depthwise convolutions are left out."""
+    """Count the operations of the matrix products of a forward pass, two per weight; without depthwise convolutions."""
     frames = OBSERVED + generated
     pyramid = generator.audio_pyramid
     products = 4.0 * frames * pyramid.embed.weight.numel()

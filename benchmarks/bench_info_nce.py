@@ -1,8 +1,8 @@
 """InfoNCE over all pairs of a large batch, forward and backward: in chunks, as one matrix, and as two cross entropies of torch.
 
-Usage: ``python -m benchmarks.bench_info_nce [--clips 256] [--device cuda]``. Each candidate runs in a process of its own. On a CPU the
-time is that of the processor, which other programs on the machine hardly change, and the memory is how much the peak of the
-process rises above what it held before; on a GPU they are wall-clock time and the peak of the allocator.
+Usage: ``python -m benchmarks.bench_info_nce [--clips 256] [--device cuda]``. Each candidate runs in a process of its own. On a
+CPU the time is that of the processor, which other programs on the machine hardly change, and the memory is how much the peak of
+the process rises above what it held before; on a GPU they are wall-clock time and the peak of the allocator.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Measure the cost of batches next to a training step: from memory and from shards, made on demand and made ahead by a thread.
 
 The time to load a corpus is measured too: reading FLAC and npz with feature computation, against opening shards. Without
-``--corpus`` a corpus of the synthetic talker is written first. Batches from memory and from shards must be equal before anything is timed.
+``--corpus`` a corpus of the synthetic talker is written first. Batches from memory and from shards must be equal before
+anything is timed.
 """
 
 from __future__ import annotations

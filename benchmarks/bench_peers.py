@@ -4,13 +4,14 @@
 
 Three kinds of work, each in one process and in turns; results must agree before anything is timed.
 
-* InfoNCE of all pairs of windows in both directions, forward and backward: info-nce-pytorch, pytorch-metric-learning and the loss of
+* InfoNCE of all pairs of windows in both directions, forward and backward: info-nce-pytorch, pytorch-metric-learning and the
+  loss of
   open_clip.
 * InfoNCE with sampled negatives (equation (2) of the paper), forward and backward: info-nce-pytorch.
 * Log-mel energies and MFCCs of a batch of waveforms: torchaudio and librosa.
 
-A package that is not installed is left out, and named in the results. SyncNet's offset search stands in ``bench_offset``, a rollout with
-``nn.LSTMCell`` in ``bench_generator``.
+A package that is not installed is left out, and named in the results. SyncNet's offset search stands in ``bench_offset``, a
+rollout with ``nn.LSTMCell`` in ``bench_generator``.
 """
 
 from __future__ import annotations

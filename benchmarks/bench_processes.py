@@ -1,12 +1,13 @@
 """Clips per second of syncer training with one process and with two: ``python -m benchmarks.bench_processes``.
 
-Every process has one thread and its own batches, gathers negatives and averages gradients over gloo (``--device cuda``: NCCL on two
-GPUs). A step of two processes therefore trains on twice as many clips. Wall-clock figures need as many idle cores as there are processes.
-Processor seconds per clip are reported too: they give the cost of the second process on a shared machine, because waiting for a core
-costs none. With InfoNCE every process scores its windows against those of all processes, so that each of two has twice the score matrix
-that one has with the same batch. So there are two measures: against one process with the batch of one of the two (more work for each
-window), and against one process with the batch of both together (the same step, to the last gradient). Two independent runs at the same
-time measure the limit of the machine. ``--objective contrastive`` has its negatives in the clip, and both measures are the same.
+Every process has one thread and its own batches, gathers negatives and averages gradients over gloo (``--device cuda``: NCCL on
+two GPUs). A step of two processes therefore trains on twice as many clips. Wall-clock figures need as many idle cores as there
+are processes. Processor seconds per clip are reported too: they give the cost of the second process on a shared machine,
+because waiting for a core costs none. With InfoNCE every process scores its windows against those of all processes, so that
+each of two has twice the score matrix that one has with the same batch. So there are two measures: against one process with the
+batch of one of the two (more work for each window), and against one process with the batch of both together (the same step, to
+the last gradient). Two independent runs at the same time measure the limit of the machine. ``--objective contrastive`` has its
+negatives in the clip, and both measures are the same.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def train_and_time(objective: str, batch: int, steps: int, warm_up: int, fabric: Any) -> list[tuple[float, float]]:
-    """Read both clocks, wall and processor, before and after ``steps`` training steps that follow ``warm_up`` others; first process only."""
+    """Measure wall and processor time of ``steps`` training steps after ``warm_up`` others; first process only."""
     bank = ClipBank(SyntheticCorpus(speakers=32, clips_per_speaker=1, seconds=10.0), features=LogMel())
     marks: list[tuple[float, float]] = []
 

@@ -1,9 +1,10 @@
 """The multi-scale sync loss, forward and backward to the landmarks: dense against window by window.
 
-The same frozen syncers score the same clips in four ways: dense; every window encoded by itself, all windows of a level and modality in
-one batched call; that in a loop over the clips; and, on a few clips, in a loop over clips and windows. Values and gradients
-must agree before anything is timed. The arithmetic alone makes the dense form faster by the ratio printed as ``arithmetic``: layers that
-see single frames run once per frame instead of once per window, layers that see whole windows are the same work in both forms.
+The same frozen syncers score the same clips in four ways: dense; every window encoded by itself, all windows of a level and
+modality in one batched call; that in a loop over the clips; and, on a few clips, in a loop over clips and windows. Values and
+gradients must agree before anything is timed. The arithmetic alone makes the dense form faster by the ratio printed as
+``arithmetic``: layers that see single frames run once per frame instead of once per window, layers that see whole windows are
+the same work in both forms.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ REQUIRED = {"batched windows": 4.0, "clip loop": 8.0}
 
 
 def multiply_adds(config: SyncerPyramidConfig, frames: int, *, dense: bool) -> float:
-    """Count the multiply-adds of the matrix products for one clip: both encoders forward, and the motion encoder backward to its input."""
+    """Count multiply-adds of the matrix products for one clip: both encoders forward, the motion encoder backward."""
     sizes = config.syncer
     block = 8 * sizes.width**2
     window_work = sizes.window * sizes.width**2 + sizes.window_blocks * block + sizes.width * sizes.embed
@@ -47,7 +48,7 @@ def windows_of(x: Tensor, size: int, step: int) -> Tensor:
 def windowed_loss(
     pyramid: SyncerPyramid, landmarks: Tensor, audio: Tensor, reference: Tensor, *, one_by_one: bool = False
 ) -> Tensor:
-    """Compute the loss with every window encoded by itself, in one batched call per level and modality or in one call per window."""
+    """Compute the loss with windows encoded one by one, in one call per level and modality or in one call per window."""
     config = pyramid.config
     window, stride = config.syncer.window, config.syncer.audio_stride
     motion = displacement(landmarks, reference=reference, scale=config.motion_scale)

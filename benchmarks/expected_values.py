@@ -2,9 +2,9 @@
 
     python -m benchmarks.expected_values [--corpus CORPUS] [--split val]
 
-Six inputs: clips with their own audio, with audio that is 8 frames late, with the audio of another speaker, with a face that stands still,
-with digital silence, and random points with white noise. The speakers are those of the synthetic talker, and of a corpus if one is given.
-The table of the page "Expected values" is made from the JSON file that this script writes.
+Six inputs: clips with their own audio, with audio that is 8 frames late, with the audio of another speaker, with a face that
+stands still, with digital silence, and random points with white noise. The speakers are those of the synthetic talker, and of a
+corpus if one is given. The table of the page "Expected values" is made from the JSON file that this script writes.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def cut(clips: Sequence[Clip]) -> tuple[Tensor, Tensor, Tensor, list[str]]:
     """Cut clips into segments of 80 frames, each measured from its first face in heights of that face.
 
     Returns:
-        Landmarks (segments, 80, points, dims), audio (segments, samples), audio that is 8 frames late, and the speaker of each segment.
+        Landmarks (segments, 80, points, dims), audio (segments, samples), audio that is 8 frames late, and the speaker of each
+        segment.
     """
     faces, audio, late, speakers = [], [], [], []
     for clip in clips:

@@ -1,8 +1,8 @@
 """All GPU figures in one command of about three minutes: ``python -m benchmarks.gpu``.
 
-Times forward and backward passes of the sync loss, InfoNCE, rollouts and discriminators, one training step of the generator with and
-without a CUDA graph, and frames per second of the generator, and counts the kernels of each. Writes ``gpu.json``. Without a GPU
-the command prints a message and ends with exit status 2.
+Times forward and backward passes of the sync loss, InfoNCE, rollouts and discriminators, one training step of the generator
+with and without a CUDA graph, and frames per second of the generator, and counts the kernels of each. Writes ``gpu.json``.
+Without a GPU the command prints a message and ends with exit status 2.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python docs/home_figure.py
 
-Writes ``docs/images/talker-light.gif`` and ``docs/images/talker-dark.gif``. The scores are those of the pretrained default: minus the sync loss,
-over the whole clip of 80 frames.
+Writes ``docs/images/talker-light.gif`` and ``docs/images/talker-dark.gif``. The scores are those of the pretrained default:
+minus the sync loss, over the whole clip of 80 frames.
 """
 
 from __future__ import annotations

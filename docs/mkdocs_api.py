@@ -1,7 +1,7 @@
-"""Hook of the site: the API reference, which Sphinx writes as fragments of HTML, becomes pages of the site with its look and its search.
+"""Hook of the site: the API reference, written by Sphinx as HTML fragments, becomes pages with the site's look and search.
 
-``sphinx-build -b html docs/sphinx build/api`` comes first. Each fragment then is the content of a page, whose headings are the names of
-the reference, so that the table of contents and the search find each name.
+``sphinx-build -b html docs/sphinx build/api`` comes first. Each fragment then is the content of a page, whose headings are the
+names of the reference, so that the table of contents and the search find each name.
 """
 
 from __future__ import annotations

@@ -41,7 +41,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     inventory = _ROOT / "build" / "api" / "objects.inv"
     if not inventory.is_file():
         raise PluginError(f"{inventory} is missing; build the API reference first: python -m nox -s docs")
-    # mkdocstrings keeps what it has read for a day, by its address; a fragment made of the contents has it read what is there now.
+    # mkdocstrings keeps what it has read for a day, by its address; a fragment made of the contents has it read what is there
+    # now.
     address = f"{inventory.as_uri()}#{hashlib.sha256(inventory.read_bytes()).hexdigest()}"
     handlers = config.plugins["mkdocstrings"].config.handlers
     handlers.setdefault("python", {})["inventories"] = [{"url": address, "base_url": "api"}]

@@ -1,6 +1,7 @@
-"""Hook of the site: the notebooks below tutorials/ are executed, and become pages with their output, their figures and a download.
+"""Hook of the site: the notebooks below tutorials/ are executed, and become pages with output, figures and a download.
 
-A notebook is a Python file in jupytext's percent format. Its result is kept in build/tutorials until the file or the package changes.
+A notebook is a Python file in jupytext's percent format. Its result is kept in build/tutorials until the file or the package
+changes.
 """
 
 from __future__ import annotations

@@ -45,6 +45,14 @@ def test_python_in_documents_runs_and_prints_what_it_says(document: Path, capsys
             assert [float(number) for number in NUMBER.findall(line)] == pytest.approx(values, abs=0.02), (expected, line)
 
 
+def test_lines_have_at_most_128_characters() -> None:
+    """Rows of tables and references of links cannot be broken; ruff's E501 covers Python."""
+    pages = [*DOCUMENTS, ROOT / "CONTRIBUTING.md", *(ROOT / "examples").rglob("*.md")]
+    lines = [(page, line) for page in pages for line in page.read_text(encoding="utf-8").splitlines()]
+    whole = re.compile(r"^\s*(?:\||\[[^\]]+\]: |\S+$)")
+    assert [(page.name, line) for page, line in lines if len(line) > 128 and not whole.match(line)] == []
+
+
 def test_ci_runs_the_command_of_the_readme() -> None:
     (command,) = re.findall(r"^command='(.*)'$", (ROOT / ".ci" / "run").read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert f"{command}\n" in code_blocks(ROOT / "README.md", "bash")

@@ -491,8 +491,8 @@ class SpeechFeatures(nn.Module):
     """Audio features of normalised waveforms.
 
     Each clip is normalised by itself (:func:`normalise_waveform`), then
-    :class:`LogMel`, :class:`MFCC` or :class:`~avsync.audio.prosody.Prosody` follows; "log-mel-prosody" is the first and the last
-    next to each other. All are differentiable, except for voicing and pitch.
+    :class:`LogMel`, :class:`MFCC` or :class:`~avsync.audio.prosody.Prosody` follows; "log-mel-prosody" is the first and the
+    last next to each other. All are differentiable, except for voicing and pitch.
 
     Args:
         kind: "log-mel", "mfcc", "prosody" or "log-mel-prosody".

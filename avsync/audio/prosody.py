@@ -1,7 +1,7 @@
 r"""Prosody: loudness, voicing, pitch and its slope, at the rate of the other audio features.
 
-Pitch comes from the autocorrelation of windows of 50 ms, after P. Boersma (Proceedings of the Institute of Phonetic Sciences 17, 1993),
-without the search for the best path over frames.
+Pitch comes from the autocorrelation of windows of 50 ms, after P. Boersma (Proceedings of the Institute of Phonetic Sciences
+17, 1993), without the search for the best path over frames.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def prosody(waveform: Tensor, *, sample_rate: int = 16000, hop_length: int = 160
     The features are scaled to the magnitude of log-mel energies, about 10:
 
     - loudness: power of a window of 50 ms in decibels, at least -70;
-    - voicing: 20 in voiced frames, else 0. A frame is voiced if its normalised autocorrelation exceeds 0.5 within 64 to 400 Hz, its
+    - voicing: 20 in voiced frames, else 0. A frame is voiced if its normalised autocorrelation exceeds 0.5 within 64 to 400 Hz,
+    its
       loudness is at most 30 dB below the loudest twentieth of the clip, and its pitch is within an octave of the clip's median;
     - pitch: semitones above the median of the clip, times 3, held through unvoiced frames and smoothed over 50 ms;
     - slope: change of the pitch within 40 ms in semitones, at most 4, times 6.

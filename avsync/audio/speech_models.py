@@ -1,9 +1,9 @@
 """Features of pretrained speech models (HuBERT, wav2vec2, WavLM, Whisper, or any callable) on the clock of the motion frames.
 
-Each of these networks has a rate and an instant of its first frame of its own. HuBERT, for example, returns 159 frames for 3.2 s,
-the first of them centred on 12.5 ms. The modules here resample the frames on the clock (:func:`avsync.resampling.resample_frames`), so that
-frame ``k`` of the result is at ``k / frame_rate`` seconds and a pyramid accepts them. No library is imported: the caller passes the
-network.
+Each of these networks has a rate and an instant of its first frame of its own. HuBERT, for example, returns 159 frames for 3.2
+s, the first of them centred on 12.5 ms. The modules here resample the frames on the clock
+(:func:`avsync.resampling.resample_frames`), so that frame ``k`` of the result is at ``k / frame_rate`` seconds and a pyramid
+accepts them. No library is imported: the caller passes the network.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def conv_clock(kernels: Sequence[int], strides: Sequence[int], *, sample_rate: i
 class SpeechModelFeatures(nn.Module):
     """Features of a speech model, resampled to a constant number of frames per motion frame.
 
-    The model is frozen: its parameters require no gradient, and it stays in eval mode. Gradients pass through it to the waveform.
+    The model is frozen: its parameters require no gradient, and it stays in eval mode. Gradients pass through it to the
+    waveform.
 
     Args:
         encode: Callable or module from waveforms (batch, samples) to features (batch, model_frames, coeffs).
@@ -67,7 +68,8 @@ class SpeechModelFeatures(nn.Module):
         frame_rate: Frames of the result per second: ``audio_stride`` of the syncers times 25. The default, 100, fits the
             default ``audio_stride`` of 4 and the clip banks; 50 fits ``audio_stride=2``.
         sample_rate: Samples per second of the waveforms.
-        normalise: Subtract each clip's mean and divide by its standard deviation first, as the preprocessing of these models does.
+        normalise: Subtract each clip's mean and divide by its standard deviation first, as the preprocessing of these models
+            does.
 
     Attributes:
         frame_rate: Frames per second.
@@ -77,7 +79,8 @@ class SpeechModelFeatures(nn.Module):
         ArgumentError: A rate is not above 0, or ``encode`` is not callable.
 
     Example:
-        >>> blocks = SpeechModelFeatures(lambda x: x.unfold(1, 400, 320).abs().mean(2, keepdim=True), model_rate=50, first_frame=0.0125)
+        >>> model = lambda x: x.unfold(1, 400, 320).abs().mean(2, keepdim=True)
+        >>> blocks = SpeechModelFeatures(model, model_rate=50, first_frame=0.0125)
         >>> blocks(torch.rand(2, 640 * 80)).shape
         torch.Size([2, 320, 1])
 
@@ -143,7 +146,8 @@ class SpeechModelFeatures(nn.Module):
         seconds, found = waveform.shape[1] / self.sample_rate, features.shape[1] / self.model_rate
         if abs(seconds - found) > 0.1 + 2 / self.model_rate:
             raise ShapeError(
-                f"`encode`: expected about {seconds * self.model_rate:.0f} frames for {seconds:.2f} s ({self.model_rate:g} per second),"
+                f"`encode`: expected about {seconds * self.model_rate:.0f} frames for {seconds:.2f} s "
+                f"({self.model_rate:g} per second),"
                 f" got {features.shape[1]}"
             )
         return resample_frames(features, fps=self.model_rate, to_fps=self.frame_rate, frames=frames, start=self.first_frame)
@@ -179,8 +183,8 @@ def wav2vec2_features(
     """Return the features of HuBERT, wav2vec2, WavLM or another network with the same convolutional front end.
 
     Args:
-        model: ``HubertModel``, ``Wav2Vec2Model`` or ``WavLMModel`` of transformers, or a ``Wav2Vec2Model`` of torchaudio, which is
-            also the class of torchaudio's HuBERT and WavLM.
+        model: ``HubertModel``, ``Wav2Vec2Model`` or ``WavLMModel`` of transformers, or a ``Wav2Vec2Model`` of torchaudio, which
+            is also the class of torchaudio's HuBERT and WavLM.
         layer: Transformer layer, from 1; -1 is the last one. None for the output of the model.
         frame_rate, normalise: As in :class:`SpeechModelFeatures`.
 

@@ -1,8 +1,8 @@
 """The command line: ``avsync COMMAND ...``, one module of this package per command.
 
-A command's module has three things: a docstring whose first line is its help, ``add_arguments(parser)`` and ``run(args)``, which
-returns the exit status (0: all went well, 1: some of the work failed). Errors that avsync raises on purpose end as one line on
-standard error, never as a traceback; wrong usage ends with status 2, Ctrl-C with 130, as users of a shell expect.
+A command's module has three things: a docstring whose first line is its help, ``add_arguments(parser)`` and ``run(args)``,
+which returns the exit status (0: all went well, 1: some of the work failed). Errors that avsync raises on purpose end as one
+line on standard error, never as a traceback; wrong usage ends with status 2, Ctrl-C with 130, as users of a shell expect.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def device_of(name: str) -> torch.device:
 
 
 def load_pyramid(args: argparse.Namespace) -> tuple[MultiScaleSyncer, SpeechFeatures]:
-    """Load the syncers that ``--syncers``, ``--features`` and ``--device`` name, and the audio features that they were trained on."""
+    """Load the syncers of ``--syncers``, ``--features`` and ``--device``, and their audio features."""
     with naming(name="--syncers", folder="--syncers"):
         return _pyramid_in(model_folder(args.syncers), args)
 

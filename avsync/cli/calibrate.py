@@ -1,7 +1,8 @@
 """Fit the probabilities of syncers on speakers that they have not seen
 
-Without a calibration, avsync offset and avsync clean measure offsets but do not state how sure they are. The calibration is fitted on
-all speakers of the split, and tested by cross-validation: fitted on one half of the speakers, tested on the other, and the reverse.
+Without a calibration, avsync offset and avsync clean measure offsets but do not state how sure they are. The calibration is
+fitted on all speakers of the split, and tested by cross-validation: fitted on one half of the speakers, tested on the other,
+and the reverse.
 
   avsync calibrate runs/mine corpus
   avsync calibrate runs/mine corpus --figure calibration.png --report calibration-report.json
@@ -110,13 +111,14 @@ def _margin(syncers: MultiScaleSyncer) -> int:
 
 
 def _lengths(args: argparse.Namespace, bank: ClipBank, syncers: MultiScaleSyncer) -> list[int]:
-    """Return the lengths of crops that fill a window of every level and for which there is a clip, with the audio around them."""
+    """Return the lengths of crops that fill a window of every level and fit into a clip with the audio around them."""
     margin = _margin(syncers)
     longest, shortest = int(bank.lengths.max()) - 2 * margin, syncers.shortest_clip()
     kept = [frames for frames in args.frames if shortest <= frames <= longest]
     if not kept:
         raise ArgumentError(
-            f"`frames`: expected a number from {shortest} to {longest}, because the coarsest level needs {shortest}, the longest clip has"
+            f"`frames`: expected a number from {shortest} to {longest}, because the coarsest level needs {shortest}, the "
+            "longest clip has"
             f" {longest + 2 * margin} frames, and {margin} are searched on both sides, got {args.frames}"
         )
     for frames in sorted(set(args.frames) - set(kept)):

@@ -4,9 +4,9 @@ avsync clean corpus                                       # estimate, and list w
 avsync clean corpus --out corpus-in-sync                  # write the corrected copy
 avsync clean corpus --out corpus-in-sync --pool source    # all clips of a video have one offset
 
-A positive offset means that the audio is early. Clips shorter than 8 seconds are measured together with the other short clips of their video
-(or of their speaker, if the index names no videos), which are assumed to have the same offset. Only offsets of high probability
-are corrected, and only if the corrected clips are in sync. Exit status 1 if a clip cannot be read.
+A positive offset means that the audio is early. Clips shorter than 8 seconds are measured together with the other short clips
+of their video (or of their speaker, if the index names no videos), which are assumed to have the same offset. Only offsets of
+high probability are corrected, and only if the corrected clips are in sync. Exit status 1 if a clip cannot be read.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Write videos of the synthetic talker, to try every command without videos of your own
 
-The videos show the points of a face, and their audio is a synthetic voice. The audio of late.mp4 is late, by --late-ms. Detectors of
-real faces find none in these videos; --detector demo reads them.
+The videos show the points of a face, and their audio is a synthetic voice. The audio of late.mp4 is late, by --late-ms.
+Detectors of real faces find none in these videos; --detector demo reads them.
 
   avsync demo talks                                          # talk-000.mp4, ..., and late.mp4
   avsync extract talks --out corpus --detector demo

@@ -1,8 +1,8 @@
 """Check a corpus before a training run, or report what the log of a run shows.
 
-Reads every clip once and looks for damaged files, wrong rates, audio and motion that are shifted or unrelated, silence, faces that do
-not move, wrong axes, indices and units, duplicate footage, and speakers in two splits. With --overfit one batch is learnt by
-heart first. The exit status is 1 if there is an error, 0 if there are warnings and notes only.
+Reads every clip once and looks for damaged files, wrong rates, audio and motion that are shifted or unrelated, silence, faces
+that do not move, wrong axes, indices and units, duplicate footage, and speakers in two splits. With --overfit one batch is
+learnt by heart first. The exit status is 1 if there is an error, 0 if there are warnings and notes only.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ def run(args: argparse.Namespace) -> int:
     if args.corpus is not None:
         splits = ", ".join(f"{number} in {name}" for name, number in examination.splits.items())
         print(
-            f"{args.corpus}: {examination.clips} clips ({splits}), {examination.speakers} speakers, {examination.minutes:.1f} minutes"
+            f"{args.corpus}: {examination.clips} clips ({splits}), {examination.speakers} speakers, "
+            f"{examination.minutes:.1f} minutes"
         )
     for finding in (*examination.findings, *told):
         print(finding)

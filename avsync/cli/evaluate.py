@@ -1,15 +1,16 @@
 """Evaluate the output of any method: the paper's measures with intervals, and baselines that need no network
 
-References are real clips: a corpus, or a folder of <id>.npz with <id>.flac. Predictions are the same ids with a method's landmarks;
-where they have no audio of their own, that of the reference counts. All rows are evaluated on the same segments of 80 frames.
+References are real clips: a corpus, or a folder of <id>.npz with <id>.flac. Predictions are the same ids with a method's
+landmarks; where they have no audio of their own, that of the reference counts. All rows are evaluated on the same segments of
+80 frames.
 
   avsync evaluate --refs corpus --split val                                   # the baselines alone
   avsync evaluate --refs corpus --split val --preds ours=out/a --preds theirs=out/b --out results
   avsync evaluate --refs real --preds out/a --inception pt_inception-2015-12-05-6726825d.pth --i3d i3d_torchscript.pt
   avsync evaluate --refs corpus --history ours=runs/a/logs/generator --figures figures
 
---out DIR writes table.txt, results.json, results.csv and figures/. What is left out is printed, and listed in the JSON; with --strict it
-ends the command with status 1.
+--out DIR writes table.txt, results.json, results.csv and figures/. What is left out is printed, and listed in the JSON; with
+--strict it ends the command with status 1.
 """
 
 from __future__ import annotations
@@ -113,7 +114,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--level-of-detail",
         choices=DETAILS,
         default="full",
-        help="summary: few columns; full: all; clips: also the values of every segment, in the JSON and in clips.csv (default: full)",
+        help=(
+            "summary: few columns; full: all; clips: also the values of every segment, in the JSON and in clips.csv "
+            "(default: full)"
+        ),
     )
     parser.add_argument("--out", metavar="DIR", help="write table.txt, results.json, results.csv and figures/ here")
     parser.add_argument("--json", metavar="FILE", help="write results here; - for standard output, without a table")

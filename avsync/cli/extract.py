@@ -1,7 +1,8 @@
 """Make a corpus of videos: landmarks at 25 frames per second and 16 kHz audio, on one clock
 
 Folders are searched for videos to any depth. A clip ends at a scene cut, where the face is lost or jumps, and at --max-seconds.
-What is dropped, and why, is in CORPUS/report.json and CORPUS/report.txt. Exit status 1 if any video failed; the others are done.
+What is dropped, and why, is in CORPUS/report.json and CORPUS/report.txt. Exit status 1 if any video failed; the others are
+done.
 
   avsync extract talks/ --out corpus --detector litert --workers 4
   avsync extract talks/ --out corpus --resume                 # after an interruption, or with more videos
@@ -67,7 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--speaker-from",
         choices=SPEAKER_CHOICES,
         default="file",
-        help="file: one person per video; name: the file's name up to the first _; folder: the first folder below the one given "
+        help="file: one person per video; name: the file's name up to the first _; folder: the first folder below the one "
+        "given "
         "(default: %(default)s)",
     )
     parser.add_argument(

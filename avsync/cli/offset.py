@@ -1,15 +1,17 @@
 """Measure how early or late the audio of a video is, per level and in words; --fix writes a copy in sync
 
-Landmark syncers compare audio and face on windows of 0.2 to 1.6 seconds. A positive offset means that the audio is early: delay it.
-If a video shows several faces, the largest counts. A clip of a corpus, CORPUS/ID, can take the place of a video and needs no detector.
+Landmark syncers compare audio and face on windows of 0.2 to 1.6 seconds. A positive offset means that the audio is early: delay
+it. If a video shows several faces, the largest counts. A clip of a corpus, CORPUS/ID, can take the place of a video and needs
+no detector.
 
   avsync offset talk.mp4 --detector litert
   avsync offset talk.mp4 --fix                                        # writes talk.synced.mp4
   avsync offset a.mp4 b.mkv --syncers runs/syncers --fix in-sync --json > offsets.json
 
-The copy holds the streams of the video as they are; only the times of its audio differ (AVI has none, there the audio is written as
-PCM). It is measured before it takes its name, and only a copy in sync is kept. Files that exist are never replaced without
---overwrite, inputs never. Exit status 1 if a recording could not be read, or no copy of one that is out of sync was written.
+The copy holds the streams of the video as they are; only the times of its audio differ (AVI has none, there the audio is
+written as PCM). It is measured before it takes its name, and only a copy in sync is kept. Files that exist are never replaced
+without --overwrite, inputs never. Exit status 1 if a recording could not be read, or no copy of one that is out of sync was
+written.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Score how well lips follow the audio: LSE-D and LSE-C by SyncNet, confidence per level by landmark syncers
 
-SyncNet needs the file with its published weights, syncnet_v2.model, which is not part of avsync. Landmark syncers can score instead
-or as well, also a clip of a corpus, CORPUS/ID. Of several faces at once the largest is scored.
+SyncNet needs the file with its published weights, syncnet_v2.model, which is not part of avsync. Landmark syncers can score
+instead or as well, also a clip of a corpus, CORPUS/ID. Of several faces at once the largest is scored.
 
   avsync score talk.mp4 --syncnet syncnet_v2.model --detector litert
   avsync score talk.mp4 other.mp4 --syncers runs/syncers --json > scores.json
@@ -39,7 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--edges",
         choices=EDGE_CHOICES,
         default="masked",
-        help="for SyncNet: leave out windows beyond the audio (masked), or fill them with zeros as the published script does (legacy)",
+        help=(
+            "for SyncNet: leave out windows beyond the audio (masked), or fill them with zeros as the published script "
+            "does (legacy)"
+        ),
     )
     parser.add_argument("--batch-size", type=int, default=32, help="windows that SyncNet embeds at once (default: 32)")
     add_syncer_arguments(parser, default=None)
@@ -99,9 +102,8 @@ def _score(
         result["syncnet"] = [_track(score) for score in scores]
         lines.append("  SyncNet  from      frames  offset               LSE-C   LSE-D  at zero")
         lines += [
-            f"           {score.start:>7.2f} s  {score.frames:>6}  {score.offset_frames:+d} frames ({1000 * score.offset_seconds:+.0f} ms)".ljust(
-                50
-            )
+            f"           {score.start:>7.2f} s  {score.frames:>6}  {score.offset_frames:+d} frames "
+            f"({1000 * score.offset_seconds:+.0f} ms)".ljust(50)
             + f"  {score.confidence:>5.3f}  {score.distance:>6.3f}  {score.distance_at_zero:>7.3f}"
             for score in scores
         ]

@@ -1,15 +1,16 @@
 """Train syncers on a corpus of your own: a model for the loss and for every command that takes --syncers
 
-Trains on the split "train" and evaluates on the split "val", if there is one: the share of clips of 80 frames of unseen speakers whose
-offset is found within one frame of the level. The recipe is that of the pretrained models. An interrupted run continues with --resume.
+Trains on the split "train" and evaluates on the split "val", if there is one: the share of clips of 80 frames of unseen
+speakers whose offset is found within one frame of the level. The recipe is that of the pretrained models. An interrupted run
+continues with --resume.
 
   avsync train corpus --out runs/mine
   avsync train corpus --out runs/mine --resume                # after an interruption
   avsync train corpus --out runs/mouth --region mouth --steps 400 --device cuda
   avsync calibrate runs/mine corpus                           # then: probabilities for avsync offset and avsync clean
 
-RUN receives the model (config.json, model.safetensors), training.json with the settings and the accuracy, logs/ for TensorBoard and
-avsync doctor --log RUN/logs/fine, and checkpoints/. In Python: MultiScaleSyncLoss.from_pretrained("RUN").
+RUN receives the model (config.json, model.safetensors), training.json with the settings and the accuracy, logs/ for TensorBoard
+and avsync doctor --log RUN/logs/fine, and checkpoints/. In Python: MultiScaleSyncLoss.from_pretrained("RUN").
 """
 
 from __future__ import annotations

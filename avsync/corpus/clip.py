@@ -480,9 +480,9 @@ def resample_clip(clip: Clip, *, fps: float = FPS) -> Clip:
         fps: Frames per second of the result.
 
     Returns:
-        The clip with ``round(frames * fps / clip.fps)`` frames, at least 1 (:func:`avsync.resampling.resample_frames`); ``clip`` itself if it
-        has this rate. Its audio is cut or padded with silence, by at most half a frame, to the duration of the frames. A frame counts
-        as without audio if the nearest frame of ``clip`` has none.
+        The clip with ``round(frames * fps / clip.fps)`` frames, at least 1 (:func:`avsync.resampling.resample_frames`);
+        ``clip`` itself if it has this rate. Its audio is cut or padded with silence, by at most half a frame, to the duration
+        of the frames. A frame counts as without audio if the nearest frame of ``clip`` has none.
 
     Raises:
         ArgumentError: ``fps`` is not above 0.

@@ -128,7 +128,8 @@ class CorpusStatistics:
                 unit = 1000 * 2 ** level["level"] / self.fps
                 lines.append(
                     f"offset at level {level['level']} (frames of {unit:g} ms, searched to {level['searched']}): "
-                    f"{100 * level['within_one_frame']:.1f} % within one frame, median confidence {level['confidence']['median']:.2f}"
+                    f"{100 * level['within_one_frame']:.1f} % within one frame, median confidence "
+                    f"{level['confidence']['median']:.2f}"
                 )
         if self.too_short:
             lines.append(f"too short for offsets: {self.too_short} clips")
@@ -148,7 +149,8 @@ def inspect_corpus(
 
     Args:
         folder: The corpus folder, of any frame rate.
-        syncers: Trained syncers, which find the offset of each clip at each level; clips of another rate are resampled to theirs.
+        syncers: Trained syncers, which find the offset of each clip at each level; clips of another rate are resampled to
+            theirs.
         features: Audio features of the syncers: waveform (batch, samples) to (batch, 4 * frames, coeffs). Needed with
             ``syncers``.
         max_offsets: Largest offset of the search at each level, in frames of the level.

@@ -1,4 +1,4 @@
-"""Evaluation of videos, recordings and predictions: offsets and their correction, tables of a method's results, SyncNet's scores."""
+"""Evaluation of videos, recordings and predictions: offsets, their correction, result tables, and SyncNet's scores."""
 
 from __future__ import annotations
 

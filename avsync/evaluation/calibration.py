@@ -30,8 +30,8 @@ class CalibrationTest:
 
     Attributes:
         calibration: Fitted on all speakers.
-        mixed: For every level, stated probabilities and whether the offset was right, each (crops,): half of the crops with the audio of
-            another speaker, prior 1/2.
+        mixed: For every level, stated probabilities and whether the offset was right, each (crops,): half of the crops with the
+            audio of another speaker, prior 1/2.
         own: The same for crops with their own audio only, prior 1.
         rows: Table by level, length and kind: number of crops with an answer, and number of correct answers.
     """

@@ -217,8 +217,8 @@ def clean_corpus(
 
     Args:
         folder: The corpus, 25 frames per second.
-        out: The copy, a folder without files of the same names; None writes nothing. Clips that are not corrected are copied as they are. Entries of
-            the index keep their keys; ``sync_shift_ms`` is the delay of the audio.
+        out: The copy, a folder without files of the same names; None writes nothing. Clips that are not corrected are copied as
+            they are. Entries of the index keep their keys; ``sync_shift_ms`` is the delay of the audio.
         pyramid: Trained syncers.
         audio_transform: Their audio features.
         calibration: Of these syncers.

@@ -40,7 +40,8 @@ class Scores(NamedTuple):
     """(measures, segments) float64."""
 
 
-# --- synchrony ----------------------------------------------------------------------------------------------------------------------
+# --- synchrony
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 def sync_measures(levels: int, *, window: int = 5, fps: float = FPS) -> tuple[Measure, ...]:
@@ -194,7 +195,8 @@ def part_scores(part: str, curves: Sequence[SyncOffset]) -> Scores:
     return Scores(measures, torch.stack([sync.confidence.double() for sync in curves]))
 
 
-# --- landmarks ----------------------------------------------------------------------------------------------------------------------
+# --- landmarks
+# ----------------------------------------------------------------------------------------------------------------------
 
 _LANDMARKS, _DYNAMICS = "Distances from the truth, in heights of its face", "Dynamics"
 LANDMARK_MEASURES = (
@@ -227,8 +229,8 @@ def landmark_scores(motion: Tensor, truth: Tensor, waveforms: Tensor, *, fps: fl
         fps: Frames per second.
 
     Returns:
-        :class:`Scores` of ``LANDMARK_MEASURES``; those of the mouth are NaN for other than 68 points, and the correlation for a mouth
-        that does not move, and the speed in pauses for segments without one.
+        :class:`Scores` of ``LANDMARK_MEASURES``; those of the mouth are NaN for other than 68 points, and the correlation for a
+        mouth that does not move, and the speed in pauses for segments without one.
 
     Source: paper section 4.4 (LMD, LMD-f); the rest as in the functions.
     """
@@ -269,7 +271,7 @@ def spread_scores(samples: Sequence[Tensor]) -> Scores:
     return Scores((SEED_SPREAD,), spread.double()[None])
 
 
-# --- sets ---------------------------------------------------------------------------------------------------------------------------
+# --- sets ----------------------------------------------------------------------------------------------------
 
 SET_SECTION = "Frechet distances from the real clips"
 

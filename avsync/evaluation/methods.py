@@ -1,7 +1,7 @@
 """Evaluation of the landmarks of any method: the measures of the paper's Tables 2 to 5, and baselines without a network.
 
-References are real clips, predictions the methods' motion for the audio of the same clips. All are cut into segments (80 frames in the
-paper), every row is evaluated on the same segments, and means come with 95 % intervals over speakers. The results
+References are real clips, predictions the methods' motion for the audio of the same clips. All are cut into segments (80 frames
+in the paper), every row is evaluated on the same segments, and means come with 95 % intervals over speakers. The results
 list everything that is left out, with the reason.
 """
 
@@ -185,8 +185,8 @@ def evaluate(
         refs: Real clips with audio, by id.
         methods: Predictions by name of the method and id of the clip; None evaluates the baselines alone.
         networks: The evaluation models.
-        samples: Further samples of methods, for example of other seeds, by name of the method; they count for the spread of samples
-            only.
+        samples: Further samples of methods, for example of other seeds, by name of the method; they count for the spread of
+            samples only.
         frames: Frames of a segment.
         stride: Distance between the starts of segments in frames, a multiple of 8 for four levels; by default
             ``frames``, rounded up to such a multiple.

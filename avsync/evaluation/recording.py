@@ -142,8 +142,8 @@ def with_delayed_audio(
     Args:
         recording: From :func:`read_recording`.
         seconds: Delay in seconds; negative moves the audio forward.
-        video: Take the audio from this file with the same images, as :func:`avsync.evaluation.resync.shift_audio` writes it, instead
-            of the recording's own.
+        video: Take the audio from this file with the same images, as :func:`avsync.evaluation.resync.shift_audio` writes it,
+            instead of the recording's own.
         trim: Cut clips to the frames that have audio, and omit clips without such frames. By default missing audio is silence.
 
     Returns:
@@ -206,9 +206,9 @@ def recording_report(
 ) -> list[LevelSync]:
     """Measure the offset of a recording as a whole at every level.
 
-    Without a calibration an offset counts as an answer only if it stands out: its confidence must be ``NULL_GAIN`` times the largest
-    of the ``NULLS`` confidences of the same embeddings with the audio reversed and rotated in time, so that audio and motion
-    are unrelated. Untrained syncers therefore find no offset.
+    Without a calibration an offset counts as an answer only if it stands out: its confidence must be ``NULL_GAIN`` times the
+    largest of the ``NULLS`` confidences of the same embeddings with the audio reversed and rotated in time, so that audio and
+    motion are unrelated. Untrained syncers therefore find no offset.
 
     Args:
         recording: From :func:`read_recording`.
@@ -220,8 +220,9 @@ def recording_report(
         max_offsets: Largest offset searched at each level, in frames of the level.
 
     Returns:
-        One :class:`avsync.metrics.report.LevelSync` per level, each of a batch of one; :func:`avsync.metrics.report.report_rows` makes
-        rows of them. A level whose windows are longer than every clip has the answer "nothing".
+        One :class:`avsync.metrics.report.LevelSync` per level, each of a batch of one;
+        :func:`avsync.metrics.report.report_rows` makes rows of them. A level whose windows are longer than every clip has the
+        answer "nothing".
 
     Raises:
         ShapeError: The landmarks do not fit the syncers.
@@ -349,7 +350,8 @@ class Drift:
         """Describe the drift in a sentence."""
         first, last = (f"{1000 * offset:+.0f} ms at {middle:.1f} s" for middle, offset in (self.segments[0], self.segments[-1]))
         return (
-            f"the audio drifts by {1000 * self.rate:+.1f} ms per second ({first}, {last}): its speed differs from the video's by"
+            f"the audio drifts by {1000 * self.rate:+.1f} ms per second ({first}, {last}): its speed differs from the "
+            "video's by"
             f" {100 * abs(self.rate):.1f} %, and no single offset is right"
         )
 
@@ -358,9 +360,9 @@ class Drift:
 def find_drift(recording: Recording, pyramid: MultiScaleSyncer, *, audio_transform: nn.Module) -> Drift | None:
     """Return the drift of a recording if the offset changes at a constant rate.
 
-    The mean distance is taken along lines of offset against time, of slopes up to ``MAX_DRIFT``, in all clips at once. A drift is
-    reported if its line stands out ``DRIFT_GAIN`` times as much as any constant offset and ``NULL_GAIN`` times as much as any line
-    through reversed audio, and changes the offset by at least ``LEAST_DRIFT`` seconds within a clip.
+    The mean distance is taken along lines of offset against time, of slopes up to ``MAX_DRIFT``, in all clips at once. A drift
+    is reported if its line stands out ``DRIFT_GAIN`` times as much as any constant offset and ``NULL_GAIN`` times as much as
+    any line through reversed audio, and changes the offset by at least ``LEAST_DRIFT`` seconds within a clip.
 
     Args:
         recording: From :func:`read_recording`.

@@ -1,7 +1,8 @@
 """Shifting the audio of a video in time, without encoding wherever the container stores times.
 
-The packets of all streams are copied; those of the audio get other times. Only where a container has no times for its streams (AVI) the
-audio is decoded, moved by whole samples, and written as PCM. Everything else of the file stays: further streams, chapters, names.
+The packets of all streams are copied; those of the audio get other times. Only where a container has no times for its streams
+(AVI) the audio is decoded, moved by whole samples, and written as PCM. Everything else of the file stays: further streams,
+chapters, names.
 
 A positive shift delays the audio, which corrects a video whose audio is early (a positive offset).
 """
@@ -78,7 +79,8 @@ def ffmpeg_command(
     source, target = _word(path), _word(out)
     streams = "-map 0" if data else "-map 0 -dn"
     if not encode:
-        # Not -itsoffset with a second input: of transport and program streams ffmpeg sets each input's own first packet to zero.
+        # Not -itsoffset with a second input: of transport and program streams ffmpeg sets each input's own first packet to
+        # zero.
         return f"ffmpeg -i {source} {streams} -c copy -bsf:a setts=pts=PTS{seconds:+.6g}/TB:dts=DTS{seconds:+.6g}/TB {target}"
     move = f"adelay={1000 * seconds:.6g}:all=1" if seconds >= 0 else f"atrim=start={-seconds:.6g},asetpts=PTS-STARTPTS"
     return f"ffmpeg -i {source} {streams} -c copy -c:a pcm_s16le -af {move} {target}"
@@ -100,8 +102,8 @@ def shift_audio(
 ) -> Resynced:
     """Write a copy of a video with delayed or advanced audio. The write is atomic.
 
-    Audio that would come before the image is left out, packet by packet. The copy is read again before it takes its name, and the
-    shift is measured on its packets.
+    Audio that would come before the image is left out, packet by packet. The copy is read again before it takes its name, and
+    the shift is measured on its packets.
 
     Args:
         path: A video with audio.
@@ -114,8 +116,8 @@ def shift_audio(
         :class:`Resynced`.
 
     Raises:
-        ArgumentError: ``seconds`` is not finite, ``out`` exists, is ``path`` itself, has an unknown suffix, or a container that cannot
-            hold the streams.
+        ArgumentError: ``seconds`` is not finite, ``out`` exists, is ``path`` itself, has an unknown suffix, or a container that
+            cannot hold the streams.
         CorpusError: The video is missing, damaged, or has no image or no audio.
         MissingExtraError: PyAV is not installed.
 
@@ -173,7 +175,8 @@ def _copy(av: ModuleType, source: Path, part: Path, shift: Fraction, *, encode: 
     try:
         return _copy_streams(av, source, part, shift, encode=encode, data=True)
     except av.FFmpegError:
-        # Streams of data are mostly a container's own (MP4 shows its chapters and time code as such) and cannot be copied as streams.
+        # Streams of data are mostly a container's own (MP4 shows its chapters and time code as such) and cannot be copied as
+        # streams.
         return _copy_streams(av, source, part, shift, encode=encode, data=False)
 
 

@@ -18,7 +18,7 @@ from avsync.evaluation.sources import LeftOut, Track
 from avsync.landmarks.geometry import face_height
 
 BOUNDS = ("ground truth", "static", "shuffled", "reversed", "shifted")
-"""Baselines without a network: the real motion; its first frame held; another speaker's motion on this face; played backwards; and late."""
+"""Baselines without a network: real motion, a held first frame, motion of another speaker, reversed and delayed motion."""
 
 
 class Segment(NamedTuple):
@@ -137,7 +137,8 @@ def others(groups: Sequence[str]) -> list[int] | None:
     largest = max(groups.count(group) for group in set(groups))
     if 2 * largest > len(groups):
         return None
-    # Segments of a group lie side by side in this order, so a step of at least the largest group, either way round, leaves each group.
+    # Segments of a group lie side by side in this order, so a step of at least the largest group, either way round, leaves each
+    # group.
     step = len(groups) // 2
     taken = [0] * len(groups)
     for place, number in enumerate(order):
@@ -175,7 +176,8 @@ def bound_motions(
     if taken is None:
         notes.append("no row 'shuffled': one speaker has more than half of the segments")
     else:
-        # The displacement of the other speaker is applied to this face: identity and size stay, so distances of shapes keep their meaning.
+        # The displacement of the other speaker is applied to this face: identity and size stay, so distances of shapes keep
+        # their meaning.
         heights = face_height(truth)
         scale = (heights / heights[taken].clamp_min(torch.finfo(truth.dtype).tiny))[:, None, None, None]
         motions["shuffled"] = truth[:, :1] + (truth - truth[:, :1])[taken] * scale

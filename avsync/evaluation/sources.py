@@ -116,9 +116,9 @@ def read_tracks(
 ) -> tuple[dict[str, Track], list[LeftOut]]:
     """Read a corpus, or a folder of ``<id>.npz`` with ``<id>.flac`` or ``<id>.wav`` next to them if there is audio.
 
-    An ``npz`` holds ``landmarks`` (frames, points, dims) and, if it is not 25, their rate ``fps``. Landmarks of another rate are
-    resampled to 25 frames per second (:func:`avsync.corpus.clip.resample_clip`). Audio is 16 kHz and as long as the landmarks within
-    one frame; the audio is cut or padded with zeros to the length of the landmarks.
+    An ``npz`` holds ``landmarks`` (frames, points, dims) and, if it is not 25, their rate ``fps``. Landmarks of another rate
+    are resampled to 25 frames per second (:func:`avsync.corpus.clip.resample_clip`). Audio is 16 kHz and as long as the
+    landmarks within one frame; the audio is cut or padded with zeros to the length of the landmarks.
 
     Args:
         folder: With or without ``index.json``.
@@ -221,8 +221,9 @@ def match_tracks(
 ) -> tuple[dict[str, Track], list[LeftOut]]:
     """Match predictions with their references.
 
-    A prediction belongs to the reference of the same name. ``avsync extract`` puts digits into names that differ from file to file
-    (``anna-1203ad76_000``); where no name is the same, they are left out of the comparison, unless that makes two names one.
+    A prediction belongs to the reference of the same name. ``avsync extract`` puts digits into names that differ from file to
+    file (``anna-1203ad76_000``); where no name is the same, they are left out of the comparison, unless that makes two names
+    one.
 
     Args:
         refs: Real clips by id.
@@ -232,8 +233,8 @@ def match_tracks(
             ``LENGTH_TOLERANCE`` frames only.
 
     Returns:
-        The predictions that stay, and what was left out: predictions without a reference, references without a prediction, and those
-        whose points, dims or lengths do not fit.
+        The predictions that stay, and what was left out: predictions without a reference, references without a prediction, and
+        those whose points, dims or lengths do not fit.
 
     Example:
         >>> face = np.ones((50, 68, 2), np.float32)

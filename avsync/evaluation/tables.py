@@ -140,7 +140,7 @@ class Table:
         return found
 
     def text(self, *, width: int = 80) -> str:
-        """Return plain text, one block per section; a section that is wider than ``width`` characters continues in further blocks."""
+        """Return plain text, one block per section; sections wider than ``width`` characters continue in further blocks."""
         blocks = []
         for title, columns in self.sections().items():
             lines = [["", *(self.measures[number].heading for number in columns)]]

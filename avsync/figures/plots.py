@@ -159,7 +159,8 @@ def confidence_by_level(
         MissingExtraError: Matplotlib is not installed.
 
     Example:
-        >>> figure = confidence_by_level({"ours": [(0.2, 0.1, 0.3), (0.1, 0.0, 0.2)], "static": [(0.0, 0.0, 0.0)] * 2}, bounds=["static"])
+        >>> rows = {"ours": [(0.2, 0.1, 0.3), (0.1, 0.0, 0.2)], "static": [(0.0, 0.0, 0.0)] * 2}
+        >>> figure = confidence_by_level(rows, bounds=["static"])
         >>> [label.get_text() for label in figure.axes[0].get_xticklabels()]
         ['level 0\n200 ms', 'level 1\n400 ms']
 

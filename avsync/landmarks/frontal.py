@@ -49,7 +49,7 @@ def frontalise(landmarks: Tensor, *, aspect: float | Tensor = FRONTAL_ASPECT, ma
 
     Example:
         >>> face = torch.zeros(1, 68, 2)
-        >>> face[0, 36], face[0, 45], face[0, 33] = torch.tensor([0.0, 1.0]), torch.tensor([0.0, -1.0]), torch.tensor([1.0, 0.0])
+        >>> face[0, [36, 45, 33]] = torch.tensor([[0.0, 1.0], [0.0, -1.0], [1.0, 0.0]])
         >>> turned = frontalise(face)
         >>> turned[0, [36, 45, 33]].round(decimals=3).tolist()
         [[-1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]

@@ -91,9 +91,9 @@ def local_shape(
 ) -> Tensor:
     """Express faces in coordinates of the head: centred on the anchors, the eyes level, in sizes of the reference head.
 
-    Expression, identity and rotations out of the image plane remain; position, distance and tilt are removed. A layout that does
-    not map to 68 points is centred on its head points (all points if it has none) and divided by the height of the reference
-    face, but not turned. Coefficients are divided by their size only.
+    Expression, identity and rotations out of the image plane remain; position, distance and tilt are removed. A layout that
+    does not map to 68 points is centred on its head points (all points if it has none) and divided by the height of the
+    reference face, but not turned. Coefficients are divided by their size only.
 
     Args:
         landmarks: (..., frames, points=68, dims), any unit; dims after the second are centred and divided, not turned.
@@ -123,6 +123,11 @@ def local_shape(
     face = reference_face(landmarks, reference, lengths=lengths)
     if not layout.to_68:
         return _centred_shape(at_least_float32(landmarks), face, layout)
+    return upright_shape(landmarks, face, layout, weights)
+
+
+def upright_shape(landmarks: Tensor, face: Tensor, layout: Layout, weights: Tensor | None) -> Tensor:
+    """Centre, turn and divide points of a layout that maps to 68 points, in sizes of the head of ``face``."""
     if weights is None:
         weights = head_frame_weights(face.device, face.dtype, layout=layout)
     # Everything is measured from one point of the reference face, so that large coordinates cost no precision.

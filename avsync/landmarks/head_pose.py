@@ -23,11 +23,13 @@ _EPS = 1e-6
 def head_pose(landmarks: Tensor, *, reference: str | Tensor = "mean", lengths: Tensor | None = None) -> Tensor:
     r"""Compute the pose of the head in every frame, relative to a reference face.
 
-    With :math:`q_i` the points of the region "head" of the reference face, centred and in sizes of its head, and :math:`d_i` their
-    displacements in the same unit, the pose is the least-squares fit :math:`d_i \approx t + A q_i`. Its parameters are the shift
-    :math:`t`; roll :math:`(A_{21} - A_{12}) / 2`, growth :math:`(A_{11} + A_{22}) / 2`, stretch :math:`(A_{11} - A_{22}) / 2` and shear
-    :math:`(A_{12} + A_{21}) / 2`, each times 2; and the residual of the tip of the nose, times 18. The factors bring all parameters to
-    about the same magnitude in real clips.
+    With :math:`q_i` the points of the region "head" of the reference face, centred and in sizes of its head, and :math:`d_i`
+    their displacements in the same unit, the pose is the least-squares fit :math:`d_i \approx t + A q_i`. Its parameters are
+    the shift
+    :math:`t`; roll :math:`(A_{21} - A_{12}) / 2`, growth :math:`(A_{11} + A_{22}) / 2`, stretch :math:`(A_{11} - A_{22}) / 2`
+    and shear
+    :math:`(A_{12} + A_{21}) / 2`, each times 2; and the residual of the tip of the nose, times 18. The factors bring all
+    parameters to about the same magnitude in real clips.
 
     Args:
         landmarks: (batch, frames, points=68, dims), any unit; dims after the second are ignored.

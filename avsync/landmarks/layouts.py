@@ -1,7 +1,7 @@
 """Layouts of motion: which points or coefficients a face has, their regions, their mirror image and their size.
 
-The first half of this module is the 68-point layout, on which the pretrained models are trained. The second half describes other
-representations with :class:`Layout`: MediaPipe's mesh, blendshapes, FLAME, mesh vertices, keypoints and body joints.
+The first half of this module is the 68-point layout, on which the pretrained models are trained. The second half describes
+other representations with :class:`Layout`: MediaPipe's mesh, blendshapes, FLAME, mesh vertices, keypoints and body joints.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ REGION_SLICES: dict[str, tuple[slice, ...]] = {
 REGIONS: dict[str, tuple[int, ...]] = {
     name: tuple(point for run in slices for point in range(*run.indices(NUM_POINTS))) for name, slices in REGION_SLICES.items()
 }
-"""Points that a syncer receives, by region: all 68 points, both lips, the points of the head that speech does not move, or all points
-but the lips."""
+"""Points that a syncer receives, by region: all 68 points, both lips, the points of the head that speech does not move, or all
+points but the lips."""
 
 ANCHORS = (27, 28, 29, 30, 36, 39, 42, 45)
 """Bridge of the nose and corners of the eyes, which define the position, rotation and size of a head."""
@@ -76,13 +76,14 @@ class Layout:
         dims: Admitted numbers of coordinates per point; the first is the default. (1,) for coefficients.
         mouth: Points of the region "mouth"; empty if there are none.
         head: Points of the region "head", which speech does not move; empty if there are none.
-        mirror: ``mirrored[i] = original[mirror[i]]``, the permutation that renames the points of a mirrored face; empty if unknown.
+        mirror: ``mirrored[i] = original[mirror[i]]``, the permutation that renames the points of a mirrored face; empty if
+            unknown.
         mirror_signs: Factor of each coefficient in the mirror image, -1 or 1; empty for 1. For coefficients only: of points, x
             is negated.
         size: Unit of length of coefficients: one number for all, or one per coefficient. Empty for points, whose unit is the
             height of the reference face.
-        to_68: For each of the 68 points, the points of this layout whose mean (or weighted mean) it is; empty if the layout does not
-            map to 68 points.
+        to_68: For each of the 68 points, the points of this layout whose mean (or weighted mean) it is; empty if the layout
+            does not map to 68 points.
         to_68_weights: Weights of ``to_68``, in the same shape, such as barycentric coordinates; empty for equal weights.
 
     Raises:
@@ -166,15 +167,17 @@ class Layout:
             name: Name of the new layout.
 
         Returns:
-            The layout. It has a mirror image if the mirror image of each point is among the points, and maps to the 68 points if
-            all points of the map are among them.
+            The layout. It has a mirror image if the mirror image of each point is among the points, and maps to the 68 points
+            if all points of the map are among them.
 
         Raises:
             ConfigError: A point does not exist, or is named twice.
 
         Example:
-            >>> [find_layout("mediapipe478").subset(range(468)).points, find_layout("landmarks68").subset(range(48, 68)).mouth[:3]]
-            [468, (0, 1, 2)]
+            >>> find_layout("mediapipe478").subset(range(468)).points
+            468
+            >>> find_layout("landmarks68").subset(range(48, 68)).mouth[:3]
+            (0, 1, 2)
         """
         chosen = tuple(int(index) for index in indices)
         if len(set(chosen)) != len(chosen) or not all(0 <= index < self.points for index in chosen):
@@ -238,8 +241,8 @@ _MESH_MIDDLE = {0, 1, 2, *range(4, 7), *range(8, 20), 94, 151, 152, 164, 168, 17
 def _mesh_mirror() -> tuple[int, ...]:
     """Return the mirror image of MediaPipe's 478 points.
 
-    Of the points 0 to 467, those on one side come first and those on the other side follow in the same order. The points of the irises
-    follow: centre, then four points around it, which go round in the opposite direction in a mirror image.
+    Of the points 0 to 467, those on one side come first and those on the other side follow in the same order. The points of the
+    irises follow: centre, then four points around it, which go round in the opposite direction in a mirror image.
     """
     mirror = list(range(478))
     side = [point for point in range(248) if point not in _MESH_MIDDLE]
@@ -279,8 +282,8 @@ def blendshape_layout(names: Sequence[str], *, name: str | None = None) -> Layou
     """Return the layout of blendshape coefficients in any order.
 
     Args:
-        names: Names of the coefficients, in their order. Names that begin with jaw, mouth or tongue (in any case) are the region
-            "mouth"; Left and Right in a name are swapped in the mirror image.
+        names: Names of the coefficients, in their order. Names that begin with jaw, mouth or tongue (in any case) are the
+            region "mouth"; Left and Right in a name are swapped in the mirror image.
         name: Name of the layout.
 
     Returns:
@@ -320,10 +323,10 @@ MEDIAPIPE52 = blendshape_layout(MEDIAPIPE_BLENDSHAPE_NAMES, name="mediapipe52")
 def flame_layout(*, expressions: int = 50, jaw: int = 3, pose: int = 3) -> Layout:
     """Return the layout of FLAME coefficients: expression, then jaw rotation, then head rotation.
 
-    The expression coefficients are in standard deviations (their unit is 8, so that motion of one standard deviation is about as large
-    as a talking mouth in face heights), the rotations are axis-angle vectors in radians. Expressions and jaw are the region "mouth",
-    the head rotation is the region "head". There is a mirror image only without expressions, because the mirror image of FLAME's
-    expression space is not known.
+    The expression coefficients are in standard deviations (their unit is 8, so that motion of one standard deviation is about
+    as large as a talking mouth in face heights), the rotations are axis-angle vectors in radians. Expressions and jaw are the
+    region "mouth", the head rotation is the region "head". There is a mirror image only without expressions, because the mirror
+    image of FLAME's expression space is not known.
 
     Args:
         expressions: Number of expression coefficients.
@@ -365,7 +368,7 @@ def flame_layout(*, expressions: int = 50, jaw: int = 3, pose: int = 3) -> Layou
 FLAME56 = flame_layout()
 """Layout of 50 FLAME expressions, jaw and head rotation."""
 FLAME5023 = Layout(name="flame5023", points=5023, dims=(3,))
-"""Layout of FLAME's vertices. Its regions and its map to 68 points come with FLAME, not with this package: see ``mesh_layout``."""
+"""Layout of FLAME's vertices. Its regions and its map to 68 points are part of FLAME, see ``mesh_layout``."""
 
 
 def mesh_layout(
@@ -385,7 +388,8 @@ def mesh_layout(
         mouth: Vertices of the lips, such as the ``lips`` of FLAME's vertex masks.
         head: Vertices that speech does not move.
         mirror: Mirror image.
-        to_68: Vertices of each of the 68 points: for FLAME, the three corners of the triangle of each landmark of its embedding.
+        to_68: Vertices of each of the 68 points: for FLAME, the three corners of the triangle of each landmark of its
+            embedding.
         to_68_weights: Barycentric coordinates of the landmarks.
         name: Name of the layout.
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from avsync._checks import at_least_float32, check_choice, check_same_device, check_shape, constant
 from avsync.errors import ConfigError, ShapeError
 from avsync.landmarks.geometry import check_landmarks, displacement, reference_face, velocity
-from avsync.landmarks.head_frame import coefficient_size, local_shape
+from avsync.landmarks.head_frame import coefficient_size, local_shape, upright_shape
 from avsync.landmarks.head_pose import POSE_PARAMETERS, head_pose
 from avsync.landmarks.layouts import LANDMARKS68, NUM_POINTS, REGION_SLICES, REGIONS, Layout, find_layout
 from avsync.landmarks.mapping import check_layout
@@ -63,7 +63,9 @@ def region_points(region: str, layout: Layout = LANDMARKS68) -> int:
         >>> region_points("mouth"), region_points("pose")
         (20, 8)
     """
-    return len(POSE_PARAMETERS) if region == POSE else len(layout.region(region))
+    if region == POSE:
+        return len(POSE_PARAMETERS)
+    return len(REGIONS[region] if layout == LANDMARKS68 and region in REGIONS else layout.region(region))
 
 
 def motion_channels(motion: Sequence[str], dims: int) -> int:
@@ -123,17 +125,17 @@ def motion_features(
         motion: Some of "displacement", "shape", "velocity" and "speed", in this order. Velocity and speed are rates of the
             shape if "shape" is among them, so that head rotation does not count as lip speed, and rates of the displacement
             otherwise.
-        region: "face", "mouth", "head" or "expression"; all but the first need the 68-point layout, or a ``layout`` that has such points.
-            Or "pose" for the parameters of :func:`avsync.landmarks.head_pose.head_pose`, which need the 68-point layout and have no
-            shape.
+        region: "face", "mouth", "head" or "expression"; all but the first need the 68-point layout, or a ``layout`` that has
+            such points. Or "pose" for the parameters of :func:`avsync.landmarks.head_pose.head_pose`, which need the 68-point
+            layout and have no shape.
         average_shape: Shape that is subtracted from all shapes, (points, dims); zeros if None.
         reference: The face that displacement is measured from, and whose head size divides the shape: "first", "mean", or a
             face (batch, points, dims).
         scale: Factor on displacement, which is in face heights, and on shape, in head sizes.
         lengths: (batch,), number of valid frames; only "mean" needs it.
         weights: :func:`head_frame_weights`; modules pass their buffer here.
-        layout: Layout of the points, or its name, which defines the regions and the size. By default any points, with the regions
-            and the shape of the 68 points.
+        layout: Layout of the points, or its name, which defines the regions and the size. By default any points, with the
+            regions and the shape of the 68 points.
 
     Returns:
         (batch, frames, points of the region, channels), without unit; channels in the order of ``motion``.
@@ -167,7 +169,11 @@ def motion_features(
         if described is not None and described.is_coefficients:  # whose unit of length is 1 so far
             parts["displacement"] = parts["displacement"] / coefficient_size(described, landmarks.device)
     if "shape" in motion:
-        shape = local_shape(landmarks, reference=face, weights=weights, layout=described or LANDMARKS68)
+        if described is None:
+            check_landmarks(landmarks, points=NUM_POINTS, min_dims=2)
+            shape = upright_shape(landmarks, face, LANDMARKS68, weights)
+        else:
+            shape = local_shape(landmarks, reference=face, weights=weights, layout=described)
         if average_shape is not None:
             check_shape("average_shape", average_shape, "points dims", points=landmarks.shape[-2], dims=landmarks.shape[-1])
             check_same_device("average_shape", average_shape, landmarks.device, "`landmarks`")

@@ -76,7 +76,8 @@ def sample_negatives(
     can_in_clip, can_cross_clip = num_windows >= 2 * exclusion + 2, num_clips >= 2
     if not can_in_clip and (source == "in_clip" or not can_cross_clip):
         raise ClipTooShortError(
-            f"`num_windows`: expected at least {2 * exclusion + 2} windows per clip for in-clip negatives with exclusion {exclusion}, "
+            f"`num_windows`: expected at least {2 * exclusion + 2} windows per clip for in-clip negatives with exclusion "
+            f"{exclusion}, "
             f"or several clips and cross-clip negatives; got {num_clips} clips of {num_windows} windows with source {source!r}"
         )
     if source == "cross_clip" and not can_cross_clip:

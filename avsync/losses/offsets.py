@@ -107,7 +107,8 @@ def offset_info_nce(
         check_count(name, count)
     if span >= windows:
         raise ClipTooShortError(
-            f"`motion`: expected more windows than the {span} of a segment, so that it has another offset to compare with, got {windows}"
+            f"`motion`: expected more windows than the {span} of a segment, so that it has another offset to compare "
+            f"with, got {windows}"
         )
     stretches = windows // span
     scale = inverse_temperature(temperature)

@@ -294,7 +294,7 @@ class ContrastiveLoss(_SampledPairLoss):
 
     Example:
         >>> audio = torch.eye(8)[None]
-        >>> ContrastiveLoss()(audio, audio, generator=torch.Generator().manual_seed(0))  # orthogonal: farther apart than the margin
+        >>> ContrastiveLoss()(audio, audio, generator=torch.Generator().manual_seed(0))  # orthogonal: beyond the margin
         tensor(0.)
 
     Source: SyncNet (Chung and Zisserman 2016), one mismatched pair per aligned pair.

@@ -1,7 +1,7 @@
 r"""Silence loss: mouths that move in pauses of speech.
 
-Windows without speech have no target in a sync loss. Real mouths are nearly still in pauses, and the loss penalises mouths that move
-more than real ones do.
+Windows without speech have no target in a sync loss. Real mouths are nearly still in pauses, and the loss penalises mouths that
+move more than real ones do.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from avsync.landmarks.pauses import PAUSE_MARGIN, pause_speed
 from avsync.pyramid import FPS
 
 REAL_PAUSE_SPEED = 0.136
-"""Mean speed of the mouth's opening of real speakers in pauses, in face heights per second: 218 clips of the training speakers of the
-pretrained models, of which the middle half lies between 0.06 and 0.19. While they speak, it is 0.37."""
+"""Mean speed of the mouth's opening of real speakers in pauses, in face heights per second: 218 clips of the training speakers
+of the pretrained models, of which the middle half lies between 0.06 and 0.19. While they speak, it is 0.37."""
 
 
 def silence_loss(
@@ -30,8 +30,8 @@ def silence_loss(
 ) -> Tensor:
     r"""Compute how much faster mouths move in pauses than real mouths: :math:`\max(0, v / v_{real} - 1)` for each clip.
 
-    :math:`v` is :func:`avsync.landmarks.pauses.pause_speed`, and :math:`v_{real}` is ``speed``. The loss is 0 for clips without a
-    pause, and for mouths that are at least as still as real ones.
+    :math:`v` is :func:`avsync.landmarks.pauses.pause_speed`, and :math:`v_{real}` is ``speed``. The loss is 0 for clips without
+    a pause, and for mouths that are at least as still as real ones.
 
     Args:
         landmarks: (batch, frames, points=68, dims), any unit.

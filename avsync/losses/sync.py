@@ -224,7 +224,8 @@ class _EncoderPairs(nn.Module):
             audio_windows = self.audio_encoders[level](filled)
             if audio_windows.shape != motion.shape:
                 raise ShapeError(
-                    f"`syncers`: expected equal shapes from the encoders of level {level}, got {tuple(motion.shape)} of motion and"
+                    f"`syncers`: expected equal shapes from the encoders of level {level}, got {tuple(motion.shape)} of "
+                    "motion and"
                     f" {tuple(audio_windows.shape)} of audio"
                 )
             window = motions[level].shape[1] - motion.shape[1] + 1
@@ -248,21 +249,21 @@ class MultiScaleSyncLoss(nn.Module):
             pairs, finest level first. The encoders of a pair map (batch, frames, points, dims) and (batch, audio_frames,
             coeffs) of its level, as the pyramid of equation (5) returns them, to (batch, windows, embed) each.
         level_weights: Weight of each level, (levels,), not negative and not all zero; normalised to sum to one. Default: equal.
-        region_weights: Weight of each region of :class:`~avsync.models.syncer.regions.SyncerRegions` by its name, not negative and
-            not all zero. At each level the weights of the regions that have it are normalised to sum to one; a level whose regions
-            all have weight 0 is left out of the total. Default: the weights of the syncers.
+        region_weights: Weight of each region of :class:`~avsync.models.syncer.regions.SyncerRegions` by its name, not negative
+            and not all zero. At each level the weights of the regions that have it are normalised to sum to one; a level whose
+            regions all have weight 0 is left out of the total. Default: the weights of the syncers.
         audio_transform: Module from waveform (batch, samples) to features (batch, audio_frames, coeffs), such as
-            :class:`avsync.audio.SpeechFeatures`; it must be the transform with which the syncers were trained. By default the one
-            that their config names. Syncers of custom features, and encoder pairs, need one only if waveforms are passed.
-        silence_weight: Weight of :func:`avsync.losses.silence.silence_loss`, which is added to the total. Above 0, ``forward`` needs
-            ``speech``, and the landmarks must be 68 points.
+            :class:`avsync.audio.SpeechFeatures`; it must be the transform with which the syncers were trained. By default the
+            one that their config names. Syncers of custom features, and encoder pairs, need one only if waveforms are passed.
+        silence_weight: Weight of :func:`avsync.losses.silence.silence_loss`, which is added to the total. Above 0, ``forward``
+            needs ``speech``, and the landmarks must be 68 points.
         skip_short: If clips are too short for the coarse levels, False raises an error and True leaves these levels out of the
             total. It must be False with encoder pairs of your own, because their shortest clip is unknown.
-        layout: Layout of the landmarks, or its name, if it is not that of the syncers, such as "mediapipe478"; it must map to theirs
-            (:meth:`avsync.models.SyncerPyramid.for_layout`).
+        layout: Layout of the landmarks, or its name, if it is not that of the syncers, such as "mediapipe478"; it must map to
+            theirs (:meth:`avsync.models.SyncerPyramid.for_layout`).
         fps: Frames per second of the landmarks. If the syncers have another rate, landmarks are resampled to their rate
-            (:func:`avsync.resampling.resample_frames`), and gradients pass through the resampling. None for the rate of the syncers, and
-            with encoder pairs of your own.
+            (:func:`avsync.resampling.resample_frames`), and gradients pass through the resampling. None for the rate of the
+            syncers, and with encoder pairs of your own.
 
     Raises:
         ArgumentError: ``syncers`` is empty, or another argument is not valid.
@@ -391,8 +392,8 @@ class MultiScaleSyncLoss(nn.Module):
 
         Raises:
             CheckpointError: The model does not exist or is damaged.
-            ArgumentError: ``level_weights`` or ``region_weights`` does not match the model, or the layout does not map to that of the
-                model.
+            ArgumentError: ``level_weights`` or ``region_weights`` does not match the model, or the layout does not map to that
+                of the model.
 
         Example:
             >>> loss = MultiScaleSyncLoss.from_pretrained("landmarks68-25fps")
@@ -440,10 +441,11 @@ class MultiScaleSyncLoss(nn.Module):
         """Compute the loss of a batch of clips.
 
         Args:
-            landmarks: The generator's output, (batch, frames, points, dims), ``fps`` frames per second (25 by default), in any unit.
+            landmarks: The generator's output, (batch, frames, points, dims), ``fps`` frames per second (25 by default), in any
+                unit.
             audio: Features (batch, 4 * frames, coeffs), or, with ``audio_transform``, the waveform (batch, 640 * frames) at 16
-                kHz. At another rate than that of the syncers, the features (100 per second) or samples of the same duration, within one
-                motion frame.
+                kHz. At another rate than that of the syncers, the features (100 per second) or samples of the same duration,
+                within one motion frame.
             target: Real motion for the same audio, with the shape of ``landmarks``. The motion embeddings of the target replace
                 the audio embeddings, so that the loss is -1 if both motions have the same embeddings. Without a target,
                 equation (4) rewards motion that is clearer than that of real speakers; a target prevents this. The target needs
@@ -547,7 +549,7 @@ class MultiScaleSyncLoss(nn.Module):
         return tuple(pair.motion for pair in self.syncers(target, features, lengths, levels))
 
     def _audio_of(self, audio: Tensor, frames: int) -> Tensor:
-        """Return audio with the length that belongs to ``frames`` motion frames after they are resampled to the syncers' rate."""
+        """Return audio with the length of ``frames`` motion frames after resampling to the syncers' rate."""
         if not is_tensor(audio) or audio.ndim not in (2, 3) or not audio.is_floating_point():
             return audio  # an error follows
         fps = self._syncer_fps
@@ -610,7 +612,8 @@ class MultiScaleSyncLoss(nn.Module):
             shortest = syncers.shortest_clip()
             if frames < shortest:
                 raise ClipTooShortError(
-                    f"`landmarks`: expected at least {shortest} frames to fill level {self.num_levels - 1} (or skip_short=True to"
+                    f"`landmarks`: expected at least {shortest} frames to fill level {self.num_levels - 1} (or "
+                    "skip_short=True to"
                     f" leave out the levels that are too coarse), got {frames}"
                 )
             return levels
@@ -638,7 +641,8 @@ def _checked_pairs(syncers: object) -> Sequence[tuple[nn.Module, nn.Module]]:
         )
     if not fits:
         raise ArgumentError(
-            "`syncers`: expected a SyncerPyramid, a SyncerEnsemble or a non-empty list of (motion_encoder, audio_encoder) pairs, got"
+            "`syncers`: expected a SyncerPyramid, a SyncerEnsemble or a non-empty list of (motion_encoder, audio_encoder) "
+            "pairs, got"
             f" {type(syncers).__name__}"
         )
     return cast(Sequence[tuple[nn.Module, nn.Module]], syncers)

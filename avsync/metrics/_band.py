@@ -59,7 +59,7 @@ def band_distances(motion: Tensor, audio: Tensor, *, max_offset: int, before: in
 
 
 def _distances(motion: Tensor, audio: Tensor, max_offset: int, padding: tuple[int, int]) -> Tensor:
-    """Compute the distances of some segments: motion (segments, windows, embed), audio (segments, windows + 2 V - padding, embed)."""
+    """Compute distances of segments: motion (segments, windows, embed), audio (segments, windows + 2 V - padding, embed)."""
     if _in_double(motion):
         # The difference of equal embeddings is rounding error.
         squared, norm = _squared(motion.double(), audio.double(), max_offset, padding)

@@ -97,7 +97,8 @@ def motion_beats(
         ArgumentError: A time or rate out of range, or unknown extrema.
 
     Example:
-        >>> swing = torch.sin(torch.arange(50) / 25 * 2 * torch.pi)[None, :, None, None].expand(1, 50, 68, 2)  # turns at 0.25, 0.75, ... s
+        >>> swing = torch.sin(torch.arange(50) / 25 * 2 * torch.pi)  # turns at 0.25, 0.75, ... s
+        >>> swing = swing[None, :, None, None].expand(1, 50, 68, 2)
         >>> ((motion_beats(swing)[0].nonzero()[:, 0] + 0.5) / 25).tolist()
         [0.2..., 0.7..., 1.2..., 1.7...]
 
@@ -126,8 +127,8 @@ def motion_beats(
 def onset_strength(waveform: Tensor, *, sample_rate: int = 16000) -> Tensor:
     r"""Compute the spectral flux, the rise of the mel bands, 100 times per second.
 
-    :math:`\frac{1}{B} \sum_b \max(0, L_{s,b} - L_{s-2,b})` with :math:`L` the :math:`B = 24` mel bands in decibels, floored 80 dB below the
-    loudest value of the clip.
+    :math:`\frac{1}{B} \sum_b \max(0, L_{s,b} - L_{s-2,b})` with :math:`L` the :math:`B = 24` mel bands in decibels, floored 80
+    dB below the loudest value of the clip.
 
     Args:
         waveform: (batch, samples), any level.
@@ -262,7 +263,8 @@ def beat_align(
     seconds, sounding = landmarks.shape[1] / fps, waveform.shape[1] / sample_rate
     if abs(seconds - sounding) >= 1 / fps:
         raise ShapeError(
-            f"`waveform`: expected {seconds:.3f} s of audio for {landmarks.shape[1]} frames at {fps:g} per second, got {sounding:.3f} s"
+            f"`waveform`: expected {seconds:.3f} s of audio for {landmarks.shape[1]} frames at {fps:g} per second, got "
+            f"{sounding:.3f} s"
         )
     motion = motion_beats(landmarks, fps=fps, extrema=extrema, smoothing=smoothing, spacing=spacing)
     audio = audio_onsets(waveform, sample_rate=sample_rate, threshold=threshold)

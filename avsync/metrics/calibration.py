@@ -150,8 +150,8 @@ def _weights_of(syncers: PretrainedModel | None, path: str | os.PathLike[str]) -
 def offset_probabilities(distances: Tensor, windows: Tensor | float, *, scale: Tensor | float, power: Tensor | float) -> Tensor:
     r"""Compute the posterior over offsets, given that the true offset lies within the search.
 
-    :math:`p_j \propto \exp(-s\, W^{q}\, m_j)` with the mean distance :math:`m_j` at offset :math:`j`, :math:`W` windows, scale :math:`s` and
-    power :math:`q`.
+    :math:`p_j \propto \exp(-s\, W^{q}\, m_j)` with the mean distance :math:`m_j` at offset :math:`j`, :math:`W` windows, scale
+    :math:`s` and power :math:`q`.
 
     Args:
         distances: Mean distance at each offset, (batch, offsets); NaN for missing distances, which get probability 0.

@@ -18,7 +18,8 @@ DRIFT_FRAMES = 10
 def height_drift(landmarks: Tensor, *, last: int = DRIFT_FRAMES) -> Tensor:
     """Compute the height of the face at the end of a clip, in heights of its first face.
 
-    1 is no drift. A face that nods or comes nearer also changes its height, so compare the mean over many clips with that of real clips.
+    1 is no drift. A face that nods or comes nearer also changes its height, so compare the mean over many clips with that of
+    real clips.
 
     Args:
         landmarks: (batch, frames, points, dims), in any unit.
@@ -78,8 +79,8 @@ def seed_spread(samples: Sequence[Tensor]) -> Tensor:
     .. math:: \frac{\sqrt{n / (n - 1)} \operatorname{mean}_{s,t,p} \|x_{s,t,p} - \bar x_{t,p}\|}
         {\operatorname{mean}_{s,t,p} \|x_{s,t,p} - x_{s,0,p}\|}
 
-    with :math:`n` samples :math:`s`, frames :math:`t`, points :math:`p` and the mean :math:`\bar x` over the samples. A deterministic
-    generator has 0.
+    with :math:`n` samples :math:`s`, frames :math:`t`, points :math:`p` and the mean :math:`\bar x` over the samples. A
+    deterministic generator has 0.
 
     Args:
         samples: At least two, (batch, frames, points, dims) each, for example of several seeds.

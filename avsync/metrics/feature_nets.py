@@ -260,7 +260,8 @@ class I3D(nn.Module):
         logits: Tensor = self.program(video, rescale=True, resize=True, return_features=True)
         if logits.shape != (images.shape[0], self.num_features):
             raise ShapeError(
-                f"`network`: expected the program to return ({images.shape[0]}, {self.num_features}), got {describe_shape(logits)}"
+                f"`network`: expected the program to return ({images.shape[0]}, {self.num_features}), got "
+                f"{describe_shape(logits)}"
             )
         return logits
 

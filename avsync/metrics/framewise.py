@@ -22,8 +22,8 @@ class FramewiseSync(NamedTuple):
     """Synchrony of every window at one offset per clip."""
 
     confidence: Tensor
-    """Median over offsets of the clip's mean distances, minus the window's distance, median-filtered: (batch, windows). Higher is
-    better; NaN for masked windows and for windows without audio."""
+    """Median over offsets of the clip's mean distances, minus the window's distance, median-filtered: (batch, windows). Higher
+    is better; NaN for masked windows and for windows without audio."""
     distance: Tensor
     """Distance of each window at the offset, unfiltered: (batch, windows). Lower is better; NaN as above."""
     offset_frames: Tensor

@@ -43,7 +43,7 @@ class _Conv(nn.Module):
 
 
 class _Block(nn.Module):
-    """Branches side by side. Each is a chain of named convolutions; a name ending in a and b is a pair on one input, concatenated.
+    """Parallel branches, each a chain of named convolutions; a name that ends in a and b is a concatenated pair on one input.
 
     Args:
         inputs: Channels in.

@@ -55,8 +55,8 @@ def lip_vertex_error(
         preds: (batch, frames, vertices, dims).
         target: The same shape, in the same unit.
         lips: Vertices of the lips.
-        squared: True for the squared distance, as the published scripts compute LVE; False for the distance, as its definition in
-            words.
+        squared: True for the squared distance, as the published scripts compute LVE; False for the distance, as its definition
+            in words.
         lengths: (batch,), number of valid frames of each clip; all by default.
         reduction: "none" for (batch,), "mean" or "sum" over clips.
 
@@ -122,8 +122,8 @@ def upper_face_dynamics_deviation(
 
     .. math:: \frac{1}{|S|} \sum_{v \in S} \left(\operatorname{dyn}(x_v) - \operatorname{dyn}(\hat x_v)\right)
 
-    with the upper face :math:`S` and the standard deviation over time :math:`\operatorname{dyn}` of the distance of a vertex from its place
-    in the template.
+    with the upper face :math:`S` and the standard deviation over time :math:`\operatorname{dyn}` of the distance of a vertex
+    from its place in the template.
 
     Args:
         preds: (batch, frames, vertices, dims).
@@ -283,8 +283,8 @@ def mean_temporal_misalignment(
     """Compute MTM, the mean time between corresponding openings and closings of the predicted and the true lips.
 
     The distance between an upper and a lower lip vertex over time is smoothed, and the two curves are aligned by dynamic time
-    warping of their derivatives. Where the path joins an extremum of the true curve with one of the same kind (both a maximum or both a
-    minimum) that lies between the neighbouring extrema, the distance in time counts.
+    warping of their derivatives. Where the path joins an extremum of the true curve with one of the same kind (both a maximum
+    or both a minimum) that lies between the neighbouring extrema, the distance in time counts.
 
     Args:
         preds: (batch, frames, vertices, dims).

@@ -183,7 +183,7 @@ class VelocityError(_ClipMean):
 
 
 class MouthOpeningCorrelation(_ClipMean):
-    """Correlation of mouth openings over all clips: :func:`avsync.metrics.distance.mouth_opening_correlation`. Higher is better.
+    """Correlation of mouth openings: :func:`avsync.metrics.distance.mouth_opening_correlation`. Higher is better.
 
     Clips in which either mouth does not move are left out, and counted in the state ``left_out``.
 
@@ -224,7 +224,7 @@ def _merged(stack: Tensor) -> Tensor:
 
 
 class FrechetDistance(Metric):
-    """Frechet distance over all clips for the features of any network: :func:`avsync.metrics.frechet.frechet_distance`. Lower is better.
+    """Frechet distance of the features of any network: :func:`avsync.metrics.frechet.frechet_distance`. Lower is better.
 
     The memory is constant: count, mean and scatter of two sets in float64 take ``16 (features + 1)^2`` bytes.
 

@@ -147,13 +147,13 @@ def multi_scale_offset(
         average: Unit that the mean of a clip counts once: "windows", as in the published protocol, or "frames", which is more
             accurate for short clips; see :func:`avsync.metrics.offset.offset_distances`.
         fps: Frames per second of ``landmarks``, ``lengths`` and ``frame_mask``, which are resampled to the rate of the syncers
-            (:func:`avsync.resampling.resample_frames`). None for the rate of the syncers, 25 for the pretrained ones. ``margin``,
-            ``max_offsets`` and the result always count frames of the syncers, so that windows keep their duration.
+            (:func:`avsync.resampling.resample_frames`). None for the rate of the syncers, 25 for the pretrained ones.
+            ``margin``, ``max_offsets`` and the result always count frames of the syncers, so that windows keep their duration.
 
     Returns:
         One :class:`avsync.metrics.offset.SyncOffset` per level, offsets in frames of the level (positive: the audio is early);
-        :func:`avsync.metrics.offset.offset_milliseconds` converts them, and ``offset_milliseconds(...) * fps / 1000`` is the offset in
-        frames of ``landmarks``.
+        :func:`avsync.metrics.offset.offset_milliseconds` converts them, and ``offset_milliseconds(...) * fps / 1000`` is the
+        offset in frames of ``landmarks``.
 
     Raises:
         ArgumentError: ``margin`` is negative or not a multiple of ``2**(levels - 1)``, ``max_offsets`` has fewer values than

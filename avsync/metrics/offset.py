@@ -330,7 +330,7 @@ def sync_offset(
 
     Example:
         >>> audio = torch.eye(9)[None]
-        >>> early = sync_offset(audio[:, 1:6], audio, max_offset=2, lead=2)  # what is heard at window i is seen one window later
+        >>> early = sync_offset(audio[:, 1:6], audio, max_offset=2, lead=2)  # motion is one window later than audio
         >>> early.offset_frames, early.rank_at_zero
         (tensor([1]), tensor([5]))
 

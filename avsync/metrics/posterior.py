@@ -22,10 +22,10 @@ class OffsetPosterior(NamedTuple):
     """Posterior over the offsets of clips. All tensors are (batch,) except the last."""
 
     offset_frames: Tensor
-    """Sub-frame estimate in frames of the level, floating point; positive: the audio is early. 0 for a clip without any distance."""
+    """Sub-frame estimate in frames of the level; positive: the audio is early. 0 for a clip without any distance."""
     probability: Tensor
-    """Probability that audio and motion belong together and the best whole offset is right within one frame; 0 for a clip without
-    any distance."""
+    """Probability that audio and motion belong together and the best whole offset is right within one frame; 0 for a clip
+    without any distance."""
     match: Tensor
     """Probability that audio and motion belong together."""
     answered: Tensor

@@ -201,9 +201,9 @@ def report_rows(report: Sequence[LevelSync], *, ids: Sequence[str] | None = None
         ids: Name of each clip; by default its number.
 
     Returns:
-        Rows with the keys ``id``, ``level``, ``frame_ms``, ``offset_frames``, ``offset_ms``, ``input_frames``, ``confidence``, ``lse_d``,
-        ``distance_at_zero``, ``rank_at_zero``, ``windows``, ``estimate_frames``, ``estimate_ms``, ``match``, ``probability``,
-        ``answer``; ordered by clip, then by level. The mean of ``confidence`` over clips is LSE-C.
+        Rows with the keys ``id``, ``level``, ``frame_ms``, ``offset_frames``, ``offset_ms``, ``input_frames``, ``confidence``,
+        ``lse_d``, ``distance_at_zero``, ``rank_at_zero``, ``windows``, ``estimate_frames``, ``estimate_ms``, ``match``,
+        ``probability``, ``answer``; ordered by clip, then by level. The mean of ``confidence`` over clips is LSE-C.
 
     Raises:
         ArgumentError: There are not as many ids as clips.

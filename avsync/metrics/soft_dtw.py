@@ -40,11 +40,13 @@ def soft_dtw_distance(
 ) -> Tensor:
     r"""Compute the soft-DTW distance between two motions; differentiable, as a metric or as a loss.
 
-    .. math:: \operatorname{dtw}_\gamma(x, y) = -\gamma \log \sum_\pi \exp\left(-\frac{1}{\gamma} \sum_{(i, j) \in \pi} d(x_i, y_j)\right)
+    .. math::
+        \operatorname{dtw}_\gamma(x, y) = -\gamma \log \sum_\pi
+        \exp\left(-\frac{1}{\gamma} \sum_{(i, j) \in \pi} d(x_i, y_j)\right)
 
-    over all monotonous paths :math:`\pi`, with the mean squared distance :math:`d` of the points of two frames. With ``normalise`` the result
-    is the divergence :math:`\operatorname{dtw}_\gamma(x, y) - \frac{1}{2} (\operatorname{dtw}_\gamma(x, x) + \operatorname{dtw}_\gamma(y, y))`,
-    which is at least 0, and 0 for equal motions.
+    over all monotonous paths :math:`\pi`, with the mean squared distance :math:`d` of the points of two frames. With
+    ``normalise`` the result is the divergence :math:`\operatorname{dtw}_\gamma(x, y) - \frac{1}{2}
+    (\operatorname{dtw}_\gamma(x, x) + \operatorname{dtw}_\gamma(y, y))`, which is at least 0, and 0 for equal motions.
 
     Args:
         preds: (batch, frames, points, dims). Divide landmarks by the height of the face first
@@ -68,8 +70,8 @@ def soft_dtw_distance(
         >>> soft_dtw_distance(late, motion) < soft_dtw_distance(torch.cos(torch.arange(30.0))[None, :, None, None], motion) / 10
         tensor(True)
 
-    Source: Cuturi and Blondel 2017, "Soft-DTW: a differentiable loss function for time-series"; the divergence is that of Blondel,
-    Mensch and Vert 2021.
+    Source: Cuturi and Blondel 2017, "Soft-DTW: a differentiable loss function for time-series"; the divergence is that of
+    Blondel, Mensch and Vert 2021.
     """
     check_shape("target", target, "batch other_frames points dims")
     batch, _, points, dims = target.shape

@@ -1,8 +1,8 @@
 """Discriminators of section 3.3, for single frames, windows of a sequence, and pairs of sequences.
 
-The discriminators return logits for the losses of :mod:`avsync.losses.adversarial`. Coordinates are centred on the first observed face and divided
-by its height, which are the same for all frames of a clip, so that the discriminators can detect faces that grow or drift away. Landmarks
-of any floating-point dtype are accepted.
+The discriminators return logits for the losses of :mod:`avsync.losses.adversarial`. Coordinates are centred on the first
+observed face and divided by its height, which are the same for all frames of a clip, so that the discriminators can detect
+faces that grow or drift away. Landmarks of any floating-point dtype are accepted.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class FrameDiscriminatorConfig:
         embed: Width of the frame embedding and of the blocks.
         depth: Pointwise ConvNeXt blocks after the embedding.
         expansion: Hidden channels of embedding and blocks, as a multiple of ``embed``.
-        velocity_scale: Factor on the velocity, in face heights per frame, which the embedding then sees next to the coordinates, as in
-            SUHMo; 0 leaves the velocity out.
+        velocity_scale: Factor on the velocity, in face heights per frame, which the embedding then sees next to the
+            coordinates, as in SUHMo; 0 leaves the velocity out.
         acceleration_scale: The same for the acceleration, in face heights per frame squared.
 
     Raises:
@@ -85,10 +85,10 @@ class WindowDiscriminatorConfig:
         windows: Lengths of the windows in frames; the stride is half a window.
         displacement_scale: Factor on the displacement from the first observed face, in face heights. The embedding sees the
             displacement in addition to the coordinates (ours).
-        velocity_scale: Factor on the velocity, in face heights per frame. The embedding also sees the velocity, as in SUHMo, because
-            motion that is too slow or too smooth is visible in velocities but hardly in positions.
-        acceleration_scale: Factor on the acceleration, in face heights per frame squared, which the embedding then also sees, as in
-            SUHMo; 0 leaves the acceleration out.
+        velocity_scale: Factor on the velocity, in face heights per frame. The embedding also sees the velocity, as in SUHMo,
+            because motion that is too slow or too smooth is visible in velocities but hardly in positions.
+        acceleration_scale: Factor on the acceleration, in face heights per frame squared, which the embedding then also sees,
+            as in SUHMo; 0 leaves the acceleration out.
 
     Raises:
         ConfigError: A value is impossible.
@@ -207,7 +207,7 @@ class FrameDiscriminator(PretrainedModel):
 
 
 def _derivatives(x: Tensor, velocity_scale: float, acceleration_scale: float) -> list[Tensor]:
-    """Return the scaled velocity and acceleration of (batch, frames, features), zero before they exist; without those of scale 0."""
+    """Return scaled velocity and acceleration of (batch, frames, features), zero at the beginning; without those of scale 0."""
     velocity = F.pad(x[:, 1:] - x[:, :-1], (0, 0, 1, 0))
     found = [velocity_scale * velocity] if velocity_scale else []
     if acceleration_scale:
@@ -219,8 +219,8 @@ def _derivatives(x: Tensor, velocity_scale: float, acceleration_scale: float) ->
 def window_starts(observed: int, frames: int, window: int) -> range:
     """Return the starts of the windows of one length, counted from the first frame after the observed frames.
 
-    Windows overlap by half. The first windows reach back into the observed frames by up to half a window. At the end of a clip, fewer
-    frames than a stride may lie outside all windows of this length.
+    Windows overlap by half. The first windows reach back into the observed frames by up to half a window. At the end of a clip,
+    fewer frames than a stride may lie outside all windows of this length.
 
     Args:
         observed: Observed frames.
@@ -254,8 +254,9 @@ class _Segment(NamedTuple):
 class _Plan(NamedTuple):
     """Windows of a clip, arranged so that windows with the same start share their first steps.
 
-    After 5 frames of a window of 20, an LSTM that starts from zeros has the same state as at the end of the window of 5 with the same
-    start. With windows of 5, 10, 20 and 40, 43 frames need 200 steps instead of 273, and 40 sequential steps instead of 78.
+    After 5 frames of a window of 20, an LSTM that starts from zeros has the same state as at the end of the window of 5 with
+    the same start. With windows of 5, 10, 20 and 40, 43 frames need 200 steps instead of 273, and 40 sequential steps instead
+    of 78.
     """
 
     segments: list[_Segment]
@@ -323,8 +324,9 @@ class WindowLSTM(nn.Module):
         Args:
             embedded: (frames, batch, in_features).
             segments: Steps and windows.
-            fused: Use torch's fused LSTM, which is faster on a GPU and the default there, instead of a loop over the steps. The loop
-                is faster on a CPU, because it multiplies each frame by the input weight once for all windows that hold the frame.
+            fused: Use torch's fused LSTM, which is faster on a GPU and the default there, instead of a loop over the steps. The
+                loop is faster on a CPU, because it multiplies each frame by the input weight once for all windows that hold the
+                frame.
 
         Returns:
             (windows, batch, hidden), in the order in which the segments read them.
@@ -434,8 +436,8 @@ class ProjectionScore(nn.Module):
     .. math:: A \, (d^{-1/\beta} \langle y, V \varphi \rangle + \psi(\varphi)), \quad \varphi = \mathrm{relu}(P h), \quad
         \psi(\varphi) = \mathrm{relu}(Q \varphi)
 
-    with the state :math:`h` of the window, the state :math:`y` of the observed frames, the distance :math:`d` of the window from the
-    observed frames, and a learnable :math:`\beta`. The matrices A, V, P and Q carry spectral normalisation.
+    with the state :math:`h` of the window, the state :math:`y` of the observed frames, the distance :math:`d` of the window
+    from the observed frames, and a learnable :math:`\beta`. The matrices A, V, P and Q carry spectral normalisation.
 
     Args:
         hidden: Size of the states.
@@ -578,8 +580,8 @@ def _rename_weights(network: nn.Module, weights: dict[str, Any], prefix: str, *_
 class WindowDiscriminator(_WindowNetwork):
     """Discriminator of sequences in windows of several lengths, D_s in equation (10).
 
-    An LSTM reads each window; its last state is scored against the LSTM's last state on the observed frames. Windows longer than the
-    clip are skipped. The score is the mean over the positions of a window, then over the window lengths.
+    An LSTM reads each window; its last state is scored against the LSTM's last state on the observed frames. Windows longer
+    than the clip are skipped. The score is the mean over the positions of a window, then over the window lengths.
 
     Args:
         config: Sizes; the paper's if None.
@@ -604,10 +606,10 @@ class WindowDiscriminator(_WindowNetwork):
         Args:
             observed: (batch, n, points, dims), any unit; the first frame is the reference face.
             landmarks: (batch, frames, points, dims), the frames that follow, real or generated.
-            embedded: Result of :meth:`~avsync.models.discriminators.WindowDiscriminator.embed` for the same frames, if another discriminator with the same embedding has it; computed
-                here if None.
-            fused: Use torch's fused LSTM instead of a loop over the frames; None uses it on a GPU, where it is faster. On a GPU it
-                has no second derivative: pass False for gradient penalties such as R1.
+            embedded: Result of :meth:`~avsync.models.discriminators.WindowDiscriminator.embed` for the same frames, if another
+                discriminator with the same embedding has it; computed here if None.
+            fused: Use torch's fused LSTM instead of a loop over the frames; None uses it on a GPU, where it is faster. On a GPU
+                it has no second derivative: pass False for gradient penalties such as R1.
 
         Returns:
             Logits (batch,), high for real.
@@ -623,8 +625,8 @@ class WindowDiscriminator(_WindowNetwork):
 class PairDiscriminator(_WindowNetwork):
     """Discriminator of pairs of sequences, against mode collapse, D_j in equation (11).
 
-    The discriminator has its own LSTM and head and works like :class:`WindowDiscriminator`, but scores the element-wise maximum of the
-    LSTM states of two samples. Sample i of the first half of the batch is paired with sample i of the second half.
+    The discriminator has its own LSTM and head and works like :class:`WindowDiscriminator`, but scores the element-wise maximum
+    of the LSTM states of two samples. Sample i of the first half of the batch is paired with sample i of the second half.
 
     Args:
         config: Sizes; the paper's if None.

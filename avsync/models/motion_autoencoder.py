@@ -1,9 +1,9 @@
 """Autoencoder of facial motion; its codes are the features of the Frechet motion distance.
 
-Frechet distances need features of motion. Inception-v3 and I3D, which the paper applies to images of landmarks, are large downloads.
-This network receives landmarks and has a size of a few hundred kilobytes. It was pretrained on the training speakers of our corpus. The
-decoder reconstructs the displacement of a window and predicts the velocity and acceleration of each part of the face. Without the
-second task, the code represents only slow head motion, and ignores trembling points and still lips.
+Frechet distances need features of motion. Inception-v3 and I3D, which the paper applies to images of landmarks, are large
+downloads. This network receives landmarks and has a size of a few hundred kilobytes. It was pretrained on the training speakers
+of our corpus. The decoder reconstructs the displacement of a window and predicts the velocity and acceleration of each part of
+the face. Without the second task, the code represents only slow head motion, and ignores trembling points and still lips.
 """
 
 from __future__ import annotations
@@ -139,8 +139,8 @@ class MotionAutoencoder(PretrainedModel):
         >>> MotionAutoencoder()(torch.rand(3, 80, 68, 2)).shape
         torch.Size([9, 64])
 
-    Source: ours; the distance between codes of a motion autoencoder is from Yoon et al. 2020, "Speech gesture generation from the
-    trimodal context of text, audio, and speaker identity".
+    Source: ours; the distance between codes of a motion autoencoder is from Yoon et al. 2020, "Speech gesture generation from
+    the trimodal context of text, audio, and speaker identity".
     """
 
     config_class = MotionAutoencoderConfig
@@ -153,8 +153,8 @@ class MotionAutoencoder(PretrainedModel):
         coordinates = config.points * config.dims
         self.stem = nn.Linear(2 * coordinates, width)
         self.down = nn.Sequential(*(_Shift(width, width, stride=2) for _ in range(_STRIDES)))
-        # Every feature has unit variance over the training windows. Otherwise the few features that follow the head position would be
-        # much larger than the others and would dominate a Frechet distance.
+        # Every feature has unit variance over the training windows. Otherwise the few features that follow the head position
+        # would be much larger than the others and would dominate a Frechet distance.
         self.to_code = nn.Sequential(nn.Linear(coarse * width, config.features), nn.BatchNorm1d(config.features, affine=False))
         self.from_code = nn.Linear(config.features, coarse * width)
         self.up = nn.ModuleList(_Shift(width, width, stride=1) for _ in range(_STRIDES))
@@ -168,7 +168,8 @@ class MotionAutoencoder(PretrainedModel):
         Args:
             landmarks: (batch, frames, points, dims), 25 frames per second, any unit.
             reference: "first", "mean", or a face (batch, points, dims); see :func:`avsync.landmarks.geometry.reference_face`.
-            hop: Frames from one window to the next, as configured by default. Frames after the last complete window are ignored.
+            hop: Frames from one window to the next, as configured by default. Frames after the last complete window are
+                ignored.
 
         Returns:
             (batch * windows, window, points, dims), clip by clip.

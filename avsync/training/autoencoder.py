@@ -66,8 +66,8 @@ def autoencoder_loss(model: MotionAutoencoder, motion: Tensor, config: Autoencod
     code = model.encode(motion)
     decoded, decoded_quickness = model.decode(code)
     velocity = motion[:, 1:] - motion[:, :-1]
-    # Clips move by very different amounts. Errors relative to the window's own motion give windows with and without head motion similar
-    # weights; the floors, a tenth to a fifth of a typical window's power, bound the weight of still ones.
+    # Clips move by very different amounts. Errors relative to the window's own motion give windows with and without head motion
+    # similar weights; the floors, a tenth to a fifth of a typical window's power, bound the weight of still ones.
     motion_error = _relative(decoded - motion, motion, floor=0.3)
     velocity_error = _relative(decoded[:, 1:] - decoded[:, :-1] - velocity, velocity, floor=0.002)
     quickness_error = (decoded_quickness - quickness(motion)).square().mean()

@@ -1,7 +1,7 @@
 """Checkpoint files: whole or absent, with a checksum, and never unpickled.
 
-A file is the output of ``torch.save`` followed by one line of text with the SHA-256 of all bytes before it. Content and checksum share
-one file so that they cannot come apart; ``torch.load(path, weights_only=True)`` still reads it.
+A file is the output of ``torch.save`` followed by one line of text with the SHA-256 of all bytes before it. Content and
+checksum share one file so that they cannot come apart; ``torch.load(path, weights_only=True)`` still reads it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _CHUNK = 1 << 20
 
 
 class Stateful(Protocol):
-    """Anything whose state can be saved and restored: modules, optimisers, :class:`avsync.training.random_state.RandomState`."""
+    """Anything whose state can be saved and restored, such as modules, optimisers and random states."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state, as tensors and plain types."""

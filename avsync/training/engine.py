@@ -140,8 +140,9 @@ def train_loop(
 ) -> History:
     """Run ``step`` for steps 1 to ``steps``, record the values that it returns and keep checkpoints.
 
-    With several processes, all run the steps; only the first evaluates, shows, logs and writes checkpoints. With a checkpoint folder,
-    Ctrl-C and SIGTERM save the state after the current step (with several processes: after the next logged one) and then stop the run.
+    With several processes, all run the steps; only the first evaluates, shows, logs and writes checkpoints. With a checkpoint
+    folder, Ctrl-C and SIGTERM save the state after the current step (with several processes: after the next logged one) and
+    then stop the run.
 
     Args:
         name: Label of the progress bar.
@@ -165,8 +166,8 @@ def train_loop(
 
     Raises:
         ArgumentError: ``steps`` or an interval is below 1.
-        CheckpointError: No checkpoint to resume from is good, it was written with other settings, the folder is in use by another run,
-            or a checkpoint cannot be written.
+        CheckpointError: No checkpoint to resume from is good, it was written with other settings, the folder is in use by
+            another run, or a checkpoint cannot be written.
         DivergedError: A scalar that ``step`` returned, or a tensor of the state, is not finite. Such a state is never saved.
         TrainingInterrupted: SIGINT or SIGTERM was received, and the state was saved.
         MissingExtraError: tqdm or, for logs, tensorboard is not installed (extra "train").

@@ -34,31 +34,31 @@ class GanTrainingConfig:
     Attributes:
         steps: Iterations, each with one update of the discriminators and one of the generator.
         batch_size: Clips per batch and process; even, because the pair discriminator takes two clips at a time.
-        accumulate: Batches whose gradients are averaged for one step. The step equals that of one large batch, except that pairs of
-            clips come from one batch and that spectral norms are updated once per batch. Above 1, every batch is generated twice,
-            before and after the discriminators' update, so that only one rollout is held at a time.
+        accumulate: Batches whose gradients are averaged for one step. The step equals that of one large batch, except that
+            pairs of clips come from one batch and that spectral norms are updated once per batch. Above 1, every batch is
+            generated twice, before and after the discriminators' update, so that only one rollout is held at a time.
         frames: Generated frames (40: MS-Sync-short, 80: MS-Sync-long).
         observed: Real frames before the generated ones.
         generator_lr: Learning rate of the generator.
         discriminator_lr: Learning rate of the discriminators.
         schedule: "paper" (constant, then a tenth) or "cosine".
         sync_weight: lambda of equation (13).
-        sync_target: "audio": equation (4). "capped": equation (4), but without gradient at the levels where the batch already agrees
-            with the audio as much as the real motion does, because equation (4) alone rewards motion that is clearer than that of
-            people (ours). "motion": agreement with the embeddings of the real motion (ours; ``target`` of
+        sync_target: "audio": equation (4). "capped": equation (4), but without gradient at the levels where the batch already
+            agrees with the audio as much as the real motion does, because equation (4) alone rewards motion that is clearer
+            than that of people (ours). "motion": agreement with the embeddings of the real motion (ours; ``target`` of
             :class:`~avsync.losses.sync.MultiScaleSyncLoss`).
         frame_weight: Weight of L_f.
         window_weight: Weight of L_s.
         pair_weight: Weight of L_j; 0 trains no pair discriminator.
         reconstruction_weight: Weak reconstruction loss on the predicted frames, in squared face heights; the paper saw no gain.
-        observed_weight: The same on predictions of the observed frames from the second one on, each from the real frames before it
-            (1e-3 in the paper's code).
-        variety_weight: Weight of the variety loss; above 0, every clip is drawn twice with different noise and initial states, so a
-            batch holds half as many clips (ours; see :func:`variety_loss`).
+        observed_weight: The same on predictions of the observed frames from the second one on, each from the real frames before
+            it (1e-3 in the paper's code).
+        variety_weight: Weight of the variety loss; above 0, every clip is drawn twice with different noise and initial states,
+            so a batch holds half as many clips (ours; see :func:`variety_loss`).
         variety: Distance of two samples of one clip, as a share of the real displacement, above which the variety loss is zero.
         grad_clip: Largest gradient norm of the generator; 0 for none.
-        ema_decay: Decay of the moving average of the generator's weights (:func:`avsync.training.ema.weight_average`), with which the
-            generator is evaluated and which it holds at the end; 0 for none.
+        ema_decay: Decay of the moving average of the generator's weights (:func:`avsync.training.ema.weight_average`), with
+            which the generator is evaluated and which it holds at the end; 0 for none.
         seed: Seed of crops, augmentation and initial states.
     """
 
@@ -109,7 +109,8 @@ class Discriminators(nn.Module):
     Args:
         frame: D_f; it may share the frame embedding of ``window``, as in the paper's code.
         window: D_s.
-        pair: D_j; None leaves the pair loss out. If it shares the frame embedding of ``window``, frames are embedded once for both.
+        pair: D_j; None leaves the pair loss out. If it shares the frame embedding of ``window``, frames are embedded once for
+            both.
     """
 
     def __init__(
@@ -395,8 +396,8 @@ def train_generator(
         sync_loss: The multi-scale sync loss; None for training without it.
         fabric: A launched Lightning Fabric (:func:`avsync.training.processes.make_fabric`).
         augment: Augmentation of the clips; None for none.
-        cuda_graphs: Record the step as a CUDA graph after three eager steps: True, False, or None for wherever it is possible, which
-            is on one GPU in the precisions 32-true and bf16-mixed.
+        cuda_graphs: Record the step as a CUDA graph after three eager steps: True, False, or None for wherever it is possible,
+            which is on one GPU in the precisions 32-true and bf16-mixed.
         name: Label of the progress bar.
         **options: See :class:`avsync.training.engine.LoopOptions`. During ``evaluate`` the generator holds the average of its
             weights, if ``config.ema_decay`` is set.

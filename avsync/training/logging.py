@@ -18,8 +18,8 @@ COLUMNS = ("step", "name", "value")
 class TrainingLog:
     """Log that writes every value twice: as a row of ``metrics.csv`` (step, name, value) and as a TensorBoard scalar.
 
-    Rows reach the disk as they are logged. A resumed run first removes the rows after its step, so that the file of a run that was
-    killed any number of times equals the file of an undisturbed one.
+    Rows reach the disk as they are logged. A resumed run first removes the rows after its step, so that the file of a run that
+    was killed any number of times equals the file of an undisturbed one.
 
     Args:
         folder: Folder of ``metrics.csv`` and the event files; created if it does not exist.

@@ -23,8 +23,8 @@ OBJECTIVES = ("all_pairs", "info_nce", "contrastive")
 MAX_OFFSET = 15
 """Largest offset of the loss over offsets, in windows to both sides; the metrics search as far."""
 LARGEST_SCALE = 60.0
-"""Cap of the logit scale over all pairs. Below it the loss needs no maximum of the scores, which saves a third of its time; no training
-run comes near it."""
+"""Cap of the logit scale over all pairs. Below it the loss needs no maximum of the scores, which saves a third of its time; no
+training run comes near it."""
 
 
 @dataclass(frozen=True)
@@ -34,39 +34,41 @@ class SyncerTrainingConfig:
     Attributes:
         steps: Optimisation steps.
         batch_size: Clips per batch and process.
-        accumulate: Batches whose gradients are averaged for one step. For "contrastive", whose negatives lie in the clip, the step
-            equals that of one large batch; the InfoNCE objectives gain no negatives, because those come from one batch only.
+        accumulate: Batches whose gradients are averaged for one step. For "contrastive", whose negatives lie in the clip, the
+            step equals that of one large batch; the InfoNCE objectives gain no negatives, because those come from one batch
+            only.
         frames: Frames of a crop. Longer crops hold more misaligned windows of the same clip, the hard negatives.
-        fine_frames: Frames of each crop that level 0 sees. Level 0 has most windows and learns within a few hundred steps, so that
-            half of a crop is enough and saves a third of the time.
-        first_share: Share of the batches in which motion is measured from the first face of a crop instead of the mean face. Batches
-            of both kinds make syncers that serve as a loss, which starts from an observed face, and as a metric.
-        short_share: Share of the batches in which motion is measured from the mean face of 5 frames or more somewhere in the crop, as
-            in short clips.
-        window_share: Share of the batches in which each window of the finest level is a clip of its own, measured from the mean face
-            of its own frames and with their velocities, as in a clip of 5 frames. Without such batches, accuracy on short clips
-            falls during training.
-        ema_decay: Decay of the moving average of the weights (:func:`avsync.training.ema.weight_average`), with which the pyramid is
-            evaluated and which it holds at the end; 0 for none.
+        fine_frames: Frames of each crop that level 0 sees. Level 0 has most windows and learns within a few hundred steps, so
+            that half of a crop is enough and saves a third of the time.
+        first_share: Share of the batches in which motion is measured from the first face of a crop instead of the mean face.
+            Batches of both kinds make syncers that serve as a loss, which starts from an observed face, and as a metric.
+        short_share: Share of the batches in which motion is measured from the mean face of 5 frames or more somewhere in the
+            crop, as in short clips.
+        window_share: Share of the batches in which each window of the finest level is a clip of its own, measured from the mean
+            face of its own frames and with their velocities, as in a clip of 5 frames. Without such batches, accuracy on short
+            clips falls during training.
+        ema_decay: Decay of the moving average of the weights (:func:`avsync.training.ema.weight_average`), with which the
+            pyramid is evaluated and which it holds at the end; 0 for none.
         learning_rate: Peak rate of AdamW.
-        schedule_steps: Steps over which the rate falls, at least ``steps``; None for ``steps``. With more, the run ends while its
-            rate is still high, which avoids overfitting, above all with an ``ema_decay``.
+        schedule_steps: Steps over which the rate falls, at least ``steps``; None for ``steps``. With more, the run ends while
+            its rate is still high, which avoids overfitting, above all with an ``ema_decay``.
         weight_decay: Decay of AdamW.
         warm_up: Steps of linear warm-up before the cosine.
         objective: "all_pairs" (InfoNCE over the whole batch plus InfoNCE within clips), "info_nce" (sampled negatives, the
             paper's) or "contrastive" (SyncNet's, for metric syncers).
         within_clip_weight: Weight of the part within clips in "all_pairs".
-        offset_weight: Weight of :func:`avsync.losses.offsets.offset_info_nce`, added to any objective but "contrastive"; 0 for none.
-        spans: Lengths of the segments over which that loss is taken, in windows; one is drawn for each batch, and cut to the number
-            of windows of a level.
-        offset_window: Frames that a window counts for in its mean over a segment (``window`` there): 5 for a search that counts every
-            frame once, 1 for a search that counts every window once.
+        offset_weight: Weight of :func:`avsync.losses.offsets.offset_info_nce`, added to any objective but "contrastive"; 0 for
+            none.
+        spans: Lengths of the segments over which that loss is taken, in windows; one is drawn for each batch, and cut to the
+            number of windows of a level.
+        offset_window: Frames that a window counts for in its mean over a segment (``window`` there): 5 for a search that counts
+            every frame once, 1 for a search that counts every window once.
         pause_weight: Weight in the loss of a window without speech, from 0 to 1; a window full of speech has weight 1
             (:func:`avsync.training.speech_weights.speech_weights`). All windows stay negatives of the others.
         temperature: Start of the learnable temperature of the InfoNCE objectives.
         num_negatives: Sampled negatives of "info_nce" and "contrastive".
-        margin: Margin of "contrastive", a distance between unit vectors; 1.4, nearly the distance of orthogonal ones, learns about
-            twice as fast as the published 1.
+        margin: Margin of "contrastive", a distance between unit vectors; 1.4, nearly the distance of orthogonal ones, learns
+            about twice as fast as the published 1.
         grad_clip: Largest gradient norm; 0 for none.
         seed: Seed of crops, augmentation and negatives.
     """
@@ -164,7 +166,7 @@ class LevelObjective(nn.Module):
 
 
 def offset_chance(windows: int, span: int, max_offset: int = MAX_OFFSET) -> float:
-    """Compute the loss over offsets of uninformative embeddings: the mean logarithm of the number of offsets that segments can try.
+    """Compute the loss over offsets of uninformative embeddings: the mean logarithm of the number of possible offsets.
 
     Example:
         >>> round(offset_chance(76, 76), 3), round(offset_chance(1000, 1, max_offset=1), 3)  # ln 1 and nearly ln 3
@@ -191,8 +193,8 @@ def level_losses(
 ) -> Tensor:
     """Compute the training loss of every level, so that processes communicate a few times per step and not per level.
 
-    The InfoNCE objectives take the windows of all processes of ``group`` as negatives; those of "contrastive" and of the loss over offsets
-    lie in the same clip.
+    The InfoNCE objectives take the windows of all processes of ``group`` as negatives; those of "contrastive" and of the loss
+    over offsets lie in the same clip.
 
     Args:
         objectives: One per level, all with the same settings.
@@ -203,8 +205,8 @@ def level_losses(
         weights: Weights (clips, windows) of each level's windows; None for equal ones.
 
     Returns:
-        (levels,). With a group, the mean of the values of all processes is the loss, and the mean of their gradients its gradient; a
-        process does not wait for the values of the others.
+        (levels,). With a group, the mean of the values of all processes is the loss, and the mean of their gradients its
+        gradient; a process does not wait for the values of the others.
 
     Source: ours.
     """

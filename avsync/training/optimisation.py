@@ -18,8 +18,8 @@ T = TypeVar("T", Tensor, Batch)
 class _Sealed:
     """Container of arguments whose tensors Fabric does not see.
 
-    Under mixed precision Fabric casts every argument to 16 bits, and bfloat16 does not distinguish 641 from 642 pixels: landmarks would
-    lose their motion before the first displacement is taken. Autocast, which chooses by operation, is enough.
+    Under mixed precision Fabric casts every argument to 16 bits, and bfloat16 does not distinguish 641 from 642 pixels:
+    landmarks would lose their motion before the first displacement is taken. Autocast, which chooses by operation, is enough.
     """
 
     def __init__(self, values: tuple[Any, ...], names: dict[str, Any]) -> None:
@@ -40,8 +40,8 @@ class _Call(nn.Module):
 class Trained:
     """Function of trained modules, run on Fabric's device, in its precision and on all its processes.
 
-    Gradients are averaged over processes in the backward pass. Therefore everything that depends on the modules' parameters belongs
-    into the function, and the function must be called once for each backward pass.
+    Gradients are averaged over processes in the backward pass. Therefore everything that depends on the modules' parameters
+    belongs into the function, and the function must be called once for each backward pass.
 
     Args:
         fabric: A launched Fabric.
@@ -65,7 +65,7 @@ class Trained:
         return self._module(_Sealed(arguments, names))
 
     def gradients_stay(self, enabled: bool) -> AbstractContextManager[Any]:
-        """Return a context for calls and backward passes of all micro-batches but the last, in which gradients are not averaged."""
+        """Return a context without averaging of gradients, for all micro-batches of a step except the last."""
         return self.fabric.no_backward_sync(self._module, enabled=enabled)
 
     def clip(self, modules: Sequence[nn.Module], largest: float) -> list[Tensor]:

@@ -26,8 +26,8 @@ def make_fabric(
 ) -> Any:
     """Launch a Lightning Fabric, which is responsible for devices, precision and processes.
 
-    A script with ``devices`` above 1 that is started by itself starts the other processes of its machine; under torchrun or srun every
-    process finds its place by the environment.
+    A script with ``devices`` above 1 that is started by itself starts the other processes of its machine; under torchrun or
+    srun every process finds its place by the environment.
 
     Args:
         accelerator: "auto", "cpu", "cuda", ...
@@ -111,12 +111,12 @@ def scales_loss(fabric: Any) -> bool:
 def free_cores() -> int:
     """Return the number of processor threads that torch should use now: its own choice, less the cores that others keep busy.
 
-    The threads of one operation wait for each other in a loop. On a busy machine one of them is always late, and a small operation
-    takes many times as long with two threads as with one.
+    The threads of one operation wait for each other in a loop. On a busy machine one of them is always late, and a small
+    operation takes many times as long with two threads as with one.
 
     Returns:
-        At least 1, at most ``torch.get_num_threads()``, and at most the cores that this process may run on less the load average of
-        the last minute.
+        At least 1, at most ``torch.get_num_threads()``, and at most the cores that this process may run on less the load
+        average of the last minute.
 
     Source: ours.
     """

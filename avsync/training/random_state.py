@@ -20,8 +20,8 @@ def _number(*parts: object) -> int:
 def rank_generator(seed: int, rank: int = 0) -> torch.Generator:
     """Return the random generator from which one process draws its crops, augmentation and negatives.
 
-    Process 0 draws the same numbers as a run of one process. The generators of the others follow from seed and rank. Torch's global
-    generator, which dropout uses and which begins in the same state on all processes, is seeded again on each of them.
+    Process 0 draws the same numbers as a run of one process. The generators of the others follow from seed and rank. Torch's
+    global generator, which dropout uses and which begins in the same state on all processes, is seeded again on each of them.
 
     Args:
         seed: Seed of the training run.
@@ -61,8 +61,8 @@ class RandomState:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the states of this process; those of GPUs only if the number of GPUs is the same.
 
-        If the checkpoint was written by another number of processes, no random stream can continue. Each process then begins a new
-        stream, which follows from the saved state, and a warning reports it.
+        If the checkpoint was written by another number of processes, no random stream can continue. Each process then begins a
+        new stream, which follows from the saved state, and a warning reports it.
         """
         saved = state_dict["processes"]
         rank, world = _rank_and_world()

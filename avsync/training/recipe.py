@@ -65,7 +65,8 @@ def syncer_recipe(
         num_levels: Levels of the pyramid.
         audio: Audio features of the bank: "log-mel", "mfcc" or "custom".
         region: "face", "mouth" or "head"; the last two need the 68-point layout, or a ``layout`` that has such points.
-        layout: Layout of the motion, or its name (:func:`avsync.landmarks.find_layout`); None for points that the syncers take as they are.
+        layout: Layout of the motion, or its name (:func:`avsync.landmarks.find_layout`); None for points that the syncers take
+            as they are.
         width: Channels of the encoders.
         seed: Seed of the run.
 
@@ -93,7 +94,8 @@ def syncer_recipe(
     least = shortest_clip(SyncerConfig().window, num_levels - 1)
     if frames < least:
         raise ClipTooShortError(
-            f"`num_levels`: expected fewer than {num_levels} levels for clips of {frames} frames, because level {num_levels - 1}"
+            f"`num_levels`: expected fewer than {num_levels} levels for clips of {frames} frames, because level "
+            f"{num_levels - 1}"
             f" needs {least}"
         )
     return SyncerRecipe(

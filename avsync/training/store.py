@@ -86,7 +86,8 @@ class CheckpointStore:
             held.acquire()
         except filelock.Timeout as error:
             raise CheckpointError(
-                f"`checkpoint`: another training run writes to {self.folder} and holds {path}; wait for it, or choose another folder"
+                f"`checkpoint`: another training run writes to {self.folder} and holds {path}; wait for it, or choose "
+                "another folder"
             ) from error
         except NotImplementedError as error:  # raised by filelock
             warnings.warn(

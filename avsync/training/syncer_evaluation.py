@@ -35,7 +35,8 @@ def crop_offsets(
 
     Args:
         syncers: A pyramid or an ensemble.
-        crops: Crops with ``margin`` frames of audio around them, as :meth:`avsync.corpus.banks.bank.CropBank.windows` cuts them.
+        crops: Crops with ``margin`` frames of audio around them, as :meth:`avsync.corpus.banks.bank.CropBank.windows` cuts
+            them.
         margin: That margin, in motion frames.
         max_offsets: Largest offset searched in both directions, in frames of the level; one value per level.
         chunk: Number of crops in one call of the syncers.

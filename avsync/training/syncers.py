@@ -314,17 +314,17 @@ def train_syncers(
         compiled: Compile the pyramid with ``torch.compile``; ``benchmarks/bench_compile.py`` measures the gain. Batches of
             single windows (``window_share``) are not compiled.
         name: Label of the progress bar.
-        **options: See :class:`avsync.training.engine.LoopOptions`. During ``evaluate`` the pyramid holds the average of its weights,
-            if ``config.ema_decay`` is set.
+        **options: See :class:`avsync.training.engine.LoopOptions`. During ``evaluate`` the pyramid holds the average of its
+            weights, if ``config.ema_decay`` is set.
 
     Returns:
-        The history: loss, chance level, each level's loss over its chance level, each level's gradient norm before clipping, and the
-        vital signs of the embeddings (:func:`avsync.training.doctor.vitals.vital_signs`).
+        The history: loss, chance level, each level's loss over its chance level, each level's gradient norm before clipping,
+        and the vital signs of the embeddings (:func:`avsync.training.doctor.vitals.vital_signs`).
         :func:`avsync.training.doctor.diagnosis.diagnose` interprets it.
 
     Raises:
-        ArgumentError: ``levels`` names a level that the pyramid does not have, or the bank has other audio features than the config
-            of the pyramid names.
+        ArgumentError: ``levels`` names a level that the pyramid does not have, or the bank has other audio features than the
+            config of the pyramid names.
         CheckpointError, DivergedError, TrainingInterrupted: See :func:`avsync.training.engine.train_loop`.
 
     Source: paper section 3.1, Figure 1.

@@ -57,8 +57,8 @@ exclude_patterns = ["_static", "_templates"]
 templates_path = ["_templates"]
 default_role = "py:obj"
 nitpicky = True
-# Objects of other projects, written as types in our signatures. Their inventories are downloads, and this page must build without a
-# network; a reference to a name of our own that does not exist stays an error.
+# Objects of other projects, written as types in our signatures. Their inventories are downloads, and this page must build
+# without a network; a reference to a name of our own that does not exist stays an error.
 nitpick_ignore_regex = [
     # Private base classes, which stand in a page as "Bases: ..." and have no entry.
     (r"py:class", r"avsync\.(\w+\.)*_\w+"),
@@ -145,7 +145,7 @@ def home(module: str, name: str) -> str:
 
 
 def public_names(module: ModuleType) -> list[str]:
-    """Return what a module gives out: its ``__all__``, or all classes, functions and documented constants that it defines itself."""
+    """Return the public names of a module: its ``__all__``, or all classes, functions and documented constants in it."""
     if hasattr(module, "__all__"):
         return [name for name in module.__all__ if not name.startswith("_")]
     constants = {name for _, name in ModuleAnalyzer.for_module(module.__name__).find_attr_docs()}
@@ -177,7 +177,8 @@ def entry(module: str, name: str) -> list[str]:
     elif inspect.isroutine(value):
         kind = "autofunction"
     else:
-        # autodoc looks for the docstring of a constant where the constant is given out; it stands where the constant is defined.
+        # autodoc looks for the docstring of a constant where the constant is given out; it stands where the constant is
+        # defined.
         source = home(module, name)
         text = ModuleAnalyzer.for_module(source).find_attr_docs().get(("", name), [])
         shown = repr(value)
@@ -190,8 +191,8 @@ def write_room(folder: Path, name: str) -> None:
     """Write the page of a room: its docstring, a table of its public names, and the entries, one section per file."""
     room = importlib.import_module(name)
     below = {child: importlib.import_module(child) for child in submodules(room)}
-    # A name stands once, where it is shortest: what the room gives out, then what packages inside of it add. A room that gives out
-    # nothing itself shows the public names of its modules.
+    # A name stands once, where it is shortest: what the room gives out, then what packages inside of it add. A room that gives
+    # out nothing itself shows the public names of its modules.
     shown: dict[str, tuple[str, str]] = {}
     modules = [name, *(child for child, module in below.items() if hasattr(module, "__path__"))]
     if not public_names(room):
@@ -238,8 +239,8 @@ def write_pages(folder: Path) -> None:
 
 
 def _shield(_app: Any, what: str, _name: str, _value: Any, _options: Any, lines: list[str]) -> None:
-    # Napoleon would take "Half-width of the kernel: 7 taps" under an attribute for a type and its description; an empty comment in
-    # front of it prevents that.
+    # Napoleon would take "Half-width of the kernel: 7 taps" under an attribute for a type and its description; an empty comment
+    # in front of it prevents that.
     if what in ("attribute", "data", "property"):
         lines[:0] = ["..", ""]
         # Python's own docstrings of NamedTuple fields carry no information; the class describes its fields.
@@ -247,7 +248,8 @@ def _shield(_app: Any, what: str, _name: str, _value: Any, _options: Any, lines:
 
 
 def _set_scene(_app: Any, _what: str, _name: str, value: Any, _options: Any, lines: list[str]) -> None:
-    # Examples see the names of the module that they stand in, as they do in pytest, whatever earlier examples of the page assigned.
+    # Examples see the names of the module that they stand in, as they do in pytest, whatever earlier examples of the page
+    # assigned.
     value = value.fget if isinstance(value, property) else value
     module = value.__name__ if inspect.ismodule(value) else getattr(inspect.unwrap(value), "__module__", None)
     if module and module.startswith("avsync") and any(line.lstrip().startswith(">>>") for line in lines):
@@ -259,7 +261,7 @@ def _set_scene(_app: Any, _what: str, _name: str, value: Any, _options: Any, lin
 
 @functools.cache
 def _private_types(module: str | None) -> frozenset[str]:
-    """Names that a module gives to types by assignment or imports for type checking only; signatures show them as they stand."""
+    """Return the type names that a module assigns or imports for type checking only; signatures show them as written."""
     names: set[str] = set()
     if module is None or module not in sys.modules:
         return frozenset()

@@ -9,13 +9,13 @@
 # %% [markdown]
 # # Another representation: blendshapes
 #
-# The pretrained models take 68 landmarks. A generator of blendshapes, FLAME parameters, meshes or keypoints needs syncers that see what it makes,
-# and the only changes are the clips and the name of a layout. Here: the 52 blendshapes of ARKit.
+# The pretrained models take 68 landmarks. A generator of blendshapes, FLAME parameters, meshes or keypoints needs syncers that
+# see what it makes, and the only changes are the clips and the name of a layout. Here: the 52 blendshapes of ARKit.
 #
 # ## Clips of blendshapes
 #
-# A clip is an array (frames, points, dims) with its audio; a blendshape is a point of one dimension. Tracks of a phone would be read from
-# its CSV file. These are made from the synthetic talker: each coefficient follows a part of the face.
+# A clip is an array (frames, points, dims) with its audio; a blendshape is a point of one dimension. Tracks of a phone would be
+# read from its CSV file. These are made from the synthetic talker: each coefficient follows a part of the face.
 
 # %%
 from __future__ import annotations
@@ -43,7 +43,8 @@ clips = {
 print(clips["train"][0].landmarks.shape)
 
 # %% [markdown]
-# `write_corpus(clips, folder)` writes them to disk; `avsync train folder --layout arkit52 --out runs/blendshapes` then does what follows.
+# `write_corpus(clips, folder)` writes them to disk; `avsync train folder --layout arkit52 --out runs/blendshapes` then does
+# what follows.
 #
 # ## Syncers
 

@@ -9,9 +9,9 @@
 # %% [markdown]
 # # Evaluate a system
 #
-# You have the output of a talking-head system, and the real clips that it should match. `evaluate` puts both on the same segments, adds
-# baselines that need no network, and gives every mean an interval over speakers. Three pretend systems show how to read the table:
-# one that is late, one whose mouth hardly opens, and one that jitters.
+# You have the output of a talking-head system, and the real clips that it should match. `evaluate` puts both on the same
+# segments, adds baselines that need no network, and gives every mean an interval over speakers. Three pretend systems show how
+# to read the table: one that is late, one whose mouth hardly opens, and one that jitters.
 
 # %%
 from __future__ import annotations
@@ -56,8 +56,8 @@ for row in ("truth", "late", "timid", "jitters", "static"):
 
 # %% [markdown]
 # - **late**: the confidence is that of the truth, because the motion is right; the offset of 4 frames gives it away.
-# - **timid**: the offset is right and the confidence is lower; distances to the truth are small all the same, because small motion is
-#   never far off. Never compare systems by distances alone.
+# - **timid**: the offset is right and the confidence is lower; distances to the truth are small all the same, because small
+# motion is never far off. Never compare systems by distances alone.
 # - **jitters**: the velocity error shows it.
 #
 # The same as figures, with the baselines:
@@ -69,4 +69,5 @@ from avsync.figures import evaluation_figures
 evaluation_figures(found)["confidence"]
 
 # %% [markdown]
-# Next: [what each metric means](../metrics.md), and [how to bring the outputs of published systems into this form](../published-systems.md).
+# Next: [what each metric means](../metrics.md), and [how to bring the outputs of published systems into this
+# form](../published-systems.md).

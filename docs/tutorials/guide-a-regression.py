@@ -9,8 +9,9 @@
 # %% [markdown]
 # # Guide a regression
 #
-# A model that predicts landmarks from audio and is trained with a squared error learns the average motion: mouths that hardly open. The sync
-# loss is one more term. Here the same small model is trained twice, without and with this term, and an **independent** model measures both.
+# A model that predicts landmarks from audio and is trained with a squared error learns the average motion: mouths that hardly
+# open. The sync loss is one more term. Here the same small model is trained twice, without and with this term, and an
+# **independent** model measures both.
 #
 # ## Data and model
 #
@@ -80,7 +81,8 @@ models = {"squared error": run(0.0), "with the sync loss": run(1.0)}
 # %% [markdown]
 # ## Measure with a model that took no part
 #
-# `landmarks68-25fps-judge` was trained apart from the loss, on another objective. Its confidence is high if the motion fits one offset clearly better than the others.
+# `landmarks68-25fps-judge` was trained apart from the loss, on another objective. Its confidence is high if the motion fits one
+# offset clearly better than the others.
 
 # %%
 from dataclasses import replace
@@ -112,5 +114,5 @@ axes.legend()
 plt.show()
 
 # %% [markdown]
-# The sync loss raises the confidence at the same number of steps. More weight raises it further, above that of real motion: then the loss is
-# fooled, and the motion looks wrong. [Guidance](../guidance.md) shows where to stop.
+# The sync loss raises the confidence at the same number of steps. More weight raises it further, above that of real motion:
+# then the loss is fooled, and the motion looks wrong. [Guidance](../guidance.md) shows where to stop.

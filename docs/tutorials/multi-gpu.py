@@ -9,9 +9,9 @@
 # %% [markdown]
 # # Several processes
 #
-# A contrastive loss gets better with more negatives, and the other processes have some. avsync's losses gather the embeddings of all
-# processes **with gradients**: two processes with 4 clips each give the loss and the gradients of one process with 8 clips. This page shows it with
-# two processes on a CPU (gloo); on GPUs only the names change.
+# A contrastive loss gets better with more negatives, and the other processes have some. avsync's losses gather the embeddings
+# of all processes **with gradients**: two processes with 4 clips each give the loss and the gradients of one process with 8
+# clips. This page shows it with two processes on a CPU (gloo); on GPUs only the names change.
 #
 # ## In a script of your own
 #
@@ -72,5 +72,5 @@ for world in (1, 2):
 # | all GPUs of a machine | `accelerator="cuda", devices="auto"` |
 # | four machines of eight GPUs | `accelerator="cuda", devices=8, num_nodes=4` |
 #
-# [Training](../training.md#where-it-runs) has the commands for torchrun and SLURM, and lists what has been tested: two and four processes on
-# CPUs in every run of the tests, GPUs not.
+# [Training](../training.md#where-it-runs) has the commands for torchrun and SLURM, and lists what has been tested: two and four
+# processes on CPUs in every run of the tests, GPUs not.

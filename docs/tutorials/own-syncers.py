@@ -9,8 +9,8 @@
 # %% [markdown]
 # # From your videos to your own loss
 #
-# Videos, clips, a check, syncers of your own, calibration, loss, evaluation: the whole path on two cores in less than a minute. The
-# videos come from the synthetic talker; put yours in their place, and leave out `detector="demo"`.
+# Videos, clips, a check, syncers of your own, calibration, loss, evaluation: the whole path on two cores in less than a minute.
+# The videos come from the synthetic talker; put yours in their place, and leave out `detector="demo"`.
 #
 # On the command line the same path has five lines:
 #
@@ -43,8 +43,8 @@ for folder, speakers in {"talks": range(6), "unseen": range(100, 104)}.items():
 # %% [markdown]
 # ## Clips
 #
-# `extract_corpus` finds the faces and puts landmarks and audio on one clock, at 25 frames per second. Speakers of the split "val" are never
-# trained on.
+# `extract_corpus` finds the faces and puts landmarks and audio on one clock, at 25 frames per second. Speakers of the split
+# "val" are never trained on.
 
 # %%
 from avsync.corpus import Corpus, extract_corpus
@@ -59,8 +59,8 @@ print(clip.landmarks.shape, clip.waveform.shape)
 # %% [markdown]
 # ## Is something wrong with them?
 #
-# The doctor reads every clip. It finds damaged files, audio that is shifted or belongs to something else, silence, still faces and
-# speakers in two splits.
+# The doctor reads every clip. It finds damaged files, audio that is shifted or belongs to something else, silence, still faces
+# and speakers in two splits.
 
 # %%
 from avsync.training import examine
@@ -73,8 +73,8 @@ for finding in examination.findings:
 # %% [markdown]
 # ## Syncers
 #
-# `syncer_recipe` returns the settings of the pretrained models, fitted to the corpus. Forty steps are enough for the synthetic talker;
-# real speech takes the default of a thousand.
+# `syncer_recipe` returns the settings of the pretrained models, fitted to the corpus. Forty steps are enough for the synthetic
+# talker; real speech takes the default of a thousand.
 
 # %%
 from avsync import SyncerPyramid
@@ -136,7 +136,8 @@ print(sorted(path.name for path in (work / "mine").iterdir()))
 # %% [markdown]
 # ## The loss
 #
-# A folder is a model: the loss reads it, takes waveforms, and its value is lower for a true pair than for the audio of another speaker.
+# A folder is a model: the loss reads it, takes waveforms, and its value is lower for a true pair than for the audio of another
+# speaker.
 
 # %%
 import torch

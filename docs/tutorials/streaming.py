@@ -9,8 +9,8 @@
 # %% [markdown]
 # # Generate while the audio arrives
 #
-# `GeneratorStream` takes the audio of one video frame at a time (40 ms) and returns faces as soon as it can. Its memory does not grow, and the
-# result equals that of the whole clip. A causal generator waits for no future audio at all.
+# `GeneratorStream` takes the audio of one video frame at a time (40 ms) and returns faces as soon as it can. Its memory does
+# not grow, and the result equals that of the whole clip. A causal generator waits for no future audio at all.
 
 # %%
 from __future__ import annotations
@@ -31,8 +31,8 @@ face = torch.from_numpy(clip.landmarks[:1])
 print(f"this generator looks {40 * generator.look_ahead} ms ahead")
 
 # %% [markdown]
-# The generator begins with a few repetitions of one face, whose audio is the beginning of the clip, mirrored. Then one call of `step` per
-# frame:
+# The generator begins with a few repetitions of one face, whose audio is the beginning of the clip, mirrored. Then one call of
+# `step` per frame:
 
 # %%
 stream = GeneratorStream(network=generator, observed=face, warm_up=3, generator=torch.Generator().manual_seed(0))

@@ -9,9 +9,9 @@
 # %% [markdown]
 # # The paper's system in five cells
 #
-# Syncers first (equations 2 and 3), then the generator (6 to 8) against its discriminators (9 to 12) and the frozen syncers (4). Here everything is
-# tiny, so that the page takes seconds; `python examples/msync/train.py` trains the real thing in minutes, and `--preset paper` has the
-# sizes of the paper.
+# Syncers first (equations 2 and 3), then the generator (6 to 8) against its discriminators (9 to 12) and the frozen syncers
+# (4). Here everything is tiny, so that the page takes seconds; `python examples/msync/train.py` trains the real thing in
+# minutes, and `--preset paper` has the sizes of the paper.
 
 # %%
 from __future__ import annotations

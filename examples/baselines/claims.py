@@ -2,8 +2,8 @@
 
     python examples/baselines/claims.py 2 --out runs/baselines --corpus PATH --seeds 5
 
-The runs are those of run.py and lie in the same folder; what is missing is trained. Intervals are 95 %, by a bootstrap that draws seeds
-and speakers with replacement.
+The runs are those of run.py and lie in the same folder; what is missing is trained. Intervals are 95 %, by a bootstrap that
+draws seeds and speakers with replacement.
 
 1. One network makes head and lips together, without a pipeline of two steps.
 2. Against a single-scale loss and a single-scale generator: no difference at the finest level, better at the coarser ones.

@@ -4,8 +4,8 @@
     python examples/baselines/run.py --out runs/baselines --corpus PATH --seeds 5
     python examples/baselines/run.py --out runs/baselines --corpus PATH --only MS-Sync-short SUHMo-style
 
-"-style" in a name means: a small model of the same kind, trained here, and not the published system. Outputs of published systems are
-evaluated with `avsync evaluate`. Finished runs are kept, so the command can be interrupted and repeated.
+"-style" in a name means: a small model of the same kind, trained here, and not the published system. Outputs of published
+systems are evaluated with `avsync evaluate`. Finished runs are kept, so the command can be interrupted and repeated.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Parts that all baselines share: the task of a method, the motion that a method returns, and a plain LSTM with its training."""
+"""Parts that all baselines share: the task of a method, the motion that it returns, and a plain LSTM with its training."""
 
 from __future__ import annotations
 

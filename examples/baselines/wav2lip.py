@@ -1,4 +1,4 @@
-"""Wav2Lip-style baseline: the mouth alone moves, guided by an expert that was trained with cross-entropy (Prajwal et al. 2020)."""
+"""Wav2Lip-style baseline: only the mouth moves, guided by an expert trained with cross-entropy (Prajwal et al. 2020)."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ GEOMETRY = {
 
 
 class Evaluated(NamedTuple):
-    """Results of one training run, clip by clip; ``"guide"`` and ``"judge"`` are the guiding syncers and the evaluation model."""
+    """Results of one training run, clip by clip; ``"guide"``: guiding syncers, ``"judge"``: evaluation model."""
 
     name: str
     confidence: dict[str, Tensor]
@@ -38,7 +38,7 @@ class Evaluated(NamedTuple):
     within_one: dict[str, Tensor]
     """By model, (clips, levels): 1 if the offset is found within one frame of the level, else 0."""
     short: dict[str, Tensor]
-    """By model, (clips, lengths): share of a clip's segments of each of :data:`SHORT` whose offset is found within one frame."""
+    """By model, (clips, lengths): share of segments of each length of :data:`SHORT` whose offset is within one frame."""
     geometry: dict[str, Tensor]
     """By measure, (clips,)."""
 
@@ -72,7 +72,8 @@ class Difference(NamedTuple):
             for of in (self.within_one, self.short)
         ]
         return (
-            f"{self.name}, by the evaluation model: confidence {confidence}\n  within one frame, in percentage points: {shares[0]};"
+            f"{self.name}, by the evaluation model: confidence {confidence}\n  within one frame, in percentage points: "
+            f"{shares[0]};"
             f" segments of {SHORT[0]} and {SHORT[1]} frames {shares[1]}"
         )
 

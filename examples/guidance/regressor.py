@@ -35,8 +35,8 @@ class Regressor(nn.Module):
         points: Landmarks per face.
         dims: Dimensions per landmark.
         width: Channels.
-        basis: Principal motions, (components, points, dims) in face heights; the model then predicts a weight for each instead of free
-            coordinates.
+        basis: Principal motions, (components, points, dims) in face heights; the model then predicts a weight for each instead
+            of free coordinates.
     """
 
     basis: Tensor | None
@@ -50,7 +50,7 @@ class Regressor(nn.Module):
         self.register_buffer("basis", basis)
 
     def forward(self, audio: Tensor, first: Tensor) -> Tensor:
-        """Predict landmarks (batch, frames, points, dims) from features (batch, 4 * frames, coeffs) and faces (batch, points, dims)."""
+        """Predict landmarks (batch, frames, points, dims) from features and faces (batch, points, dims)."""
         height = face_height(first)
         face = (first - first.mean(dim=1, keepdim=True)) / height[:, None, None]
         hidden = self.hear(audio.mT) + self.see(face.flatten(1))[..., None]

@@ -10,8 +10,8 @@ gradient of an objective. Three objectives show the purpose of each part:
 - "prior": with the motion prior added. The faces stay plausible, and the motion still scores higher than real motion.
 - "target": the distance to the embeddings of the real motion, with the prior. The motion approaches real motion.
 
-Two more are measured with ``--objectives``: "silence" adds the silence loss to the last one, and "regions" is the last one with the syncers
-of mouth, rest of the face and head pose, all of the same weight.
+Two more are measured with ``--objectives``: "silence" adds the silence loss to the last one, and "regions" is the last one with
+the syncers of mouth, rest of the face and head pose, all of the same weight.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def descend(
 
 
 def geometry(landmarks: Tensor, truth: Tensor, speech: Tensor, directions: Tensor) -> dict[str, float]:
-    """Measure jitter, speeds and distance from real faces as multiples of the true motion's, and the correlation of mouth openings."""
+    """Measure jitter, speeds and distance from real faces relative to true motion, and the correlation of mouth openings."""
 
     def sizes(clips: Tensor) -> Tensor:
         flat = displacement(clips, reference=truth[:, 0], scale=1.0)
@@ -143,12 +143,12 @@ def confidence(name: str, landmarks: Tensor, waveform: Tensor) -> list[float]:
 
 
 def half_of(speaker: str) -> str:
-    """Return the half of the speakers, "A" or "B", that a label falls into: weights were chosen on A, results are reported on B."""
+    """Return the half of the speakers of a label, "A" or "B": weights were chosen on A, results are reported on B."""
     return "AB"[int(hashlib.sha256(speaker.encode()).hexdigest(), 16) % 2]
 
 
 def real_clips(corpus: str, count: int, half: str | None) -> tuple[Tensor, Tensor]:
-    """Return real motion (clips, frames, points, dims), one per speaker, and its waveform with ``MARGIN`` frames on both sides."""
+    """Return real motion (clips, frames, points, dims), one per speaker, and waveforms with ``MARGIN`` frames around."""
     clips = Corpus(corpus, split="val") if corpus != "synthetic" else SyntheticCorpus(split="val", speakers=count)
     length = FRAMES + 2 * MARGIN
     motion: list[Tensor] = []

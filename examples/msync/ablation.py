@@ -2,8 +2,8 @@
 
     python examples/msync/ablation.py --corpus PATH --seeds 3
 
-trains one pyramid of syncers and one independent evaluation model, then four kinds of generator (1 or 4 levels of the loss, 1 or 4
-branches) from several seeds, two at a time on two cores, and prints the evaluation model's confidence on unseen speakers.
+trains one pyramid of syncers and one independent evaluation model, then four kinds of generator (1 or 4 levels of the loss, 1
+or 4 branches) from several seeds, two at a time on two cores, and prints the evaluation model's confidence on unseen speakers.
 Finished runs are not trained again, so the command can be interrupted and restarted.
 """
 

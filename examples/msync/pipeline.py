@@ -212,8 +212,8 @@ def generator_stage(
 ) -> tuple[MultiScaleGenerator, History]:
     """Train the generator against the discriminators and the frozen syncers of the first ``preset.levels`` levels.
 
-    With evaluation syncers, their confidence on some validation clips is logged five times during training, as in the paper's Figure 5
-    (``avsync evaluate --history``). ``start`` is a trained generator whose weights the new one begins with.
+    With evaluation syncers, their confidence on some validation clips is logged five times during training, as in the paper's
+    Figure 5 (``avsync evaluate --history``). ``start`` is a trained generator whose weights the new one begins with.
     """
     torch.manual_seed(preset.gan.seed)
     with fabric.init_module():

@@ -34,7 +34,8 @@ class Preset:
         frame_discriminator: Sizes of D_f.
         window_discriminator: Sizes of D_s and D_j.
         shared_embedding: One embedding of the frames for D_s and D_j, as in the paper's code; it also saves time.
-        shared_frames: The same embedding for D_f, too, as in the paper's code; needs ``shared_embedding`` and the pair discriminator.
+        shared_frames: The same embedding for D_f, too, as in the paper's code; needs ``shared_embedding`` and the pair
+            discriminator.
         gan: Training of the generator.
         evaluated_frames: Frames of the validation clips.
         evaluated_margin: Audio around each validation clip, in frames.
@@ -87,8 +88,8 @@ QUICK = Preset(
         ema_decay=0.98,
     ),
 )
-"""Minutes on two cores, on the synthetic talker. With half the rate and half the weight of the sync loss, the result depends on the
-seed."""
+"""Minutes on two cores, on the synthetic talker. With half the rate and half the weight of the sync loss, the result depends on
+the seed."""
 
 SMALL = Preset(
     syncers=SyncerPyramidConfig(reference="mean", audio="log-mel"),
@@ -114,20 +115,20 @@ PAPER = Preset(
     syncer_training=SyncerTrainingConfig(steps=20_000, objective="info_nce", batch_size=32, frames=80, within_clip_weight=0.0),
     metric_training=SyncerTrainingConfig(steps=20_000, objective="contrastive", batch_size=32, frames=80),
 )
-"""MS-Sync-short: the paper's losses, sizes and schedule where it or its code states them; meant for a GPU and a large corpus. All
-discriminators see position, velocity and acceleration, as those of SUHMo, by one frame embedding; the displacement next to them and the scales
-are ours. The widths of the generator are ours: the paper states none, and its code has 512 audio channels, four blocks of the stem and four
-blocks each for mask and velocity."""
+"""MS-Sync-short: the paper's losses, sizes and schedule where it or its code states them; meant for a GPU and a large corpus.
+All discriminators see position, velocity and acceleration, as those of SUHMo, by one frame embedding; the displacement next to
+them and the scales are ours. The widths of the generator are ours: the paper states none, and its code has 512 audio channels,
+four blocks of the stem and four blocks each for mask and velocity."""
 
 PAPER_LONG = replace(PAPER, gan=replace(PAPER.gan, frames=80))
 """MS-Sync-long: the same on 80 frames."""
 
 PRETRAINED = replace(SMALL, gan=replace(SMALL.gan, steps=350, pair_weight=0.0))
-"""Settings of `generator-landmarks68-25fps`, which the pretrained pyramid guided: minutes on two cores. The pair discriminator, a third of
-the time, is left out, because it affects diversity and not synchrony."""
+"""Settings of `generator-landmarks68-25fps`, which the pretrained pyramid guided: minutes on two cores. The pair discriminator,
+a third of the time, is left out, because it affects diversity and not synchrony."""
 
 ABLATION = replace(PRETRAINED, gan=replace(PRETRAINED.gan, generator_lr=2e-4, sync_weight=4.0, ema_decay=0.0))
-"""Small enough for twelve generators and two pyramids within an hour on two cores. The rates are those of the published results."""
+"""Small enough for twelve generators and two pyramids within an hour on two cores; with the rates of the paper."""
 
 LIFELIKE = replace(
     PRETRAINED,
@@ -143,8 +144,9 @@ LIFELIKE = replace(
         variety=0.6,
     ),
 )
-"""Second stage of `generator-landmarks68-25fps`, which begins with the weights of a run of `pretrained` (`train.py --start`): 80 frames, so
-that drift costs; noise and the variety loss, so that seeds differ; and a sync loss that stops at the agreement of real motion."""
+"""Second stage of `generator-landmarks68-25fps`, which begins with the weights of a run of `pretrained` (`train.py --start`):
+80 frames, so that drift costs; noise and the variety loss, so that seeds differ; and a sync loss that stops at the agreement of
+real motion."""
 
 BASELINES = replace(
     SMALL,
@@ -153,7 +155,7 @@ BASELINES = replace(
     window_discriminator=QUICK.window_discriminator,
     gan=replace(QUICK.gan, steps=200, batch_size=8, pair_weight=0.0, sync_weight=4.0),
 )
-"""Settings of `examples/baselines`: the sizes of the quick run and half of its batch, so that one core trains a generator in minutes."""
+"""Settings of `examples/baselines`: the sizes of the quick run with half of its batch size, for minutes on one core."""
 
 PRESETS = {
     "quick": QUICK,

@@ -13,8 +13,8 @@ _PYRAMID = """# {name}
 
 {about}
 
-Four syncers, one per level of the pyramid (windows of 200, 400, 800 and 1600 ms), for 68 iBUG landmarks in two dimensions at 25 frames per
-second and 16 kHz audio.
+Four syncers, one per level of the pyramid (windows of 200, 400, 800 and 1600 ms), for 68 iBUG landmarks in two dimensions at 25
+frames per second and 16 kHz audio.
 
 - Motion: {motion} of the {region}.
 - Audio: {audio}{hearing}.
@@ -29,12 +29,13 @@ syncers = SyncerPyramid.from_pretrained("{name}")
 
 ## Data
 
-{train_minutes} minutes of {train_speakers} speakers: landmarks and audio of people who talk into a camera, drawn from videos in the
-trees of public repositories (company and personal web sites, course and research repositories, among them excerpts of GRID, LRS2, MEAD,
-VoxCeleb2, HDTF and ChaLearn First Impressions). Most of those repositories state no licence for the footage. No frame, landmark or audio
-of it is part of this package; the weights are what was learned from it. The landmarks are from MediaPipe FaceMesh, mapped to 68 points, not
-smoothed; the lag of every source video was estimated by a regressor and corrected, to about a third of a frame.{moved} Mostly English, some
-Portuguese, Spanish, French and perhaps other languages. Evaluated on {val_minutes} minutes of {val_speakers} other speakers.
+{train_minutes} minutes of {train_speakers} speakers: landmarks and audio of people who talk into a camera, drawn from videos in
+the trees of public repositories (company and personal web sites, course and research repositories, among them excerpts of GRID,
+LRS2, MEAD, VoxCeleb2, HDTF and ChaLearn First Impressions). Most of those repositories state no licence for the footage. No
+frame, landmark or audio of it is part of this package; the weights are what was learned from it. The landmarks are from
+MediaPipe FaceMesh, mapped to 68 points, not smoothed; the lag of every source video was estimated by a regressor and corrected,
+to about a third of a frame.{moved} Mostly English, some Portuguese, Spanish, French and perhaps other languages. Evaluated on
+{val_minutes} minutes of {val_speakers} other speakers.
 
 Trained by `python examples/pretrained_models/pretrain.py --corpus PATH --variants {name}` ({steps} steps).
 
@@ -44,9 +45,9 @@ _ENSEMBLE = """# {name}
 
 {about}
 
-The cosine of its embeddings is the weighted mean of its members' cosines, which share levels (windows of 200, 400, 800 and 1600 ms),
-landmarks (68 iBUG points in two dimensions at 25 frames per second) and audio (16 kHz). The weights of its
-members are part of this folder, so that it stays as it is if a member is trained again.
+The cosine of its embeddings is the weighted mean of its members' cosines, which share levels (windows of 200, 400, 800 and 1600
+ms), landmarks (68 iBUG points in two dimensions at 25 frames per second) and audio (16 kHz). The weights of its members are
+part of this folder, so that it stays as it is if a member is trained again.
 
 | member | weight |
 |---|---|
@@ -61,8 +62,8 @@ syncers = SyncerEnsemble.from_pretrained("{name}")
 
 ## Data
 
-The training data of the members are described in their cards. The weights were chosen, and the numbers below measured, on {val_minutes} minutes of
-{val_speakers} speakers who are in no training data of a member.
+The training data of the members are described in their cards. The weights were chosen, and the numbers below measured, on
+{val_minutes} minutes of {val_speakers} speakers who are in no training data of a member.
 
 Joined and evaluated by `python examples/pretrained_models/join.py --corpus PATH`.
 
@@ -70,17 +71,17 @@ Joined and evaluated by `python examples/pretrained_models/join.py --corpus PATH
 
 _NUMBERS = """## Numbers
 
-Share of clips of 80 frames (3.2 s), with the audio around them, whose offset is found within one frame of the level; search of 15, 15, 8
-and 5 frames to both sides. A clip counts if at least {speech_share:.0f} % of its frames are within 20 dB of the recording's loud ones:
-{clips} clips do, {left_out} do not. Intervals: 95 %, bootstrap over speakers.
+Share of clips of 80 frames (3.2 s), with the audio around them, whose offset is found within one frame of the level; search of
+15, 15, 8 and 5 frames to both sides. A clip counts if at least {speech_share:.0f} % of its frames are within 20 dB of the
+recording's loud ones: {clips} clips do, {left_out} do not. Intervals: 95 %, bootstrap over speakers.
 
 | level | within one frame | exact |
 |---|---|---|
 {levels}
 
-Short clips, level 0, search of 15 frames to both sides, with 40 frames of audio around them; "with speech" are those with at least 80 % of
-such frames. The syncers see the face inside the clip only. Every frame of a clip counts once (`sync_offset(..., window=5)`); in the last
-column every window counts once, as in SyncNet's protocol.
+Short clips, level 0, search of 15 frames to both sides, with 40 frames of audio around them; "with speech" are those with at
+least 80 % of such frames. The syncers see the face inside the clip only. Every frame of a clip counts once (`sync_offset(...,
+window=5)`); in the last column every window counts once, as in SyncNet's protocol.
 
 | frames | all clips | clips with speech | with speech, mean over windows |
 |---|---|---|---|
@@ -88,18 +89,19 @@ column every window counts once, as in SyncNet's protocol.
 
 ## Use and misuse
 
-For guiding and evaluating generators of facial landmarks, for measuring and correcting the offset of recordings, and for research on
-synchrony. Do not evaluate a generator with the syncers that guided it; use `landmarks68-25fps-judge`. A generator that is trained with
-this loss alone finds motion with a low loss that is no face (see the guide "Guidance"); use a reconstruction or adversarial loss as well.
+For guiding and evaluating generators of facial landmarks, for measuring and correcting the offset of recordings, and for
+research on synchrony. Do not evaluate a generator with the syncers that guided it; use `landmarks68-25fps-judge`. A generator
+that is trained with this loss alone finds motion with a low loss that is no face (see the guide "Guidance"); use a
+reconstruction or adversarial loss as well.
 
-The model is not a detector of forged videos. It cannot identify people, recognise what they say, or measure how well they articulate.
-Do not use it for decisions about persons.
+The model is not a detector of forged videos. It cannot identify people, recognise what they say, or measure how well they
+articulate. Do not use it for decisions about persons.
 
 ## Limits
 
-About 160 speakers are few: expect lower accuracy on languages, ages, speech impairments, beards, masks, profile views and detectors that
-are not in the data. Silent clips and still faces have no offset; the confidence, and better its calibration, reports this. Level 3 sees
-prosody and pauses, which repeat, and is the least certain.
+About 160 speakers are few: expect lower accuracy on languages, ages, speech impairments, beards, masks, profile views and
+detectors that are not in the data. Silent clips and still faces have no offset; the confidence, and better its calibration,
+reports this. Level 3 sees prosody and pauses, which repeat, and is the least certain.
 """
 
 _MOVED = """ The training
@@ -177,7 +179,8 @@ def _write(path: Path, text: str, numbers: dict[str, Any]) -> None:
     pairs = zip(fixed["within_one"], fixed["exact"], strict=True)
     levels = "\n".join(f"| {level} | {cell(near)} | {cell(exact)} |" for level, (near, exact) in enumerate(pairs))
     short = "\n".join(
-        f"| {row['frames']} | {cell(row['all'])}, {row['all']['clips']} clips | {cell(row['speech'])}, {row['speech']['clips']} |"
+        f"| {row['frames']} | {cell(row['all'])}, {row['all']['clips']} clips | {cell(row['speech'])}, "
+        f"{row['speech']['clips']} |"
         f" {cell(row['windows'])} |"
         for row in numbers["short"]
     )

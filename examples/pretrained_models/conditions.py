@@ -2,8 +2,9 @@
 
     python examples/pretrained_models/conditions.py --corpus PATH --models NAME_OR_FOLDER ... [--out FILE]
 
-Conditions: clean clips; white noise, or the voices of four other speakers, at a signal-to-noise ratio of 10 dB; tracks smoothed over 5
-frames; 8.3 new frames per second. Half "A" of the speakers serves selection, half "B" serves reports (:func:`speaker_half`).
+Conditions: clean clips; white noise, or the voices of four other speakers, at a signal-to-noise ratio of 10 dB; tracks smoothed
+over 5 frames; 8.3 new frames per second. Half "A" of the speakers serves selection, half "B" serves reports
+(:func:`speaker_half`).
 """
 
 from __future__ import annotations

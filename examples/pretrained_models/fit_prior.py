@@ -23,13 +23,15 @@ Statistics of how real faces move, for `avsync.losses.MotionPrior`: an energy th
 
 ## Data
 
-{clips} crops of {frames} frames (68 points, 25 frames per second) of {speakers} train speakers of the corpus that the pretrained syncers
-were trained on; points by MediaPipe FaceMesh. Made by `python examples/pretrained_models/fit_prior.py --corpus PATH`.
+{clips} crops of {frames} frames (68 points, 25 frames per second) of {speakers} train speakers of the corpus that the
+pretrained syncers were trained on; points by MediaPipe FaceMesh. Made by `python examples/pretrained_models/fit_prior.py
+--corpus PATH`.
 
 ## Intended use and limits
 
-An energy next to a sync loss, so that gradient descent does not leave real faces. It knows how much faces move on average, not what they
-say, and it is no detector of generated video. Other layouts, detectors or frame rates need a prior of their own (`MotionPrior.fit`).
+An energy next to a sync loss, so that gradient descent does not leave real faces. It knows how much faces move on average, not
+what they say, and it is no detector of generated video. Other layouts, detectors or frame rates need a prior of their own
+(`MotionPrior.fit`).
 """
 
 

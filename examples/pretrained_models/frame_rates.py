@@ -2,8 +2,8 @@
 
     python examples/pretrained_models/frame_rates.py --corpus PATH [--models NAME_OR_FOLDER ...] [--out FILE]
 
-The landmarks of each clip are interpolated linearly from 25 frames per second to each rate, and the library resamples them back to the
-rate of the syncers, as it does with landmarks that were recorded at that rate.
+The landmarks of each clip are interpolated linearly from 25 frames per second to each rate, and the library resamples them back
+to the rate of the syncers, as it does with landmarks that were recorded at that rate.
 """
 
 from __future__ import annotations

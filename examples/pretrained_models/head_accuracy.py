@@ -2,8 +2,9 @@
 
     python examples/pretrained_models/head_accuracy.py --corpus PATH --models NAME_OR_FOLDER ... [--out FILE]
 
-Levels 0 to 3 are measured on clips of 152 frames, levels 4 and 5, if the model has them, on clips of 320 frames. The leak is fitted on the train split (:func:`avsync.landmarks.lip_leak.fit_lip_leak`). The halves of the validation speakers are those
-of ``conditions.py``.
+Levels 0 to 3 are measured on clips of 152 frames, levels 4 and 5, if the model has them, on clips of 320 frames. The leak is
+fitted on the train split (:func:`avsync.landmarks.lip_leak.fit_lip_leak`). The halves of the validation speakers are those of
+``conditions.py``.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ def accuracy(
 ) -> dict[str, Any]:
     """Compute the shares of offsets found within one frame, and of pairs whose own audio scores above another speaker's.
 
-    The score is the mean cosine of all windows at offset 0. Pairs are all clips with the audio of all clips of other speakers of the
-    same group.
+    The score is the mean cosine of all windows at offset 0. Pairs are all clips with the audio of all clips of other speakers
+    of the same group.
 
     Args:
         syncers: The model.

@@ -2,8 +2,9 @@
 
     python examples/pretrained_models/heads.py --corpus PATH [--out avsync/weights]
 
-Nothing is trained: the weights are those of `landmarks68-25fps-head`, and the leak is fitted on the train split and subtracted inside
-the model (``remove_lips`` of :class:`avsync.models.syncer.pyramid.SyncerPyramidConfig`). ``head_accuracy.py`` measures both.
+Nothing is trained: the weights are those of `landmarks68-25fps-head`, and the leak is fitted on the train split and subtracted
+inside the model (``remove_lips`` of :class:`avsync.models.syncer.pyramid.SyncerPyramidConfig`). ``head_accuracy.py`` measures
+both.
 """
 
 from __future__ import annotations

@@ -4,8 +4,10 @@
 
 Level 0, offsets of up to 15 frames to both sides, found within one frame.
 
-- "published": the protocol of the lip-sync literature. A clip of 50 frames and nothing around it; K frames are K - 4 windows whose
-  distances are averaged; every position in the clip counts; offsets without audio in the clip are left out; no choice by speech.
+- "published": the protocol of the lip-sync literature. A clip of 50 frames and nothing around it; K frames are K - 4 windows
+whose
+  distances are averaged; every position in the clip counts; offsets without audio in the clip are left out; no choice by
+  speech.
 - "around": clips of K frames with at least 80 % speech and the audio around them; every frame counts once.
 """
 
@@ -41,7 +43,7 @@ def embedded(syncers: MultiScaleSyncer, landmarks: Tensor, audio: Tensor) -> tup
 
 
 def distances_at_offsets(motion: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
-    """Return distances of unit embeddings (clips, windows, embed) at all offsets, (clips, windows, offsets), and 1 where audio exists."""
+    """Return distances of unit embeddings at all offsets, (clips, windows, offsets), and 1 where audio exists."""
     windows = motion.shape[1]
     heard, exists = F.pad(audio, (0, 0, REACH, REACH)), F.pad(torch.ones(audio.shape[:2]), (REACH, REACH))
     shifts = range(2 * REACH + 1)

@@ -2,9 +2,9 @@
 
     python examples/pretrained_models/pretrain.py --corpus PATH [--variants NAME ...] [--out avsync/weights] [--resume]
 
-Trains on the corpus' train speakers only and evaluates on its val speakers. The small variants take about ten minutes of one core, the
-default half an hour of two, the mouth's a quarter, and the lags that these two need ten minutes more; an interrupted run goes on with
-``--resume``. ``join.py`` then joins the ensemble, and ``avsync calibrate`` adds the calibrations.
+Trains on the corpus' train speakers only and evaluates on its val speakers. The small variants take about ten minutes of one
+core, the default half an hour of two, the mouth's a quarter, and the lags that these two need ten minutes more; an interrupted
+run goes on with ``--resume``. ``join.py`` then joins the ensemble, and ``avsync calibrate`` adds the calibrations.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class Variant:
         window_share: Share of the batches in which level 0 receives single windows without their clip.
         weight_decay: Decay of AdamW.
         dropout: Dropout of the encoders.
-        width: Channels of the encoders, of all levels or level by level; the special pyramids are smaller, so that all of them fit
-            into a small package.
+        width: Channels of the encoders, of all levels or level by level; the special pyramids are smaller, so that all of them
+            fit into a small package.
         equaliser_db: Largest gain or attenuation of the audio bands, in dB.
         offset_window: Number of frames of a window in the mean over windows of the offset search.
         pause_weight: Weight of windows without speech in the loss.
@@ -165,7 +165,10 @@ VARIANTS = {
         realign=True,
     ),
     "landmarks68-25fps-judge": Variant(
-        "An independent evaluation model, trained with SyncNet's contrastive loss and another seed, for generators that the default has guided.",
+        (
+            "An independent evaluation model, trained with SyncNet's contrastive loss and another seed, for generators that "
+            "the default has guided."
+        ),
         objective="margin",
         # The evaluation model also differs in its audio input: the window alone, and audio without normalisation.
         audio_context=(),
@@ -197,7 +200,8 @@ VARIANTS = {
         realign=True,
     ),
     "landmarks68-25fps-head": Variant(
-        "Bridge of the nose, eye corners and ends of the jaw. Much of what it finds, at level 0 about half, is lip motion that leaks"
+        "Bridge of the nose, eye corners and ends of the jaw. Much of what it finds, at level 0 about half, is lip motion "
+        "that leaks"
         " into these points; `landmarks68-25fps-pose` has the leak subtracted.",
         motion=("displacement", "velocity", "speed"),
         region="head",

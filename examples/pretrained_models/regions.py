@@ -2,10 +2,11 @@
 
     python examples/pretrained_models/regions.py --corpus PATH [--out avsync/weights]
 
-The mouth's syncers are those of `landmarks68-25fps-mouth`. Those of the rest of the face ("expression") and of the head ("pose") are trained
-here, on points from which the lips are subtracted, in about 20 minutes of one core each; an interrupted run goes on. Their loss has
-two parts: the offset of segments of several lengths, where one frame next to the right offset also counts as right, and the own audio of a
-crop against the audio of the other crops. Heads and brows do not follow speech from frame to frame, so windows alone are too short.
+The mouth's syncers are those of `landmarks68-25fps-mouth`. Those of the rest of the face ("expression") and of the head
+("pose") are trained here, on points from which the lips are subtracted, in about 20 minutes of one core each; an interrupted
+run goes on. Their loss has two parts: the offset of segments of several lengths, where one frame next to the right offset also
+counts as right, and the own audio of a crop against the audio of the other crops. Heads and brows do not follow speech from
+frame to frame, so windows alone are too short.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ from avsync.training import average_shape, averaged, lip_leak, load_checkpoint, 
 
 NAME = "landmarks68-25fps-regions"
 LEVELS = {"mouth": (0, 1, 2, 3), "expression": (0, 1, 2, 3), "pose": (1, 2, 3, 4)}
-"""Levels of each region. The head fits speech least at level 0. At level 5 (windows of 6.4 s) it found fewer offsets than a random
-answer on half A of the validation speakers; without level 5, clips of 80 frames fill all levels."""
+"""Levels of each region. The head fits speech least at level 0. At level 5 (windows of 6.4 s) it found fewer offsets than a
+random answer on half A of the validation speakers; without level 5, clips of 80 frames fill all levels."""
 WEIGHTS = {"mouth": 1.0, "expression": 0.1, "pose": 0.1}
-"""Weights of the regions: the largest of 0.1, 0.2, 0.3, 0.5 and 1 that cost at most 3 points of offsets found at each level (half A)."""
+"""Weights of the regions: the largest of 0.1, 0.2, 0.3, 0.5 and 1 that cost at most 3 points at each level (half A)."""
 MAX_OFFSETS = (15, 15, 8, 5, 3, 1)
 """Largest offset of the loss at each level, in frames of the level."""
 SPANS = ((25, 50, 100), (25, 50, 90), (12, 24, 44), (6, 12, 18), (4, 8), (2, 4))

@@ -51,8 +51,9 @@ STAGES = (
     Stage((2, 3), 200, 4e-4, 12),
     Stage((0, 1), 250, 4e-4, 13),
 )
-"""The pretrained weights differ in two details: the first 200 steps saw 160 frames at level 0 and followed a schedule of 500 steps, and
-the last stage ended after 200 of its 250 steps. They come from a loop with the same augmentation and other random numbers."""
+"""The pretrained weights differ in two details: the first 200 steps saw 160 frames at level 0 and followed a schedule of 500
+steps, and the last stage ended after 200 of its 250 steps. They come from a loop with the same augmentation and other random
+numbers."""
 FINE_FRAMES = 80
 DROPOUT = 0.15
 

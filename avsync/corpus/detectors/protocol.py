@@ -146,7 +146,8 @@ class CheckedDetector:
             raise ShapeError(f"`detector`: expected {self.name!r} to return {form}, got shape {np.shape(faces)}")
         if not np.isfinite(array).all():
             raise ShapeError(
-                f"`detector`: expected {self.name!r} to return finite points, got NaN or infinity; a face that is not found is None"
+                f"`detector`: expected {self.name!r} to return finite points, got NaN or infinity; a face that is not "
+                "found is None"
             )
         size = (int(array.shape[1]), int(array.shape[2]))
         if self.points_and_dims not in (None, size):

@@ -80,7 +80,8 @@ def _start(out: Path, detector: str | Detector, options: Mapping[str, Any], coun
         process.start()
     except (AttributeError, TypeError, ValueError) as error:  # errors of pickling
         raise ArgumentError(
-            f"`detector`: expected a name, 'module:function' or something that can be pickled with several workers, got: {error}"
+            "`detector`: expected a name, 'module:function' or something that can be pickled with several workers, got: "
+            f"{error}"
         ) from error
     finally:
         there.close()

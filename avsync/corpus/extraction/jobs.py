@@ -168,8 +168,8 @@ def speaker_of(path: Path, root: Path, rule: str, key: str) -> str:
         key: Key of the video.
 
     Example:
-        >>> speaker_of(Path("vox/id7/x/1_a.mp4"), Path("vox"), "folder", "1_a-00000000"), speaker_of(Path("7_a.mp4"), Path("."), "name", "")
-        ('id7', '7')
+        >>> speaker_of(Path("vox/id7/x/1_a.mp4"), Path("vox"), "folder", "1_a-00000000")
+        'id7'
 
     Raises:
         ArgumentError: ``rule`` is unknown.

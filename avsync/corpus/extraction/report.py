@@ -131,7 +131,10 @@ class VideoReport:
         if lost:
             text += f"; dropped {sum(lost.values()):.1f} s ({_amounts(lost)})"
         if self.warnings:
-            text += f"; {len(self.warnings)} warning{'s' if len(self.warnings) > 1 else ''}, the first: {printable(self.warnings[0])}"
+            text += (
+                f"; {len(self.warnings)} warning{'s' if len(self.warnings) > 1 else ''}, the first: "
+                f"{printable(self.warnings[0])}"
+            )
         return text
 
     def to_json(self) -> dict[str, Any]:
@@ -280,7 +283,10 @@ class ExtractionReport:
         """Return the report as text: totals, then one line per video that failed, has no clips, or has warnings."""
         totals = self.to_json()["totals"]
         lines = [
-            f"{totals['videos']} videos, {_minutes(totals['seconds'])}: {totals['clips']} clips, {_minutes(totals['seconds_in_clips'])}",
+            (
+                f"{totals['videos']} videos, {_minutes(totals['seconds'])}: {totals['clips']} clips, "
+                f"{_minutes(totals['seconds_in_clips'])}"
+            ),
         ]
         if totals["seconds_dropped"]:
             lost = sum(totals["seconds_dropped"].values())

@@ -80,4 +80,7 @@ class Downmix:
         if self._power >= _CANCELLED * self._expected:
             return None
         loss = 10.0 * math.log10(max(self._power, 1e-20) / self._expected)
-        return f"the channels cancel each other in the mono mix ({max(loss, -99.0):.0f} dB of their power is left): opposite phase?"
+        return (
+            f"the channels cancel each other in the mono mix ({max(loss, -99.0):.0f} dB of their power is left): "
+            "opposite phase?"
+        )

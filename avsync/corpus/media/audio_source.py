@@ -148,7 +148,8 @@ class AudioSource(ProcessBound):
             lines.append(f"gaps in the audio, {clock.gaps[1]:.3f} s in total, read as silence: {clock.gaps[0]}")
         if clock is not None and clock.overlaps[0]:
             lines.append(
-                f"audio blocks cut by {clock.overlaps[1]:.3f} s in total, because they overlap the block before: {clock.overlaps[0]}"
+                f"audio blocks cut by {clock.overlaps[1]:.3f} s in total, because they overlap the block before: "
+                f"{clock.overlaps[0]}"
             )
         return lines
 

@@ -98,7 +98,8 @@ def open_media(path: str | os.PathLike[str]) -> Any:
     file = Path(check_path("path", path))
     if not file.is_file():
         raise CorpusError(
-            f"{path}: expected a media file, got {'a folder' if file.is_dir() else 'no regular file' if file.exists() else 'nothing there'}"
+            f"{path}: expected a media file, got "
+            f"{'a folder' if file.is_dir() else 'no regular file' if file.exists() else 'nothing there'}"
         )
     if file.stat().st_size == 0:
         raise CorpusError(f"{path}: expected a media file, got an empty one")

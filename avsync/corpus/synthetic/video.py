@@ -1,7 +1,7 @@
 """Videos of the synthetic talker, and the detector that reads them: every command can be tried without a file of one's own.
 
-The face is drawn as points. Two rows of black and white blocks at the top of each image hold the numbers of the speaker, the clip and
-the frame, so that the detector returns the true landmarks. A real detector would find no face in these images.
+The face is drawn as points. Two rows of black and white blocks at the top of each image hold the numbers of the speaker, the
+clip and the frame, so that the detector returns the true landmarks. A real detector would find no face in these images.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ def write_talk(
 class TalkDetector:
     """Detector of the faces in the videos that :func:`write_talk` writes.
 
-    It follows :class:`avsync.corpus.detectors.protocol.Detector`. Images without the code have no face. Images must keep their size.
+    It follows :class:`avsync.corpus.detectors.protocol.Detector`. Images without the code have no face. Images must keep their
+    size.
 
     Example:
         >>> TalkDetector()([np.zeros((480, 640, 3), np.uint8)])

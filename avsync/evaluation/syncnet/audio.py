@@ -6,8 +6,8 @@ every 10 ms that are **not** centred and not tapered, a power spectrum over 512 
 whose corners are rounded down to bins, natural logarithm, orthonormal DCT-II, the first 13 coefficients, a sinusoidal lifter,
 and the logarithm of the frame's energy in the place of the first coefficient.
 
-Frame ``s`` covers the samples from ``160 s`` to ``160 s + 399``: 5 video frames of 40 ms and 20 frames of audio start together, and
-the audio reaches 7.5 ms further.
+Frame ``s`` covers the samples from ``160 s`` to ``160 s + 399``: 5 video frames of 40 ms and 20 frames of audio start together,
+and the audio reaches 7.5 ms further.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ def syncnet_mfcc(waveform: Tensor, *, quantise: bool = True) -> Tensor:
         >>> syncnet_mfcc(torch.zeros(2, 16000)).shape
         torch.Size([2, 98, 13])
 
-    Source: the published script (Chung and Zisserman, "Out of time: automated lip sync in the wild", 2016), with the defaults of
-    python_speech_features 0.6.
+    Source: the published script (Chung and Zisserman, "Out of time: automated lip sync in the wild", 2016), with the defaults
+    of python_speech_features 0.6.
     """
     check_shape("waveform", waveform, "batch samples")
     check_floating("waveform", waveform)

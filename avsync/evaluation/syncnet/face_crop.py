@@ -162,7 +162,8 @@ def crop_face(image: Image, x: float, y: float, half: float, *, crop_scale: floa
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ShapeError(f"`image`: expected (height, width, 3) uint8, got {image.shape} {image.dtype}")
-    # Bounds are rounded down after a shift by a whole number of pixels, as the published pipeline pads the image before it cuts.
+    # Bounds are rounded down after a shift by a whole number of pixels, as the published pipeline pads the image before it
+    # cuts.
     shift = int(half * (1 + 2 * crop_scale))
     rows = np.arange(int(y + shift - half), int(y + shift + half * (1 + 2 * crop_scale))) - shift
     columns = np.arange(int(x + shift - half * (1 + crop_scale)), int(x + shift + half * (1 + crop_scale))) - shift

@@ -1,7 +1,7 @@
 """Positions of faces in a video (first scoring pass), at 25 images per second on the video's own clock.
 
-The published pipeline writes the video again at 25 frames per second and numbers them; here every 25th of a second takes the image that
-lies nearest in time, whatever the file's rate. Only boxes are kept, so hours of video need a few megabytes.
+The published pipeline writes the video again at 25 frames per second and numbers them; here every 25th of a second takes the
+image that lies nearest in time, whatever the file's rate. Only boxes are kept, so hours of video need a few megabytes.
 """
 
 from __future__ import annotations

@@ -106,8 +106,8 @@ class SyncNet(PretrainedModel):
     """Both streams of SyncNet.
 
     The lip stream convolves over time in its first layer only and pads nothing there, so one pass over a track yields the
-    embeddings of all its windows, equal to those of each window by itself. The audio stream pads and strides over time, so that a
-    window's embedding depends on where the window was cut: its windows are cut out and embedded as a batch.
+    embeddings of all its windows, equal to those of each window by itself. The audio stream pads and strides over time, so that
+    a window's embedding depends on where the window was cut: its windows are cut out and embedded as a batch.
 
     Args:
         config: Sizes; see :class:`SyncNetConfig`.
@@ -199,7 +199,8 @@ class SyncNet(PretrainedModel):
         missing, unknown = sorted(set(expected) - set(weights)), sorted(set(weights) - set(expected))
         if missing or unknown:
             raise CheckpointError(
-                f"`path`: expected the weights of SyncNet, got {path} with {_some(missing)} missing and {_some(unknown)} unknown"
+                f"`path`: expected the weights of SyncNet, got {path} with {_some(missing)} missing and {_some(unknown)} "
+                "unknown"
             )
         for name, value in weights.items():
             if value.shape != expected[name].shape:
@@ -225,7 +226,8 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"`path`: expected a state dictionary of tensors, got {path}, which is damaged, or holds other Python objects and cannot"
+            f"`path`: expected a state dictionary of tensors, got {path}, which is damaged, or holds other Python objects "
+            "and cannot"
             " be read safely; where you trust it, load the model it holds and save its `state_dict()`"
         ) from error
     except (OSError, EOFError, LookupError, RuntimeError, ValueError, SafetensorError) as error:

@@ -1,7 +1,8 @@
 """LSE-D, LSE-C and offset of a video by SyncNet: from the file to the numbers in one call, in batches, without temporary files.
 
-Two passes over the file: the first finds the faces (:mod:`avsync.evaluation.syncnet.face_track`), the second crops, embeds and compares. Neither
-pass keeps images or embeddings for longer than a batch, so memory use does not depend on the length of the video.
+Two passes over the file: the first finds the faces (:mod:`avsync.evaluation.syncnet.face_track`), the second crops, embeds and
+compares. Neither pass keeps images or embeddings for longer than a batch, so memory use does not depend on the length of the
+video.
 """
 
 from __future__ import annotations
@@ -89,13 +90,15 @@ def score_video(
 
     Args:
         path: The video, of any rate and size.
-        syncnet: With its published weights, from :meth:`avsync.evaluation.syncnet.network.SyncNet.from_file`; other weights give other numbers.
+        syncnet: With its published weights, from :meth:`avsync.evaluation.syncnet.network.SyncNet.from_file`; other weights
+            give other numbers.
         detector: Name, model file, "module:name" or a callable; see :func:`avsync.corpus.detectors.protocol.as_detector`.
         device: Device of the computation, to which the network is moved; by default the current device of the network.
         batch_size: Windows embedded at once, 1 to 128.
         max_offset: Largest offset searched, in images of 40 ms; 15 in the published evaluations.
-        edges: "masked" compares with the audio around the track and leaves out what lies beyond the audio of the file. "legacy" is
-            the published script: the audio is cut to the track, zeros take the place of embeddings beyond its ends, and the last
+        edges: "masked" compares with the audio around the track and leaves out what lies beyond the audio of the file. "legacy"
+            is the published script: the audio is cut to the track, zeros take the place of embeddings beyond its ends, and the
+                last
             window of a track is not used.
         faces: "largest", "stable" or "all"; see :func:`avsync.corpus.extraction.tracks.choose_tracks`.
         min_seconds: Shortest track of a face; 4 in the published pipeline.
@@ -181,7 +184,8 @@ class _Scorer:
         self.source.close()
         if not self._counts.any():
             raise ClipTooShortError(
-                f"{self.source.path}: expected audio for at least {_WINDOW_SAMPLES / SAMPLE_RATE:.3f} s next to the face that starts at"
+                f"{self.source.path}: expected audio for at least {_WINDOW_SAMPLES / SAMPLE_RATE:.3f} s next to the face "
+                "that starts at"
                 f" {self.face.start:.2f} s, got less"
             )
         with np.errstate(invalid="ignore"):
@@ -263,8 +267,8 @@ class _AudioWindows:
 
     def _features(self, first: int, stop: int) -> Tensor:
         scorer = self.scorer
-        # The frame before the first one is computed and dropped, because pre-emphasis needs the sample before each. At the very start
-        # of a published track there is none.
+        # The frame before the first one is computed and dropped, because pre-emphasis needs the sample before each. At the very
+        # start of a published track there is none.
         before = 0 if scorer.legacy and first == 0 else 1
         start = scorer.face.start + (SAMPLES * first - HOP_LENGTH * before) / SAMPLE_RATE
         samples = SAMPLES * (stop - first - 1) + _WINDOW_SAMPLES + HOP_LENGTH * before

@@ -1,7 +1,8 @@
 """Audio pyramid of the generator: audio feature maps at 25, 12.5, 6.25 and 3.125 Hz, one per branch.
 
-The audio pyramid is the bottom-up path of a feature pyramid network (paper, section 3.2). Frame j of map i is at the time of motion frame 2^i j. Linear
-interpolation brings the coarse maps back to the motion rate; a causal pyramid repeats their frames instead.
+The audio pyramid is the bottom-up path of a feature pyramid network (paper, section 3.2). Frame j of map i is at the time of
+motion frame 2^i j. Linear interpolation brings the coarse maps back to the motion rate; a causal pyramid repeats their frames
+instead.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ class StridedConvNeXtBlock(nn.Module):
     """ConvNeXt-1D block that halves the rate: depthwise convolution, LayerNorm, pointwise x4, GELU, pointwise, plus a shortcut.
 
     :meth:`valid` pads nothing; the padding is an attribute, so that whole clips and streams use the same code. Output j of a
-    padded clip is centred on input 2j. Output j of a causal block depends on input 2j and earlier inputs; in the stem it also depends on
-    input 2j + 1, which is the second half of the same motion frame.
+    padded clip is centred on input 2j. Output j of a causal block depends on input 2j and earlier inputs; in the stem it also
+    depends on input 2j + 1, which is the second half of the same motion frame.
 
     Args:
         in_channels: Channels of the input.
@@ -125,8 +126,8 @@ def upsample_maps(maps: Sequence[Tensor], *, hold: bool = False) -> Tensor:
 
     Args:
         maps: One (batch, ceil(frames / 2^i), channels) for each i = 0, 1, ...
-        hold: Repeat each frame until the next one instead of interpolating linearly. After a map's last frame, that frame is repeated
-            in both cases.
+        hold: Repeat each frame until the next one instead of interpolating linearly. After a map's last frame, that frame is
+            repeated in both cases.
 
     Returns:
         (levels, batch, frames, channels).
@@ -167,8 +168,8 @@ def _repeat(x: Tensor, times: int) -> Tensor:
 class AudioPyramid(nn.Module):
     """Audio encoder with one feature map per branch, all at the motion rate.
 
-    A pointwise layer widens the standardised features, two blocks of stride 2 lead from 100 Hz to the motion rate (map 0), and each
-    further block halves the rate once more (maps 1, 2, ...). Vector t of every map belongs to motion frame t.
+    A pointwise layer widens the standardised features, two blocks of stride 2 lead from 100 Hz to the motion rate (map 0), and
+    each further block halves the rate once more (maps 1, 2, ...). Vector t of every map belongs to motion frame t.
 
     Args:
         audio_features: Coefficients per audio frame.
@@ -176,7 +177,8 @@ class AudioPyramid(nn.Module):
         levels: Number of maps.
         stem_kernel: Taps of the two blocks of the stem, odd.
         kernel_size: Taps of the further blocks, odd.
-        causal: Pad only on the left and repeat the frames of the coarse maps, so that vector t uses no audio frame after 4t + 3.
+        causal: Pad only on the left and repeat the frames of the coarse maps, so that vector t uses no audio frame after 4t +
+            3.
 
     Raises:
         ArgumentError: The kernel size is even, or a size is not positive.
@@ -238,8 +240,8 @@ class AudioPyramid(nn.Module):
         """Number of motion frames of audio after frame t on which the vector of frame t depends.
 
         Block n (from 0) has inputs 2^n audio frames apart and sees r inputs ahead of its centre. The vector of frame t of map i
-        interpolates between the map's frames around t, the later of which is up to 2^i - 1 motion frames ahead. The coarsest map looks
-        farthest ahead: 29 frames, 1.16 s, with the paper's kernels and four maps.
+        interpolates between the map's frames around t, the later of which is up to 2^i - 1 motion frames ahead. The coarsest
+        map looks farthest ahead: 29 frames, 1.16 s, with the paper's kernels and four maps.
         """
         if self.causal:
             return 0
@@ -248,7 +250,7 @@ class AudioPyramid(nn.Module):
         return reach // AUDIO_FRAMES_PER_FRAME
 
     def set_audio_statistics(self, mean: Tensor, std: Tensor) -> None:
-        """Set the mean and the standard deviation of the coefficients, which standardise the input; they are saved with the weights.
+        """Set mean and standard deviation of the coefficients, which standardise the input and are saved with the weights.
 
         Args:
             mean: (coeffs,).
@@ -284,7 +286,8 @@ class AudioPyramid(nn.Module):
             For each level i a tensor (batch, ceil(frames / 2^i), channels).
 
         Raises:
-            ShapeError: The rank or the number of coefficients is wrong, or the number of audio frames is 0 or not a multiple of 4.
+            ShapeError: The rank or the number of coefficients is wrong, or the number of audio frames is 0 or not a multiple of
+                4.
         """
         x = self.embed_audio(audio)
         if audio.shape[1] == 0 or audio.shape[1] % AUDIO_FRAMES_PER_FRAME:

@@ -1,8 +1,8 @@
 """Multi-scale autoregressive generator of landmark motion from audio, equations (6)-(8).
 
-The branches of the generator (section 3.2 of the paper) have the same shape and different inputs. The weights of all branches are one
-tensor with a leading branch axis (:class:`StackedLinear`), so that a step of the rollout costs one batched product per layer for any
-number of branches.
+The branches of the generator (section 3.2 of the paper) have the same shape and different inputs. The weights of all branches
+are one tensor with a leading branch axis (:class:`StackedLinear`), so that a step of the rollout costs one batched product per
+layer for any number of branches.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,12 +29,139 @@ from avsync._checks import (
 from avsync.errors import ArgumentError, ClipTooShortError, ConfigError
 from avsync.landmarks.geometry import normalise
 from avsync.models.generator.audio_pyramid import AudioPyramid, mirror_audio
-from avsync.models.generator.recurrent import RecurrentLinear
 from avsync.pretrained import PretrainedModel, added_later
 from avsync.pyramid import AUDIO_FRAMES_PER_FRAME
 
 NOISE_PERIOD = 8
 """Frames between the vectors of the noise, the period of the coarsest audio map (ours)."""
+
+
+_Products = dict[int, list[tuple[Tensor, Tensor]]]
+"""Pairs (gradient of an output, input) by the number of the backward pass that formed them."""
+
+
+def _backward_pass() -> int:
+    return torch._C._current_graph_task_id()  # as torch.utils.checkpoint tells backward passes apart
+
+
+def _plain(weight: Tensor) -> bool:
+    """Return whether plain operations are needed: in compiled code, under :mod:`torch.func`, and under autocast."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return True
+    return torch.is_autocast_enabled(weight.device.type)
+
+
+def _sum(first: Tensor | None, second: Tensor) -> Tensor:
+    return second if first is None else first + second
+
+
+class _Collected(torch.autograd.Function):
+    """Identity of a weight and a bias, whose backward pass adds the products that :class:`_Applied` has left for it.
+
+    Autograd calls this backward pass after those of all uses of the result.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, bias: Tensor, products: _Products) -> tuple[Tensor, Tensor]:
+        ctx.products = products
+        ctx.set_materialize_grads(False)
+        return weight.view_as(weight), bias.view_as(bias)
+
+    @staticmethod
+    def backward(ctx: Any, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor | None, Tensor | None, None]:
+        pairs = ctx.products.pop(_backward_pass(), [])
+        if pairs:
+            gradients, inputs = (torch.cat(parts, dim=-2) for parts in zip(*pairs, strict=True))
+            if ctx.needs_input_grad[0]:
+                weight = _sum(weight, gradients.transpose(-1, -2) @ inputs)
+            if ctx.needs_input_grad[1]:
+                bias = _sum(bias, gradients.sum(dim=-2))
+        return weight, bias, None
+
+
+class _Applied(torch.autograd.Function):
+    """Product of an input and a weight, plus the bias or a term."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, term: Tensor | None, products: _Products) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.products = products
+        return _product(x, weight, bias if term is None else term)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        of_x, of_weight, of_bias, of_term, _ = ctx.needs_input_grad
+        weight_gradient = bias_gradient = None
+        if torch.is_grad_enabled():  # a second derivative may follow
+            weight_gradient = gradient.transpose(-1, -2) @ x if of_weight else None
+            bias_gradient = gradient.sum(dim=-2) if of_bias else None
+        elif of_weight or of_bias:
+            ctx.products.setdefault(_backward_pass(), []).append((gradient, x))
+        return gradient @ weight if of_x else None, weight_gradient, bias_gradient, gradient if of_term else None, None
+
+
+def _product(x: Tensor, weight: Tensor, added: Tensor | None) -> Tensor:
+    if added is None:
+        return x @ weight.transpose(-1, -2)
+    if x.ndim == 2:
+        return torch.addmm(added, x, weight.t())
+    return torch.baddbmm(added[:, None] if added.ndim == 2 else added, x, weight.transpose(1, 2))
+
+
+class RecurrentLinear:
+    r"""Linear map that a recurrence applies at every step; it lives as long as one rollout.
+
+    Automatic differentiation forms one gradient of the weight per step, a product of as few rows as the batch has clips, and
+    adds it to the sum of the others. This map keeps the inputs :math:`x_t` and the gradients :math:`g_t` of the outputs
+    instead, and forms :math:`\sum_t g_t^T x_t` in one product when the backward pass has reached the first step.
+
+    Derivatives of any order are those of plain automatic differentiation, because a backward pass that is differentiated itself
+    uses plain operations. The values are the same to the last bit; the weight gradient is summed in another order.
+
+    Args:
+        weight: (out_features, in_features), or (branches, out_features, in_features).
+        bias: (out_features,), or (branches, out_features); None for a map whose steps have terms of their own, or nothing to
+            add.
+
+    Raises:
+        ArgumentError: A step of a map with a bias has a term, too.
+
+    Example:
+        >>> weight = torch.tensor([[2.0]], requires_grad=True)
+        >>> linear, x = RecurrentLinear(weight, torch.zeros(1)), torch.ones(1, 1)
+        >>> for _ in range(3):
+        ...     x = linear(x)
+        >>> x.item(), torch.autograd.grad(x.sum(), weight)[0].item()  # w^3 and 3 w^2
+        (8.0, 12.0)
+
+    Source: ours.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        self._products: _Products | None = None
+        learned = weight.requires_grad or (bias is not None and bias.requires_grad)
+        if learned and torch.is_grad_enabled() and not _plain(weight):
+            self._products = {}
+            weight, shift = _Collected.apply(weight, weight.new_zeros(()) if bias is None else bias, self._products)
+            bias = None if bias is None else shift
+        self._weight, self._bias = weight, bias
+
+    def __call__(self, x: Tensor, term: Tensor | None = None) -> Tensor:
+        """Compute ``x W^T``, plus the bias or the term of this step.
+
+        Args:
+            x: (rows, in_features), or (branches, rows, in_features).
+            term: (rows, out_features), or (branches, rows, out_features); only without a bias.
+
+        Returns:
+            (rows, out_features), or (branches, rows, out_features).
+        """
+        if term is not None and self._bias is not None:
+            raise ArgumentError("`term`: expected None, because the map has a bias, got a tensor")
+        if self._products is not None:
+            return _Applied.apply(x, self._weight, self._bias, term, self._products)
+        return _product(x, self._weight, self._bias if term is None else term)
 
 
 def stacked_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -121,8 +248,8 @@ def layer_norm(x: Tensor) -> Tensor:
 class StackedPointwiseBlock(nn.Module):
     """ConvNeXt block with kernel 1 for several branches: LayerNorm, pointwise, GELU, pointwise, residual.
 
-    With kernel 1 the depthwise convolution is one scale and shift per channel, and so is the affine part of the LayerNorm. Both are
-    left out, because the following pointwise layer can express them (ours).
+    With kernel 1 the depthwise convolution is one scale and shift per channel, and so is the affine part of the LayerNorm. Both
+    are left out, because the following pointwise layer can express them (ours).
 
     Args:
         width: Channels per branch.
@@ -221,9 +348,9 @@ class GeneratorConfig:
 
     The paper states neither a number of parameters nor the widths of its layers.
 
-    The LSTM (one layer, 256), the four branches, the rates of the pyramid and the form of the blocks are those of the paper; the
-    kernel of 7 and the branch width (twice the 136 coordinates) are those of its code. ``position_embed``, ``audio_channels``,
-    ``branch_depth``, ``stem_kernel`` and the two scales are ours.
+    The LSTM (one layer, 256), the four branches, the rates of the pyramid and the form of the blocks are those of the paper;
+    the kernel of 7 and the branch width (twice the 136 coordinates) are those of its code. ``position_embed``,
+    ``audio_channels``, ``branch_depth``, ``stem_kernel`` and the two scales are ours.
 
     Attributes:
         audio_features: Coefficients per audio frame.
@@ -234,7 +361,8 @@ class GeneratorConfig:
         audio_channels: Channels of every map of the audio pyramid.
         stem_kernel: Taps of the two blocks from 100 Hz to the motion rate.
         kernel_size: Taps of the blocks between the maps.
-        num_branches: Number of maps, branches and masks; 1 is the single-scale generator of the ablation, with the finest map only.
+        num_branches: Number of maps, branches and masks; 1 is the single-scale generator of the ablation, with the finest map
+            only.
         branch_width: Channels per branch.
         branch_depth: Pointwise ConvNeXt blocks per branch.
         expansion: Hidden channels of the blocks, as a multiple of ``branch_width``.
@@ -242,15 +370,16 @@ class GeneratorConfig:
         initial_state: "random" (standard normal LSTM state) or "zeros".
         displacement_scale: Factor on the displacement from the first observed face, in face heights, for the network input.
         velocity_scale: Velocity for a network output of 1, in face heights per frame.
-        motion_components: 0 lets the branches move every coordinate independently, as the paper does. Above 0, the branches move
-            this many principal motions of real faces instead (:meth:`MultiScaleGenerator.set_motion_basis`). The output is then a
-            face from the first step on and, in eval mode, goes no farther along a principal motion than real faces do. Without
-            principal motions, short training runs distort faces (ours).
-        motion_leak: Initial share of the distance from a rest position by which a face returns in each frame, along each principal
-            motion. The shares and the rest position, a linear function of the first face's embedding, are learned. Without a leak,
-            small errors of the velocities add up, and faces drift in long rollouts. 0 for none; requires principal motions (ours).
-        noise: Channels of the noise that all branches read, for motion that differs between seeds; 0 for none. A vector is drawn
-            every ``NOISE_PERIOD`` frames, and the frames between are interpolated linearly (ours).
+        motion_components: 0 lets the branches move every coordinate independently, as the paper does. Above 0, the branches
+            move this many principal motions of real faces instead (:meth:`MultiScaleGenerator.set_motion_basis`). The output is
+            then a face from the first step on and, in eval mode, goes no farther along a principal motion than real faces do.
+            Without principal motions, short training runs distort faces (ours).
+        motion_leak: Initial share of the distance from a rest position by which a face returns in each frame, along each
+            principal motion. The shares and the rest position, a linear function of the first face's embedding, are learned.
+            Without a leak, small errors of the velocities add up, and faces drift in long rollouts. 0 for none; requires
+            principal motions (ours).
+        noise: Channels of the noise that all branches read, for motion that differs between seeds; 0 for none. A vector is
+            drawn every ``NOISE_PERIOD`` frames, and the frames between are interpolated linearly (ours).
 
     Raises:
         ConfigError: A value is impossible.
@@ -301,8 +430,8 @@ class GeneratorOutput(NamedTuple):
         landmarks: (batch, frames, points, dims), the generated frames in the unit of the observed ones.
         velocities: (batch, frames, points, dims), v_t = x_t - x_{t-1}, in the same unit per frame.
         masks: (batch, frames, branches, points), equation (8); they sum to 1 over the branches. None without ``return_masks``.
-        observed: (batch, n - 1, points, dims), predictions of the observed frames 2 to n, each from the real frames before it. None
-            without ``return_observed``.
+        observed: (batch, n - 1, points, dims), predictions of the observed frames 2 to n, each from the real frames before it.
+            None without ``return_observed``.
     """
 
     landmarks: Tensor
@@ -328,9 +457,9 @@ class StepOutput(NamedTuple):
 class Rollout:
     """State of a rollout: the LSTM state and the displacement of the face from the first observed face.
 
-    :meth:`MultiScaleGenerator.start` creates it. The displacement is kept in face heights times ``displacement_scale``, which is what
-    the position embedding reads, and in at least float32, because half precision is not accurate enough for sums of small velocities.
-    The first observed face itself enters as a constant term.
+    :meth:`MultiScaleGenerator.start` creates it. The displacement is kept in face heights times ``displacement_scale``, which
+    is what the position embedding reads, and in at least float32, because half precision is not accurate enough for sums of
+    small velocities. The first observed face itself enters as a constant term.
     """
 
     def __init__(
@@ -375,8 +504,8 @@ class Rollout:
             # The basis is in units of typical velocities, and so are positions along each motion, and their bounds.
             self._basis, self._analysis = at_least_float32(network.motion_basis), at_least_float32(network.motion_analysis)
             self._place = self._position(displacements[:, -1])
-            # Training has no bounds, because a face at a bound has no gradient that moves it back, and the discriminators win. A real
-            # face that is already beyond the usual reach keeps its position.
+            # Training has no bounds, because a face at a bound has no gradient that moves it back, and the discriminators win.
+            # A real face that is already beyond the usual reach keeps its position.
             reach = torch.full_like(network.motion_reach, torch.inf) if network.training else network.motion_reach
             self._reach = torch.maximum(reach.expand_as(self._place), self._place.abs())
             if network.leak is not None and network.rest is not None:
@@ -408,8 +537,8 @@ class Rollout:
         """Generate the next frame, equations (6)-(8).
 
         Args:
-            term: (branches, batch, branch_width), the audio's part of the branches' first layer; None if the rollout was started with
-                the terms of all frames.
+            term: (branches, batch, branch_width), the audio's part of the branches' first layer; None if the rollout was
+                started with the terms of all frames.
 
         Returns:
             The new displacement, its velocity and the mask.
@@ -445,8 +574,8 @@ class Rollout:
     def _within_reach(self, velocity: Tensor, basis: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
         """Project a velocity (batch, points, dims) onto the principal motions, add the leak, and limit it to their reach.
 
-        Masks differ between landmarks, so the merged velocity may distort a face although no branch does; and sums of velocities may
-        exceed the range of real faces.
+        Masks differ between landmarks, so the merged velocity may distort a face although no branch does; and sums of
+        velocities may exceed the range of real faces.
 
         Returns:
             The velocity, and the position along the principal motions after it, (batch, motion_components).
@@ -458,7 +587,7 @@ class Rollout:
         return ((place - before) @ basis).view_as(velocity), place
 
     def faces(self, displacements: Tensor) -> Tensor:
-        """Convert displacements (batch, frames, points * dims) to faces (batch, frames, points, dims) in the unit of the observed frames."""
+        """Convert displacements (batch, frames, points * dims) to faces (batch, frames, points, dims) in the input unit."""
         return torch.addcmul(self._first, self._unit, displacements.unflatten(2, self._first.shape[2:]))
 
 
@@ -471,16 +600,17 @@ def _invert_basis(generator: MultiScaleGenerator, *_: object) -> None:
 class MultiScaleGenerator(PretrainedModel):
     """Generator of landmark motion from audio at several rates: equations (6)-(8).
 
-    An LSTM reads the faces so far. Its output and the embedding of the last face go to every branch, together with the branch's own
-    audio vector for the next frame (map i of the :class:`~avsync.models.generator.audio_pyramid.AudioPyramid` for branch i). The branches
-    are independent stacks of pointwise blocks, and a mask learned for each landmark merges their velocities.
+    An LSTM reads the faces so far. Its output and the embedding of the last face go to every branch, together with the branch's
+    own audio vector for the next frame (map i of the :class:`~avsync.models.generator.audio_pyramid.AudioPyramid` for branch
+    i). The branches are independent stacks of pointwise blocks, and a mask learned for each landmark merges their velocities.
 
-    The network sees displacements from the first observed face in heights of that face and, once, that face itself. The output has
-    the unit of the input, and the observed frames never move. Landmarks and audio of any floating-point dtype are accepted; the
-    output is in at least float32.
+    The network sees displacements from the first observed face in heights of that face and, once, that face itself. The output
+    has the unit of the input, and the observed frames never move. Landmarks and audio of any floating-point dtype are accepted;
+    the output is in at least float32.
 
-    The default sizes have 6.1 million parameters with four branches (2.1 of them in the audio pyramid) and 1.7 million with one branch (0.3).
-    For an ablation at equal size, ``num_branches=1, branch_width=749`` also has 6.1 million. The paper states no number of parameters.
+    The default sizes have 6.1 million parameters with four branches (2.1 of them in the audio pyramid) and 1.7 million with one
+    branch (0.3). For an ablation at equal size, ``num_branches=1, branch_width=749`` also has 6.1 million. The paper states no
+    number of parameters.
 
     Args:
         config: Sizes and choices; the defaults if None.
@@ -573,8 +703,8 @@ class MultiScaleGenerator(PretrainedModel):
 
         Args:
             motions: (motion_components, points, dims), in face heights per frame; saved with the weights.
-            reach: (motion_components,), largest displacement from the first observed face along each motion, as a multiple of the
-                motion. The limit applies in eval mode only.
+            reach: (motion_components,), largest displacement from the first observed face along each motion, as a multiple of
+                the motion. The limit applies in eval mode only.
 
         Raises:
             ArgumentError: The generator was built with ``motion_components=0``.
@@ -673,12 +803,12 @@ class MultiScaleGenerator(PretrainedModel):
 
         Args:
             observed: (batch, n, points, dims), any unit.
-            terms: (frames, branches, batch, branch_width) from :meth:`audio_terms` for the frames to generate; None if each step gets
-                its own term.
+            terms: (frames, branches, batch, branch_width) from :meth:`audio_terms` for the frames to generate; None if each
+                step gets its own term.
             generator: Random generator for the initial state; torch's default if None.
             initial_state: (2, batch, hidden) from :meth:`draw_state`; drawn from ``generator`` if None.
-            observed_terms: (n - 1, branches, batch, branch_width) from :meth:`audio_terms` for the observed frames 2 to n; the rollout
-                then holds its predictions of these frames.
+            observed_terms: (n - 1, branches, batch, branch_width) from :meth:`audio_terms` for the observed frames 2 to n; the
+                rollout then holds its predictions of these frames.
 
         Returns:
             The rollout, before its first generated frame.
@@ -719,9 +849,10 @@ class MultiScaleGenerator(PretrainedModel):
             observed: (batch, n, points, dims), any unit; n = 3 in the paper's training.
             audio: (batch, 4 * T, coeffs), the audio of the n observed and the T - n generated frames.
             generator: Random generator for the initial state; torch's default if None.
-            initial_state: (2, batch, hidden) from :meth:`draw_state`; drawn from ``generator`` if None. It is required in a CUDA graph.
-            noise: (batch, T - n, noise) from :meth:`draw_noise`; drawn from ``generator`` if None. It is required in a CUDA graph, if
-                the generator reads noise.
+            initial_state: (2, batch, hidden) from :meth:`draw_state`; drawn from ``generator`` if None. It is required in a
+                CUDA graph.
+            noise: (batch, T - n, noise) from :meth:`draw_noise`; drawn from ``generator`` if None. It is required in a CUDA
+                graph, if the generator reads noise.
             return_masks: Return the masks of equation (8).
             return_observed: Return predictions of the observed frames 2 to n, for the reconstruction loss.
 
@@ -777,9 +908,9 @@ class MultiScaleGenerator(PretrainedModel):
     ) -> GeneratorOutput:
         """Animate one face at test time.
 
-        The observed frames are ``warm_up`` repetitions of the face; their audio is the beginning of ``audio``, mirrored. The face stands
-        before the first frame of the audio, so T audio frames give T generated frames (ours); in the paper's code the face is frame 0
-        itself, and T - 1 frames are generated.
+        The observed frames are ``warm_up`` repetitions of the face; their audio is the beginning of ``audio``, mirrored. The
+        face stands before the first frame of the audio, so T audio frames give T generated frames (ours); in the paper's code
+        the face is frame 0 itself, and T - 1 frames are generated.
 
         Args:
             face: (batch, points, dims), any unit.

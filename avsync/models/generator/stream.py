@@ -2,8 +2,8 @@
 
 Audio is pushed one motion frame at a time, and faces are returned as soon as the look-ahead allows.
 
-Every convolution stores the few inputs that its next output needs, and every map stores the few frames that are still needed. The time
-and memory of a step are therefore constant. The output equals that of the generator's ``forward``.
+Every convolution stores the few inputs that its next output needs, and every map stores the few frames that are still needed.
+The time and memory of a step are therefore constant. The output equals that of the generator's ``forward``.
 """
 
 from __future__ import annotations
@@ -113,13 +113,13 @@ class AudioPyramidStream:
 class GeneratorStream:
     """Rollout whose audio arrives one motion frame at a time; the output equals that of the generator's ``forward``.
 
-    The audio of the observed frames is pushed first. With a look-ahead of L frames, step k returns frame k - L if that frame is a
-    generated one, and None before that.
+    The audio of the observed frames is pushed first. With a look-ahead of L frames, step k returns frame k - L if that frame is
+    a generated one, and None before that.
 
     Args:
         network: The generator.
-        observed: (batch, n, points, dims), the frames before the first generated frame, or one face (batch, points, dims), which is
-            repeated ``warm_up`` times. Push the audio of these frames first; for a single face,
+        observed: (batch, n, points, dims), the frames before the first generated frame, or one face (batch, points, dims),
+            which is repeated ``warm_up`` times. Push the audio of these frames first; for a single face,
             :func:`~avsync.models.generator.audio_pyramid.mirror_audio` returns this audio.
         warm_up: Repetitions of a single face.
         generator: Random generator for the initial state; torch's default if None.

@@ -20,8 +20,8 @@ class SyncerEnsembleConfig:
     """Members of a :class:`SyncerEnsemble` and their weights.
 
     Attributes:
-        members: Sizes of the pyramids. Their motion features, regions and widths may differ; their levels, windows, audio features
-            and landmarks must be equal.
+        members: Sizes of the pyramids. Their motion features, regions and widths may differ; their levels, windows, audio
+            features and landmarks must be equal.
         weights: Weight of each member, above 0; only the ratios matter.
 
     Raises:
@@ -48,14 +48,15 @@ class SyncerEnsembleConfig:
 class SyncerEnsemble(MultiScaleSyncer):
     """Ensemble of syncer pyramids; the cosine of its embeddings is the weighted mean of the members' cosines.
 
-    The unit embeddings of the members, each multiplied by the square root of its share of the weight, are concatenated. Every loss
-    and every metric that accepts the embeddings of one pyramid therefore accepts those of an ensemble. The cost is the sum of the costs of
-    the members. Pyramids with different motion features fail on different clips, so that an ensemble helps most for short clips.
+    The unit embeddings of the members, each multiplied by the square root of its share of the weight, are concatenated. Every
+    loss and every metric that accepts the embeddings of one pyramid therefore accepts those of an ensemble. The cost is the sum
+    of the costs of the members. Pyramids with different motion features fail on different clips, so that an ensemble helps most
+    for short clips.
 
     Args:
         config: Sizes and weights of the members.
-        pyramids: The members, as ``config`` describes them; None for untrained members. :meth:`of` builds the config from trained
-            members.
+        pyramids: The members, as ``config`` describes them; None for untrained members. :meth:`of` builds the config from
+            trained members.
 
     Raises:
         ArgumentError: ``config`` is not a :class:`SyncerEnsembleConfig`.
@@ -112,7 +113,7 @@ class SyncerEnsemble(MultiScaleSyncer):
         lengths: Tensor | None = None,
         levels: Sequence[int] | None = None,
     ) -> list[Tensor]:
-        """Embed all windows of motion; the arguments are those of ``forward``, and each member has its own default ``reference``.
+        """Embed all windows of motion; see ``forward`` for the arguments. Each member has its own default ``reference``.
 
         Returns:
             Embeddings of length 1 of each of ``levels``, (batch, windows, sum of the members' embed).

@@ -1,7 +1,7 @@
-"""Interface of syncers: embeddings of windows, their score (equation 3), and the base class of `SyncerPyramid` and `SyncerEnsemble`.
+"""Interface of syncers: embeddings of windows, their score (equation 3), and the base class of pyramids and ensembles.
 
-The score accepts embeddings of any model, without normalisation. It is computed in at least float32, also under autocast, because half
-precision cannot resolve cosines near 1.
+The score accepts embeddings of any model, without normalisation. It is computed in at least float32, also under autocast,
+because half precision cannot resolve cosines near 1.
 """
 
 from __future__ import annotations
@@ -127,8 +127,8 @@ class MultiScaleSyncer(PretrainedModel):
         """Return these syncers for landmarks of another layout, which are mapped to the layout of the syncers.
 
         Args:
-            layout: A layout that maps to 68 points, or its name; or the layout of the syncers. The dims of the landmarks may exceed those
-                of the syncers: the last dims (depth) are then ignored.
+            layout: A layout that maps to 68 points, or its name; or the layout of the syncers. The dims of the landmarks may
+                exceed those of the syncers: the last dims (depth) are then ignored.
 
         Returns:
             Syncers with the same weights, for losses, metrics and further training. They cannot be saved: save the original.
@@ -238,7 +238,8 @@ class _LayoutAdapter(MultiScaleSyncer):
         dims = next((dims for dims in layout.dims if dims >= syncers.landmark_dims), None)
         if dims is None:
             raise ArgumentError(
-                f"`layout`: expected a layout of at least {syncers.landmark_dims} dims for these syncers, got {layout.name!r} with"
+                f"`layout`: expected a layout of at least {syncers.landmark_dims} dims for these syncers, got "
+                f"{layout.name!r} with"
                 f" {layout.dims}"
             )
         super().__init__(interface=syncers.interface._replace(layout=layout, landmark_points=layout.points, landmark_dims=dims))
@@ -285,7 +286,7 @@ class _LayoutAdapter(MultiScaleSyncer):
 
 
 def check_form(landmarks: Tensor, *, points: int, dims: int) -> None:
-    """Raise :class:`ShapeError` unless ``landmarks`` are (batch, frames, points, dims), with a hint for points of too many dims."""
+    """Raise :class:`ShapeError` unless ``landmarks`` are (batch, frames, points, dims); hint at too many dims."""
     if isinstance(landmarks, Tensor) and landmarks.ndim == 4 and landmarks.shape[2] == points and landmarks.shape[3] > dims:
         raise ShapeError(
             f"`landmarks`: expected {dims} dims, got {tuple(landmarks.shape)}; drop the depth: `landmarks[..., :{dims}]`"
@@ -303,7 +304,7 @@ def check_same_duration(landmarks: Tensor, audio: Tensor, audio_stride: int = 4)
 
 
 def window_mask(lengths: Tensor | None, level: int, windows: int, window: int = 5) -> Tensor | None:
-    """Return the mask of the windows that lie inside their clip: (batch, windows) bool, or None without ``lengths`` (batch,)."""
+    """Return the mask of the windows inside their clip: (batch, windows) bool, or None without ``lengths`` (batch,)."""
     if lengths is None:
         return None
     full = level_lengths(lengths, level) - window + 1
@@ -320,7 +321,8 @@ def unit_norm(embeddings: Tensor) -> Tensor:
         embeddings: (..., embed), floating point.
 
     Returns:
-        The same shape, float32 or float64. An embedding of zeros stays zeros and receives no gradient instead of a very large one.
+        The same shape, float32 or float64. An embedding of zeros stays zeros and receives no gradient instead of a very large
+        one.
 
     Raises:
         ShapeError: The embeddings are not floating point.
@@ -363,7 +365,7 @@ def cosine_similarity(motion: Tensor, audio: Tensor) -> Tensor:
 
 
 def half_squared_distance(motion: Tensor, audio: Tensor) -> Tensor:
-    """Compute one minus the cosine, as half the squared distance of the unit vectors, which is exact if the cosine is close to 1.
+    """Compute one minus the cosine as half the squared distance of unit vectors, which is exact for cosines close to 1.
 
     Args:
         motion: (..., embed).

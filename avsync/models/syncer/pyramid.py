@@ -1,12 +1,12 @@
 """Syncers: the encoders of equation (3), one pair per level, and the pyramid of syncers (Figure 1 of the paper).
 
-The encoders e_x of motion and e_a of audio embed all windows of a clip in one pass. An encoder first processes single frames, then joins
-the frames of a window with one valid convolution as long as the window, and then processes whole windows. Each output therefore depends
-on one window only, and one pass over a clip gives the same result as encoding every window separately. One pass is much cheaper, because
-the computations on frames, which windows share, are done once.
+The encoders e_x of motion and e_a of audio embed all windows of a clip in one pass. An encoder first processes single frames,
+then joins the frames of a window with one valid convolution as long as the window, and then processes whole windows. Each
+output therefore depends on one window only, and one pass over a clip gives the same result as encoding every window separately.
+One pass is much cheaper, because the computations on frames, which windows share, are done once.
 
-The audio encoder may also see audio around its window (``audio_context``), because lips move before speech is heard, and because an
-offset search has the audio around every window in any case. The motion encoder never sees more than its window.
+The audio encoder may also see audio around its window (``audio_context``), because lips move before speech is heard, and
+because an offset search has the audio around every window in any case. The motion encoder never sees more than its window.
 
 Landmarks and features of any floating-point dtype are accepted; they are cast to the dtype of the weights.
 """
@@ -54,8 +54,8 @@ from avsync.pyramid import (
 class PointwiseBlock(nn.Module):
     """ConvNeXt block with kernel 1, for single frames: LayerNorm, pointwise x4, GELU, pointwise, residual.
 
-    With kernel 1 the depthwise convolution of the block is one scale and shift per channel. It is left out, as in the dense layers of
-    the paper.
+    With kernel 1 the depthwise convolution of the block is one scale and shift per channel. It is left out, as in the dense
+    layers of the paper.
 
     Args:
         channels: Number of input and output channels.
@@ -98,8 +98,8 @@ class SyncerConfig:
         motion_channels: Motion features per point, such as the coordinates of a displacement; see
             :func:`avsync.landmarks.motion_features.motion_channels`.
         window: Motion frames per window.
-        audio_context: Motion frames before and after a window whose audio the audio encoder sees in addition to the window's own;
-            the paper has 0. At the ends of a clip the first and the last audio frame are repeated.
+        audio_context: Motion frames before and after a window whose audio the audio encoder sees in addition to the window's
+            own; the paper has 0. At the ends of a clip the first and the last audio frame are repeated.
         audio_stride: Audio frames per motion frame.
         width: Channels inside the encoders.
         embed: Size of the embeddings.
@@ -182,8 +182,8 @@ class MotionEncoder(nn.Module):
         """Embed all windows.
 
         Args:
-            motion: (batch, frames, points, channels) at the level's rate, as :func:`avsync.landmarks.motion_features.motion_features`
-                returns it.
+            motion: (batch, frames, points, channels) at the level's rate, as
+                :func:`avsync.landmarks.motion_features.motion_features` returns it.
 
         Returns:
             Unnormalised embeddings (batch, frames - window + 1, embed); output ``t`` depends on frames ``t..t + window - 1``.
@@ -204,8 +204,8 @@ class MotionEncoder(nn.Module):
 class AudioEncoder(nn.Module):
     """Encoder of all windows of audio features: e_a of equation (3).
 
-    The encoder standardises features with the buffers ``mean`` and ``std`` (0 and 1 until :meth:`set_statistics`), which are saved
-    with the weights.
+    The encoder standardises features with the buffers ``mean`` and ``std`` (0 and 1 until :meth:`set_statistics`), which are
+    saved with the weights.
 
     Args:
         config: Sizes; see :class:`SyncerConfig`.
@@ -242,8 +242,8 @@ class AudioEncoder(nn.Module):
             audio: Features at the level's rate, (batch, audio_stride * frames, audio_features).
 
         Returns:
-            Unnormalised embeddings (batch, frames - window + 1, embed), one per motion window; output ``t`` depends on the audio of
-            frames ``t..t + window - 1`` and of ``audio_context`` more frames on both sides.
+            Unnormalised embeddings (batch, frames - window + 1, embed), one per motion window; output ``t`` depends on the
+            audio of frames ``t..t + window - 1`` and of ``audio_context`` more frames on both sides.
 
         Raises:
             ShapeError: The features differ from the configuration, or the audio frames do not fill whole motion frames.
@@ -328,20 +328,21 @@ class SyncerPyramidConfig:
     """Sizes of a :class:`SyncerPyramid`: levels that differ only in their audio context and their width.
 
     Attributes:
-        syncer: Sizes of the syncer of every level; ``points`` is the number of points of the region, and ``motion_channels`` the number
-            of motion features per point (:func:`avsync.landmarks.motion_features.motion_channels`).
+        syncer: Sizes of the syncer of every level; ``points`` is the number of points of the region, and ``motion_channels``
+            the number of motion features per point (:func:`avsync.landmarks.motion_features.motion_channels`).
         num_levels: Levels of the pyramid (the paper: 4).
         landmark_dims: Coordinates per landmark, 2 or 3. With a ``layout`` that admits a single number, that number is used.
         layout: Layout of the landmarks (:class:`avsync.landmarks.Layout` or a name of
-            :data:`avsync.landmarks.LAYOUTS`), which defines regions and size; ``points`` and ``motion_channels`` of ``syncer`` then
-            follow from the layout, the region and ``motion``. None for any points, with the regions and the shape of the 68 points.
+            :data:`avsync.landmarks.LAYOUTS`), which defines regions and size; ``points`` and ``motion_channels`` of ``syncer``
+            then follow from the layout, the region and ``motion``. None for any points, with the regions and the shape of the
+            68 points.
         fps: Motion frames per second of the landmarks; the audio features have ``fps * audio_stride`` frames per second.
         motion: Motion features, a selection of "displacement", "shape", "velocity" and "speed"; see
             :func:`avsync.landmarks.motion_features.motion_features`.
         audio: Audio features: a kind of :class:`avsync.audio.features.SpeechFeatures`, with which losses and commands accept
             waveforms, or "custom" for features of your own, which must then be passed instead of waveforms.
-        region: Points that the motion encoder sees: "face", "mouth", "head", or "expression" (all points but the lips); all but the
-            first need the 68-point layout, or a ``layout`` that has such points. Or "pose", the parameters of
+        region: Points that the motion encoder sees: "face", "mouth", "head", or "expression" (all points but the lips); all but
+            the first need the 68-point layout, or a ``layout`` that has such points. Or "pose", the parameters of
             :func:`avsync.landmarks.head_pose.head_pose`, for the 68-point layout.
         reference: Face from which motion is measured: "first" frame or "mean" face of the clip.
         audio_context: Audio before and after a window that the audio encoders see, per level, (levels,), in motion frames of
@@ -349,9 +350,9 @@ class SyncerPyramidConfig:
         width: Channels inside the encoders, per level, (levels,); empty for the value of ``syncer`` at every level.
         mean_normalisation: Subtract the mean of the features over the given audio (cepstral mean normalisation). The effects of
             microphone, room and loudness are removed. Short clips should therefore be passed with the audio around them.
-        remove_lips: Subtract the part of the points that the lips predict (:func:`avsync.landmarks.lip_leak.remove_lip_leak`), so
-            that a model of the region "head" or "pose" depends on head motion only, and one of "expression" on what the lips do not
-            explain.
+        remove_lips: Subtract the part of the points that the lips predict (:func:`avsync.landmarks.lip_leak.remove_lip_leak`),
+            so that a model of the region "head" or "pose" depends on head motion only, and one of "expression" on what the lips
+            do not explain.
         motion_scale: Factor on the displacement in face heights, so that its magnitude is about 1.
 
     Raises:
@@ -385,7 +386,8 @@ class SyncerPyramidConfig:
                 raise ConfigError(f"`{name}`: expected one of {choices}, got {getattr(self, name)!r}")
         if self.audio != "custom" and self.syncer.audio_features != COEFFICIENTS[self.audio]:
             raise ConfigError(
-                f"`audio`: expected 'custom' for {self.syncer.audio_features} features per audio frame, got {self.audio!r}, which has"
+                f"`audio`: expected 'custom' for {self.syncer.audio_features} features per audio frame, got "
+                f"{self.audio!r}, which has"
                 f" {COEFFICIENTS[self.audio]}"
             )
         check_motion(self.motion)
@@ -407,12 +409,14 @@ class SyncerPyramidConfig:
         on_68 = self.layout in (None, LANDMARKS68)
         if self.region == POSE and ("shape" in self.motion or self.landmark_dims < 2 or not on_68):
             raise ConfigError(
-                f"`region`: expected motion without shape, and 68 points of 2 dims or more, with {POSE!r}, got {self.motion!r} of"
+                f"`region`: expected motion without shape, and 68 points of 2 dims or more, with {POSE!r}, got "
+                f"{self.motion!r} of"
                 f" {self.landmark_points} points with {self.landmark_dims} dims"
             )
         if self.remove_lips and (self.region in ("face", "mouth") or self.landmark_dims != 2 or not on_68):
             raise ConfigError(
-                f"`remove_lips`: expected False for the region {self.region!r} and landmarks of {self.landmark_dims} dims, got True;"
+                f"`remove_lips`: expected False for the region {self.region!r} and landmarks of {self.landmark_dims} "
+                "dims, got True;"
                 " it needs the region 'head', 'expression' or 'pose' and 2 dims"
             )
         if self.landmark_dims < 1:
@@ -540,8 +544,8 @@ class SyncerPyramid(MultiScaleSyncer):
     def set_average_shape(self, shape: Tensor) -> None:
         """Set the shape that is subtracted from all shapes, (points, dims).
 
-        The shape should be the mean of :func:`avsync.landmarks.head_frame.local_shape` over speakers. A pyramid without the motion
-        feature "shape" ignores it.
+        The shape should be the mean of :func:`avsync.landmarks.head_frame.local_shape` over speakers. A pyramid without the
+        motion feature "shape" ignores it.
         """
         if self.average_shape is not None:
             points, dims = self.average_shape.shape
@@ -639,8 +643,8 @@ class SyncerPyramid(MultiScaleSyncer):
 def fill_motion_frames(audio: Tensor, frames: int, *, lengths: Tensor | None = None) -> Tensor:
     """Repeat the last audio frame until there are ``frames`` audio frames.
 
-    Halving rounds up, so that a level with an odd number of motion frames may lack up to ``stride - 1`` audio frames. For example, 81
-    motion frames become 41, and their 324 audio frames become 162 instead of 164.
+    Halving rounds up, so that a level with an odd number of motion frames may lack up to ``stride - 1`` audio frames. For
+    example, 81 motion frames become 41, and their 324 audio frames become 162 instead of 164.
 
     Args:
         audio: (batch, audio_frames, coeffs).

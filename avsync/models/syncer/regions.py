@@ -53,8 +53,8 @@ class SyncerRegionsConfig:
     """Regions of :class:`SyncerRegions`.
 
     Attributes:
-        regions: The regions. Their windows, landmarks and audio strides must be equal; their audio features may differ if one kind
-            holds all of them, as "log-mel-prosody" holds "log-mel" and "prosody".
+        regions: The regions. Their windows, landmarks and audio strides must be equal; their audio features may differ if one
+            kind holds all of them, as "log-mel-prosody" holds "log-mel" and "prosody".
 
     Raises:
         ConfigError: There are no regions, two have the same name, a level has no region, or the pyramids do not match.
@@ -103,10 +103,11 @@ class SyncerRegionsConfig:
 class SyncerRegions(MultiScaleSyncer):
     r"""Syncers of several regions, such as mouth, non-rigid face and head pose, each at the levels that suit it.
 
-    The cosine of the embeddings of level :math:`i` is the weighted mean of the cosines of the regions :math:`R_i` of that level,
-    :math:`\sum_{r \in R_i} w_r \cos(e_a^{r,i}, e_x^{r,i}) / \sum_{r \in R_i} w_r`. The embeddings are the regions' unit embeddings, each
-    multiplied by the square root of its share of the weight, one after the other; :meth:`columns` finds those of one region. Every
-    loss and every metric on embeddings of a pyramid therefore accepts them, and
+    The cosine of the embeddings of level :math:`i` is the weighted mean of the cosines of the regions :math:`R_i` of that
+    level,
+    :math:`\sum_{r \in R_i} w_r \cos(e_a^{r,i}, e_x^{r,i}) / \sum_{r \in R_i} w_r`. The embeddings are the regions' unit
+    embeddings, each multiplied by the square root of its share of the weight, one after the other; :meth:`columns` finds those
+    of one region. Every loss and every metric on embeddings of a pyramid therefore accepts them, and
     :class:`avsync.losses.sync.MultiScaleSyncLoss` reports the regions one by one.
 
     Args:
@@ -224,7 +225,7 @@ class SyncerRegions(MultiScaleSyncer):
         lengths: Tensor | None = None,
         levels: Sequence[int] | None = None,
     ) -> list[Tensor]:
-        """Embed all windows of motion; the arguments are those of ``forward``, and each region has its own default ``reference``.
+        """Embed all windows of motion; see ``forward`` for the arguments. Each region has its own default ``reference``.
 
         Returns:
             Embeddings of length 1 of each of ``levels``, (batch, windows, sum of the regions' embed).

@@ -149,21 +149,25 @@ def check_alignment(scan: LagScan) -> list[Finding]:
         return [Finding("note", "too_short_to_align", words, numbers=numbers)]
     if best != _FPS and rates[best].sureness > _SURE and rates[best].height > 1.3 * rates[_FPS].height:
         words = (
-            f"the motion fits the audio better at about {best:g} frames per second than at 25 (correlation {rates[best].height:.2f} "
-            f"against {rates[_FPS].height:.2f}): the videos were not resampled to 25, or the stated sample rate of the audio is wrong. "
+            f"the motion fits the audio better at about {best:g} frames per second than at 25 (correlation "
+            f"{rates[best].height:.2f} "
+            f"against {rates[_FPS].height:.2f}): the videos were not resampled to 25, or the stated sample rate of the "
+            "audio is wrong. "
             "Extract the corpus again from the videos, by their timestamps."
         )
         return [Finding("error", "rate", words, numbers={**numbers, "fps": best})]
     if peak.sureness < _SURE or peak.height < 0.02:
         words = (
-            f"the lips do not follow the audio at any lag up to one second (best correlation {peak.height:.3f}, {peak.sureness:.1f} standard "
+            f"the lips do not follow the audio at any lag up to one second (best correlation {peak.height:.3f}, "
+            f"{peak.sureness:.1f} standard "
             "deviations above chance level). Audio and landmarks may belong to different clips, be dubbed, or drift apart."
         )
         return [Finding("error" if seconds >= _PLENTY_SECONDS else "warning", "unrelated", words, numbers=numbers)]
     findings = []
     if abs(peak.offset_frames) > 1.5:
         words = (
-            f"{_in_words(peak.offset_frames)} over the whole corpus (correlation {peak.height:.2f} there). Shift the audio before training, "
+            f"{_in_words(peak.offset_frames)} over the whole corpus (correlation {peak.height:.2f} there). Shift the "
+            "audio before training, "
             "because a syncer would learn the shift and report synchronous audio as out of sync."
         )
         findings.append(Finding("error", "misaligned", words, numbers=numbers))
@@ -197,8 +201,8 @@ def check_distances(speakers: Sequence[str], distances: Array, *, least_crops: i
 
     Args:
         speakers: Speaker of each crop.
-        distances: Mean distances of each crop at the offsets from ``+V`` down to ``-V`` frames of 40 ms, (crops, 2 V + 1), as in
-            :class:`avsync.metrics.offset.SyncOffset`.
+        distances: Mean distances of each crop at the offsets from ``+V`` down to ``-V`` frames of 40 ms, (crops, 2 V + 1), as
+            in :class:`avsync.metrics.offset.SyncOffset`.
         least_crops: Fewest crops of a speaker that is evaluated.
 
     Returns:
@@ -217,7 +221,10 @@ def check_distances(speakers: Sequence[str], distances: Array, *, least_crops: i
     offset, confidence = estimate(distances)
     numbers: dict[str, float] = {"offset_frames": offset, "confidence": confidence, "crops": len(distances)}
     if confidence < 0.05:
-        words = f"the syncers find no offset (confidence {confidence:.2f}): they were not trained for such data, or audio and motion are unrelated."
+        words = (
+            f"the syncers find no offset (confidence {confidence:.2f}): they were not trained for such data, or audio "
+            "and motion are unrelated."
+        )
         return [Finding("warning", "syncers_unsure", words, numbers=numbers)]
     if abs(offset) >= 2:
         findings = [

@@ -22,10 +22,12 @@ _FRACTIONS_BELOW, _PIXELS_ABOVE = 4.0, 8.0  # heights of faces: fractions of the
 
 _FAULTS = {
     "upside_down": (
-        "y points up: the chin lies above the brows. Landmarks here have y downwards; negate y (and shift it back into the image)."
+        "y points up: the chin lies above the brows. Landmarks here have y downwards; negate y (and shift it back into "
+        "the image)."
     ),
     "mirrored": (
-        "left and right are exchanged: the first point of every part is on the right of the image. Either x was negated and the "
+        "left and right are exchanged: the first point of every part is on the right of the image. Either x was negated "
+        "and the "
         "indices were not swapped (avsync.landmarks.flip does both), or the detector counts from the other side."
     ),
     "axes_swapped": "the face lies on its side: x and y are exchanged, or a phone's rotation was not applied.",
@@ -91,7 +93,10 @@ def check_facts(facts: Sequence[ClipFacts]) -> list[Finding]:
         "warning",
         "jumps",
         lambda clip: clip.jumps > max(1, clip.frames // 250),
-        "the face jumps by a third of its height or more from one frame to the next: the video has cuts, or the detector changes faces.",
+        (
+            "the face jumps by a third of its height or more from one frame to the next: the video has cuts, or the detector "
+            "changes faces."
+        ),
     )
     for fault, words in _FAULTS.items():
         add("error", fault, lambda clip, fault=fault: fault in clip.faults, words)  # type: ignore[misc]
@@ -107,7 +112,8 @@ def _silent(facts: Sequence[ClipFacts]) -> list[Finding]:
     more = f", and {len(silent) - 5} more" if len(silent) > 5 else ""
     share = total / max(sum(clip.frames / 25 for clip in facts), 1e-9)
     words = (
-        f"some segments of {SILENT_SECONDS:g} s or more have no speech: {named}{more}. A syncer cannot learn from them, and their offsets "
+        f"some segments of {SILENT_SECONDS:g} s or more have no speech: {named}{more}. A syncer cannot learn from them, "
+        "and their offsets "
         "cannot be found; leave them out of an evaluation (Batch.speech_fraction)."
     )
     severity = "warning" if share > 0.05 else "note"
@@ -120,14 +126,16 @@ def _units(facts: Sequence[ClipFacts]) -> list[Finding]:
     if small and large:
         few, what = (small, "fractions") if len(small) <= len(large) else (large, "pixels")
         words = (
-            f"units are mixed: in {len(small)} clips faces are less than {_FRACTIONS_BELOW:g} units high (fractions of the image), in "
+            f"units are mixed: in {len(small)} clips faces are less than {_FRACTIONS_BELOW:g} units high (fractions of "
+            "the image), in "
             f"{len(large)} more than {_PIXELS_ABOVE:g} (pixels). The clips listed here are those in {what}."
         )
         return [Finding("error", "mixed_units", words, clips=few)]
     wrong = tuple(clip.id for clip in facts if clip.height < _FRACTIONS_BELOW and min(clip.frame_size) > 1)
     if wrong:
         words = (
-            f"{len(wrong)} clips: landmarks are fractions, but frame_size is in pixels. If x was divided by the width and y by the height, "
+            f"{len(wrong)} clips: landmarks are fractions, but frame_size is in pixels. If x was divided by the width and "
+            "y by the height, "
             "faces are distorted; multiply the coordinates by width and height again."
         )
         return [Finding("warning", "normalised_units", words, clips=wrong)]
@@ -151,7 +159,10 @@ def _shapes(facts: Sequence[ClipFacts]) -> list[Finding]:
         findings.append(Finding("note", "other_points", words))
     short = tuple(clip.id for clip in facts if clip.frames < 33)
     if short:
-        words = f"{len(short)} clips are shorter than 33 frames (1.3 s), the shortest length that fills a window of the coarsest of four levels."
+        words = (
+            f"{len(short)} clips are shorter than 33 frames (1.3 s), the shortest length that fills a window of the "
+            "coarsest of four levels."
+        )
         findings.append(Finding("note", "short_clips", words, clips=short))
     if facts:
         lengths = np.array([clip.frames for clip in facts])

@@ -120,8 +120,8 @@ def _faults(face: npt.NDArray[np.float64]) -> tuple[str, ...]:
     faults = []
     if down[1] < 0:
         faults.append("upside_down")
-    # Each part's first point lies at the left of the image. If all parts have it on the right, the image is mirrored; if the parts
-    # disagree, the indices of some points are exchanged.
+    # Each part's first point lies at the left of the image. If all parts have it on the right, the image is mirrored; if the
+    # parts disagree, the indices of some points are exchanged.
     left_first = [
         float(face[last, 0] - face[first, 0]) > 0
         for first, last in (

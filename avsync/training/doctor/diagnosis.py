@@ -21,7 +21,8 @@ _NO_GRADIENT = 1e-7
 _HUGE_GRADIENT = 1e3
 _HOT = 0.5  # a temperature at which cosines of -1 to 1 hardly move the softmax
 _ELSEWHERE = (
-    "Check the data first: audio and motion may be misaligned, swapped between clips, or of the wrong rate (run avsync doctor on the "
+    "Check the data first: audio and motion may be misaligned, swapped between clips, or of the wrong rate (run avsync "
+    "doctor on the "
     "corpus). If the data are correct, raise the learning rate or train longer."
 )
 
@@ -30,9 +31,9 @@ def diagnose(history: Mapping[str, Curve], *, chance: float | None = None) -> tu
     """Report whether a training run learns, and if not, the likely causes.
 
     Args:
-        history: (step, value) pairs by name, as :func:`avsync.training.syncers.train_syncers` returns them: ``loss0``, ``loss1``, ...
-            are each level's loss over its chance level, and the vital signs are read if present. A history with only
-            ``loss``, of any contrastive training run, is also accepted.
+        history: (step, value) pairs by name, as :func:`avsync.training.syncers.train_syncers` returns them: ``loss0``,
+            ``loss1``, ... are each level's loss over its chance level, and the vital signs are read if present. A history with
+            only ``loss``, of any contrastive training run, is also accepted.
         chance: Chance level of ``loss``: log(N + 1) with N negatives, log 2 for a binary cross-entropy. Only for histories
             without levels; if None, a loss that stays near log 2 is recognised.
 
@@ -66,7 +67,8 @@ def _blown_up(name: str, curve: Curve) -> Finding | None:
     return Finding(
         "error",
         "not_finite",
-        f"{name} is not a number from step {step} on. Possible causes: a learning rate that is too high, half precision without loss "
+        f"{name} is not a number from step {step} on. Possible causes: a learning rate that is too high, half precision "
+        "without loss "
         "scaling, or NaN in the data (avsync doctor CORPUS finds them).",
         numbers={"step": step},
     )
@@ -94,7 +96,8 @@ def _level(history: Mapping[str, Curve], level: int) -> list[Finding]:
             Finding(
                 "error",
                 "lost",
-                f"the loss of {name} had fallen to {best:.2f} of its chance level and rose again to {late:.2f}: lower the learning rate "
+                f"the loss of {name} had fallen to {best:.2f} of its chance level and rose again to {late:.2f}: lower the "
+                "learning rate "
                 "towards the end, or clip the gradient.",
                 numbers=numbers,
             )
@@ -106,7 +109,8 @@ def _level(history: Mapping[str, Curve], level: int) -> list[Finding]:
             Finding(
                 "warning",
                 "slow",
-                f"{name} has learned little by step {step}: its loss is {late:.2f} of its chance level. Coarse levels see fewer windows and "
+                f"{name} has learned little by step {step}: its loss is {late:.2f} of its chance level. Coarse levels see "
+                "fewer windows and "
                 "less motion, so they need longer clips, more speakers or more steps.",
                 numbers=numbers,
             )
@@ -122,7 +126,8 @@ def _level(history: Mapping[str, Curve], level: int) -> list[Finding]:
             Finding(
                 "warning",
                 "hot",
-                f"the temperature of {name} is {signs['temperature']:.2f}: cosines lie between -1 and 1, so above {_HOT} the softmax hardly "
+                f"the temperature of {name} is {signs['temperature']:.2f}: cosines lie between -1 and 1, so above {_HOT} "
+                "the softmax hardly "
                 "distinguishes them. Start at 0.07, and apply no weight decay to the temperature.",
                 numbers=numbers,
             )
@@ -138,8 +143,10 @@ def _stuck(name: str, late: float, step: int, signs: Mapping[str, float], number
         return Finding("error", "no_gradient", words, numbers=known)
     if signs.get("spread", 1.0) < COLLAPSED:
         words = (
-            f"{where}, and its embeddings have collapsed: every window has the same embedding (spread {signs['spread']:.3f}; 1 means "
-            "all directions). Lower the learning rate or warm up longer; make sure that features and motion are standardised, and that "
+            f"{where}, and its embeddings have collapsed: every window has the same embedding (spread "
+            f"{signs['spread']:.3f}; 1 means "
+            "all directions). Lower the learning rate or warm up longer; make sure that features and motion are "
+            "standardised, and that "
             "neither is constant."
         )
         return Finding("error", "collapse", words, numbers=known)
@@ -181,5 +188,8 @@ def _plain(curve: Curve, chance: float | None) -> list[Finding]:
         ]
     known = "ln 2, the binary cross-entropy of the constant output 0.5" if abs(chance - math.log(2)) < 1e-3 else ""
     known = known or f"ln {math.exp(chance):.0f}, the loss of a guess among {math.exp(chance):.0f}"
-    words = f"the loss is {late:.3f} after {step} steps. Its chance level is {chance:.3f} = {known}: nothing was learned. {_ELSEWHERE}"
+    words = (
+        f"the loss is {late:.3f} after {step} steps. Its chance level is {chance:.3f} = {known}: nothing was learned. "
+        f"{_ELSEWHERE}"
+    )
     return [Finding("error", "stuck", words, numbers=numbers)]

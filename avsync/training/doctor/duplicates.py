@@ -40,7 +40,7 @@ class Duplicate(NamedTuple):
 
 
 def audio_fingerprint(tracks: Tracks) -> Fingerprint:
-    """Signs of how neighbouring bands change against each other, at an instant and 40 ms later; 100 per second before thinning."""
+    """Compute signs of the relative change of neighbouring bands, now and 40 ms later; 100 per second before thinning."""
     bands = tracks.bands
     if len(bands) < 8:
         return Fingerprint(np.zeros(0, np.uint64), np.zeros(0, np.int64), 100)

@@ -281,7 +281,10 @@ def check_duplicates(facts: list[ClipFacts], by_motion: list[Duplicate], by_audi
             where = "in different splits, so that validation measures memorisation; " if across else ""
             labels = sum(facts[a].speaker != facts[b].speaker for a, b in chosen)
             whose = f"{labels} of the pairs have different speakers; " if labels else ""
-            words = f"{len(chosen)} pairs of clips have the same {what}: {where}{whose}the longest is {length:.1f} s of {one} and {other}."
+            words = (
+                f"{len(chosen)} pairs of clips have the same {what}: {where}{whose}the longest is {length:.1f} s of "
+                f"{one} and {other}."
+            )
             names = tuple(dict.fromkeys(facts[number].id for pair in chosen for number in pair))
             findings.append(
                 Finding(severity, code, words, clips=names, numbers={"pairs": [[facts[a].id, facts[b].id] for a, b in chosen]})

@@ -155,19 +155,26 @@ def check_overfit(result: Overfit) -> list[Finding]:
     }
     findings = []
     for level, (ratio, spread) in enumerate(zip(result.ratios, result.spreads, strict=True)):
-        where = f"level {level} did not learn {result.crops} crops by heart: its loss is {ratio:.2f} of its chance level after {result.steps} steps"
+        where = (
+            f"level {level} did not learn {result.crops} crops by heart: its loss is {ratio:.2f} of its chance level "
+            f"after {result.steps} steps"
+        )
         if not ratio < float("inf"):
             words = f"the loss of level {level} is not a number: there are NaN or infinities in the landmarks or the features."
             findings.append(Finding("error", "overfit_not_finite", words, numbers=numbers))
         elif ratio > 0.9 and spread < 0.02:
-            words = f"{where}, and all windows have the same embedding. Landmarks or features are constant, alike in all crops, or wrongly standardised."
+            words = (
+                f"{where}, and all windows have the same embedding. Landmarks or features are constant, alike in all "
+                "crops, or wrongly standardised."
+            )
             findings.append(Finding("error", "overfit_collapse", words, numbers=numbers))
         elif ratio > LEARNT and result.steps < ENOUGH_STEPS:
             words = f"{where}, and the time was over after too few steps. Allow more time (--overfit SECONDS)."
             findings.append(Finding("warning", "overfit_slow", words, numbers=numbers))
         elif ratio > 0.5:
             words = (
-                f"{where}. Even shuffled audio can be learned by heart, so the crops must be alike: silence, faces that do not move, or "
+                f"{where}. Even shuffled audio can be learned by heart, so the crops must be alike: silence, faces that "
+                "do not move, or "
                 "the same recording under several ids."
             )
             findings.append(Finding("error", "overfit_failed", words, numbers=numbers))
@@ -178,8 +185,10 @@ def check_overfit(result: Overfit) -> list[Finding]:
             findings.append(Finding("warning", "overfit_slow", words, numbers=numbers))
     if not findings:
         words = (
-            f"{result.crops} crops were learned by heart in {result.steps} steps ({result.seconds:.1f} s): the loss of every level fell below "
-            f"{100 * LEARNT:g} % of its chance level. Model and training work; this check does not show whether audio and motion belong together."
+            f"{result.crops} crops were learned by heart in {result.steps} steps ({result.seconds:.1f} s): the loss of "
+            "every level fell below "
+            f"{100 * LEARNT:g} % of its chance level. Model and training work; this check does not show whether audio and "
+            "motion belong together."
         )
         findings.append(Finding("note", "overfit", words, numbers=numbers))
     return findings

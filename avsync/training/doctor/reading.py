@@ -38,7 +38,8 @@ def read_entries(folder: str | os.PathLike[str]) -> tuple[list[dict[str, Any]], 
     for key, wanted, unit in (("fps", FPS, "frames"), ("sample_rate", SAMPLE_RATE, "samples")):
         if index.get(key) != wanted:
             words = (
-                f"{path}: {key} is {index.get(key)!r}, but syncers need {wanted:g} {unit} per second. Extract the videos at this rate; do not edit "
+                f"{path}: {key} is {index.get(key)!r}, but syncers need {wanted:g} {unit} per second. Extract the videos "
+                "at this rate; do not edit "
                 "the index, because the clips would play at another speed. Nothing else was checked."
             )
             findings.append(Finding("error", "rate", words))
@@ -111,12 +112,16 @@ def check_index(entries: Iterable[dict[str, Any]]) -> list[Finding]:
     if leaking:
         one, where = next(iter(leaking.items()))
         words = (
-            f"{len(leaking)} speakers are in more than one split ({one!r} in {' and '.join(where)}): a measurement on such a split "
+            f"{len(leaking)} speakers are in more than one split ({one!r} in {' and '.join(where)}): a measurement on "
+            "such a split "
             "rewards memorisation. Move each speaker into one split."
         )
         findings.append(Finding("error", "speaker_leakage", words, clips=tuple(leaking)))
     everything = set().union(*splits.values()) if splits else set()
     if len(everything) == 1:
-        words = f"there is one split, {next(iter(everything))!r}: without held-out speakers, learning cannot be distinguished from memorisation."
+        words = (
+            f"there is one split, {next(iter(everything))!r}: without held-out speakers, learning cannot be "
+            "distinguished from memorisation."
+        )
         findings.append(Finding("note", "one_split", words))
     return findings

@@ -27,9 +27,11 @@ def vital_signs(
     The similarity of every window's audio to its own motion is compared with that to the motion half a clip away:
 
     * ``gap``: mean cosine of aligned pairs minus that of misaligned pairs; 0 at chance level;
-    * ``in_sync``, ``off_sync``: share of the aligned pairs above, and of the misaligned pairs below, the middle of the two means; 0.5
+    * ``in_sync``, ``off_sync``: share of the aligned pairs above, and of the misaligned pairs below, the middle of the two
+      means; 0.5
       at chance level, 1 if every pair is classified correctly;
-    * ``spread``: 1 less the squared length of the mean unit embedding, for the modality where it is smaller; 1 for embeddings in
+    * ``spread``: 1 less the squared length of the mean unit embedding, for the modality where it is smaller; 1 for embeddings
+      in
       all directions, 0 for embeddings that have collapsed into one;
     * ``temperature``: that of the loss, if given;
     * ``grad``: norm of the level's gradient, if given.
@@ -42,8 +44,8 @@ def vital_signs(
         max_clips: Largest number of clips of the batch that are evaluated.
 
     Returns:
-        Scalars by name and level: ``gap0``, ``in_sync0``, ``off_sync0``, ``spread0``, ... On the device of the embeddings, without
-        waiting for it.
+        Scalars by name and level: ``gap0``, ``in_sync0``, ``off_sync0``, ``spread0``, ... On the device of the embeddings,
+        without waiting for it.
 
     Raises:
         ArgumentError: The number of temperatures, gradient norms or level numbers differs from the number of levels.
@@ -77,7 +79,8 @@ def loss_temperatures(losses: Iterable[nn.Module]) -> list[float | Tensor] | Non
     """Return the current temperature of each level's loss, or None if a loss has no temperature.
 
     Args:
-        losses: One loss per level, such as :class:`avsync.losses.info_nce.InfoNCE` or :class:`avsync.losses.all_pairs.AllPairsInfoNCE`.
+        losses: One loss per level, such as :class:`avsync.losses.info_nce.InfoNCE` or
+            :class:`avsync.losses.all_pairs.AllPairsInfoNCE`.
 
     Returns:
         Numbers or scalar tensors, for :func:`vital_signs`.
