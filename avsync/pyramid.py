@@ -191,8 +191,11 @@ def blur_downsample(x: Tensor, *, radius: int = DEFAULT_RADIUS, lengths: Tensor 
     if lengths is not None:
         padded = _mirrored(x.flatten(2) if x.ndim > 2 else x[..., None], lengths, radius)[:, None]
     else:
-        flat = x.reshape(x.shape[0], 1, x.shape[1], -1)
-        padded = F.pad(flat, (0, 0, radius, radius), mode="reflect") if radius else flat
+        padded = x.reshape(x.shape[0], 1, x.shape[1], -1)
+        if radius:
+            # Not `F.pad`, whose gradient on a GPU is an atomic sum, which differs between runs.
+            first, last = padded[:, :, 1 : radius + 1], padded[:, :, -radius - 1 : -1]
+            padded = torch.cat([first.flip(2), padded, last.flip(2)], dim=2)
     pooled = F.avg_pool2d(padded, (2 * radius + 1, 1), stride=(2, 1))
     return pooled.reshape(x.shape[0], pooled.shape[2], *x.shape[2:])
 

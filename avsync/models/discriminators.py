@@ -347,8 +347,11 @@ class WindowLSTM(nn.Module):
         batch, size = embedded.shape[1], self.recurrent.shape[1]
         hidden = cell = embedded.new_zeros(1, segments[0].active * batch, size)
         found = []
+        position = torch.arange(embedded.shape[0], device=embedded.device)
         for frames, active, read in segments:
-            inputs = embedded.index_select(0, constant(frames, embedded.device)).view(-1, active * batch, embedded.shape[2])
+            # A product selects the frames, because the gradient of indexing is an atomic sum on a GPU, which differs between runs.
+            chosen = (constant(frames, embedded.device)[:, None] == position).to(embedded.dtype)
+            inputs = (chosen @ embedded.flatten(1)).view(-1, active * batch, embedded.shape[2])
             state = [hidden[:, : active * batch], cell[:, : active * batch]]
             _, hidden, cell = torch.lstm(inputs, state, flat, True, 1, 0.0, self.training, False, False)
             found.append(_rows(hidden.view(active, batch, size), read))
@@ -374,8 +377,13 @@ class WindowLSTM(nn.Module):
 
 
 def _rows(states: Tensor, read: tuple[int, ...]) -> Tensor:
-    """Select the states (active, batch, hidden) of some starts."""
-    return states if len(read) == states.shape[0] else states.index_select(0, constant(read, states.device))
+    """Select the states (active, batch, hidden) of some starts, in ascending order."""
+    if len(read) == states.shape[0]:
+        return states
+    # Slices of adjacent starts, whose gradient is no atomic sum.
+    ends = [index + 1 for index, start in enumerate(read) if start + 1 not in read]
+    slices = [states[read[first] : read[end - 1] + 1] for first, end in zip([0, *ends], ends, strict=False)]
+    return slices[0] if len(slices) == 1 else torch.cat(slices)
 
 
 def _reordered(gates: Tensor) -> Tensor:
