@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from avsync._checks import (
+    at_least_float32,
     check_floating,
     check_positive,
     check_same_device,
@@ -87,14 +88,27 @@ def level_sync_loss(motion: Tensor, audio: Tensor, *, mask: Tensor | None = None
 
     Source: paper section 3.1.
     """
-    check_windows(motion, audio)
-    check_mask(mask, motion.shape[0], motion.shape[1], motion.device)
-    with torch.autocast(device_type=audio.device.type, enabled=False):
-        score = cosine_similarity(hide(motion, mask), hide(audio, mask))
-    if mask is None:
-        return -score.mean()
-    # If all clips are too short for this level, there is no window; clamping gives a loss of 0 instead of 0 / 0.
-    return -torch.where(mask, score, 0.0).sum() / mask.sum().clamp_min(1)
+    return _level_losses([motion], [audio], [mask])[0]
+
+
+def _level_losses(motion: Sequence[Tensor], audio: Sequence[Tensor], masks: Sequence[Tensor | None]) -> list[Tensor]:
+    """Compute :func:`level_sync_loss` of each level."""
+    for x, a, mask in zip(motion, audio, masks, strict=True):
+        check_windows(x, a)
+        check_mask(mask, x.shape[0], x.shape[1], x.device)
+    with torch.autocast(device_type=audio[0].device.type, enabled=False):
+        pairs = [(hide(x, mask), hide(a, mask)) for x, a, mask in zip(motion, audio, masks, strict=True)]
+        if len({(len(x), x.shape[2], x.dtype) for x in motion}) == 1:
+            # The levels are scored together, because a GPU spends its time on the number of operations.
+            joined = cosine_similarity(*(torch.cat(levels, dim=1) for levels in zip(*pairs, strict=True)))
+            scores = joined.split([x.shape[1] for x in motion], dim=1)
+        else:
+            scores = tuple(cosine_similarity(*pair) for pair in pairs)
+    return [
+        # If all clips are too short for this level, there is no window; clamping gives a loss of 0 instead of 0 / 0.
+        -score.mean() if mask is None else -torch.where(mask, score, 0.0).sum() / mask.sum().clamp_min(1)
+        for score, mask in zip(scores, masks, strict=True)
+    ]
 
 
 def multi_scale_sync_loss(
@@ -137,7 +151,7 @@ def multi_scale_sync_loss(
     masks = [None] * len(audio) if masks is None else masks
     if len(masks) != len(audio):
         raise ArgumentError(f"`masks`: expected one for each of {len(audio)} levels, got {len(masks)}")
-    per_level = torch.stack([level_sync_loss(x, a, mask=mask) for x, a, mask in zip(motion, audio, masks, strict=True)])
+    per_level = torch.stack(_level_losses(motion, audio, masks))
     total = _total(per_level, level_weights, masks)
     return SyncLossOutput(total, per_level, per_level[None], torch.zeros_like(total))
 
@@ -495,11 +509,8 @@ class MultiScaleSyncLoss(nn.Module):
             embedded = self.syncers(landmarks, features, lengths, levels)
         motions, audios, masks = zip(*embedded, strict=True)
         wanted = audios if target is None else self._embed_target(target, landmarks, features, reference, lengths, levels)
-        parts = [
-            self._of_regions(level, motion, heard, mask)
-            for level, motion, heard, mask in zip(levels, motions, wanted, masks, strict=True)
-        ]
-        per_region = torch.stack(parts, dim=1)
+        regions = zip(*(self._columns(level, self.syncers) for level in levels), strict=True)
+        per_region = torch.stack([_of_region(columns, motions, wanted, masks) for columns in regions])
         per_level = (per_region * self.region_shares[:, : len(levels)]).sum(dim=0)
         total = _total(per_level, self.level_weights[: len(levels)], masks)
         skipped = (0, self.num_levels - len(levels))
@@ -522,15 +533,6 @@ class MultiScaleSyncLoss(nn.Module):
             frame = torch.arange(landmarks.shape[1], device=landmarks.device)
             speech = speech | (frame >= lengths.to(landmarks.device)[:, None])
         return silence_loss(landmarks, speech, reference="first" if reference is None else reference, fps=self.fps)
-
-    def _of_regions(self, level: int, motion: Tensor, audio: Tensor, mask: Tensor | None) -> Tensor:
-        """Compute the loss of each region at one level, (regions,); 0 for regions without this level."""
-        losses = [
-            None if columns is None else level_sync_loss(motion[..., columns], audio[..., columns], mask=mask)
-            for columns in self._columns(level, self.syncers)
-        ]
-        some = next(loss for loss in losses if loss is not None)
-        return torch.stack([torch.zeros_like(some) if loss is None else loss for loss in losses])
 
     @torch.no_grad()
     def _embed_target(
@@ -624,6 +626,22 @@ class MultiScaleSyncLoss(nn.Module):
                 f"`landmarks`: expected at least {shortest} frames to fill level {self._first_weighted}, got {frames}"
             )
         return fitting
+
+
+def _of_region(
+    columns: Sequence[slice | None], motion: Sequence[Tensor], audio: Sequence[Tensor], masks: Sequence[Tensor | None]
+) -> Tensor:
+    """Compute the loss of a region at each level, (levels,); 0 for levels without this region."""
+    present = [(level, part) for level, part in enumerate(columns) if part is not None]
+    if not present:
+        return at_least_float32(motion[0]).new_zeros(len(columns))
+    losses = _level_losses(
+        [motion[level][..., part] for level, part in present],
+        [audio[level][..., part] for level, part in present],
+        [masks[level] for level, _ in present],
+    )
+    found = {level: loss for (level, _), loss in zip(present, losses, strict=True)}
+    return torch.stack([found.get(level, torch.zeros_like(losses[0])) for level in range(len(columns))])
 
 
 def _checked_pairs(syncers: object) -> Sequence[tuple[nn.Module, nn.Module]]:
