@@ -38,6 +38,7 @@ from avsync.landmarks.layouts import LANDMARKS68, NUM_POINTS, Layout, find_layou
 from avsync.landmarks.lip_leak import LEAK_SHAPE, remove_lip_leak
 from avsync.landmarks.motion_features import MOTION_REGIONS, POSE, check_motion, motion_channels, motion_features, region_points
 from avsync.models.syncer.interface import Embeddings, MultiScaleSyncer, SyncerInterface, check_form, check_same_duration
+from avsync.models.syncer.together import encode_levels
 from avsync.pretrained import added_later, renamed
 from avsync.pyramid import (
     FPS,
@@ -192,13 +193,17 @@ class MotionEncoder(nn.Module):
             ShapeError: The points or channels differ from the configuration.
             ClipTooShortError: There are fewer frames than in a window.
         """
+        return self.encoder(self.frames_of(motion))
+
+    def frames_of(self, motion: Tensor) -> Tensor:
+        """Check motion, and return the input of the encoder's first layer, (batch, frames, features)."""
         config = self.config
         check_shape("motion", motion, "batch frames points channels", points=config.points, channels=config.motion_channels)
         check_floating("motion", motion)
         check_same_device("motion", motion, self.encoder.stem.weight.device, "the encoder")
         if motion.shape[1] < config.window:
             raise ClipTooShortError(f"`motion`: expected at least {config.window} frames of the level, got {motion.shape[1]}")
-        return self.encoder(rearrange(motion, "batch frames points channels -> batch frames (points channels)"))
+        return rearrange(motion, "batch frames points channels -> batch frames (points channels)")
 
 
 class AudioEncoder(nn.Module):
@@ -249,6 +254,10 @@ class AudioEncoder(nn.Module):
             ShapeError: The features differ from the configuration, or the audio frames do not fill whole motion frames.
             ClipTooShortError: There are fewer frames than in a window.
         """
+        return self.encoder(self.frames_of(audio))
+
+    def frames_of(self, audio: Tensor) -> Tensor:
+        """Check and standardise audio, and return the input of the encoder's first layer, (batch, frames, features)."""
         check_shape("audio", audio, "batch audio_frames audio_features", audio_features=self.config.audio_features)
         check_floating("audio", audio)
         check_same_device("audio", audio, self.encoder.stem.weight.device, "the encoder")
@@ -264,11 +273,15 @@ class AudioEncoder(nn.Module):
         standardised = _hold_ends(
             (at_least_float32(audio) - self.mean) / self.std, self.config.audio_stride * self.config.audio_context
         )
-        return self.encoder(
-            rearrange(
-                standardised, "batch (frames stride) coeffs -> batch frames (stride coeffs)", stride=self.config.audio_stride
-            )
+        return rearrange(
+            standardised, "batch (frames stride) coeffs -> batch frames (stride coeffs)", stride=self.config.audio_stride
         )
+
+
+def _encode(encoders: Sequence[MotionEncoder] | Sequence[AudioEncoder], inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Apply the encoder of each level to the input of this level."""
+    frames = [encoder.frames_of(x) for encoder, x in zip(encoders, inputs, strict=True)]
+    return encode_levels([encoder.encoder for encoder in encoders], frames)
 
 
 def _hold_ends(x: Tensor, count: int) -> Tensor:
@@ -598,7 +611,7 @@ class SyncerPyramid(MultiScaleSyncer):
             layout=self.config.layout,
         )
         motions = temporal_pyramid(motion, max(chosen) + 1, lengths=lengths)
-        return [self._syncer(level).motion_encoder(motions[level]) for level in chosen]
+        return _encode([self._syncer(level).motion_encoder for level in chosen], [motions[level] for level in chosen])
 
     def embed_audio(self, audio: Tensor, *, lengths: Tensor | None = None, levels: Sequence[int] | None = None) -> list[Tensor]:
         """Embed all windows of audio; the arguments are those of ``forward``.
@@ -620,12 +633,11 @@ class SyncerPyramid(MultiScaleSyncer):
             true = None if lengths is None else check_lengths(stride * lengths, audio)
             audio = audio - mean_over_frames(audio, -2, lengths=true)[:, None]
         audios = temporal_pyramid(audio, max(chosen) + 1, lengths=None if lengths is None else stride * lengths)
-        embedded = []
+        filled = []
         for level in chosen:
             true = None if lengths is None else level_lengths(stride * lengths, level)
-            filled = fill_motion_frames(audios[level], stride * level_length(frames, level), lengths=true)
-            embedded.append(self._syncer(level).audio_encoder(filled))
-        return embedded
+            filled.append(fill_motion_frames(audios[level], stride * level_length(frames, level), lengths=true))
+        return _encode([self._syncer(level).audio_encoder for level in chosen], filled)
 
     @property
     def _device(self) -> torch.device:

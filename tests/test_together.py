@@ -1,0 +1,134 @@
+"""Levels encoded together: the same numbers as one by one, and how many operations a GPU launches for the loss."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from avsync import MultiScaleSyncLoss, SyncerConfig, SyncerPyramid, SyncerPyramidConfig
+from avsync.models.syncer import together
+
+NO_LAUNCH = [
+    "view",
+    "_unsafe_view",
+    "t",
+    "transpose",
+    "permute",
+    "expand",
+    "slice",
+    "select",
+    "unsqueeze",
+    "squeeze",
+    "as_strided",
+    "detach",
+    "alias",
+    "unbind",
+    "split",
+    "split_with_sizes",
+    "unfold",
+    "empty",
+    "empty_like",
+    "new_empty",
+    "empty_strided",
+    "scalar_tensor",
+    "lift_fresh",
+]
+"""Operations that launch nothing: views, allocations, and numbers that stay on the host."""
+
+
+class Launches(TorchDispatchMode):
+    """Counter of the operations that a GPU would launch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = function.overloadpacket.__name__
+        if name not in NO_LAUNCH:
+            self.names[name] += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(together, "DEVICES", ("cpu",))
+
+
+def random_pyramid(**options: Any) -> SyncerPyramid:
+    torch.manual_seed(0)
+    config = SyncerConfig(width=8, embed=4, audio_context=1, window_blocks=1)
+    pyramid = SyncerPyramid(SyncerPyramidConfig(syncer=config, **options))
+    for weight in pyramid.parameters():
+        weight.data = torch.randn(weight.shape) / weight.shape[-1] ** 0.5
+    return pyramid.eval()
+
+
+def clips(batch: int = 2) -> tuple[Tensor, Tensor]:
+    source = torch.Generator().manual_seed(1)
+    motion = torch.rand(batch, 1, 68, 2, generator=source) + 0.02 * torch.randn(batch, 43, 68, 2, generator=source)
+    return motion.requires_grad_(), torch.randn(batch, 172, 26, generator=source)
+
+
+def results(loss: MultiScaleSyncLoss, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    landmarks, audio = clips()
+    output = loss(landmarks, audio, lengths=lengths)
+    return output.per_level.detach(), torch.autograd.grad(output.total, landmarks)[0]
+
+
+def assert_equal(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> None:
+    torch.testing.assert_close(found[0], expected[0], rtol=0, atol=1e-6)
+    torch.testing.assert_close(found[1], expected[1], rtol=0, atol=2e-6 * float(expected[1].abs().max()))
+
+
+@pytest.mark.parametrize("options", [{}, {"width": (16, 8, 8, 8), "audio_context": (3, 0, 0, 0)}])
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_same_numbers(options: dict[str, Any], padded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    loss = MultiScaleSyncLoss(syncers=random_pyramid(**options))
+    lengths = torch.tensor([43, 35]) if padded else None
+    expected = results(loss, lengths)
+    monkeypatch.setattr(together, "DEVICES", ("cpu",))
+    with Launches() as launches:
+        found = results(loss, lengths)
+    assert launches.names["baddbmm"] > 0
+    assert_equal(found, expected)
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+def test_changed_weights_copies_and_dtypes(monkeypatch: pytest.MonkeyPatch) -> None:
+    loss = MultiScaleSyncLoss(syncers=random_pyramid())
+    before = results(loss)
+    with torch.no_grad():
+        for weight in loss.syncers.parameters():
+            weight.mul_(1.5).add_(0.1)
+    losses = [loss, copy.deepcopy(loss), copy.deepcopy(loss).double()]
+    found = [results(one) for one in losses]
+    monkeypatch.setattr(together, "DEVICES", ())
+    expected = results(loss)
+    assert (before[0] - expected[0]).abs().max() > 1e-3
+    for one in found:
+        assert_equal((one[0].float(), one[1].float()), expected)
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+def test_weights_that_learn_get_their_gradients() -> None:
+    pyramid = random_pyramid()
+    sum(level.motion.sum() for level in pyramid(*clips())).backward()
+    assert all(weight.grad is not None for level in pyramid.syncers for weight in level.motion_encoder.parameters())
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+@pytest.mark.parametrize(("pretrained", "most"), [(False, 250), (True, 500)])
+def test_operations_of_the_loss(pretrained: bool, most: int) -> None:
+    """Forward and backward, from features (487 and 716 before the levels were joined)."""
+    loss = MultiScaleSyncLoss.from_pretrained() if pretrained else MultiScaleSyncLoss(syncers=SyncerPyramid())
+    results(loss)  # stacks the weights
+    with Launches() as launches:
+        results(loss)
+    assert sum(launches.names.values()) <= most, launches.names
