@@ -34,6 +34,8 @@ class Timing(NamedTuple):
     times: list[float]
     peak_bytes: int | None = None
     """Peak of the memory that one call allocates on a GPU; None on a CPU."""
+    processor: float | None = None
+    """Median processor time of all threads, which depends less on what else the machine does; None if not measured."""
 
 
 def _synchronise() -> None:
@@ -64,12 +66,13 @@ def kernel_count(function: Callable[[], object]) -> int | None:
     return sum(event.device_type.name == "CUDA" for event in profile.events())
 
 
-def _timed(function: Callable[[], object]) -> float:
+def _timed(function: Callable[[], object]) -> tuple[float, float]:
+    """Return the seconds of one call by the clock and of the processor."""
     _synchronise()
-    start = time.perf_counter()
+    start, processor = time.perf_counter(), time.process_time()
     function()
     _synchronise()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - processor
 
 
 def timing_of(times: Sequence[float]) -> Timing:
@@ -97,7 +100,7 @@ def measure(functions: Mapping[str, Callable[[], object]], *, repeats: int = 20,
     for _ in range(warm_up):
         for name, function in functions.items():
             peaks[name] = _peak_bytes(function)
-    times: dict[str, list[float]] = {name: [] for name in functions}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in functions}
     names = list(functions)
     collecting = gc.isenabled()
     gc.collect()
@@ -111,7 +114,12 @@ def measure(functions: Mapping[str, Callable[[], object]], *, repeats: int = 20,
     finally:
         if collecting:
             gc.enable()
-    return {name: timing_of(values)._replace(peak_bytes=peaks[name]) for name, values in times.items()}
+    return {
+        name: timing_of([clock for clock, _ in values])._replace(
+            peak_bytes=peaks[name], processor=statistics.median(processor for _, processor in values)
+        )
+        for name, values in times.items()
+    }
 
 
 def matmul_peak(threads: int | None = None, *, size: int = 2048, repeats: int = 9, device: str | torch.device = "cpu") -> float:
@@ -182,7 +190,7 @@ def report(
         flops: Floating-point operations per call of a candidate, by name, if known.
         peak: Operations per second that count as 100 %; measured by :func:`matmul_peak` if ``flops`` is given and this is not.
         extra: Sizes and other facts to keep next to the numbers.
-        out: Folder for ``<name>.json``; ``benchmarks/results`` if None.
+        out: Folder for ``<name>.json``; ``benchmarks/results`` if None. A measurement on a GPU goes to its subfolder ``gpu``.
 
     Returns:
         The content of the file: name, metadata, peak, extra and one entry per candidate.
@@ -201,6 +209,8 @@ def report(
             "speed_up": reference / timing.median,
             "times_seconds": timing.times,
         }
+        if timing.processor is not None:
+            entry["processor_seconds"] = timing.processor
         if timing.peak_bytes is not None:
             entry["peak_bytes"] = timing.peak_bytes
         if candidate in flops and peak:
@@ -217,6 +227,7 @@ def report(
     }
     _print_table(result)
     folder = RESULTS if out is None else out
+    folder = folder / "gpu" if torch.cuda.is_initialized() else folder
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
     temporary = path.with_suffix(".json.tmp")

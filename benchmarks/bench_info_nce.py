@@ -88,7 +88,7 @@ def main() -> None:
     sizes = {"clips": args.clips, "windows": WINDOWS, "embed": EMBED, "repeats": args.repeats, "device": args.device}
     clock = "processor time" if args.device == "cpu" else "wall-clock time"
     write_json(
-        RESULTS / "info_nce.json",
+        RESULTS / ("info_nce.json" if args.device == "cpu" else "gpu/info_nce.json"),
         {"name": "info_nce", "clock": clock, **sizes, "candidates": found, "metadata": run_metadata()},
     )
 

@@ -641,7 +641,7 @@ def _of_region(
         [masks[level] for level, _ in present],
     )
     found = {level: loss for (level, _), loss in zip(present, losses, strict=True)}
-    return torch.stack([found.get(level, torch.zeros_like(losses[0])) for level in range(len(columns))])
+    return torch.stack([found[level] if level in found else torch.zeros_like(losses[0]) for level in range(len(columns))])
 
 
 def _checked_pairs(syncers: object) -> Sequence[tuple[nn.Module, nn.Module]]:

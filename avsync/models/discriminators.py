@@ -349,7 +349,7 @@ class WindowLSTM(nn.Module):
         found = []
         position = torch.arange(embedded.shape[0], device=embedded.device)
         for frames, active, read in segments:
-            # A product selects the frames, because the gradient of indexing is an atomic sum on a GPU, which differs between runs.
+            # A product selects the frames, because the gradient of indexing is an atomic sum on a GPU.
             chosen = (constant(frames, embedded.device)[:, None] == position).to(embedded.dtype)
             inputs = (chosen @ embedded.flatten(1)).view(-1, active * batch, embedded.shape[2])
             state = [hidden[:, : active * batch], cell[:, : active * batch]]

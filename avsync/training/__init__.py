@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         train_generator,
         variety_loss,
     )
+    from avsync.training.graphs import CudaRecorder, GraphedStep, make_capturable
     from avsync.training.interrupts import TrainingInterrupted
     from avsync.training.logging import read_log
     from avsync.training.objectives import LevelObjective, SyncerTrainingConfig
@@ -39,6 +40,7 @@ _MODULES = {
     "ema": ("averaged", "weight_average"),
     "engine": ("History", "LoopOptions", "train_loop"),
     "gan": ("Discriminators", "GanSteps", "GanTrainingConfig", "generator_losses", "train_generator", "variety_loss"),
+    "graphs": ("CudaRecorder", "GraphedStep", "make_capturable"),
     "interrupts": ("TrainingInterrupted",),
     "logging": ("read_log",),
     "objectives": ("LevelObjective", "SyncerTrainingConfig"),
@@ -54,11 +56,13 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = [  # noqa: PLE0604, RUF100 - resolved by __getattr__
     "AutoencoderTrainingConfig",
     "CheckpointStore",
+    "CudaRecorder",
     "Discriminators",
     "Examination",
     "Finding",
     "GanSteps",
     "GanTrainingConfig",
+    "GraphedStep",
     "History",
     "LevelObjective",
     "LevelReport",
@@ -79,6 +83,7 @@ __all__ = [  # noqa: PLE0604, RUF100 - resolved by __getattr__
     "generator_losses",
     "lip_leak",
     "load_checkpoint",
+    "make_capturable",
     "make_fabric",
     "on_first_process",
     "overfit_batch",

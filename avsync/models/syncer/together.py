@@ -1,8 +1,8 @@
 """Equal encoders of several levels as batched products.
 
-A GPU spends the time of small batches on launching operations. The encoders of the levels of a pyramid have the same layers, so that
-one batched product per layer replaces one product per layer and level. The levels are padded to the length of the longest one, which
-doubles the arithmetic. The scale and the shift of each LayerNorm are part of the linear layer that follows.
+A GPU spends the time of small batches on launching operations. The encoders of the levels of a pyramid have the same layers, so
+that one batched product per layer replaces one product per layer and level. The levels are padded to the length of the longest
+one, which doubles the arithmetic. The scale and the shift of each LayerNorm are part of the linear layer that follows.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def encode_levels(encoders: Sequence[Any], frames: Sequence[Tensor]) -> list[Ten
         frames: (batch, frames, features) of each level.
 
     Returns:
-        (batch, frames - seen + 1, embed) of each level. Levels with equal layers are encoded together if they are frozen, in float32,
-        and on a GPU.
+        (batch, frames - seen + 1, embed) of each level. Levels with equal layers are encoded together if they are frozen, in
+        float32, and on a GPU.
     """
     if not _possible(encoders, frames):
         return [encoder(x) for encoder, x in zip(encoders, frames, strict=True)]
