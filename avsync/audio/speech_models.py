@@ -113,7 +113,7 @@ class SpeechModelFeatures(nn.Module):
 
     def train(self, mode: bool = True) -> SpeechModelFeatures:  # noqa: ARG002 - the signature of nn.Module
         """Stay in eval mode."""
-        return cast(SpeechModelFeatures, super().train(False))
+        return super().train(False)
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Compute the features of clips.
