@@ -17,7 +17,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import torch
 from pretrain import AUGMENT
@@ -82,7 +82,7 @@ class Recipe:
     def pyramid(self) -> SyncerPyramidConfig:
         """Return the sizes of the model."""
         syncer = SyncerConfig(
-            audio_features=cast(int, SpeechFeatures(kind=self.audio).features.num_features),
+            audio_features=SpeechFeatures(kind=self.audio).features.num_features,
             points=region_points(self.region),
             motion_channels=motion_channels(self.motion, 1 if self.region == "pose" else 2),
             width=self.width,
@@ -173,13 +173,19 @@ def train_region(recipe: Recipe, bank: ClipBank, checkpoint: Path) -> SyncerPyra
     pyramid.set_average_shape(average_shape(bank))
     average = weight_average(pyramid, decay=0.98)
     scales = nn.ParameterList(nn.Parameter(torch.full((4,), math.log(10.0))) for _ in range(recipe.levels))
-    groups = [{"params": list(pyramid.parameters())}, {"params": list(scales), "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": list(pyramid.parameters())}, {"params": list(scales), "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=0.1, betas=(0.9, 0.98), fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
     )
     generator = torch.Generator().manual_seed(recipe.seed)
-    state = {"pyramid": pyramid, "average": average, "scales": scales, "optimiser": optimiser, "schedule": schedule}
+    state: dict[str, Any] = {
+        "pyramid": pyramid,
+        "average": average,
+        "scales": scales,
+        "optimiser": optimiser,
+        "schedule": schedule,
+    }
     start = 0
     if checkpoint.exists():
         values = load_checkpoint(checkpoint, state)
