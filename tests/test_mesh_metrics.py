@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -71,10 +73,10 @@ def test_misalignment_is_the_delay_of_the_lips(late: int) -> None:
 def test_misalignment_of_a_still_face_is_unknown() -> None:
     target = mesh_of(0)
     both, still = torch.cat([target, target]), torch.cat([target, target[:, :1].expand_as(target)])
-    options = {"upper_lip": 0, "lower_lip": 1, "fps": 25.0}
-    each = metrics.mean_temporal_misalignment(still, both, **options, reduction="none")  # type: ignore[arg-type]
+    options: dict[str, Any] = {"upper_lip": 0, "lower_lip": 1, "fps": 25.0}
+    each = metrics.mean_temporal_misalignment(still, both, **options, reduction="none")
     assert each[0] == 0 and each[1].isnan()
-    assert metrics.mean_temporal_misalignment(still, both, **options) == 0  # type: ignore[arg-type]
+    assert metrics.mean_temporal_misalignment(still, both, **options) == 0
 
 
 def test_intensity_and_its_correlation_with_speech() -> None:
@@ -100,15 +102,15 @@ def test_padding_does_not_count() -> None:
     padding = torch.full((1, 20, VERTICES, 3), torch.nan)
     long_preds, long_target = torch.cat([preds, padding], dim=1), torch.cat([target, padding], dim=1)
     lengths = torch.tensor([target.shape[1]])
-    pairs = [
+    pairs: list[tuple[Any, dict[str, Any]]] = [
         (metrics.lip_vertex_error, {"lips": LIPS}),
         (metrics.mean_vertex_error, {}),
         (metrics.upper_face_dynamics_deviation, {"upper": UPPER, "template": target[0, 0]}),
         (metrics.mean_temporal_misalignment, {"upper_lip": upper, "lower_lip": lower, "fps": 25}),
     ]
     for function, options in pairs:
-        found = function(long_preds, long_target, lengths=lengths, **options)  # type: ignore[operator]
-        torch.testing.assert_close(found, function(preds, target, **options), equal_nan=True)  # type: ignore[operator]
+        found = function(long_preds, long_target, lengths=lengths, **options)
+        torch.testing.assert_close(found, function(preds, target, **options), equal_nan=True)
     torch.testing.assert_close(
         metrics.lip_intensity(long_target, lips=LIPS, lengths=lengths), metrics.lip_intensity(target, lips=LIPS)
     )
@@ -154,7 +156,7 @@ def test_soft_dtw_equals_its_recursion(frames: int, others: int, gamma: float) -
 
 def test_soft_dtw_forgives_time_and_not_shape() -> None:
     clip = lm.normalise(torch.from_numpy(synthetic_clip(seconds=2.0).landmarks)[None]).landmarks
-    options = {"gamma": 1e-4}
+    options: dict[str, Any] = {"gamma": 1e-4}
     assert metrics.soft_dtw_distance(clip, clip, **options).abs() < 1e-5
     late = torch.cat([clip[:, :1].expand(-1, 3, -1, -1), clip[:, :-3]], dim=1)
     other = lm.normalise(torch.from_numpy(synthetic_clip(speaker=1, seconds=2.0).landmarks)[None]).landmarks
