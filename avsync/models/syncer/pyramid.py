@@ -278,7 +278,7 @@ class AudioEncoder(nn.Module):
         )
 
 
-def _encode(encoders: Sequence[MotionEncoder] | Sequence[AudioEncoder], inputs: Sequence[Tensor]) -> list[Tensor]:
+def _encode(encoders: Sequence[MotionEncoder | AudioEncoder], inputs: Sequence[Tensor]) -> list[Tensor]:
     """Apply the encoder of each level to the input of this level."""
     frames = [encoder.frames_of(x) for encoder, x in zip(encoders, inputs, strict=True)]
     return encode_levels([encoder.encoder for encoder in encoders], frames)
