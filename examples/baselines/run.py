@@ -40,7 +40,8 @@ METHODS: dict[str, Callable[[Task], Animate]] = {
     "MakeItTalk-style": makeittalk.train,
     "Audio2Head-style": audio2head.train,
     "Wav2Lip-style": wav2lip.train,
-} | {name: functools.partial(ms_sync.train, variant=name) for name in ms_sync.VARIANTS}
+    **{name: functools.partial(ms_sync.train, variant=name) for name in ms_sync.VARIANTS},
+}
 """Training function of every method."""
 ROWS = (
     "SUHMo-style",
@@ -178,7 +179,10 @@ def figure_rows(
     rows: Mapping[str, Sequence[Mapping[str, Any]]], speakers: Sequence[str], part: str = "face"
 ) -> dict[str, list[tuple[float, float, float]]]:
     """Return (mean, low, high) per level and method, for the figure."""
-    return {name: [tuple(each) for each in confidences(results, speakers, part)] for name, results in rows.items()}
+    return {
+        name: [(each.mean, each.low, each.high) for each in confidences(results, speakers, part)]
+        for name, results in rows.items()
+    }
 
 
 def main(arguments: list[str] | None = None) -> int:

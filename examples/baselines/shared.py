@@ -70,6 +70,9 @@ class SpeechLSTM(nn.Module):
         hidden: Size of the LSTM in each of its two directions.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, material: Material, *, outputs: int, extra: int = 0, hidden: int = 96) -> None:
         super().__init__()
         mean, std = material.train.audio_statistics()
