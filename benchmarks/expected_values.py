@@ -13,7 +13,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from torch import Tensor
 from avsync._files import write_json
 from avsync.corpus import Clip, Corpus, SyntheticCorpus, speech_mask
 from avsync.losses import MultiScaleSyncLoss
+from avsync.models import MultiScaleSyncer
 from benchmarks import _harness
 
 FRAMES = 80
@@ -89,7 +90,8 @@ def inputs(clips: Sequence[Clip]) -> dict[str, tuple[Tensor, Tensor]]:
 def losses(model: str, landmarks: Tensor, audio: Tensor) -> Tensor:
     """Return the loss of every segment at every level that its length fills, (segments, levels)."""
     loss = MultiScaleSyncLoss.from_pretrained(model, skip_short=True)
-    levels = sum(loss.syncers.shortest_clip([level]) <= FRAMES for level in range(loss.num_levels))
+    syncers = cast(MultiScaleSyncer, loss.syncers)
+    levels = sum(syncers.shortest_clip([level]) <= FRAMES for level in range(loss.num_levels))
     pairs = zip(landmarks, audio, strict=True)
     return torch.stack([loss(face[None], wave[None]).per_level[:levels] for face, wave in pairs])
 
