@@ -1,4 +1,4 @@
-"""How the sync loss scales with clips, frames and levels, and InfoNCE with windows: ``python -m benchmarks.bench_scale``.
+"""Time and memory of the losses by clips, frames, levels and windows: ``python -m benchmarks.bench_scale``.
 
 Forward and backward passes at the default sizes, in turns. Memory is what autograd keeps between the two passes, counted tensor
 by tensor. Processor time depends less on what else runs on the machine than time by the clock.

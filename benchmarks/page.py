@@ -1,7 +1,7 @@
 """Write the page "Speed" of the documentation from the results of the benchmarks: ``python -m benchmarks.page``.
 
 Results of a GPU are read from ``benchmarks/results/gpu/``, where the benchmarks write them with ``--device cuda``. Where a
-record is missing there, the page says "not measured".
+record is missing there, the page reports "not measured".
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ INTRODUCTION = """# Speed
 This page is made from the records in `benchmarks/results/` by `python -m benchmarks.page`; a test compares the two. Each table
 names its machine. Candidates take turns in one process, and their results are checked to agree before anything is timed. A time
 is a median, with the interquartile range in parentheses. The load is the mean number of busy processes in the minute before the
-end of the measurement: above the number of cores, other work slowed every candidate. Processor time then says more than time by
-the clock, and shares of the peak are left out.
+end of the measurement: above the number of cores, other work slowed every candidate. Processor time is then more reliable than
+time by the clock, and shares of the peak are left out.
 
 A GPU column is filled by a GPU only: `python -m benchmarks.gpu`, or any other benchmark with `--device cuda`, and then
 `python -m benchmarks.page`.

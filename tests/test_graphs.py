@@ -201,7 +201,7 @@ def test_a_step_of_syncers_reads_nothing_but_its_own_draws(
 
 
 def test_inputs_of_other_shapes_are_refused() -> None:
-    step = GraphedStep(lambda inputs: {"sum": inputs[0].sum()}, StandIn(Queue()), warm_up=1)
+    step = GraphedStep(lambda inputs: {"sum": inputs[0].sum()}, recorder=StandIn(Queue()), warm_up=1)
     assert [float(step([torch.full((2,), value)])["sum"]) for value in (1.0, 2.0, 3.0)] == [2.0, 4.0, 6.0]
     first = step([torch.ones(2)])
     step([torch.zeros(2)])

@@ -260,7 +260,8 @@ class GanSteps:
         self.average = weight_average(generator, decay=config.ema_decay) if config.ema_decay else None
         self._update: Any = self.update
         if use_cuda_graphs(cuda_graphs, fabric):
-            self._update = GraphedStep(self.update, CudaRecorder(fabric.device), before_recording=self.make_capturable)
+            recorder = CudaRecorder(fabric.device)
+            self._update = GraphedStep(self.update, recorder=recorder, before_recording=self.make_capturable)
 
     @property
     def state(self) -> dict[str, Stateful]:

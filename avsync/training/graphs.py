@@ -65,7 +65,7 @@ class GraphedStep:
     """
 
     def __init__(
-        self, function: Step, recorder: Recorder, *, warm_up: int = 3, before_recording: Callable[[], object] | None = None
+        self, function: Step, *, recorder: Recorder, warm_up: int = 3, before_recording: Callable[[], object] | None = None
     ) -> None:
         self._function, self._recorder, self._before = function, recorder, before_recording
         self._eager_calls_left = warm_up

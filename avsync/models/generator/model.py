@@ -41,7 +41,7 @@ _Products = dict[int, list[tuple[Tensor, Tensor]]]
 
 
 def _backward_pass() -> int:
-    return torch._C._current_graph_task_id()  # as torch.utils.checkpoint tells backward passes apart
+    return torch._C._current_graph_task_id()  # by which torch.utils.checkpoint separates backward passes
 
 
 def _plain(weight: Tensor) -> bool:
