@@ -7,24 +7,33 @@ branch: every function that uses them compiles with ``fullgraph=True``. Values a
 
 from __future__ import annotations
 
+import collections.abc
+import dataclasses
+import functools
 import importlib
 import importlib.util
+import inspect
+import itertools
 import math
 import os
 import re
-from collections.abc import Sequence, Sized
-from numbers import Real
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence, Sized
+from numbers import Integral, Real
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from avsync.errors import ArgumentError, BrokenExtraError, MissingExtraError, ShapeError
+from avsync.errors import ArgumentError, BrokenExtraError, ConfigError, MissingExtraError, ShapeError
 
 _Config = TypeVar("_Config")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 REDUCTIONS = ("none", "mean", "sum")
 
@@ -90,6 +99,32 @@ def constant(values: Sequence[float], device: torch.device) -> Tensor:
             _constants.clear()
         _constants[key] = made
     return _constants[key]
+
+
+def same_precision(*tensors: Tensor) -> list[Tensor]:
+    """Return tensors in the widest of their dtypes, at least float32, so that they can be multiplied with each other."""
+    dtype = functools.reduce(torch.promote_types, (x.dtype for x in tensors), torch.float32)
+    return [x.to(dtype) for x in tensors]
+
+
+def check_finite_values(name: str, x: Tensor) -> None:
+    """Raise :class:`ShapeError` unless all values are finite; only for functions that need not be fast."""
+    if not bool(torch.isfinite(x).all()):
+        raise ShapeError(f"`{name}`: expected finite numbers, got NaN or infinities")
+
+
+def check_permutation(name: str, index: Sequence[int] | Tensor) -> int:
+    """Return the number of points of a permutation; raise :class:`ShapeError` unless it is a list of whole numbers."""
+    if isinstance(index, Tensor) and (index.ndim != 1 or index.dtype not in (torch.int32, torch.int64)):
+        raise ShapeError(f"`{name}`: expected (points) of int64, got {describe_shape(index)} of {index.dtype}")
+    return len(index)
+
+
+def check_finite_numbers(**values: float) -> None:
+    """Raise :class:`ArgumentError` unless all numbers are finite."""
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise ArgumentError(f"`{name}`: expected a finite number, got {value!r}")
 
 
 def check_floating(name: str, x: Tensor) -> None:
@@ -262,3 +297,185 @@ def as_numbers(name: str, values: object) -> npt.NDArray[np.float64]:
         return np.asarray(values, np.float64)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise ShapeError(f"`{name}`: expected numbers, got {type(values).__name__}: {error!s:.100}") from error
+
+
+class _DeviceError(ArgumentError):
+    """Error for tensors on devices that do not fit together; the outermost public function names its own arguments in it."""
+
+
+def explain_devices(arguments: Mapping[str, Any], error: Exception) -> None:
+    """Raise an error that names the devices of the arguments if they differ, or if a tensor has no values (the device meta)."""
+    places: dict[str, torch.device] = {}
+    for name, value in arguments.items():
+        tensors = [value] if isinstance(value, Tensor) else value if isinstance(value, list | tuple) else ()
+        if isinstance(value, nn.Module):
+            tensors = [*itertools.islice(value.parameters(), 1), *itertools.islice(value.buffers(), 1)]
+        found = [x.device for x in tensors if isinstance(x, Tensor)]
+        if found:
+            places[name] = found[0]
+    if len(set(places.values())) > 1 or any(device.type == "meta" for device in places.values()):
+        got = ", ".join(f"`{name}` on {device}" for name, device in places.items() if name != "self")
+        model = f" and the module on {places['self']}" if "self" in places else ""
+        raise _DeviceError(f"expected all tensors on one device that holds values, got {got}{model}") from error
+
+
+def checked(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Check the types of all arguments of a public function or constructor against its annotations at each call.
+
+    Whole numbers are accepted for float, NumPy's numbers for Python's; a bool is no number, NaN no float, and a string no sequence of
+    strings. Elements of lists, tuples and dictionaries are checked, elements of iterators are not. Nothing is checked in compiled
+    programs. Ranks, sizes and dtypes of tensors remain the function's own to check.
+
+    Raises:
+        ShapeError: An argument should be a tensor or an array and is not.
+        ArgumentError: An argument has another type.
+
+    Example:
+        >>> @checked
+        ... def repeat(x: Tensor, times: int) -> Tensor:
+        ...     return x.repeat(times)
+        >>> repeat(torch.ones(2), 2.5)
+        Traceback (most recent call last):
+        avsync.errors.ArgumentError: `times`: expected int, got float: 2.5
+    """
+    names = [
+        parameter.name
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+
+    @functools.cache
+    def hints() -> dict[str, tuple[Any, str]]:
+        return _hints(function)
+
+    def check(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        known = hints()
+        for name, value in (*zip(names, args, strict=False), *kwargs.items()):
+            if name in known and not fits(known[name][0], value):
+                raise_type(name, known[name][1], value)
+
+    # `call` below has the globals of the module of `function`, so what it uses is enclosed.
+    compiling, explain = torch.compiler.is_compiling, explain_devices
+    explained = (RuntimeError, NotImplementedError, TypeError, _DeviceError)
+
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        if compiling():
+            return function(*args, **kwargs)
+        check(args, kwargs)
+        try:
+            return function(*args, **kwargs)
+        except explained as error:
+            # Devices are compared only now, because many functions move what they can, and because a call that works need not wait.
+            explain(dict(zip(names, args, strict=False)) | kwargs, error)
+            raise
+
+    # doctest collects the functions whose globals are those of the module, and the compiler keeps its programs with the code object.
+    code = call.__code__.replace(co_name=function.__name__)
+    made = types.FunctionType(code, function.__globals__, function.__name__, None, call.__closure__)
+    return typing.cast(Callable[_P, _R], functools.wraps(function)(made))
+
+
+def check_fields(config: Any) -> None:
+    """Raise :class:`ConfigError` unless all fields of a dataclass have the types of their annotations; see :func:`checked`."""
+    known = _class_hints(config.__class__)
+    for field in dataclasses.fields(config):
+        hint, text = known[field.name]
+        if not fits(hint, getattr(config, field.name)):
+            raise ConfigError(f"`{field.name}`: expected {text}, got {_describe(getattr(config, field.name))}")
+
+
+def _hints(owner: Any) -> dict[str, tuple[Any, str]]:
+    """Return the annotations of a function or class, each as a type and as text; names that exist only for type checkers are Any."""
+    scope = getattr(owner, "__globals__", None) or vars(importlib.import_module(owner.__module__))
+    found = {}
+    for name, annotation in owner.__annotations__.items():
+        try:
+            hint = eval(annotation, scope) if isinstance(annotation, str) else annotation  # the package's own source
+        except (NameError, AttributeError):
+            hint = Any
+        text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+        found[name] = (hint, text.replace(" | ", " or "))
+    return found
+
+
+@functools.cache
+def _class_hints(kind: type) -> dict[str, tuple[Any, str]]:
+    return {
+        name: hint for base in reversed(kind.__mro__) if "__annotations__" in vars(base) for name, hint in _hints(base).items()
+    }
+
+
+def _describe(value: Any) -> str:
+    return describe_shape(value) if hasattr(value, "shape") else f"{type(value).__name__}: {value!r:.100}"
+
+
+def raise_type(name: str, expected: str, value: Any) -> typing.NoReturn:
+    """Raise the error for an argument of a wrong type."""
+    if expected.startswith(("Tensor", "npt.", "FloatArray")) or ("Tensor" in expected and hasattr(value, "shape")):
+        complex_numbers = " of complex numbers" if isinstance(value, Tensor) and value.is_complex() else ""
+        raise ShapeError(f"`{name}`: expected {expected}, got {describe_shape(value)}{complex_numbers}")
+    if isinstance(value, Real) and value != value:  # noqa: PLR0124 (NaN is not itself)
+        raise ArgumentError(f"`{name}`: expected a finite number, got {value!r}")
+    raise ArgumentError(f"`{name}`: expected {expected}, got {_describe(value)}")
+
+
+_ABSTRACT = (collections.abc.Sequence, collections.abc.Iterable, collections.abc.Mapping, list, tuple, dict)
+
+
+def fits(hint: Any, value: Any) -> bool:
+    """Return whether a value has the type of an annotation; annotations that cannot be checked fit everything."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any or isinstance(hint, TypeVar):
+        return True
+    if origin in (typing.Union, types.UnionType):
+        if torch.device in arguments and isinstance(value, str):
+            return _is_device(value)
+        return any(fits(argument, value) for argument in arguments)
+    if hint is None or hint is type(None):
+        return value is None
+    if isinstance(value, bool | np.bool_):
+        return hint in (bool, np.bool_, object)
+    if hint is int:
+        return isinstance(value, Integral | torch.SymInt)
+    if hint is float:
+        return isinstance(value, Real | torch.SymInt | torch.SymFloat) and value == value  # noqa: PLR0124 (NaN is not itself)
+    if hint is torch.device:
+        return _is_device(value)
+    if origin is typing.Literal:
+        return any(value == argument for argument in arguments)
+    if origin is type:
+        return isinstance(value, type)
+    if origin is collections.abc.Callable or hint is Callable:
+        return callable(value)
+    if origin in _ABSTRACT:
+        return isinstance(value, origin) and not isinstance(value, str | bytes) and _elements_fit(origin, arguments, value)
+    if hint is Tensor:
+        return isinstance(value, Tensor) and not value.is_complex()
+    kind = hint if origin is None else origin
+    if not isinstance(kind, type):
+        return True
+    ours = kind.__module__.startswith("avsync.") and not dataclasses.is_dataclass(kind)
+    if getattr(kind, "_is_protocol", False) or (ours and not isinstance(value, kind)):
+        # Whatever has the methods will do, in place of our own classes too, such as a user's bank of clips.
+        methods = [name for name, method in vars(kind).items() if callable(method) and (name[0] != "_" or name == "__call__")]
+        return bool(methods) and not isinstance(value, type) and all(hasattr(value, name) for name in methods)
+    return isinstance(value, kind)
+
+
+def _is_device(value: Any) -> bool:
+    """Return whether this machine has the device; names are accepted wherever devices are."""
+    try:
+        kind = torch.device(value).type if isinstance(value, str | int | torch.device) else ""
+        return kind in ("cpu", "meta") or (kind != "" and getattr(torch, kind).is_available())
+    except (RuntimeError, AttributeError):
+        return False
+
+
+def _elements_fit(origin: Any, arguments: tuple[Any, ...], value: Any) -> bool:
+    if origin is tuple and Ellipsis not in arguments:
+        return len(value) == len(arguments) and all(map(fits, arguments, value))
+    if issubclass(origin, Mapping):
+        return all(fits(arguments[0], key) and fits(arguments[1], item) for key, item in value.items())
+    if not isinstance(value, list | tuple) and issubclass(collections.abc.Iterable, origin):
+        return True
+    return not arguments or all(fits(arguments[0], item) for item in value)

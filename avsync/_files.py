@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy.typing as npt
 
 from avsync.errors import ArgumentError, AvsyncError
 
+_claims: ContextVar[dict[object, str] | None] = ContextVar("claims", default=None)
 _HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 _TEMPORARY = re.compile(rf"\..+-{_HOST}-(\d+)-\w+(\.\w+)?")
 
@@ -30,11 +32,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path next to ``path``; when the block ends without an exception, it replaces ``path``.
 
     The content is flushed to disk before the rename, so a crash leaves either the complete old file or the complete new one.
-    The temporary name contains the host and the process, so that :func:`sweep_temporaries` can check whether the writer still
+    A file that :func:`check_outputs` found to be new is created instead (see :func:`claims`). The temporary name contains the host and the process, so that :func:`sweep_temporaries` can check whether the writer still
     runs.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     prefix = f".{target.stem[:80]}-{_HOST}-{os.getpid()}-"
     descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=prefix, suffix=target.suffix)
     os.close(descriptor)
@@ -47,9 +49,57 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
-        temporary.replace(target)
+        claimed = _claims.get()
+        argument = claimed.pop(_place(target), None) if claimed else None
+        if argument is None:
+            temporary.replace(target)
+        else:
+            _create(temporary, target, argument)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _create(temporary: Path, target: Path, argument: str) -> None:
+    """Give a finished file its name, unless the name was taken after :func:`check_outputs`."""
+    try:
+        try:
+            os.link(temporary, target)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links: an empty file holds the place of the finished one
+            os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            temporary.replace(target)
+    except FileExistsError as error:
+        option = "--overwrite" if argument.startswith("--") else "overwrite=True"
+        raise ArgumentError(
+            f"`{argument}`: expected a new file, got {target}, which somebody else created in the meantime; {option} replaces it"
+        ) from error
+
+
+@contextmanager
+def claims() -> Iterator[None]:
+    """Create the files that :func:`check_outputs` finds to be new within the block, instead of replacing what lies there by then.
+
+    Between the check and the end of the work, which may take hours, somebody else may create a file of the same name. This file
+    stays, and :func:`replacing` raises :class:`ArgumentError`. Once written, a file belongs to the block, which may write it again.
+    """
+    token = _claims.set({})
+    try:
+        yield
+    finally:
+        _claims.reset(token)
+
+
+def make_folder(folder: str | os.PathLike[str]) -> None:
+    """Create a folder and its parents; it may exist.
+
+    Raises:
+        ArgumentError: The folder or a parent is a file.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ArgumentError(f"`folder`: expected a folder, got {os.fspath(folder)}, which is, or lies in, a file") from error
 
 
 def sweep_temporaries(folder: str | os.PathLike[str]) -> None:
@@ -243,16 +293,25 @@ def check_outputs(
     """
     read = {identity for path in inputs for identity in _identities(Path(path))}
     taken: dict[object, Path] = {}
+    names: dict[object, str] = {}
     for argument, name in outputs:
         path = Path(name)
         if not read.isdisjoint(_identities(path)):
             raise ArgumentError(f"`{argument}`: expected a file that is not read, got {path}, an input")
-        # File systems differ in case sensitivity and in the encoding of accents.
-        place = (os.path.realpath(path.parent), unicodedata.normalize("NFC", path.name).casefold())
+        place = _place(path)
         if place in taken:
             raise ArgumentError(f"`{argument}`: expected a file of its own, got {path} and {taken[place]}")
         taken[place] = path
         _check_writable(argument, path, overwrite)
+        names[place] = argument
+    claimed = _claims.get()
+    if claimed is not None and not overwrite:
+        claimed |= names
+
+
+def _place(path: Path) -> tuple[str, str]:
+    """Return a key of a file name; file systems differ in case sensitivity and in the encoding of accents."""
+    return os.path.realpath(path.parent), unicodedata.normalize("NFC", path.name).casefold()
 
 
 def _identities(path: Path) -> set[object]:

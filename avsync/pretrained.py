@@ -17,6 +17,7 @@ import importlib
 import json
 import os
 import re
+import tempfile
 import threading
 import types
 import typing
@@ -30,7 +31,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from avsync._checks import import_extra
+from avsync._checks import checked, import_extra
 from avsync._files import check_regular, parse_json, read_json, replacing, sweep_temporaries, untrusted, write_json
 from avsync.errors import ArgumentError, CheckpointError, ConfigError
 
@@ -41,6 +42,8 @@ WEIGHTS = Path(__file__).parent / "weights"
 """Folder of the pretrained models."""
 FILES = ("config.json", "model.safetensors")
 """Files of a model."""
+SAVE_SECONDS = 300.0
+"""Longest time that a save waits for another save to the same folder."""
 CALIBRATION = "calibration.json"
 """Optional file next to the weights, for converting the distances of syncers to probabilities."""
 
@@ -67,6 +70,7 @@ class PretrainedModel(torch.nn.Module):
     weights_checksum: str | None = None
 
     @classmethod
+    @checked
     def from_pretrained(cls, folder: str | os.PathLike[str], *, revision: str | None = None) -> Self:
         """Read a model of this class or of a subclass.
 
@@ -94,6 +98,7 @@ def _classes(model_class: type[torch.nn.Module]) -> dict[str, type[torch.nn.Modu
     return found
 
 
+@checked
 def pretrained_models(model_class: type[torch.nn.Module] | None = None) -> tuple[str, ...]:
     """Return the names of the pretrained models of the package, sorted.
 
@@ -113,6 +118,7 @@ def pretrained_models(model_class: type[torch.nn.Module] | None = None) -> tuple
     return tuple(path.parent.name for path in configs)
 
 
+@checked
 def model_folder(name: str | os.PathLike[str], *, revision: str | None = None) -> Path:
     """Return the folder of a model.
 
@@ -155,6 +161,7 @@ def model_folder(name: str | os.PathLike[str], *, revision: str | None = None) -
         raise CheckpointError(f"`folder`: {text!r} is no folder, and the hub cannot provide it: {error}") from error
 
 
+@checked
 def save_pretrained(model: torch.nn.Module, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> None:
     """Write the config and the weights of a model.
 
@@ -196,13 +203,40 @@ def save_pretrained(model: torch.nn.Module, folder: str | os.PathLike[str], *, d
     description = {"format": FORMAT, "class": type(model).__name__, "config": config_to_dict(config)}
     checksum = _checksum(description, weights)
     target = Path(folder)
-    with replacing(target / FILES[1]) as temporary:  # this rename replaces the model; all later steps are secondary
-        save_file(weights, temporary, metadata={"avsync": json.dumps(description), "sha256": checksum})
-    write_json(target / FILES[0], description | {"weights": checksum})
-    calibration = target / CALIBRATION
-    if calibration.exists() and _fitted_to(calibration) != checksum:
-        calibration.unlink()
-    sweep_temporaries(target)
+    with _one_writer(target):
+        with replacing(target / FILES[1]) as temporary:  # this rename replaces the model; all later steps are secondary
+            save_file(weights, temporary, metadata={"avsync": json.dumps(description), "sha256": checksum})
+        write_json(target / FILES[0], description | {"weights": checksum})
+        calibration = target / CALIBRATION
+        if calibration.exists() and _fitted_to(calibration) != checksum:
+            calibration.unlink()
+        sweep_temporaries(target)
+
+
+@contextmanager
+def _one_writer(folder: Path) -> Iterator[None]:
+    """Let one process of this machine at a time save to a folder, so that all files are those of the last one.
+
+    Torch requires filelock. The lock lies among the temporary files, because a model folder is copied and uploaded as it is. Writers
+    on other machines still leave a model that loads, because the weights hold their own config.
+    """
+    place = hashlib.sha256(os.path.realpath(folder).encode(errors="surrogateescape")).hexdigest()[:32]
+    lock = importlib.import_module("filelock").FileLock(Path(tempfile.gettempdir(), f"avsync-{_user()}-{place}.lock"))
+    try:
+        lock.acquire(timeout=SAVE_SECONDS)
+    except TimeoutError as error:
+        raise CheckpointError(f"`folder`: another process has been writing to {folder} for {SAVE_SECONDS} s") from error
+    except (OSError, NotImplementedError):  # no place for locks
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _user() -> str:
+    return str(os.getuid()) if hasattr(os, "getuid") else "user"
 
 
 def _checksum(description: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
@@ -223,6 +257,7 @@ def _fitted_to(calibration: Path) -> str | None:
         return None
 
 
+@checked
 def stored_checksum(folder: str | os.PathLike[str]) -> str | None:
     """Return the checksum in the metadata of the weights in a folder; None if there are no weights or no checksum.
 
@@ -348,6 +383,7 @@ def from_pretrained(folder: str | os.PathLike[str], *, model_class: type[Model],
 def from_pretrained(folder: str | os.PathLike[str], *, model_class: None = None, revision: str | None = None) -> Any: ...
 
 
+@checked
 def from_pretrained(
     folder: str | os.PathLike[str], *, model_class: type[torch.nn.Module] | None = None, revision: str | None = None
 ) -> torch.nn.Module:
@@ -436,6 +472,7 @@ def renamed(default: Value, *, formerly: str) -> Value:
     return dataclasses.field(default=default, metadata={_FORMERLY: formerly})
 
 
+@checked
 def config_to_dict(config: Any) -> dict[str, Any]:
     """Convert a config to plain JSON types; nested configs become nested dictionaries, tuples become lists.
 
@@ -444,9 +481,12 @@ def config_to_dict(config: Any) -> dict[str, Any]:
         >>> config_to_dict(SyncerPyramidConfig())["syncer"]["window"]
         5
     """
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        raise ArgumentError(f"`config`: expected a config, got {type(config).__name__}")
     return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
 
+@checked
 def config_from_dict(config_class: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
     """Build a config from the result of :func:`config_to_dict`.
 

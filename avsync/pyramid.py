@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from avsync._checks import check_count, check_floating, check_same_device, describe_shape, values_known
+from avsync._checks import check_count, check_floating, check_positive, check_same_device, checked, describe_shape, values_known
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
 
 FPS = 25.0
@@ -27,6 +27,7 @@ DEFAULT_RADIUS = 3
 """Half-width K of the averaging kernel: 7 taps (from the authors' code; the paper does not state it)."""
 
 
+@checked
 def level_length(length: int, level: int) -> int:
     """Return the frames of a clip of ``length`` frames at ``level``: the ceiling of ``length / 2**level``.
 
@@ -44,6 +45,7 @@ def level_length(length: int, level: int) -> int:
     return -(-length // 2**level)
 
 
+@checked
 def shortest_clip(window: int, level: int) -> int:
     """Return the fewest frames at level 0 that give ``window`` frames at ``level``.
 
@@ -61,16 +63,20 @@ def shortest_clip(window: int, level: int) -> int:
     return (window - 1) * 2**level + 1
 
 
+@checked
 def level_fps(fps: float, level: int) -> float:
     """Return the frames per second at ``level``, in the unit of ``fps`` (25 -> 25, 12.5, 6.25, 3.125 at levels 0 to 3)."""
     return fps / 2**level
 
 
+@checked
 def window_seconds(level: int, *, window: int = 5, fps: float = FPS) -> float:
     """Return the duration of a window in seconds at ``level`` (0.2, 0.4, 0.8, 1.6 for the paper's four levels)."""
+    check_positive("fps", fps)
     return window * 2**level / fps
 
 
+@checked
 def check_lengths(lengths: Tensor, x: Tensor) -> Tensor:
     """Return ``lengths`` as int64 on the device of ``x``, after checking that it holds one length per clip of ``x``.
 
@@ -118,6 +124,7 @@ def hold_last_frame(x: Tensor, frames: int, lengths: Tensor) -> Tensor:
     return _take(x, torch.minimum(torch.arange(frames, device=x.device)[None], last.clamp(min=0)))
 
 
+@checked
 def mean_over_frames(x: Tensor, dim: int, *, lengths: Tensor | None = None) -> Tensor:
     """Compute the mean over the true frames of each clip; the values of padding are ignored.
 
@@ -135,8 +142,13 @@ def mean_over_frames(x: Tensor, dim: int, *, lengths: Tensor | None = None) -> T
 
     Source: ours.
     """
+    check_floating("x", x)
+    if not -x.ndim <= dim < 0:
+        raise ArgumentError(f"`dim`: expected an axis counted from the end, {-x.ndim} to -1, got {dim}")
     if lengths is None:
         return x.mean(dim=dim)
+    if lengths.shape != x.shape[: dim + x.ndim][: lengths.ndim] or lengths.ndim != dim + x.ndim:
+        raise ShapeError(f"`lengths`: expected one for each of {tuple(x.shape[:dim])}, got {describe_shape(lengths)}")
     lengths = lengths.to(x.device).reshape(*lengths.shape, *[1] * -dim)
     frame = torch.arange(x.shape[dim], device=x.device).reshape(-1, *[1] * (-dim - 1))
     total = torch.where(frame < lengths, x, torch.zeros_like(x)).sum(dim=dim)
@@ -200,6 +212,7 @@ def blur_downsample(x: Tensor, *, radius: int = DEFAULT_RADIUS, lengths: Tensor 
     return pooled.reshape(x.shape[0], pooled.shape[2], *x.shape[2:])
 
 
+@checked
 def level_lengths(lengths: Tensor, level: int) -> Tensor:
     """Return the true frames of each clip at ``level``, (batch,): the tensor form of :func:`level_length`."""
     return torch.div(lengths + 2**level - 1, 2**level, rounding_mode="floor")

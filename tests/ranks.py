@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from avsync import MultiScaleSyncLoss, SyncerConfig, SyncerPyramid, SyncerPyramidConfig
 from avsync.errors import ShapeError
 from avsync.losses.all_pairs import all_pairs_info_nce
 from avsync.losses.distributed import (
@@ -149,6 +150,7 @@ def run(group: Group) -> Result:
             results |= {f"{key}: {part}": parameter.grad for part, parameter in encoders.named_parameters()}
     results |= pieces(group, rank)
     results |= hidden(group, own)
+    results |= held(group, own)
     if group is not None:
         unequal(group, rank)
     return results
@@ -164,6 +166,38 @@ def hidden(group: Group, own: slice) -> Result:
         LOSSES[name](m, a, torch.tensor(0.3, dtype=torch.float64), mask[own], group).backward()
         results |= {f"hidden {name} motion": m.grad, f"hidden {name} audio": a.grad}
     return results
+
+
+class Guided(nn.Module):
+    """Somebody's module that holds a sync loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        config = SyncerPyramidConfig(syncer=SyncerConfig(audio_features=3, points=7, width=4, embed=4), num_levels=2)
+        self.loss = MultiScaleSyncLoss(syncers=SyncerPyramid(config))
+        self.mix = nn.Linear(14, 14)
+
+    def forward(self, landmarks: Tensor, audio: Tensor) -> Tensor:
+        return self.loss(self.mix(landmarks.flatten(2)).unflatten(2, (7, 2)), audio, reference=landmarks[:, 0]).total
+
+
+def held(group: Group, own: slice) -> Result:
+    """A module that holds a sync loss, in DistributedDataParallel: value, gradient, and the frozen weights afterwards."""
+    chance = torch.Generator().manual_seed(4)
+    landmarks, audio = torch.rand(CLIPS, 40, 7, 2, generator=chance), torch.randn(CLIPS, 160, 3, generator=chance)
+    module = Guided()
+    before = {name: value.clone() for name, value in module.loss.syncers.state_dict().items()}
+    model: nn.Module = module if group is None else DistributedDataParallel(module)
+    value = model(landmarks[own], audio[own])
+    value.backward()
+    after = module.loss.syncers.state_dict()
+    assert not any("syncers" in name for name, _ in model.named_parameters())
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    world = 1 if group is None else dist.get_world_size(group)
+    mean = sum_across([value.detach()], group)[0] / world
+    assert module.mix.weight.grad is not None
+    return {"held loss": mean, "held grad": module.mix.weight.grad}
 
 
 def unequal(group: Group, rank: int) -> None:

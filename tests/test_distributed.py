@@ -52,6 +52,16 @@ def test_losses_and_gradients_are_those_of_one_process(processes: dict[int, list
 
 
 @pytest.mark.parametrize("world", ranks.WORLDS)
+def test_a_module_that_holds_the_sync_loss(processes: dict[int, list[dict[str, Tensor]]], world: int) -> None:
+    """The frozen syncers are no parameters that DistributedDataParallel could broadcast or reduce, and the gradient is the mean."""
+    alone = ranks.held(None, slice(None))
+    for of_rank in processes[world]:
+        for key, value in alone.items():
+            assert torch.allclose(of_rank[key], value, rtol=1e-4, atol=1e-6), key
+    assert float(alone["held grad"].abs().max()) > 0
+
+
+@pytest.mark.parametrize("world", ranks.WORLDS)
 def test_negatives_of_other_processes_count(processes: dict[int, list[dict[str, Tensor]]], world: int) -> None:
     """Without a group the loss of a process is another one: the agreement above is no accident of the material."""
     motion, audio, _ = ranks.material()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -13,7 +15,8 @@ import numpy as np
 import pytest
 
 from avsync import _files
-from avsync.errors import CheckpointError, CorpusError
+from avsync.corpus.clip import read_clip
+from avsync.errors import ArgumentError, CheckpointError, CorpusError
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -121,3 +124,81 @@ def test_an_archive_that_unpacks_to_too_much_is_refused_before_it_is_unpacked(tm
     np.savez_compressed(tmp_path / "a.npz", x=np.zeros(1_000_000))
     with pytest.raises(CorpusError, match="at most 1000000 bytes of arrays"):
         _files.read_npz(tmp_path / "a.npz", error=CorpusError, most_bytes=1_000_000)
+
+
+def sparse_archive(path: Path, size: int, shape: str) -> None:
+    """Write an archive with one array of ``size`` bytes of zeros, which take no space on the disk."""
+    name, array = b"landmarks.npy", header(f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n")
+    total = len(array) + size
+    long = struct.pack("<HHQQ", 1, 16, total, total)  # sizes beyond 32 bits
+    common = struct.pack("<HHHHHLLLHH", 45, 0, 0, 0, 0x21, 0, 0xFFFFFFFF, 0xFFFFFFFF, len(name), len(long))
+    local = b"PK\3\4" + common + name + long + array
+    central = b"PK\1\2" + struct.pack("<H", 45) + common + struct.pack("<HHHLL", 0, 0, 0, 0, 0) + name + long
+    start = len(local) + size
+    end = b"PK\6\6" + struct.pack("<QHHLLQQQQ", 44, 45, 45, 0, 0, 1, 1, len(central), start)
+    end += b"PK\6\7" + struct.pack("<LQL", 0, start + len(central), 1)
+    end += b"PK\5\6" + struct.pack("<HHHHLLH", 0, 0, 1, 1, len(central), 0xFFFFFFFF, 0)
+    with path.open("wb") as file:
+        file.write(local)
+        file.truncate(start)
+        file.seek(start)
+        file.write(central + end)
+
+
+@pytest.mark.parametrize("shape", ["(1073741824,)", "(100, 68, 2)"], ids=["4 GB", "4 GB behind a small header"])
+def test_an_archive_of_4_gigabytes_takes_no_memory(tmp_path: Path, shape: str) -> None:
+    sparse_archive(tmp_path / "a.npz", 1 << 32, shape)
+    assert (tmp_path / "a.npz").stat().st_size > 1 << 32
+    entry = {"id": "a", "speaker": "s", "split": "train", "frames": 100, "seconds": 4.0}
+    tracemalloc.start()
+    try:
+        for read in (
+            lambda: _files.read_npz(tmp_path / "a.npz", error=CorpusError),
+            lambda: read_clip(tmp_path, entry),
+        ):
+            with pytest.raises(CorpusError, match=r"a\.npz.*bytes of arrays, got 4294967"):
+                read()
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_small_sparse_archive_is_read(tmp_path: Path) -> None:
+    """The one above is refused for its size, not for its form: the same with a right sum of its bytes is read."""
+    sparse_archive(tmp_path / "a.npz", 0, "(0,)")
+    with pytest.raises(CorpusError, match="CRC"):
+        _files.read_npz(tmp_path / "a.npz", error=CorpusError)
+
+
+def test_a_file_that_somebody_creates_in_between_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the check of the outputs to the end of the work may be hours."""
+    path = tmp_path / "new.json"
+    for links in (True, False):
+        if not links:  # a file system without hard links
+            monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(PermissionError("no links")))
+        with _files.claims():
+            _files.check_outputs([("--json", path)])
+            path.write_text("somebody else's")
+            with pytest.raises(ArgumentError, match=r"`--json`.*in the meantime; --overwrite replaces it"):
+                _files.write_json(path, [1])
+        assert path.read_text() == "somebody else's" and list(tmp_path.iterdir()) == [path]
+        path.unlink()
+        with _files.claims():
+            _files.check_outputs([("--json", path)])
+            _files.write_json(path, [1])
+            _files.write_json(path, [2])  # what this run has written, it may write again
+        assert json.loads(path.read_text()) == [2] and list(tmp_path.iterdir()) == [path]
+        with _files.claims():
+            _files.check_outputs([("--json", path)], overwrite=True)
+            _files.write_json(path, [3])
+        _files.write_json(path, [4])  # outside of a block a file is replaced
+        assert json.loads(path.read_text()) == [4]
+        path.unlink()
+
+
+def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for folder in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        with pytest.raises(ArgumentError, match="expected a folder"):
+            _files.write_json(folder / "a.json", [1])
+    assert (tmp_path / "file").read_text() == "mine"

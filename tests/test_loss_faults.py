@@ -251,7 +251,7 @@ def test_temperatures_are_positive_numbers(temperature: object) -> None:
 )
 def test_a_typo_in_the_reduction_is_found_at_construction(make: Callable[..., nn.Module]) -> None:
     for reduction in ("avg", None, 3):
-        with pytest.raises(ArgumentError, match="`reduction`: expected one of 'none', 'mean', 'sum'"):
+        with pytest.raises(ArgumentError, match=r"`reduction`: expected (one of 'none', 'mean', 'sum'|str)"):
             make(reduction=reduction)
 
 

@@ -33,10 +33,12 @@ from avsync.pretrained import (
     FILES,
     FORMAT,
     WEIGHTS,
+    _one_writer,
     from_pretrained,
     model_folder,
     pretrained_models,
     save_pretrained,
+    stored_checksum,
 )
 
 CONFIG = SyncerPyramidConfig(
@@ -327,6 +329,27 @@ def test_concurrent_readers_and_a_killed_writer_never_get_a_mixture(tmp_path: Pa
     assert seen == {"first", "mean"}
     save_pretrained(SyncerPyramid(config=CONFIG), tmp_path / "model")
     assert {path.name for path in (tmp_path / "model").iterdir()} == set(FILES)  # what killed writers left is swept
+
+
+def test_two_writers_leave_all_files_of_one_of_them(tmp_path: Path) -> None:
+    """Both save the same folder many times at once; every reader gets a model, and the last files belong together."""
+    expected = two_models(tmp_path)
+    writers = [saving(tmp_path), saving(tmp_path)]
+    try:
+        while not (tmp_path / "model" / FILES[0]).exists():
+            assert [writer.poll() for writer in writers] == [None, None]
+        seen = {of_one_save(tmp_path / "model", expected) for _ in range(int(os.environ.get("AVSYNC_LOADS", "20")))}
+        with _one_writer(tmp_path / "model"):  # neither writes now
+            written = json.loads((tmp_path / "model" / FILES[0]).read_text())
+            assert written["weights"] == stored_checksum(tmp_path / "model")
+            assert of_one_save(tmp_path / "model", expected) == written["config"]["reference"]
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.wait()
+            assert writer.stdout is not None
+            writer.stdout.close()
+    assert seen == {"first", "mean"}
 
 
 SYNCERS = pretrained_models(MultiScaleSyncer)

@@ -21,11 +21,13 @@ from torch import Tensor, nn
 from avsync._checks import (
     at_least_float32,
     check_choice,
+    check_count,
     check_floating,
     check_positive,
     check_same_device,
     check_shape,
     check_some_clips,
+    checked,
     describe_shape,
     is_tensor,
 )
@@ -37,6 +39,7 @@ def _hertz_to_mel(hertz: float) -> float:
     return 2595.0 * math.log10(1.0 + hertz / 700.0)
 
 
+@checked
 def mel_filterbank(
     *,
     n_mels: int = 26,
@@ -83,6 +86,7 @@ def mel_filterbank(
     return torch.minimum(rising, falling).clamp(min=0.0).to(dtype=dtype, device=device)
 
 
+@checked
 def dct_matrix(
     *, n_mfcc: int = 26, n_mels: int = 40, dtype: torch.dtype = torch.float32, device: torch.device | None = None
 ) -> Tensor:
@@ -116,6 +120,7 @@ def dct_matrix(
     return basis.to(dtype=dtype, device=device)
 
 
+@checked
 def log_mel(
     waveform: Tensor,
     *,
@@ -170,6 +175,14 @@ def log_mel(
     check_shape("waveform", waveform, "batch samples")
     check_floating("waveform", waveform)
     check_some_clips("waveform", waveform)
+    check_count("hop_length", hop_length)
+    check_count("win_length", win_length)
+    if win_length > n_fft:
+        raise ArgumentError(f"`win_length`: expected at most the {n_fft} of `n_fft`, got {win_length}")
+    if window is not None:
+        check_shape("window", window, "samples", samples=win_length)
+    if filterbank is not None:
+        check_shape("filterbank", filterbank, "frequencies bands", frequencies=n_fft // 2 + 1)
     for buffer in (window, filterbank):
         if buffer is not None:
             check_same_device("waveform", waveform, buffer.device, "the features' window and filters")
@@ -195,6 +208,7 @@ def log_mel(
         return decibels
 
 
+@checked
 def mfcc(
     waveform: Tensor,
     *,
@@ -246,6 +260,8 @@ def mfcc(
         window=window,
         filterbank=filterbank,
     )
+    if dct is not None:
+        check_shape("dct", dct, "bands coeffs", bands=bands.shape[-1])
     if dct is None:
         dct = dct_matrix(n_mfcc=n_mfcc, n_mels=n_mels, dtype=bands.dtype, device=bands.device)
     with torch.autocast(device_type=bands.device.type, enabled=False):
@@ -310,6 +326,7 @@ class LogMel(nn.Module):
     window: Tensor
     filterbank: Tensor
 
+    @checked
     def __init__(
         self,
         *,
@@ -355,6 +372,7 @@ class LogMel(nn.Module):
         """
         return db
 
+    @checked
     def gain_offset(self, db: Tensor) -> Tensor:
         """Convert a waveform gain of ``db`` decibels to an offset of the features: (...) to (..., num_features)."""
         return self.filter_offset(db[..., None].expand(*db.shape, self.n_mels))
@@ -396,6 +414,7 @@ class MFCC(LogMel):
 
     dct: Tensor
 
+    @checked
     def __init__(
         self,
         *,
@@ -415,8 +434,11 @@ class MFCC(LogMel):
         self.num_features = n_mfcc
         self.register_buffer("dct", dct_matrix(n_mfcc=n_mfcc, n_mels=n_mels), persistent=False)
 
+    @checked
     def filter_offset(self, db: Tensor) -> Tensor:
         """Convert gains of the mel bands to an offset of the features: (..., n_mels) to (..., n_mfcc)."""
+        if db.ndim == 0 or db.shape[-1] != self.dct.shape[0]:
+            raise ShapeError(f"`db`: expected (..., n_mels={self.dct.shape[0]}), got {describe_shape(db)}")
         return db @ self.dct.to(db)
 
     def forward(self, waveform: Tensor) -> Tensor:

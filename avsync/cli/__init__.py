@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 import avsync
+from avsync._files import claims
 from avsync.cli._errors import as_typed, options_of
 from avsync.errors import AvsyncError, MissingExtraError
 
@@ -137,7 +138,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     _send_messages(quiet=getattr(args, "quiet", False))
     try:
-        status = int(args.run(args))
+        with claims():
+            status = int(args.run(args))
         sys.stdout.flush()
         return status
     except BrokenPipeError:  # `avsync ... | head`: the reader has gone; keep the interpreter's last flush from complaining

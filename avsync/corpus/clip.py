@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from avsync._checks import check_path, check_type
+from avsync._checks import check_path, check_type, checked
 from avsync._files import read_json, read_npz, replacing, untrusted, write_json
 from avsync.corpus.media.files import read_audio, write_audio
 from avsync.corpus.media.info import FloatArray
@@ -461,6 +461,7 @@ class Corpus(Sequence[Clip]):
     @overload
     def __getitem__(self, index: slice) -> list[Clip]: ...
 
+    @checked
     def __getitem__(self, index: int | slice) -> Clip | list[Clip]:
         """Read one clip, or the list of the clips in a slice."""
         if isinstance(index, slice):

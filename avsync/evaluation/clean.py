@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from avsync._checks import check_choice, check_positive
-from avsync._files import check_outputs, replacing
+from avsync._checks import check_choice, check_positive, checked
+from avsync._files import check_outputs, claims, replacing
 from avsync.corpus.clip import (
     FPS,
     INDEX_NAME,
@@ -104,6 +104,7 @@ class CleanReport:
         found = Counter(clip.outcome for clip in self.clips)
         return {outcome: found[outcome] for outcome in OUTCOMES}
 
+    @checked
     def histogram(self, *, after: bool = False) -> dict[int, int]:
         """Count the clips with each offset, in whole frames of 40 ms; clips without an offset are left out.
 
@@ -126,6 +127,7 @@ class CleanReport:
         }
 
 
+@checked
 def shift_clip(clip: Clip, samples: int) -> Clip | None:
     """Delay a clip's audio by whole samples, and trim the clip to the frames that have audio.
 
@@ -199,6 +201,7 @@ def pools_of(entries: Sequence[Entry], *, pool: str = "auto") -> dict[str, list[
     return found
 
 
+@checked
 def clean_corpus(
     folder: str | os.PathLike[str],
     out: str | os.PathLike[str] | None = None,
@@ -244,18 +247,32 @@ def clean_corpus(
         raise ArgumentError(f"`threshold`: expected a probability from 0 to 1, got {threshold!r}")
     if calibration is None and not uncalibrated:
         raise ArgumentError("`calibration`: expected one, because offsets have no probability without it, got None")
-    source, target = Path(folder), None if out is None else Path(out)
-    corpus = Corpus(source)
-    if target is not None:
-        copies = copy_files(source, target)
-        check_outputs([("out", file) for file in copies], inputs=copy_files(source, source), overwrite=overwrite)
-        (target / INDEX_NAME).unlink(missing_ok=True)  # the index lists clips that are about to change
 
     def measure(recording: Recording) -> list[LevelSync]:
         return recording_report(
             recording, pyramid, audio_transform=audio_transform, calibration=calibration, threshold=threshold
         )
 
+    source, target = Path(folder), None if out is None else Path(out)
+    with claims():
+        return _clean_all(source, target, measure, pool=pool, smallest=smallest, overwrite=overwrite, progress=progress)
+
+
+def _clean_all(
+    source: Path,
+    target: Path | None,
+    measure: Callable[[Recording], list[LevelSync]],
+    *,
+    pool: str,
+    smallest: float,
+    overwrite: bool,
+    progress: Callable[[float], None] | None,
+) -> CleanReport:
+    corpus = Corpus(source)
+    if target is not None:
+        copies = copy_files(source, target)
+        check_outputs([("out", file) for file in copies], inputs=copy_files(source, source), overwrite=overwrite)
+        (target / INDEX_NAME).unlink(missing_ok=True)  # the index lists clips that are about to change
     pools = pools_of(corpus.entries, pool=pool)
     found: dict[str, ClipOffset] = {}
     entries: dict[str, Entry] = {}

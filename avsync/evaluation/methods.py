@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from avsync._checks import check_choice, check_positive
+from avsync._checks import check_choice, check_positive, checked
 from avsync.corpus.clip import FPS
 from avsync.errors import ArgumentError
 from avsync.evaluation.measures import (
@@ -115,6 +115,7 @@ class Evaluation:
     settings: Mapping[str, Any] = field(default_factory=dict)
     bounds: tuple[str, ...] = BOUNDS
 
+    @checked
     def values(self, row: str, key: str, level: int | None = None) -> Tensor:
         """Return one value per segment of a measure, (segments,) float64; NaN for a segment without a value.
 
@@ -147,6 +148,7 @@ class Evaluation:
                     )
         return rows
 
+    @checked
     def to_json(self, *, clips: bool = False) -> dict[str, Any]:
         """Return plain values for JSON; ``clips`` adds the values of every segment."""
         found: dict[str, Any] = {
@@ -163,6 +165,7 @@ class Evaluation:
         return found
 
 
+@checked
 def evaluate(
     refs: Mapping[str, Track],
     methods: Mapping[str, Mapping[str, Track]] | None = None,

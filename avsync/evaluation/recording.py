@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from avsync._checks import check_finite_numbers, checked
 from avsync.corpus.clip import INDEX_NAME, SAMPLE_RATE, SAMPLES_PER_FRAME, Clip, Corpus, missing_ranges, resample_clip
 from avsync.corpus.detectors import Detector
 from avsync.corpus.extraction.from_video import iter_clips
@@ -83,6 +84,7 @@ class Recording:
         return sum(clip.seconds for clip in self.clips)
 
 
+@checked
 def read_recording(
     target: str | os.PathLike[str],
     *,
@@ -134,6 +136,7 @@ def read_recording(
     return Recording(os.fspath(target), tuple(clips[number] for number in order), starts, path, track, tracks, rate)
 
 
+@checked
 def with_delayed_audio(
     recording: Recording, seconds: float, *, video: str | os.PathLike[str] | None = None, trim: bool = False
 ) -> Recording:
@@ -154,6 +157,7 @@ def with_delayed_audio(
 
     Source: ours.
     """
+    check_finite_numbers(seconds=seconds)
     source = recording.video if video is None else Path(video)
     starts = recording.starts or (0.0,) * len(recording.clips)
     moved: list[Clip] = []
@@ -195,6 +199,7 @@ def _trimmed(clip: Clip, start: float) -> tuple[Clip, float]:
 
 
 @torch.no_grad()
+@checked
 def recording_report(
     recording: Recording,
     pyramid: MultiScaleSyncer,
@@ -357,6 +362,7 @@ class Drift:
 
 
 @torch.no_grad()
+@checked
 def find_drift(recording: Recording, pyramid: MultiScaleSyncer, *, audio_transform: nn.Module) -> Drift | None:
     """Return the drift of a recording if the offset changes at a constant rate.
 
@@ -472,6 +478,7 @@ class OffsetAnswer:
         return f"the audio is late by {amount}: move it forward by that"
 
 
+@checked
 def find_offset(
     recording: Recording,
     measure: Callable[[Recording], list[LevelSync]],

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from avsync._checks import import_extra
-from avsync._files import check_outputs, replacing
+from avsync._checks import checked, import_extra
+from avsync._files import check_outputs, claims, replacing
 from avsync.errors import ArgumentError, CorpusError
 
 TOLERANCE = 0.002
@@ -55,6 +55,7 @@ def default_output(path: str | os.PathLike[str]) -> Path:
     return source.with_name(f"{source.stem}.synced{source.suffix}")
 
 
+@checked
 def ffmpeg_command(
     path: str | os.PathLike[str], out: str | os.PathLike[str], seconds: float, *, encode: bool = False, data: bool = True
 ) -> str:
@@ -92,6 +93,7 @@ def _word(path: str | os.PathLike[str]) -> str:
     return shlex.quote(f"./{name}" if name.startswith("-") or ":" in name.partition("/")[0] else name)
 
 
+@checked
 def shift_audio(
     path: str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -129,8 +131,17 @@ def shift_audio(
         raise ArgumentError(f"`seconds`: expected a finite number, got {seconds!r}")
     if not source.is_file():
         raise CorpusError(f"{source}: expected a video, found no file")
-    check_outputs([("out", target)], inputs=[source], overwrite=overwrite)
     shift = Fraction(seconds).limit_denominator(1_000_000)
+    with claims():
+        check_outputs([("out", target)], inputs=[source], overwrite=overwrite)
+        left_out, encoded = _write_copy(av, source, target, shift, confirm)
+    return Resynced(target, float(shift), encoded, left_out)
+
+
+def _write_copy(
+    av: ModuleType, source: Path, target: Path, shift: Fraction, confirm: Callable[[Path], None] | None
+) -> tuple[tuple[str, ...], bool]:
+    """Write the copy; return descriptions of the streams left out, and whether the audio was coded again."""
     with replacing(target) as part:
         try:
             left_out = _copy(av, source, part, shift, encode=False)
@@ -156,7 +167,7 @@ def shift_audio(
             ) from error
         if confirm is not None:
             confirm(part)
-    return Resynced(target, float(shift), encoded, left_out)
+    return left_out, encoded
 
 
 def _open(av: ModuleType, path: Path) -> Any:

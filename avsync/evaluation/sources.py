@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from avsync._checks import checked
 from avsync.corpus.banks.bank import clip_readers
 from avsync.corpus.clip import (
     FPS,
@@ -80,6 +81,7 @@ class Track:
         return int(self.landmarks.shape[0])
 
 
+@checked
 def tracks_of_clips(clips: Iterable[Clip], *, row: str = "refs") -> tuple[dict[str, Track], list[LeftOut]]:
     """Convert clips to tracks, and omit clips that cannot be read.
 
@@ -111,6 +113,7 @@ def tracks_of_clips(clips: Iterable[Clip], *, row: str = "refs") -> tuple[dict[s
     return tracks, left_out
 
 
+@checked
 def read_tracks(
     folder: str | os.PathLike[str], *, row: str = "refs", split: str | None = None, fps: float | None = None
 ) -> tuple[dict[str, Track], list[LeftOut]]:
@@ -216,6 +219,7 @@ def _renamed(preds: dict[str, Track], refs: dict[str, Track]) -> dict[str, Track
     return renamed
 
 
+@checked
 def match_tracks(
     refs: dict[str, Track], preds: dict[str, Track], *, row: str, cut: bool = False
 ) -> tuple[dict[str, Track], list[LeftOut]]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from avsync._checks import import_extra
+from avsync._checks import check_count, checked, import_extra
 from avsync._files import replacing
 from avsync.metrics.bootstrap import bootstrap_interval
 
@@ -67,6 +67,7 @@ class Cell(NamedTuple):
     clips: int
     """Number of clips with a value."""
 
+    @checked
     def text(self, decimals: int = 3) -> str:
         """Return the cell as text.
 
@@ -74,6 +75,7 @@ class Cell(NamedTuple):
             >>> Cell(0.1234, 0.1, 0.2, 10).text(), Cell(None, None, None, 0).text()
             ('0.123 [0.100, 0.200]', 'none')
         """
+        check_count("decimals", decimals, 0)
         if self.estimate is None:
             return "none"
         if self.low is None or self.high is None:
@@ -180,6 +182,7 @@ class Table:
         ]
 
 
+@checked
 def write_csv(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
     r"""Write rows as CSV atomically; None is an empty field.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from avsync._checks import import_extra
+from avsync._checks import check_choice, check_positive, check_type, checked, import_extra
 from avsync._files import replacing
 
 if TYPE_CHECKING:
@@ -18,19 +18,26 @@ MARKERS = "osD^vPX"
 GREY = "#8a8a8a"
 
 
+@checked
 def new_figure(width: float, height: float, *, dpi: float = 120, layout: str = "constrained") -> Figure:
     """Create a figure; width and height in inches."""
+    for name, value in (("width", width), ("height", height), ("dpi", dpi)):
+        check_positive(name, value)
+    check_choice("layout", layout, ("constrained", "compressed", "tight", "none"))
     figure: Figure = import_extra("matplotlib.figure", "plot").Figure(figsize=(width, height), dpi=dpi, layout=layout)
     return figure
 
 
+@checked
 def plain_axes(axes: Axes) -> None:
     """Remove the top and right spines and draw a faint grid."""
+    check_type("axes", axes, import_extra("matplotlib.axes", "plot").Axes)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
 
 
+@checked
 def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 150) -> None:
     """Write a figure atomically; the suffix of ``path`` (``.png``, ``.svg``, ``.pdf``) sets the format.
 
@@ -48,5 +55,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 150)
 
     Source: ours.
     """
+    check_type("figure", figure, import_extra("matplotlib.figure", "plot").Figure)
+    check_positive("dpi", dpi)
     with replacing(path) as part:
         figure.savefig(part, dpi=dpi)

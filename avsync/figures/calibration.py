@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from avsync._checks import check_positive
+from avsync._checks import check_positive, checked
 from avsync.errors import ArgumentError
 from avsync.figures._style import GREY, MARKERS, PALETTE, new_figure, plain_axes
 
@@ -22,7 +22,9 @@ def _array(values: Tensor | npt.NDArray[Any] | Sequence[float]) -> npt.NDArray[n
 
 
 def _pair(
-    name: str, probabilities: Tensor | npt.NDArray[Any] | Sequence[float], right: Tensor | npt.NDArray[Any] | Sequence[float]
+    name: str,
+    probabilities: Tensor | npt.NDArray[Any] | Sequence[float],
+    right: Tensor | npt.NDArray[Any] | Sequence[float | bool],
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     p, y = _array(probabilities), _array(right)
     if p.size == 0 or p.shape != y.shape:
@@ -32,9 +34,10 @@ def _pair(
     return p, y
 
 
+@checked
 def expected_calibration_error(
     probabilities: Tensor | npt.NDArray[Any] | Sequence[float],
-    right: Tensor | npt.NDArray[Any] | Sequence[float],
+    right: Tensor | npt.NDArray[Any] | Sequence[float | bool],
     *,
     bins: int = 10,
 ) -> float:
@@ -64,6 +67,7 @@ def expected_calibration_error(
     return float(sum(gaps) / p.size)
 
 
+@checked
 def reliability_diagram(
     panels: Mapping[str, Mapping[str, tuple[Any, Any]]], *, bins: int = 10, xlabel: str = "probability within one frame"
 ) -> Figure:

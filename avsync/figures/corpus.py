@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from avsync._checks import checked
 from avsync.corpus.inspect import CorpusStatistics
 from avsync.figures._style import PALETTE, new_figure, plain_axes
 from avsync.figures.plots import draw_offsets
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@checked
 def corpus_figure(statistics: CorpusStatistics) -> Figure:
     """Draw clip lengths, face heights, speech shares, audio levels and, if known, the offsets at every level.
 

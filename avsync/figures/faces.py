@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from avsync._checks import check_positive, import_extra
+from avsync._checks import check_positive, checked, import_extra
 from avsync.corpus.media.files import write_video
 from avsync.corpus.media.info import Image
 from avsync.corpus.synthetic._face import NEUTRAL
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    Faces = Tensor | npt.NDArray[Any]
-
+Faces = Tensor | npt.NDArray[Any]
 
 FACE_LINES: tuple[tuple[int, ...], ...] = (
     tuple(range(17)),
@@ -65,6 +64,7 @@ def _view(face: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], float
     return (low + high) / 2, float(high[1] - low[1]) or 1.0
 
 
+@checked
 def draw_face(
     landmarks: Faces,
     size: int = 256,
@@ -135,6 +135,7 @@ def _draw_line(
     np.maximum(box, np.clip(width / 2 + 0.5 - distance, 0, 1), out=box)
 
 
+@checked
 def landmark_video(
     path: str | os.PathLike[str],
     sequences: Mapping[str, Faces],
@@ -181,6 +182,7 @@ def landmark_video(
     return write_video(path, images, fps=fps, waveform=audio, sample_rate=sample_rate)
 
 
+@checked
 def face_images(sequences: Mapping[str, Faces], *, size: int = 320) -> Iterator[Image]:
     """Draw the images of :func:`landmark_video`, one per frame: faces side by side, each under its name.
 
@@ -237,6 +239,7 @@ def _plot_face(axes: Axes, face: npt.NDArray[np.float64], color: str, width: flo
         axes.plot(*face.T, ".", color=color, markersize=3)
 
 
+@checked
 def face_strip(sequences: Mapping[str, Faces], *, columns: int = 10, fps: float = 25.0) -> Figure:
     """Draw faces over time, one row per method (the paper's figure 4).
 
@@ -279,6 +282,7 @@ def face_strip(sequences: Mapping[str, Faces], *, columns: int = 10, fps: float 
     return figure
 
 
+@checked
 def mask_figure(masks: Tensor | npt.NDArray[Any], *, landmarks: Faces | None = None, fps: float = 25.0) -> Figure:
     r"""Draw the mask of equation (8) on faces: the part of the face that each branch of the generator moves.
 

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from avsync._checks import check_positive, import_extra
+from avsync._checks import check_positive, check_type, checked, import_extra
 from avsync._files import replacing
 from avsync.errors import ArgumentError, ShapeError
 
 
+@checked
 def write_gif(path: str | os.PathLike[str], frames: Iterable[npt.NDArray[np.uint8]], *, fps: float) -> int:
     """Write a GIF that repeats forever, atomically.
 
@@ -47,6 +48,8 @@ def write_gif(path: str | os.PathLike[str], frames: Iterable[npt.NDArray[np.uint
     """
     pillow = import_extra("PIL.Image", "plot")
     check_positive("fps", fps)
+    if getattr(frames, "ndim", 1) == 0:
+        raise ShapeError("`frames`: expected images, got a single number")
     if fps > 50:
         raise ArgumentError(f"`fps`: expected at most 50 for a GIF, got {fps:g}")
     count = 0
@@ -55,6 +58,7 @@ def write_gif(path: str | os.PathLike[str], frames: Iterable[npt.NDArray[np.uint
         nonlocal count
         shape: tuple[int, ...] | None = None
         for frame in frames:
+            check_type("frames", frame, np.ndarray)
             if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or (shape or frame.shape) != frame.shape:
                 expected = "(height, width, 3)" if shape is None else str(shape)
                 raise ShapeError(f"`frames`: expected {expected} uint8, got {frame.shape} {frame.dtype} at frame {count}")

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from avsync._checks import check_positive, checked
 from avsync.errors import ArgumentError
 from avsync.figures._style import GREY, MARKERS, PALETTE, new_figure, plain_axes
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@checked
 def training_curves(
     history: Mapping[str, Sequence[tuple[int, float]]],
     *,
@@ -74,6 +76,7 @@ def training_curves(
     return figure
 
 
+@checked
 def offset_histogram(
     offsets: Sequence[Tensor | npt.NDArray[Any]], *, search: Sequence[int] | None = None, fps: float = 25.0, tolerance: int = 1
 ) -> Figure:
@@ -101,6 +104,7 @@ def offset_histogram(
 
     Source: ours.
     """
+    check_positive("fps", fps)
     if not offsets or (search is not None and len(search) != len(offsets)):
         raise ArgumentError(f"`offsets`, `search`: expected one entry per level each, got {len(offsets)} and {search}")
     figure = new_figure(3.1 * len(offsets), 3.0)
@@ -134,6 +138,7 @@ def draw_offsets(
     panels[0].set_ylabel("clips (%)")
 
 
+@checked
 def confidence_by_level(
     rows: Mapping[str, Sequence[tuple[float, float, float]]],
     *,
@@ -166,6 +171,7 @@ def confidence_by_level(
 
     Source: ours.
     """
+    check_positive("fps", fps)
     lengths = {name: len(row) for name, row in rows.items()}
     if len(set(lengths.values())) != 1 or 0 in lengths.values():
         raise ArgumentError(f"`rows`: expected at least one row and one length of all, got {lengths}")

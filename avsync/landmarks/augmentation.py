@@ -8,12 +8,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from avsync._checks import at_least_float32, check_positive, constant
+from avsync._checks import at_least_float32, check_permutation, check_positive, checked, constant
 from avsync.errors import ArgumentError
 from avsync.landmarks.geometry import check_landmarks, extent
 from avsync.landmarks.layouts import FLIP_INDEX
 
 
+@checked
 def augment(
     landmarks: Tensor,
     *,
@@ -72,7 +73,7 @@ def augment(
     named = landmarks
     mirror = torch.ones_like(luck)
     if flip_probability > 0:
-        check_landmarks(landmarks, min_dims=2, points=len(flip_index))
+        check_landmarks(landmarks, min_dims=2, points=check_permutation("flip_index", flip_index))
         order = flip_index if isinstance(flip_index, Tensor) else constant(flip_index, landmarks.device)
         flipped = luck < flip_probability
         which = torch.where(flipped[..., None], order, torch.arange(len(order), device=order.device))
@@ -116,6 +117,7 @@ class LandmarkAugment(nn.Module):
 
     flip_index: Tensor
 
+    @checked
     def __init__(
         self,
         *,
@@ -132,6 +134,7 @@ class LandmarkAugment(nn.Module):
         self.flip_probability = flip_probability
         self.register_buffer("flip_index", torch.tensor(flip_index), persistent=False)
 
+    @checked
     def forward(self, landmarks: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Augment landmarks (..., frames, points, dims) in training mode; return them unchanged in eval mode."""
         if not self.training:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from avsync._checks import at_least_float32, check_positive
+from avsync._checks import at_least_float32, check_positive, checked, describe_shape
+from avsync.errors import ShapeError
 from avsync.landmarks.geometry import check_landmarks
 from avsync.landmarks.layouts import NUM_POINTS
 
@@ -27,6 +28,7 @@ def _unit(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(nothing, 1.0, x / safe), torch.where(nothing, 0.0, y / safe)
 
 
+@checked
 def frontalise(landmarks: Tensor, *, aspect: float | Tensor = FRONTAL_ASPECT, max_stretch: float = 3.0) -> Tensor:
     """Turn the face in each frame to the front, about the midpoint between the outer eye corners.
 
@@ -58,6 +60,8 @@ def frontalise(landmarks: Tensor, *, aspect: float | Tensor = FRONTAL_ASPECT, ma
     """
     check_landmarks(landmarks, min_dims=2, points=NUM_POINTS)
     check_positive("max_stretch", max_stretch)
+    if isinstance(aspect, Tensor) and aspect.shape not in ((), landmarks.shape[:-2], landmarks.shape[:-3]):
+        raise ShapeError(f"`aspect`: expected a number, one per clip or one per face, got {describe_shape(aspect)}")
     landmarks = at_least_float32(landmarks)
     middle = (landmarks[..., LEFT_EYE_CORNER, :] + landmarks[..., RIGHT_EYE_CORNER, :]) / 2
     centred = landmarks - middle[..., None, :]

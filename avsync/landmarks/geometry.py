@@ -18,7 +18,9 @@ from avsync._checks import (
     at_least_float32,
     check_choice,
     check_floating,
+    check_permutation,
     check_same_device,
+    checked,
     constant,
     describe_shape,
     is_tensor,
@@ -158,6 +160,7 @@ class NormalisedLandmarks(NamedTuple):
     height: Tensor
 
 
+@checked
 def displacement(
     landmarks: Tensor,
     *,
@@ -222,6 +225,7 @@ def velocity(landmarks: Tensor) -> Tensor:
     return landmarks[..., 1:, :, :] - landmarks[..., :-1, :, :]
 
 
+@checked
 def accumulate(first: Tensor, velocity: Tensor) -> Tensor:
     r"""Add up velocities from a first frame, :math:`x_t = x_{t-1} + v_t`: equation (7), the inverse of :func:`velocity`.
 
@@ -257,6 +261,7 @@ def accumulate(first: Tensor, velocity: Tensor) -> Tensor:
     return torch.cat([start, start + at_least_float32(velocity).cumsum(dim=-3)], dim=-3)
 
 
+@checked
 def normalise(
     landmarks: Tensor, *, reference: str | Tensor = "first", lengths: Tensor | None = None, eps: float = 1e-6
 ) -> NormalisedLandmarks:
@@ -288,6 +293,7 @@ def normalise(
     return NormalisedLandmarks(normalised, centre, height)
 
 
+@checked
 def denormalise(landmarks: Tensor, centre: Tensor, height: Tensor) -> Tensor:
     """Undo :func:`normalise`.
 
@@ -317,6 +323,7 @@ def denormalise(landmarks: Tensor, centre: Tensor, height: Tensor) -> Tensor:
     return at_least_float32(landmarks) * height[..., None, None, None] + centre[..., None, None, :]
 
 
+@checked
 def flip(landmarks: Tensor, *, width: float = 0.0, index: Sequence[int] | Tensor = FLIP_INDEX) -> Tensor:
     r"""Mirror faces, :math:`x \to w - x` with the width :math:`w`, and swap left and right points; twice is the identity.
 
@@ -339,11 +346,12 @@ def flip(landmarks: Tensor, *, width: float = 0.0, index: Sequence[int] | Tensor
 
     Source: the paper's code, which mirrors without the swap; the swap is ours.
     """
-    check_landmarks(landmarks, min_dims=2, points=len(index))
+    check_landmarks(landmarks, min_dims=2, points=check_permutation("index", index))
     named = landmarks.index_select(-2, index if isinstance(index, Tensor) else constant(index, landmarks.device))
     return torch.cat([width - named[..., :1], named[..., 1:]], dim=-1)
 
 
+@checked
 def mouth_opening(landmarks: Tensor, *, reference: str | Tensor = "first", eps: float = 1e-6) -> Tensor:
     r"""Compute the opening of the inner lips, :math:`\lVert p_{62} - p_{66} \rVert`, in heights of the reference face.
 

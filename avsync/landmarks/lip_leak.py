@@ -11,7 +11,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from avsync._checks import at_least_float32, check_choice, check_positive, check_shape
+from avsync._checks import (
+    at_least_float32,
+    check_choice,
+    check_count,
+    check_finite_values,
+    check_floating,
+    check_shape,
+    checked,
+)
 from avsync.landmarks.geometry import check_landmarks, reference_face
 from avsync.landmarks.head_frame import head_size, local_shape
 from avsync.landmarks.layouts import LOWER_INNER_LIP, MOUTH, NUM_POINTS, REGION_SLICES, UPPER_INNER_LIP
@@ -45,6 +53,7 @@ def _fast(x: Tensor) -> Tensor:
     return x - F.avg_pool1d(held, _SLOW_FRAMES, 1).transpose(1, 2)
 
 
+@checked
 def fit_lip_leak(landmarks: Tensor, *, components: int = 12, region: str = "head") -> Tensor:
     """Fit the weights of :func:`remove_lip_leak`: a ridge regression from the lips to the points of a region.
 
@@ -72,7 +81,9 @@ def fit_lip_leak(landmarks: Tensor, *, components: int = 12, region: str = "head
     Source: ours.
     """
     check_shape("landmarks", landmarks, "clips frames points dims", points=NUM_POINTS, dims=_DIMS)
-    check_positive("components", components)
+    check_floating("landmarks", landmarks)
+    check_count("components", components)
+    check_finite_values("landmarks", landmarks)
     check_choice("region", region, ("head", "expression"))
     landmarks = landmarks.double()
     lips = _lips(landmarks)
@@ -97,6 +108,7 @@ def fit_lip_leak(landmarks: Tensor, *, components: int = 12, region: str = "head
     return weights
 
 
+@checked
 def remove_lip_leak(landmarks: Tensor, weights: Tensor, *, lengths: Tensor | None = None) -> Tensor:
     """Subtract the motion predicted from the lips from the points of the head.
 
@@ -123,7 +135,9 @@ def remove_lip_leak(landmarks: Tensor, weights: Tensor, *, lengths: Tensor | Non
     """
     check_landmarks(landmarks)
     check_shape("landmarks", landmarks, "batch frames points dims", points=NUM_POINTS, dims=_DIMS)
-    check_shape("weights", weights, "lags lips points dims", lags=2 * LAGS + 1, points=NUM_POINTS, dims=_DIMS)
+    check_shape(
+        "weights", weights, "lags lips points dims", lags=2 * LAGS + 1, lips=LEAK_SHAPE[1], points=NUM_POINTS, dims=_DIMS
+    )
     landmarks = at_least_float32(landmarks)
     seen = landmarks.detach()
     lips = _around(_lips(seen, lengths)).transpose(1, 2)

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from avsync._checks import at_least_float32, check_choice, check_same_device, check_shape, constant
+from avsync._checks import at_least_float32, check_choice, check_same_device, check_shape, checked, constant
 from avsync.errors import ConfigError, ShapeError
 from avsync.landmarks.geometry import check_landmarks, displacement, reference_face, velocity
 from avsync.landmarks.head_frame import coefficient_size, local_shape, upright_shape
@@ -68,6 +68,7 @@ def region_points(region: str, layout: Layout = LANDMARKS68) -> int:
     return len(REGIONS[region] if layout == LANDMARKS68 and region in REGIONS else layout.region(region))
 
 
+@checked
 def motion_channels(motion: Sequence[str], dims: int) -> int:
     """Return the channels per point of :func:`motion_features`: ``dims`` for each feature, 1 for speed.
 
@@ -106,6 +107,7 @@ def frame_velocity(positions: Tensor) -> Tensor:
     return torch.cat([steps[:, :1], steps], dim=1)
 
 
+@checked
 def motion_features(
     landmarks: Tensor,
     *,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from avsync._checks import check_floating, check_shape, check_some_clips
+from avsync._checks import check_floating, check_shape, check_some_clips, checked
 from avsync.errors import ArgumentError
 from avsync.landmarks.geometry import normalise
 
@@ -23,6 +23,7 @@ class PrincipalMotions(NamedTuple):
     """(components,), largest usual displacement from the first face along each motion, as a multiple of the motion."""
 
 
+@checked
 def principal_motions(landmarks: Tensor, components: int, *, quantile: float = 0.995) -> PrincipalMotions:
     """Find the directions of the largest motion of faces, and the velocity and reach along each direction.
 

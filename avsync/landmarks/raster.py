@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from avsync._checks import check_positive, check_shape
+from avsync._checks import check_positive, check_shape, checked
 from avsync.errors import ArgumentError
 from avsync.landmarks.geometry import check_landmarks, reference_face, unit_length
 from avsync.landmarks.layouts import JAW, MOUTH, NUM_POINTS
@@ -25,6 +25,7 @@ def _channel_of_point(device: torch.device) -> Tensor:
     return channel
 
 
+@checked
 def to_pixels(
     landmarks: Tensor,
     *,
@@ -70,6 +71,7 @@ def to_pixels(
     return (landmarks[..., :2] - centre[..., None, None, :]) * scale[..., None, None, None] + size / 2
 
 
+@checked
 def rasterise(
     landmarks: Tensor,
     *,
@@ -113,6 +115,7 @@ def rasterise(
     return images[..., :spare].unflatten(-1, (IMAGE_CHANNELS, size, size))
 
 
+@checked
 def temporal_weights(frames: int, *, low: float = 0.2, high: float = 0.8, device: torch.device | None = None) -> Tensor:
     """Return the weights of t-FID: from ``low`` at the first frame to ``high`` at the last, divided by their sum.
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from avsync._checks import check_positive, check_shape
-from avsync.errors import ArgumentError
+from avsync._checks import check_count, check_positive, check_shape, checked, describe_shape
+from avsync.errors import ArgumentError, ShapeError
 from avsync.landmarks.geometry import check_landmarks
 
 
@@ -32,12 +32,16 @@ def repeat_frames(landmarks: Tensor, newest: Tensor) -> Tensor:
 
     Source: ours.
     """
+    check_shape("landmarks", landmarks, "batch frames points dims")
     check_landmarks(landmarks)
     batch, frames, points, dims = landmarks.shape
     check_shape("newest", newest, "batch frames", batch=batch, frames=frames)
+    if newest.dtype != torch.int64:
+        raise ShapeError(f"`newest`: expected int64, got {newest.dtype}")
     return landmarks.gather(1, newest[:, :, None, None].expand(-1, -1, points, dims))
 
 
+@checked
 def held_frames(frames: int, every: Tensor, phase: Tensor) -> Tensor:
     """Compute which frame is shown if only every n-th frame is new.
 
@@ -55,12 +59,16 @@ def held_frames(frames: int, every: Tensor, phase: Tensor) -> Tensor:
 
     Source: ours.
     """
+    check_count("frames", frames)
+    check_shape("every", every, "batch")
+    check_shape("phase", phase, "batch", batch=every.shape[0])
     time = torch.arange(frames, device=every.device)[None]
     return (
         torch.div(time + phase[:, None], every[:, None], rounding_mode="floor") * every[:, None] - phase[:, None]
     ).clamp_min(0)
 
 
+@checked
 def dropped_frames(kept: Tensor) -> Tensor:
     """Compute which frame is shown if some frames are lost and the last image before them stays visible.
 
@@ -76,10 +84,14 @@ def dropped_frames(kept: Tensor) -> Tensor:
 
     Source: ours.
     """
+    check_shape("kept", kept, "batch frames")
+    if kept.dtype != torch.bool:
+        raise ShapeError(f"`kept`: expected bool, got {kept.dtype}")
     time = torch.arange(kept.shape[1], device=kept.device).expand(kept.shape)
     return torch.where(kept, time, 0).cummax(dim=1).values
 
 
+@checked
 def smooth_frames(landmarks: Tensor, kernel: Tensor | Sequence[float]) -> Tensor:
     """Smooth the track of each point with a symmetric filter, as face trackers do.
 
@@ -102,7 +114,11 @@ def smooth_frames(landmarks: Tensor, kernel: Tensor | Sequence[float]) -> Tensor
 
     Source: ours.
     """
+    check_shape("landmarks", landmarks, "batch frames points dims")
     check_landmarks(landmarks)
+    shape = tuple(kernel.shape) if isinstance(kernel, Tensor) else (len(kernel),)
+    if len(shape) == 0 or 0 in shape or shape[:-1] not in ((), (landmarks.shape[0],)):
+        raise ShapeError(f"`kernel`: expected (taps) or (batch={landmarks.shape[0]}, taps), got {describe_shape(kernel)}")
     weights = torch.as_tensor(kernel, dtype=landmarks.dtype, device=landmarks.device)
     weights = weights.expand(landmarks.shape[0], -1)
     taps, frames = weights.shape[1], landmarks.shape[1]
@@ -123,6 +139,7 @@ _LOST = 0.25  # share of lost frames in clips that lose single frames
 _REGULAR = 0.6  # share of the clips with repeated frames that have a lower rate; the others lose single frames
 
 
+@checked
 def track_roughly(
     landmarks: Tensor,
     *,
@@ -155,6 +172,7 @@ def track_roughly(
 
     Source: ours.
     """
+    check_shape("landmarks", landmarks, "batch frames points dims")
     check_landmarks(landmarks, min_dims=2)
     check_positive("jitter", jitter, allow_zero=True)
     batch, frames = landmarks.shape[:2]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from avsync._checks import check_counts, check_same_device, describe_shape, is_tensor, reduce
+from avsync._checks import check_counts, check_same_device, describe_shape, is_tensor, reduce, same_precision
 from avsync.errors import ClipTooShortError, ShapeError
 from avsync.models.syncer.interface import check_windows, unit_norm
 
@@ -100,6 +100,7 @@ def sampled_similarity(motion: Tensor, audio: Tensor, indices: Tensor) -> Tensor
     check_indices(indices, num_clips, num_windows, audio.device)
     count, num_negatives = num_clips * num_windows, indices.shape[-1]
     with torch.autocast(device_type=audio.device.type, enabled=False):
+        motion, audio = same_precision(motion, audio)
         a, m = unit_norm(audio).reshape(count, embed), unit_norm(motion).reshape(count, embed)
         rows = indices.reshape(count, num_negatives)
         if count <= num_negatives * embed:  # the matrix of all scores is smaller, and far faster, than copies of the negatives

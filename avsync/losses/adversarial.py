@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avsync._checks import REDUCTIONS, check_choice, check_floating, check_same_device, describe_shape, reduce
+from avsync._checks import REDUCTIONS, check_choice, check_floating, check_same_device, checked, describe_shape, reduce
 from avsync.errors import ShapeError
 
 
+@checked
 def hinge_discriminator_loss(real_logits: Tensor, fake_logits: Tensor, *, reduction: str = "mean") -> Tensor:
     """Compute equation (12): E max(0, 1 + D(generated)) + E max(0, 1 - D(real)).
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from avsync._checks import REDUCTIONS, check_choice, check_count, check_positive
+from avsync._checks import REDUCTIONS, check_choice, check_count, check_positive, checked, same_precision
 from avsync.losses._windows import Level, as_levels, check_negatives, reduce_windows
 from avsync.losses.distributed import (
     check_alike,
@@ -64,6 +64,7 @@ def all_pairs_info_nce(
 ) -> list[Tensor]: ...
 
 
+@checked
 def all_pairs_info_nce(
     motion: Tensor | Sequence[Tensor],
     audio: Tensor | Sequence[Tensor],
@@ -178,10 +179,8 @@ class _Scores:
         scale, largest = _scale(level.temperature, min_temperature)
         self.plain = largest <= _LARGEST_PLAIN_SCALE
         with torch.autocast(device_type=level.audio.device.type, enabled=False):
-            self.audio, self.motion = (
-                unit_norm(hide(level.audio, level.mask)) * scale,
-                unit_norm(hide(level.motion, level.mask)),
-            )
+            motion, audio = same_precision(level.motion, level.audio)
+            self.audio, self.motion = unit_norm(hide(audio, level.mask)) * scale, unit_norm(hide(motion, level.mask))
         self.exclusion, self.mask = exclusion, gather_mask(level.mask, group)
         self.rank, self.size = rank_and_size(group)
 
@@ -321,6 +320,7 @@ def _scale(temperature: float | Tensor, min_temperature: float | None) -> tuple[
     return min(scale, largest) if isinstance(scale, float) else scale.clamp(max=largest), largest
 
 
+@checked
 def within_clips_info_nce(
     motion: Tensor,
     audio: Tensor,
@@ -365,6 +365,7 @@ def within_clips_info_nce(
     scale = inverse_temperature(temperature)
     motion, audio = hide(motion, mask), hide(audio, mask)
     with torch.autocast(device_type=audio.device.type, enabled=False):
+        motion, audio = same_precision(motion, audio)
         logits = (unit_norm(audio) * scale) @ unit_norm(motion).transpose(1, 2)
         if mask is not None:
             # The floor is finite, because a clip of padding alone would otherwise give NaN in value and gradient.
@@ -397,6 +398,7 @@ class AllPairsInfoNCE(nn.Module):
     Source: ours, after equation (2).
     """
 
+    @checked
     def __init__(
         self,
         *,
@@ -420,6 +422,7 @@ class AllPairsInfoNCE(nn.Module):
         """Return the temperature: the constant, or a scalar tensor with gradient if it is learnable."""
         return self.temperature if self.logit_scale is None else 1.0 / self.logit_scale()
 
+    @checked
     def forward(
         self, motion: Tensor, audio: Tensor, mask: Tensor | None = None, group: dist.ProcessGroup | None = None
     ) -> Tensor:

@@ -18,9 +18,11 @@ from avsync._checks import (
     check_floating,
     check_positive,
     check_same_device,
+    checked,
     describe_shape,
     is_tensor,
     reduce,
+    same_precision,
 )
 from avsync.errors import ShapeError
 from avsync.losses._windows import Level, as_levels, check_indices, sampled_similarity
@@ -102,6 +104,7 @@ def info_nce(
     check_choice("reduction", reduction, REDUCTIONS)
     scale = inverse_temperature(temperature)
     with torch.autocast(device_type=audio.device.type, enabled=False):
+        motion, audio, negatives = same_precision(motion, audio, negatives)
         a = unit_norm(audio)
         positive = (a * unit_norm(motion)).sum(dim=-1)
         scores = (unit_norm(negatives) @ a[..., None]).squeeze(-1)
@@ -134,6 +137,7 @@ def sampled_info_nce(
 ) -> list[Tensor]: ...
 
 
+@checked
 def sampled_info_nce(
     motion: Tensor | Sequence[Tensor],
     audio: Tensor | Sequence[Tensor],
@@ -236,6 +240,7 @@ class InfoNCE(nn.Module):
     Source: paper section 3.1: 48 negatives. The exclusion zone and the temperature are ours.
     """
 
+    @checked
     def __init__(
         self,
         *,
@@ -256,6 +261,7 @@ class InfoNCE(nn.Module):
         self.temperature, self.reduction = temperature, reduction
         self.logit_scale = LogitScale(initial=1.0 / temperature) if learnable else None
 
+    @checked
     def forward(
         self,
         motion: Tensor,
@@ -284,6 +290,7 @@ class InfoNCE(nn.Module):
         """Return the temperature: the constant, or a scalar tensor with gradient if it is learnable."""
         return self.temperature if self.logit_scale is None else 1.0 / self.logit_scale()
 
+    @checked
     def draw(
         self,
         clips: int,

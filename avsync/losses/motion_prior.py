@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from avsync._checks import check_shape, checked_config, reduce
+from avsync._checks import check_fields, check_finite_values, check_floating, check_shape, checked, checked_config, reduce
 from avsync.errors import ArgumentError, ClipTooShortError, ConfigError
 from avsync.landmarks.geometry import displacement
 from avsync.landmarks.principal_motions import principal_motions
@@ -42,6 +42,7 @@ class MotionPriorConfig:
     lags: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("points", "dims", "components"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}`: expected at least 1, got {getattr(self, name)}")
@@ -98,6 +99,7 @@ class MotionPrior(PretrainedModel):
             self.register_buffer(name, torch.ones(shape))
 
     @classmethod
+    @checked
     def fit(
         cls, landmarks: Tensor, *, config: MotionPriorConfig | None = None, reference: str | Tensor = "first"
     ) -> MotionPrior:
@@ -124,6 +126,8 @@ class MotionPrior(PretrainedModel):
             raise ClipTooShortError(
                 f"`landmarks`: expected more than {max(sizes.lags)} frames, the largest lag, got {landmarks.shape[1]}"
             )
+        check_floating("landmarks", landmarks)
+        check_finite_values("landmarks", landmarks)
         prior.to(landmarks.device)
         motions = principal_motions(landmarks, sizes.components).motions.flatten(1)
         prior.directions.copy_(torch.linalg.qr(motions.mT.double()).Q)
@@ -137,6 +141,7 @@ class MotionPrior(PretrainedModel):
         prior.real_others.copy_(others.mean(dim=0).clamp_min(tiny))
         return prior.eval()
 
+    @checked
     def forward(self, landmarks: Tensor, *, reference: str | Tensor = "first", reduction: str = "mean") -> Tensor:
         """Compute the energy of clips.
 

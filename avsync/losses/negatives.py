@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from avsync._checks import check_choice, check_count, check_floating, check_shape
+from avsync._checks import check_choice, check_count, check_floating, check_shape, checked
 from avsync.errors import ClipTooShortError, ShapeError
 from avsync.losses._windows import check_indices
 from avsync.models.syncer.interface import check_mask
@@ -21,6 +21,7 @@ SOURCES = ("both", "in_clip", "cross_clip")
 _Intervals = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
+@checked
 def sample_negatives(
     num_clips: int,
     num_windows: int,
@@ -173,6 +174,7 @@ def gather_negatives(embeddings: Tensor, indices: Tensor) -> Tensor:
     return embeddings.flatten(0, 1)[indices]
 
 
+@checked
 def excluded_pairs(
     num_clips: int,
     num_windows: int,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from avsync._checks import REDUCTIONS, check_choice, check_count, check_shape
+from avsync._checks import REDUCTIONS, check_choice, check_count, check_floating, check_shape, same_precision
 from avsync.errors import ClipTooShortError
 from avsync.losses._windows import reduce_windows
 from avsync.losses.pairs import inverse_temperature
@@ -37,6 +37,7 @@ def frame_shares(counts: Tensor, window: int) -> Tensor:
     variance of the weighted mean.
     """
     check_shape("counts", counts, "batch windows offsets")
+    check_floating("counts", counts)
     check_count("window", window)
     return torch.where(counts > 0, 0.5 * (_new_frames(counts, window) + _new_frames(counts.flip(1), window).flip(1)), 0.0)
 
@@ -113,6 +114,7 @@ def offset_info_nce(
     stretches = windows // span
     scale = inverse_temperature(temperature)
     with torch.autocast(device_type=audio.device.type, enabled=False):
+        motion, audio = same_precision(motion, audio)
         scores = unit_norm(hide(motion, mask)) @ (unit_norm(hide(audio, mask)) * scale).transpose(1, 2)
         position = torch.arange(windows, device=audio.device)
         other = position[:, None] + torch.arange(-max_offset, max_offset + 1, device=audio.device)  # (windows, offsets)

@@ -22,9 +22,11 @@ from avsync._checks import (
     check_floating,
     check_positive,
     check_same_device,
+    checked,
     describe_shape,
     is_tensor,
     reduce,
+    same_precision,
     values_known,
 )
 from avsync.errors import ArgumentError, ShapeError
@@ -35,6 +37,7 @@ from avsync.models.syncer.interface import check_mask, check_pair, check_windows
 MAPPINGS = ("cosine", "affine")
 
 
+@checked
 def contrastive_loss(motion: Tensor, audio: Tensor, target: Tensor, *, margin: float = 1.0, reduction: str = "mean") -> Tensor:
     r"""Compute SyncNet's contrastive loss of pairs.
 
@@ -159,6 +162,7 @@ def sigmoid_pair_loss(
     motion, audio = hide(motion, mask), hide(audio, mask)
     excluded = excluded_pairs(num_clips, num_windows, exclusion=exclusion, mask=mask, device=audio.device)
     with torch.autocast(device_type=audio.device.type, enabled=False):
+        motion, audio = same_precision(motion, audio)
         a = unit_norm(audio).reshape(-1, embed) * scale
         m = unit_norm(motion).reshape(-1, embed)
         logits = a @ m.transpose(0, 1) + bias
@@ -317,8 +321,10 @@ class ContrastiveLoss(_SampledPairLoss):
         """Return half the squared distance."""
         return half
 
+    @checked
     def mismatched_cost(self, half: Tensor) -> Tensor:
         """Return half the squared shortfall from the margin."""
+        check_floating("half", half)
         return _repulsion(half, self.margin)
 
 
@@ -358,12 +364,16 @@ class CosineBCE(_SampledPairLoss):
         check_choice("mapping", mapping, MAPPINGS)
         self.mapping = mapping
 
+    @checked
     def aligned_cost(self, half: Tensor) -> Tensor:
         """Return -log p."""
+        check_floating("half", half)
         return F.softplus(-_alignment_logits(half, self.mapping))
 
+    @checked
     def mismatched_cost(self, half: Tensor) -> Tensor:
         """Return -log(1 - p)."""
+        check_floating("half", half)
         return F.softplus(_alignment_logits(half, self.mapping))
 
 

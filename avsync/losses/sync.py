@@ -22,6 +22,7 @@ from avsync._checks import (
     check_same_device,
     check_shape,
     check_some_clips,
+    checked,
     describe_shape,
     is_tensor,
     values_known,
@@ -253,7 +254,8 @@ class MultiScaleSyncLoss(nn.Module):
     The loss keeps frozen copies of the syncers and of ``audio_transform``. They are not submodules: their weights are not among
     ``parameters()``, no optimiser or ``requires_grad_`` reaches them, ``train()`` leaves them in eval mode, and
     ``state_dict()`` does not hold them. ``to()``, ``half()``, ``cuda()``, ``copy.deepcopy`` and pickle include the copies,
-    which can be read as ``loss.syncers`` and ``loss.audio_transform``. Gradients reach the landmarks only. Lower is better; -1
+    which can be read as ``loss.syncers`` and ``loss.audio_transform``. A module that holds the loss works in
+    ``DistributedDataParallel``, which leaves the copies alone, but not in ``nn.DataParallel``. Gradients reach the landmarks only. Lower is better; -1
     is perfect.
 
     Args:
@@ -377,6 +379,7 @@ class MultiScaleSyncLoss(nn.Module):
         return self._frozen["audio_transform"]
 
     @classmethod
+    @checked
     def from_pretrained(
         cls,
         name: str | os.PathLike[str] = "landmarks68-25fps",
@@ -441,6 +444,13 @@ class MultiScaleSyncLoss(nn.Module):
             self.level_weights = weights.to(self.level_weights.device)
             self.region_shares = shares.to(self.level_weights.device)
         return self
+
+    def _replicate_for_data_parallel(self) -> MultiScaleSyncLoss:
+        """Raise, because ``nn.DataParallel`` copies registered modules only, and the frozen ones would stay on the first device."""
+        raise ArgumentError(
+            "`module`: expected the sync loss outside of `torch.nn.DataParallel`, which does not copy its frozen syncers to the other"
+            " devices; use DistributedDataParallel, or compute the loss from the gathered outputs of the wrapped module"
+        )
 
     def forward(
         self,

@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avsync._checks import check_choice, check_positive, check_shape
+from avsync._checks import check_choice, check_positive, check_shape, checked
 from avsync.audio.features import log_mel, normalise_waveform
 from avsync.errors import ClipTooShortError, ShapeError
 from avsync.landmarks.geometry import velocity
@@ -124,6 +124,7 @@ def motion_beats(
     return found & moving[:, None]
 
 
+@checked
 def onset_strength(waveform: Tensor, *, sample_rate: int = 16000) -> Tensor:
     r"""Compute the spectral flux, the rise of the mel bands, 100 times per second.
 
@@ -167,6 +168,7 @@ def onset_strength(waveform: Tensor, *, sample_rate: int = 16000) -> Tensor:
     return F.pad(rise, (2, 0))
 
 
+@checked
 def audio_onsets(
     waveform: Tensor, *, sample_rate: int = 16000, threshold: float = 1.5, spacing: float = 0.06, context: float = 0.25
 ) -> Tensor:
@@ -215,6 +217,7 @@ def _towards(beats: Tensor, times: Tensor, other: Tensor, other_times: Tensor, s
     return torch.where(beats, credit, 0.0).sum(dim=1) / beats.sum(dim=1)
 
 
+@checked
 def beat_align(
     landmarks: Tensor,
     waveform: Tensor,

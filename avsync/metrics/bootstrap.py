@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from avsync._checks import check_choice, check_positive
+from avsync._checks import check_choice, check_positive, checked
 from avsync.errors import ArgumentError, ShapeError
 
 STATISTICS = ("mean", "median")
@@ -28,6 +28,7 @@ class Interval(NamedTuple):
     """Upper end of the interval."""
 
 
+@checked
 def bootstrap_interval(
     values: Tensor | npt.NDArray[Any],
     *,

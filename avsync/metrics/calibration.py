@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from avsync._checks import check_shape
+from avsync._checks import check_fields, check_shape, checked
 from avsync._files import read_json, untrusted, write_json
 from avsync.errors import CheckpointError, ConfigError
 from avsync.metrics.offset import offset_from_distances
@@ -48,6 +48,7 @@ class LevelCalibration:
     match_weights: tuple[float, float, float]
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, values in (("scale", (self.scale,)), ("power", (self.power,)), ("match_bias", (self.match_bias,))):
             if not all(math.isfinite(value) for value in values):
                 raise ConfigError(f"`{name}`: expected a finite number, got {values[0]!r}")
@@ -75,6 +76,7 @@ class Calibration:
     levels: tuple[LevelCalibration, ...]
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.levels:
             raise ConfigError("`levels`: expected at least one level, got none")
 
@@ -102,6 +104,7 @@ def save_calibration(calibration: Calibration, path: str | os.PathLike[str], *, 
     write_json(path, content | {"sha256": _checksum(content)})
 
 
+@checked
 def load_calibration(path: str | os.PathLike[str], *, syncers: PretrainedModel | None = None) -> Calibration:
     """Read a calibration written by :func:`save_calibration`, with strict checks.
 

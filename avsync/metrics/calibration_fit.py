@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from avsync._checks import check_shape
+from avsync._checks import check_shape, checked
 from avsync.errors import ArgumentError, ShapeError
 from avsync.metrics.calibration import Calibration, LevelCalibration, match_features
 
 
+@checked
 def fit_calibration(
     matched: Sequence[Sequence[Tensor]], mismatched: Sequence[Sequence[Tensor]], windows: Sequence[Sequence[int]]
 ) -> Calibration:

@@ -9,17 +9,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from avsync._checks import check_choice, check_floating, check_shape, describe_shape, reduce
+from avsync._checks import check_choice, check_floating, check_shape, checked, describe_shape, reduce
 from avsync.errors import ClipTooShortError, ShapeError
 from avsync.landmarks.frontal import frontalise
 from avsync.landmarks.geometry import mouth_opening, reference_face, velocity
 from avsync.landmarks.layouts import MOUTH, NUM_POINTS
+from avsync.pyramid import check_lengths
 
 UNITS = ("input", "face")
 OVER_POINTS = ("mean", "sum")
 
 
-def _check_pair(preds: Tensor, target: Tensor, *, points: int | None = None, min_frames: int = 1) -> None:
+def _check_pair(
+    preds: Tensor, target: Tensor, lengths: Tensor | None, *, points: int | None = None, min_frames: int = 1
+) -> None:
     sizes = {} if points is None else {"points": points}
     check_shape("target", target, "batch frames points dims", **sizes)
     check_floating("target", target)
@@ -28,6 +31,8 @@ def _check_pair(preds: Tensor, target: Tensor, *, points: int | None = None, min
         raise ShapeError(f"`preds`: expected the shape of `target`, {tuple(target.shape)}, got {describe_shape(preds)}")
     if target.shape[1] < min_frames:
         raise ClipTooShortError(f"`target`: expected at least {min_frames} frames, got {target.shape[1]}")
+    if lengths is not None:
+        check_lengths(lengths, target)
 
 
 def _mean_over_frames(values: Tensor, lengths: Tensor | None, *, lost: int = 0) -> Tensor:
@@ -39,8 +44,6 @@ def _mean_over_frames(values: Tensor, lengths: Tensor | None, *, lost: int = 0) 
 
 
 def _valid(values: Tensor, lengths: Tensor) -> Tensor:
-    if lengths.shape != values.shape[:1]:
-        raise ShapeError(f"`lengths`: expected (batch={values.shape[0]},), got {describe_shape(lengths)}")
     return torch.arange(values.shape[1], device=values.device) < lengths.to(values.device)[:, None]
 
 
@@ -54,6 +57,7 @@ def _in_unit(distance: Tensor, target: Tensor, unit: str, reference: str | Tenso
     return distance / (y.amax(dim=-1) - y.amin(dim=-1))
 
 
+@checked
 def landmark_distance(
     preds: Tensor,
     target: Tensor,
@@ -97,7 +101,7 @@ def landmark_distance(
     Source: LMD of Chen et al. 2018, "Lip movements generation at a glance"; frontalised in the paper, section 4.4. The choice
     of sum and unit, where publications differ, ours.
     """
-    _check_pair(preds, target, points=NUM_POINTS)
+    _check_pair(preds, target, lengths, points=NUM_POINTS)
     check_choice("over_points", over_points, OVER_POINTS)
     mouths = []
     for landmarks in (preds, target):
@@ -108,6 +112,7 @@ def landmark_distance(
     return reduce(_in_unit(distance, target, unit, reference, lengths), reduction)
 
 
+@checked
 def landmark_error(
     preds: Tensor,
     target: Tensor,
@@ -141,11 +146,12 @@ def landmark_error(
 
     Source: ours.
     """
-    _check_pair(preds, target)
+    _check_pair(preds, target, lengths)
     distance = _mean_over_frames(torch.linalg.vector_norm(preds - target, dim=-1).mean(dim=2), lengths)
     return reduce(_in_unit(distance, target, unit, reference, lengths), reduction)
 
 
+@checked
 def velocity_error(
     preds: Tensor,
     target: Tensor,
@@ -181,12 +187,13 @@ def velocity_error(
 
     Source: ours.
     """
-    _check_pair(preds, target, min_frames=2)
+    _check_pair(preds, target, lengths, min_frames=2)
     each = torch.linalg.vector_norm(velocity(preds) - velocity(target), dim=-1).mean(dim=2)
     distance = _mean_over_frames(each, lengths, lost=1)
     return reduce(_in_unit(distance, target, unit, reference, lengths), reduction)
 
 
+@checked
 def mouth_opening_correlation(
     preds: Tensor, target: Tensor, *, lengths: Tensor | None = None, reduction: str = "mean"
 ) -> Tensor:
@@ -213,7 +220,7 @@ def mouth_opening_correlation(
 
     Source: ours.
     """
-    _check_pair(preds, target, points=NUM_POINTS, min_frames=2)
+    _check_pair(preds, target, lengths, points=NUM_POINTS, min_frames=2)
     # A unit does not change a correlation, so no face height is divided out; this also supports faces of height 0.
     precise = torch.promote_types(target.dtype, torch.float32)
     unit = torch.zeros(NUM_POINTS, target.shape[-1], dtype=precise, device=target.device)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from avsync._checks import check_positive, check_shape, describe_shape
+from avsync._checks import check_positive, check_shape, checked, describe_shape
 from avsync.errors import CheckpointError, ClipTooShortError, ShapeError
 from avsync.landmarks.raster import chunk_of, rasterise, temporal_image
 from avsync.metrics.frechet import frechet_extractor_distance
@@ -118,6 +118,7 @@ class TrailFeatures(_Drawn):
         return self.network(temporal_image(images))
 
 
+@checked
 def frechet_inception_distance(preds: Tensor, target: Tensor, network: nn.Module, *, chunk: int = 64, **drawing: Any) -> Tensor:
     """Compute the FID of drawn landmarks, the realism of single faces.
 
@@ -145,9 +146,14 @@ def frechet_inception_distance(preds: Tensor, target: Tensor, network: nn.Module
 
     Source: paper section 4.2.
     """
+    for name, clips in (("preds", preds), ("target", target)):
+        check_shape(name, clips, "batch frames points dims")
+        if 0 in clips.shape:
+            raise ShapeError(f"`{name}`: expected at least 1 clip of 1 frame, got {describe_shape(clips)}")
     return frechet_extractor_distance(FrameFeatures(network, **drawing), preds, target, chunk=chunk)
 
 
+@checked
 def frechet_video_distance(preds: Tensor, target: Tensor, network: nn.Module, *, chunk: int = 64, **drawing: Any) -> Tensor:
     """Compute the FVD of drawn landmarks, the realism of motion.
 
@@ -181,6 +187,7 @@ def frechet_video_distance(preds: Tensor, target: Tensor, network: nn.Module, *,
     return frechet_extractor_distance(SequenceFeatures(network, **drawing), preds, target, chunk=chunk)
 
 
+@checked
 def temporal_frechet_inception_distance(
     preds: Tensor, target: Tensor, network: nn.Module, *, chunk: int = 64, **drawing: Any
 ) -> Tensor:
@@ -217,6 +224,10 @@ def temporal_frechet_inception_distance(
 def _check_lengths(preds: Tensor, target: Tensor) -> None:
     check_shape("target", target, "batch frames points dims")
     check_shape("preds", preds, "batch frames points dims", frames=target.shape[1])
+    if 0 in (*preds.shape, *target.shape):
+        raise ShapeError(
+            f"`preds`, `target`: expected at least 1 clip of 1 frame, got {describe_shape(preds)} and {describe_shape(target)}"
+        )
 
 
 class I3D(nn.Module):

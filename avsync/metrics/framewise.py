@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avsync._checks import check_positive, check_shape
+from avsync._checks import check_positive, check_shape, checked
 from avsync.errors import ArgumentError, ShapeError
 from avsync.metrics._median import nan_median
 from avsync.metrics.offset import mean_over_windows, offset_from_distances, window_distances
@@ -30,6 +30,7 @@ class FramewiseSync(NamedTuple):
     """Offset at which the windows were compared, in frames of the level, (batch,) int64; positive: the audio is early."""
 
 
+@checked
 def framewise_confidence(
     motion: Tensor,
     audio: Tensor,

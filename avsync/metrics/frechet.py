@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from avsync._checks import check_floating, check_positive, check_same_device, check_shape, describe_shape
+from avsync._checks import check_count, check_floating, check_same_device, check_shape, checked, describe_shape
 from avsync.errors import ArgumentError, ShapeError
 from avsync.models.motion_autoencoder import MotionAutoencoder
 
@@ -160,6 +160,7 @@ def gaussian_distance(mean1: Tensor, covariance1: Tensor, mean2: Tensor, covaria
     return (squared + first.trace() + second.trace() - 2 * overlap).clamp_min(0)
 
 
+@checked
 def frechet_distance(preds: Tensor | GaussianStatistics, target: Tensor | GaussianStatistics) -> Tensor:
     """Compute the Frechet distance of two sets of features, which may differ in size.
 
@@ -227,12 +228,14 @@ def extract_statistics(extractor: nn.Module, clips: Tensor, *, chunk: int = 64) 
 
     Source: ours.
     """
-    check_positive("chunk", chunk)
+    check_count("chunk", chunk)
+    check_floating("clips", clips)
     if clips.ndim == 0 or clips.shape[0] == 0:
         raise ArgumentError(f"`clips`: expected (batch, ...) with at least one clip, got {describe_shape(clips)}")
     return merge_statistics(gaussian_statistics(extractor(part)) for part in clips.split(chunk))
 
 
+@checked
 def frechet_extractor_distance(extractor: nn.Module, preds: Tensor, target: Tensor, *, chunk: int = 64) -> Tensor:
     """Compute the Frechet distance of two sets of clips over the features of any network.
 
@@ -265,6 +268,7 @@ def frechet_extractor_distance(extractor: nn.Module, preds: Tensor, target: Tens
     )
 
 
+@checked
 def load_motion_autoencoder(folder: str | Path | None = None) -> MotionAutoencoder:
     """Load the network of the Frechet motion distance.
 
@@ -286,6 +290,7 @@ def load_motion_autoencoder(folder: str | Path | None = None) -> MotionAutoencod
     return MotionAutoencoder.from_pretrained(_PRETRAINED if folder is None else folder)
 
 
+@checked
 def frechet_motion_distance(preds: Tensor, target: Tensor, *, extractor: nn.Module | None = None, chunk: int = 64) -> Tensor:
     """Compute the Frechet distance of facial motion over the features of a pretrained autoencoder, without a download.
 

@@ -13,10 +13,11 @@ from typing import Any
 
 from torch import Tensor
 
-from avsync._checks import check_positive, reduce
+from avsync._checks import check_positive, checked, reduce
 from avsync.metrics.offset import sync_offset
 
 
+@checked
 def lse_distance(motion: Tensor, audio: Tensor, *, reduction: str = "mean", **options: Any) -> Tensor:
     """Compute LSE-D, the mean distance of windows at each clip's best offset. Lower is better.
 
@@ -43,6 +44,7 @@ def lse_distance(motion: Tensor, audio: Tensor, *, reduction: str = "mean", **op
     return reduce(sync_offset(motion, audio, **options).distance, reduction)
 
 
+@checked
 def lse_confidence(motion: Tensor, audio: Tensor, *, reduction: str = "mean", **options: Any) -> Tensor:
     """Compute LSE-C, the median minus the minimum of each clip's mean distances over offsets. Higher is better.
 
@@ -66,6 +68,7 @@ def lse_confidence(motion: Tensor, audio: Tensor, *, reduction: str = "mean", **
     return reduce(sync_offset(motion, audio, **options).confidence, reduction)
 
 
+@checked
 def distance_at_zero(motion: Tensor, audio: Tensor, *, reduction: str = "mean", **options: Any) -> Tensor:
     """Compute the mean distance of windows at offset 0, the strict LSE-D. Lower is better.
 
@@ -89,6 +92,7 @@ def distance_at_zero(motion: Tensor, audio: Tensor, *, reduction: str = "mean", 
     return reduce(sync_offset(motion, audio, **options).distance_at_zero, reduction)
 
 
+@checked
 def rank_at_zero(motion: Tensor, audio: Tensor, *, reduction: str = "mean", **options: Any) -> Tensor:
     """Compute the rank of offset 0 among all offsets by distance, 1 being best; ties count against it. Lower is better.
 
@@ -115,6 +119,7 @@ def rank_at_zero(motion: Tensor, audio: Tensor, *, reduction: str = "mean", **op
     return reduce(rank, reduction)
 
 
+@checked
 def offset_accuracy(motion: Tensor, audio: Tensor, *, tolerance: int = 1, reduction: str = "mean", **options: Any) -> Tensor:
     """Compute the share of clips whose best offset is within ``tolerance`` frames of the level of 0. Higher is better.
 

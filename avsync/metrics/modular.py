@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from avsync._checks import check_choice, check_positive
+from avsync._checks import check_choice, check_positive, checked
 from avsync.errors import ArgumentError
 from avsync.metrics._torchmetrics import Metric
 from avsync.metrics.lse import distance_at_zero, lse_confidence, lse_distance, offset_accuracy, rank_at_zero
@@ -39,6 +39,7 @@ class _ClipMean(Metric):
         self.add_state("total", default=torch.tensor(0.0), dist_reduce_fx="sum")
         self.add_state("clips", default=torch.tensor(0), dist_reduce_fx="sum")
 
+    @checked
     def update(self, motion: Tensor, audio: Tensor, mask: Tensor | None = None, audio_mask: Tensor | None = None) -> None:
         """Add a batch of clips.
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from avsync._checks import check_choice, check_positive
+from avsync._checks import check_choice, check_positive, checked
 from avsync.errors import ArgumentError
 from avsync.metrics._torchmetrics import Metric
 from avsync.metrics.distance import (
@@ -59,6 +59,7 @@ class _ClipMean(Metric):
         self.add_state("clips", default=torch.tensor(0), dist_reduce_fx="sum")
         self.add_state("left_out", default=torch.tensor(0), dist_reduce_fx="sum")
 
+    @checked
     def update(self, preds: Tensor, target: Tensor, lengths: Tensor | None = None) -> None:
         """Add a batch of clips.
 
@@ -256,6 +257,7 @@ class FrechetDistance(Metric):
     preds_statistics: Tensor
     target_statistics: Tensor
 
+    @checked
     def __init__(self, extractor: nn.Module, *, num_features: int | None = None, chunk: int = 64, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         size = getattr(extractor, "num_features", None) if num_features is None else num_features
@@ -274,6 +276,7 @@ class FrechetDistance(Metric):
         """Return the network."""
         return self._extractor[0]
 
+    @checked
     def update(self, preds: Tensor | None = None, target: Tensor | None = None) -> None:
         """Add clips to one set or to both; the two batches may differ in size.
 

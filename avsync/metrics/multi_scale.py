@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from avsync._checks import check_choice, check_positive, check_shape
+from avsync._checks import check_choice, check_positive, check_shape, checked
 from avsync.errors import ArgumentError, ShapeError
 from avsync.metrics.offset import SyncOffset, sync_offset
 from avsync.models.syncer.interface import MultiScaleSyncer, unit_norm, window_mask
@@ -38,6 +38,7 @@ class LevelEmbeddings(NamedTuple):
 
 
 @torch.no_grad()
+@checked
 def multi_scale_embeddings(
     pyramid: MultiScaleSyncer,
     landmarks: Tensor,
@@ -113,6 +114,7 @@ def multi_scale_embeddings(
     return found
 
 
+@checked
 def multi_scale_offset(
     pyramid: MultiScaleSyncer,
     landmarks: Tensor,

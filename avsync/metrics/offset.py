@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from avsync._checks import check_choice, check_floating, check_positive, check_shape
+from avsync._checks import check_choice, check_count, check_floating, check_positive, check_shape, checked, describe_shape
 from avsync.errors import ClipTooShortError, ShapeError
 from avsync.losses.offsets import frame_shares
 from avsync.metrics._band import band_distances
@@ -47,6 +47,7 @@ class SyncOffset(NamedTuple):
         """Return the offsets, (batch,), with NaN where none can be determined; see :func:`known_offset`."""
         return known_offset(self.offset_frames, self.confidence)
 
+    @checked
     def within(self, tolerance: int = 1) -> Tensor:
         """Return which clips have an offset of at most ``tolerance`` frames; see :func:`offset_within`.
 
@@ -56,6 +57,7 @@ class SyncOffset(NamedTuple):
         return offset_within(self.offset_frames, self.confidence, tolerance)
 
 
+@checked
 def known_offset(offset_frames: Tensor, confidence: Tensor) -> Tensor:
     """Return offsets, with NaN for clips whose offset cannot be determined.
 
@@ -75,9 +77,15 @@ def known_offset(offset_frames: Tensor, confidence: Tensor) -> Tensor:
 
     Source: ours.
     """
+    check_floating("confidence", confidence)
+    if offset_frames.shape != confidence.shape:
+        raise ShapeError(
+            f"`confidence`: expected the shape of `offset_frames`, {tuple(offset_frames.shape)}, got {describe_shape(confidence)}"
+        )
     return offset_frames.to(confidence.dtype).masked_fill(~(confidence > 0), torch.nan)
 
 
+@checked
 def offset_within(offset_frames: Tensor, confidence: Tensor, tolerance: float = 1) -> Tensor:
     """Return which offsets count as right: determined, and at most ``tolerance`` frames from 0.
 
@@ -98,6 +106,7 @@ def offset_within(offset_frames: Tensor, confidence: Tensor, tolerance: float = 
     return known_offset(offset_frames, confidence).abs() <= tolerance
 
 
+@checked
 def offset_milliseconds(offset_frames: Tensor, *, level: int = 0, fps: float = 25.0) -> Tensor:
     """Convert offsets to milliseconds; positive still means that the audio is early.
 
@@ -158,8 +167,8 @@ def window_distances(
     check_floating("motion", motion)
     check_floating("audio", audio)
     check_choice("edges", edges, EDGES)
-    check_positive("max_offset", max_offset, allow_zero=True)
-    check_positive("lead", lead, allow_zero=True)
+    check_count("max_offset", max_offset, 0)
+    check_count("lead", lead, 0)
     windows, audio_windows = motion.shape[1], audio.shape[1]
     if motion.shape[0] == 0:
         raise ShapeError("`motion`: expected at least 1 clip, got 0")
@@ -195,6 +204,7 @@ def window_distances(
     return distances, counts
 
 
+@checked
 def offset_distances(
     motion: Tensor,
     audio: Tensor,
@@ -289,6 +299,7 @@ def mean_over_windows(distances: Tensor, counts: Tensor | None) -> Tensor:
     return mean.masked_fill(broken.isnan().any(1, keepdim=True), torch.nan)
 
 
+@checked
 def sync_offset(
     motion: Tensor,
     audio: Tensor,
@@ -362,6 +373,7 @@ def offset_from_distances(distances: Tensor) -> SyncOffset:
     Source: SyncNet's published protocol (paper section 4.3); rank at offset zero ours.
     """
     check_shape("distances", distances, "batch offsets")
+    check_floating("distances", distances)
     if distances.shape[1] % 2 == 0:
         raise ShapeError(f"`distances`: expected an odd number of offsets, got {distances.shape[1]}")
     max_offset = distances.shape[1] // 2

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from avsync.errors import ArgumentError
+from avsync._checks import check_shape, checked, describe_shape
+from avsync.errors import ArgumentError, ShapeError
 from avsync.metrics.calibration import LevelCalibration, match_features, offset_probabilities, probability_near
 from avsync.metrics.offset import offset_from_distances
 
@@ -34,6 +35,7 @@ class OffsetPosterior(NamedTuple):
     """Posterior of each offset from ``+max_offset`` down to ``-max_offset``, given a match, (batch, 2 * max_offset + 1)."""
 
 
+@checked
 def sub_frame_offset(distances: Tensor) -> Tensor:
     """Compute the sub-frame offset at the minimum of a parabola through the smallest mean distance and its neighbours.
 
@@ -66,6 +68,7 @@ def sub_frame_offset(distances: Tensor) -> Tensor:
     return best - torch.where(whole, 0.0, step)
 
 
+@checked
 def offset_posterior(
     distances: Tensor,
     windows: Tensor | float,
@@ -104,6 +107,9 @@ def offset_posterior(
         raise ArgumentError(f"`prior`: expected a share above 0 and at most 1, got {prior!r}")
     if not 0 <= threshold <= 1:
         raise ArgumentError(f"`threshold`: expected a probability from 0 to 1, got {threshold!r}")
+    check_shape("distances", distances, "batch offsets")
+    if isinstance(windows, Tensor) and windows.shape not in ((), distances.shape[:1]):
+        raise ShapeError(f"`windows`: expected a number or (batch={distances.shape[0]}), got {describe_shape(windows)}")
     shape = {"scale": calibration.scale, "power": calibration.power}
     whole = offset_from_distances(distances).offset_frames
     best = distances.shape[1] // 2 - whole

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from avsync._checks import check_positive, check_shape
+from avsync._checks import check_positive, check_shape, checked
 from avsync.errors import ArgumentError, ShapeError
 from avsync.landmarks.geometry import displacement
 from avsync.metrics.calibration import Calibration
@@ -17,6 +17,7 @@ from avsync.metrics.multi_scale import MAX_OFFSETS, check_max_offsets, multi_sca
 from avsync.metrics.offset import SyncOffset, at_edge, known_offset, offset_milliseconds, sync_offset
 from avsync.metrics.posterior import OffsetPosterior, offset_posterior
 from avsync.models.syncer.interface import MultiScaleSyncer
+from avsync.pyramid import check_lengths
 
 ANSWERS = ("offset", "unsure", "edge", "silent", "still", "nothing")
 """Answers for a clip at a level. "offset": the offset is determined. "unsure": the probability is too small. "edge": the best
@@ -54,6 +55,7 @@ class LevelSync(NamedTuple):
         return self.offset_ms * (self.fps / 1000)
 
 
+@checked
 def face_speed(landmarks: Tensor, *, fps: float = 25.0, lengths: Tensor | None = None) -> Tensor:
     """Compute the mean speed of a face over points and frames.
 
@@ -76,6 +78,8 @@ def face_speed(landmarks: Tensor, *, fps: float = 25.0, lengths: Tensor | None =
     """
     check_shape("landmarks", landmarks, "batch frames points dims")
     check_positive("fps", fps)
+    if lengths is not None:
+        lengths = check_lengths(lengths, landmarks)
     moved = displacement(landmarks, scale=1.0, lengths=lengths).diff(dim=1).norm(dim=-1).mean(-1)
     if lengths is None:
         return moved.mean(1) * fps if moved.shape[1] else moved.new_zeros(moved.shape[0])
@@ -84,6 +88,7 @@ def face_speed(landmarks: Tensor, *, fps: float = 25.0, lengths: Tensor | None =
 
 
 @torch.no_grad()
+@checked
 def sync_report(
     pyramid: MultiScaleSyncer,
     landmarks: Tensor,
@@ -193,6 +198,7 @@ def level_answers(
     return tuple(answers)
 
 
+@checked
 def report_rows(report: Sequence[LevelSync], *, ids: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Convert a report to plain rows, one per clip and level, for tables and JSON; values that are not finite become None.
 

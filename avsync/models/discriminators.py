@@ -18,10 +18,12 @@ from torch.nn import functional as F
 
 from avsync._checks import (
     at_least_float32,
+    check_fields,
     check_floating,
     check_same_device,
     check_shape,
     check_some_clips,
+    checked,
     checked_config,
     constant,
     describe_shape,
@@ -67,6 +69,7 @@ class FrameDiscriminatorConfig:
     acceleration_scale: float = added_later(0.0)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _check_sizes(self, "points", "dims", "embed", "expansion")
         if self.depth < 0:
             raise ConfigError(f"`depth`: expected a number at least 0, got {self.depth!r}")
@@ -105,6 +108,7 @@ class WindowDiscriminatorConfig:
     acceleration_scale: float = added_later(0.0)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _check_sizes(self, "points", "dims", "embed", "expansion", "hidden")
         if not self.windows or min(self.windows) < 2:
             raise ConfigError(f"`windows`: expected lengths of at least 2 frames, got {self.windows!r}")
@@ -500,6 +504,7 @@ class _WindowNetwork(PretrainedModel):
 
     config_class = WindowDiscriminatorConfig
 
+    @checked
     def __init__(self, config: WindowDiscriminatorConfig | None = None, *, embedding: FrameEmbedding | None = None) -> None:
         super().__init__()
         self.config = config = checked_config(config, WindowDiscriminatorConfig)
@@ -518,6 +523,7 @@ class _WindowNetwork(PretrainedModel):
         self.lstm.reset_parameters()
         self.register_load_state_dict_pre_hook(_rename_weights)
 
+    @checked
     def shortest(self, observed: int) -> int:
         """Return the fewest frames that can be scored after ``observed`` observed frames."""
         return min(window - min(observed, window - window // 2) for window in self.config.windows)
@@ -558,6 +564,8 @@ class _WindowNetwork(PretrainedModel):
         check_shape(
             "embedded", embedded, "frames batch embed", frames=seen + frames, batch=len(observed), embed=self.config.embed
         )
+        check_floating("embedded", embedded)
+        embedded = embedded.to(self.lstm.gates.weight.dtype)
         if frames < self.shortest(seen):
             raise ClipTooShortError(
                 f"`landmarks`: expected at least {self.shortest(seen)} frames after {seen} observed ones "
@@ -606,6 +614,7 @@ class WindowDiscriminator(_WindowNetwork):
     Source: paper, section 3.3; windows and score from the paper's code.
     """
 
+    @checked
     def forward(
         self, observed: Tensor, landmarks: Tensor, *, embedded: Tensor | None = None, fused: bool | None = None
     ) -> Tensor:
@@ -651,6 +660,7 @@ class PairDiscriminator(_WindowNetwork):
     Source: paper, section 3.3; the merging from the paper's code.
     """
 
+    @checked
     def forward(
         self, observed: Tensor, landmarks: Tensor, *, embedded: Tensor | None = None, fused: bool | None = None
     ) -> Tensor:

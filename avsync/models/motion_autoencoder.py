@@ -17,11 +17,13 @@ from torch import Tensor, nn
 
 from avsync._checks import (
     at_least_float32,
+    check_fields,
     check_floating,
     check_positive,
     check_same_device,
     check_shape,
     check_some_clips,
+    checked,
     checked_config,
 )
 from avsync.errors import ClipTooShortError, ConfigError
@@ -59,6 +61,7 @@ class MotionAutoencoderConfig:
     features: int = 64
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("dims", "window", "hop", "width", "features"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}`: expected at least 1, got {getattr(self, name)}")
@@ -162,6 +165,7 @@ class MotionAutoencoder(PretrainedModel):
         self.quickness_head = nn.Linear(config.features, 2 * len(FACE_PARTS))
         nn.init.constant_(self.quickness_head.bias, -2.5)  # about the mean of real faces
 
+    @checked
     def windows(self, landmarks: Tensor, *, reference: str | Tensor = "first", hop: int | None = None) -> Tensor:
         """Cut clips into windows of displacement from the clip's reference face.
 
@@ -192,6 +196,7 @@ class MotionAutoencoder(PretrainedModel):
             motion.unfold(1, config.window, hop), "batch windows points dims time -> (batch windows) time points dims"
         )
 
+    @checked
     def encode(self, motion: Tensor) -> Tensor:
         """Encode windows.
 
@@ -213,6 +218,7 @@ class MotionAutoencoder(PretrainedModel):
         hidden = self.down(self.stem(torch.cat([flat, 10 * velocity], dim=2).to(self.stem.weight.dtype)))
         return self.to_code(hidden.flatten(1))
 
+    @checked
     def decode(self, code: Tensor) -> Reconstruction:
         """Decode codes (batch, features) to motion and quickness."""
         check_shape("code", code, "batch features", features=self.config.features)

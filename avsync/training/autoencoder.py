@@ -8,12 +8,14 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
+from avsync._checks import check_fields, checked
 from avsync.corpus.banks.augmentation import AugmentConfig
 from avsync.corpus.banks.bank import ClipBank
 from avsync.errors import ConfigError
 from avsync.models.motion_autoencoder import MotionAutoencoder, quickness
 from avsync.training.engine import History, LoopOptions, flat_settings, train_loop
 from avsync.training.optimisation import cosine_schedule, set_learning_rate, to_device
+from avsync.training.processes import check_fabric
 from avsync.training.random_state import RandomState
 
 
@@ -46,6 +48,7 @@ class AutoencoderTrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("steps", "batch_size", "frames"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}`: expected at least 1, got {getattr(self, name)}")
@@ -85,6 +88,7 @@ def _relative(error: Tensor, signal: Tensor, *, floor: float) -> Tensor:
     return (error.square().mean(dim=(1, 2, 3)) / (floor + power)).mean()
 
 
+@checked
 def train_motion_autoencoder(
     model: MotionAutoencoder,
     bank: ClipBank,
@@ -114,6 +118,7 @@ def train_motion_autoencoder(
 
     Source: ours.
     """
+    check_fabric(fabric)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     wrapped, optimizer = fabric.setup(model, optimizer)
     for method in ("encode", "decode"):

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Protocol, cast
 import torch
 from torch import Tensor
 
+from avsync._checks import checked
 from avsync._files import replacing
 from avsync.errors import CheckpointError, DivergedError
 from avsync.training.random_state import RandomState
@@ -88,6 +89,7 @@ def write_checkpoint(path: str | os.PathLike[str], content: Mapping[str, Any]) -
         raise CheckpointError(f"`path`: {os.fspath(path)} cannot be written: {reason}") from error
 
 
+@checked
 def save_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Stateful], **values: Any) -> None:
     """Call :func:`take_state`, then :func:`write_checkpoint`.
 
@@ -125,6 +127,7 @@ def check_checkpoint(path: str | os.PathLike[str]) -> None:
         raise DamagedCheckpointError(f"`path`: {file} is damaged: its content does not have the checksum it was written with")
 
 
+@checked
 def load_checkpoint(
     path: str | os.PathLike[str], state: Mapping[str, Stateful], *, accept: Callable[[Mapping[str, Any]], None] | None = None
 ) -> dict[str, Any]:

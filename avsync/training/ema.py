@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from avsync._checks import checked
 from avsync.errors import ConfigError
 
 
@@ -31,6 +32,7 @@ def ema_decay(updates: int, decay: float) -> float:
     return min(decay, (1 + updates) / (10 + updates))
 
 
+@checked
 def weight_average(module: nn.Module, *, decay: float) -> AveragedModel:
     """Create the moving average of a model's parameters; buffers are copied.
 
@@ -72,6 +74,7 @@ def weight_average(module: nn.Module, *, decay: float) -> AveragedModel:
 
 
 @contextmanager
+@checked
 def averaged(module: nn.Module, average: AveragedModel | None) -> Iterator[nn.Module]:
     """Put the average into the model within a block; afterwards the model holds its own weights again, bit for bit.
 

@@ -17,7 +17,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor, nn
 
-from avsync._checks import check_positive, import_extra
+from avsync._checks import check_positive, checked, import_extra
 from avsync.errors import ArgumentError, CheckpointError, DivergedError
 from avsync.training.checkpoint import Stateful, check_finite, take_state
 from avsync.training.interrupts import StopSignals, TrainingInterrupted
@@ -120,6 +120,7 @@ class Records:
         self.recent = {key: [float(value) for value in collected] for key, collected in values["recent"].items()}
 
 
+@checked
 def train_loop(
     name: str,
     *,

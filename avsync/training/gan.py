@@ -9,6 +9,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
+from avsync._checks import check_fields, checked
 from avsync.corpus.banks.augmentation import AugmentConfig
 from avsync.corpus.banks.bank import CropBank
 from avsync.errors import ConfigError
@@ -22,6 +23,7 @@ from avsync.training.ema import averaged, copy_average, weight_average
 from avsync.training.engine import History, LoopOptions, flat_settings, train_loop
 from avsync.training.graphs import CudaRecorder, GraphedStep, make_capturable, use_cuda_graphs
 from avsync.training.optimisation import Precision, Trained, cosine_schedule, set_learning_rate, step_schedule, to_device
+from avsync.training.processes import check_fabric
 from avsync.training.random_state import RandomState, rank_generator
 
 SYNC_TARGETS = ("audio", "capped", "motion")
@@ -84,6 +86,7 @@ class GanTrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("steps", "batch_size", "accumulate", "frames", "observed"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}`: expected at least 1, got {getattr(self, name)}")
@@ -186,6 +189,7 @@ def _sync(
     return (sync_loss.level_weights * levels).sum() / sync_loss.level_weights.sum()
 
 
+@checked
 def generator_losses(
     discriminators: Discriminators,
     sync_loss: MultiScaleSyncLoss | None,
@@ -238,6 +242,7 @@ class GanSteps:
         cuda_graphs: See :func:`train_generator`.
     """
 
+    @checked
     def __init__(
         self,
         generator: MultiScaleGenerator,
@@ -250,6 +255,7 @@ class GanSteps:
         augment: AugmentConfig | None,
         cuda_graphs: bool | None,
     ) -> None:
+        check_fabric(fabric)
         self.generator, self.discriminators, self.bank, self.config = generator, discriminators, bank, config
         self.sync_loss, self.fabric, self.augment = sync_loss, fabric, augment
         self.rng = rank_generator(config.seed, fabric.global_rank)
@@ -281,6 +287,7 @@ class GanSteps:
         for part in (self._generate, self._discriminate):
             make_capturable(part.optimizer.optimizer, self.fabric.device)
 
+    @checked
     def step(self, now: int) -> dict[str, Tensor]:
         """Do one optimisation step and return the scalars to log.
 
@@ -317,6 +324,7 @@ class GanSteps:
         output: GeneratorOutput = self._generate(observed, audio, initial_state=state, noise=noise, return_observed=predicted)
         return output
 
+    @checked
     def update(self, drawn: Sequence[Tensor]) -> dict[str, Tensor]:
         """Update the discriminators, then the generator against them.
 
@@ -374,6 +382,7 @@ class GanSteps:
         return means, norm
 
 
+@checked
 def train_generator(
     generator: MultiScaleGenerator,
     discriminators: Discriminators,

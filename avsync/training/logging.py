@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from avsync._checks import import_extra
+from avsync._checks import checked, import_extra
 from avsync._files import replacing
 from avsync.errors import CheckpointError
 
@@ -73,6 +73,7 @@ class TrainingLog:
         self.close()
 
 
+@checked
 def read_log(folder: str | os.PathLike[str]) -> list[tuple[int, str, float]]:
     """Read the rows of a folder's ``metrics.csv`` as (step, name, value); none if the file does not exist.
 

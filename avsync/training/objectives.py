@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from avsync._checks import check_count, check_fields, checked
 from avsync.errors import ConfigError
 from avsync.losses.all_pairs import AllPairsInfoNCE, all_pairs_info_nce, within_clips_info_nce
 from avsync.losses.distributed import check_alike, rank_and_size, sum_across
@@ -99,6 +100,7 @@ class SyncerTrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("steps", "batch_size", "accumulate", "frames", "fine_frames", "num_negatives", "offset_window"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}`: expected at least 1, got {getattr(self, name)}")
@@ -127,6 +129,7 @@ class LevelObjective(nn.Module):
         config: The settings, which name the loss.
     """
 
+    @checked
     def __init__(self, *, config: SyncerTrainingConfig) -> None:
         super().__init__()
         self.config = config
@@ -144,6 +147,7 @@ class LevelObjective(nn.Module):
                 temperature=config.temperature, learnable=True, max_scale=LARGEST_SCALE, reduction="none"
             )
 
+    @checked
     def chance(self, clips: int, windows: int, span: int = 1) -> float:
         """Compute the loss of uninformative embeddings, for windows of equal weights.
 
@@ -152,6 +156,8 @@ class LevelObjective(nn.Module):
             windows: Windows of a clip.
             span: Windows of the segments of the loss over offsets.
         """
+        check_count("clips", clips)
+        check_count("windows", windows)
         if self.config.objective == "contrastive":
             # The best single distance d for aligned and misaligned pairs alike minimises (d^2 + (margin - d)^2) / 4.
             return self.config.margin**2 / 8

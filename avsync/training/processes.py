@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from avsync._checks import check_choice, import_extra
-from avsync.errors import AvsyncError
+from avsync._checks import check_choice, checked, import_extra
+from avsync.errors import ArgumentError, AvsyncError
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
+@checked
 def make_fabric(
     *,
     accelerator: str = "auto",
@@ -50,9 +51,12 @@ def make_fabric(
     if strategy == "ddp" or devices != 1 or num_nodes != 1:
         # No copies of gradients in addition to the buckets that are sent.
         chosen = import_extra("lightning_fabric.strategies", "train").DDPStrategy(gradient_as_bucket_view=True)
-    fabric = lightning.Fabric(
-        accelerator=accelerator, devices=devices, precision=precision, num_nodes=num_nodes, strategy=chosen
-    )
+    try:
+        fabric = lightning.Fabric(
+            accelerator=accelerator, devices=devices, precision=precision, num_nodes=num_nodes, strategy=chosen
+        )
+    except Exception as error:  # Lightning has errors of many types for what it finds no devices for
+        raise ArgumentError(f"`accelerator`, `devices`: expected what Lightning Fabric can use, got {error!s:.300}") from error
     fabric.launch()
     return fabric
 
@@ -74,11 +78,21 @@ def mean_over_processes(values: Tensor, fabric: Any) -> Tensor:
     return fabric.all_reduce(values, reduce_op="mean")
 
 
+def check_fabric(fabric: Any) -> None:
+    """Raise :class:`ArgumentError` unless ``fabric`` is a Lightning Fabric, such as that of :func:`make_fabric`, or acts as one."""
+    if isinstance(fabric, type) or not (hasattr(fabric, "is_global_zero") and hasattr(fabric, "device")):
+        raise ArgumentError(f"`fabric`: expected a Lightning Fabric (see make_fabric), got {type(fabric).__name__}")
+
+
+@checked
 def first_process(fabric: Any) -> bool:
     """Return whether this is the process that writes, evaluates and shows; True without a fabric."""
+    if fabric is not None:
+        check_fabric(fabric)
     return fabric is None or bool(fabric.is_global_zero)
 
 
+@checked
 def on_first_process(fabric: Any, function: Callable[[], object]) -> None:
     """Run a function on the first process; the others wait, and raise if it fails.
 

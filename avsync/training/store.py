@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from avsync._checks import check_choice, check_positive, import_extra
+from avsync._checks import check_choice, check_positive, checked, import_extra
 from avsync._files import replacing
 from avsync.errors import CheckpointError
 from avsync.training.checkpoint import DamagedCheckpointError, Stateful, check_checkpoint, load_checkpoint, write_checkpoint
@@ -40,6 +40,7 @@ class CheckpointStore:
     Source: ours.
     """
 
+    @checked
     def __init__(self, folder: str | os.PathLike[str], *, keep: int = 3, best: str | None = None, mode: str = "max") -> None:
         check_positive("keep", keep)
         check_choice("mode", mode, ("max", "min"))
@@ -51,6 +52,7 @@ class CheckpointStore:
         """Path of the best checkpoint, whether it exists or not."""
         return self.folder / "best.ckpt"
 
+    @checked
     def path(self, step: int) -> Path:
         """Return the path of the checkpoint of a step."""
         return self.folder / f"step-{step:08d}.ckpt"
@@ -68,6 +70,7 @@ class CheckpointStore:
         return self.path(steps[-1]) if steps else None
 
     @contextlib.contextmanager
+    @checked
     def lock(self, *, seconds: float | None = None) -> Iterator[None]:
         """Lock the folder against other runs; the system releases the lock when the process ends or is killed.
 
@@ -125,6 +128,7 @@ class CheckpointStore:
             raise CheckpointError(f"`checkpoint`: no good checkpoint in {self.folder}: {'; '.join(reasons)}")
         return None
 
+    @checked
     def load(
         self, step: int, state: Mapping[str, Stateful], *, accept: Callable[[Mapping[str, Any]], None] | None = None
     ) -> dict[str, Any]:
@@ -145,6 +149,7 @@ class CheckpointStore:
         self._new_run = False
         return values
 
+    @checked
     def load_best(self, state: Mapping[str, Stateful]) -> dict[str, Any]:
         """Restore the best checkpoint; see :meth:`load`.
 
@@ -153,6 +158,7 @@ class CheckpointStore:
         """
         return load_checkpoint(self.best_path, state)
 
+    @checked
     def save(self, step: int, content: Mapping[str, Any], *, is_best: bool = False) -> None:
         """Write a checkpoint, then remove the oldest checkpoints beyond ``keep``.
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 
+from avsync._checks import check_count, checked
 from avsync.corpus.banks.bank import Batch
 from avsync.metrics.multi_scale import MAX_OFFSETS, multi_scale_offset
 from avsync.metrics.offset import SyncOffset
@@ -28,6 +29,7 @@ class LevelReport(NamedTuple):
 
 
 @torch.no_grad()
+@checked
 def crop_offsets(
     syncers: MultiScaleSyncer, crops: Batch, *, margin: int, max_offsets: tuple[int, ...] = MAX_OFFSETS, chunk: int = 128
 ) -> list[SyncOffset]:
@@ -44,6 +46,7 @@ def crop_offsets(
     Returns:
         One :class:`avsync.metrics.offset.SyncOffset` per level, whose tensors are (crops,).
     """
+    check_count("chunk", chunk)
     chunks = [
         multi_scale_offset(
             syncers,
@@ -57,6 +60,7 @@ def crop_offsets(
     return [SyncOffset(*map(torch.cat, zip(*level, strict=True))) for level in zip(*chunks, strict=True)]
 
 
+@checked
 def evaluate_syncers(
     syncers: MultiScaleSyncer, crops: Batch, *, margin: int, max_offsets: tuple[int, ...] = MAX_OFFSETS
 ) -> list[LevelReport]:

@@ -9,6 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from avsync._checks import checked
 from avsync.corpus.banks.augmentation import AugmentConfig
 from avsync.corpus.banks.bank import Batch, CropBank, encode_waveform
 from avsync.corpus.clip import SAMPLES_PER_FRAME
@@ -23,7 +24,7 @@ from avsync.training.ema import averaged, copy_average, weight_average
 from avsync.training.engine import History, LoopOptions, flat_settings, train_loop
 from avsync.training.objectives import LevelObjective, SyncerTrainingConfig, level_losses
 from avsync.training.optimisation import Precision, Trained, cosine_schedule, set_learning_rate, to_device
-from avsync.training.processes import world_group
+from avsync.training.processes import check_fabric, world_group
 from avsync.training.random_state import RandomState, rank_generator
 from avsync.training.speech_weights import speech_weights
 
@@ -31,6 +32,7 @@ SHORTEST_SPAN = 5
 """Frames of the shortest segment whose mean face motion is measured from, those of one window."""
 
 
+@checked
 def embed_crops(
     encoder: Callable[..., list[Embeddings]],
     batch: Batch,
@@ -157,6 +159,7 @@ class SyncerSteps:
         augment: AugmentConfig | None,
         compiled: bool,
     ) -> None:
+        check_fabric(fabric)
         self.pyramid, self.bank, self.config, self.augment = pyramid, bank, config, augment
         self.fabric, self.levels = fabric, list(levels)
         pyramid.to(fabric.device)  # also the levels that are not trained: they are evaluated with the others
@@ -276,6 +279,7 @@ def check_features(pyramid: SyncerPyramid, bank: CropBank) -> None:
         )
 
 
+@checked
 def lip_leak(bank: CropBank, *, frames: int = 100, region: str = "head") -> Tensor:
     """Fit :func:`avsync.landmarks.lip_leak.fit_lip_leak` to all clips of a bank.
 
@@ -290,6 +294,7 @@ def lip_leak(bank: CropBank, *, frames: int = 100, region: str = "head") -> Tens
     return fit_lip_leak(bank.windows(frames, stride=frames).landmarks, region=region)
 
 
+@checked
 def train_syncers(
     pyramid: SyncerPyramid,
     bank: CropBank,

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from avsync._checks import check_fields, checked
 from avsync.corpus.banks.augmentation import AugmentConfig
 from avsync.corpus.banks.bank import CropBank
 from avsync.errors import ConfigError
@@ -43,11 +44,13 @@ class WarmStartConfig:
     runs: int = 1
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("first_level", "steps", "runs"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}`: expected at least 1, got {getattr(self, name)}")
 
 
+@checked
 def train_finest_first(
     pyramid: SyncerPyramid,
     bank: CropBank,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from avsync._checks import check_fields
 from avsync.audio.features import MFCC, LogMel
 from avsync.corpus.banks.interference import add_interference
 from avsync.errors import ArgumentError, ConfigError
@@ -89,6 +90,7 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
+        check_fields(self)
         ranges = (
             ("scale", self.scale, 0.0),
             ("tempo", self.tempo, 0.0),

@@ -24,7 +24,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from avsync._checks import check_positive, check_type
+from avsync._checks import check_positive, check_type, checked
 from avsync.audio.features import normalise_waveform
 from avsync.corpus.banks.augmentation import AugmentConfig, interpolate_rows, random_tempo, vary_audio, vary_landmarks
 from avsync.corpus.clip import SAMPLES_PER_FRAME, Clip, Corpus, check_clip, resample_clip
@@ -63,6 +63,7 @@ class Batch:
         """Share of the frames with speech in each crop, (batch,)."""
         return self.speech.float().mean(dim=1)
 
+    @checked
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """Return the crops on another device; with ``non_blocking``, copies from pinned memory are asynchronous."""
         return Batch(*(x.to(device, non_blocking=non_blocking) for x in self._tensors()))
@@ -71,9 +72,15 @@ class Batch:
         """Return the crops in page-locked memory, for asynchronous copies to a GPU; needs CUDA."""
         return Batch(*(x.pin_memory() for x in self._tensors()))
 
+    @checked
     def select(self, which: Tensor | slice) -> Batch:
         """Return the crops selected by a mask (batch,), by indices or by a slice."""
-        return Batch(*(x[which] for x in self._tensors()))
+        if isinstance(which, Tensor) and (which.ndim != 1 or which.dtype not in (torch.bool, torch.int64)):
+            raise ShapeError(f"`which`: expected a mask or numbers (int64) of crops, got {tuple(which.shape)} of {which.dtype}")
+        try:
+            return Batch(*(x[which] for x in self._tensors()))
+        except IndexError as error:
+            raise ArgumentError(f"`which`: expected crops 0 to {len(self.start) - 1}, got others: {error}") from error
 
     def _tensors(self) -> tuple[Tensor, ...]:
         return self.landmarks, self.audio, self.clip_index, self.start, self.speech

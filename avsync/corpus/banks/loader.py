@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import torch
 
-from avsync._checks import check_positive, check_type
+from avsync._checks import check_positive, check_type, checked
 from avsync.corpus._process import ProcessBound
 from avsync.corpus.banks.augmentation import AugmentConfig
 from avsync.corpus.banks.bank import Batch, CropBank
@@ -142,6 +142,7 @@ class BatchLoader(ProcessBound):
         """Return the seed and the position: the number of returned batches, without batches made in advance."""
         return {"seed": self.seed, "position": self._position}
 
+    @checked
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from the position of a :meth:`state_dict`.
 

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from avsync._checks import check_path, check_positive, check_type
-from avsync._files import read_json, untrusted, write_json
+from avsync._checks import check_path, check_positive, check_type, checked
+from avsync._files import make_folder, read_json, untrusted, write_json
 from avsync.corpus.banks._shard_file import (
     Rows,
     ShardHeader,
@@ -56,6 +56,7 @@ class _Source(NamedTuple):
     read: Callable[[], Clip]
 
 
+@checked
 def build_shards(
     clips: Iterable[Clip],
     folder: str | os.PathLike[str],
@@ -100,7 +101,7 @@ def build_shards(
     check_path("folder", folder)
     check_sources(clips, features)
     target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
+    make_folder(target)
     made_by = _describe(features)
     bad = list(clips.bad) if isinstance(clips, Corpus) else []
     headers: list[ShardHeader] = []
@@ -174,6 +175,7 @@ class ShardedBank(CropBank):
     Source: ours.
     """
 
+    @checked
     def __init__(self, folder: str | os.PathLike[str], *, features: nn.Module, verify: bool = False) -> None:
         self.folder, self.features = Path(check_path("folder", folder)), features
         check_sources((), features)
@@ -205,6 +207,7 @@ class ShardedBank(CropBank):
         """Device of the batches."""
         return self._device
 
+    @checked
     def to(self, device: torch.device | str) -> ShardedBank:
         """Set the device of the batches; the shards stay in their files."""
         self._device = torch.device(device)

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from avsync._checks import check_choice, check_path, check_positive, check_type
+from avsync._checks import check_choice, check_path, check_positive, check_type, checked
 from avsync.corpus.clip import Clip, missing_ranges, sample_of_frame
 from avsync.corpus.detectors import CheckedDetector, Detector, as_detector
 from avsync.corpus.detectors.protocol import Faces
@@ -73,6 +73,7 @@ def extract(video: str | os.PathLike[str], *, report: VideoReport | None = None,
     return list(iter_clips(video, report=report, **options))  # type: ignore[arg-type]
 
 
+@checked
 def iter_clips(
     video: str | os.PathLike[str],
     *,

@@ -128,7 +128,7 @@ def find_videos(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[tuple[Pat
 
     Source: ours.
     """
-    if isinstance(paths, str | bytes | os.PathLike) or not isinstance(paths, Iterable):
+    if isinstance(paths, str | bytes | os.PathLike) or not isinstance(paths, Iterable) or hasattr(paths, "shape"):
         raise ArgumentError(f"`videos`: expected a list of files and folders, got {paths!r}")
     found: dict[Path, tuple[Path, Path]] = {}
     visited: set[str] = set()

@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from avsync._files import read_json, untrusted, write_json
+from avsync._files import make_folder, read_json, untrusted, write_json
 from avsync.corpus.clip import INDEX_NAME, is_rate, write_index
 from avsync.corpus.extraction.jobs import Job
 from avsync.corpus.extraction.report import DONE, VideoReport, typed
@@ -77,7 +77,7 @@ def begin(out: Path, job: Job) -> None:
     marker = _marker(out, job.key)
     if marker.exists() or _record_path(out, job.key).exists():
         remove_unfinished(out, job.key)
-    marker.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(marker.parent)
     marker.touch()
 
 

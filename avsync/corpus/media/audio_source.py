@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from avsync._checks import check_path, check_positive, check_type
+from avsync._checks import check_path, check_positive, check_type, checked
 from avsync.corpus._process import ProcessBound
 from avsync.corpus.media._audio_clock import AudioClock, Block, Placed
 from avsync.corpus.media._downmix import Downmix
@@ -153,6 +153,7 @@ class AudioSource(ProcessBound):
             )
         return lines
 
+    @checked
     def read(self, start: float, samples: int) -> FloatArray:
         """Return the audio from an instant on; silence where the file has no audio.
 
@@ -169,6 +170,7 @@ class AudioSource(ProcessBound):
         """
         return self.read_segment(start, samples).waveform
 
+    @checked
     def read_segment(self, start: float, samples: int) -> AudioSegment:
         """Return the audio from an instant on, with a mask of the samples for which the file has audio.
 

@@ -197,7 +197,7 @@ def write_video(
     _check_rates(sample_rate, fps)
     if not 0 <= crf <= 51:
         raise ArgumentError(f"`crf`: expected a number from 0 to 51, got {crf!r}")
-    if not isinstance(frames, Iterable):
+    if not isinstance(frames, Iterable) or getattr(frames, "ndim", 1) == 0:
         raise ArgumentError(f"`frames`: expected images, got {type(frames).__name__}")
     samples = None if waveform is None else _check_waveform(waveform)
     size: tuple[int, ...] | None = None

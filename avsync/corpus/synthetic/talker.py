@@ -35,7 +35,7 @@ from typing import overload
 
 import numpy as np
 
-from avsync._checks import check_choice, check_positive
+from avsync._checks import check_choice, check_positive, checked
 from avsync.corpus.clip import Clip
 from avsync.corpus.media.info import FloatArray
 from avsync.corpus.synthetic import _face as face_model
@@ -107,6 +107,7 @@ class SyntheticConfig:
                 raise ConfigError(f"`{field.name}`: expected a number from {low:g} to {high:g}, got {value!r}")
 
 
+@checked
 def synthetic_clip(config: SyntheticConfig | None = None, speaker: int = 0, clip: int = 0, *, seconds: float = 12.0) -> Clip:
     """Generate one clip of the synthetic talker; landmark frame k is at the time of sample 640 k.
 
@@ -190,6 +191,7 @@ class SyntheticCorpus(Sequence[Clip]):
         (6, 'syn100000_000', 'syn100001_002')
     """
 
+    @checked
     def __init__(
         self,
         config: SyntheticConfig | None = None,
@@ -209,6 +211,7 @@ class SyntheticCorpus(Sequence[Clip]):
         self.config = SyntheticConfig() if config is None else config
         self.split = split
         self.seconds = seconds
+        check_positive("seconds", seconds)
         check_positive("seconds", round(seconds * FPS) / FPS)
         numbers = [
             (_FIRST_SPEAKER[part] + speaker, clip)
@@ -236,6 +239,7 @@ class SyntheticCorpus(Sequence[Clip]):
     @overload
     def __getitem__(self, index: slice) -> list[Clip]: ...
 
+    @checked
     def __getitem__(self, index: int | slice) -> Clip | list[Clip]:
         """Generate one clip, or the list of the clips in a slice."""
         if isinstance(index, slice):

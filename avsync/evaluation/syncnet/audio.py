@@ -17,7 +17,7 @@ import math
 import torch
 from torch import Tensor
 
-from avsync._checks import check_floating, check_shape
+from avsync._checks import check_floating, check_shape, check_some_clips, checked
 from avsync.audio.features import dct_matrix
 from avsync.errors import ClipTooShortError
 from avsync.pyramid import SAMPLE_RATE
@@ -48,6 +48,7 @@ def _rounded_filterbank() -> Tensor:
     return torch.where(bins < centre, rising, falling).clamp_min(0.0)
 
 
+@checked
 def num_mfcc_frames(samples: int) -> int:
     """Return the number of frames of features that lie wholly inside ``samples`` samples.
 
@@ -64,6 +65,7 @@ def num_mfcc_frames(samples: int) -> int:
     return max(0, 1 + (samples - FRAME_LENGTH) // HOP_LENGTH)
 
 
+@checked
 def syncnet_mfcc(waveform: Tensor, *, quantise: bool = True) -> Tensor:
     """Compute SyncNet's audio features of whole clips.
 
@@ -91,6 +93,7 @@ def syncnet_mfcc(waveform: Tensor, *, quantise: bool = True) -> Tensor:
     """
     check_shape("waveform", waveform, "batch samples")
     check_floating("waveform", waveform)
+    check_some_clips("waveform", waveform)
     if waveform.shape[1] < FRAME_LENGTH:
         raise ClipTooShortError(f"`waveform`: expected at least {FRAME_LENGTH} samples, got {waveform.shape[1]}")
     precise = torch.float32 if waveform.device.type == "mps" else torch.float64

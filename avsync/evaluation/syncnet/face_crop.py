@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from avsync._checks import check_positive
+from avsync._checks import check_finite_numbers, check_positive, checked
 from avsync.corpus.media.info import Image
 from avsync.errors import ArgumentError, ShapeError
 
@@ -52,6 +52,7 @@ class CropPath(NamedTuple):
         return float(2 * self.half.mean())
 
 
+@checked
 def face_boxes(points: Points, *, forehead: float = FOREHEAD) -> _Points:
     """Compute boxes around faces.
 
@@ -107,6 +108,7 @@ def median_filter(values: _Points, size: int = FILTER_FRAMES) -> _Points:
     return np.median(np.lib.stride_tricks.sliding_window_view(np.pad(values, size // 2), size), axis=1)
 
 
+@checked
 def crop_path(boxes: _Points) -> CropPath:
     """Smooth the boxes of a track into the path of its crops.
 
@@ -138,6 +140,7 @@ def crop_path(boxes: _Points) -> CropPath:
     return CropPath(*(median_filter(value) for value in ((left + right) / 2, (top + bottom) / 2, half)))
 
 
+@checked
 def crop_face(image: Image, x: float, y: float, half: float, *, crop_scale: float = CROP_SCALE) -> Image:
     """Cut one face out of one frame.
 
@@ -160,7 +163,8 @@ def crop_face(image: Image, x: float, y: float, half: float, *, crop_scale: floa
 
     Source: the published pipeline.
     """
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+    check_finite_numbers(x=x, y=y, half=half, crop_scale=crop_scale)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
         raise ShapeError(f"`image`: expected (height, width, 3) uint8, got {image.shape} {image.dtype}")
     # Bounds are rounded down after a shift by a whole number of pixels, as the published pipeline pads the image before it
     # cuts.

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from avsync._checks import check_floating, check_positive, check_shape
+from avsync._checks import check_floating, check_positive, check_shape, checked
 from avsync.errors import CheckpointError, ClipTooShortError
 from avsync.evaluation.syncnet.audio import NUM_COEFFICIENTS
 from avsync.pretrained import PretrainedModel
@@ -122,6 +122,7 @@ class SyncNet(PretrainedModel):
 
     config_class = SyncNetConfig
 
+    @checked
     def __init__(self, config: SyncNetConfig | None = None) -> None:
         super().__init__()
         self.config = config or SyncNetConfig()
@@ -130,6 +131,7 @@ class SyncNet(PretrainedModel):
         self.netcnnlip = _lip_convolutions()
         self.netfclip = _last_layers(self.config.embed)
 
+    @checked
     def embed_video(self, video: Tensor) -> Tensor:
         """Embed all windows of 5 frames.
 
@@ -147,9 +149,10 @@ class SyncNet(PretrainedModel):
         check_floating("video", video)
         if video.shape[2] < WINDOW:
             raise ClipTooShortError(f"`video`: expected at least {WINDOW} frames, got {video.shape[2]}")
-        features = self.netcnnlip(video).flatten(2).transpose(1, 2)
+        features = self.netcnnlip(video.to(next(self.netcnnlip.parameters()).dtype)).flatten(2).transpose(1, 2)
         return self.netfclip(features.flatten(0, 1)).unflatten(0, features.shape[:2])
 
+    @checked
     def embed_audio(self, features: Tensor) -> Tensor:
         """Embed all windows of 20 frames of audio, one every 4 frames.
 
@@ -167,10 +170,13 @@ class SyncNet(PretrainedModel):
         check_floating("features", features)
         if features.shape[1] < AUDIO_WINDOW:
             raise ClipTooShortError(f"`features`: expected at least {AUDIO_WINDOW} audio frames, got {features.shape[1]}")
-        windows = features.unfold(1, AUDIO_WINDOW, AUDIO_STRIDE)  # (batch, windows, 13, 20)
+        windows = features.to(next(self.netcnnaud.parameters()).dtype).unfold(
+            1, AUDIO_WINDOW, AUDIO_STRIDE
+        )  # (batch, windows, 13, 20)
         hidden = self.netcnnaud(windows.flatten(0, 1)[:, None]).flatten(1)
         return self.netfcaud(hidden).unflatten(0, windows.shape[:2])
 
+    @checked
     def forward(self, video: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         """Embed video and audio: :meth:`embed_video` and :meth:`embed_audio`."""
         return self.embed_video(video), self.embed_audio(features)

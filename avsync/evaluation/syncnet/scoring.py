@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from avsync._checks import check_choice, check_positive
+from avsync._checks import check_choice, check_positive, checked
 from avsync.corpus.detectors import Detector, as_detector
 from avsync.corpus.media.audio_source import AudioSource
 from avsync.corpus.media.info import FloatArray
@@ -72,6 +72,7 @@ class TrackScore:
         return self.offset_frames / FPS
 
 
+@checked
 def score_video(
     path: str | os.PathLike[str],
     *,

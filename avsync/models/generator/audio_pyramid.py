@@ -14,11 +14,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avsync._checks import at_least_float32, check_floating, check_positive, check_same_device, check_shape, describe_shape
+from avsync._checks import (
+    at_least_float32,
+    check_floating,
+    check_positive,
+    check_same_device,
+    check_shape,
+    checked,
+    describe_shape,
+)
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
 from avsync.pyramid import AUDIO_FRAMES_PER_FRAME
 
 
+@checked
 def mirror_audio(audio: Tensor, warm_up: int) -> Tensor:
     """Prepend the mirrored beginning of the audio, as the audio of ``warm_up`` repetitions of one face.
 
@@ -194,6 +203,7 @@ class AudioPyramid(nn.Module):
     audio_mean: Tensor
     audio_std: Tensor
 
+    @checked
     def __init__(
         self,
         *,
@@ -249,6 +259,7 @@ class AudioPyramid(nn.Module):
         reach += AUDIO_FRAMES_PER_FRAME * (2 ** (self.levels - 1) - 1)
         return reach // AUDIO_FRAMES_PER_FRAME
 
+    @checked
     def set_audio_statistics(self, mean: Tensor, std: Tensor) -> None:
         """Set mean and standard deviation of the coefficients, which standardise the input and are saved with the weights.
 

@@ -18,15 +18,19 @@ from torch.nn import functional as F
 
 from avsync._checks import (
     at_least_float32,
+    check_count,
+    check_fields,
+    check_finite_values,
     check_floating,
     check_positive,
     check_same_device,
     check_shape,
     check_some_clips,
+    checked,
     checked_config,
     describe_shape,
 )
-from avsync.errors import ArgumentError, ClipTooShortError, ConfigError
+from avsync.errors import ArgumentError, ClipTooShortError, ConfigError, ShapeError
 from avsync.landmarks.geometry import normalise
 from avsync.models.generator.audio_pyramid import AudioPyramid, mirror_audio
 from avsync.pretrained import PretrainedModel, added_later
@@ -406,6 +410,7 @@ class GeneratorConfig:
     noise: int = added_later(0)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -462,6 +467,7 @@ class Rollout:
     small velocities. The first observed face itself enters as a constant term.
     """
 
+    @checked
     def __init__(
         self,
         network: MultiScaleGenerator,
@@ -473,6 +479,8 @@ class Rollout:
         observed_terms: Tensor | None = None,
     ) -> None:
         config = network.config
+        check_shape("observed", observed, "batch frames points dims", points=config.points, dims=config.dims)
+        check_floating("observed", observed)
         self.batch = observed.shape[0]
         self._dtype = network.lstm_weight.dtype
         self._terms = None if terms is None else terms.unbind(0)
@@ -488,6 +496,7 @@ class Rollout:
         self._displace = RecurrentLinear(network.displacement_weight)
         self._gates = RecurrentLinear(network.lstm_weight, network.lstm_bias)
         self._enter = RecurrentLinear(network.enter_weight)
+        self._width, self._dtype = config.branch_width, network.enter_weight.dtype
         self._blocks = [block.unrolled() for block in network.branch_blocks()]
         self._head = network.head.unrolled()
 
@@ -533,6 +542,7 @@ class Rollout:
         self._hidden, self._cell = lstm_update(gates, self._cell)
         return torch.cat([self._hidden.to(dtype), position], dim=1)
 
+    @checked
     def step(self, term: Tensor | None = None) -> StepOutput:
         """Generate the next frame, equations (6)-(8).
 
@@ -552,6 +562,11 @@ class Rollout:
                     "`term`: expected the audio's part of this step, because the rollout has none (left), got None"
                 )
             term = self._terms[self._steps]
+        else:
+            branches, width = self._velocities[0], self._width
+            check_shape("term", term, "branches batch branch_width", branches=branches, batch=self.batch, branch_width=width)
+            check_floating("term", term)
+            term = term.to(self._dtype)
         velocity, mask = self._velocity(self._observe(self._displacement), term)
         if self._basis is not None:
             velocity, self._place = self._within_reach(velocity, self._basis, self._place)
@@ -586,8 +601,11 @@ class Rollout:
         place = torch.minimum(torch.maximum(place, -self._reach), self._reach)
         return ((place - before) @ basis).view_as(velocity), place
 
+    @checked
     def faces(self, displacements: Tensor) -> Tensor:
         """Convert displacements (batch, frames, points * dims) to faces (batch, frames, points, dims) in the input unit."""
+        _, _, points, dims = self._first.shape
+        check_shape("displacements", displacements, "batch frames values", batch=self.batch, values=points * dims)
         return torch.addcmul(self._first, self._unit, displacements.unflatten(2, self._first.shape[2:]))
 
 
@@ -694,10 +712,12 @@ class MultiScaleGenerator(PretrainedModel):
         """Return the pointwise blocks of the branches, in order."""
         return list(self.blocks)  # type: ignore[arg-type]
 
+    @checked
     def set_audio_statistics(self, mean: Tensor, std: Tensor) -> None:
         """Set the mean and the standard deviation (coeffs,) of the audio features; they are saved with the weights."""
         self.audio_pyramid.set_audio_statistics(mean, std)
 
+    @checked
     def set_motion_basis(self, motions: Tensor, reach: Tensor) -> None:
         """Set the principal motions found by :func:`avsync.landmarks.principal_motions.principal_motions`.
 
@@ -716,10 +736,12 @@ class MultiScaleGenerator(PretrainedModel):
         sizes = {"components": config.motion_components, "points": config.points, "dims": config.dims}
         check_shape("motions", motions, "components points dims", **sizes)
         check_shape("reach", reach, "components", components=config.motion_components)
+        check_finite_values("motions", motions)
         self.motion_basis.copy_(motions.flatten(1) / config.velocity_scale)
         self.motion_reach.copy_(reach)
         _invert_basis(self)
 
+    @checked
     def audio_terms(self, maps: Tensor, noise: Tensor | None = None) -> Tensor:
         """Compute the part of audio and noise in the branches' first layer, for all frames in one product.
 
@@ -734,8 +756,13 @@ class MultiScaleGenerator(PretrainedModel):
             ShapeError: The noise does not match the maps.
             ArgumentError: The generator reads noise and got none.
         """
+        sizes = {"branches": self.config.num_branches, "channels": self.config.audio_channels}
+        check_shape("maps", maps, "branches batch frames channels", **sizes)
+        check_floating("maps", maps)
         branches, batch, frames, _ = maps.shape
-        terms = self.audio_entry(maps.flatten(1, 2))
+        if 0 in (batch, frames):
+            raise ShapeError(f"`maps`: expected at least 1 clip of 1 frame, got {tuple(maps.shape)}")
+        terms = self.audio_entry(maps.to(self.enter_weight.dtype).flatten(1, 2))
         if self.noise_entry is not None:
             if noise is None:
                 raise ArgumentError("`noise`: expected noise from draw_noise, because the generator reads it, got None")
@@ -744,6 +771,7 @@ class MultiScaleGenerator(PretrainedModel):
             terms = terms + self.noise_entry(rows)
         return terms.view(branches, batch, frames, -1).permute(2, 0, 1, 3)
 
+    @checked
     def draw_noise(
         self,
         batch: int,
@@ -763,6 +791,8 @@ class MultiScaleGenerator(PretrainedModel):
         Returns:
             (batch, frames, noise), float32; no channels for a generator without noise.
         """
+        check_count("batch", batch)
+        check_count("frames", frames)
         channels = self.config.noise
         if not channels:
             return torch.zeros(batch, frames, 0, device=device)
@@ -773,6 +803,7 @@ class MultiScaleGenerator(PretrainedModel):
         between = torch.lerp(drawn[:, :-1, None], drawn[:, 1:, None], fraction)
         return between.flatten(1, 2)[:, :frames]
 
+    @checked
     def draw_state(
         self, batch: int, *, generator: torch.Generator | None = None, device: torch.device | str | None = None
     ) -> Tensor:
@@ -786,10 +817,12 @@ class MultiScaleGenerator(PretrainedModel):
         Returns:
             (2, batch, hidden), float32.
         """
+        check_count("batch", batch)
         if self.config.initial_state != "random":
             return torch.zeros(2, batch, self.config.hidden, device=device)
         return torch.randn(2, batch, self.config.hidden, generator=generator, device=device)
 
+    @checked
     def start(
         self,
         observed: Tensor,
@@ -832,6 +865,7 @@ class MultiScaleGenerator(PretrainedModel):
             observed_terms=observed_terms,
         )
 
+    @checked
     def forward(
         self,
         observed: Tensor,
@@ -897,6 +931,7 @@ class MultiScaleGenerator(PretrainedModel):
             None if rollout.predictions is None else rollout.faces(rollout.predictions),
         )
 
+    @checked
     def generate(
         self,
         face: Tensor,

@@ -13,7 +13,7 @@ from collections import deque
 import torch
 from torch import Tensor
 
-from avsync._checks import at_least_float32, check_positive, check_shape, is_tensor
+from avsync._checks import at_least_float32, check_positive, check_shape, checked, is_tensor
 from avsync.errors import ArgumentError
 from avsync.models.generator.audio_pyramid import AudioPyramid, StridedConvNeXtBlock
 from avsync.models.generator.model import NOISE_PERIOD, MultiScaleGenerator
@@ -57,6 +57,7 @@ class AudioPyramidStream:
     Source: ours.
     """
 
+    @checked
     def __init__(self, *, pyramid: AudioPyramid) -> None:
         self.pyramid = pyramid
         self._blocks = [_BlockStream(block) for block in pyramid.blocks]
@@ -77,6 +78,7 @@ class AudioPyramidStream:
             return torch.lerp(frames[position], frames[position + 1], fraction)
         return frames[position] if ended else None
 
+    @checked
     def push(self, audio: Tensor, *, last: bool = False) -> list[Tensor]:
         """Add audio and return the vectors that it completes.
 
@@ -137,6 +139,7 @@ class GeneratorStream:
     Source: ours.
     """
 
+    @checked
     def __init__(
         self,
         *,

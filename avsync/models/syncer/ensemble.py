@@ -10,6 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from avsync._checks import check_fields, checked
 from avsync.errors import ArgumentError, ConfigError
 from avsync.models.syncer.interface import MultiScaleSyncer, SyncerInterface, unit_norm
 from avsync.models.syncer.pyramid import SyncerPyramid, SyncerPyramidConfig
@@ -32,6 +33,7 @@ class SyncerEnsembleConfig:
     weights: tuple[float, ...]
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.members:
             raise ConfigError("`members`: expected at least one pyramid, got none")
         if len(self.weights) != len(self.members) or not all(0 < weight < math.inf for weight in self.weights):
@@ -73,6 +75,7 @@ class SyncerEnsemble(MultiScaleSyncer):
 
     config_class = SyncerEnsembleConfig
 
+    @checked
     def __init__(self, config: SyncerEnsembleConfig, *, pyramids: Sequence[SyncerPyramid] | None = None) -> None:
         if not isinstance(config, SyncerEnsembleConfig):
             raise ArgumentError(f"`config`: expected SyncerEnsembleConfig, got {type(config).__name__}")
@@ -86,6 +89,7 @@ class SyncerEnsemble(MultiScaleSyncer):
         self._roots = [math.sqrt(weight / sum(config.weights)) for weight in config.weights]
 
     @classmethod
+    @checked
     def of(cls, pyramids: Sequence[SyncerPyramid], *, weights: Sequence[float] | None = None) -> SyncerEnsemble:
         """Build an ensemble from trained pyramids.
 
@@ -105,6 +109,7 @@ class SyncerEnsemble(MultiScaleSyncer):
         ensemble.training = any(pyramid.training for pyramid in pyramids)
         return ensemble
 
+    @checked
     def embed_motion(
         self,
         landmarks: Tensor,
@@ -122,6 +127,7 @@ class SyncerEnsemble(MultiScaleSyncer):
             [member.embed_motion(landmarks, reference=reference, lengths=lengths, levels=levels) for member in self._members]
         )
 
+    @checked
     def embed_audio(self, audio: Tensor, *, lengths: Tensor | None = None, levels: Sequence[int] | None = None) -> list[Tensor]:
         """Embed all windows of audio; the arguments are those of ``forward``.
 

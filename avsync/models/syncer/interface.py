@@ -12,7 +12,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from avsync._checks import check_floating, check_same_device, check_shape, describe_shape, is_tensor
+from avsync._checks import check_floating, check_same_device, check_shape, checked, describe_shape, is_tensor
 from avsync.audio.features import SpeechFeatures
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
 from avsync.landmarks.layouts import LANDMARKS68, Layout, find_layout
@@ -173,10 +173,12 @@ class MultiScaleSyncer(PretrainedModel):
         """
         raise NotImplementedError
 
+    @checked
     def shortest_clip(self, levels: Sequence[int] | None = None) -> int:
         """Return the fewest frames at level 0 that fill one window at each of ``levels`` (default: all)."""
         return shortest_clip(self.window, max(self._chosen(levels), default=0))
 
+    @checked
     def forward(
         self,
         landmarks: Tensor,

@@ -24,11 +24,13 @@ from torch import Tensor, nn
 
 from avsync._checks import (
     at_least_float32,
+    check_fields,
     check_floating,
     check_positive,
     check_same_device,
     check_shape,
     check_some_clips,
+    checked,
     checked_config,
 )
 from avsync.audio.features import COEFFICIENTS, FEATURES_PER_SECOND, KINDS
@@ -388,6 +390,7 @@ class SyncerPyramidConfig:
     motion_scale: float = 8.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not isinstance(self.syncer, SyncerConfig):
             raise ConfigError(f"`syncer`: expected SyncerConfig, got {type(self.syncer).__name__}")
         if self.num_levels < 1:
@@ -467,6 +470,7 @@ class SyncerPyramidConfig:
         """Return the sizes of one level's syncer."""
         return replace(self.syncer, **{name: getattr(self, name)[level] for name in _OF_A_LEVEL if getattr(self, name)})
 
+    @checked
     def finest(self, levels: int) -> SyncerPyramidConfig:
         """Return this config with only its finest levels.
 
@@ -538,6 +542,7 @@ class SyncerPyramid(MultiScaleSyncer):
         weights = head_frame_weights(shape.device, shape.dtype, layout=layout) if shape is not None and layout.to_68 else None
         self.register_buffer("head_weights", weights, persistent=False)
 
+    @checked
     def set_audio_statistics(self, mean: Tensor, std: Tensor) -> None:
         """Set the statistics that standardise the features of every level, both (audio_features,), in the unit of the features.
 
@@ -548,6 +553,7 @@ class SyncerPyramid(MultiScaleSyncer):
             ArgumentError: A standard deviation is not above 0.
         """
         check_shape("std", std, "audio_features", audio_features=self.config.syncer.audio_features)
+        check_floating("std", std)
         check_positive("std", float(std.min()))
         if self.config.mean_normalisation:
             mean = torch.zeros_like(mean)
@@ -565,6 +571,7 @@ class SyncerPyramid(MultiScaleSyncer):
             check_shape("shape", shape, "points dims", points=points, dims=dims)
             self.average_shape.copy_(shape)
 
+    @checked
     def set_lip_leak(self, weights: Tensor) -> None:
         """Set the weights of :func:`avsync.landmarks.lip_leak.remove_lip_leak`, (5, 40, 68, 2), which are initially zero.
 
@@ -575,6 +582,7 @@ class SyncerPyramid(MultiScaleSyncer):
             check_shape("weights", weights, "lags lips points dims", lags=lags, lips=lips, points=points, dims=dims)
             self.lip_leak.copy_(weights)
 
+    @checked
     def embed_motion(
         self,
         landmarks: Tensor,
@@ -613,6 +621,7 @@ class SyncerPyramid(MultiScaleSyncer):
         motions = temporal_pyramid(motion, max(chosen) + 1, lengths=lengths)
         return _encode([self._syncer(level).motion_encoder for level in chosen], [motions[level] for level in chosen])
 
+    @checked
     def embed_audio(self, audio: Tensor, *, lengths: Tensor | None = None, levels: Sequence[int] | None = None) -> list[Tensor]:
         """Embed all windows of audio; the arguments are those of ``forward``.
 

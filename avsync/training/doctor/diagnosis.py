@@ -7,6 +7,7 @@ import re
 import statistics
 from collections.abc import Mapping, Sequence
 
+from avsync._checks import checked
 from avsync.training.doctor.findings import Finding, by_severity
 
 Curve = Sequence[tuple[int, float]]
@@ -27,6 +28,7 @@ _ELSEWHERE = (
 )
 
 
+@checked
 def diagnose(history: Mapping[str, Curve], *, chance: float | None = None) -> tuple[Finding, ...]:
     """Report whether a training run learns, and if not, the likely causes.
 

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from avsync._checks import checked
 from avsync.corpus.banks.bank import ClipBank
 from avsync.corpus.clip import Clip
-from avsync.errors import ClipTooShortError
+from avsync.errors import ArgumentError, ClipTooShortError
 from avsync.metrics.multi_scale import MAX_OFFSETS
 from avsync.metrics.offset import sync_offset
 from avsync.models.syncer.interface import MultiScaleSyncer, unit_norm
@@ -115,6 +116,7 @@ class _Clock:
             yield item
 
 
+@checked
 def examine(
     corpus: str | os.PathLike[str] | Iterable[Clip],
     *,
@@ -155,6 +157,8 @@ def examine(
         findings += _index_findings(chosen, split)
         clips, total = read_clips(corpus, chosen, findings), len(chosen)
     else:
+        if hasattr(corpus, "shape"):
+            raise ArgumentError(f"`corpus`: expected a folder or clips, got {type(corpus).__name__}")
         clips, total = (clip for clip in corpus if split is None or clip.split == split), 0
         clips = valid_clips(clips, findings)
     facts, scan = list[ClipFacts](), LagScan()

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from avsync._checks import check_positive
+from avsync._checks import check_positive, checked
 from avsync.corpus.banks.bank import Batch, CropBank
 from avsync.errors import ClipTooShortError
 from avsync.losses.all_pairs import all_pairs_info_nce
@@ -47,6 +47,7 @@ class Overfit(NamedTuple):
         return [curve[-1] for curve in self.curves]
 
 
+@checked
 def overfit_batch(bank: CropBank, *, seconds: float = 30.0, max_steps: int = 600, crops: int = 8, seed: int = 0) -> Overfit:
     """Train a small pyramid on one batch until the batch is memorised or the time is up.
 

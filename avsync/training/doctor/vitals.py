@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from avsync._checks import check_positive
+from avsync._checks import check_positive, checked
 from avsync.errors import ArgumentError
 from avsync.models.syncer.interface import Embeddings
 
 
 @torch.no_grad()
+@checked
 def vital_signs(
     embedded: Sequence[Embeddings],
     *,

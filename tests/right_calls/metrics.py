@@ -1,0 +1,120 @@
+"""Right calls of the metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from avsync import metrics as room
+from avsync.metrics.frechet import gaussian_statistics
+from avsync.models import SyncerConfig, SyncerPyramid, SyncerPyramidConfig
+from avsync.pretrained import model_folder
+from tests.right_calls import Call
+
+M, A = torch.randn(2, 3, 30, 8, generator=torch.Generator().manual_seed(0))
+MASK = torch.ones(3, 30, dtype=torch.bool)
+WINDOWS: dict[str, Any] = {"motion": M, "audio": A, "mask": MASK, "audio_mask": MASK}
+SEARCH: dict[str, Any] = {"max_offset": 3, "lead": 0, "edges": "masked"}
+PREDS, TARGET = torch.rand(2, 2, 50, 68, 2)
+LENGTHS = torch.tensor([50, 44])
+CLIPS: dict[str, Any] = {"preds": PREDS, "target": TARGET}
+WAVEFORM = 0.1 * torch.randn(2, 32000)
+PYRAMID = SyncerPyramid(SyncerPyramidConfig(syncer=SyncerConfig(width=4, embed=2)))
+FEATURES = torch.randn(2, 200, 26)
+ASKED: dict[str, Any] = {
+    "pyramid": PYRAMID, "landmarks": PREDS, "audio": FEATURES, "lengths": LENGTHS, "frame_mask": torch.ones(2, 50, dtype=torch.bool)
+}  # fmt: skip
+OFFSETS = room.sync_offset(M, A, max_offset=3)
+LEVEL = room.LevelCalibration(scale=1.0, power=1.0, match_bias=0.0, match_weights=(1.0, 1.0, 1.0))
+REPORT = room.sync_report(PYRAMID, PREDS, FEATURES)
+VECTORS = torch.randn(20, 3, dtype=torch.float64)
+DISTANCES = [[OFFSETS.distances for _ in range(3)]]
+
+
+class Flat(nn.Module):
+    """An extractor: the mean of everything but the first axis, and its spread."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        return torch.stack([flat.mean(1), flat.std(1)], dim=1)
+
+
+def updated(kind: Any, **options: Any) -> Callable[..., object]:
+    """Return the ``update`` of a new metric at each call."""
+    return lambda **given: kind(**options).update(**given)
+
+
+def metric(name: str, given: dict[str, Any], **options: Any) -> dict[str, Call]:
+    """Right calls of the constructor of a metric class and of its ``update``."""
+    kind = getattr(room, name)
+    found = {
+        name: Call(kind, options),
+        f"{name}.update": Call(updated(kind, **options), given, like=kind.update),
+    }
+    if hasattr(kind, "score"):
+        found[f"{name}.score"] = Call(kind.score, given)
+    return found
+
+
+CALLS = {
+    **metric("DistanceAtZero", WINDOWS, max_offset=3),
+    **metric("LSEConfidence", WINDOWS, max_offset=3),
+    **metric("LSEDistance", WINDOWS, max_offset=3),
+    **metric("OffsetAccuracy", WINDOWS, max_offset=3),
+    **metric("RankAtZero", WINDOWS, max_offset=3),
+    **metric("FrechetDistance", CLIPS, extractor=Flat(), num_features=2),
+    **metric("FrechetMotionDistance", CLIPS),
+    **metric("LandmarkDistance", {**CLIPS, "lengths": LENGTHS}),
+    **metric("LandmarkError", {**CLIPS, "lengths": LENGTHS}),
+    **metric("MouthOpeningCorrelation", {**CLIPS, "lengths": LENGTHS}),
+    **metric("VelocityError", {**CLIPS, "lengths": LENGTHS}),
+    "Calibration": Call(room.Calibration, {"levels": (LEVEL,)}),
+    "LevelCalibration": Call(
+        room.LevelCalibration, {"scale": 1.0, "power": 1.0, "match_bias": 0.0, "match_weights": (1.0, 1.0, 1.0)}
+    ),
+    "SyncOffset.within": Call(OFFSETS.within, {}),
+    "audio_onsets": Call(room.audio_onsets, {"waveform": WAVEFORM}),
+    "beat_align": Call(room.beat_align, {"landmarks": PREDS, "waveform": WAVEFORM}),
+    "bootstrap_interval": Call(room.bootstrap_interval, {"values": torch.rand(10), "groups": [0, 1] * 5, "resamples": 50}),
+    "distance_at_zero": Call(room.distance_at_zero, {**WINDOWS, **SEARCH}),
+    "face_speed": Call(room.face_speed, {"landmarks": PREDS, "lengths": LENGTHS}),
+    "fit_calibration": Call(
+        room.fit_calibration, {"matched": DISTANCES, "mismatched": DISTANCES, "windows": [[10, 20, 30]]}, slow=True
+    ),
+    "framewise_confidence": Call(room.framewise_confidence, {**WINDOWS, "max_offset": 3}),
+    "frechet_distance": Call(room.frechet_distance, {"preds": VECTORS, "target": gaussian_statistics(VECTORS)}),
+    "frechet_extractor_distance": Call(room.frechet_extractor_distance, {"extractor": Flat(), **CLIPS}),
+    "frechet_inception_distance": Call(room.frechet_inception_distance, {**CLIPS, "network": Flat(), "size": 8}),
+    "frechet_motion_distance": Call(room.frechet_motion_distance, {**CLIPS}),
+    "frechet_video_distance": Call(room.frechet_video_distance, {**CLIPS, "network": Flat(), "size": 8}),
+    "temporal_frechet_inception_distance": Call(
+        room.temporal_frechet_inception_distance, {**CLIPS, "network": Flat(), "size": 8}
+    ),
+    "known_offset": Call(room.known_offset, {"offset_frames": OFFSETS.offset_frames, "confidence": OFFSETS.confidence}),
+    "landmark_distance": Call(room.landmark_distance, {**CLIPS, "lengths": LENGTHS}),
+    "landmark_error": Call(room.landmark_error, {**CLIPS, "lengths": LENGTHS}),
+    "velocity_error": Call(room.velocity_error, {**CLIPS, "lengths": LENGTHS}),
+    "mouth_opening_correlation": Call(room.mouth_opening_correlation, {**CLIPS, "lengths": LENGTHS}),
+    "load_calibration": Call(room.load_calibration, {"path": Path(model_folder("landmarks68-25fps"), "calibration.json")}),
+    "load_motion_autoencoder": Call(room.load_motion_autoencoder, {}),
+    "lse_confidence": Call(room.lse_confidence, {**WINDOWS, **SEARCH}),
+    "lse_distance": Call(room.lse_distance, {**WINDOWS, **SEARCH}),
+    "motion_beats": Call(room.motion_beats, {"landmarks": PREDS}),
+    "multi_scale_embeddings": Call(room.multi_scale_embeddings, ASKED),
+    "multi_scale_offset": Call(room.multi_scale_offset, ASKED),
+    "offset_accuracy": Call(room.offset_accuracy, {**WINDOWS, **SEARCH}),
+    "offset_distances": Call(room.offset_distances, {**WINDOWS, "max_offset": 3}),
+    "offset_milliseconds": Call(room.offset_milliseconds, {"offset_frames": OFFSETS.offset_frames}),
+    "offset_posterior": Call(room.offset_posterior, {"distances": OFFSETS.distances, "windows": 20, "calibration": LEVEL}),
+    "offset_within": Call(room.offset_within, {"offset_frames": OFFSETS.offset_frames, "confidence": OFFSETS.confidence}),
+    "onset_strength": Call(room.onset_strength, {"waveform": WAVEFORM}),
+    "rank_at_zero": Call(room.rank_at_zero, {**WINDOWS, **SEARCH}),
+    "report_rows": Call(room.report_rows, {"report": REPORT, "ids": ["a", "b"]}),
+    "sub_frame_offset": Call(room.sub_frame_offset, {"distances": OFFSETS.distances}),
+    "sync_offset": Call(room.sync_offset, {**WINDOWS, "max_offset": 3}),
+    "sync_report": Call(room.sync_report, {**ASKED, "speech_fraction": torch.ones(2)}),
+}
