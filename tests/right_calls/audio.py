@@ -10,7 +10,21 @@ from tests.right_calls import Call
 WAVEFORM = 0.1 * torch.randn(2, 6400, generator=torch.Generator().manual_seed(0))
 DB = torch.randn(2, 10, 26)
 
+
+def encode(waveform: torch.Tensor) -> torch.Tensor:
+    """Features at 50 frames per second."""
+    return waveform.unfold(1, 320, 320)[..., :4]
+
+
 CALLS = {
+    "Prosody": Call(room.Prosody, {}),
+    "Prosody.filter_offset": Call(room.Prosody().filter_offset, {"db": DB}),
+    "Prosody.forward": Call(room.Prosody().forward, {"waveform": WAVEFORM}),
+    "prosody": Call(room.prosody, {"waveform": WAVEFORM}),
+    "conv_clock": Call(room.conv_clock, {"kernels": [10, 3], "strides": [5, 2]}),
+    "SpeechModelFeatures": Call(room.SpeechModelFeatures, {"encode": encode, "model_rate": 50.0}),
+    "SpeechModelFeatures.forward": Call(room.SpeechModelFeatures(encode, model_rate=50.0).forward, {"waveform": WAVEFORM}),
+    "SpeechModelFeatures.train": Call(room.SpeechModelFeatures(encode, model_rate=50.0).train, {}),
     "MFCC": Call(room.MFCC, {}),
     "MFCC.filter_offset": Call(room.MFCC().filter_offset, {"db": torch.randn(2, 10, 40)}),
     "MFCC.forward": Call(room.MFCC().forward, {"waveform": WAVEFORM}),

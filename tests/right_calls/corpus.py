@@ -55,6 +55,8 @@ def state() -> dict[str, Any]:
 
 
 CALLS = {
+    "write_corpus": Call(room.write_corpus, {"clips": [CLIP], "folder": AT / "written"}, slow=True),
+    "write_talk": Call(room.write_talk, {"path": AT / "talk.mp4", "seconds": 1.0}, slow=True),
     "AugmentConfig": Call(room.AugmentConfig, {}),
     "Batch.to": Call(BATCH.to, {"device": "cpu"}),
     "Batch.select": Call(BATCH.select, {"which": slice(0, 1)}),

@@ -55,6 +55,7 @@ def measure(recording: Any) -> Any:
 
 
 CALLS = {
+    "Table.text": Call(TABLE.text, {}),
     "Cell.text": Call(CELL.text, {}),
     "CleanReport.histogram": Call(REPORT.histogram, {}),
     "Evaluation.values": Call(

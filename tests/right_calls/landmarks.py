@@ -10,9 +10,25 @@ from tests.right_calls import Call
 FACES = torch.rand(2, 12, 68, 2)
 FACE = FACES[:, 0]
 LENGTHS = torch.tensor([12, 9])
+LAYOUT = room.find_layout("landmarks68")
+SPEECH = torch.zeros(2, 12, dtype=torch.bool)
 NORMALISED = room.normalise(FACES)
 
 CALLS = {
+    "Layout": Call(room.Layout, {"name": "two", "points": 2}),
+    "Layout.region": Call(LAYOUT.region, {"name": "mouth"}),
+    "Layout.subset": Call(LAYOUT.subset, {"indices": [0, 1, 2]}),
+    "blendshape_layout": Call(room.blendshape_layout, {"names": ["jawOpen", "mouthLeft", "mouthRight"]}),
+    "find_layout": Call(room.find_layout, {"layout": "landmarks68"}),
+    "flame_layout": Call(room.flame_layout, {}),
+    "mesh_layout": Call(room.mesh_layout, {"vertices": 70, "mouth": [1, 2], "to_68": [[k] for k in range(68)]}),
+    "region_points": Call(room.region_points, {"region": "mouth"}),
+    "map_weights": Call(room.map_weights, {"layout": "landmarks68"}),
+    "mirror": Call(room.mirror, {"landmarks": FACES, "layout": "landmarks68"}),
+    "to_landmarks68": Call(room.to_landmarks68, {"landmarks": FACES, "layout": "landmarks68"}),
+    "head_pose": Call(room.head_pose, {"landmarks": FACES, "lengths": LENGTHS}),
+    "pause_speed": Call(room.pause_speed, {"landmarks": FACES, "speech": SPEECH}),
+    "pause_steps": Call(room.pause_steps, {"speech": SPEECH}),
     "LandmarkAugment": Call(room.LandmarkAugment, {}),
     "LandmarkAugment.forward": Call(room.LandmarkAugment().forward, {"landmarks": FACES}),
     "accumulate": Call(room.accumulate, {"first": FACE, "velocity": FACES}),

@@ -19,9 +19,13 @@ LOSS = MultiScaleSyncLoss(syncers=PYRAMID)
 PAIR: dict[str, Any] = {"motion": M, "audio": A}
 TARGET = torch.ones(2, 6)
 PRIOR = losses.MotionPriorConfig(points=7, components=3, lags=(1, 2))
+FACES, SPEECH = torch.rand(2, 40, 68, 2), torch.zeros(2, 40, dtype=torch.bool)
 MOVES = torch.rand(6, 40, 7, 2)
 
 CALLS = {
+    "SilenceLoss": Call(losses.SilenceLoss, {}),
+    "SilenceLoss.forward": Call(losses.SilenceLoss().forward, {"landmarks": FACES, "speech": SPEECH}),
+    "silence_loss": Call(losses.silence_loss, {"landmarks": FACES, "speech": SPEECH}),
     "info_nce": Call(losses.info_nce, {**PAIR, "negatives": M[:, :, None]}),
     "sampled_info_nce": Call(losses.sampled_info_nce, {**PAIR, "indices": INDICES, "mask": MASK}),
     "all_pairs_info_nce": Call(

@@ -13,7 +13,7 @@ from avsync import metrics as room
 from avsync.metrics.frechet import gaussian_statistics
 from avsync.models import SyncerConfig, SyncerPyramid, SyncerPyramidConfig
 from avsync.pretrained import model_folder
-from tests.right_calls import Call
+from tests.right_calls import Call, new_folder
 
 M, A = torch.randn(2, 3, 30, 8, generator=torch.Generator().manual_seed(0))
 MASK = torch.ones(3, 30, dtype=torch.bool)
@@ -32,6 +32,8 @@ OFFSETS = room.sync_offset(M, A, max_offset=3)
 LEVEL = room.LevelCalibration(scale=1.0, power=1.0, match_bias=0.0, match_weights=(1.0, 1.0, 1.0))
 REPORT = room.sync_report(PYRAMID, PREDS, FEATURES)
 VECTORS = torch.randn(20, 3, dtype=torch.float64)
+AT = new_folder()
+MESHES: dict[str, Any] = {"preds": torch.rand(2, 50, 5, 3), "target": torch.rand(2, 50, 5, 3)}
 DISTANCES = [[OFFSETS.distances for _ in range(3)]]
 
 
@@ -61,6 +63,21 @@ def metric(name: str, given: dict[str, Any], **options: Any) -> dict[str, Call]:
 
 
 CALLS = {
+    "lip_intensity": Call(room.lip_intensity, {"vertices": PREDS, "lips": [1, 2], "lengths": LENGTHS}),
+    "lip_vertex_error": Call(room.lip_vertex_error, {**MESHES, "lips": [1, 2], "lengths": LENGTHS}),
+    "mean_temporal_misalignment": Call(
+        room.mean_temporal_misalignment, {**MESHES, "upper_lip": 1, "lower_lip": 2, "fps": 25.0, "lengths": LENGTHS}
+    ),
+    "mean_vertex_error": Call(room.mean_vertex_error, {**MESHES, "lengths": LENGTHS}),
+    "upper_face_dynamics_deviation": Call(
+        room.upper_face_dynamics_deviation, {**MESHES, "upper": [1, 2], "template": torch.rand(5, 3), "lengths": LENGTHS}
+    ),
+    "speech_lip_intensity_correlation": Call(
+        room.speech_lip_intensity_correlation,
+        {"lips": torch.rand(4), "speech": torch.rand(4), "speakers": ["a", "a", "b", "b"]},
+    ),
+    "soft_dtw_distance": Call(room.soft_dtw_distance, {"preds": torch.rand(2, 6, 4, 3), "target": torch.rand(2, 5, 4, 3)}),
+    "save_calibration": Call(room.save_calibration, {"calibration": room.Calibration((LEVEL,)), "path": AT / "c.json"}),
     **metric("DistanceAtZero", WINDOWS, max_offset=3),
     **metric("LSEConfidence", WINDOWS, max_offset=3),
     **metric("LSEDistance", WINDOWS, max_offset=3),

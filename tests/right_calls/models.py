@@ -15,6 +15,7 @@ from tests.right_calls import Call
 SYNCER = room.SyncerConfig(audio_features=5, points=7, width=4, embed=2)
 CONFIG = room.SyncerPyramidConfig(syncer=SYNCER, audio="custom")
 PYRAMID = room.SyncerPyramid(CONFIG)
+REGIONS = room.SyncerRegions.of({"face": PYRAMID})
 ENSEMBLE = room.SyncerEnsemble.of([PYRAMID, PYRAMID])
 LANDMARKS, FEATURES = torch.rand(2, 40, 7, 2), torch.randn(2, 160, 5)
 LENGTHS = torch.tensor([40, 38])
@@ -70,6 +71,16 @@ def disc(kind: Any) -> dict[str, Call]:
 
 
 CALLS = {
+    "SyncerRegion": Call(room.SyncerRegion, {"name": "mouth", "pyramid": CONFIG, "levels": (0, 1)}),
+    "SyncerRegionsConfig": Call(room.SyncerRegionsConfig, vars(REGIONS.config)),
+    "SyncerRegions": Call(room.SyncerRegions, {"config": REGIONS.config}),
+    "SyncerRegions.of": Call(room.SyncerRegions.of, {"pyramids": {"face": PYRAMID}}),
+    "SyncerRegions.columns": Call(REGIONS.columns, {"level": 0}),
+    "SyncerRegions.region": Call(REGIONS.region, {"name": "face"}),
+    "SyncerRegions.embed_motion": Call(REGIONS.embed_motion, {k: v for k, v in PAIR.items() if k != "audio"}),
+    "SyncerRegions.embed_audio": Call(
+        REGIONS.embed_audio, {k: v for k, v in PAIR.items() if k in ("audio", "lengths", "levels")}
+    ),
     "SyncerConfig": Call(room.SyncerConfig, {}),
     "SyncerPyramidConfig": Call(room.SyncerPyramidConfig, {}),
     "SyncerPyramidConfig.level_syncer": Call(CONFIG.level_syncer, {"level": 1}),

@@ -92,6 +92,8 @@ def nothing(step: int) -> dict[str, torch.Tensor]:
 
 STATE = {"model": LINEAR}
 CALLS = {
+    "average_shape": Call(room.average_shape, {"bank": BANK}),
+    "syncer_recipe": Call(room.syncer_recipe, {"bank": BANK, "num_levels": 2}),
     "AutoencoderTrainingConfig": Call(room.AutoencoderTrainingConfig, {}),
     "CheckpointStore": Call(room.CheckpointStore, {"folder": AT / "store"}),
     "CheckpointStore.path": Call(kept("path"), {"step": 1}, like=room.CheckpointStore.path),
