@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avsync._checks import at_least_float32, check_floating, check_shape, check_some_clips
+from avsync._checks import at_least_float32, check_floating, check_shape, check_some_clips, checked
 from avsync.errors import ClipTooShortError
 
 NUM_PROSODY = 4
@@ -29,6 +29,7 @@ _SMOOTHED = 5  # frames
 _STEEPEST = 4.0  # semitones within 40 ms
 
 
+@checked
 def prosody(waveform: Tensor, *, sample_rate: int = 16000, hop_length: int = 160) -> Tensor:
     r"""Compute loudness, voicing, pitch and the slope of the pitch, one frame per ``hop_length`` samples.
 
@@ -141,6 +142,7 @@ class Prosody(nn.Module):
         super().__init__()
         self.sample_rate, self.hop_length = sample_rate, hop_length
 
+    @checked
     def filter_offset(self, db: Tensor) -> Tensor:
         """Convert gains of ``db`` decibels per mel band to an offset of the features: (..., n_mels) to (..., 4).
 
@@ -148,6 +150,7 @@ class Prosody(nn.Module):
         """
         return F.pad(db.mean(dim=-1, keepdim=True), (0, NUM_PROSODY - 1))
 
+    @checked
     def forward(self, waveform: Tensor) -> Tensor:
         """Compute features: (batch, samples) to (batch, samples // hop_length, 4)."""
         return prosody(waveform, sample_rate=self.sample_rate, hop_length=self.hop_length)

@@ -15,7 +15,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from avsync._checks import check_count, check_floating, check_positive, check_shape, check_some_clips, describe_shape, is_tensor
+from avsync._checks import (
+    check_count,
+    check_floating,
+    check_positive,
+    check_shape,
+    check_some_clips,
+    checked,
+    describe_shape,
+    is_tensor,
+)
 from avsync.audio.features import FEATURES_PER_SECOND, log_mel
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
 from avsync.pyramid import SAMPLE_RATE
@@ -26,6 +35,7 @@ _WHISPER_MELS_PER_SECOND = 100
 _NORMALISATION_FLOOR = 1e-7  # of the variance, as in the preprocessing of wav2vec2
 
 
+@checked
 def conv_clock(kernels: Sequence[int], strides: Sequence[int], *, sample_rate: int = SAMPLE_RATE) -> tuple[float, float]:
     """Return the frame rate of a stack of unpadded convolutions, and the instant of its first frame.
 
@@ -87,6 +97,7 @@ class SpeechModelFeatures(nn.Module):
     Source: ours.
     """
 
+    @checked
     def __init__(
         self,
         encode: Callable[[Tensor], Tensor],
@@ -115,6 +126,7 @@ class SpeechModelFeatures(nn.Module):
         """Stay in eval mode."""
         return super().train(False)
 
+    @checked
     def forward(self, waveform: Tensor) -> Tensor:
         """Compute the features of clips.
 

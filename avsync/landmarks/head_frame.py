@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from avsync._checks import at_least_float32, constant, is_tensor
+from avsync._checks import at_least_float32, checked, constant, is_tensor
 from avsync.landmarks.geometry import check_landmarks, reference_face, unit_length
 from avsync.landmarks.layouts import LANDMARKS68, NUM_POINTS, Layout, find_layout
 from avsync.landmarks.mapping import check_layout, map_weights
@@ -51,6 +51,7 @@ def _noise(face: Tensor, eps: float) -> Tensor:
     return eps * face.detach().abs().amax(dim=(-2, -1))
 
 
+@checked
 def head_size(face: Tensor, *, eps: float = 1e-6) -> Tensor:
     """Compute the distance of the eyes plus the length of the nose.
 
@@ -81,6 +82,7 @@ def head_size(face: Tensor, *, eps: float = 1e-6) -> Tensor:
     return _size_of(_head_frame(face - origin), _noise(face, eps))
 
 
+@checked
 def local_shape(
     landmarks: Tensor,
     *,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from avsync._checks import checked
 from avsync.landmarks.geometry import check_landmarks, reference_face
 from avsync.landmarks.head_frame import head_size
 from avsync.landmarks.layouts import NUM_POINTS, REGION_SLICES
@@ -20,6 +21,7 @@ _UNITS = (1.0, 1.0, 2.0, 2.0, 2.0, 2.0, 18.0, 18.0)
 _EPS = 1e-6
 
 
+@checked
 def head_pose(landmarks: Tensor, *, reference: str | Tensor = "mean", lengths: Tensor | None = None) -> Tensor:
     r"""Compute the pose of the head in every frame, relative to a reference face.
 

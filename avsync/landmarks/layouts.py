@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from avsync._checks import check_fields, checked
 from avsync.errors import ArgumentError, ConfigError
 
 NUM_POINTS = 68
@@ -109,6 +110,8 @@ class Layout:
     to_68_weights: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
+        check_fields(self)
+
         def expect(fits: bool, field: str, expected: str) -> None:
             if not fits:
                 text = repr(getattr(self, field))
@@ -143,6 +146,7 @@ class Layout:
         """True if the motion consists of coefficients with one dim rather than of points."""
         return self.dims == (1,)
 
+    @checked
     def region(self, name: str) -> tuple[int, ...]:
         """Return the points of a region.
 
@@ -159,6 +163,7 @@ class Layout:
             raise ArgumentError(f"`region`: expected one of {known} for the layout {self.name!r}, got {name!r}")
         return regions[name]
 
+    @checked
     def subset(self, indices: Sequence[int], *, name: str | None = None) -> Layout:
         """Return the layout of some of the points.
 
@@ -278,6 +283,7 @@ MEDIAPIPE_BLENDSHAPE_NAMES: tuple[str, ...] = ("_neutral", *sorted(set(ARKIT_NAM
 """Names of MediaPipe's 52 blendshapes, in the order of its face landmarker: ``_neutral`` first, and no tongue."""
 
 
+@checked
 def blendshape_layout(names: Sequence[str], *, name: str | None = None) -> Layout:
     """Return the layout of blendshape coefficients in any order.
 
@@ -320,6 +326,7 @@ MEDIAPIPE52 = blendshape_layout(MEDIAPIPE_BLENDSHAPE_NAMES, name="mediapipe52")
 """Layout of MediaPipe's 52 blendshapes."""
 
 
+@checked
 def flame_layout(*, expressions: int = 50, jaw: int = 3, pose: int = 3) -> Layout:
     """Return the layout of FLAME coefficients: expression, then jaw rotation, then head rotation.
 
@@ -371,6 +378,7 @@ FLAME5023 = Layout(name="flame5023", points=5023, dims=(3,))
 """Layout of FLAME's vertices. Its regions and its map to 68 points are part of FLAME, see ``mesh_layout``."""
 
 
+@checked
 def mesh_layout(
     vertices: int,
     *,

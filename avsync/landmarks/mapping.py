@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from avsync._checks import at_least_float32, constant
+from avsync._checks import at_least_float32, checked, constant
 from avsync.errors import ArgumentError, ShapeError
 from avsync.landmarks.geometry import check_landmarks, flip
 from avsync.landmarks.layouts import LAYOUTS, NUM_POINTS, Layout, find_layout
@@ -25,6 +25,7 @@ def check_layout(landmarks: object, layout: Layout) -> None:
         raise ShapeError(f"`landmarks`: expected {expected} dims in the layout {layout.name!r}, got {dims}")
 
 
+@checked
 def map_weights(layout: str | Layout, *, device: torch.device | None = None) -> Tensor:
     """Return the map of a layout to the 68 points as a matrix.
 
@@ -56,6 +57,7 @@ def map_weights(layout: str | Layout, *, device: torch.device | None = None) -> 
     return weights.to(device)
 
 
+@checked
 def to_landmarks68(
     landmarks: Tensor, layout: str | Layout, *, dims: int | None = None, weights: Tensor | None = None
 ) -> Tensor:

@@ -53,6 +53,7 @@ def check_motion(motion: Sequence[str]) -> None:
         )
 
 
+@checked
 def region_points(region: str, layout: Layout = LANDMARKS68) -> int:
     """Return the number of points of a region; the region "pose" has one per parameter.
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from avsync._checks import check_positive, check_same_device, check_shape
+from avsync._checks import check_positive, check_same_device, check_shape, checked
 from avsync.errors import ShapeError
 from avsync.landmarks.geometry import check_landmarks, mouth_opening
 from avsync.landmarks.layouts import NUM_POINTS
@@ -16,6 +16,7 @@ PAUSE_MARGIN = 4
 """Frames next to speech that do not count as pause (160 ms): lips open before the voice begins, and close after it ends."""
 
 
+@checked
 def pause_steps(speech: Tensor, *, margin: int = PAUSE_MARGIN) -> Tensor:
     """Return the steps from one frame to the next that lie inside pauses, away from speech.
 
@@ -44,6 +45,7 @@ def pause_steps(speech: Tensor, *, margin: int = PAUSE_MARGIN) -> Tensor:
     return ~(near[:, 1:] | near[:, :-1])
 
 
+@checked
 def pause_speed(
     landmarks: Tensor, speech: Tensor, *, reference: str | Tensor = "mean", fps: float = FPS, margin: int = PAUSE_MARGIN
 ) -> Tensor:

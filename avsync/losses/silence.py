@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from avsync._checks import check_positive, reduce
+from avsync._checks import check_positive, checked, reduce
 from avsync.landmarks.pauses import PAUSE_MARGIN, pause_speed
 from avsync.pyramid import FPS
 
@@ -18,6 +18,7 @@ REAL_PAUSE_SPEED = 0.136
 of the pretrained models, of which the middle half lies between 0.06 and 0.19. While they speak, it is 0.37."""
 
 
+@checked
 def silence_loss(
     landmarks: Tensor,
     speech: Tensor,

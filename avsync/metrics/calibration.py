@@ -81,6 +81,7 @@ class Calibration:
             raise ConfigError("`levels`: expected at least one level, got none")
 
 
+@checked
 def save_calibration(calibration: Calibration, path: str | os.PathLike[str], *, syncers: PretrainedModel | None = None) -> None:
     """Write a calibration as JSON, atomically, with the checksum of the weights that the calibration was fitted to.
 

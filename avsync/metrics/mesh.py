@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from avsync._checks import check_floating, check_positive, check_shape, constant, describe_shape, import_extra, reduce
+from avsync._checks import check_floating, check_positive, check_shape, checked, constant, describe_shape, import_extra, reduce
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
 from avsync.pyramid import mean_over_frames
 
@@ -38,6 +38,7 @@ def _index(name: str, vertices: Sequence[int], mesh: Tensor) -> Tensor:
     return constant(chosen, mesh.device)
 
 
+@checked
 def lip_vertex_error(
     preds: Tensor,
     target: Tensor,
@@ -81,6 +82,7 @@ def lip_vertex_error(
     return reduce(mean_over_frames(largest if squared else largest.sqrt(), -1, lengths=lengths), reduction)
 
 
+@checked
 def mean_vertex_error(preds: Tensor, target: Tensor, *, lengths: Tensor | None = None, reduction: str = "mean") -> Tensor:
     """Compute MVE, the mean distance between predicted and true vertices over vertices and frames.
 
@@ -109,6 +111,7 @@ def mean_vertex_error(preds: Tensor, target: Tensor, *, lengths: Tensor | None =
     )
 
 
+@checked
 def upper_face_dynamics_deviation(
     preds: Tensor,
     target: Tensor,
@@ -163,6 +166,7 @@ def upper_face_dynamics_deviation(
     return reduce((dynamics[0] - dynamics[1]).mean(dim=1), reduction)
 
 
+@checked
 def lip_intensity(vertices: Tensor, *, lips: Sequence[int], lengths: Tensor | None = None) -> Tensor:
     r"""Compute the intensity of lip motion, the root mean square over time of the mean step of the lip vertices.
 
@@ -193,6 +197,7 @@ def lip_intensity(vertices: Tensor, *, lips: Sequence[int], lengths: Tensor | No
     return mean_over_frames(mean_step.square(), -1, lengths=None if lengths is None else lengths - 1).sqrt()
 
 
+@checked
 def speech_lip_intensity_correlation(lips: Tensor, speech: Tensor, speakers: Sequence[str]) -> Tensor:
     """Compute SLCC, Pearson's correlation between the intensities of lip motion and of speech over clips.
 
@@ -269,6 +274,7 @@ def _misalignment(preds: npt.NDArray[np.float64], target: npt.NDArray[np.float64
     return float(np.mean(found)) if found else float("nan")
 
 
+@checked
 def mean_temporal_misalignment(
     preds: Tensor,
     target: Tensor,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from avsync._checks import at_least_float32, check_floating, check_positive, check_shape, reduce
+from avsync._checks import at_least_float32, check_floating, check_positive, check_shape, checked, reduce
 from avsync.errors import ClipTooShortError
 
 
@@ -30,6 +30,7 @@ def _soft_dtw(costs: Tensor, gamma: float) -> Tensor:
     return before[1][:, n]
 
 
+@checked
 def soft_dtw_distance(
     preds: Tensor,
     target: Tensor,

@@ -285,6 +285,7 @@ class StackedPointwiseBlock(nn.Module):
         return lambda x: x + project(F.gelu(expand(layer_norm(x))))
 
 
+@checked
 def merge_branches(velocities: Tensor, mask_logits: Tensor) -> tuple[Tensor, Tensor]:
     r"""Merge the velocities of the branches, equation (8): :math:`v = \sum_b m_b v_b`.
 

@@ -127,6 +127,7 @@ class SyncerConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("audio_features", "points", "motion_channels", "window", "audio_stride", "width", "embed"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}`: expected at least 1, got {getattr(self, name)}")
@@ -235,6 +236,7 @@ class AudioEncoder(nn.Module):
         self.register_buffer("mean", torch.zeros(config.audio_features))
         self.register_buffer("std", torch.ones(config.audio_features))
 
+    @checked
     def set_statistics(self, mean: Tensor, std: Tensor) -> None:
         """Set the mean and the standard deviation of the features, both (audio_features,), in the unit of the features."""
         check_shape("mean", mean, "audio_features", audio_features=self.config.audio_features)

@@ -10,6 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from avsync._checks import check_fields, checked
 from avsync.audio.features import COEFFICIENTS, feature_columns
 from avsync.errors import ArgumentError, ConfigError
 from avsync.models.syncer.interface import MultiScaleSyncer, SyncerInterface, unit_norm
@@ -36,6 +37,7 @@ class SyncerRegion:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not isinstance(self.pyramid, SyncerPyramidConfig):
             raise ConfigError(f"`pyramid`: expected SyncerPyramidConfig, got {type(self.pyramid).__name__}")
         ascending = tuple(sorted(set(self.levels)))
@@ -63,6 +65,7 @@ class SyncerRegionsConfig:
     regions: tuple[SyncerRegion, ...]
 
     def __post_init__(self) -> None:
+        check_fields(self)
         names = [region.name for region in self.regions]
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"`regions`: expected at least one region and different names, got {names}")
@@ -130,6 +133,7 @@ class SyncerRegions(MultiScaleSyncer):
 
     config_class = SyncerRegionsConfig
 
+    @checked
     def __init__(self, config: SyncerRegionsConfig, *, pyramids: Sequence[SyncerPyramid] | None = None) -> None:
         if not isinstance(config, SyncerRegionsConfig):
             raise ArgumentError(f"`config`: expected SyncerRegionsConfig, got {type(config).__name__}")
@@ -146,6 +150,7 @@ class SyncerRegions(MultiScaleSyncer):
         ]
 
     @classmethod
+    @checked
     def of(
         cls,
         pyramids: Mapping[str, SyncerPyramid],
@@ -194,6 +199,7 @@ class SyncerRegions(MultiScaleSyncer):
         """Weight of each region."""
         return tuple(region.weight for region in self.config.regions)
 
+    @checked
     def region(self, name: str) -> SyncerPyramid:
         """Return the pyramid of one region, for metrics of that region alone.
 
@@ -204,6 +210,7 @@ class SyncerRegions(MultiScaleSyncer):
             raise ArgumentError(f"`name`: expected one of {self.regions}, got {name!r}")
         return cast(SyncerPyramid, self.pyramids[self.regions.index(name)])
 
+    @checked
     def columns(self, level: int) -> tuple[slice | None, ...]:
         """Return the columns of each region in the embeddings of a level; None for regions without that level."""
         self._chosen([level])
@@ -217,6 +224,7 @@ class SyncerRegions(MultiScaleSyncer):
             start += region.pyramid.syncer.embed
         return tuple(found)
 
+    @checked
     def embed_motion(
         self,
         landmarks: Tensor,
@@ -238,6 +246,7 @@ class SyncerRegions(MultiScaleSyncer):
             parts.append(dict(zip(some, found, strict=True)))
         return self._joined(chosen, parts)
 
+    @checked
     def embed_audio(self, audio: Tensor, *, lengths: Tensor | None = None, levels: Sequence[int] | None = None) -> list[Tensor]:
         """Embed all windows of audio; the arguments are those of ``forward``.
 
