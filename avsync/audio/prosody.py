@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avsync._checks import at_least_float32, check_floating, check_shape, check_some_clips, checked
+from avsync._checks import at_least_float32, check_count, check_floating, check_shape, check_some_clips, checked
 from avsync.errors import ClipTooShortError
 
 NUM_PROSODY = 4
@@ -70,6 +70,8 @@ def prosody(waveform: Tensor, *, sample_rate: int = 16000, hop_length: int = 160
     shortest = max(_WINDOW // 2 + 1, 5 * hop_length)
     if waveform.shape[1] < shortest:
         raise ClipTooShortError(f"`waveform`: expected at least {shortest} samples, got {tuple(waveform.shape)}")
+    check_count("sample_rate", sample_rate, 1000)
+    check_count("hop_length", hop_length)
     with torch.autocast(device_type=waveform.device.type, enabled=False):
         windows = _windows(at_least_float32(waveform), hop_length)
         level = (10.0 * torch.log10(windows.square().mean(dim=-1) + 1e-9)).clamp_min(_FLOOR_DB)
@@ -148,6 +150,7 @@ class Prosody(nn.Module):
 
         The mean gain changes the loudness; a filter does not change the pitch.
         """
+        check_floating("db", db)
         return F.pad(db.mean(dim=-1, keepdim=True), (0, NUM_PROSODY - 1))
 
     @checked

@@ -58,6 +58,8 @@ def conv_clock(kernels: Sequence[int], strides: Sequence[int], *, sample_rate: i
     """
     if not kernels or len(kernels) != len(strides):
         raise ArgumentError(f"`kernels`, `strides`: expected one of each per layer, got {list(kernels)} and {list(strides)}")
+    for name, value in (("sample_rate", sample_rate), *(("kernels", k) for k in kernels), *(("strides", s) for s in strides)):
+        check_positive(name, value)
     stride, field = 1, 1
     for kernel, step in zip(kernels, strides, strict=True):
         field += (kernel - 1) * stride
@@ -143,6 +145,8 @@ class SpeechModelFeatures(nn.Module):
         check_shape("waveform", waveform, "batch samples")
         check_floating("waveform", waveform)
         check_some_clips("waveform", waveform)
+        if waveform.shape[1] == 0:
+            raise ClipTooShortError("`waveform`: expected at least 1 sample, got 0")
         x = waveform
         if self.normalise:
             centred = x - x.mean(dim=1, keepdim=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from avsync._checks import at_least_float32, checked, constant, is_tensor
+from avsync._checks import at_least_float32, check_shape, checked, constant, is_tensor
 from avsync.landmarks.geometry import check_landmarks, reference_face, unit_length
 from avsync.landmarks.layouts import LANDMARKS68, NUM_POINTS, Layout, find_layout
 from avsync.landmarks.mapping import check_layout, map_weights
@@ -28,6 +28,8 @@ def head_frame_weights(device: torch.device, dtype: torch.dtype, *, layout: Layo
 
 def _head_frame(x: Tensor, weights: Tensor | None = None) -> Tensor:
     """Compute anchor centroid, eye axis and nose of points (..., 68, dims): (..., 3, dims), in the precision of ``x``."""
+    if weights is not None:
+        check_shape("weights", weights, "vectors points", points=x.shape[-2])
     weights = head_frame_weights(x.device, x.dtype) if weights is None else weights.to(x.dtype)
     with torch.autocast(device_type=x.device.type, enabled=False):
         return weights @ x

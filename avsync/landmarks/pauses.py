@@ -41,6 +41,8 @@ def pause_steps(speech: Tensor, *, margin: int = PAUSE_MARGIN) -> Tensor:
     check_positive("margin", margin, allow_zero=True)
     if speech.dtype != torch.bool:
         raise ShapeError(f"`speech`: expected bool, got {speech.dtype}")
+    if 0 in speech.shape:
+        raise ShapeError(f"`speech`: expected at least 1 clip of 1 frame, got {tuple(speech.shape)}")
     near = F.max_pool1d(speech[:, None].float(), 2 * margin + 1, 1, padding=margin)[:, 0] > 0
     return ~(near[:, 1:] | near[:, :-1])
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from avsync._checks import check_floating, check_positive, check_shape, checked, constant, describe_shape, import_extra, reduce
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
-from avsync.pyramid import mean_over_frames
+from avsync.pyramid import check_lengths, mean_over_frames
 
 
 def _check_meshes(preds: Tensor, target: Tensor, *, min_frames: int = 1) -> None:
@@ -223,6 +223,8 @@ def speech_lip_intensity_correlation(lips: Tensor, speech: Tensor, speakers: Seq
     """
     check_shape("lips", lips, "clips")
     check_shape("speech", speech, "clips", clips=lips.shape[0])
+    check_floating("lips", lips)
+    check_floating("speech", speech)
     if len(speakers) != lips.shape[0]:
         raise ShapeError(f"`speakers`: expected {lips.shape[0]}, one per clip, got {len(speakers)}")
     standardised = []
@@ -325,7 +327,9 @@ def mean_temporal_misalignment(
     upper, lower = (
         int(_index(name, [value], target)[0]) for name, value in (("upper_lip", upper_lip), ("lower_lip", lower_lip))
     )
-    frames = [target.shape[1]] * target.shape[0] if lengths is None else [int(length) for length in lengths]
+    if lengths is not None:
+        lengths = check_lengths(lengths, target)
+    frames = [target.shape[1]] * target.shape[0] if lengths is None else lengths.tolist()
     openings = [
         torch.linalg.vector_norm((mesh[:, :, upper] - mesh[:, :, lower]).double(), dim=-1).detach().cpu().numpy()
         for mesh in (preds, target)

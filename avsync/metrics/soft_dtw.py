@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from avsync._checks import at_least_float32, check_floating, check_positive, check_shape, checked, reduce
+from avsync._checks import check_floating, check_positive, check_shape, checked, reduce, same_precision
 from avsync.errors import ClipTooShortError
 
 
@@ -82,7 +82,7 @@ def soft_dtw_distance(
         if motion.shape[1] == 0:
             raise ClipTooShortError(f"`{name}`: expected at least 1 frame, got 0")
     check_positive("gamma", gamma)
-    x, y = (at_least_float32(motion).flatten(2) for motion in (preds, target))
+    x, y = (motion.flatten(2) for motion in same_precision(preds, target))
 
     def distance(first: Tensor, second: Tensor) -> Tensor:
         with torch.autocast(device_type=first.device.type, enabled=False):

@@ -512,6 +512,8 @@ class _WindowNetwork(PretrainedModel):
         features = kinds * config.points * config.dims
         if embedding is None:
             embedding = FrameEmbedding(in_features=features, embed=config.embed, expansion=config.expansion)
+        elif not isinstance(embedding, FrameEmbedding):
+            raise ArgumentError(f"`embedding`: expected that of another discriminator, got {type(embedding).__name__}")
         elif (embedding.enter.in_features, embedding.project.out_features) != (features, config.embed):
             raise ArgumentError(
                 f"`embedding`: expected one from {features} to {config.embed} features, got one from"
