@@ -322,9 +322,9 @@ def explain_devices(arguments: Mapping[str, Any], error: Exception) -> None:
 def checked(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """Check the types of all arguments of a public function or constructor against its annotations at each call.
 
-    Whole numbers are accepted for float, NumPy's numbers for Python's; a bool is no number, NaN no float, and a string no sequence of
-    strings. Elements of lists, tuples and dictionaries are checked, elements of iterators are not. Nothing is checked in compiled
-    programs. Ranks, sizes and dtypes of tensors remain the function's own to check.
+    Whole numbers are accepted for float, NumPy's numbers for Python's; a bool is no number, NaN no float, and a string no
+    sequence of strings. Elements of lists, tuples and dictionaries are checked, elements of iterators are not. Nothing is
+    checked in compiled programs. Ranks, sizes and dtypes of tensors remain the function's own to check.
 
     Raises:
         ShapeError: An argument should be a tensor or an array and is not.
@@ -365,11 +365,11 @@ def checked(function: Callable[_P, _R]) -> Callable[_P, _R]:
         try:
             return function(*args, **kwargs)
         except explained as error:
-            # Devices are compared only now, because many functions move what they can, and because a call that works need not wait.
+            # Devices are compared only now, because many functions move what they can, and a call that works need not wait.
             explain(dict(zip(names, args, strict=False)) | kwargs, error)
             raise
 
-    # doctest collects the functions whose globals are those of the module, and the compiler keeps its programs with the code object.
+    # doctest collects the functions whose globals are those of the module; the compiler keeps programs with the code object.
     code = call.__code__.replace(co_name=function.__name__)
     made = types.FunctionType(code, function.__globals__, function.__name__, None, call.__closure__)
     return typing.cast(Callable[_P, _R], functools.wraps(function)(made))
@@ -385,7 +385,7 @@ def check_fields(config: Any) -> None:
 
 
 def _hints(owner: Any) -> dict[str, tuple[Any, str]]:
-    """Return the annotations of a function or class, each as a type and as text; names that exist only for type checkers are Any."""
+    """Return the annotations of a function or class, as types and as text; names for type checkers alone are Any."""
     scope = getattr(owner, "__globals__", None) or vars(importlib.import_module(owner.__module__))
     found = {}
     for name, annotation in owner.__annotations__.items():

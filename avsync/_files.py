@@ -32,8 +32,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path next to ``path``; when the block ends without an exception, it replaces ``path``.
 
     The content is flushed to disk before the rename, so a crash leaves either the complete old file or the complete new one.
-    A file that :func:`check_outputs` found to be new is created instead (see :func:`claims`). The temporary name contains the host and the process, so that :func:`sweep_temporaries` can check whether the writer still
-    runs.
+    A file that :func:`check_outputs` found to be new is created instead (see :func:`claims`). The temporary name contains the
+    host and the process, so that :func:`sweep_temporaries` can check whether the writer still runs.
     """
     target = Path(path)
     make_folder(target.parent)
@@ -72,16 +72,16 @@ def _create(temporary: Path, target: Path, argument: str) -> None:
     except FileExistsError as error:
         option = "--overwrite" if argument.startswith("--") else "overwrite=True"
         raise ArgumentError(
-            f"`{argument}`: expected a new file, got {target}, which somebody else created in the meantime; {option} replaces it"
+            f"`{argument}`: expected a new file, got {target}, created by somebody else in the meantime; {option} replaces it"
         ) from error
 
 
 @contextmanager
 def claims() -> Iterator[None]:
-    """Create the files that :func:`check_outputs` finds to be new within the block, instead of replacing what lies there by then.
+    """Create the files that :func:`check_outputs` finds to be new within the block, instead of replacing newer ones.
 
-    Between the check and the end of the work, which may take hours, somebody else may create a file of the same name. This file
-    stays, and :func:`replacing` raises :class:`ArgumentError`. Once written, a file belongs to the block, which may write it again.
+    Between the check and the end of the work, which may take hours, somebody else may create a file of the same name. This
+    file stays, and :func:`replacing` raises :class:`ArgumentError`. A file that the block has written may be written again.
     """
     token = _claims.set({})
     try:

@@ -217,8 +217,8 @@ def save_pretrained(model: torch.nn.Module, folder: str | os.PathLike[str], *, d
 def _one_writer(folder: Path) -> Iterator[None]:
     """Let one process of this machine at a time save to a folder, so that all files are those of the last one.
 
-    Torch requires filelock. The lock lies among the temporary files, because a model folder is copied and uploaded as it is. Writers
-    on other machines still leave a model that loads, because the weights hold their own config.
+    Torch requires filelock. The lock lies among the temporary files, because a model folder is copied and uploaded as it is.
+    Writers on other machines still leave a model that loads, because the weights hold their own config.
     """
     place = hashlib.sha256(os.path.realpath(folder).encode(errors="surrogateescape")).hexdigest()[:32]
     lock = importlib.import_module("filelock").FileLock(Path(tempfile.gettempdir(), f"avsync-{_user()}-{place}.lock"))

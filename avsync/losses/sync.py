@@ -255,8 +255,8 @@ class MultiScaleSyncLoss(nn.Module):
     ``parameters()``, no optimiser or ``requires_grad_`` reaches them, ``train()`` leaves them in eval mode, and
     ``state_dict()`` does not hold them. ``to()``, ``half()``, ``cuda()``, ``copy.deepcopy`` and pickle include the copies,
     which can be read as ``loss.syncers`` and ``loss.audio_transform``. A module that holds the loss works in
-    ``DistributedDataParallel``, which leaves the copies alone, but not in ``nn.DataParallel``. Gradients reach the landmarks only. Lower is better; -1
-    is perfect.
+    ``DistributedDataParallel``, which leaves the copies alone, but not in ``nn.DataParallel``. Gradients reach the
+    landmarks only. Lower is better; -1 is perfect.
 
     Args:
         syncers: A trained :class:`~avsync.models.syncer.pyramid.SyncerPyramid`, several as a
@@ -446,10 +446,10 @@ class MultiScaleSyncLoss(nn.Module):
         return self
 
     def _replicate_for_data_parallel(self) -> MultiScaleSyncLoss:
-        """Raise, because ``nn.DataParallel`` copies registered modules only, and the frozen ones would stay on the first device."""
+        """Raise, because ``nn.DataParallel`` copies registered modules only; the frozen ones would stay behind."""
         raise ArgumentError(
-            "`module`: expected the sync loss outside of `torch.nn.DataParallel`, which does not copy its frozen syncers to the other"
-            " devices; use DistributedDataParallel, or compute the loss from the gathered outputs of the wrapped module"
+            "`module`: expected the sync loss outside of `torch.nn.DataParallel`, which does not copy its frozen syncers to the"
+            " other devices; use DistributedDataParallel, or compute the loss from the gathered outputs of the wrapped module"
         )
 
     def forward(

@@ -80,7 +80,8 @@ def known_offset(offset_frames: Tensor, confidence: Tensor) -> Tensor:
     check_floating("confidence", confidence)
     if offset_frames.shape != confidence.shape:
         raise ShapeError(
-            f"`confidence`: expected the shape of `offset_frames`, {tuple(offset_frames.shape)}, got {describe_shape(confidence)}"
+            f"`confidence`: expected the shape of `offset_frames`, {tuple(offset_frames.shape)},"
+            f" got {describe_shape(confidence)}"
         )
     return offset_frames.to(confidence.dtype).masked_fill(~(confidence > 0), torch.nan)
 

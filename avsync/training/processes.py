@@ -79,7 +79,7 @@ def mean_over_processes(values: Tensor, fabric: Any) -> Tensor:
 
 
 def check_fabric(fabric: Any) -> None:
-    """Raise :class:`ArgumentError` unless ``fabric`` is a Lightning Fabric, such as that of :func:`make_fabric`, or acts as one."""
+    """Raise :class:`ArgumentError` unless ``fabric`` is a Lightning Fabric (:func:`make_fabric`) or acts as one."""
     if isinstance(fabric, type) or not (hasattr(fabric, "is_global_zero") and hasattr(fabric, "device")):
         raise ArgumentError(f"`fabric`: expected a Lightning Fabric (see make_fabric), got {type(fabric).__name__}")
 
