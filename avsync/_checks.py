@@ -186,6 +186,11 @@ def values_known(x: Tensor) -> bool:
     return type(x) in (Tensor, nn.Parameter) and x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
+def is_exporting() -> bool:
+    """Return whether ``torch.export`` is tracing, with lengths that are not known; torch 2.6 cannot tell."""
+    return bool(getattr(torch.compiler, "is_exporting", lambda: False)())
+
+
 def check_path(name: str, path: object) -> str | os.PathLike[str]:
     """Return ``path`` after checking its type.
 

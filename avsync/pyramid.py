@@ -42,7 +42,7 @@ def level_length(length: int, level: int) -> int:
         >>> [level_length(80, level) for level in range(4)]
         [80, 40, 20, 10]
     """
-    return -(-length // 2**level)
+    return (length + 2**level - 1) // 2**level  # not -(-length // n), which exported programs round towards zero
 
 
 @checked

@@ -35,6 +35,7 @@ COMMANDS: tuple[str, ...] = (
     "doctor",
     "train",
     "calibrate",
+    "export",
     "demo",
 )
 """Names of the commands, each a module of this package, in the order of the help."""

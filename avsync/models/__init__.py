@@ -9,6 +9,7 @@ from avsync.models.discriminators import (
     WindowDiscriminator,
     WindowDiscriminatorConfig,
 )
+from avsync.models.export import export_onnx
 from avsync.models.generator import (
     AudioPyramid,
     GeneratorConfig,
@@ -16,6 +17,7 @@ from avsync.models.generator import (
     GeneratorStream,
     MultiScaleGenerator,
     Rollout,
+    RolloutState,
     merge_branches,
     mirror_audio,
 )
@@ -56,6 +58,7 @@ __all__ = [
     "MultiScaleSyncer",
     "PairDiscriminator",
     "Rollout",
+    "RolloutState",
     "Syncer",
     "SyncerConfig",
     "SyncerEnsemble",
@@ -69,6 +72,7 @@ __all__ = [
     "WindowDiscriminator",
     "WindowDiscriminatorConfig",
     "cosine_similarity",
+    "export_onnx",
     "half_squared_distance",
     "merge_branches",
     "mirror_audio",

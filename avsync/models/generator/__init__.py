@@ -8,6 +8,7 @@ from avsync.models.generator.model import (
     GeneratorOutput,
     MultiScaleGenerator,
     Rollout,
+    RolloutState,
     StepOutput,
     merge_branches,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "GeneratorStream",
     "MultiScaleGenerator",
     "Rollout",
+    "RolloutState",
     "StepOutput",
     "merge_branches",
     "mirror_audio",

@@ -24,7 +24,7 @@ from avsync._checks import (
     describe_shape,
 )
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
-from avsync.pyramid import AUDIO_FRAMES_PER_FRAME
+from avsync.pyramid import AUDIO_FRAMES_PER_FRAME, level_length
 
 
 @checked
@@ -155,7 +155,7 @@ def upsample_maps(maps: Sequence[Tensor], *, hold: bool = False) -> Tensor:
     time = torch.arange(frames, device=maps[0].device)
     result = [maps[0]]
     for level, coarse in enumerate(maps[1:], start=1):
-        length = -(-frames // 2**level)
+        length = level_length(frames, level)
         if coarse.shape[1] != length:
             raise ShapeError(f"`maps[{level}]`: expected {length} frames for {frames} at level 0, got {describe_shape(coarse)}")
         # Expanded instead of indexed, because the gradient of indexing is an atomic sum, which differs between runs.

@@ -460,6 +460,21 @@ class StepOutput(NamedTuple):
     mask: Tensor
 
 
+class RolloutState(NamedTuple):
+    """Tensors that change from step to step of a rollout, to store it or to pass it to another program."""
+
+    hidden: Tensor
+    """Hidden state of the LSTM, (batch, hidden)."""
+    cell: Tensor
+    """Cell state of the LSTM, (batch, hidden)."""
+    displacement: Tensor
+    """Displacement of the last face from the first, (batch, points * dims), in the unit of the rollout."""
+    place: Tensor | None = None
+    """Position along each principal motion, (batch, motion_components); None without principal motions."""
+    reach: Tensor | None = None
+    """Largest position along each principal motion, (batch, motion_components); constant during a rollout."""
+
+
 class Rollout:
     """State of a rollout: the LSTM state and the displacement of the face from the first observed face.
 
@@ -535,6 +550,22 @@ class Rollout:
     def _position(self, displacement: Tensor) -> Tensor:
         """Compute the position (batch, motion_components) of a displacement along the principal motions."""
         return displacement.to(self._analysis.dtype) @ self._analysis / self._scale
+
+    @property
+    def state(self) -> RolloutState:
+        """The tensors that change from step to step."""
+        motions = () if self._basis is None else (self._place, self._reach)
+        return RolloutState(self._hidden, self._cell, self._displacement, *motions)
+
+    def restore(self, state: RolloutState) -> None:
+        """Continue from the state of another rollout of the same network with the same first face.
+
+        Args:
+            state: From :attr:`state`.
+        """
+        self._hidden, self._cell, self._displacement = state[:3]
+        if self._basis is not None and state.place is not None and state.reach is not None:
+            self._place, self._reach = state.place, state.reach
 
     def _observe(self, displacement: Tensor) -> Tensor:
         dtype = self._dtype

@@ -32,6 +32,7 @@ from avsync._checks import (
     check_some_clips,
     checked,
     checked_config,
+    is_exporting,
 )
 from avsync.audio.features import COEFFICIENTS, FEATURES_PER_SECOND, KINDS
 from avsync.errors import ArgumentError, ClipTooShortError, ConfigError, ShapeError
@@ -680,4 +681,6 @@ def fill_motion_frames(audio: Tensor, frames: int, *, lengths: Tensor | None = N
     if lengths is not None:
         return hold_last_frame(audio, frames, lengths)
     missing = frames - audio.shape[1]
-    return torch.cat([audio, audio[:, -1:].expand(-1, missing, -1)], dim=1) if missing else audio
+    if not is_exporting() and missing == 0:  # an exported program has no branch, because its length is not known
+        return audio
+    return torch.cat([audio, audio[:, -1:].expand(-1, missing, -1)], dim=1)

@@ -1,0 +1,146 @@
+"""ONNX programs against torch, by onnxruntime, at three lengths and other batches than that of the export."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import Tensor, nn
+
+from avsync.cli import main
+from avsync.errors import ArgumentError
+from avsync.models import (
+    GeneratorConfig,
+    MultiScaleGenerator,
+    Rollout,
+    SyncerConfig,
+    SyncerPyramid,
+    SyncerPyramidConfig,
+    mirror_audio,
+)
+from avsync.models.export import export_onnx
+from avsync.pretrained import save_pretrained
+
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+LENGTHS = (33, 80, 131)
+SIZES: dict[str, Any] = {"hidden": 8, "position_embed": 8, "audio_channels": 8, "branch_width": 8, "num_branches": 2}
+
+
+def run(path: Path, **inputs: Tensor | npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.run(None, {name: x.numpy() if isinstance(x, Tensor) else x for name, x in inputs.items()})
+
+
+@pytest.fixture(scope="module")
+def pyramid() -> SyncerPyramid:
+    torch.manual_seed(0)
+    sizes = SyncerConfig(width=8, embed=4, frame_blocks=1)
+    return SyncerPyramid(SyncerPyramidConfig(syncer=sizes, num_levels=2, audio="log-mel", mean_normalisation=True)).eval()
+
+
+@pytest.fixture(scope="module")
+def exported(pyramid: SyncerPyramid, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files that the command writes, from a model in a folder."""
+    folder = tmp_path_factory.mktemp("export")
+    save_pretrained(pyramid, folder / "model")
+    assert main(["export", str(folder / "model"), "--out", str(folder / "onnx")]) == 0
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("frames", LENGTHS)
+def test_syncers(pyramid: SyncerPyramid, exported: Path, frames: int) -> None:
+    generator = torch.Generator().manual_seed(frames)
+    batch = 1 + frames % 3
+    landmarks = 100 * torch.rand(batch, frames, 68, 2, generator=generator)
+    waveform = torch.randn(batch, 640 * frames, generator=generator)
+    features = pyramid.speech_features()
+    assert features is not None
+    with torch.no_grad():
+        audio = features(waveform)
+        expected = {"motion": pyramid.embed_motion(landmarks), "audio": pyramid.embed_audio(audio)}
+    found = {
+        "motion": run(exported / "onnx/motion.onnx", landmarks=landmarks),
+        "audio": run(exported / "onnx/audio.onnx", audio=audio),
+    }
+    for name, levels in expected.items():
+        assert len(found[name]) == 2
+        for level, ours in zip(levels, found[name], strict=True):
+            np.testing.assert_allclose(ours, level.numpy(), rtol=0, atol=1e-5)
+    # Decibels of weak bands magnify the rounding of the two Fourier transforms.
+    np.testing.assert_allclose(run(exported / "onnx/features.onnx", waveform=waveform)[0], audio.numpy(), rtol=0, atol=5e-3)
+
+
+def test_the_command_keeps_to_its_files(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = json.loads((exported / "onnx" / "export.json").read_text())
+    assert manifest["class"] == "SyncerPyramid" and manifest["config"]["num_levels"] == 2
+    assert manifest["programs"]["audio"] == {"inputs": ["audio"], "outputs": ["audio_0", "audio_1"]}
+    assert {path.name for path in (exported / "onnx").iterdir()} == {
+        "motion.onnx",
+        "audio.onnx",
+        "features.onnx",
+        "export.json",
+    }
+    assert main(["export", str(exported / "model"), "--out", str(exported / "onnx")]) == 1
+    assert (
+        "`--out`" in capsys.readouterr().err
+        and main(["export", "landmarks68-25fps", "--out", str(exported / "a"), "--warm-up", "0"]) == 1
+    )
+
+
+@pytest.mark.slow
+def test_generator(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = MultiScaleGenerator(GeneratorConfig(**SIZES, motion_components=4))
+    model.set_motion_basis(0.02 * torch.randn(4, 68, 2), torch.full((4,), 3.0))
+    export_onnx(model, tmp_path)
+    assert model.training
+    model.eval()
+    names = json.loads((tmp_path / "export.json").read_text())["programs"]["start"]["outputs"]
+    for frames in LENGTHS:
+        face, state = 100 * torch.rand(3, 68, 2), torch.randn(2, 3, 8)
+        audio = torch.randn(3, 4 * frames, 26)
+        with torch.no_grad():
+            expected = model(face[:, None].expand(-1, 3, -1, -1), mirror_audio(audio, 3), initial_state=state).landmarks
+        (terms,) = run(tmp_path / "audio.onnx", audio=audio)
+        values = run(tmp_path / "start.onnx", face=face, initial_state=state)
+        step = onnxruntime.InferenceSession(str(tmp_path / "step.onnx"), providers=["CPUExecutionProvider"])
+        found = []
+        for term in terms:
+            landmarks, *values = step.run(None, {"face": face.numpy(), "term": term, **dict(zip(names, values, strict=True))})
+            found.append(landmarks)
+        assert len(found) == frames
+        # Faces are about 100 pixels high.
+        np.testing.assert_allclose(np.stack(found, 1) / 100, expected.numpy() / 100, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("components", [0, 4])
+def test_a_rollout_continues_from_its_state(components: int) -> None:
+    torch.manual_seed(0)
+    model = MultiScaleGenerator(GeneratorConfig(**SIZES, motion_components=components)).eval()
+    observed, terms = torch.rand(2, 3, 68, 2), torch.randn(6, 2, 2, 8)
+    with torch.no_grad():
+        whole = model.start(observed, initial_state=torch.zeros(2, 2, 8))
+        expected = [whole.faces(whole.step(term).displacement[:, None]) for term in terms]
+        first = model.start(observed, initial_state=torch.zeros(2, 2, 8))
+        for term in terms[:3]:
+            first.step(term)
+        assert (first.state.place is None) == (components == 0)
+        second: Rollout = model.start(observed[:, :1])
+        second.restore(first.state)
+        found = [second.faces(second.step(term).displacement[:, None]) for term in terms[3:]]
+    torch.testing.assert_close(found, expected[3:], rtol=0, atol=0)
+
+
+def test_other_modules_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="`model`: expected a syncer or a MultiScaleGenerator, got Linear"):
+        export_onnx(nn.Linear(1, 1), tmp_path)
+    with pytest.raises(ArgumentError, match="`warm_up`"):
+        export_onnx(nn.Linear(1, 1), tmp_path, warm_up=0)
