@@ -43,6 +43,7 @@ from avsync.metrics.offset import SyncOffset, known_offset, offset_distances, of
 from avsync.metrics.posterior import OffsetPosterior, offset_posterior, sub_frame_offset
 from avsync.metrics.report import LevelSync, face_speed, report_rows, sync_report
 from avsync.metrics.soft_dtw import soft_dtw_distance
+from avsync.metrics.stream import StreamSync, SyncStream
 
 if TYPE_CHECKING:
     from avsync.metrics.modular import DistanceAtZero, LSEConfidence, LSEDistance, OffsetAccuracy, RankAtZero
@@ -90,7 +91,9 @@ __all__ = [
     "OffsetAccuracy",
     "OffsetPosterior",
     "RankAtZero",
+    "StreamSync",
     "SyncOffset",
+    "SyncStream",
     "VelocityError",
     "audio_onsets",
     "beat_align",
