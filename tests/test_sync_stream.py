@@ -66,8 +66,8 @@ def test_bad_arguments(pyramid: SyncerPyramid) -> None:
         SyncStream(pyramid, margin=6)
     with pytest.raises(ArgumentError, match=r"`seconds`: expected at least 0\.68 s, got 0\.5"):
         SyncStream(pyramid, seconds=0.5)
+    fast = SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=4, frame_blocks=1), audio="custom", fps=30.0)
     with pytest.raises(ArgumentError, match=r"`pyramid`: expected syncers of 25 frames per second, got 30"):
-        fast = SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=4, frame_blocks=1), audio="custom", fps=30.0)
         SyncStream(SyncerPyramid(fast))
     custom = SyncerPyramid(SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=4, frame_blocks=1), audio="custom"))
     with pytest.raises(ArgumentError, match="`audio_transform`"):

@@ -1,12 +1,14 @@
 """Measure how early or late the audio of a video is, per level and in words; --fix writes a copy in sync
 
 Landmark syncers compare audio and face on windows of 0.2 to 1.6 seconds. A positive offset means that the audio is early: delay
-it. If a video shows several faces, the largest counts. A clip of a corpus, CORPUS/ID, can take the place of a video and needs
-no detector.
+it. If a video shows several faces, the largest counts, or with --speaker the one that speaks. A clip of a corpus, CORPUS/ID, can
+take the place of a video and needs no detector.
 
   avsync offset talk.mp4 --detector litert
   avsync offset talk.mp4 --fix                                        # writes talk.synced.mp4
   avsync offset a.mp4 b.mkv --syncers runs/syncers --fix in-sync --json > offsets.json
+  avsync offset panel.mp4 --detector litert --speaker                 # which face speaks, and the offset of that face
+  avsync offset talk.mp4 --detector litert --track --figure track.png # the offset of every four seconds
 
 The copy holds the streams of the video as they are; only the times of its audio differ (AVI has none, there the audio is
 written as PCM). It is measured before it takes its name, and only a copy in sync is kept. Files that exist are never replaced
@@ -30,7 +32,7 @@ from avsync.cli._arguments import (
     progress_line,
 )
 from avsync.cli._errors import as_typed
-from avsync.cli._outputs import declare, model_files
+from avsync.cli._outputs import check_figure, declare, model_files
 from avsync.errors import ArgumentError, AvsyncError
 
 if TYPE_CHECKING:
@@ -50,6 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_syncer_arguments(parser, default="landmarks68-25fps")
     add_detector_arguments(parser)
     parser.add_argument(
+        "--speaker", action="store_true", help="measure every face, and use the one whose motion agrees with the audio"
+    )
+    parser.add_argument("--track", action="store_true", help="also measure the offset of every four seconds, once per second")
+    parser.add_argument("--figure", metavar="FILE", help="draw the offset over time of one video; with --track")
+    parser.add_argument(
         "--fix",
         nargs="?",
         const="",
@@ -67,9 +74,14 @@ def run(args: argparse.Namespace) -> int:
 
     args.videos = list(dict.fromkeys(args.videos))
     outputs = _outputs(args)
+    if args.figure is not None:
+        if not args.track or len(args.videos) > 1:
+            raise ArgumentError(f"`--figure`: expected one video and --track, got {len(args.videos)} videos")
+        check_figure("--figure", args.figure)
+    figures = [("--figure", args.figure)] if args.figure is not None else []
     declare(
         args,
-        [("--fix", path) for path in outputs.values()],
+        [*(("--fix", path) for path in outputs.values()), *figures],
         inputs=[*args.videos, model_files(args.syncers), args.calibration],
     )
     syncers = load_syncers(args)
@@ -124,8 +136,12 @@ def _measure(target: str, args: argparse.Namespace, syncers: Syncers) -> tuple[d
         detector=args.detector,
         min_seconds=args.min_seconds,
         audio_track=args.audio_track,
+        faces="all" if args.speaker else "largest",
         progress=progress_line(args, Path(target).name),
     )
+    speaker, speaker_lines = None, []
+    if args.speaker:
+        recording, speaker, speaker_lines = _speaker(recording, syncers)
     answer, report = find_offset(recording, syncers.report, drift=syncers.drift)
     sure = "" if answer.probability is None else f", {100 * answer.probability:.0f} % sure"
     told = "" if answer.level is None else f" (level {answer.level}{sure})"
@@ -137,6 +153,10 @@ def _measure(target: str, args: argparse.Namespace, syncers: Syncers) -> tuple[d
         lines.append(f"  that is {answer.seconds * recording.fps:+.1f} frames of this recording, {recording.fps:g} per second")
     if answer.drift is not None:
         lines += [f"    at {at:6.1f} s  {1000 * offset:+6.0f} ms" for at, offset in answer.drift.segments]
+    lines += speaker_lines
+    track = _track(args, recording, syncers, answer) if args.track else None
+    if track is not None:
+        lines += [f"    at {point['at']:6.1f} s  {_milliseconds(point['offset_ms'])}" for point in track]
     if syncers.calibration is None:
         lines.append("  these syncers have no calibration, so there is no probability; see --calibration")
     result = {
@@ -155,11 +175,56 @@ def _measure(target: str, args: argparse.Namespace, syncers: Syncers) -> tuple[d
             "ms_per_second": 1000 * answer.drift.rate,
             "segments": [{"at": at, "offset_ms": 1000 * offset} for at, offset in answer.drift.segments],
         },
+        "speaker": speaker,
+        "track": track,
         "audio_track": recording.audio_track,
         "levels": rows_of(report),
         "lines": lines,
     }
     return result, recording, answer
+
+
+def _milliseconds(offset: float | None) -> str:
+    return "cannot tell" if offset is None else f"{offset:+6.0f} ms"
+
+
+def _speaker(recording: Recording, syncers: Syncers) -> tuple[Recording, dict[str, Any], list[str]]:
+    """Return the clips of the most probable speaker, and the probabilities of all faces for JSON and as lines."""
+    from avsync.evaluation.track import persons_of, speaking_face
+
+    if syncers.calibration is None:
+        raise ArgumentError("`--speaker`: expected syncers with a calibration, got none; see --calibration")
+    persons = persons_of(recording)
+    found = speaking_face(persons, syncers.report)
+    likely = max(found.probabilities, key=lambda name: found.probabilities[name])
+    lines = [
+        f"    {person}: speaks with {100 * share:.0f} %, {persons[person].seconds:.1f} s of this face"
+        for person, share in found.probabilities.items()
+    ]
+    lines = [f"  the face that speaks: {found.person or 'nobody'} (nobody: {100 * found.nobody:.0f} %)", *lines]
+    return persons[likely], found._asdict(), lines
+
+
+def _track(args: argparse.Namespace, recording: Recording, syncers: Syncers, answer: OffsetAnswer) -> list[dict[str, Any]]:
+    """Measure the offset over time, and draw it on request."""
+    from avsync.evaluation.track import offset_track
+
+    points = offset_track(recording, syncers.report)
+    if args.figure is not None:
+        from avsync.figures import offset_over_time, save_figure
+
+        title = f"{Path(recording.name).name}: {'drift' if answer.drift is not None else 'offset over time'}"
+        times, offsets = [point.seconds for point in points], [point.offset for point in points]
+        save_figure(offset_over_time(times, offsets, title=title), args.figure)
+    return [
+        {
+            "at": point.seconds,
+            "offset_ms": None if point.offset is None else 1000 * point.offset,
+            "probability": point.probability,
+            "confidence": point.confidence,
+        }
+        for point in points
+    ]
 
 
 def _fix(args: argparse.Namespace, recording: Recording, answer: OffsetAnswer, out: Path, syncers: Syncers) -> dict[str, Any]:

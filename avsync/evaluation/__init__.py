@@ -19,6 +19,7 @@ from avsync.evaluation.resync import Resynced, ffmpeg_command, shift_audio
 from avsync.evaluation.sources import LeftOut, Track, match_tracks, read_tracks, tracks_of_clips
 from avsync.evaluation.syncnet import SyncNet, SyncNetConfig, TrackScore, score_video
 from avsync.evaluation.tables import Cell, Measure, Table, write_csv
+from avsync.evaluation.track import OffsetPoint, SpeakingFace, offset_track, persons_of, speaking_face
 
 __all__ = [
     "CalibrationTest",
@@ -31,8 +32,10 @@ __all__ = [
     "Measure",
     "Networks",
     "OffsetAnswer",
+    "OffsetPoint",
     "Recording",
     "Resynced",
+    "SpeakingFace",
     "SyncNet",
     "SyncNetConfig",
     "Table",
@@ -45,12 +48,15 @@ __all__ = [
     "find_drift",
     "find_offset",
     "match_tracks",
+    "offset_track",
+    "persons_of",
     "read_recording",
     "read_tracks",
     "recording_report",
     "score_video",
     "shift_audio",
     "shift_clip",
+    "speaking_face",
     "tracks_of_clips",
     "with_delayed_audio",
     "write_csv",

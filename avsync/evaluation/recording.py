@@ -91,6 +91,7 @@ def read_recording(
     detector: str | Detector = "face-alignment",
     min_seconds: float = 2.0,
     audio_track: int | None = None,
+    faces: str = "largest",
     progress: Callable[[float], None] | None = None,
 ) -> Recording:
     """Read a video, or a clip of a corpus.
@@ -100,10 +101,12 @@ def read_recording(
         detector: For videos; see :func:`avsync.corpus.detectors.protocol.as_detector`.
         min_seconds: Shortest segment with a face that is used, in seconds.
         audio_track: Number of the audio track of a video, from 1; by default the default track of the file, else the first.
+        faces: "largest" or "stable" for one face at a time, "all" for clips of every face, which overlap in time and carry the label of
+            their person; :func:`avsync.evaluation.track.persons_of` separates them.
         progress: Callback that receives the fraction of the video that was read, 0 to 1.
 
     Returns:
-        The recording, with the largest face if several faces are visible.
+        The recording.
 
     Raises:
         CorpusError: There is no such video or clip, it cannot be read, has no audio, or no face is visible for ``min_seconds``.
@@ -124,7 +127,8 @@ def read_recording(
     with AudioSource(path, track=audio_track) as audio:
         track, tracks = audio.track, audio.tracks
     report = VideoReport(source=os.fspath(path))
-    found = iter_clips(path, detector=detector, min_seconds=min_seconds, audio_track=track, report=report, progress=progress)
+    options = {"min_seconds": min_seconds, "audio_track": track, "faces": faces}
+    found = iter_clips(path, detector=detector, report=report, progress=progress, **options)  # type: ignore[arg-type]
     clips = list(found)
     if not clips:
         raise CorpusError(f"{path}: expected a face for at least {min_seconds:g} s, got {report.line().partition(': ')[2]}")

@@ -13,7 +13,7 @@ from avsync.figures.calibration import expected_calibration_error, reliability_d
 from avsync.figures.corpus import corpus_figure
 from avsync.figures.faces import FACE_LINES, draw_face, face_images, face_strip, landmark_video, mask_figure
 from avsync.figures.gif import write_gif
-from avsync.figures.plots import confidence_by_level, offset_histogram, training_curves
+from avsync.figures.plots import confidence_by_level, offset_histogram, offset_over_time, training_curves
 from avsync.figures.sync import evaluation_figures
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "mask_figure",
     "new_figure",
     "offset_histogram",
+    "offset_over_time",
     "plain_axes",
     "reliability_diagram",
     "save_figure",

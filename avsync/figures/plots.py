@@ -212,3 +212,42 @@ def confidence_by_level(
     axes.axhline(0, color="#444444", linewidth=0.8)
     axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
+
+
+def offset_over_time(times: Sequence[float], offsets: Sequence[float | None], *, title: str = "") -> Figure:
+    """Draw the offset of a recording over time.
+
+    Args:
+        times: Middle of each part, in seconds.
+        offsets: Offset of each part in seconds, positive if the audio is early; None if it cannot be determined, which leaves a gap and
+            a grey tick on the axis of time.
+        title: Title of the plot.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ArgumentError: There is no part, or not one offset per time.
+        MissingExtraError: Matplotlib is not installed.
+
+    Example:
+        >>> figure = offset_over_time([2.0, 3.0, 4.0], [0.04, None, 0.12])
+        >>> [line.get_ydata().tolist() for line in figure.axes[0].lines][0]
+        [40.0, nan, 120.0]
+
+    Source: ours.
+    """
+    if not times or len(times) != len(offsets):
+        raise ArgumentError(f"`offsets`: expected one per time and at least one, got {len(offsets)} for {len(times)} times")
+    figure = new_figure(7.2, 3.2)
+    axes = figure.subplots()
+    values = [np.nan if offset is None else 1000 * offset for offset in offsets]
+    axes.plot(times, np.array(values), color=PALETTE[0], marker=MARKERS[0], markersize=4, linewidth=1.4)
+    unknown = [time for time, offset in zip(times, offsets, strict=True) if offset is None]
+    axes.plot(unknown, [0.0] * len(unknown), linestyle="none", color=GREY, marker="|", markersize=8)
+    axes.axhline(0.0, color=GREY, linewidth=0.8, linestyle="--")
+    axes.set_xlabel("time, s")
+    axes.set_ylabel("offset, ms (positive: audio early)")
+    axes.set_title(title)
+    plain_axes(axes)
+    return figure
