@@ -139,7 +139,8 @@ def _measure(target: str, args: argparse.Namespace, syncers: Syncers) -> tuple[d
         faces="all" if args.speaker else "largest",
         progress=progress_line(args, Path(target).name),
     )
-    speaker, speaker_lines = None, []
+    speaker: dict[str, Any] | None = None
+    speaker_lines: list[str] = []
     if args.speaker:
         recording, speaker, speaker_lines = _speaker(recording, syncers)
     answer, report = find_offset(recording, syncers.report, drift=syncers.drift)

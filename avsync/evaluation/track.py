@@ -12,8 +12,8 @@ from avsync.errors import ArgumentError
 from avsync.evaluation.recording import FRAME_SECONDS, Recording, find_offset
 from avsync.metrics.report import LevelSync
 
-SPEAKER_LEVEL = 1
-"""Level whose probability tells the speaking face: windows of 0.4 s, which search 1.2 s in both directions."""
+SPEAKER_LEVELS = 2
+"""Number of finest levels whose largest probability tells the speaking face: windows of 0.2 and 0.4 s."""
 
 
 class OffsetPoint(NamedTuple):
@@ -110,8 +110,8 @@ def persons_of(recording: Recording) -> dict[str, Recording]:
 def speaking_face(persons: Mapping[str, Recording], measure: Callable[[Recording], list[LevelSync]]) -> SpeakingFace:
     r"""Find the face whose motion agrees with the audio.
 
-    The calibrated probability :math:`p_i` that the audio belongs to face :math:`i` is measured for each face by itself. At most one
-    face speaks, so that
+    The calibrated probability :math:`p_i` that the audio belongs to face :math:`i` is measured for each face by itself, at the two finest
+    levels, and the larger one counts. At most one face speaks, so that
 
     .. math:: P(i) = \frac{o_i}{1 + \sum_j o_j}, \quad P(\text{nobody}) = \frac{1}{1 + \sum_j o_j}, \quad o_i = \frac{p_i}{1 - p_i}
 
@@ -132,13 +132,12 @@ def speaking_face(persons: Mapping[str, Recording], measure: Callable[[Recording
     odds = {}
     for name, recording in persons.items():
         report = measure(recording)
-        level = report[min(SPEAKER_LEVEL, len(report) - 1)]
-        if level.posterior is None:
-            raise ArgumentError(
-                "`measure`: expected reports with a calibration, because a speaker is a matter of probability, got none"
-            )
-        found = level.answers[0] == "offset" or level.answers[0] == "unsure"
-        sure = min(float(level.posterior.probability), 1 - 1e-6) if found else 0.0
+        sure = 0.0
+        for level in report[:SPEAKER_LEVELS]:
+            if level.posterior is None:
+                raise ArgumentError("`measure`: expected reports with a calibration, which probabilities need, got none")
+            if level.answers[0] in ("offset", "unsure"):
+                sure = max(sure, min(float(level.posterior.probability), 1 - 1e-6))
         odds[name] = sure / (1 - sure)
     total = 1 + sum(odds.values())
     probabilities = {name: value / total for name, value in odds.items()}
