@@ -1,7 +1,7 @@
 """Write a model as ONNX programs, for use without Python or torch
 
-Syncers become the encoders of motion and audio and their audio features; the generator becomes its audio part, its start and one step.
-Batch and length are free. export.json in the folder names inputs and outputs.
+Syncers become the encoders of motion and audio and their audio features; the generator becomes its audio part, its start and
+one step. Batch and length are free. export.json in the folder names inputs and outputs.
 
   avsync export landmarks68-25fps --out onnx
   avsync export generator-landmarks68-25fps --out onnx-generator

@@ -101,8 +101,8 @@ def read_recording(
         detector: For videos; see :func:`avsync.corpus.detectors.protocol.as_detector`.
         min_seconds: Shortest segment with a face that is used, in seconds.
         audio_track: Number of the audio track of a video, from 1; by default the default track of the file, else the first.
-        faces: "largest" or "stable" for one face at a time, "all" for clips of every face, which overlap in time and carry the label of
-            their person; :func:`avsync.evaluation.track.persons_of` separates them.
+        faces: "largest" or "stable" for one face at a time, "all" for clips of every face, which overlap in time and carry the
+            label of their person; :func:`avsync.evaluation.track.persons_of` separates them.
         progress: Callback that receives the fraction of the video that was read, 0 to 1.
 
     Returns:

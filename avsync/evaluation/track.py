@@ -34,8 +34,8 @@ def offset_track(
 ) -> list[OffsetPoint]:
     """Measure the offset of consecutive parts of a recording, each for itself.
 
-    A drift shows as a line, an edit in the audio as a step. :func:`avsync.evaluation.recording.find_drift` decides whether the line is a
-    drift.
+    A drift shows as a line, an edit in the audio as a step. :func:`avsync.evaluation.recording.find_drift` decides whether the
+    line is a drift.
 
     Args:
         recording: From :func:`avsync.evaluation.recording.read_recording`.
@@ -110,10 +110,11 @@ def persons_of(recording: Recording) -> dict[str, Recording]:
 def speaking_face(persons: Mapping[str, Recording], measure: Callable[[Recording], list[LevelSync]]) -> SpeakingFace:
     r"""Find the face whose motion agrees with the audio.
 
-    The calibrated probability :math:`p_i` that the audio belongs to face :math:`i` is measured for each face by itself, at the two finest
-    levels, and the larger one counts. At most one face speaks, so that
+    The calibrated probability :math:`p_i` that the audio belongs to face :math:`i` is measured for each face by itself, at the
+    two finest levels, and the larger one counts. At most one face speaks, so that
 
-    .. math:: P(i) = \frac{o_i}{1 + \sum_j o_j}, \quad P(\text{nobody}) = \frac{1}{1 + \sum_j o_j}, \quad o_i = \frac{p_i}{1 - p_i}
+    .. math::
+        P(i) = \frac{o_i}{1 + \sum_j o_j}, \quad P(\text{nobody}) = \frac{1}{1 + \sum_j o_j}, \quad o_i = \frac{p_i}{1 - p_i}
 
     Args:
         persons: Recordings by name, with the same audio, such as from :func:`persons_of`.

@@ -219,8 +219,8 @@ def offset_over_time(times: Sequence[float], offsets: Sequence[float | None], *,
 
     Args:
         times: Middle of each part, in seconds.
-        offsets: Offset of each part in seconds, positive if the audio is early; None if it cannot be determined, which leaves a gap and
-            a grey tick on the axis of time.
+        offsets: Offset of each part in seconds, positive if the audio is early; None if it cannot be determined, which leaves a
+            gap and a grey tick on the axis of time.
         title: Title of the plot.
 
     Returns:

@@ -31,22 +31,24 @@ class StreamSync(NamedTuple):
 class SyncStream:
     """Scorer of audio and landmarks that arrive together or apart, in chunks of any size.
 
-    Every ``every`` seconds the stream reports the last ``seconds`` seconds. A report equals :func:`avsync.metrics.report.sync_report` of
-    the same crop of the whole recording: landmarks of the crop, and audio of the crop and of ``margin`` frames on both sides, whose
-    features are computed on the crop. The stream keeps only the frames and samples that the next report needs.
+    Every ``every`` seconds the stream reports the last ``seconds`` seconds. A report equals
+    :func:`avsync.metrics.report.sync_report` of the same crop of the whole recording: landmarks of the crop, and audio of the
+    crop and of ``margin`` frames on both sides, whose features are computed on the crop. The stream keeps only the frames and
+    samples that the next report needs.
 
     Args:
         pyramid: Trained syncers; the computation takes place on their device.
         seconds: Length of the reported crop, in seconds.
         every: Time between two reports, in seconds.
-        margin: Frames of audio before and after the crop; a multiple of ``2**(levels - 1)``. A report waits for the audio of the margin.
+        margin: Frames of audio before and after the crop; a multiple of ``2**(levels - 1)``. A report waits for the audio of
+            the margin.
         audio_transform: From a waveform (1, samples) to features; by default the features that the syncers were trained on.
         calibration: Calibration of the syncers, for probabilities.
         max_offsets: Largest offset searched at each level, in frames of the level.
 
     Raises:
-        ArgumentError: The syncers have another rate than 25 frames per second, a length is too short for a window at every level,
-            ``margin`` is negative, or the syncers have custom features and no ``audio_transform`` is given.
+        ArgumentError: The syncers have another rate than 25 frames per second, a length is too short for a window at every
+            level, ``margin`` is negative, or the syncers have custom features and no ``audio_transform`` is given.
 
     Example:
         >>> from avsync.models import SyncerConfig, SyncerPyramid, SyncerPyramidConfig

@@ -1,7 +1,7 @@
 """Models as ONNX programs, for programs without Python or torch.
 
-The programs are made by ``torch.export`` and hold any batch and any length. A syncer becomes the two encoders of all windows and its
-audio features; the generator, which is a recurrence, becomes the audio pyramid, the start and one step.
+The programs are made by ``torch.export`` and hold any batch and any length. A syncer becomes the two encoders of all windows
+and its audio features; the generator, which is a recurrence, becomes the audio pyramid, the start and one step.
 """
 
 from __future__ import annotations
@@ -96,22 +96,20 @@ def _given(state: RolloutState) -> tuple[Tensor, ...]:
 def export_onnx(model: nn.Module, folder: str | os.PathLike[str], *, warm_up: int = 3) -> list[Path]:
     r"""Write a model as ONNX programs with a free batch and a free length.
 
-    ================ ========================================== ==================================================================
-    file             inputs                                     outputs
-    ================ ========================================== ==================================================================
-    a syncer
-    ``motion.onnx``  ``landmarks`` (batch, frames, points,      ``motion_0``, ... one per level, (batch, windows, embed), as
-                     dims)                                      ``embed_motion`` returns them
-    ``audio.onnx``   ``audio`` (batch, stride * frames,         ``audio_0``, ... one per level, as ``embed_audio`` returns them
-                     features)
-    ``features.onnx`` ``waveform`` (batch, 640 * frames)        ``audio``, the features of the model; not with custom features
-    the generator
-    ``audio.onnx``   ``audio`` (batch, 4 * frames, features)    ``terms`` (frames, branches, batch, width)
-    ``start.onnx``   ``face`` (batch, points, dims),            the state: ``hidden``, ``cell``, ``displacement`` and, with principal
-                     ``initial_state`` (2, batch, hidden)       motions, ``place`` and ``reach``
-    ``step.onnx``    ``face``, ``term`` (branches, batch,       ``landmarks`` (batch, points, dims), and the new state, each with
-                     width) of one frame, and the state         ``_next`` at the end of its name
-    ================ ========================================== ==================================================================
+    A syncer:
+
+    - ``motion.onnx``: ``landmarks`` (batch, frames, points, dims) to ``motion_0``, ..., one per level, as
+      ``embed_motion`` returns them.
+    - ``audio.onnx``: ``audio`` (batch, stride * frames, features) to ``audio_0``, ..., as ``embed_audio`` returns them.
+    - ``features.onnx``: ``waveform`` (batch, 640 * frames) to ``audio``, the features of the model; not with custom features.
+
+    The generator:
+
+    - ``audio.onnx``: ``audio`` (batch, 4 * frames, features) to ``terms`` (frames, branches, batch, width).
+    - ``start.onnx``: ``face`` (batch, points, dims) and ``initial_state`` (2, batch, hidden) to the state: ``hidden``,
+      ``cell``, ``displacement`` and, with principal motions, ``place`` and ``reach``.
+    - ``step.onnx``: ``face``, ``term`` (branches, batch, width) of one frame, and the state, to ``landmarks`` (batch, points,
+      dims) and the new state, whose names end in ``_next``.
 
     ``export.json`` contains the class and the config of the model, and the names of inputs and outputs.
 
