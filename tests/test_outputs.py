@@ -45,7 +45,7 @@ COMMANDS: Commands = {
     "inspect --figure": lambda at, out: ["inspect", f"{at}/corpus", "--figure", out],
     "render --out": lambda at, out: ["render", f"{at}/corpus/{CLIP}", "--size", "32", "--seconds", "0.2", "--out", out],
     "doctor --figure": lambda at, out: ["doctor", f"{at}/corpus", "--log", f"{at}/log", "--figure", out],
-    "demo": lambda at, out: ["demo", out, "--speakers", "2", "--seconds", "0.2", "--quiet"],
+    "demo": lambda at, out: ["demo", out, "--seconds", "0.08", "--quiet"],
     "train --out": lambda at, out: ["train", f"{at}/corpus", "--out", out, "--quiet"],
     **{
         f"calibrate {option}": lambda at, out, option=option: [

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("av")
 
-from avsync.cli import main
+from avsync.cli import demo, main
 from avsync.corpus import Corpus, extract, write_talk
 from avsync.corpus.media.files import read_audio
 from avsync.corpus.synthetic import TalkDetector, synthetic_clip
@@ -46,11 +46,11 @@ def test_other_images_have_no_face() -> None:
 
 
 def test_demo_to_corpus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = str(tmp_path / "talks")
-    assert main(["demo", folder, "--speakers", "2", "--first", "7", "--seconds", "2"]) == 0
-    assert "talk-008.mp4" in capsys.readouterr().err
-    assert main(["extract", folder, "--out", str(tmp_path / "corpus"), "--detector", "demo", "--quiet"]) == 0
-    speakers = Corpus(tmp_path / "corpus").speakers
-    assert [name.rpartition("-")[0] for name in speakers] == ["late", "talk-007", "talk-008"]
-    assert main(["demo", folder, "--speakers", "0"]) == 1
-    assert main(["demo", folder, "--speakers", "1", "--first", "8"]) == 1  # nothing is replaced
+    assert main(["demo", str(tmp_path), "--seconds", "2.2"]) == 0
+    assert "talk.mp4" in capsys.readouterr().err
+    for folder, split in {"talks": "train", "unseen": "val"}.items():
+        words = ["extract", str(tmp_path / folder), "--out", str(tmp_path / "corpus"), "--split", split]
+        assert main([*words, "--detector", "demo", "--quiet"]) == 0
+    speakers = [name.rpartition("-")[0] for name in Corpus(tmp_path / "corpus").speakers]
+    assert tuple(speakers) == demo.TALKS + demo.UNSEEN
+    assert main(["demo", str(tmp_path), "--seconds", "2.2"]) == 1  # nothing is replaced

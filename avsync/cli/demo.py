@@ -1,11 +1,16 @@
 """Write videos of the synthetic talker, to try every command without videos of your own
 
-The videos show the points of a face, and their audio is a synthetic voice. The audio of late.mp4 is late, by --late-ms.
-Detectors of real faces find none in these videos; --detector demo reads them.
+The videos show the points of a face, and their audio is a synthetic voice. FOLDER/talks has six speakers and FOLDER/unseen four
+others; the audio of FOLDER/talk.mp4 is late, by --late-ms. Detectors of real faces find none in these videos; --detector demo
+reads them.
 
-  avsync demo talks                                          # talk-000.mp4, ..., and late.mp4
+  avsync demo try
+  cd try
+  avsync offset talk.mp4 --detector demo --fix
   avsync extract talks --out corpus --detector demo
-  avsync offset talks/late.mp4 --detector demo --fix
+  avsync extract unseen --out corpus --detector demo --split val
+  avsync train corpus --out runs/mine --steps 40 --batch-size 8 --width 32
+  avsync calibrate runs/mine corpus
 """
 
 from __future__ import annotations
@@ -16,10 +21,11 @@ from pathlib import Path
 
 from avsync.cli._arguments import add_overwrite_argument, add_quiet_argument
 from avsync.cli._outputs import declare
-from avsync.errors import ArgumentError
 
-LATE_SPEAKER = 100_000
-"""Number of the speaker of late.mp4, who is in the split "val" of the synthetic talker."""
+TALKS = ("anna", "ben", "carl", "dora", "eva", "finn")
+UNSEEN = ("gina", "hugo", "ida", "jon")
+FIRST_UNSEEN = 100_000
+"""Number of the first speaker of the split "val" of the synthetic talker."""
 
 _messages = logging.getLogger("avsync.cli")
 
@@ -27,11 +33,9 @@ _messages = logging.getLogger("avsync.cli")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``avsync demo``."""
     parser.add_argument("folder", metavar="FOLDER", help="folder to write the videos to")
-    parser.add_argument("--speakers", type=int, default=6, metavar="N", help="number of videos in sync (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=8.0, help="length of each video (default: %(default)s)")
-    parser.add_argument("--first", type=int, default=0, metavar="N", help="number of the first speaker (default: %(default)s)")
     parser.add_argument(
-        "--late-ms", type=float, default=160.0, metavar="MS", help="delay of the audio of late.mp4 (default: %(default)s)"
+        "--late-ms", type=float, default=160.0, metavar="MS", help="delay of the audio of talk.mp4 (default: %(default)s)"
     )
     add_overwrite_argument(parser)
     add_quiet_argument(parser)
@@ -41,13 +45,14 @@ def run(args: argparse.Namespace) -> int:
     """Write the videos."""
     from avsync.corpus.synthetic.video import write_talk
 
-    if args.speakers < 1:
-        raise ArgumentError(f"`speakers`: expected at least 1, got {args.speakers}")
     folder = Path(args.folder)
-    talks = {folder / f"talk-{number:03d}.mp4": (number, 0.0) for number in range(args.first, args.first + args.speakers)}
-    talks[folder / "late.mp4"] = (LATE_SPEAKER, args.late_ms / 1000)
-    declare(args, [("FOLDER", path) for path in talks], inputs=[])
-    for path, (speaker, delay) in talks.items():
-        write_talk(path, speaker=speaker, seconds=args.seconds, audio_delay=delay)
+    videos = {folder / "talks" / f"{name}.mp4": number for number, name in enumerate(TALKS)}
+    videos |= {folder / "unseen" / f"{name}.mp4": FIRST_UNSEEN + number for number, name in enumerate(UNSEEN)}
+    late = folder / "talk.mp4"
+    videos[late] = FIRST_UNSEEN + len(UNSEEN)
+    declare(args, [("FOLDER", path) for path in videos], inputs=[])
+    for path, speaker in videos.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_talk(path, speaker=speaker, seconds=args.seconds, audio_delay=args.late_ms / 1000 if path == late else 0.0)
         _messages.info("%s", path)
     return 0

@@ -47,12 +47,11 @@ networks = Networks(syncers=SyncerPyramid.from_pretrained("landmarks68-25fps-jud
 found = evaluate(refs, preds, networks=networks, resamples=200)
 
 # %%
-for row in ("truth", "late", "timid", "jitters", "static"):
-    if row in found.table.cells:
-        confidence = found.values(row, "confidence", 0).mean()
-        offset = found.values(row, "abs_offset", 0).mean()
-        velocity = found.values(row, "velocity_error").mean()
-        print(f"{row:8} confidence {confidence:.2f}  offset {offset:.1f} frames  velocity error {velocity:.3f}")
+for row in ("ground truth", "late", "timid", "jitters", "static"):
+    confidence = found.values(row, "confidence", 0).mean()
+    offset = found.values(row, "abs_offset", 0).mean()
+    velocity = found.values(row, "velocity_error").mean()
+    print(f"{row:12} confidence {confidence:.2f}  offset {offset:.1f} frames  velocity error {velocity:.3f}")
 
 # %% [markdown]
 # - **late**: the confidence is that of the truth, because the motion is right; the offset of 4 frames gives it away.

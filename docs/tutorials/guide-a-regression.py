@@ -76,7 +76,7 @@ def run(sync_weight: float, steps: int = 80) -> Regressor:
     return model.eval()
 
 
-models = {"squared error": run(0.0), "with the sync loss": run(1.0)}
+models = {"squared error": run(0.0), "with the sync loss": run(0.3)}
 
 # %% [markdown]
 # ## Measure with a model that took no part
@@ -114,5 +114,5 @@ axes.legend()
 plt.show()
 
 # %% [markdown]
-# The sync loss raises the confidence at the same number of steps. More weight raises it further, above that of real motion:
-# then the loss is fooled, and the motion looks wrong. [Guidance](../guidance.md) shows where to stop.
+# The sync loss raises the confidence at the same number of steps. A row above that of real motion means that the weight is too
+# large: the motion then exaggerates, and only the loss likes it. [Guidance](../guidance.md) shows where to stop.
