@@ -34,13 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Export and list the files."""
     from avsync.cli._errors import naming
-    from avsync.models.export import MANIFEST, export_onnx
+    from avsync.models.export import EXPORT_NAME, export_onnx
     from avsync.pretrained import from_pretrained
 
     if args.warm_up < 1:
         raise ArgumentError(f"`--warm-up`: expected at least 1, got {args.warm_up}")
     out = Path(args.out)
-    names = ("motion.onnx", "audio.onnx", "features.onnx", "start.onnx", "step.onnx", MANIFEST)
+    names = ("motion.onnx", "audio.onnx", "features.onnx", "start.onnx", "step.onnx", EXPORT_NAME)
     declare(args, [("--out", out / name) for name in names], inputs=[model_files(args.model)])
     with naming(folder="MODEL", model="MODEL"):
         model = from_pretrained(args.model)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Faces = Tensor | npt.NDArray[Any]
+_Faces = Tensor | npt.NDArray[Any]
 
 FACE_LINES: tuple[tuple[int, ...], ...] = (
     tuple(range(17)),
@@ -40,7 +40,7 @@ FACE_LINES: tuple[tuple[int, ...], ...] = (
 _SEGMENTS = np.array([pair for line in FACE_LINES for pair in itertools.pairwise(line)])
 
 
-def _array(name: str, landmarks: Faces, axes: str) -> npt.NDArray[np.float64]:
+def _array(name: str, landmarks: _Faces, axes: str) -> npt.NDArray[np.float64]:
     values = landmarks.detach().cpu() if isinstance(landmarks, Tensor) else landmarks
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != len(axes.split()) or 0 in array.shape or array.shape[-1] < 2:
@@ -48,7 +48,7 @@ def _array(name: str, landmarks: Faces, axes: str) -> npt.NDArray[np.float64]:
     return array[..., :2]
 
 
-def _sequences(sequences: Mapping[str, Faces]) -> dict[str, npt.NDArray[np.float64]]:
+def _sequences(sequences: Mapping[str, _Faces]) -> dict[str, npt.NDArray[np.float64]]:
     if not sequences:
         raise ArgumentError("`sequences`: expected at least one, got none")
     arrays = {name: _array(f"sequences[{name!r}]", faces, "frames points dims") for name, faces in sequences.items()}
@@ -66,10 +66,10 @@ def _view(face: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], float
 
 @checked
 def draw_face(
-    landmarks: Faces,
+    landmarks: _Faces,
     size: int = 256,
     *,
-    reference: Faces | None = None,
+    reference: _Faces | None = None,
     color: tuple[int, int, int] = (20, 20, 20),
     background: tuple[int, int, int] = (255, 255, 255),
     line_width: float | None = None,
@@ -138,7 +138,7 @@ def _draw_line(
 @checked
 def landmark_video(
     path: str | os.PathLike[str],
-    sequences: Mapping[str, Faces],
+    sequences: Mapping[str, _Faces],
     *,
     waveform: Tensor | npt.NDArray[Any] | None = None,
     fps: float = 25.0,
@@ -183,7 +183,7 @@ def landmark_video(
 
 
 @checked
-def face_images(sequences: Mapping[str, Faces], *, size: int = 320) -> Iterator[Image]:
+def face_images(sequences: Mapping[str, _Faces], *, size: int = 320) -> Iterator[Image]:
     """Draw the images of :func:`landmark_video`, one per frame: faces side by side, each under its name.
 
     Args:
@@ -240,7 +240,7 @@ def _plot_face(axes: Axes, face: npt.NDArray[np.float64], color: str, width: flo
 
 
 @checked
-def face_strip(sequences: Mapping[str, Faces], *, columns: int = 10, fps: float = 25.0) -> Figure:
+def face_strip(sequences: Mapping[str, _Faces], *, columns: int = 10, fps: float = 25.0) -> Figure:
     """Draw faces over time, one row per method (the paper's figure 4).
 
     Args:
@@ -283,7 +283,7 @@ def face_strip(sequences: Mapping[str, Faces], *, columns: int = 10, fps: float 
 
 
 @checked
-def mask_figure(masks: Tensor | npt.NDArray[Any], *, landmarks: Faces | None = None, fps: float = 25.0) -> Figure:
+def mask_figure(masks: Tensor | npt.NDArray[Any], *, landmarks: _Faces | None = None, fps: float = 25.0) -> Figure:
     r"""Draw the mask of equation (8) on faces: the part of the face that each branch of the generator moves.
 
     Args:

@@ -25,7 +25,7 @@ from avsync.models.syncer import MultiScaleSyncer
 from avsync.pretrained import config_to_dict
 from avsync.pyramid import AUDIO_FRAMES_PER_FRAME, SAMPLES_PER_FRAME
 
-MANIFEST = "export.json"
+EXPORT_NAME = "export.json"
 _EXAMPLE_FRAMES = 81  # odd at every level, so that nothing depends on an even length
 
 
@@ -151,7 +151,9 @@ def export_onnx(model: nn.Module, folder: str | os.PathLike[str], *, warm_up: in
         model.train(training)
     described = {name: {"inputs": program.inputs, "outputs": program.outputs} for name, program in programs.items()}
     config = config_to_dict(model.config)
-    write_json(target / MANIFEST, {"class": type(model).__name__, "config": config, "warm_up": warm_up, "programs": described})
+    write_json(
+        target / EXPORT_NAME, {"class": type(model).__name__, "config": config, "warm_up": warm_up, "programs": described}
+    )
     return written
 
 
