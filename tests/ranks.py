@@ -174,7 +174,9 @@ class Guided(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        config = SyncerPyramidConfig(syncer=SyncerConfig(audio_features=3, points=7, width=4, embed=4), num_levels=2)
+        config = SyncerPyramidConfig(
+            syncer=SyncerConfig(audio_features=3, points=7, width=4, embed=4), num_levels=2, audio="custom"
+        )
         self.loss = MultiScaleSyncLoss(syncers=SyncerPyramid(config))
         self.mix = nn.Linear(14, 14)
 
