@@ -113,7 +113,7 @@ def test_regions_are_trained_joined_and_measured(tmp_path: Path) -> None:
     joined = regions.join(pyramids)
     assert joined.regions == tuple(regions.LEVELS) and joined.num_levels == 5 and joined.shortest_clip() == 65
     assert joined.region_weights == tuple(regions.WEIGHTS.values())
-    found = region_accuracy.measured(joined, ClipBank(talkers("val", 16.0), features=bank.features), stride=40)
+    found = region_accuracy.measured(joined, ClipBank(talkers("val", 20.0), features=bank.features), stride=40)
     assert {name: len(rows["B"]["within_one"]) for name, rows in found.items()} == {"levels 0 to 3, 152 frames": 4} | {
         name: 1 for name in found if "320" in name
     }
