@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 FEATURE_CHOICES = ("log-mel", "mfcc", "prosody", "log-mel-prosody")
 """The kinds of :class:`avsync.audio.features.SpeechFeatures`."""
-REGION_CHOICES = ("face", "mouth", "head")
+REGION_CHOICES = ("face", "mouth", "head", "expression")
 EVALUATED_MARGIN = 40
 """Frames of audio around the crops on which syncers are evaluated."""
 POOL_CHOICES = ("auto", "clip", "source", "speaker")
