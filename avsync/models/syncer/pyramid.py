@@ -40,8 +40,8 @@ from avsync.landmarks.head_frame import head_frame_weights
 from avsync.landmarks.layouts import LANDMARKS68, NUM_POINTS, Layout, find_layout
 from avsync.landmarks.lip_leak import LEAK_SHAPE, remove_lip_leak
 from avsync.landmarks.motion_features import MOTION_REGIONS, POSE, check_motion, motion_channels, motion_features, region_points
+from avsync.models.syncer import together
 from avsync.models.syncer.interface import Embeddings, MultiScaleSyncer, SyncerInterface, check_form, check_same_duration
-from avsync.models.syncer.together import encode_levels
 from avsync.pretrained import added_later, renamed
 from avsync.pyramid import (
     FPS,
@@ -286,7 +286,10 @@ class AudioEncoder(nn.Module):
 def _encode(encoders: Sequence[MotionEncoder | AudioEncoder], inputs: Sequence[Tensor]) -> list[Tensor]:
     """Apply the encoder of each level to the input of this level."""
     frames = [encoder.frames_of(x) for encoder, x in zip(encoders, inputs, strict=True)]
-    return encode_levels([encoder.encoder for encoder in encoders], frames)
+    trunks = [encoder.encoder for encoder in encoders]
+    if frames[0].device.type not in together.DEVICES:
+        return [trunk(x) for trunk, x in zip(trunks, frames, strict=True)]
+    return together.encode_levels(trunks, frames)
 
 
 def _hold_ends(x: Tensor, count: int) -> Tensor:
