@@ -13,7 +13,7 @@ from avsync.evaluation.recording import FRAME_SECONDS, Recording, find_offset
 from avsync.metrics.report import LevelSync
 
 SPEAKER_LEVELS = 2
-"""Number of finest levels whose largest probability tells the speaking face: windows of 0.2 and 0.4 s."""
+"""Number of finest levels whose largest probability decides which face speaks: windows of 0.2 and 0.4 s."""
 
 
 class OffsetPoint(NamedTuple):
