@@ -36,9 +36,9 @@ def prosody(waveform: Tensor, *, sample_rate: int = 16000, hop_length: int = 160
     The features are scaled to the magnitude of log-mel energies, about 10:
 
     - loudness: power of a window of 50 ms in decibels, at least -70;
-    - voicing: 20 in voiced frames, else 0. A frame is voiced if its normalised autocorrelation exceeds 0.5 within 64 to 400 Hz,
-    its
-      loudness is at most 30 dB below the loudest twentieth of the clip, and its pitch is within an octave of the clip's median;
+    - voicing: 20 in voiced frames, else 0. A frame is voiced if its normalised autocorrelation exceeds 0.5 within 64 to 400
+      Hz, its loudness is at most 30 dB below the loudest twentieth of the clip, and its pitch is within an octave of the
+      clip's median;
     - pitch: semitones above the median of the clip, times 3, held through unvoiced frames and smoothed over 50 ms;
     - slope: change of the pitch within 40 ms in semitones, at most 4, times 6.
 

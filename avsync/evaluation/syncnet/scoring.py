@@ -98,9 +98,8 @@ def score_video(
         batch_size: Windows embedded at once, 1 to 128.
         max_offset: Largest offset searched, in images of 40 ms; 15 in the published evaluations.
         edges: "masked" compares with the audio around the track and leaves out what lies beyond the audio of the file. "legacy"
-            is the published script: the audio is cut to the track, zeros take the place of embeddings beyond its ends, and the
-                last
-            window of a track is not used.
+            is the published script: the audio is cut to the track, zeros take the place of embeddings beyond its ends, and
+            the last window of a track is not used.
         faces: "largest", "stable" or "all"; see :func:`avsync.corpus.extraction.tracks.choose_tracks`.
         min_seconds: Shortest track of a face; 4 in the published pipeline.
         audio_track: Number of the audio track, from 1; by default the default track of the file, else the first.
