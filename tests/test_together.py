@@ -126,7 +126,7 @@ def test_weights_that_learn_get_their_gradients() -> None:
 @pytest.mark.usefixtures("as_on_a_gpu")
 @pytest.mark.parametrize(("pretrained", "most"), [(False, 250), (True, 510)])
 def test_operations_of_the_loss(pretrained: bool, most: int) -> None:
-    """Forward and backward, from features (487 and 716 before the levels were joined)."""
+    """Forward and backward, from features (487 with the default pyramid before the levels were joined)."""
     loss = MultiScaleSyncLoss.from_pretrained() if pretrained else MultiScaleSyncLoss(syncers=SyncerPyramid())
     results(loss)  # stacks the weights
     with Launches() as launches:

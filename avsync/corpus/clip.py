@@ -473,6 +473,7 @@ class Corpus(Sequence[Clip]):
         return f"Corpus({str(self.folder)!r}: {len(self)} clips, {len(self.speakers)} speakers, {len(self.bad)} bad)"
 
 
+@checked
 def resample_clip(clip: Clip, *, fps: float = FPS) -> Clip:
     """Return a clip at another frame rate: landmarks on the same clock, and the audio of their duration.
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from avsync._checks import at_least_float32, check_positive, check_shape
+from avsync._checks import at_least_float32, check_count, check_shape, checked
 from avsync.errors import ArgumentError, ClipTooShortError
 from avsync.landmarks.geometry import extent, mouth_opening, unit_length
 
@@ -15,6 +15,7 @@ DRIFT_FRAMES = 10
 """Frames at the end of a clip over which :func:`height_drift` averages (ours)."""
 
 
+@checked
 def height_drift(landmarks: Tensor, *, last: int = DRIFT_FRAMES) -> Tensor:
     """Compute the height of the face at the end of a clip, in heights of its first face.
 
@@ -40,13 +41,14 @@ def height_drift(landmarks: Tensor, *, last: int = DRIFT_FRAMES) -> Tensor:
     Source: ours.
     """
     check_shape("landmarks", landmarks, "batch frames points dims")
-    check_positive("last", last)
+    check_count("last", last)
     if landmarks.shape[1] == 0:
         raise ClipTooShortError("`landmarks`: expected at least 1 frame, got 0")
     landmarks = at_least_float32(landmarks)
     return extent(landmarks[:, -last:]).mean(dim=1) / unit_length(landmarks[:, 0])
 
 
+@checked
 def mouth_opening_quantile(landmarks: Tensor, *, quantile: float = 0.95) -> Tensor:
     """Compute a quantile over time of the opening of the inner lips, in heights of the first face.
 
@@ -60,6 +62,7 @@ def mouth_opening_quantile(landmarks: Tensor, *, quantile: float = 0.95) -> Tens
     Raises:
         ShapeError: Not 68 points.
         ArgumentError: The quantile is outside 0 to 1.
+        ClipTooShortError: There is no frame.
 
     Example:
         >>> mouth_opening_quantile(torch.ones(2, 10, 68, 2)).tolist()
@@ -70,9 +73,12 @@ def mouth_opening_quantile(landmarks: Tensor, *, quantile: float = 0.95) -> Tens
     check_shape("landmarks", landmarks, "batch frames points dims")
     if not 0 <= quantile <= 1:
         raise ArgumentError(f"`quantile`: expected a number from 0 to 1, got {quantile!r}")
+    if landmarks.shape[1] == 0:
+        raise ClipTooShortError("`landmarks`: expected at least 1 frame, got 0")
     return mouth_opening(landmarks).quantile(quantile, dim=1)
 
 
+@checked
 def seed_spread(samples: Sequence[Tensor]) -> Tensor:
     r"""Compute how far samples of the same clip are from each other, as a share of their displacement.
 

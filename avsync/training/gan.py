@@ -9,10 +9,10 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
-from avsync._checks import check_fields, checked
+from avsync._checks import check_fields, check_shape, checked
 from avsync.corpus.banks.augmentation import AugmentConfig
 from avsync.corpus.banks.bank import CropBank
-from avsync.errors import ConfigError
+from avsync.errors import ConfigError, ShapeError
 from avsync.landmarks.geometry import normalise
 from avsync.losses.adversarial import hinge_discriminator_loss, hinge_generator_loss
 from avsync.losses.sync import MultiScaleSyncLoss
@@ -147,6 +147,7 @@ class Discriminators(nn.Module):
         return torch.stack([hinge_discriminator_loss(real_logits[key], fake_logits[key]) for key in real_logits]).sum()
 
 
+@checked
 def variety_loss(landmarks: Tensor, real: Tensor, *, variety: float) -> Tensor:
     r"""Compute a hinge that is zero if two samples of the same clip differ enough.
 
@@ -163,12 +164,20 @@ def variety_loss(landmarks: Tensor, real: Tensor, *, variety: float) -> Tensor:
     Returns:
         A scalar.
 
+    Raises:
+        ShapeError: The ranks or sizes are wrong, or the number of rows is odd.
+
     Example:
         >>> variety_loss(torch.zeros(2, 4, 68, 2), torch.rand(2, 5, 68, 2), variety=0.5)
         tensor(0.2500)
 
     Source: ours; a hinge on the mode-seeking loss of Mao et al. 2019.
     """
+    check_shape("landmarks", landmarks, "rows frames points dims")
+    rows, _, points, dims = landmarks.shape
+    check_shape("real", real, "rows frames points dims", rows=rows, points=points, dims=dims)
+    if rows < 2 or rows % 2:
+        raise ShapeError(f"`landmarks`: expected pairs of rows, two samples of each clip, got {rows} rows")
     apart = (landmarks[::2] - landmarks[1::2]).norm(dim=-1).mean()
     moved = (real[:, 1:] - real[:, :1]).norm(dim=-1).mean()
     return (variety - apart / moved.clamp_min(torch.finfo(moved.dtype).tiny)).clamp_min(0).square()

@@ -64,6 +64,7 @@ CALLS = {
         closing(room.BatchLoader), {"bank": BANK, "batch_size": 2, "frames": 20}, like=room.BatchLoader, slow=True
     ),
     "BatchLoader.load_state_dict": Call(loading, {"state_dict": state()}, like=room.BatchLoader.load_state_dict, slow=True),
+    "resample_clip": Call(room.resample_clip, {"clip": CLIP}),
     "ClipBank": Call(room.ClipBank, {"clips": [CLIP], "features": LogMel()}),
     "ClipBank.to": Call(BANK.to, {"device": "cpu"}),
     "CropBank.sample": Call(BANK.sample, {"batch_size": 2, "frames": 20}),

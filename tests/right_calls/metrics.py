@@ -98,6 +98,9 @@ CALLS = {
     "beat_align": Call(room.beat_align, {"landmarks": PREDS, "waveform": WAVEFORM}),
     "bootstrap_interval": Call(room.bootstrap_interval, {"values": torch.rand(10), "groups": [0, 1] * 5, "resamples": 50}),
     "distance_at_zero": Call(room.distance_at_zero, {**WINDOWS, **SEARCH}),
+    "height_drift": Call(room.height_drift, {"landmarks": PREDS}),
+    "mouth_opening_quantile": Call(room.mouth_opening_quantile, {"landmarks": PREDS}),
+    "seed_spread": Call(room.seed_spread, {"samples": [PREDS, TARGET]}),
     "face_speed": Call(room.face_speed, {"landmarks": PREDS, "lengths": LENGTHS}),
     "fit_calibration": Call(
         room.fit_calibration, {"matched": DISTANCES, "mismatched": DISTANCES, "windows": [[10, 20, 30]]}, slow=True

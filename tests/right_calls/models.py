@@ -139,6 +139,7 @@ CALLS = {
         GENERATOR.set_motion_basis, {"motions": torch.rand(2, 7, 2), "reach": torch.ones(2)}
     ),
     "MultiScaleGenerator.audio_terms": Call(GENERATOR.audio_terms, {"maps": GENERATOR.audio_pyramid(SOUND)}),
+    "MultiScaleGenerator.draw_noise": Call(GENERATOR.draw_noise, {"batch": 2, "frames": 5}),
     "MultiScaleGenerator.draw_state": Call(GENERATOR.draw_state, {"batch": 2}),
     "MultiScaleGenerator.start": Call(GENERATOR.start, {"observed": OBSERVED, "terms": TERMS, "initial_state": STATE}),
     "MultiScaleGenerator.forward": Call(GENERATOR.forward, {"observed": OBSERVED, "audio": SOUND, "initial_state": STATE}),

@@ -189,6 +189,9 @@ CALLS = {
     "train_syncers": Call(
         room.train_syncers, {"pyramid": PYRAMID, "bank": BANK, "config": SYNCERS, "levels": [0], **QUIET}, slow=True
     ),
+    "variety_loss": Call(
+        room.variety_loss, {"landmarks": torch.rand(4, 5, 68, 2), "real": torch.rand(4, 6, 68, 2), "variety": 0.5}
+    ),
     "vital_signs": Call(
         room.vital_signs,
         {"embedded": EMBEDDED, "temperatures": [0.1], "gradient_norms": [torch.ones(())], "levels": [0]},
