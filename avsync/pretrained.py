@@ -363,7 +363,7 @@ def _built(model_class: Any, values: Any, weights: Mapping[str, Tensor]) -> torc
     numbers = sum(value.numel() for value in weights.values())
     if _largest(values) > max(numbers, 10_000):  # a larger number of levels or blocks would take too long to build
         raise ConfigError(f"expected no size above {max(numbers, 10_000)}, as the file has {numbers} numbers, got a larger one")
-    config = config_from_dict(model_class.config_class, values)
+    config = _config(model_class.config_class.__name__, model_class.config_class, values)
     with _at_most(len(weights), numbers), torch.device("meta"):
         sizes = {name: value.shape for name, value in model_class(config=config).state_dict().items()}
     others = {name for name in sizes.keys() | weights.keys() if name not in sizes or name not in weights}
@@ -498,6 +498,7 @@ def config_from_dict(config_class: type[ConfigT], values: Mapping[str, Any]) -> 
         An instance of ``config_class``.
 
     Raises:
+        ArgumentError: ``values`` is not a mapping.
         ConfigError: A field is unknown or missing, has the wrong type, or an impossible value.
 
     Example:
@@ -505,20 +506,25 @@ def config_from_dict(config_class: type[ConfigT], values: Mapping[str, Any]) -> 
         >>> config_from_dict(SyncerConfig, config_to_dict(SyncerConfig(width=8))).width
         8
     """
+    return _config(config_class.__name__, config_class, values)
+
+
+def _config(name: str, config_class: type[ConfigT], values: Any) -> ConfigT:
+    """Build a config from any JSON value; ``name`` is what the file or the config that holds the value calls it."""
     if not isinstance(values, Mapping):
-        raise ConfigError(f"`{config_class.__name__}`: expected a JSON object, got {type(values).__name__}")
+        raise ConfigError(f"`{name}`: expected a JSON object, got {type(values).__name__}")
     hints = typing.get_type_hints(config_class)
     fields = dataclasses.fields(typing.cast(Any, config_class))
     former = {field.metadata.get(_FORMERLY): field.name for field in fields}
-    values = {former.get(name, name): value for name, value in values.items()}
+    values = {former.get(key, key): value for key, value in values.items()}
     names = [field.name for field in fields]
     needed = {field.name for field in fields if not field.metadata.get(_ADDED_LATER)}
-    unknown, missing = sorted(set(values) - set(names)), sorted(needed - set(values))
+    unknown, missing = sorted(set(values) - set(names), key=str), sorted(needed - set(values))
     if unknown or missing:
         raise ConfigError(
             f"`{config_class.__name__}`: expected exactly the fields {names}, got unknown {unknown}, missing {missing}"
         )
-    return config_class(**{name: _typed(f"{config_class.__name__}.{name}", hints[name], values[name]) for name in values})
+    return config_class(**{key: _typed(f"{config_class.__name__}.{key}", hints[key], values[key]) for key in values})
 
 
 def _plain(value: Any) -> Any:
@@ -532,7 +538,7 @@ def _plain(value: Any) -> Any:
 def _typed(name: str, hint: Any, value: Any) -> Any:
     """Convert ``value`` to the type ``hint``; JSON has no tuples and may write 1.0 as 1, so only tuples and floats change."""
     if dataclasses.is_dataclass(hint):
-        return config_from_dict(typing.cast(Any, hint), value)
+        return _config(name, typing.cast(Any, hint), value)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avsync.errors import ConfigError
+from avsync.errors import ArgumentError, ConfigError
 from avsync.models.syncer.pyramid import SyncerConfig, SyncerPyramidConfig
 from avsync.pretrained import config_from_dict, config_to_dict
 
@@ -115,5 +115,7 @@ def test_a_wrong_type_is_an_error(field: str, value: object) -> None:
 def test_impossible_values_and_non_objects() -> None:
     with pytest.raises(ConfigError, match="`num_levels`"):
         config_from_dict(SyncerPyramidConfig, config_to_dict(SyncerPyramidConfig()) | {"num_levels": 0})
-    with pytest.raises(ConfigError, match="expected a JSON object"):
+    with pytest.raises(ArgumentError, match=r"`values`: expected Mapping\[str, Any\], got list: \[1\]"):
         config_from_dict(SyncerConfig, [1])  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"`SyncerPyramidConfig\.syncer`: expected a JSON object, got list"):
+        config_from_dict(SyncerPyramidConfig, config_to_dict(SyncerPyramidConfig()) | {"syncer": [1]})

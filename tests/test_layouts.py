@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -117,6 +118,12 @@ def test_layouts_that_do_not_fit_together_are_errors(arguments: dict[str, object
         lm.Layout(**({"name": "mine", "points": 4} | arguments))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("layout", ["arkit53", 3, ["arkit52"]])
+def test_a_pyramid_names_the_layouts_that_exist(layout: object) -> None:
+    with pytest.raises(ConfigError, match=r"`layout`: expected a Layout or one of .*'arkit52'.*, got "):
+        SyncerPyramidConfig(layout=layout)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("region", ["face", "mouth", "head"])
 def test_a_pyramid_is_configured_by_a_layout(name: str, region: str) -> None:
@@ -126,9 +133,10 @@ def test_a_pyramid_is_configured_by_a_layout(name: str, region: str) -> None:
             SyncerPyramidConfig(layout=name, region=region)  # type: ignore[arg-type]
         return
     motion = ("displacement", "shape", "velocity", "speed")
-    config = SyncerPyramidConfig(
-        layout=layout, landmark_dims=layout.dims[0], region=region, motion=motion, syncer=SMALL, num_levels=2, reference="mean"
-    )
+    arguments: dict[str, Any] = {"landmark_dims": layout.dims[0], "region": region, "motion": motion, "syncer": SMALL}
+    config = SyncerPyramidConfig(layout=layout, num_levels=2, reference="mean", **arguments)
+    named = SyncerPyramidConfig(layout=name, num_levels=2, reference="mean", **arguments)  # type: ignore[arg-type]
+    assert named == config and named.layout is layout
     assert config_from_dict(SyncerPyramidConfig, config_to_dict(config)) == config
     assert config.syncer.points == len(layout.region(region))
     pyramid = SyncerPyramid(config)

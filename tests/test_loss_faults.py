@@ -266,7 +266,11 @@ WAVEFORM = 0.1 * torch.randn(2, 80 * 640, generator=torch.Generator().manual_see
         ((LANDMARKS.numpy(), WAVEFORM), {}, r"`landmarks`.*ndarray \(convert it with torch.from_numpy\)"),
         ((LANDMARKS, WAVEFORM.numpy()), {}, r"`audio`.*ndarray \(convert it with torch.from_numpy\)"),
         ((LANDMARKS.tolist(), WAVEFORM), {}, "`landmarks`.*got list"),
-        ((torch.rand(2, 80, 68, 3), WAVEFORM), {}, r"`landmarks`.*dims=2.*`landmarks\[\.\.\., :2\]`"),
+        (
+            (torch.rand(2, 80, 68, 3), WAVEFORM),
+            {},
+            r"`landmarks`: expected 2 dims, got \(2, 80, 68, 3\).*`landmarks\[\.\.\., :2\]`",
+        ),
         ((torch.rand(2, 80, 51, 2), WAVEFORM), {}, "`landmarks`.*points=68"),
         ((LANDMARKS[0], WAVEFORM), {}, r"`landmarks`.*got \(80, 68, 2\)"),
         ((LANDMARKS[:0], WAVEFORM[:0]), {}, "at least 1 clip"),

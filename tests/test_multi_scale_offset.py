@@ -18,11 +18,13 @@ from avsync.metrics import (
     sync_offset,
     sync_report,
 )
-from avsync.metrics.multi_scale import MAX_OFFSETS
+from avsync.metrics.multi_scale import MAX_OFFSETS as ALL_MAX_OFFSETS
 from avsync.models.syncer.interface import unit_norm
 from avsync.models.syncer.pyramid import SyncerConfig, SyncerPyramid, SyncerPyramidConfig
 
 MARGIN = 64
+LEVELS = SyncerPyramidConfig().num_levels
+MAX_OFFSETS = ALL_MAX_OFFSETS[:LEVELS]
 
 
 def twin_pyramid() -> SyncerPyramid:
@@ -63,7 +65,7 @@ def test_every_offset_of_every_level_is_found(level: int) -> None:
 def test_in_sync_is_zero_at_all_levels_without_a_margin() -> None:
     landmarks, face, sound = twin_signal(80)
     levels = multi_scale_offset(twin_pyramid(), landmarks, sound, reference=face)
-    assert [level.offset_frames.item() for level in levels] == [0, 0, 0, 0]
+    assert [level.offset_frames.item() for level in levels] == [0] * LEVELS
     assert [level.distances.shape[1] for level in levels] == [2 * v + 1 for v in MAX_OFFSETS]
     for level in levels:
         assert level.distance.item() == pytest.approx(0, abs=1e-6)

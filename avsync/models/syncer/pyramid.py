@@ -396,9 +396,9 @@ class SyncerPyramidConfig:
     motion_scale: float = 8.0
 
     def __post_init__(self) -> None:
+        if self.layout is not None:
+            self._find_layout()  # before the check of types, because a name stands for its layout
         check_fields(self)
-        if not isinstance(self.syncer, SyncerConfig):
-            raise ConfigError(f"`syncer`: expected SyncerConfig, got {type(self.syncer).__name__}")
         if self.num_levels < 1:
             raise ConfigError(f"`num_levels`: expected at least 1, got {self.num_levels}")
         if self.reference not in ("first", "mean"):
@@ -421,7 +421,7 @@ class SyncerPyramidConfig:
                 f" {self.syncer.audio_stride} audio frames per motion frame, got {self.fps:g}"
             )
         if self.layout is not None:
-            self._take_sizes_of_layout()
+            self._take_sizes_of_layout(self.layout)
         points = region_points(self.region, self.layout or LANDMARKS68)
         if (self.region != "face" or "shape" in self.motion) and self.syncer.points != points:
             raise ConfigError(
@@ -457,10 +457,17 @@ class SyncerPyramidConfig:
         if not 0 < self.motion_scale < math.inf:
             raise ConfigError(f"`motion_scale`: expected a finite number above 0, got {self.motion_scale}")
 
-    def _take_sizes_of_layout(self) -> None:
-        """Set the dims, and the points and channels of the syncer, to those of the layout."""
+    def _find_layout(self) -> None:
+        """Set the layout to the one that its name stands for."""
         try:
             layout = find_layout(cast("str | Layout", self.layout))
+        except ArgumentError as error:
+            raise ConfigError(str(error)) from error
+        object.__setattr__(self, "layout", layout)  # the dataclass is frozen
+
+    def _take_sizes_of_layout(self, layout: Layout) -> None:
+        """Set the dims, and the points and channels of the syncer, to those of the layout."""
+        try:
             points = region_points(self.region, layout)
         except ArgumentError as error:
             raise ConfigError(str(error)) from error
@@ -469,7 +476,7 @@ class SyncerPyramidConfig:
             raise ConfigError(f"`landmark_dims`: expected one of {layout.dims} for the layout {layout.name!r}, got {dims}")
         channels = motion_channels(self.motion, 1 if self.region == POSE else dims)
         syncer = replace(self.syncer, points=points, motion_channels=channels)
-        for name, value in (("layout", layout), ("landmark_dims", dims), ("syncer", syncer)):
+        for name, value in (("landmark_dims", dims), ("syncer", syncer)):
             object.__setattr__(self, name, value)  # the dataclass is frozen
 
     def level_syncer(self, level: int) -> SyncerConfig:

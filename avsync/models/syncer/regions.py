@@ -38,8 +38,6 @@ class SyncerRegion:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if not isinstance(self.pyramid, SyncerPyramidConfig):
-            raise ConfigError(f"`pyramid`: expected SyncerPyramidConfig, got {type(self.pyramid).__name__}")
         ascending = tuple(sorted(set(self.levels)))
         if not ascending or self.levels != ascending or not 0 <= ascending[0] <= ascending[-1] < self.pyramid.num_levels:
             raise ConfigError(
