@@ -83,6 +83,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 split = "val" if folder == "unseen" else "train"
                 clips[name] = replace(clip, id=f"{name}-00c0ffee_000", speaker=name, split=split)
     write_talk(at / "talk.mp4", speaker=99, seconds=SECONDS, audio_delay=0.12)
+    write_talk(at / "panel.mp4", speaker=98, seconds=SECONDS)
     write_corpus(clips.values(), at / "corpus")
     for name in ("mine", "out/ours", "out/theirs"):
         write_corpus(clips.values(), at / name)

@@ -98,9 +98,10 @@ def test_the_command_keeps_to_its_files(exported: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.slow
-def test_generator(tmp_path: Path) -> None:
+@pytest.mark.parametrize("channels", [0, 3])
+def test_generator(tmp_path: Path, channels: int) -> None:
     torch.manual_seed(0)
-    model = MultiScaleGenerator(GeneratorConfig(**SIZES, motion_components=4))
+    model = MultiScaleGenerator(GeneratorConfig(**SIZES, motion_components=4, noise=channels))
     model.set_motion_basis(0.02 * torch.randn(4, 68, 2), torch.full((4,), 3.0))
     export_onnx(model, tmp_path)
     assert model.training
@@ -108,10 +109,11 @@ def test_generator(tmp_path: Path) -> None:
     names = json.loads((tmp_path / "export.json").read_text())["programs"]["start"]["outputs"]
     for frames in LENGTHS:
         face, state = 100 * torch.rand(3, 68, 2), torch.randn(2, 3, 8)
-        audio = torch.randn(3, 4 * frames, 26)
+        audio, noise = torch.randn(3, 4 * frames, 26), model.draw_noise(3, frames)
+        observed = face[:, None].expand(-1, 3, -1, -1)
         with torch.no_grad():
-            expected = model(face[:, None].expand(-1, 3, -1, -1), mirror_audio(audio, 3), initial_state=state).landmarks
-        (terms,) = run(tmp_path / "audio.onnx", audio=audio)
+            expected = model(observed, mirror_audio(audio, 3), initial_state=state, noise=noise).landmarks
+        (terms,) = run(tmp_path / "audio.onnx", audio=audio, **({"noise": noise} if channels else {}))
         values = run(tmp_path / "start.onnx", face=face, initial_state=state)
         step = onnxruntime.InferenceSession(str(tmp_path / "step.onnx"), providers=["CPUExecutionProvider"])
         found = []

@@ -52,9 +52,9 @@ class _Terms(nn.Module):
         super().__init__()
         self.model, self.warm_up = model, warm_up
 
-    def forward(self, audio: Tensor) -> Tensor:
+    def forward(self, audio: Tensor, noise: Tensor | None = None) -> Tensor:
         maps = self.model.audio_pyramid(mirror_audio(audio, self.warm_up))
-        return self.model.audio_terms(maps[:, :, self.warm_up :])
+        return self.model.audio_terms(maps[:, :, self.warm_up :], noise)
 
 
 class _Start(nn.Module):
@@ -105,7 +105,9 @@ def export_onnx(model: nn.Module, folder: str | os.PathLike[str], *, warm_up: in
 
     The generator:
 
-    - ``audio.onnx``: ``audio`` (batch, 4 * frames, features) to ``terms`` (frames, branches, batch, width).
+    - ``audio.onnx``: ``audio`` (batch, 4 * frames, features) and, if the generator reads noise, ``noise`` (batch, frames,
+      channels), as :meth:`avsync.models.MultiScaleGenerator.draw_noise` draws it, to ``terms`` (frames, branches, batch,
+      width).
     - ``start.onnx``: ``face`` (batch, points, dims) and ``initial_state`` (2, batch, hidden) to the state: ``hidden``,
       ``cell``, ``displacement`` and, with principal motions, ``place`` and ``reach``.
     - ``step.onnx``: ``face``, ``term`` (branches, batch, width) of one frame, and the state, to ``landmarks`` (batch, points,
@@ -203,10 +205,14 @@ def _of_generator(model: MultiScaleGenerator, warm_up: int) -> dict[str, _Progra
     audio = torch.rand(2, AUDIO_FRAMES_PER_FRAME * _EXAMPLE_FRAMES, config.audio_features)
     term = torch.rand(config.num_branches, 2, config.branch_width)
     rows = {0: batch}
+    sounds = _Program(
+        _Terms(model, warm_up), (audio,), ("audio",), ("terms",), ({0: batch, 1: AUDIO_FRAMES_PER_FRAME * frames},)
+    )
+    if config.noise:
+        noise = torch.randn(2, _EXAMPLE_FRAMES, config.noise)
+        sounds = sounds._replace(example=(audio, noise), inputs=("audio", "noise"), free=(*sounds.free, {0: batch, 1: frames}))
     return {
-        "audio": _Program(
-            _Terms(model, warm_up), (audio,), ("audio",), ("terms",), ({0: batch, 1: AUDIO_FRAMES_PER_FRAME * frames},)
-        ),
+        "audio": sounds,
         "start": _Program(_Start(model, warm_up), (face, state), ("face", "initial_state"), names, (rows, {1: batch})),
         "step": _Program(
             _Step(model),
