@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-from avsync._checks import check_positive
+from avsync._checks import check_positive, checked
 from avsync.corpus.clip import SAMPLES_PER_FRAME, Clip
 from avsync.errors import ArgumentError
 from avsync.evaluation.recording import FRAME_SECONDS, Recording, find_offset
@@ -29,6 +29,7 @@ class OffsetPoint(NamedTuple):
     """SyncNet's confidence at the finest level."""
 
 
+@checked
 def offset_track(
     recording: Recording, measure: Callable[[Recording], list[LevelSync]], *, seconds: float = 4.0, every: float = 1.0
 ) -> list[OffsetPoint]:
@@ -83,6 +84,7 @@ class SpeakingFace(NamedTuple):
     """Probability that no visible face speaks."""
 
 
+@checked
 def persons_of(recording: Recording) -> dict[str, Recording]:
     """Split a recording with all faces into one recording per person.
 
@@ -107,6 +109,7 @@ def persons_of(recording: Recording) -> dict[str, Recording]:
     }
 
 
+@checked
 def speaking_face(persons: Mapping[str, Recording], measure: Callable[[Recording], list[LevelSync]]) -> SpeakingFace:
     r"""Find the face whose motion agrees with the audio.
 

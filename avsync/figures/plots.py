@@ -214,6 +214,7 @@ def confidence_by_level(
     return figure
 
 
+@checked
 def offset_over_time(times: Sequence[float], offsets: Sequence[float | None], *, title: str = "") -> Figure:
     """Draw the offset of a recording over time.
 

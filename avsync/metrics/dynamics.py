@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from avsync._checks import at_least_float32, check_count, check_shape, checked
-from avsync.errors import ArgumentError, ClipTooShortError
+from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
 from avsync.landmarks.geometry import extent, mouth_opening, unit_length
 
 DRIFT_FRAMES = 10
@@ -60,9 +60,8 @@ def mouth_opening_quantile(landmarks: Tensor, *, quantile: float = 0.95) -> Tens
         (batch,).
 
     Raises:
-        ShapeError: Not 68 points.
+        ShapeError: Not 68 points, no clip or no frame.
         ArgumentError: The quantile is outside 0 to 1.
-        ClipTooShortError: There is no frame.
 
     Example:
         >>> mouth_opening_quantile(torch.ones(2, 10, 68, 2)).tolist()
@@ -73,8 +72,8 @@ def mouth_opening_quantile(landmarks: Tensor, *, quantile: float = 0.95) -> Tens
     check_shape("landmarks", landmarks, "batch frames points dims")
     if not 0 <= quantile <= 1:
         raise ArgumentError(f"`quantile`: expected a number from 0 to 1, got {quantile!r}")
-    if landmarks.shape[1] == 0:
-        raise ClipTooShortError("`landmarks`: expected at least 1 frame, got 0")
+    if 0 in landmarks.shape[:2]:
+        raise ShapeError(f"`landmarks`: expected at least 1 clip of 1 frame, got {tuple(landmarks.shape)}")
     return mouth_opening(landmarks).quantile(quantile, dim=1)
 
 

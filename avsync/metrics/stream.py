@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from avsync._checks import check_count, check_floating, check_positive, check_shape
+from avsync._checks import check_count, check_floating, check_positive, check_shape, checked
 from avsync.errors import ArgumentError
 from avsync.metrics.calibration import Calibration
 from avsync.metrics.multi_scale import MAX_OFFSETS
@@ -61,6 +61,7 @@ class SyncStream:
     Source: ours; each report by SyncNet's protocol (paper section 4.3).
     """
 
+    @checked
     def __init__(
         self,
         pyramid: MultiScaleSyncer,
@@ -89,6 +90,7 @@ class SyncStream:
         self._transform, self._calibration, self._max_offsets = transform, calibration, max_offsets
         self._landmarks: list[Tensor] = []
         self._waveform: list[Tensor] = []
+        self._sizes: dict[str, int] = {}  # points and dims of the landmarks so far
         self._first_frame = self._first_sample = 0  # of what is kept
         self._begin = margin  # frame at which the next crop begins
 
@@ -97,6 +99,7 @@ class SyncStream:
         """Frames and samples that the stream keeps."""
         return sum(len(part) for part in self._landmarks), sum(len(part) for part in self._waveform)
 
+    @checked
     def push(self, landmarks: Tensor, audio: Tensor) -> list[StreamSync]:
         """Add landmarks and audio, and return the reports that they complete.
 
@@ -110,12 +113,14 @@ class SyncStream:
         Raises:
             ShapeError: The shapes are wrong, or do not fit the syncers.
         """
-        check_shape("landmarks", landmarks, "frames points dims")
+        check_shape("landmarks", landmarks, "frames points dims", **self._sizes)
         check_shape("audio", audio, "samples")
         check_floating("audio", audio)
+        self._sizes = {"points": landmarks.shape[1], "dims": landmarks.shape[2]}
+        device = next(self.pyramid.parameters()).device
         # Copies, because the caller may fill the same buffer again; no empty chunks, which would pile up.
-        self._landmarks += [landmarks.clone()] if len(landmarks) else []
-        self._waveform += [audio.clone()] if len(audio) else []
+        self._landmarks += [landmarks.to(device, copy=True)] if len(landmarks) else []
+        self._waveform += [audio.to(device, copy=True)] if len(audio) else []
         found = []
         while self._is_complete():
             found.append(self._report())
@@ -130,13 +135,13 @@ class SyncStream:
 
     @torch.no_grad()
     def _report(self) -> StreamSync:
-        device = next(self.pyramid.parameters()).device
         self._landmarks, self._waveform = [torch.cat(self._landmarks)], [torch.cat(self._waveform)]
         first = self._begin - self._first_frame
-        landmarks = self._landmarks[0][None, first : first + self._frames].to(device)
+        landmarks = self._landmarks[0][None, first : first + self._frames]
         sample = SAMPLES_PER_FRAME * (self._begin - self.margin) - self._first_sample
         count = SAMPLES_PER_FRAME * (self._frames + 2 * self.margin)
-        features = self._transform.to(device)(self._waveform[0][None, sample : sample + count].to(device))
+        waveform = self._waveform[0][None, sample : sample + count]
+        features = self._transform.to(waveform.device)(waveform)
         report = sync_report(
             self.pyramid,
             landmarks,

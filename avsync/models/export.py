@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from avsync._checks import check_count, check_path, import_extra
+from avsync._checks import check_count, check_path, checked, import_extra
 from avsync._files import replacing, write_json
 from avsync.errors import ArgumentError
 from avsync.models.generator import MultiScaleGenerator, RolloutState, mirror_audio
@@ -93,6 +93,7 @@ def _given(state: RolloutState) -> tuple[Tensor, ...]:
     return tuple(part for part in state if part is not None)
 
 
+@checked
 def export_onnx(model: nn.Module, folder: str | os.PathLike[str], *, warm_up: int = 3) -> list[Path]:
     r"""Write a model as ONNX programs with a free batch and a free length.
 

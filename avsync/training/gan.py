@@ -9,7 +9,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
-from avsync._checks import check_fields, check_shape, checked
+from avsync._checks import check_fields, check_floating, check_shape, checked
 from avsync.corpus.banks.augmentation import AugmentConfig
 from avsync.corpus.banks.bank import CropBank
 from avsync.errors import ConfigError, ShapeError
@@ -176,6 +176,8 @@ def variety_loss(landmarks: Tensor, real: Tensor, *, variety: float) -> Tensor:
     check_shape("landmarks", landmarks, "rows frames points dims")
     rows, _, points, dims = landmarks.shape
     check_shape("real", real, "rows frames points dims", rows=rows, points=points, dims=dims)
+    check_floating("landmarks", landmarks)
+    check_floating("real", real)
     if rows < 2 or rows % 2:
         raise ShapeError(f"`landmarks`: expected pairs of rows, two samples of each clip, got {rows} rows")
     apart = (landmarks[::2] - landmarks[1::2]).norm(dim=-1).mean()

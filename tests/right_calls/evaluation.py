@@ -14,7 +14,7 @@ from avsync.corpus import Clip, synthetic_clip
 from avsync.corpus.clip import write_clip, write_index
 from avsync.corpus.media import write_video
 from avsync.evaluation import syncnet
-from avsync.metrics import sync_report
+from avsync.metrics import Calibration, LevelCalibration, sync_report
 from avsync.models import SyncerConfig, SyncerPyramid, SyncerPyramidConfig
 from tests.right_calls import Call, new_folder
 
@@ -32,6 +32,9 @@ PYRAMID = SyncerPyramid(SyncerPyramidConfig(syncer=SyncerConfig(width=4, embed=2
 TRANSFORM = PYRAMID.speech_features()
 BY: dict[str, Any] = {"pyramid": PYRAMID, "audio_transform": TRANSFORM}
 RECORDING = room.Recording("a", (CLIP,))
+CALIBRATION = Calibration(
+    tuple(LevelCalibration(scale=1.0, power=1.0, match_bias=0.0, match_weights=(1.0, 1.0, 1.0)) for _ in range(2))
+)
 TRACKS = room.tracks_of_clips([CLIP])[0]
 MEASURE = room.Measure("lmd", "LMD", "lower", "px", "landmarks")
 CELL = room.Cell(1.0, 0.5, 1.5, 3)
@@ -54,7 +57,14 @@ def measure(recording: Any) -> Any:
     return sync_report(PYRAMID, torch.from_numpy(clip.landmarks)[None], TRANSFORM(torch.from_numpy(clip.waveform)[None]))
 
 
+def calibrated(recording: Any) -> Any:
+    return room.recording_report(recording, PYRAMID, audio_transform=TRANSFORM, calibration=CALIBRATION)
+
+
 CALLS = {
+    "offset_track": Call(room.offset_track, {"recording": RECORDING, "measure": measure}),
+    "persons_of": Call(room.persons_of, {"recording": RECORDING}),
+    "speaking_face": Call(room.speaking_face, {"persons": {"a": RECORDING}, "measure": calibrated}),
     "Table.text": Call(TABLE.text, {}),
     "Cell.text": Call(CELL.text, {}),
     "CleanReport.histogram": Call(REPORT.histogram, {}),

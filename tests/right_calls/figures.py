@@ -30,6 +30,7 @@ CALLS = {
     "mask_figure": Call(room.mask_figure, {"masks": torch.rand(4, 68), "landmarks": FACES[0]}, slow=True),
     "new_figure": Call(room.new_figure, {"width": 1.0, "height": 1.0}),
     "offset_histogram": Call(room.offset_histogram, {"offsets": [np.array([0, 1, -1])], "search": [15]}, slow=True),
+    "offset_over_time": Call(room.offset_over_time, {"times": [1.0, 2.0], "offsets": [0.1, None]}, slow=True),
     "plain_axes": Call(room.plain_axes, {"axes": FIGURE.add_subplot()}),
     "reliability_diagram": Call(
         room.reliability_diagram, {"panels": {"a": {"b": (np.array([0.5, 0.9]), np.array([True, False]))}}}, slow=True

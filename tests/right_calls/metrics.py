@@ -24,6 +24,7 @@ LENGTHS = torch.tensor([50, 44])
 CLIPS: dict[str, Any] = {"preds": PREDS, "target": TARGET}
 WAVEFORM = 0.1 * torch.randn(2, 32000)
 PYRAMID = SyncerPyramid(SyncerPyramidConfig(syncer=SyncerConfig(width=4, embed=2)))
+HEARING = SyncerPyramid(SyncerPyramidConfig(syncer=SyncerConfig(width=4, embed=2), audio="log-mel"))
 FEATURES = torch.randn(2, 200, 26)
 ASKED: dict[str, Any] = {
     "pyramid": PYRAMID, "landmarks": PREDS, "audio": FEATURES, "lengths": LENGTHS, "frame_mask": torch.ones(2, 50, dtype=torch.bool)
@@ -101,6 +102,12 @@ CALLS = {
     "height_drift": Call(room.height_drift, {"landmarks": PREDS}),
     "mouth_opening_quantile": Call(room.mouth_opening_quantile, {"landmarks": PREDS}),
     "seed_spread": Call(room.seed_spread, {"samples": [PREDS, TARGET]}),
+    "SyncStream": Call(room.SyncStream, {"pyramid": HEARING, "seconds": 2.0, "margin": 8}),
+    "SyncStream.push": Call(
+        lambda **given: room.SyncStream(HEARING, seconds=2.0, margin=8).push(**given),
+        {"landmarks": PREDS[0], "audio": WAVEFORM[0]},
+        like=room.SyncStream.push,
+    ),
     "face_speed": Call(room.face_speed, {"landmarks": PREDS, "lengths": LENGTHS}),
     "fit_calibration": Call(
         room.fit_calibration, {"matched": DISTANCES, "mismatched": DISTANCES, "windows": [[10, 20, 30]]}, slow=True

@@ -10,7 +10,7 @@ import torch
 from avsync import models as room
 from avsync.landmarks import fit_lip_leak
 from avsync.models.generator import AudioPyramidStream
-from tests.right_calls import Call
+from tests.right_calls import Call, new_folder
 
 SYNCER = room.SyncerConfig(audio_features=5, points=7, width=4, embed=2)
 CONFIG = room.SyncerPyramidConfig(syncer=SYNCER, audio="custom")
@@ -148,6 +148,8 @@ CALLS = {
     "GeneratorStream.step": Call(stream, {"audio": SOUND[:, :4]}),
     "Rollout": Call(room.Rollout, {"network": GENERATOR, "observed": OBSERVED, "terms": TERMS, "initial_state": STATE}),
     "Rollout.step": Call(lambda **given: rollout().step(**given), {"term": TERMS[2].detach()}, like=room.Rollout.step),
+    "Rollout.restore": Call(rollout().restore, {"state": rollout().state}),
+    "export_onnx": Call(room.export_onnx, {"model": PYRAMID, "folder": new_folder()}, slow=True),
     "Rollout.faces": Call(rollout().faces, {"displacements": torch.rand(2, 3, 14)}),
     "merge_branches": Call(room.merge_branches, {"velocities": torch.rand(2, 4, 7, 2), "mask_logits": torch.rand(2, 4, 7)}),
     "mirror_audio": Call(room.mirror_audio, {"audio": SOUND, "warm_up": 3}),

@@ -557,6 +557,7 @@ class Rollout:
         motions = () if self._basis is None else (self._place, self._reach)
         return RolloutState(self._hidden, self._cell, self._displacement, *motions)
 
+    @checked
     def restore(self, state: RolloutState) -> None:
         """Continue from the state of another rollout of the same network with the same first face.
 
