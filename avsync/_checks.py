@@ -419,8 +419,10 @@ def raise_type(name: str, expected: str, value: Any) -> typing.NoReturn:
     if expected.startswith(("Tensor", "npt.", "FloatArray")) or ("Tensor" in expected and hasattr(value, "shape")):
         complex_numbers = " of complex numbers" if isinstance(value, Tensor) and value.is_complex() else ""
         raise ShapeError(f"`{name}`: expected {expected}, got {describe_shape(value)}{complex_numbers}")
-    if isinstance(value, Real) and value != value:  # noqa: PLR0124 (NaN is not itself)
-        raise ArgumentError(f"`{name}`: expected a finite number, got {value!r}")
+    numbers = value if isinstance(value, list | tuple) else [value]
+    if any(isinstance(number, Real) and math.isnan(number) for number in numbers):
+        expected = "finite numbers" if numbers is value else "a finite number"
+        raise ArgumentError(f"`{name}`: expected {expected}, got {value!r:.100}")
     raise ArgumentError(f"`{name}`: expected {expected}, got {_describe(value)}")
 
 

@@ -252,8 +252,8 @@ def test_arguments_and_closed_sources(tmp_path: Path) -> None:
         AudioSource(tmp_path / "a.flac", sample_rate=0)
     with AudioSource(tmp_path / "a.flac", sample_rate=8000) as sound:
         assert sound.read(0.0, 50).shape == (50,)
-        for start, samples in ((float("nan"), 5), (float("inf"), 5), (0.0, -1)):
-            with pytest.raises(ArgumentError, match="samples"):
+        for start, samples, named in ((float("nan"), 5, "`start`"), (float("inf"), 5, "samples"), (0.0, -1, "samples")):
+            with pytest.raises(ArgumentError, match=named):
                 sound.read(start, samples)
     with pytest.raises(ArgumentError, match="closed"):
         sound.read(0.0, 5)
