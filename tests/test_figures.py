@@ -107,7 +107,7 @@ def test_curves_show_chance(tmp_path: Path) -> None:
     figure = training_curves({"a": [(0, 3.0), (10, 2.0)]}, chance=3.89, ylabel="InfoNCE (nats)", log=True)
     (axes,) = figure.axes
     assert axes.get_xlabel() == "training step" and axes.get_ylabel() == "InfoNCE (nats)" and axes.get_yscale() == "log"
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "chance (3.89)"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "chance level (3.89)"]
     save_figure(figure, tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(PNG)
 
