@@ -116,7 +116,7 @@ def test_bad_weights_and_members() -> None:
     with pytest.raises(ConfigError, match="`members`: expected at least one"):
         SyncerEnsemble.of([])
     for weights in ([1.0], [1.0, 0.0], [1.0, float("inf")], [1.0, float("nan")]):
-        with pytest.raises((ArgumentError, ConfigError), match="`weights`: expected (2 )?finite numbers"):
+        with pytest.raises((ArgumentError, ConfigError), match=r"`weights`: expected (2 )?finite numbers"):
             SyncerEnsemble.of([pyramid(), pyramid()], weights=weights)
     config = SyncerEnsemble.of([pyramid(), pyramid(OTHER)]).config
     with pytest.raises(ConfigError, match="`pyramids`"):
