@@ -143,7 +143,11 @@ def test_as_detector_of_callables_classes_and_names(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("detector", "options", "message"),
     [
-        ("dlib", {}, "expected 'face-alignment', 'litert', 'mediapipe', 'demo', a .task file, 'module:name' or a callable, got 'dlib'"),
+        (
+            "dlib",
+            {},
+            "expected 'face-alignment', 'litert', 'mediapipe', 'demo', a .task file, 'module:name' or a callable, got 'dlib'",
+        ),
         (7, {}, "got int"),
         ("no_such_module:f", {}, "expected a callable to import, got 'no_such_module:f'"),
         ("json:no_such_name", {}, "no_such_name"),

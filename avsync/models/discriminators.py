@@ -163,6 +163,7 @@ class FrameDiscriminator(PretrainedModel):
 
     config_class = FrameDiscriminatorConfig
 
+    @checked
     def __init__(self, config: FrameDiscriminatorConfig | None = None, *, embedding: FrameEmbedding | None = None) -> None:
         super().__init__()
         self.config = config = checked_config(config, FrameDiscriminatorConfig)
@@ -180,6 +181,7 @@ class FrameDiscriminator(PretrainedModel):
         )
         self.score = nn.Linear(config.embed, 1)
 
+    @checked
     def forward(self, landmarks: Tensor, *, reference: Tensor | None = None, embedded: Tensor | None = None) -> Tensor:
         """Score every frame.
 
@@ -198,8 +200,8 @@ class FrameDiscriminator(PretrainedModel):
         """
         _check_clip("landmarks", landmarks, self.config.points, self.config.dims)
         check_same_device("landmarks", landmarks, self.score.weight.device, "the model")
+        batch, frames, points, dims = landmarks.shape
         if reference is not None:
-            batch, _, points, dims = landmarks.shape
             check_shape("reference", reference, "batch points dims", batch=batch, points=points, dims=dims)
         if embedded is None:
             config = self.config
@@ -207,6 +209,9 @@ class FrameDiscriminator(PretrainedModel):
                 2
             )
             embedded = self.embedding(torch.cat([x, *_derivatives(x, config.velocity_scale, config.acceleration_scale)], dim=2))
+        else:
+            check_shape("embedded", embedded, "batch frames embed", batch=batch, frames=frames, embed=self.config.embed)
+            check_floating("embedded", embedded)
         return self.score(self.blocks(embedded)).squeeze(-1)
 
 

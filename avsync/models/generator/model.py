@@ -498,6 +498,10 @@ class Rollout:
         check_shape("observed", observed, "batch frames points dims", points=config.points, dims=config.dims)
         check_floating("observed", observed)
         self.batch = observed.shape[0]
+        if observed_terms is not None:
+            sizes = {"branches": config.num_branches, "batch": self.batch, "width": config.branch_width}
+            check_shape("observed_terms", observed_terms, "frames branches batch width", frames=observed.shape[1] - 1, **sizes)
+            check_floating("observed_terms", observed_terms)
         self._dtype = network.lstm_weight.dtype
         self._terms = None if terms is None else terms.unbind(0)
         self._scale = config.displacement_scale * config.velocity_scale
