@@ -429,6 +429,10 @@ def raise_type(name: str, expected: str, value: Any) -> typing.NoReturn:
 _ABSTRACT = (collections.abc.Sequence, collections.abc.Iterable, collections.abc.Mapping, list, tuple, dict)
 
 
+MeasuredFloat = typing.Annotated[float, "may be NaN"]
+"""A number that was measured, such as a loss in the history of a training; an argument ``float`` refuses NaN."""
+
+
 def fits(hint: Any, value: Any) -> bool:
     """Return whether a value has the type of an annotation; annotations that cannot be checked fit everything."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
@@ -446,6 +450,8 @@ def fits(hint: Any, value: Any) -> bool:
         return isinstance(value, Integral | torch.SymInt)
     if hint is float:
         return isinstance(value, Real | torch.SymInt | torch.SymFloat) and value == value  # noqa: PLR0124 (NaN is not itself)
+    if hint is MeasuredFloat:
+        return isinstance(value, Real)
     if hint is torch.device:
         return _is_device(value)
     if origin is typing.Literal:
@@ -455,7 +461,8 @@ def fits(hint: Any, value: Any) -> bool:
     if origin is collections.abc.Callable or hint is Callable:
         return callable(value)
     if origin in _ABSTRACT:
-        return isinstance(value, origin) and not isinstance(value, str | bytes) and _elements_fit(origin, arguments, value)
+        iterable = isinstance(value, origin) and not isinstance(value, str | bytes) and getattr(value, "ndim", 1) != 0
+        return iterable and _elements_fit(origin, arguments, value)
     if hint is Tensor:
         return isinstance(value, Tensor) and not value.is_complex()
     kind = hint if origin is None else origin

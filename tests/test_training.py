@@ -279,8 +279,8 @@ class Slices:
     def __init__(self, bank: ClipBank, whole: Batch) -> None:
         self.bank, self.whole, self.dealt, self.features = bank, whole, 0, bank.features
 
-    def audio_statistics(self) -> tuple[Tensor, Tensor]:
-        return self.bank.audio_statistics()
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.bank, name)
 
     def sample(self, batch_size: int, frames: int, **options: object) -> Batch:
         first = self.dealt % len(self.whole)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from avsync._checks import check_positive, checked
+from avsync._checks import MeasuredFloat, check_positive, checked
 from avsync.errors import ArgumentError
 from avsync.figures._style import GREY, MARKERS, PALETTE, new_figure, plain_axes
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @checked
 def training_curves(
-    history: Mapping[str, Sequence[tuple[int, float]]],
+    history: Mapping[str, Sequence[tuple[int, MeasuredFloat]]],
     *,
     chance: float | None = None,
     ylabel: str = "loss",
@@ -233,7 +233,7 @@ def offset_over_time(times: Sequence[float], offsets: Sequence[float | None], *,
 
     Example:
         >>> figure = offset_over_time([2.0, 3.0, 4.0], [0.04, None, 0.12])
-        >>> [line.get_ydata().tolist() for line in figure.axes[0].lines][0]
+        >>> figure.axes[0].lines[0].get_ydata().tolist()
         [40.0, nan, 120.0]
 
     Source: ours.

@@ -171,6 +171,8 @@ class FrameDiscriminator(PretrainedModel):
         if embedding is None:
             features = kinds * config.points * config.dims
             embedding = FrameEmbedding(in_features=features, embed=config.embed, expansion=config.expansion)
+        elif not isinstance(embedding, FrameEmbedding):
+            raise ArgumentError(f"`embedding`: expected FrameEmbedding or None, got {type(embedding).__name__}")
         elif embedding.project.out_features != config.embed:
             raise ArgumentError(
                 f"`embedding`: expected one to {config.embed} features, got one to {embedding.project.out_features}"

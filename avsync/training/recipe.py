@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
+from avsync._checks import check_count, checked
 from avsync.corpus.banks.augmentation import AugmentConfig
 from avsync.corpus.banks.bank import CropBank
 from avsync.errors import ClipTooShortError
@@ -44,6 +45,7 @@ class SyncerRecipe(NamedTuple):
     """Augmentation."""
 
 
+@checked
 def syncer_recipe(
     bank: CropBank,
     *,
@@ -75,7 +77,8 @@ def syncer_recipe(
 
     Raises:
         ClipTooShortError: More than half of the clips are shorter than one window of the coarsest level.
-        ConfigError: An argument is out of its range.
+        ArgumentError: ``steps`` is below 1.
+        ConfigError: Another argument is out of its range.
 
     Example:
         >>> from avsync.audio import LogMel
@@ -86,6 +89,7 @@ def syncer_recipe(
 
     Source: ours.
     """
+    check_count("steps", steps)
     crop = bank.windows(1, stride=int(bank.lengths.max()))
     points, dims = crop.landmarks.shape[2:]
     on_face = points == NUM_POINTS and dims == 2 and layout is None

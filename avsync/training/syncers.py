@@ -106,6 +106,7 @@ def draw_reference(landmarks: Tensor, config: SyncerTrainingConfig, generator: t
     return landmarks[:, begin : begin + span].mean(dim=1)
 
 
+@checked
 def average_shape(bank: CropBank, *, stride: int = 25) -> Tensor:
     """Compute the mean of :func:`avsync.landmarks.head_frame.local_shape` over speakers, each counted once.
 

@@ -343,6 +343,7 @@ class ClipBank(CropBank):
 
     def __init__(self, clips: Iterable[Clip], *, features: nn.Module, skip_bad: bool = False) -> None:
         check_sources(clips, features)
+        check_type("skip_bad", skip_bad, bool)
         self.features = features
         bad: list[tuple[str, str]] = list(clips.bad) if isinstance(clips, Corpus) else []
         kept = list(prepare_clips(clip_readers(clips), features=features, bad=bad if skip_bad else None))
@@ -362,6 +363,7 @@ class ClipBank(CropBank):
         """Device of the batches."""
         return self.landmarks.device
 
+    @checked
     def to(self, device: torch.device | str) -> ClipBank:
         """Move landmarks, features and speech to a device, in place; batches are then on this device."""
         self.landmarks, self.audio, self.speech = (x.to(device) for x in (self.landmarks, self.audio, self.speech))
@@ -387,7 +389,7 @@ def check_sources(clips: object, features: object) -> None:
         raise ArgumentError(
             f"`clips`: expected a Corpus or other clips, got the path {os.fspath(clips)!r}; open it by Corpus(...)"
         )
-    if not isinstance(clips, Iterable):
+    if not isinstance(clips, Iterable) or getattr(clips, "ndim", 1) == 0:
         raise ArgumentError(f"`clips`: expected a Corpus or other clips, got {type(clips).__name__}")
     if not isinstance(features, nn.Module):
         raise ArgumentError(f"`features`: expected a module that returns audio features, got {type(features).__name__}")

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from avsync._checks import check_path
+from avsync._checks import check_path, checked
 from avsync.corpus.clip import Clip
 from avsync.corpus.media.files import write_video
 from avsync.corpus.media.info import Image
@@ -28,6 +28,7 @@ _CHECK_BITS = 12
 _LATEST = 1.0
 
 
+@checked
 def write_talk(
     path: str | os.PathLike[str], *, speaker: int = 0, clip: int = 0, seconds: float = 8.0, audio_delay: float = 0.0
 ) -> Clip:

@@ -7,10 +7,10 @@ import re
 import statistics
 from collections.abc import Mapping, Sequence
 
-from avsync._checks import checked
+from avsync._checks import MeasuredFloat, checked
 from avsync.training.doctor.findings import Finding, by_severity
 
-Curve = Sequence[tuple[int, float]]
+Curve = Sequence[tuple[int, MeasuredFloat]]
 
 STUCK = 0.97
 """Share of the chance level above which a loss has not visibly fallen."""
