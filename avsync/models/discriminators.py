@@ -393,7 +393,7 @@ def _rows(states: Tensor, read: tuple[int, ...]) -> Tensor:
         return states
     # Slices of adjacent starts, whose gradient is no atomic sum.
     ends = [index + 1 for index, start in enumerate(read) if start + 1 not in read]
-    slices = [states[read[first] : read[end - 1] + 1] for first, end in zip([0, *ends], ends, strict=False)]
+    slices = [states[read[first] : read[end - 1] + 1] for first, end in zip([0, *ends[:-1]], ends, strict=True)]
     return slices[0] if len(slices) == 1 else torch.cat(slices)
 
 
