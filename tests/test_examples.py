@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,6 +115,29 @@ def test_a_rate_that_is_far_too_high_is_told(
     error = capsys.readouterr().err
     assert "at step" in error or "hold NaN" in error
     assert "Lower the learning rate" in error and "Traceback" not in error
+
+
+@pytest.mark.slow
+def test_a_run_is_stopped_by_a_signal_and_continued(
+    train: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = sys.modules["pipeline"]
+    whole = pipeline.evaluate_syncers
+
+    def interrupted(*arguments: object, **options: object) -> object:
+        signal.raise_signal(signal.SIGTERM)
+        return whole(*arguments, **options)
+
+    monkeypatch.setattr(pipeline, "evaluate_syncers", interrupted)
+    assert train.main(tiny(tmp_path)) == 128 + signal.SIGTERM
+    assert "syncers: stopped by SIGTERM after step 1 of 3" in (error := capsys.readouterr().err) and "--resume" in error
+    monkeypatch.setattr(pipeline, "evaluate_syncers", whole)
+    assert train.main(tiny(tmp_path, "--resume")) == 0
+    # A command that ran in this process before has directed avsync's messages to the standard error.
+    assert "syncers: continues after step 1 of 3, from" in "".join(capsys.readouterr())
+    (tmp_path / "run" / "config.json").write_text('{"preset": ')
+    assert train.main(tiny(tmp_path, "--resume")) == 1
+    assert "`--resume`" in (error := capsys.readouterr().err) and "config.json is damaged" in error
 
 
 def test_a_corpus_that_is_not_there(train: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
