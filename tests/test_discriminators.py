@@ -110,15 +110,16 @@ def test_gradcheck(index: int) -> None:
     assert torch.autograd.gradcheck(lambda observed, x, *_: run(network, observed, x), inputs)
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("index", [0, 1, 2])
-def test_compiles_in_one_graph(index: int) -> None:
+def test_compiles_in_one_graph(index: int, dynamic: bool) -> None:
     network = [
         FrameDiscriminator(FRAME),
         *(c(replace(WINDOW, windows=(4, 6))) for c in (WindowDiscriminator, PairDiscriminator)),
     ][index]
     network.eval()
     observed, x = (t.float() for t in clips(2, 2, 6))
-    compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(network, fullgraph=True, backend="aot_eager", dynamic=dynamic)
     torch.testing.assert_close(run_compiled(compiled, network, observed, x), run(network, observed, x))
 
 

@@ -498,7 +498,9 @@ class ProjectionScore(nn.Module):
 
 
 def _check_clip(name: str, landmarks: Tensor, points: int, dims: int, batch: int | None = None) -> None:
-    sizes = {"points": points, "dims": dims} | ({} if batch is None else {"batch": batch})
+    sizes = {"points": points, "dims": dims}
+    if batch is not None:
+        sizes["batch"] = batch
     check_shape(name, landmarks, "batch frames points dims", **sizes)
     check_floating(name, landmarks)
     check_some_clips(name, landmarks)
