@@ -18,7 +18,8 @@ import torch
 pytest.importorskip("av")
 pytest.importorskip("matplotlib")
 
-from avsync._files import check_outputs
+from avsync import cli
+from avsync._files import check_outputs, replacing
 from avsync.cli import main
 from avsync.cli._syncers import Syncers
 from avsync.corpus.clip import write_clip, write_index
@@ -45,7 +46,9 @@ COMMANDS: Commands = {
     "inspect --figure": lambda at, out: ["inspect", f"{at}/corpus", "--figure", out],
     "render --out": lambda at, out: ["render", f"{at}/corpus/{CLIP}", "--size", "32", "--seconds", "0.2", "--out", out],
     "doctor --figure": lambda at, out: ["doctor", f"{at}/corpus", "--log", f"{at}/log", "--figure", out],
-    "demo": lambda at, out: ["demo", out, "--seconds", "0.08", "--quiet"],
+    "offset --figure": lambda at, out: ["offset", f"{at}/a.mp4", "--detector", DETECTOR, "--track", "--figure", out],
+    "export --out": lambda at, out: ["export", f"{at}/syncers", "--out", out],
+    "demo folder": lambda at, out: ["demo", out, "--seconds", "0.08", "--quiet"],
     "train --out": lambda at, out: ["train", f"{at}/corpus", "--out", out, "--quiet"],
     **{
         f"calibrate {option}": lambda at, out, option=option: [
@@ -62,6 +65,43 @@ COMMANDS: Commands = {
     },
 }  # fmt: skip
 """Each command with one of its outputs left open."""
+
+READ = {
+    "extract": {"videos", "--detector"},
+    "inspect": {"corpus", "--syncers"},
+    "render": {"clip"},
+    "clean": {"corpus", "--syncers", "--calibration"},
+    "offset": {"videos", "--syncers", "--calibration", "--detector"},
+    "score": {"videos", "--syncnet", "--syncers", "--calibration", "--detector"},
+    "evaluate": {
+        "--refs", "--preds", "--samples", "--syncers", "--mouth-syncers", "--head-syncers", "--inception", "--i3d",
+        "--motion-features", "--history",
+    },
+    "doctor": {"corpus", "--syncers", "--log"},
+    "train": {"corpus"},
+    "calibrate": {"syncers", "corpus"},
+    "export": {"model"},
+    "demo": set(),
+}  # fmt: skip
+"""Options and arguments of each command that name something to read."""
+NO_NAMES = {"--split", "--val-split", "--device", "--layout"}
+"""Options whose text names no file."""
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_output_option_has_a_case(command: str) -> None:
+    """An option whose value is text without choices names a file: one that is read, or one with a case in ``COMMANDS``."""
+    parser = argparse.ArgumentParser()
+    importlib.import_module(f"avsync.cli.{command}").add_arguments(parser)
+    named = {
+        action.option_strings[-1] if action.option_strings else action.dest
+        for action in parser._actions
+        if action.nargs != 0 and action.choices is None and action.type in (None, str, Path)
+    }
+    written = {case.split()[1] for case in COMMANDS if case.split()[0] == command}
+    assert named == READ[command] | written | (named & NO_NAMES)
+    assert bool(written) == ("--overwrite" in parser._option_string_actions)
+
 
 CLIP = synthetic_clip(seconds=2.0).id
 
@@ -94,6 +134,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "notes.gif",
         "figures/offsets.png",
         "training.json",
+        "motion.onnx",
+        "export.json",
         "config.json",
         "model.safetensors",
         "checkpoints/fine/step-00000001.ckpt",
@@ -140,6 +182,15 @@ def write_run(args: argparse.Namespace, *_: object) -> list[dict[str, float]]:
     return []
 
 
+def write_programs(model: object, folder: Path, **_: object) -> list[Path]:
+    """Write the files of an export of syncers."""
+    paths = [folder / f"{name}.onnx" for name in ("motion", "audio", "features")]
+    for path in (*paths, folder / "export.json"):
+        with replacing(path) as part:
+            part.write_text("ours")
+    return paths
+
+
 @pytest.mark.parametrize("overwrite", [False, True], ids=["plain", "overwrite"])
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_output_at_every_input(
@@ -147,16 +198,19 @@ def test_every_output_at_every_input(
 ) -> None:
     """Without ``--overwrite`` no file changes at all; with it, no file that the command reads, and none that is read-only."""
     monkeypatch.setattr("avsync.cli._syncers.load_syncers", lambda args: Syncers(OpenWhenLoud(), Loudness(), None))
+    small = new_figure(1, 1)
     # The numbers and the drawings are the same every time; what is tested is where they are written.
     for function in ("avsync.evaluation.methods.evaluate", "avsync.corpus.inspect.inspect_corpus"):
         monkeypatch.setattr(function, once(function))
     monkeypatch.setattr("avsync.cli.train._train", write_run)
+    monkeypatch.setattr("avsync.models.export.export_onnx", write_programs)
+    monkeypatch.setattr("avsync.evaluation.track.offset_track", lambda *args, **options: [])
+    monkeypatch.setattr("avsync.figures.offset_over_time", lambda *args, **options: small)
     nothing = torch.zeros(2)
     test = CalibrationTest(DOUBT, ((nothing, nothing),), ((nothing, nothing),), ())
     monkeypatch.setattr("avsync.evaluation.calibration.calibrate", lambda *args, **options: test)
     monkeypatch.setattr("avsync.figures.calibration.reliability_diagram", lambda panels: new_figure(1, 1))
     names = ("offsets", "confidence", "training", f"faces-{CLIP}-0")
-    small = new_figure(1, 1)
     monkeypatch.setattr("avsync.figures.sync.evaluation_figures", lambda *args, **options: dict.fromkeys(names, small))
     monkeypatch.setattr("avsync.figures.corpus_figure", lambda statistics: small)
     at = tmp_path / "all"
@@ -189,9 +243,9 @@ def test_every_output_at_every_input(
 def _read_by(command: str, read: set[str]) -> set[str]:
     """Files that a command reads, of those that any does."""
     videos = {"a.mp4", "b.mp4", "link.mp4"}
-    if command.startswith("extract") or command.endswith("of one"):
+    if command.startswith("extract") or command.endswith("of one") or command == "offset --figure":
         return {"a.mp4", "link.mp4"}
-    if command == "demo":
+    if command.startswith("demo"):
         return set()
     if command.startswith("offset"):
         return videos
@@ -201,6 +255,7 @@ def _read_by(command: str, read: set[str]) -> set[str]:
         "train": {"corpus"},
         "clean": {"corpus", "syncers"},
         "inspect": {"corpus"},
+        "export": {"syncers"},
         "render": {"corpus"},
         "doctor": {"corpus", "log"},
         "evaluate": {"corpus", "preds", "log"},
