@@ -22,7 +22,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence, Sized
 from numbers import Integral, Real
 from types import ModuleType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -350,14 +350,14 @@ def checked(function: Callable[_P, _R]) -> Callable[_P, _R]:
     ]
 
     @functools.cache
-    def hints() -> dict[str, tuple[Any, str]]:
+    def hints() -> dict[str, _Hint]:
         return _hints(function)
 
     def check(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         known = hints()
         for name, value in (*zip(names, args, strict=False), *kwargs.items()):
-            if name in known and not fits(known[name][0], value):
-                raise_type(name, known[name][1], value)
+            if name in known and type(value) not in known[name].plain and not fits(known[name].kind, value):
+                raise_type(name, known[name].text, value)
 
     # `call` below has the globals of the module of `function`, so what it uses is enclosed.
     compiling, explain = torch.compiler.is_compiling, explain_devices
@@ -384,13 +384,21 @@ def check_fields(config: Any) -> None:
     """Raise :class:`ConfigError` unless all fields of a dataclass have the types of their annotations; see :func:`checked`."""
     known = _class_hints(config.__class__)
     for field in dataclasses.fields(config):
-        hint, text = known[field.name]
-        if not fits(hint, getattr(config, field.name)):
-            raise ConfigError(f"`{field.name}`: expected {text}, got {_describe(getattr(config, field.name))}")
+        hint, value = known[field.name], getattr(config, field.name)
+        if not fits(hint.kind, value):
+            raise ConfigError(f"`{field.name}`: expected {hint.text}, got {_describe(value)}")
 
 
-def _hints(owner: Any) -> dict[str, tuple[Any, str]]:
-    """Return the annotations of a function or class, as types and as text; names for type checkers alone are Any."""
+class _Hint(NamedTuple):
+    """An annotation as a type and as text, and the types whose values all fit, so that they need no look at the value."""
+
+    kind: Any
+    text: str
+    plain: frozenset[type]
+
+
+def _hints(owner: Any) -> dict[str, _Hint]:
+    """Return the annotations of a function or class; names for type checkers alone are Any."""
     scope = getattr(owner, "__globals__", None) or vars(importlib.import_module(owner.__module__))
     found = {}
     for name, annotation in owner.__annotations__.items():
@@ -399,12 +407,17 @@ def _hints(owner: Any) -> dict[str, tuple[Any, str]]:
         except (NameError, AttributeError):
             hint = Any
         text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
-        found[name] = (hint, text.replace(" | ", " or "))
+        choices = typing.get_args(hint) if typing.get_origin(hint) in _UNIONS else (hint,)
+        simple = (
+            {int, bool, type(None)} if torch.device in choices else {int, str, bool, type(None)}
+        )  # not every string is a device
+        plain = frozenset(simple.intersection(type(None) if each is None else each for each in choices))
+        found[name] = _Hint(hint, text.replace(" | ", " or "), plain)
     return found
 
 
 @functools.cache
-def _class_hints(kind: type) -> dict[str, tuple[Any, str]]:
+def _class_hints(kind: type) -> dict[str, _Hint]:
     return {
         name: hint for base in reversed(kind.__mro__) if "__annotations__" in vars(base) for name, hint in _hints(base).items()
     }
@@ -426,6 +439,7 @@ def raise_type(name: str, expected: str, value: Any) -> typing.NoReturn:
     raise ArgumentError(f"`{name}`: expected {expected}, got {_describe(value)}")
 
 
+_UNIONS = (typing.Union, types.UnionType)
 _ABSTRACT = (collections.abc.Sequence, collections.abc.Iterable, collections.abc.Mapping, list, tuple, dict)
 
 
@@ -435,10 +449,12 @@ MeasuredFloat = typing.Annotated[float, "may be NaN"]
 
 def fits(hint: Any, value: Any) -> bool:
     """Return whether a value has the type of an annotation; annotations that cannot be checked fit everything."""
+    if hint is Tensor:
+        return isinstance(value, Tensor) and not value.is_complex()
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any or isinstance(hint, TypeVar):
         return True
-    if origin in (typing.Union, types.UnionType):
+    if origin in _UNIONS:
         if torch.device in arguments and isinstance(value, str):
             return _is_device(value)
         return any(fits(argument, value) for argument in arguments)
@@ -463,8 +479,6 @@ def fits(hint: Any, value: Any) -> bool:
     if origin in _ABSTRACT:
         iterable = isinstance(value, origin) and not isinstance(value, str | bytes) and getattr(value, "ndim", 1) != 0
         return iterable and _elements_fit(origin, arguments, value)
-    if hint is Tensor:
-        return isinstance(value, Tensor) and not value.is_complex()
     kind = hint if origin is None else origin
     if not isinstance(kind, type):
         return True

@@ -153,9 +153,9 @@ BASELINES = replace(
     generator=QUICK.generator,
     frame_discriminator=QUICK.frame_discriminator,
     window_discriminator=QUICK.window_discriminator,
-    gan=replace(QUICK.gan, steps=200, batch_size=8, pair_weight=0.0, sync_weight=4.0),
+    gan=replace(QUICK.gan, pair_weight=0.0, sync_weight=4.0),
 )
-"""Settings of `examples/baselines`: the sizes of the quick run with half of its batch size, for minutes on one core."""
+"""Settings of `examples/baselines`: sizes and schedule of the quick run, with half of its weight of the sync loss and no D_j."""
 
 PRESETS = {
     "quick": QUICK,
