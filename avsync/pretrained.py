@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar, cast
 
 import torch
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save
 from torch import Tensor
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
@@ -205,7 +205,8 @@ def save_pretrained(model: torch.nn.Module, folder: str | os.PathLike[str], *, d
     target = Path(folder)
     with _one_writer(target):
         with replacing(target / FILES[1]) as temporary:  # this rename replaces the model; all later steps are secondary
-            save_file(weights, temporary, metadata={"avsync": json.dumps(description), "sha256": checksum})
+            # save_file of safetensors has a temporary file of its own, which a killed process would leave in the folder.
+            temporary.write_bytes(save(weights, metadata={"avsync": json.dumps(description), "sha256": checksum}))
         write_json(target / FILES[0], description | {"weights": checksum})
         calibration = target / CALIBRATION
         if calibration.exists() and _fitted_to(calibration) != checksum:

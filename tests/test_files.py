@@ -17,6 +17,11 @@ import pytest
 from avsync import _files
 from avsync.corpus.clip import read_clip
 from avsync.errors import ArgumentError, CheckpointError, CorpusError
+from avsync.evaluation import SyncNet, read_tracks
+from avsync.figures.sync import read_history
+from avsync.metrics.weight_files import read_state_dict
+from avsync.training.doctor.reading import read_entries
+from avsync.training.logging import read_log
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -202,3 +207,74 @@ def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
         with pytest.raises(ArgumentError, match="expected a folder"):
             _files.write_json(folder / "a.json", [1])
     assert (tmp_path / "file").read_text() == "mine"
+
+
+GATE = {
+    "json.load(": set(),
+    "json.loads(": {"_files.py", "training/engine.py"},
+    "np.load(": set(),
+    "save_file(": set(),
+}
+"""Calls that belong into the gate, and the files that may contain them; safetensors' own temporary files are never swept."""
+
+
+def test_files_go_through_the_gate() -> None:
+    root = Path(_files.__file__).parent
+    for call, allowed in GATE.items():
+        found = {path.relative_to(root).as_posix() for path in root.rglob("*.py") if call in path.read_text(encoding="utf-8")}
+        assert found <= allowed, call
+
+
+DEEP = b'{"clips":' + b"[" * 100_000
+
+
+@pytest.mark.parametrize("content", [DEEP, b"[]", b'{"clips": 3}', None])
+def test_an_index_that_is_none_is_a_finding(tmp_path: Path, content: bytes | None) -> None:
+    """The doctor reports what it cannot read; None stands for a FIFO, which nobody writes to."""
+    path = tmp_path / "index.json"
+    os.mkfifo(path) if content is None else path.write_bytes(content)
+    entries, (finding,) = read_entries(tmp_path)
+    assert entries == [] and finding.severity == "error" and "cannot be read" in finding.message
+
+
+@pytest.mark.parametrize("content", [DEEP, b"[1]", b'{"acc0": [[Infinity, 1]]}', b'{"acc0": [[1e30, 1]]}', b'{"acc0": 3}'])
+def test_a_history_that_is_none_is_an_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "history.json").write_bytes(content)
+    with pytest.raises(ArgumentError, match="`history`: expected steps and values in"):
+        read_history(tmp_path)
+
+
+def test_steps_that_no_run_reaches(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text(f"step,name,value\n{10**30},loss,1.0\n")
+    with pytest.raises(CheckpointError, match="line 2 is no step, name and value"):
+        read_log(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\x05\x06" + b"\0" * 18, b"\x80\x02}q\x00.", b"\x93NUMPY\x01\x00", b"\xff" * 100, b"{}" * 50]
+)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_weights_that_are_none_are_an_error(tmp_path: Path, content: bytes, suffix: str) -> None:
+    path = tmp_path / f"weights{suffix}"
+    path.write_bytes(content)
+    for read in (read_state_dict, SyncNet.from_file):
+        with pytest.raises(CheckpointError, match="`path`: "):
+            read(path)
+
+
+def test_weights_that_never_end(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="regular file"):
+        read_state_dict(tmp_path / "a.pth")
+
+
+def test_motion_that_unpacks_to_too_much_is_left_out(tmp_path: Path) -> None:
+    """The predictions of a method are files of unknown origin, too."""
+    np.savez(tmp_path / "good.npz", landmarks=np.ones((50, 68, 2)))
+    with (
+        zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("landmarks.npy", "w") as file,
+    ):
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (10**9, 68, 2)})
+    tracks, (left,) = read_tracks(tmp_path)
+    assert list(tracks) == ["good"] and left.id == "bomb" and "expected a whole npz archive" in left.reason

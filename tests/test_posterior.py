@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from avsync.audio import LogMel
 from avsync.corpus import ClipBank
 from avsync.corpus.synthetic.talker import SyntheticCorpus
 from avsync.errors import ArgumentError, CheckpointError, ConfigError, ShapeError
@@ -29,7 +30,7 @@ from avsync.metrics import (
     sub_frame_offset,
 )
 from avsync.metrics.calibration import offset_probabilities
-from avsync.models import SyncerPyramid
+from avsync.models import SyncerConfig, SyncerPyramid, SyncerPyramidConfig
 
 LEVEL = LevelCalibration(scale=20.0, power=0.5, match_bias=-3.0, match_weights=(0.5, 0.0, 1.0))
 NOISE = 0.6
@@ -248,6 +249,13 @@ def test_syncers_are_calibrated_on_a_corpus() -> None:
     assert rows["other"]["answered"] < 0.2 and rows["still"]["answered"] < 0.2
     assert len(found.calibration.levels) == len(found.mixed) == 1
     assert found.mixed[0][0].numel() == 2 * found.own[0][0].numel()
+
+
+def test_more_levels_than_search_ranges_for_a_calibration() -> None:
+    config = SyncerPyramidConfig(syncer=SyncerConfig(width=4, embed=2), num_levels=7, audio="log-mel")
+    bank = ClipBank(SyntheticCorpus(split="val", speakers=4, clips_per_speaker=1, seconds=8.0), features=LogMel())
+    with pytest.raises(ArgumentError, match=r"`syncers`: expected at most 6 levels, .* got 7"):
+        calibrate(SyncerPyramid(config), bank, lengths=(80,))
 
 
 def test_too_few_speakers_for_a_calibration() -> None:

@@ -13,11 +13,10 @@ done.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from pathlib import Path
 
-from avsync._files import replacing, write_json
+from avsync._files import read_json, replacing, write_json
 from avsync.cli._arguments import (
     CROP_CHOICES,
     DETECTOR_HELP,
@@ -153,8 +152,8 @@ def _is_report(args: argparse.Namespace, path: Path) -> bool:
     from avsync.corpus.extraction.report import ExtractionReport
 
     try:
-        found = json.loads((path if args.report else path.with_suffix(".json")).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        found = read_json(path if args.report else path.with_suffix(".json"), error=ArgumentError)
+    except ArgumentError:
         return False
     return isinstance(found, dict) and set(found) == set(ExtractionReport(videos=[]).to_json())
 

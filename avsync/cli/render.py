@@ -11,8 +11,6 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from avsync.cli._arguments import add_overwrite_argument
 from avsync.cli._outputs import declare
 from avsync.errors import ArgumentError, CorpusError
@@ -62,7 +60,7 @@ def find_clip(name: str) -> Clip:
     Raises:
         CorpusError: There is none, or it is damaged.
     """
-    from avsync.corpus.clip import INDEX_NAME, Corpus, read_clip
+    from avsync.corpus.clip import INDEX_NAME, Corpus, landmark_shape, read_clip
 
     path = Path(name)
     folder, stem = path.parent, path.name.removesuffix(".npz").removesuffix(".flac")
@@ -75,9 +73,7 @@ def find_clip(name: str) -> Clip:
     if not track.is_file():
         raise CorpusError(f"{name}: expected CORPUS/ID or the .npz file of a clip, found neither")
     # A clip outside of an index: its own file has the number of frames.
-    try:
-        with track.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            frames = int(archive["landmarks"].shape[0])
-    except (OSError, EOFError, ValueError, KeyError, IndexError, RuntimeError, TypeError) as error:
-        raise CorpusError(f"{track}: expected the landmarks of a clip, got {type(error).__name__}: {error}") from error
-    return read_clip(folder, {"id": stem, "frames": frames, "speaker": stem, "split": "none"}, fps=None)
+    shape = landmark_shape(folder, {"id": stem})
+    if not shape:
+        raise CorpusError(f"{track}: expected the landmarks of a clip, got another or a damaged file")
+    return read_clip(folder, {"id": stem, "frames": shape[0], "speaker": stem, "split": "none"}, fps=None)

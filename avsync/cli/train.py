@@ -16,12 +16,11 @@ and avsync doctor --log RUN/logs/fine, and checkpoints/. In Python: MultiScaleSy
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from avsync._files import write_json
+from avsync._files import read_json, untrusted, write_json
 from avsync.cli._arguments import EVALUATED_MARGIN, FEATURE_CHOICES, REGION_CHOICES, add_overwrite_argument, add_quiet_argument
 from avsync.cli._outputs import declare
 from avsync.errors import ArgumentError
@@ -87,8 +86,10 @@ def run(args: argparse.Namespace) -> int:
     out, earlier = Path(args.out), _earlier(args)
     _declare(args, resumed=earlier is not None)
     if earlier is not None and earlier.get("accuracy") is not None:
+        with untrusted(ArgumentError, f"`resume`: expected the record of a run in {out / RECORD}, got"):
+            table = _table(earlier)
         _messages.info("%s: the run is finished", out)
-        print(_table(earlier))
+        print(table)
         return 0
     corpus = Corpus(args.corpus, fps=None)
     splits = {entry["split"] for entry in corpus.entries}
@@ -201,9 +202,9 @@ def _earlier(args: argparse.Namespace) -> dict[str, Any] | None:
     if not args.resume:
         return None
     try:
-        found = json.loads(Path(args.out, RECORD).read_text(encoding="utf-8"))
+        found = read_json(Path(args.out, RECORD), error=ArgumentError)
         settings = found["settings"] if found["command"] == "avsync train" else None
-    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+    except (ArgumentError, KeyError, TypeError):
         return None
     if not isinstance(settings, dict):
         return None

@@ -28,7 +28,7 @@ import numpy.typing as npt
 import torch
 
 from avsync._checks import check_path, check_type, checked
-from avsync._files import read_json, read_npz, replacing, untrusted, write_json
+from avsync._files import check_regular, read_json, read_npz, replacing, untrusted, write_json
 from avsync.corpus.media.files import read_audio, write_audio
 from avsync.corpus.media.info import FloatArray
 from avsync.errors import ArgumentError, CorpusError, ShapeError
@@ -216,12 +216,11 @@ def read_clip(folder: str | os.PathLike[str], entry: Entry, *, fps: float | None
 
 def landmark_shape(folder: str | os.PathLike[str], entry: Entry) -> tuple[int, ...] | None:
     """Return the shape of the landmarks of a clip from the header of the file; None if the file is damaged."""
+    path = Path(folder, f"{entry['id']}.npz")
     try:
-        with (
-            untrusted(CorpusError, "header"),
-            zipfile.ZipFile(Path(folder, f"{entry['id']}.npz")) as archive,
-            archive.open("landmarks.npy") as file,
-        ):
+        with untrusted(CorpusError, "header"):
+            check_regular(path)
+        with untrusted(CorpusError, "header"), zipfile.ZipFile(path) as archive, archive.open("landmarks.npy") as file:
             np.lib.format.read_magic(file)
             shape: tuple[int, ...] = np.lib.format.read_array_header_1_0(file)[0]
             return shape

@@ -13,7 +13,7 @@ from avsync.corpus.banks.bank import Batch, ClipBank
 from avsync.errors import ArgumentError
 from avsync.metrics.calibration import Calibration
 from avsync.metrics.calibration_fit import fit_calibration
-from avsync.metrics.multi_scale import MAX_OFFSETS, check_max_offsets, multi_scale_embeddings
+from avsync.metrics.multi_scale import MAX_OFFSETS, multi_scale_embeddings
 from avsync.metrics.offset import offset_distances, offset_from_distances
 from avsync.metrics.posterior import offset_posterior
 from avsync.metrics.report import LEAST_SPEECH
@@ -77,10 +77,16 @@ def calibrate(
         :class:`CalibrationTest`.
 
     Raises:
-        ArgumentError: Fewer than four speakers, or no crop with speech of some length in one half of them.
+        ArgumentError: ``syncers`` have more levels than there are search ranges, or there are fewer than four
+            speakers, or no crop with speech of some length in one half of them.
 
     Source: ours.
     """
+    if syncers.num_levels > len(MAX_OFFSETS):
+        raise ArgumentError(
+            f"`syncers`: expected at most {len(MAX_OFFSETS)} levels, because there are search ranges for so many, got "
+            f"{syncers.num_levels}"
+        )
     names = {name: number for number, name in enumerate(bank.speakers)}
     if len(names) < 4:
         raise ArgumentError(f"`bank`: expected clips of at least 4 speakers, got {len(names)}")
@@ -119,7 +125,6 @@ def _measured(syncers: MultiScaleSyncer, crops: Batch, speaker_of: Tensor, frame
 
 def _curves(syncers: MultiScaleSyncer, landmarks: Tensor, audio: Tensor, margin: int) -> tuple[list[Tensor], list[int]]:
     """Compute distances at all offsets, (crops, offsets) for each level, and the number of windows averaged."""
-    check_max_offsets(MAX_OFFSETS, syncers.num_levels)
     parts, windows = [], []
     for start in range(0, landmarks.shape[0], _CHUNK):
         some = slice(start, start + _CHUNK)

@@ -9,7 +9,6 @@ the same offset. A positive offset means that the audio is early, as everywhere.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -23,7 +22,7 @@ import numpy as np
 from torch import nn
 
 from avsync._checks import check_choice, check_positive, checked
-from avsync._files import check_outputs, claims, replacing
+from avsync._files import check_outputs, claims, read_json, replacing
 from avsync.corpus.clip import (
     FPS,
     INDEX_NAME,
@@ -295,7 +294,7 @@ def _clean_all(
             progress((number + 1) / len(pools))
     order = [entry["id"] for entry in corpus.entries if entry["id"] in found]
     if target is not None:
-        index = json.loads((source / INDEX_NAME).read_text(encoding="utf-8"))
+        index = read_json(source / INDEX_NAME, error=CorpusError)
         extra = {key: value for key, value in index.items() if key not in ("fps", "sample_rate", "clips")}
         write_index(target, [entries[name] for name in order], **extra)
     return CleanReport(tuple(found[name] for name in order), tuple(bad), target)

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ import numpy.typing as npt
 import torch
 
 from avsync._checks import checked
+from avsync._files import read_npz, untrusted
 from avsync.corpus.banks.bank import clip_readers
 from avsync.corpus.clip import (
     FPS,
@@ -166,17 +165,12 @@ def read_tracks(
 
 
 def _read_track(file: Path, fps: float) -> Track:
-    try:
-        with file.open("rb") as opened:
-            archive = np.load(opened, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile) or "landmarks" not in archive.files:
-                raise CorpusError(f"{file.name}: expected an npz archive with an array 'landmarks', got something else")
-            landmarks = archive["landmarks"]
-            rate = float(archive["fps"]) if "fps" in archive.files else fps
-    except CorpusError:
-        raise
-    except (OSError, EOFError, TypeError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise CorpusError(f"{file.name}: expected a whole npz archive without pickles, got {type(error).__name__}") from error
+    arrays = read_npz(file, error=CorpusError, message=f"{file.name}: expected a whole npz archive without pickles, got")
+    if "landmarks" not in arrays:
+        raise CorpusError(f"{file.name}: expected an npz archive with an array 'landmarks', got {sorted(arrays)!r:.80}")
+    landmarks = arrays["landmarks"]
+    with untrusted(CorpusError, f"{file.name}: expected a number as `fps`, got"):
+        rate = float(arrays["fps"]) if "fps" in arrays else fps
     if not np.issubdtype(landmarks.dtype, np.number) or np.issubdtype(landmarks.dtype, np.complexfloating):
         raise CorpusError(f"{file.name}: expected numbers as landmarks, got {landmarks.dtype}")
     if not is_rate(rate):

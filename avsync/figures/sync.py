@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from avsync._files import read_json, untrusted
 from avsync.errors import ArgumentError
 from avsync.evaluation.methods import Evaluation
 from avsync.evaluation.tables import Cell
 from avsync.figures._style import GREY, MARKERS, PALETTE, new_figure, plain_axes
 from avsync.figures.faces import face_strip
 from avsync.figures.plots import confidence_by_level, offset_histogram
-from avsync.training.logging import COLUMNS, read_log
+from avsync.training.logging import COLUMNS, check_step, read_log
 
 if TYPE_CHECKING:
     import os
@@ -63,7 +63,8 @@ def read_history(path: str | os.PathLike[str]) -> dict[str, list[tuple[int, floa
         raise ArgumentError(
             f"`history`: expected metrics.csv, history.json or a folder with one of them, found none at {source}"
         )
-    try:
+    message = f"`history`: expected steps and values in {source}, got"
+    with untrusted(ArgumentError, message):
         if source.suffix == ".csv":
             curves: dict[str, list[tuple[int, float]]] = {}
             if source.name != "metrics.csv" or not source.read_text(encoding="utf-8").startswith(",".join(COLUMNS)):
@@ -71,10 +72,8 @@ def read_history(path: str | os.PathLike[str]) -> dict[str, list[tuple[int, floa
             for step, name, value in read_log(source.parent):
                 curves.setdefault(name, []).append((step, value))
             return curves
-        found = json.loads(source.read_text(encoding="utf-8"))
-        return {name: [(int(step), float(value)) for step, value in pairs] for name, pairs in found.items()}
-    except (AttributeError, IndexError, TypeError, ValueError) as error:
-        raise ArgumentError(f"`history`: expected steps and values in {source}, got {type(error).__name__}: {error}") from error
+        found = read_json(source, error=ArgumentError, message=message)
+        return {name: [(check_step(int(step)), float(value)) for step, value in pairs] for name, pairs in found.items()}
 
 
 def curves_by_level(history: Mapping[str, Sequence[tuple[int, float]]]) -> tuple[str, Curves]:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from avsync._files import check_regular
 from avsync.errors import CheckpointError
 
 
@@ -39,12 +38,13 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """
     source = Path(path)
     try:
+        check_regular(source)
         if source.suffix == ".safetensors":
             return load_file(source)
         found = torch.load(source, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"`path`: expected a file of weights, got none at {source}") from error
-    except (OSError, EOFError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged file can cause almost any exception
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         if isinstance(error, pickle.UnpicklingError):  # torch's message suggests to load the file unsafely
             reason = "it is no file of torch.save, or holds more than tensors"

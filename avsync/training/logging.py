@@ -73,6 +73,13 @@ class TrainingLog:
         self.close()
 
 
+def check_step(step: int) -> int:
+    """Return a step read from a file; raise ValueError for numbers that no run reaches and no figure can draw."""
+    if not 0 <= step < 1 << 63:
+        raise ValueError(f"expected a step from 0 to 2^63, got {step!r:.40}")
+    return step
+
+
 @checked
 def read_log(folder: str | os.PathLike[str]) -> list[tuple[int, str, float]]:
     """Read the rows of a folder's ``metrics.csv`` as (step, name, value); none if the file does not exist.
@@ -97,7 +104,7 @@ def read_log(folder: str | os.PathLike[str]) -> list[tuple[int, str, float]]:
             raise ValueError(f"expected the columns {', '.join(COLUMNS)}, got {', '.join(header)!r}")
         read = []
         for number, (step, name, value) in enumerate(rows, start=2):  # noqa: B007 - the error below names the line
-            read.append((int(step), name, float(value)))
+            read.append((check_step(int(step)), name, float(value)))
     except (OSError, ValueError, csv.Error) as error:
         raise CheckpointError(f"{path} is damaged: line {number} is no step, name and value ({error})") from error
     return read

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from avsync._files import check_regular, parse_json, replacing, untrusted
@@ -45,7 +45,8 @@ class ShardHeader(NamedTuple):
 def write_shard(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
     """Write a shard, completely or not at all."""
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={"avsync": json.dumps(metadata)})
+        # save_file of safetensors has a temporary file of its own, which a killed process would leave in the folder.
+        temporary.write_bytes(save(tensors, metadata={"avsync": json.dumps(metadata)}))
 
 
 def read_header(path: str | os.PathLike[str]) -> ShardHeader:

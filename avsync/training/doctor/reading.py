@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from avsync._files import read_json
 from avsync.corpus.clip import FPS, INDEX_NAME, SAMPLE_RATE, Clip, check_clip, read_clip
 from avsync.errors import CorpusError
 from avsync.training.doctor.findings import Finding
@@ -23,17 +23,17 @@ def read_entries(folder: str | os.PathLike[str]) -> tuple[list[dict[str, Any]], 
         Entries that name a clip, and findings. There are no entries if the index cannot be read or its rate is not 25.
     """
     path = Path(folder, INDEX_NAME)
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-        clips = index["clips"]
-        if not isinstance(clips, list):
-            raise TypeError(f"`clips` is a {type(clips).__name__}")
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return [], [
             Finding("error", "index", f"{path} does not exist: the folder is no corpus, or writing it was interrupted.")
         ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return [], [Finding("error", "index", f"{path} cannot be read ({type(error).__name__}: {error}).")]
+    try:
+        index = read_json(path, error=CorpusError, message=f"{path} cannot be read")
+        clips = index.get("clips") if isinstance(index, dict) else None
+        if not isinstance(clips, list):
+            raise CorpusError(f"{path} cannot be read: expected an object with a list of `clips`")
+    except CorpusError as error:
+        return [], [Finding("error", "index", f"{error}.")]
     findings = []
     for key, wanted, unit in (("fps", FPS, "frames"), ("sample_rate", SAMPLE_RATE, "samples")):
         if index.get(key) != wanted:
