@@ -124,20 +124,22 @@ def generator_cases(sizes: Sizes, device: torch.device) -> dict[str, Callable[[]
     return {f"generator, one clip of {sizes.generated} frames": animate, f"training rollout {batch} x {frames}": roll_out}
 
 
+def gan_models(sizes: Sizes, device: torch.device) -> tuple[MultiScaleGenerator, Discriminators, MultiScaleSyncLoss]:
+    """Make the same untrained models in each call."""
+    torch.manual_seed(0)
+    frame, windows = FrameDiscriminator(sizes.frame), WindowDiscriminator(sizes.window)
+    discriminators = Discriminators(frame=frame, window=windows, pair=PairDiscriminator(sizes.window))
+    generator, sync_loss = MultiScaleGenerator(sizes.generator), MultiScaleSyncLoss(syncers=SyncerPyramid(sizes.syncers))
+    return generator.to(device), discriminators.to(device), sync_loss.to(device)
+
+
 def gan_cases(sizes: Sizes, device: torch.device) -> dict[str, Callable[[], object]]:
     """Make the cases of adversarial training: the discriminators' loss, and one whole step with and without a CUDA graph."""
     bank = ClipBank(SyntheticCorpus(speakers=4, clips_per_speaker=1, seconds=8.0), features=LogMel())
     fabric = make_fabric(accelerator=device.type)
 
     def steps(*, cuda_graphs: bool) -> GanSteps:
-        torch.manual_seed(0)
-        discriminators = Discriminators(
-            frame=FrameDiscriminator(sizes.frame),
-            window=WindowDiscriminator(sizes.window),
-            pair=PairDiscriminator(sizes.window),
-        )
-        generator = MultiScaleGenerator(sizes.generator)
-        sync_loss = MultiScaleSyncLoss(syncers=SyncerPyramid(sizes.syncers)).to(device)
+        generator, discriminators, sync_loss = gan_models(sizes, device)
         config = GanTrainingConfig(steps=10_000, batch_size=sizes.gan_batch, frames=sizes.gan_frames)
         return GanSteps(
             generator.train(),

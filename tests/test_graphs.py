@@ -19,23 +19,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from avsync.audio import LogMel
 from avsync.corpus import ClipBank, SyntheticCorpus
 from avsync.errors import ArgumentError
-from avsync.losses import MultiScaleSyncLoss
-from avsync.models import (
-    FrameDiscriminator,
-    FrameDiscriminatorConfig,
-    GeneratorConfig,
-    MultiScaleGenerator,
-    PairDiscriminator,
-    SyncerConfig,
-    SyncerPyramid,
-    SyncerPyramidConfig,
-    WindowDiscriminator,
-    WindowDiscriminatorConfig,
-)
-from avsync.training import Discriminators, GanSteps, GanTrainingConfig, SyncerTrainingConfig, make_fabric, train_generator
+from avsync.models import SyncerPyramid
+from avsync.training import GanSteps, GanTrainingConfig, SyncerTrainingConfig, make_fabric, train_generator
 from avsync.training.graphs import CudaRecorder, GraphedStep, make_capturable, use_cuda_graphs
 from avsync.training.optimisation import set_learning_rate
 from avsync.training.syncers import SyncerSteps
+from benchmarks.gpu import TINY, gan_models
 
 GAN = GanTrainingConfig(steps=6, batch_size=4, frames=12, generator_lr=1e-3, discriminator_lr=1e-3, reconstruction_weight=0.1)
 READS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "unique", "lift_fresh")
@@ -116,18 +105,8 @@ def bank() -> ClipBank:
     return ClipBank(SyntheticCorpus(speakers=3, clips_per_speaker=1, seconds=6.0), features=LogMel())
 
 
-def make_models(device: str = "cpu") -> tuple[MultiScaleGenerator, Discriminators, MultiScaleSyncLoss]:
-    torch.manual_seed(0)
-    windows = WindowDiscriminatorConfig(embed=8, hidden=8, windows=(5, 10))
-    frame = FrameDiscriminator(FrameDiscriminatorConfig(embed=8, depth=1))
-    discriminators = Discriminators(frame=frame, window=WindowDiscriminator(windows), pair=PairDiscriminator(windows))
-    generator = MultiScaleGenerator(GeneratorConfig(hidden=8, position_embed=8, audio_channels=8, branch_width=8))
-    pyramid = SyncerPyramid(SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=8, frame_blocks=1), num_levels=2))
-    return generator.to(device), discriminators.to(device), MultiScaleSyncLoss(syncers=pyramid).to(device)
-
-
 def trained(bank: ClipBank, config: GanTrainingConfig, **options: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    generator, discriminators, sync_loss = make_models()
+    generator, discriminators, sync_loss = gan_models(TINY, torch.device("cpu"))
     fabric = make_fabric(accelerator="cpu")
     history = train_generator(
         generator, discriminators, bank, config, sync_loss=sync_loss, fabric=fabric, progress=False, log_every=1, **options
@@ -154,7 +133,7 @@ def test_a_recorded_step_trains_as_an_eager_one(
 
 def test_the_update_draws_and_reads_nothing(bank: ClipBank, adam_reads_its_step: Queue) -> None:
     """And the queue does refuse: a step that draws inside is caught."""
-    generator, discriminators, sync_loss = make_models()
+    generator, discriminators, sync_loss = gan_models(TINY, torch.device("cpu"))
     fabric = make_fabric(accelerator="cpu")
     options = {"sync_loss": sync_loss, "fabric": fabric, "augment": None, "cuda_graphs": False}
     steps = GanSteps(generator.train(), discriminators=discriminators.train(), bank=bank, config=GAN, **options)
@@ -189,7 +168,7 @@ def test_a_step_of_syncers_reads_nothing_but_its_own_draws(
 
         monkeypatch.setattr(owner, name, opened)
     torch.manual_seed(0)
-    pyramid = SyncerPyramid(SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=8, frame_blocks=1), num_levels=2))
+    pyramid = SyncerPyramid(TINY.syncers)
     config = SyncerTrainingConfig(steps=4, batch_size=4, frames=40, fine_frames=24, num_negatives=5, **changes)
     fabric = make_fabric(accelerator="cpu")
     steps = SyncerSteps(
@@ -238,7 +217,7 @@ def test_capturable_optimisers_keep_rate_and_step_on_the_device() -> None:
 def test_a_captured_step_trains_as_an_eager_one(bank: ClipBank, precision: str) -> None:
     results = []
     for cuda_graphs in (False, True):
-        generator, discriminators, sync_loss = make_models("cuda")
+        generator, discriminators, sync_loss = gan_models(TINY, torch.device("cuda"))
         fabric = make_fabric(accelerator="cuda", precision=precision)
         history = train_generator(
             generator,
@@ -257,7 +236,7 @@ def test_a_captured_step_trains_as_an_eager_one(bank: ClipBank, precision: str) 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_steps_do_not_wait_for_the_device(bank: ClipBank) -> None:
-    generator, discriminators, sync_loss = make_models("cuda")
+    generator, discriminators, sync_loss = gan_models(TINY, torch.device("cuda"))
     fabric = make_fabric(accelerator="cuda")
     options = {"sync_loss": sync_loss, "fabric": fabric, "augment": None, "cuda_graphs": None}
     steps = GanSteps(generator.train(), discriminators=discriminators.train(), bank=bank, config=GAN, **options)

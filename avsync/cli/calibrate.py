@@ -62,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
     from avsync.metrics.calibration import save_calibration
     from avsync.models.syncer.interface import MultiScaleSyncer
     from avsync.pretrained import FILES
+    from avsync.pyramid import window_seconds
 
     out = _out(args)
     outputs: list[Output] = [("--out", out)]
@@ -94,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
         panels[f"level {level}"] = {"half with another's audio, prior 1/2": mixed, "own audio, prior 1": own}
         error = {"mixed": expected_calibration_error(*mixed), "own": expected_calibration_error(*own)}
         errors.append({"level": level, "expected calibration error": error})
-        print(f"{level:<5}  {0.2 * 2**level:.1f} s   {error['mixed']:>33.3f}  {error['own']:>14.3f}")
+        print(f"{level:<5}  {window_seconds(level):.1f} s   {error['mixed']:>33.3f}  {error['own']:>14.3f}")
     save_calibration(found.calibration, out, syncers=syncers)
     _messages.info("written to %s", out)
     if args.figure is not None:

@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     features = _features(args)
     bank = ClipBank(Corpus(args.corpus, split=args.split, fps=None), features=features)
     record: dict[str, Any] = {"command": "avsync train", "settings": _settings(args), "corpus": str(args.corpus)}
-    record |= {"clips": len(bank), "speakers": len(bank.speakers), "minutes": round(float(bank.lengths.sum()) / 1500, 1)}
+    record |= {"clips": len(bank), "speakers": len(bank.speakers), "minutes": round(bank.minutes, 1)}
     val = ClipBank(Corpus(args.corpus, split=args.val_split, fps=None), features=features) if args.val_split in splits else None
     _messages.info("%s: %d clips of %d speakers, %.1f minutes", args.corpus, len(bank), len(bank.speakers), record["minutes"])
     if val is None:
@@ -230,10 +230,13 @@ def _declare(args: argparse.Namespace, *, resumed: bool) -> None:
 
 def _table(record: dict[str, Any]) -> str:
     """Return the accuracy by level as text."""
+    from avsync.pyramid import window_seconds
+
     if not record["accuracy"]:
         return "not evaluated"
     lines = ["level  window  offset within one frame  confidence"]
     for level, row in enumerate(record["accuracy"]):
-        window = 0.2 * 2**level
-        lines.append(f"{level:<5}  {window:.1f} s   {100 * row['within_one']:>22.1f} %  {row['confidence']:>10.3f}")
+        lines.append(
+            f"{level:<5}  {window_seconds(level):.1f} s   {100 * row['within_one']:>22.1f} %  {row['confidence']:>10.3f}"
+        )
     return "\n".join([*lines, f"on {record['accuracy'][0]['crops']} crops of unseen speakers"])

@@ -21,6 +21,7 @@ from avsync.errors import ArgumentError, ClipTooShortError, CorpusError
 from avsync.metrics.multi_scale import MAX_OFFSETS, multi_scale_offset
 from avsync.metrics.offset import offset_within
 from avsync.models.syncer.interface import MultiScaleSyncer
+from avsync.pyramid import level_fps
 
 _Numbers = npt.NDArray[np.float64]
 
@@ -125,7 +126,7 @@ class CorpusStatistics:
                 lines.append(f"{title}: median {middle}, half of the clips from {lower} to {upper}, all from {low} to {high}")
         for level in values.get("offsets", []):
             if level["within_one_frame"] is not None:
-                unit = 1000 * 2 ** level["level"] / self.fps
+                unit = 1000 / level_fps(self.fps, level["level"])
                 lines.append(
                     f"offset at level {level['level']} (frames of {unit:g} ms, searched to {level['searched']}): "
                     f"{100 * level['within_one_frame']:.1f} % within one frame, median confidence "

@@ -24,9 +24,10 @@ from avsync.metrics.distance import landmark_distance, landmark_error, mouth_ope
 from avsync.metrics.dynamics import height_drift, mouth_opening_quantile, seed_spread
 from avsync.metrics.frechet import extract_statistics, frechet_distance, gaussian_distance
 from avsync.metrics.multi_scale import MAX_OFFSETS, check_max_offsets
-from avsync.metrics.offset import SyncOffset, known_offset, sync_offset
+from avsync.metrics.offset import SyncOffset, known_offset, offset_milliseconds, sync_offset
 from avsync.metrics.report import face_speed
 from avsync.models.syncer.interface import MultiScaleSyncer, unit_norm
+from avsync.pyramid import level_fps
 
 FRECHET_RESAMPLES = 100
 """Number of bootstrap resamples of a Frechet distance; small because each resample computes eigenvalues."""
@@ -55,7 +56,7 @@ def sync_measures(levels: int, *, window: int = 5, fps: float = FPS) -> tuple[Me
     """
     found = []
     for level in range(levels):
-        frame = 1000 * 2**level / fps
+        frame = 1000 / level_fps(fps, level)
         section = f"Synchrony, level {level}: windows of {window * frame:g} ms, frames of {frame:g} ms"
         found += [
             Measure("confidence", "confidence (LSE-C)", "higher", "", section, level),
@@ -163,7 +164,7 @@ def sync_scores(curves: Sequence[SyncOffset], *, fps: float = FPS, window: int =
         rows += [
             sync.confidence,
             offset.abs(),
-            offset.abs() * 2**level * 1000 / fps,
+            offset_milliseconds(offset.abs(), level=level, fps=fps),
             offset,
             100 * within,
             sync.distance,

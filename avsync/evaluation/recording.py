@@ -23,15 +23,16 @@ from avsync.corpus.extraction.report import VideoReport
 from avsync.corpus.media.audio_source import AudioSource
 from avsync.corpus.media.video_source import VideoSource
 from avsync.corpus.speech import clip_speech
-from avsync.errors import ArgumentError, CorpusError, ShapeError
-from avsync.metrics.calibration import Calibration
+from avsync.errors import CorpusError, ShapeError
+from avsync.metrics.calibration import Calibration, check_calibrated
 from avsync.metrics.multi_scale import MAX_OFFSETS, LevelEmbeddings, check_max_offsets, multi_scale_embeddings
 from avsync.metrics.offset import offset_from_distances, offset_milliseconds, window_distances
 from avsync.metrics.posterior import offset_posterior, sub_frame_offset
 from avsync.metrics.report import LevelSync, face_speed, level_answers
 from avsync.models.syncer.interface import MultiScaleSyncer
+from avsync.pyramid import FPS
 
-FRAME_SECONDS = 0.04
+FRAME_SECONDS = 1 / FPS
 """Duration of a frame at level 0, in seconds."""
 THRESHOLD = 0.65
 """Smallest probability of an accepted offset. Calibrations are fitted per level, with audio around each clip. A recording
@@ -240,8 +241,7 @@ def recording_report(
     Source: ours; each level by SyncNet's protocol.
     """
     check_max_offsets(max_offsets, pyramid.num_levels)
-    if calibration is not None and len(calibration.levels) < pyramid.num_levels:
-        raise ArgumentError(f"`calibration`: expected {pyramid.num_levels} levels, got {len(calibration.levels)}")
+    check_calibrated(calibration, pyramid.num_levels)
     pooled = [_Pool.empty(reach) for reach in max_offsets[: pyramid.num_levels]]
     moved = spoken = 0.0
     for clip in recording.clips:

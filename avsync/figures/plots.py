@@ -12,6 +12,7 @@ from torch import Tensor
 from avsync._checks import MeasuredFloat, check_positive, checked
 from avsync.errors import ArgumentError
 from avsync.figures._style import GREY, MARKERS, PALETTE, new_figure, plain_axes
+from avsync.pyramid import level_fps, window_seconds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -133,7 +134,9 @@ def draw_offsets(
         axes.bar(positions, shares, color=colors, width=0.85)
         right = 100 * (np.abs(values) <= tolerance).mean() if values.size else float("nan")
         axes.set_title(f"level {level}: {right:.0f} % within {tolerance} frame{'s' if tolerance > 1 else ''}", fontsize=10)
-        axes.set(xlabel=f"offset (frames of {1000 * 2**level / fps:g} ms)", ylim=(0, 100), xlim=(-reach - 0.7, reach + 0.7))
+        axes.set(
+            xlabel=f"offset (frames of {1000 / level_fps(fps, level):g} ms)", ylim=(0, 100), xlim=(-reach - 0.7, reach + 0.7)
+        )
         plain_axes(axes)
     panels[0].set_ylabel("clips (%)")
 
@@ -205,7 +208,7 @@ def confidence_by_level(
             linewidth=1.4,
             label=name,
         )
-    labels = [f"level {level}\n{1000 * window_frames * 2**level / fps:g} ms" for level in range(levels)]
+    labels = [f"level {level}\n{1000 * window_seconds(level, window=window_frames, fps=fps):g} ms" for level in range(levels)]
     axes.set_xticks(places, labels)
     axes.set(ylabel=ylabel, xlim=(-0.45, levels - 0.55))
     plain_axes(axes)

@@ -15,6 +15,7 @@ from avsync.evaluation.tables import Cell
 from avsync.figures._style import GREY, MARKERS, PALETTE, new_figure, plain_axes
 from avsync.figures.faces import face_strip
 from avsync.figures.plots import confidence_by_level, offset_histogram
+from avsync.pyramid import window_seconds
 from avsync.training.logging import COLUMNS, check_step, read_log
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def confidence_along_training(
             )
         if truth:
             axes.axhline(truth[level], color=GREY, linestyle="--", linewidth=1.2, label="ground truth")
-        axes.set_title(f"level {level}: {1000 * window * 2**level / fps:g} ms", fontsize=10)
+        axes.set_title(f"level {level}: {1000 * window_seconds(level, window=window, fps=fps):g} ms", fontsize=10)
         axes.set_xlabel("training step")
         plain_axes(axes)
     panels[0].set_ylabel(ylabel)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from avsync._checks import check_fields, check_shape, checked
 from avsync._files import read_json, untrusted, write_json
-from avsync.errors import CheckpointError, ConfigError
+from avsync.errors import ArgumentError, CheckpointError, ConfigError
 from avsync.metrics.offset import offset_from_distances
 from avsync.pretrained import PretrainedModel, config_from_dict, config_to_dict, stored_checksum
 
@@ -141,6 +141,12 @@ def load_calibration(path: str | os.PathLike[str], *, syncers: PretrainedModel |
         raise CheckpointError(f"`path`: {path} was fitted to other weights than those it is read for; fit it again")
     with untrusted(CheckpointError, f"`path`: {path} holds no calibration"):
         return config_from_dict(Calibration, found["calibration"])
+
+
+def check_calibrated(calibration: Calibration | None, levels: int) -> None:
+    """Raise :class:`avsync.errors.ArgumentError` if a calibration has fewer than ``levels`` levels."""
+    if calibration is not None and len(calibration.levels) < levels:
+        raise ArgumentError(f"`calibration`: expected {levels} levels, got {len(calibration.levels)}")
 
 
 def _checksum(content: Mapping[str, Any]) -> str:

@@ -6,38 +6,26 @@ functions are in :mod:`avsync.metrics.lse`. Source: ours, over SyncNet's and Wav
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from avsync._checks import check_choice, check_positive, checked
-from avsync.errors import ArgumentError
-from avsync.metrics._torchmetrics import Metric
+from avsync.metrics._torchmetrics import ClipMean
 from avsync.metrics.lse import distance_at_zero, lse_confidence, lse_distance, offset_accuracy, rank_at_zero
 from avsync.metrics.offset import EDGES
 
 __all__ = ["DistanceAtZero", "LSEConfidence", "LSEDistance", "OffsetAccuracy", "RankAtZero"]
 
 
-class _ClipMean(Metric):
-    """Mean of a per-clip score over clips."""
-
-    is_differentiable = False
-    full_state_update = False
-    _score: Callable[..., Tensor]
-    total: Tensor
-    clips: Tensor
+class _OffsetMean(ClipMean):
+    """Mean over clips of a score at their best offset."""
 
     def __init__(self, *, max_offset: int = 15, lead: int = 0, edges: str = "masked", **kwargs: Any) -> None:
-        super().__init__(**kwargs)
         check_positive("max_offset", max_offset, allow_zero=True)
         check_positive("lead", lead, allow_zero=True)
         check_choice("edges", edges, EDGES)
-        self.options: dict[str, Any] = {"max_offset": max_offset, "lead": lead, "edges": edges}
-        self.add_state("total", default=torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("clips", default=torch.tensor(0), dist_reduce_fx="sum")
+        super().__init__({"max_offset": max_offset, "lead": lead, "edges": edges}, **kwargs)
 
     @checked
     def update(self, motion: Tensor, audio: Tensor, mask: Tensor | None = None, audio_mask: Tensor | None = None) -> None:
@@ -49,22 +37,12 @@ class _ClipMean(Metric):
             mask: True for the motion windows that count, (batch, windows).
             audio_mask: True for the audio windows that exist, (batch, audio_windows).
         """
-        scores = type(self)._score(motion, audio, mask=mask, audio_mask=audio_mask, reduction="none", **self.options)
+        scores = type(self).score(motion, audio, mask=mask, audio_mask=audio_mask, reduction="none", **self.options)
         self.total += scores.sum()
         self.clips += scores.numel()
 
-    def compute(self) -> Tensor:
-        """Return the mean over all clips so far.
 
-        Raises:
-            ArgumentError: No clip was added.
-        """
-        if int(self.clips) == 0:
-            raise ArgumentError("`update`: expected at least one clip before `compute`, got none")
-        return self.total / self.clips
-
-
-class LSEDistance(_ClipMean):
+class LSEDistance(_OffsetMean):
     """LSE-D over all clips: :func:`avsync.metrics.lse.lse_distance`. Lower is better.
 
     Args:
@@ -87,11 +65,10 @@ class LSEDistance(_ClipMean):
     Source: Wav2Lip's evaluation (paper section 4.3).
     """
 
-    higher_is_better = False
-    _score = staticmethod(lse_distance)
+    score = staticmethod(lse_distance)
 
 
-class LSEConfidence(_ClipMean):
+class LSEConfidence(_OffsetMean):
     """LSE-C over all clips: :func:`avsync.metrics.lse.lse_confidence`. Higher is better.
 
     Args:
@@ -111,10 +88,10 @@ class LSEConfidence(_ClipMean):
     """
 
     higher_is_better = True
-    _score = staticmethod(lse_confidence)
+    score = staticmethod(lse_confidence)
 
 
-class DistanceAtZero(_ClipMean):
+class DistanceAtZero(_OffsetMean):
     """Distance at offset 0 over all clips: :func:`avsync.metrics.lse.distance_at_zero`. Lower is better.
 
     Args:
@@ -133,11 +110,10 @@ class DistanceAtZero(_ClipMean):
     Source: ours.
     """
 
-    higher_is_better = False
-    _score = staticmethod(distance_at_zero)
+    score = staticmethod(distance_at_zero)
 
 
-class RankAtZero(_ClipMean):
+class RankAtZero(_OffsetMean):
     """Mean rank of offset 0 over all clips: :func:`avsync.metrics.lse.rank_at_zero`. Lower is better.
 
     Args:
@@ -156,11 +132,10 @@ class RankAtZero(_ClipMean):
     Source: ours.
     """
 
-    higher_is_better = False
-    _score = staticmethod(rank_at_zero)
+    score = staticmethod(rank_at_zero)
 
 
-class OffsetAccuracy(_ClipMean):
+class OffsetAccuracy(_OffsetMean):
     """Share of clips with an offset within a tolerance of 0: :func:`avsync.metrics.lse.offset_accuracy`. Higher is better.
 
     Args:
@@ -181,7 +156,7 @@ class OffsetAccuracy(_ClipMean):
     """
 
     higher_is_better = True
-    _score = staticmethod(offset_accuracy)
+    score = staticmethod(offset_accuracy)
 
     def __init__(self, *, tolerance: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)

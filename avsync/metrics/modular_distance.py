@@ -6,7 +6,6 @@ processes. The functions are in :mod:`avsync.metrics.distance` and :mod:`avsync.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from avsync._checks import check_choice, check_positive, checked
 from avsync.errors import ArgumentError
-from avsync.metrics._torchmetrics import Metric
+from avsync.metrics._torchmetrics import ClipMean, Metric
 from avsync.metrics.distance import (
     OVER_POINTS,
     UNITS,
@@ -41,22 +40,13 @@ __all__ = [
 ]
 
 
-class _ClipMean(Metric):
-    """Mean of a per-clip score over clips; a clip without NaN whose score is NaN is left out."""
+class _DefinedMean(ClipMean):
+    """Mean of a score over clips; a clip without NaN whose score is NaN is left out."""
 
-    is_differentiable = False
-    higher_is_better = False
-    full_state_update = False
-    score: Callable[..., Tensor]
-    total: Tensor
-    clips: Tensor
     left_out: Tensor
 
     def __init__(self, options: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.options = options or {}
-        self.add_state("total", default=torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("clips", default=torch.tensor(0), dist_reduce_fx="sum")
+        super().__init__(options or {}, dtype=torch.float64, **kwargs)
         self.add_state("left_out", default=torch.tensor(0), dist_reduce_fx="sum")
 
     @checked
@@ -75,16 +65,6 @@ class _ClipMean(Metric):
         self.clips += (~undefined).sum()
         self.left_out += undefined.sum()
 
-    def compute(self) -> Tensor:
-        """Return the mean over all clips so far that have a value; NaN if no clip has one.
-
-        Raises:
-            ArgumentError: No clip was added.
-        """
-        if int(self.clips) + int(self.left_out) == 0:
-            raise ArgumentError("`update`: expected at least one clip before `compute`, got none")
-        return self.total / self.clips
-
 
 def _unit_options(unit: str, reference: str) -> dict[str, Any]:
     check_choice("unit", unit, UNITS)
@@ -92,7 +72,7 @@ def _unit_options(unit: str, reference: str) -> dict[str, Any]:
     return {"unit": unit, "reference": reference}
 
 
-class LandmarkDistance(_ClipMean):
+class LandmarkDistance(_DefinedMean):
     """LMD, or LMD-f, over all clips: :func:`avsync.metrics.distance.landmark_distance`. Lower is better.
 
     Args:
@@ -131,7 +111,7 @@ class LandmarkDistance(_ClipMean):
         super().__init__(options, **kwargs)
 
 
-class LandmarkError(_ClipMean):
+class LandmarkError(_DefinedMean):
     """Distance of all points over all clips: :func:`avsync.metrics.distance.landmark_error`. Lower is better.
 
     Args:
@@ -157,7 +137,7 @@ class LandmarkError(_ClipMean):
         super().__init__(_unit_options(unit, reference), **kwargs)
 
 
-class VelocityError(_ClipMean):
+class VelocityError(_DefinedMean):
     """Difference of velocities over all clips: :func:`avsync.metrics.distance.velocity_error`. Lower is better.
 
     Args:
@@ -183,7 +163,7 @@ class VelocityError(_ClipMean):
         super().__init__(_unit_options(unit, reference), **kwargs)
 
 
-class MouthOpeningCorrelation(_ClipMean):
+class MouthOpeningCorrelation(_DefinedMean):
     """Correlation of mouth openings: :func:`avsync.metrics.distance.mouth_opening_correlation`. Higher is better.
 
     Clips in which either mouth does not move are left out, and counted in the state ``left_out``.

@@ -18,6 +18,7 @@ from avsync.losses.offsets import frame_shares
 from avsync.metrics._band import band_distances
 from avsync.metrics._median import nan_median
 from avsync.models.syncer.interface import check_mask
+from avsync.pyramid import level_fps
 
 EDGES = ("masked", "legacy")
 _ROUNDING = 8  # units in the last place within which mean distances count as equal
@@ -130,7 +131,7 @@ def offset_milliseconds(offset_frames: Tensor, *, level: int = 0, fps: float = 2
     """
     check_positive("level", level, allow_zero=True)
     check_positive("fps", fps)
-    return offset_frames * (2**level * 1000.0 / fps)
+    return offset_frames * (1000.0 / level_fps(fps, level))
 
 
 def window_distances(

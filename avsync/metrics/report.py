@@ -12,12 +12,12 @@ from torch import Tensor
 from avsync._checks import check_positive, check_shape, checked
 from avsync.errors import ArgumentError, ShapeError
 from avsync.landmarks.geometry import displacement
-from avsync.metrics.calibration import Calibration
+from avsync.metrics.calibration import Calibration, check_calibrated
 from avsync.metrics.multi_scale import MAX_OFFSETS, check_max_offsets, multi_scale_embeddings
 from avsync.metrics.offset import SyncOffset, at_edge, known_offset, offset_milliseconds, sync_offset
 from avsync.metrics.posterior import OffsetPosterior, offset_posterior
 from avsync.models.syncer.interface import MultiScaleSyncer
-from avsync.pyramid import check_lengths
+from avsync.pyramid import check_lengths, level_fps
 
 ANSWERS = ("offset", "unsure", "edge", "silent", "still", "nothing")
 """Answers for a clip at a level. "offset": the offset is determined. "unsure": the probability is too small. "edge": the best
@@ -137,8 +137,7 @@ def sync_report(
     Source: paper section 4.3; posterior and answers ours.
     """
     check_max_offsets(max_offsets, pyramid.num_levels)
-    if calibration is not None and len(calibration.levels) < pyramid.num_levels:
-        raise ArgumentError(f"`calibration`: expected {pyramid.num_levels} levels, got {len(calibration.levels)}")
+    check_calibrated(calibration, pyramid.num_levels)
     if speech_fraction is not None and speech_fraction.shape != landmarks.shape[:1]:
         raise ShapeError(f"`speech_fraction`: expected (batch={landmarks.shape[0]}), got {tuple(speech_fraction.shape)}")
     embedded = multi_scale_embeddings(
@@ -156,7 +155,7 @@ def sync_report(
             posterior = offset_posterior(sync.distances, windows, calibration=numbers, prior=prior, threshold=threshold)
         answers = level_answers(sync, speed=speed, speech_fraction=speech_fraction, posterior=posterior)
         milliseconds = offset_milliseconds(sync.offset_frames, level=number, fps=pyramid.fps)
-        frame_ms = 2**number * 1000.0 / pyramid.fps
+        frame_ms = 1000.0 / level_fps(pyramid.fps, number)
         report.append(LevelSync(number, frame_ms, sync, milliseconds, windows, posterior, answers, fps))
     return report
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from avsync.training.logging import read_log
     from avsync.training.objectives import LevelObjective, SyncerTrainingConfig
     from avsync.training.processes import first_process, free_cores, make_fabric, on_first_process
-    from avsync.training.recipe import SyncerRecipe, syncer_recipe
+    from avsync.training.recipe import SYNCER_AUGMENT, SyncerRecipe, syncer_recipe
     from avsync.training.store import CheckpointStore
     from avsync.training.syncer_evaluation import LevelReport, crop_offsets, evaluate_syncers
     from avsync.training.syncers import average_shape, embed_crops, lip_leak, train_syncers
@@ -45,7 +45,7 @@ _MODULES = {
     "logging": ("read_log",),
     "objectives": ("LevelObjective", "SyncerTrainingConfig"),
     "processes": ("first_process", "free_cores", "make_fabric", "on_first_process"),
-    "recipe": ("SyncerRecipe", "syncer_recipe"),
+    "recipe": ("SYNCER_AUGMENT", "SyncerRecipe", "syncer_recipe"),
     "store": ("CheckpointStore",),
     "syncer_evaluation": ("LevelReport", "crop_offsets", "evaluate_syncers"),
     "syncers": ("average_shape", "embed_crops", "lip_leak", "train_syncers"),
@@ -54,6 +54,7 @@ _MODULES = {
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [  # noqa: PLE0604, RUF100 - resolved by __getattr__
+    "SYNCER_AUGMENT",
     "AutoencoderTrainingConfig",
     "CheckpointStore",
     "CudaRecorder",

@@ -16,10 +16,12 @@ from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from avsync._checks import check_positive, checked, import_extra
 from avsync.errors import ArgumentError, CheckpointError, DivergedError
 from avsync.training.checkpoint import Stateful, check_finite, take_state
+from avsync.training.ema import averaged, copy_average
 from avsync.training.interrupts import StopSignals, TrainingInterrupted
 from avsync.training.logging import TrainingLog
 from avsync.training.processes import first_process, mean_over_processes, on_first_process, scales_loss
@@ -243,6 +245,39 @@ def train_loop(
         if store is None:
             check_finite({key: item.state_dict() for key, item in state.items() if isinstance(item, nn.Module)})
     return records.history
+
+
+def train_averaged(
+    name: str,
+    model: nn.Module,
+    average: AveragedModel | None,
+    *,
+    evaluate: Callable[[int], Mapping[str, float]] | None = None,
+    **options: Any,
+) -> History:
+    """Run :func:`train_loop` on a model that holds the average of its weights in evaluations and afterwards.
+
+    Args:
+        name: Label of the progress bar.
+        model: The model that the steps train; in eval mode afterwards.
+        average: Average of its weights, which the steps update; None for none.
+        evaluate: As in :class:`LoopOptions`.
+        **options: Other arguments of :func:`train_loop`.
+
+    Returns:
+        The history.
+    """
+
+    def evaluate_average(now: int) -> Mapping[str, float]:
+        with averaged(model, average):
+            return evaluate(now) if evaluate is not None else {}
+
+    model.train()
+    history = train_loop(name, evaluate=None if evaluate is None else evaluate_average, **options)
+    if average is not None:
+        copy_average(average, model)
+    model.eval()
+    return history
 
 
 def flat_settings(**groups: Any) -> dict[str, Any]:

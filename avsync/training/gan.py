@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack
 
@@ -19,8 +19,8 @@ from avsync.losses.sync import MultiScaleSyncLoss
 from avsync.models.discriminators import FrameDiscriminator, PairDiscriminator, WindowDiscriminator
 from avsync.models.generator.model import GeneratorOutput, MultiScaleGenerator
 from avsync.training.checkpoint import Stateful
-from avsync.training.ema import averaged, copy_average, weight_average
-from avsync.training.engine import History, LoopOptions, flat_settings, train_loop
+from avsync.training.ema import weight_average
+from avsync.training.engine import History, LoopOptions, flat_settings, train_averaged
 from avsync.training.graphs import CudaRecorder, GraphedStep, make_capturable, use_cuda_graphs
 from avsync.training.optimisation import Precision, Trained, cosine_schedule, set_learning_rate, step_schedule, to_device
 from avsync.training.processes import check_fabric
@@ -444,26 +444,15 @@ def train_generator(
         augment=augment,
         cuda_graphs=cuda_graphs,
     )
-    others: dict[str, Any] = {**options}
-    evaluate = others.pop("evaluate", None)
-
-    def evaluate_average(now: int) -> Mapping[str, float]:
-        with averaged(generator, steps.average):
-            return evaluate(now) if evaluate is not None else {}
-
-    generator.train()
     discriminators.train()
-    history = train_loop(
+    return train_averaged(
         name,
+        generator,
+        steps.average,
         steps=config.steps,
         step=steps.step,
         state=steps.state,
         settings=flat_settings(config=config, augment=augment, sync_loss=sync_loss is not None),
         fabric=fabric,
-        evaluate=None if evaluate is None else evaluate_average,
-        **others,
+        **options,
     )
-    if steps.average is not None:
-        copy_average(steps.average, generator)
-    generator.eval()
-    return history

@@ -16,7 +16,7 @@ from avsync.pyramid import shortest_clip
 from avsync.training.objectives import SyncerTrainingConfig
 from avsync.training.warm_start import WarmStartConfig
 
-AUGMENT = AugmentConfig(
+SYNCER_AUGMENT = AugmentConfig(
     scale=(0.85, 1.15),
     rotation=0.2,
     shear=0.1,
@@ -27,7 +27,7 @@ AUGMENT = AugmentConfig(
     noise_db=4.5,
     equaliser_db=3.0,
 )
-"""Augmentation of the crops."""
+"""Augmentation of the crops of the pretrained syncers."""
 LONGEST_CROP = 160
 """Frames of a crop, if the clips are long enough."""
 
@@ -147,8 +147,8 @@ def syncer_recipe(
 def _augment(points: int, dims: int) -> AugmentConfig:
     """Return the augmentation that points of these dimensions can have."""
     if points == NUM_POINTS and dims > 1:
-        return AUGMENT
-    still = replace(AUGMENT, flip_probability=0.0)  # which points change places in a mirror is known for the 68 points only
+        return SYNCER_AUGMENT
+    still = replace(SYNCER_AUGMENT, flip_probability=0.0)  # only of the 68 points it is known which ones a mirror exchanges
     if dims > 1:
         return still
     # Blendshapes and other numbers without a plane cannot be turned.

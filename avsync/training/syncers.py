@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Unpack
 
 import torch
@@ -20,8 +20,8 @@ from avsync.models.syncer.interface import Embeddings
 from avsync.models.syncer.pyramid import SyncerPyramid
 from avsync.training.checkpoint import Stateful
 from avsync.training.doctor.vitals import loss_temperatures, vital_signs
-from avsync.training.ema import averaged, copy_average, weight_average
-from avsync.training.engine import History, LoopOptions, flat_settings, train_loop
+from avsync.training.ema import weight_average
+from avsync.training.engine import History, LoopOptions, flat_settings, train_averaged
 from avsync.training.objectives import LevelObjective, SyncerTrainingConfig, level_losses
 from avsync.training.optimisation import Precision, Trained, cosine_schedule, set_learning_rate, to_device
 from avsync.training.processes import check_fabric, world_group
@@ -347,29 +347,18 @@ def train_syncers(
     steps = SyncerSteps(
         pyramid=pyramid, bank=bank, config=config, levels=chosen, fabric=fabric, augment=augment, compiled=compiled
     )
-    others: dict[str, Any] = {**options}
-    evaluate = others.pop("evaluate", None)
-
-    def evaluate_average(now: int) -> Mapping[str, float]:
-        with averaged(pyramid, steps.average):
-            return evaluate(now) if evaluate is not None else {}
-
     settings = flat_settings(config=config, augment=augment, levels=chosen)
     # A run may be continued for more steps if the schedule stays the same.
     settings |= {"config.schedule_steps": config.schedule_steps or config.steps}
     del settings["config.steps"]
-    pyramid.train()
-    history = train_loop(
+    return train_averaged(
         name,
+        pyramid,
+        steps.average,
         steps=config.steps,
         step=steps.step,
         state=steps.state,
         settings=settings,
         fabric=fabric,
-        evaluate=None if evaluate is None else evaluate_average,
-        **others,
+        **options,
     )
-    if steps.average is not None:
-        copy_average(steps.average, pyramid)
-    pyramid.eval()
-    return history

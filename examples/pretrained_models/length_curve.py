@@ -4,10 +4,9 @@
 
 Level 0, offsets of up to 15 frames to both sides, found within one frame.
 
-- "published": the protocol of the lip-sync literature. A clip of 50 frames and nothing around it; K frames are K - 4 windows
-whose
-  distances are averaged; every position in the clip counts; offsets without audio in the clip are left out; no choice by
-  speech.
+- "published": the protocol of the lip-sync literature. A clip has 50 frames and no audio around it. The distances of K - 4
+  windows (K frames) are averaged at every position in the clip. Offsets without audio in the clip are left out. Clips are not
+  selected by speech.
 - "around": clips of K frames with at least 80 % speech and the audio around them; every frame counts once.
 """
 
@@ -27,7 +26,7 @@ from torch.nn import functional as F
 
 from avsync.audio import SpeechFeatures
 from avsync.corpus import ClipBank, Corpus
-from avsync.metrics import sync_offset
+from avsync.metrics import offset_within, sync_offset
 from avsync.models import MultiScaleSyncer
 
 LENGTHS = (5, 7, 9, 11, 13, 15)
@@ -66,7 +65,8 @@ def published(syncers: MultiScaleSyncer, bank: ClipBank) -> tuple[dict[int, Tens
             )
             # An offset counts only if the audio of all windows exists.
             means = torch.where(counts > 1 - 1e-4, sums, torch.inf)
-            right[length].append((means.argmin(dim=2) - REACH).abs() <= 1)
+            least = means.min(dim=2)
+            right[length].append(offset_within(least.indices - REACH, means.median(dim=2).values - least.values))
     return {length: torch.cat(parts).float().mean(dim=1) for length, parts in right.items()}, crops.clip_index
 
 

@@ -23,11 +23,12 @@ from curves import fixed_clips, short_clips
 from realign import find_lags, with_sound_moved
 
 from avsync.audio import SpeechFeatures
-from avsync.corpus import AugmentConfig, Clip, ClipBank, Corpus
+from avsync.corpus import Clip, ClipBank, Corpus
 from avsync.landmarks import MOTIONS, REGIONS, motion_channels
 from avsync.models import MultiScaleSyncer, SyncerConfig, SyncerPyramid, SyncerPyramidConfig
 from avsync.pretrained import save_pretrained
 from avsync.training import (
+    SYNCER_AUGMENT,
     SyncerTrainingConfig,
     WarmStartConfig,
     evaluate_syncers,
@@ -140,18 +141,6 @@ class Variant:
         return replace(common, offset_weight=1.0, offset_window=self.offset_window)
 
 
-AUGMENT = AugmentConfig(
-    scale=(0.85, 1.15),
-    rotation=0.2,
-    shear=0.1,
-    sway=0.035,
-    identity=0.01,
-    jitter=0.002,
-    tempo=(1 / 1.5, 1.5),
-    noise_db=4.5,
-)
-"""Augmentation of training crops, except for the equaliser, which belongs to the variant."""
-
 VARIANTS = {
     "landmarks68-25fps": Variant(
         "The whole face against log-mel energies: the default of the loss and of the commands.",
@@ -242,7 +231,7 @@ def training_lags(args: argparse.Namespace) -> dict[str, float]:
             ClipBank(some, features=features),
             replace(variant.training(), steps=HALF_STEPS, schedule_steps=None, fine_frames=80),
             fabric=make_fabric(accelerator=args.accelerator, precision=args.precision),
-            augment=replace(AUGMENT, equaliser_db=variant.equaliser_db),
+            augment=replace(SYNCER_AUGMENT, equaliser_db=variant.equaliser_db),
             checkpoint=work / stage,
             resume=args.resume,
             progress=not args.no_progress,
@@ -289,7 +278,7 @@ def train_variant(name: str, lags: Mapping[str, float], args: argparse.Namespace
             variant.training(),
             WARM_START,
             fabric=make_fabric(accelerator=args.accelerator, precision=args.precision),
-            augment=replace(AUGMENT, equaliser_db=variant.equaliser_db),
+            augment=replace(SYNCER_AUGMENT, equaliser_db=variant.equaliser_db),
             checkpoint=work / "checkpoints",
             resume=args.resume,
             evaluate=evaluate,

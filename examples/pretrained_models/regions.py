@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pretrain import AUGMENT
 from robust import finest, moved_clips
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -30,7 +29,15 @@ from avsync.corpus import ClipBank, Corpus
 from avsync.landmarks import motion_channels, region_points
 from avsync.models import SyncerConfig, SyncerPyramid, SyncerPyramidConfig, SyncerRegions
 from avsync.pretrained import save_pretrained
-from avsync.training import average_shape, averaged, lip_leak, load_checkpoint, save_checkpoint, weight_average
+from avsync.training import (
+    SYNCER_AUGMENT,
+    average_shape,
+    averaged,
+    lip_leak,
+    load_checkpoint,
+    save_checkpoint,
+    weight_average,
+)
 
 NAME = "landmarks68-25fps-regions"
 LEVELS = {"mouth": (0, 1, 2, 3), "expression": (0, 1, 2, 3), "pose": (1, 2, 3, 4)}
@@ -120,7 +127,7 @@ RECIPES = {
         seed=1,
     ),
 }
-AUGMENT_CALMLY = replace(AUGMENT, equaliser_db=5.0, sway=0.0, identity=0.005, jitter=0.0005, noise_db=1.5)
+AUGMENT_CALMLY = replace(SYNCER_AUGMENT, equaliser_db=5.0, sway=0.0, identity=0.005, jitter=0.0005, noise_db=1.5)
 """Augmentation without random head movements, and with little noise on pitch."""
 
 

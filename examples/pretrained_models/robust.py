@@ -15,18 +15,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from pretrain import AUGMENT, VARIANTS
+from pretrain import VARIANTS
 from realign import LEAST_FRAMES, clip_lag, with_sound_moved
 
 from avsync.audio import SpeechFeatures
 from avsync.corpus import ClipBank, Corpus
 from avsync.models import SyncerPyramid
 from avsync.pretrained import save_pretrained
-from avsync.training import make_fabric, train_syncers
+from avsync.training import SYNCER_AUGMENT, make_fabric, train_syncers
 
 NAME, START = "landmarks68-25fps-robust", "landmarks68-25fps"
 AUGMENT_ROUGHLY = replace(
-    AUGMENT,
+    SYNCER_AUGMENT,
     equaliser_db=5.0,
     interference_share=0.5,
     snr_db=(0.0, 20.0),

@@ -21,9 +21,8 @@ from avsync.errors import ArgumentError, ConfigError
 from avsync.landmarks.augmentation import augment as augment_landmarks
 from avsync.landmarks.geometry import face_height
 from avsync.landmarks.tracking_faults import track_roughly
+from avsync.pyramid import FPS
 
-FRAMES_PER_SECOND = 25.0
-"""Landmark frames per second of every crop."""
 _EQUALISER_POINTS = 6  # about 1.5 octaves per point: the curve models rooms and microphones, not single formants
 
 
@@ -217,7 +216,7 @@ def deform(landmarks: Tensor, config: AugmentConfig, generator: torch.Generator 
 
     if config.shear or config.sway:
         hertz, phase = torch.rand((2, batch, 1, 2, 2), generator=generator, device=device).to(landmarks)
-        seconds = torch.arange(frames, device=landmarks.device)[:, None, None] / FRAMES_PER_SECOND
+        seconds = torch.arange(frames, device=landmarks.device)[:, None, None] / FPS
         wave = torch.sin(2 * math.pi * ((0.2 + 0.6 * hertz) * seconds + phase))
         matrix = config.shear * normal(batch, 1, 2, 2) + config.sway * math.sqrt(2.0) * wave
         centre = plane.mean(dim=(1, 2), keepdim=True)

@@ -30,7 +30,7 @@ from avsync.corpus.banks.augmentation import AugmentConfig, interpolate_rows, ra
 from avsync.corpus.clip import SAMPLES_PER_FRAME, Clip, Corpus, check_clip, resample_clip
 from avsync.corpus.speech import clip_speech
 from avsync.errors import ArgumentError, ClipTooShortError, CorpusError, ShapeError
-from avsync.pyramid import AUDIO_FRAMES_PER_FRAME
+from avsync.pyramid import AUDIO_FRAMES_PER_FRAME, FPS
 
 _MAX_BATCH = 1 << 24
 _MAX_LENGTH = 1 << 31
@@ -154,15 +154,19 @@ class CropBank(ABC):
     def _stretched_rows(self, name: str, begin: Tensor, tempo: Tensor, count: int, end: Tensor) -> Tensor:
         """Return rows interpolated in time; see :func:`avsync.corpus.banks.augmentation.interpolate_rows`."""
 
+    @property
+    def minutes(self) -> float:
+        """Total length of the clips, in minutes."""
+        return int(self.lengths.sum()) / FPS / 60
+
     def __len__(self) -> int:
         """Return the number of clips."""
         return len(self.ids)
 
     def __repr__(self) -> str:
         """Return the class and the sizes."""
-        minutes = int(self.lengths.sum()) / 25 / 60
         kind = type(self).__name__
-        return f"{kind}({len(self)} clips, {len(self.speakers)} speakers, {minutes:.1f} min, {len(self.bad)} bad)"
+        return f"{kind}({len(self)} clips, {len(self.speakers)} speakers, {self.minutes:.1f} min, {len(self.bad)} bad)"
 
     def _plan(self, frames: int, margin: int) -> _Plan:
         check_type("frames", frames, int)

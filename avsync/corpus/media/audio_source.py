@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import math
 import os
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from avsync._checks import check_path, check_positive, check_type, checked
-from avsync.corpus._process import ProcessBound
+from avsync._checks import check_positive, check_type, checked
 from avsync.corpus.media._audio_clock import AudioClock, Block, Placed
 from avsync.corpus.media._downmix import Downmix
 from avsync.corpus.media._interpolate import interpolate, reach
+from avsync.corpus.media._opened import OpenedMedia
 from avsync.corpus.media._packets import decode_stream, tally
-from avsync.corpus.media.info import FloatArray, contents, failures, open_media, pick_audio, reason
+from avsync.corpus.media.info import FloatArray, contents, failures, pick_audio, reason
 from avsync.errors import ArgumentError, CorpusError
 
 #: Seconds of audio before the latest read that stay readable.
@@ -40,7 +39,7 @@ class AudioSegment(NamedTuple):
     present: npt.NDArray[np.bool_]
 
 
-class AudioSource(ProcessBound):
+class AudioSource(OpenedMedia):
     r"""Audio of a file on the container's presentation clock.
 
     :class:`~avsync.corpus.media.video_source.VideoSource` uses the same clock.
@@ -85,16 +84,12 @@ class AudioSource(ProcessBound):
         check_positive("sample_rate", sample_rate)
         if track is not None:
             check_positive("track", track)
-        self.path = os.fspath(check_path("path", path))
+        super().__init__(path)
         self.sample_rate = sample_rate
-        self._damage: Counter[str] = Counter()
-        self._closed = False
-        self._bind_process()
         self._several = False
         self._kept: deque[Placed] = deque()
         self._forgotten: int | None = None  # index before which audio has been discarded
-        self._container = open_media(path)
-        try:
+        with self._opening("readable audio"):
             try:
                 stream = pick_audio(self._container, track)
             except CorpusError as error:
@@ -123,12 +118,6 @@ class AudioSource(ProcessBound):
             placed = next(self._placed, None)
             if placed is not None:
                 self._kept.append(placed)
-        except failures() as error:
-            self._container.close()
-            raise CorpusError(f"{path}: expected readable audio, got: {reason(error)}") from error
-        except BaseException:
-            self._container.close()
-            raise
         #: Time of the first sample, in seconds.
         self.start: float = self._clock.start
         #: Time after the last sample, in seconds; None until the end has been read.
@@ -184,9 +173,7 @@ class AudioSource(ProcessBound):
         Raises:
             ArgumentError: As in :meth:`read`.
         """
-        self._check_process()
-        if self._closed:
-            raise ArgumentError(f"`read`: expected an open AudioSource, got a closed one ({self.path})")
+        self._check_open("read")
         fits = isinstance(samples, int | np.integer) and isinstance(start, int | float | np.number)
         if not fits or samples < 0 or not math.isfinite(start):
             raise ArgumentError(
@@ -209,20 +196,6 @@ class AudioSource(ProcessBound):
         values = interpolate(window, position - low, samples, source_rate=self.native_rate, target_rate=self.sample_rate)
         nearest = np.floor(position - low + np.arange(samples) * (self.native_rate / self.sample_rate) + 0.5).astype(np.int64)
         return AudioSegment(np.clip(values, -1.0, 1.0), present[nearest])
-
-    def close(self) -> None:
-        """Close the file; in a forked process only the parent closes the file."""
-        self._closed = True
-        if self._is_inherited:
-            return
-        self._decoded.close()  # type: ignore[attr-defined]
-        self._container.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
 
     def _advance(self, low: int, high: int) -> None:
         """Decode until ``high`` and discard audio more than ``KEPT_SECONDS`` before ``low``."""

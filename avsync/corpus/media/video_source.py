@@ -5,18 +5,16 @@ from __future__ import annotations
 import math
 import os
 import struct
-from collections import Counter
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
-from avsync._checks import check_path, check_positive, check_type, import_extra
-from avsync.corpus._process import ProcessBound
+from avsync._checks import check_positive, check_type, import_extra
+from avsync.corpus.media._opened import OpenedMedia
 from avsync.corpus.media._packets import decode_stream, tally
-from avsync.corpus.media.info import Image, MediaInfo, contents, describe, failures, open_media, pick_video, reason
-from avsync.errors import ArgumentError, CorpusError
+from avsync.corpus.media.info import Image, MediaInfo, contents, describe, failures, pick_video, reason
+from avsync.errors import CorpusError
 
 # Frames with more pixels (8192 x 8192) indicate a damaged file.
 _MAX_PIXELS = 1 << 26
@@ -51,7 +49,7 @@ class VideoFrame:
         return f"VideoFrame(time={self.time:.6f})"
 
 
-class VideoSource(ProcessBound):
+class VideoSource(OpenedMedia):
     """Video file as a stream of frames with true timestamps, in constant memory.
 
     Times are the presentation timestamps of the file, so variable frame rates, late starts, gaps and edit lists are respected.
@@ -90,14 +88,10 @@ class VideoSource(ProcessBound):
         check_type("max_height", max_height, int, optional=True)
         if max_height is not None:
             check_positive("max_height", max_height)
-        self.path = os.fspath(check_path("path", path))
-        self._damage: Counter[str] = Counter()
+        super().__init__(path)
         self._held: VideoFrame | None = None
         self._last: float | None = None
-        self._closed = False
-        self._bind_process()
-        self._container = open_media(path)
-        try:
+        with self._opening("a readable video"):
             stream = pick_video(self._container)
             if stream is None:
                 raise CorpusError(f"{path}: expected a video stream that can be decoded, got {contents(self._container)}")
@@ -115,12 +109,6 @@ class VideoSource(ProcessBound):
             self._orientation = _orientation(self._first)
             self._size, upright = _sizes(self._first, stream, self._orientation, max_height)
             start = self._time(self._first)
-        except failures() as error:
-            self._container.close()
-            raise CorpusError(f"{path}: expected a readable video, got: {reason(error)}") from error
-        except BaseException:
-            self._container.close()
-            raise
         #: Contents of the file.
         self.info: MediaInfo = describe(
             self._container,
@@ -145,9 +133,7 @@ class VideoSource(ProcessBound):
         Raises:
             ArgumentError: The source is closed.
         """
-        self._check_process()
-        if self._closed:
-            raise ArgumentError(f"`frames`: expected an open VideoSource, got a closed one ({self.path})")
+        self._check_open("frames")
         for decoded in self._pending():
             self._check_process()
             if decoded.is_corrupt:
@@ -173,20 +159,6 @@ class VideoSource(ProcessBound):
             self._last = final.time
             yield final
         self._check_end()
-
-    def close(self) -> None:
-        """Close the file; in a forked process only the parent closes the file. Frames returned earlier stay usable."""
-        self._closed = True
-        if self._is_inherited:
-            return
-        self._decoded.close()  # type: ignore[attr-defined]
-        self._container.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
 
     def _pending(self) -> Iterator[Any]:
         if self._first is not None:

@@ -10,13 +10,13 @@ import torch
 
 from avsync.errors import ArgumentError
 from avsync.metrics.offset import offset_from_distances
+from avsync.pyramid import FPS
 from avsync.training.doctor.findings import Finding
 from avsync.training.doctor.tracks import Array, Tracks
 
 REACH = 25
 """Largest lag searched in both directions, in frames: one second."""
 _FAR = 40  # frames; correlations at lags from REACH to here estimate the chance level
-_FPS = 25.0
 RATES = (10.0, 12.0, 12.5, 15.0, 20.0, 23.0, 24.0, 25.0, 27.2, 30.0, 31.25, 50.0, 60.0)
 """Frame rates tried for the motion. A wrong audio rate has the same effect: 44.1 kHz read as 48 kHz gives 27.2."""
 _PAIRS = (("speed", "flux"), ("opening", "energy"), ("speed", "energy"))
@@ -64,16 +64,16 @@ class LagScan:
     def add(self, tracks: Tracks, *, speaker: str) -> None:
         """Add a clip to the scan; clips shorter than one second are ignored."""
         frames = len(tracks.speed)
-        if frames < _FPS:
+        if frames < FPS:
             return
-        self.seconds[speaker] = self.seconds.get(speaker, 0.0) + frames / _FPS
+        self.seconds[speaker] = self.seconds.get(speaker, 0.0) + frames / FPS
         total, count = self._speakers.setdefault(speaker, (np.zeros(2 * _FAR + 1), np.zeros(2 * _FAR + 1)))
         for motion, audio in _PAIRS:
             products, pairs = _correlate(getattr(tracks, motion), getattr(tracks, audio))
             total += products
             count += pairs
         for rate, (rate_total, rate_count) in self._rates.items():
-            step = rate / _FPS
+            step = rate / FPS
             steady = np.interp(np.arange(int((frames - 1) / step) + 1) * step, np.arange(frames), tracks.speed)
             products, pairs = _correlate(steady, tracks.flux)
             np.add(rate_total, products, out=rate_total)
@@ -128,7 +128,7 @@ def _peak(curve: Array) -> LagPeak:
 
 def _in_words(offset: float) -> str:
     way = "early" if offset > 0 else "late"
-    return f"the audio is {way} by {abs(offset):.1f} frames ({abs(offset) * 1000 / _FPS:.0f} ms)"
+    return f"the audio is {way} by {abs(offset):.1f} frames ({abs(offset) * 1000 / FPS:.0f} ms)"
 
 
 def check_alignment(scan: LagScan) -> list[Finding]:
@@ -147,11 +147,11 @@ def check_alignment(scan: LagScan) -> list[Finding]:
     if seconds < _ENOUGH_SECONDS:
         words = f"{seconds:.0f} s are too short to check the alignment of audio and motion; {_ENOUGH_SECONDS:.0f} s are enough."
         return [Finding("note", "too_short_to_align", words, numbers=numbers)]
-    if best != _FPS and rates[best].sureness > _SURE and rates[best].height > 1.3 * rates[_FPS].height:
+    if best != FPS and rates[best].sureness > _SURE and rates[best].height > 1.3 * rates[FPS].height:
         words = (
             f"the motion fits the audio better at about {best:g} frames per second than at 25 (correlation "
             f"{rates[best].height:.2f} "
-            f"against {rates[_FPS].height:.2f}): the videos were not resampled to 25, or the stated sample rate of the "
+            f"against {rates[FPS].height:.2f}): the videos were not resampled to 25, or the stated sample rate of the "
             "audio is wrong. "
             "Extract the corpus again from the videos, by their timestamps."
         )

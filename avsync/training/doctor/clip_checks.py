@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from avsync.landmarks.layouts import NUM_POINTS
+from avsync.pyramid import FPS
 from avsync.training.doctor.clip_facts import ClipFacts
 from avsync.training.doctor.findings import Finding
 
@@ -74,19 +75,19 @@ def check_facts(facts: Sequence[ClipFacts]) -> list[Finding]:
     add(
         "error",
         "constant_landmarks",
-        lambda clip: clip.still >= (clip.frames - 1) / 25 > 0,
+        lambda clip: clip.still >= (clip.frames - 1) / FPS > 0,
         "no point ever moves: the video shows a photograph, or one detection is repeated.",
     )
     add(
         "warning",
         "frozen_landmarks",
-        lambda clip: STILL_SECONDS <= clip.still < (clip.frames - 1) / 25,
+        lambda clip: STILL_SECONDS <= clip.still < (clip.frames - 1) / FPS,
         f"no point moves for {STILL_SECONDS:g} s or longer: the detector lost the face and repeated its last result.",
     )
     add(
         "warning",
         "still_mouth",
-        lambda clip: clip.shape[0] == NUM_POINTS and clip.mouth < _STILL_MOUTH and clip.still < (clip.frames - 1) / 25,
+        lambda clip: clip.shape[0] == NUM_POINTS and clip.mouth < _STILL_MOUTH and clip.still < (clip.frames - 1) / FPS,
         "the lips do not open or close: another person speaks, or the mouth is hidden.",
     )
     add(
@@ -110,7 +111,7 @@ def _silent(facts: Sequence[ClipFacts]) -> list[Finding]:
     total = sum(length for length, _ in silent.values())
     named = ", ".join(f"{length:.0f} s of {name} from {begin:.0f} s" for name, (length, begin) in list(silent.items())[:5])
     more = f", and {len(silent) - 5} more" if len(silent) > 5 else ""
-    share = total / max(sum(clip.frames / 25 for clip in facts), 1e-9)
+    share = total / max(sum(clip.frames / FPS for clip in facts), 1e-9)
     words = (
         f"some segments of {SILENT_SECONDS:g} s or more have no speech: {named}{more}. A syncer cannot learn from them, "
         "and their offsets "

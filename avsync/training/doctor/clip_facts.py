@@ -10,9 +10,9 @@ import numpy.typing as npt
 from avsync.corpus.clip import SAMPLES_PER_FRAME, Clip
 from avsync.corpus.speech import clip_speech
 from avsync.landmarks.layouts import BROWS, EYES, JAW, NUM_POINTS, OUTER_LIP
+from avsync.pyramid import FPS
 from avsync.training.doctor.tracks import Tracks
 
-_FPS = 25
 # A crop with a smaller share of frames with speech counts as one without (avsync.corpus.speech.speech_mask).
 _SILENT_WINDOW, _SILENT_SHARE = 80, 0.2
 
@@ -81,13 +81,13 @@ def clip_facts(clip: Clip, tracks: Tracks) -> ClipFacts:
         shape=(faces.shape[1], faces.shape[2]),
         frame_size=clip.frame_size,
         height=tracks.height,
-        still=_longest(motion < 1e-6)[1] / _FPS,
+        still=_longest(motion < 1e-6)[1] / FPS,
         mouth=float(tracks.opening.std()),
         jumps=int((centres > 1 / 3).sum()),
         faults=_faults(faces.mean(axis=0)[:, :2]) if known else (),
         level_db=10 * np.log10(power + 1e-20),
         clipped=float((np.abs(clip.waveform) > 0.9999).mean()),
-        silent=(length / _FPS, begin / _FPS),
+        silent=(length / FPS, begin / FPS),
     )
 
 

@@ -19,7 +19,9 @@ from avsync.corpus.clip import Clip
 from avsync.errors import ArgumentError, ClipTooShortError
 from avsync.metrics.multi_scale import MAX_OFFSETS
 from avsync.metrics.offset import sync_offset
+from avsync.metrics.report import LEAST_SPEECH
 from avsync.models.syncer.interface import MultiScaleSyncer, unit_norm
+from avsync.pyramid import FPS
 from avsync.training.doctor.alignment import LagScan, check_alignment, check_distances
 from avsync.training.doctor.clip_checks import check_facts
 from avsync.training.doctor.clip_facts import ClipFacts, clip_facts
@@ -206,7 +208,7 @@ def examine(
         findings=by_severity(findings),
         clips=len(facts),
         speakers=len({one.speaker for one in facts}),
-        minutes=sum(one.frames for one in facts) / 25 / 60,
+        minutes=sum(one.frames for one in facts) / FPS / 60,
         splits={name: sum(one.split == name for one in facts) for name in sorted({one.split for one in facts})},
         seconds=clock.seconds,
         scan=scan if facts else None,
@@ -233,7 +235,7 @@ def _judge(clip: Clip, syncers: MultiScaleSyncer, features: nn.Module) -> list[t
     if clip.frames < _CROP + 2 * _MARGIN or clip.landmarks.shape[1:] != faces:
         return []
     crops = ClipBank([clip], features=features).windows(_CROP, stride=_STRIDE, margin=_MARGIN)
-    crops = crops.select(crops.speech_fraction > 0.2).to(next(syncers.parameters()).device)
+    crops = crops.select(crops.speech_fraction >= LEAST_SPEECH).to(next(syncers.parameters()).device)
     if not len(crops):
         return []
     motion, audio = (
