@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from math import isfinite
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Self, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -122,6 +122,102 @@ class Records:
         self.recent = {key: [float(value) for value in collected] for key, collected in values["recent"].items()}
 
 
+class _Shown:
+    """Progress bar and log of a run, both on the first process only."""
+
+    def __init__(self, name: str, done: int, steps: int, *, logs: Path | None, progress: bool, fabric: Any) -> None:
+        first = first_process(fabric)
+        self._log = TrainingLog(logs, last_step=done, prefix=name) if logs is not None and first else None
+        self.bar: Any = import_extra("tqdm.auto", "train").tqdm(
+            total=steps,
+            initial=done,
+            desc=name,
+            disable=not (progress and first),
+            dynamic_ncols=True,
+            bar_format=BAR,
+        )
+        self._room = len(name) + BAR_WIDTH
+        self._values: dict[str, float] = {}
+
+    def show(self, now: int, values: Mapping[str, float]) -> None:
+        """Write values to the log, and show them together with the last values of other names."""
+        if self._log is not None:
+            self._log.write(now, values)
+        self._values.update(values)
+        room = shutil.get_terminal_size().columns - self._room
+        self.bar.set_postfix_str(as_many_as_fit(side_by_side(self._values), room=room), refresh=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._log is not None:
+            self._log.close()
+        self.bar.close()
+
+
+class _Kept:
+    """Checkpoints of a run: their content, and the steps after which one is written."""
+
+    def __init__(
+        self,
+        name: str,
+        store: CheckpointStore,
+        state: Mapping[str, Stateful],
+        settings: Mapping[str, Any],
+        records: Records,
+        fabric: Any,
+        *,
+        every: int,
+        seconds: float | None,
+    ) -> None:
+        self.name, self.store, self.state, self.settings = name, store, state, settings
+        self.records, self.fabric, self.every, self.seconds = records, fabric, every, seconds
+        self._saved_at = time.monotonic()
+
+    def resume(self, steps: int) -> int:
+        """Load the newest good checkpoint, the same on every process, and return its step; 0 if there is none."""
+        found: list[int] = []
+        on_first_process(self.fabric, lambda: found.append(self.store.newest_good() or 0))
+        # The first process chooses, because another one may see a file a moment later and would continue from another step.
+        chosen = torch.tensor(found[0] if found else 0)
+        if self.fabric is not None and self.fabric.world_size > 1:
+            chosen = self.fabric.all_reduce(chosen.to(self.fabric.device), reduce_op="sum")
+        step, first = int(chosen), first_process(self.fabric)
+        if not step:
+            if first:
+                _messages.info("%s: no checkpoint in %s, begins at step 1", self.name, self.store.folder)
+            return 0
+        path = self.store.path(step)
+        values = self.store.load(step, self.state, accept=lambda values: _check_saved(values, self.settings, path))
+        self.records.restore(values)
+        if first:
+            _messages.info("%s: continues after step %d of %d, from %s", self.name, step, steps, path)
+        return int(values["step"])
+
+    def after(self, now: int, *, last: bool, logged: bool, evaluated: bool, received: int | None) -> int | None:
+        """Write a checkpoint if one is due after step ``now``; return the signal that some process received, if any."""
+        late = self.seconds is not None and time.monotonic() - self._saved_at > self.seconds
+        number, late = _agree(received, late, self.fabric, logged=logged)
+        due = now % self.every == 0 or last or late or number is not None
+        if due or (evaluated and self.store.best is not None):
+            self._save(now, due=due)
+            self._saved_at = time.monotonic()
+        return number
+
+    def _save(self, step: int, *, due: bool) -> None:
+        """Write a checkpoint that is due or the best so far; only the first process knows the best."""
+        content = take_state(self.state, step=step, settings=dict(self.settings), **self.records.as_dict())
+        best = self.store.is_best(self.records.history, step)
+
+        def write() -> None:
+            if due or best:
+                check_finite(content["state"])
+                self.store.save(step, content, is_best=best)
+
+        on_first_process(self.fabric, write)
+
+
 @checked
 def train_loop(
     name: str,
@@ -181,68 +277,47 @@ def train_loop(
     check_positive("log_every", log_every)
     if checkpoint_seconds is not None:
         check_positive("checkpoint_seconds", checkpoint_seconds)
-    store = CheckpointStore(checkpoint) if isinstance(checkpoint, Path) else checkpoint
-    records, plain = Records(fabric), json.loads(json.dumps(dict(settings or {}), default=str))
-    first = first_process(fabric)
+    records, kept = Records(fabric), None
+    if checkpoint is not None:
+        store = CheckpointStore(checkpoint) if isinstance(checkpoint, Path) else checkpoint
+        plain = json.loads(json.dumps(dict(settings or {}), default=str))
+        kept = _Kept(name, store, state, plain, records, fabric, every=checkpoint_every, seconds=checkpoint_seconds)
     with contextlib.ExitStack() as open_until_the_end:
-        if store is not None:
-            on_first_process(fabric, lambda: open_until_the_end.enter_context(store.lock()))
-        done = _resume(name, steps, store, state, records, plain, fabric) if resume and store is not None else 0
-        log = TrainingLog(logs, last_step=done, prefix=name) if logs is not None and first else None
-        bar = import_extra("tqdm.auto", "train").tqdm(
-            total=steps,
-            initial=done,
-            desc=name,
-            disable=not (progress and first),
-            dynamic_ncols=True,
-            bar_format=BAR,
-        )
-        open_until_the_end.enter_context(bar)
-        open_until_the_end.enter_context(log or contextlib.nullcontext())
-        signals = open_until_the_end.enter_context(StopSignals()) if store is not None else None
+        if kept is not None:
+            lock = kept.store.lock
+            on_first_process(fabric, lambda: open_until_the_end.enter_context(lock()))
+        done = kept.resume(steps) if resume and kept is not None else 0
+        shown = open_until_the_end.enter_context(_Shown(name, done, steps, logs=logs, progress=progress, fabric=fabric))
+        signals = open_until_the_end.enter_context(StopSignals()) if kept is not None else None
         # The place of the last good checkpoint ends the message of a run that diverged.
-        open_until_the_end.enter_context(_explained(name, store))
-        shown: dict[str, float] = {}
-        saved_at = time.monotonic()
-
-        def show(now: int, values: Mapping[str, float]) -> None:
-            if log is not None:
-                log.write(now, values)
-            shown.update(values)
-            room = shutil.get_terminal_size().columns - len(name) - BAR_WIDTH
-            bar.set_postfix_str(as_many_as_fit(side_by_side(shown), room=room), refresh=False)
+        open_until_the_end.enter_context(_explained(name, None if kept is None else kept.store))
 
         def evaluate_and_show(evaluate: Callable[[int], Mapping[str, float]], now: int) -> None:
             values = {key: float(number) for key, number in evaluate(now).items()}
             records.enter(now, values)
-            show(now, values)
+            shown.show(now, values)
 
         for now in range(done + 1, steps + 1):
             records.note(now, step(now))
             last = now == steps
             logged = now % log_every == 0 or last
             if logged:
-                show(now, records.close_interval(now))
+                shown.show(now, records.close_interval(now))
             evaluated = evaluate is not None and (last or (evaluate_every > 0 and now % evaluate_every == 0))
             if evaluate is not None and evaluated:
                 records.collect()  # a model that is not finite is not evaluated
                 on_first_process(fabric, partial(evaluate_and_show, evaluate, now))
-            bar.update(1)
-            if store is None:
+            shown.bar.update(1)
+            if kept is None or signals is None:
                 continue
-            late = checkpoint_seconds is not None and time.monotonic() - saved_at > checkpoint_seconds
-            number, late = _agree(signals.received if signals else None, late, fabric, logged=logged)
-            due = now % checkpoint_every == 0 or last or late or number is not None
-            if due or (evaluated and store.best is not None):
-                _save(store, now, state, records, plain, fabric, due=due)
-                saved_at = time.monotonic()
+            number = kept.after(now, last=last, logged=logged, evaluated=evaluated, received=signals.received)
             if number is not None:
                 raise TrainingInterrupted(
                     f"{name}: stopped by {signal.Signals(number).name} after step {now} of {steps};"
-                    f" resume=True (--resume on the command line) continues from {store.path(now)}",
+                    f" resume=True (--resume on the command line) continues from {kept.store.path(now)}",
                     number=number,
                 )
-        if store is None:
+        if kept is None:
             check_finite({key: item.state_dict() for key, item in state.items() if isinstance(item, nn.Module)})
     return records.history
 
@@ -355,56 +430,6 @@ def _agree(number: int | None, late: bool, fabric: Any, *, logged: bool) -> tupl
     flags = torch.tensor([float(number or 0), float(late)], device=fabric.device)
     number_anywhere, late_anywhere = fabric.all_reduce(flags, reduce_op="max").tolist()
     return int(number_anywhere) or None, bool(late_anywhere)
-
-
-def _save(
-    store: CheckpointStore,
-    step: int,
-    state: Mapping[str, Stateful],
-    records: Records,
-    settings: Mapping[str, Any],
-    fabric: Any,
-    *,
-    due: bool,
-) -> None:
-    """Write a checkpoint that is due or the best so far; only the first process knows the best."""
-    content = take_state(state, step=step, settings=dict(settings), **records.as_dict())
-    best = store.is_best(records.history, step)
-
-    def write() -> None:
-        if due or best:
-            check_finite(content["state"])
-            store.save(step, content, is_best=best)
-
-    on_first_process(fabric, write)
-
-
-def _resume(
-    name: str,
-    steps: int,
-    store: CheckpointStore,
-    state: Mapping[str, Stateful],
-    records: Records,
-    settings: Mapping[str, Any],
-    fabric: Any,
-) -> int:
-    """Load the newest good checkpoint, the same on every process, and return its step; 0 if there is none."""
-    found: list[int] = []
-    on_first_process(fabric, lambda: found.append(store.newest_good() or 0))
-    # The first process chooses, because another one may see a file a moment later and would continue from another step.
-    chosen = torch.tensor(found[0] if found else 0)
-    if fabric is not None and fabric.world_size > 1:
-        chosen = fabric.all_reduce(chosen.to(fabric.device), reduce_op="sum")
-    step = int(chosen)
-    if not step:
-        if first_process(fabric):
-            _messages.info("%s: no checkpoint in %s, begins at step 1", name, store.folder)
-        return 0
-    values = store.load(step, state, accept=lambda values: _check_saved(values, settings, store.path(step)))
-    records.restore(values)
-    if first_process(fabric):
-        _messages.info("%s: continues after step %d of %d, from %s", name, step, steps, store.path(step))
-    return int(values["step"])
 
 
 def _check_saved(values: Mapping[str, Any], settings: Mapping[str, Any], path: Path) -> None:
