@@ -216,7 +216,7 @@ def save_pretrained(model: torch.nn.Module, folder: str | os.PathLike[str], *, d
 
 @contextmanager
 def _one_writer(folder: Path) -> Iterator[None]:
-    """Let one process of this machine at a time save to a folder, so that all files are those of the last one.
+    """Let one process of this machine at a time save to a folder, so that all files come from one save.
 
     Torch requires filelock. The lock lies among the temporary files, because a model folder is copied and uploaded as it is.
     Writers on other machines still leave a model that loads, because the weights hold their own config.
@@ -511,7 +511,7 @@ def config_from_dict(config_class: type[ConfigT], values: Mapping[str, Any]) -> 
 
 
 def _config(name: str, config_class: type[ConfigT], values: Any) -> ConfigT:
-    """Build a config from any JSON value; ``name`` is what the file or the config that holds the value calls it."""
+    """Build a config from any JSON value; ``name`` is the name of the value in its file or config."""
     if not isinstance(values, Mapping):
         raise ConfigError(f"`{name}`: expected a JSON object, got {type(values).__name__}")
     hints = typing.get_type_hints(config_class)

@@ -148,7 +148,7 @@ def mean_over_frames(x: Tensor, dim: int, *, lengths: Tensor | None = None) -> T
     if lengths is None:
         return x.mean(dim=dim)
     if lengths.shape != x.shape[: dim + x.ndim][: lengths.ndim] or lengths.ndim != dim + x.ndim:
-        raise ShapeError(f"`lengths`: expected one for each of {tuple(x.shape[:dim])}, got {describe_shape(lengths)}")
+        raise ShapeError(f"`lengths`: expected the shape {tuple(x.shape[:dim])}, got {describe_shape(lengths)}")
     lengths = lengths.to(x.device).reshape(*lengths.shape, *[1] * -dim)
     frame = torch.arange(x.shape[dim], device=x.device).reshape(-1, *[1] * (-dim - 1))
     total = torch.where(frame < lengths, x, torch.zeros_like(x)).sum(dim=dim)

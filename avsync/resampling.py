@@ -1,4 +1,4 @@
-"""Resampling of motion and features to another rate, on one clock: differentiable, and the same function for every rate.
+"""Resampling of motion and features to another rate, differentiable, by the same function for every rate.
 
 Frame ``k`` of a signal at ``fps`` frames per second is at ``k / fps`` seconds. A resampled signal has the same clock: its frame
 ``k`` is at ``k / to_fps`` seconds, whatever the two rates are.

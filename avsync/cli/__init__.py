@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        argv: The words after ``avsync``; those of the process if None.
+        argv: The words after ``avsync``; by default the arguments of the process.
 
     Returns:
         The exit status.

@@ -49,7 +49,7 @@ def add_audio_track_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_syncer_arguments(parser: argparse.ArgumentParser, *, default: str | None, calibrated: bool = True) -> None:
-    """Add the options that choose syncers; ``calibrated`` adds those of commands that report probabilities."""
+    """Add the options that choose syncers; ``calibrated`` adds the options of commands that report probabilities."""
     parser.add_argument(
         "--syncers",
         default=default,

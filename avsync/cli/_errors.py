@@ -23,7 +23,7 @@ def options_of(parser: argparse.ArgumentParser) -> dict[str, str]:
 
 
 def as_typed(error: BaseException, names: Mapping[str, str]) -> str:
-    """Return the message of an error with what the user typed in place of parameters.
+    """Return the message of an error, with the options that the user typed instead of the parameters.
 
     Args:
         error: Of any kind.
@@ -43,7 +43,7 @@ def as_typed(error: BaseException, names: Mapping[str, str]) -> str:
 
 @contextmanager
 def naming(**names: str) -> Iterator[None]:
-    """Let avsync's errors in the block name what the user typed, by parameter."""
+    """Replace parameters in errors of the block by the options that the user typed."""
     try:
         yield
     except AvsyncError as error:

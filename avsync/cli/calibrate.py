@@ -138,6 +138,6 @@ def _out(args: argparse.Namespace) -> Path:
         return Path(args.out)
     if not Path(args.syncers).is_dir():
         raise ArgumentError(
-            f"`out`: expected a file for the calibration of {args.syncers}, which is no folder of yours, got none"
+            f"`out`: expected a file for the calibration, because {args.syncers} is not a folder to write it to, got none"
         )
     return Path(args.syncers, CALIBRATION)

@@ -1,8 +1,8 @@
 """Evaluate the output of any method: the paper's measures with intervals, and baselines that need no network
 
-References are real clips: a corpus, or a folder of <id>.npz with <id>.flac. Predictions are the same ids with a method's
-landmarks; where they have no audio of their own, that of the reference counts. All rows are evaluated on the same segments of
-80 frames.
+References are real clips: a corpus, or a folder of <id>.npz with <id>.flac. Predictions are files with the same ids and a
+method's landmarks. A prediction without audio is evaluated with the audio of its reference. All rows are evaluated on the same
+segments of 80 frames.
 
   avsync evaluate --refs corpus --split val                                   # the baselines alone
   avsync evaluate --refs corpus --split val --preds ours=out/a --preds theirs=out/b --out results

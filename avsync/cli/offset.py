@@ -1,8 +1,8 @@
 """Measure how early or late the audio of a video is, per level and in words; --fix writes a copy in sync
 
 Landmark syncers compare audio and face on windows of 0.2 to 1.6 seconds. A positive offset means that the audio is early: delay
-it. If a video shows several faces, the largest counts, or with --speaker the one that speaks. A clip of a corpus, CORPUS/ID,
-can take the place of a video and needs no detector.
+it. If a video shows several faces, the largest face is used, or with --speaker the face that speaks. A clip of a corpus,
+CORPUS/ID, can replace a video and needs no detector.
 
   avsync offset talk.mp4 --detector litert
   avsync offset talk.mp4 --fix                                        # writes talk.synced.mp4

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     first = round(args.start * clip.fps)
     last = clip.frames if args.seconds is None else min(clip.frames, first + round(args.seconds * clip.fps))
     if not 0 <= first < last:
-        raise ArgumentError(f"`--start`, `--seconds`: expected a part of the clip's {clip.seconds:g} s, got nothing of it")
+        raise ArgumentError(f"`--start`, `--seconds`: expected a part of the clip's {clip.seconds:g} s, got an empty part")
     from avsync.figures import face_images, landmark_video, write_gif
 
     landmarks = {clip.id: clip.landmarks[first:last]}

@@ -46,7 +46,7 @@ POOLS = ("auto", "clip", "source", "speaker")
 ALONE_SECONDS = 8.0
 """Length in seconds from which "auto" measures a clip separately; shorter clips are pooled."""
 SMALLEST_SHIFT = 0.02
-"""Seconds, half a frame: smaller offsets are within the error of the estimate and are not corrected."""
+"""Smallest offset that is corrected, in seconds: half a frame, about the error of the estimate."""
 OUTCOMES = ("corrected", "in sync", "cannot tell", "not confirmed", "too short")
 """Outcomes for a clip: the audio is moved; the offset is too small to correct; no offset is probable enough; the corrected
 clip is not in sync; or the corrected clip would be empty."""

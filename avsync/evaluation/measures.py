@@ -230,8 +230,8 @@ def landmark_scores(motion: Tensor, truth: Tensor, waveforms: Tensor, *, fps: fl
         fps: Frames per second.
 
     Returns:
-        :class:`Scores` of ``LANDMARK_MEASURES``; those of the mouth are NaN for other than 68 points, and the correlation for a
-        mouth that does not move, and the speed in pauses for segments without one.
+        :class:`Scores` of ``LANDMARK_MEASURES``; NaN for measures of the mouth if there are not 68 points, for the correlation
+        of a mouth that does not move, and for the speed in pauses of segments without a pause.
 
     Source: paper section 4.4 (LMD, LMD-f); the rest as in the functions.
     """

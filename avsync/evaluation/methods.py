@@ -47,7 +47,7 @@ DEFAULT_FRAMES = 80
 SET_FRAMES = 40
 """Last frames on which FID and t-FID are computed, as in the paper."""
 FVD_FRAMES = (40, 80, 200)
-"""Numbers of last frames of FVD, as far as a segment has them; those of the paper's Table 2."""
+"""Last frames on which FVD is computed, as in Table 2 of the paper; longer numbers than a segment are left out."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -113,8 +113,8 @@ def persons_of(recording: Recording) -> dict[str, Recording]:
 def speaking_face(persons: Mapping[str, Recording], measure: Callable[[Recording], list[LevelSync]]) -> SpeakingFace:
     r"""Find the face whose motion agrees with the audio.
 
-    The calibrated probability :math:`p_i` that the audio belongs to face :math:`i` is measured for each face by itself, at the
-    two finest levels, and the larger one counts. At most one face speaks, so that
+    The calibrated probability :math:`p_i` that the audio belongs to face :math:`i` is measured for each face alone, at the two
+    finest levels; :math:`p_i` is the larger of the two. At most one face speaks, so that
 
     .. math::
         P(i) = \frac{o_i}{1 + \sum_j o_j}, \quad P(\text{nobody}) = \frac{1}{1 + \sum_j o_j}, \quad o_i = \frac{p_i}{1 - p_i}

@@ -186,7 +186,9 @@ class Layout:
         """
         chosen = tuple(int(index) for index in indices)
         if len(set(chosen)) != len(chosen) or not all(0 <= index < self.points for index in chosen):
-            raise ConfigError(f"`indices`: expected different points from 0 to {self.points - 1}, got others")
+            raise ConfigError(
+                f"`indices`: expected points from 0 to {self.points - 1}, each at most once, got {str(chosen)[:60]}"
+            )
         new = {old: number for number, old in enumerate(chosen)}
 
         def renamed(entries: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
@@ -396,8 +398,8 @@ def mesh_layout(
         mouth: Vertices of the lips, such as the ``lips`` of FLAME's vertex masks.
         head: Vertices that speech does not move.
         mirror: Mirror image.
-        to_68: Vertices of each of the 68 points: for FLAME, the three corners of the triangle of each landmark of its
-            embedding.
+        to_68: Vertices whose weighted mean is each of the 68 points. For FLAME, these are the three corners of the triangle
+            that its landmark embedding states for the point.
         to_68_weights: Barycentric coordinates of the landmarks.
         name: Name of the layout.
 

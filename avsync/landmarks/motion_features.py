@@ -41,7 +41,7 @@ _RATE_SCALE = {"velocity": 4.0, "speed": 2.0}
 """Factors that bring changes from frame to frame to the order of magnitude of the positions."""
 _SPEED_FLOOR = 1e-2
 """Floor that keeps the gradient of the speed finite without motion; half the median step of eyes and nose (0.022),
-a sixth of that of the lips (0.063)."""
+a sixth of the median step of the lips (0.063)."""
 
 
 def check_motion(motion: Sequence[str]) -> None:

@@ -230,7 +230,7 @@ class LogitScale(nn.Module):
 
 
 class _SampledPairLoss(nn.Module):
-    """Draws mismatched pairs for a batch of aligned windows; subclasses say what a pair costs."""
+    """Draws mismatched pairs for a batch of aligned windows; subclasses define the cost of a pair."""
 
     def __init__(self, *, num_negatives: int, source: str, exclusion: int, reduction: str) -> None:
         super().__init__()

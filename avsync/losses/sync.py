@@ -275,8 +275,8 @@ class MultiScaleSyncLoss(nn.Module):
             needs ``speech``, and the landmarks must be 68 points.
         skip_short: If clips are too short for the coarse levels, False raises an error and True leaves these levels out of the
             total. It must be False with encoder pairs of your own, because their shortest clip is unknown.
-        layout: Layout of the landmarks, or its name, if it is not that of the syncers, such as "mediapipe478"; it must map to
-            theirs (:meth:`avsync.models.SyncerPyramid.for_layout`).
+        layout: Layout of the landmarks, or its name, such as "mediapipe478", if it differs from the layout of the syncers. It
+            must map to the layout of the syncers (:meth:`avsync.models.SyncerPyramid.for_layout`).
         fps: Frames per second of the landmarks. If the syncers have another rate, landmarks are resampled to their rate
             (:func:`avsync.resampling.resample_frames`), and gradients pass through the resampling. None for the rate of the
             syncers, and with encoder pairs of your own.
@@ -400,8 +400,8 @@ class MultiScaleSyncLoss(nn.Module):
             region_weights: Weight of each region by its name; by default as the model states.
             silence_weight: Weight of the silence loss.
             skip_short: Allow clips that are too short for the coarse levels.
-            layout: Layout of the landmarks, such as "mediapipe478"; by default that of the model.
-            fps: Frames per second of the landmarks; by default those of the model (25).
+            layout: Layout of the landmarks, such as "mediapipe478"; by default the layout of the model.
+            fps: Frames per second of the landmarks; by default the rate of the model (25).
             revision: Branch, tag or commit of a hub repository.
 
         Returns:

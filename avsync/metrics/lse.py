@@ -121,7 +121,7 @@ def rank_at_zero(motion: Tensor, audio: Tensor, *, reduction: str = "mean", **op
 
 @checked
 def offset_accuracy(motion: Tensor, audio: Tensor, *, tolerance: int = 1, reduction: str = "mean", **options: Any) -> Tensor:
-    """Compute the share of clips whose best offset is within ``tolerance`` frames of the level of 0. Higher is better.
+    """Compute the share of clips whose best offset is at most ``tolerance`` frames from 0. Higher is better.
 
     Clips with equal distances at all offsets count as wrong; see :meth:`avsync.metrics.offset.SyncOffset.within`.
 

@@ -115,7 +115,7 @@ def sync_report(
         prior, threshold: As in :func:`avsync.metrics.posterior.offset_posterior`.
         speech_fraction: Share of each clip's frames that hold speech, (batch,); the answer is "silent" below ``LEAST_SPEECH``
             (0.2). None disables this answer.
-        fps: Frames per second of ``landmarks``; None for those of the syncers. See
+        fps: Frames per second of ``landmarks``; None for the rate of the syncers. See
             :func:`avsync.metrics.multi_scale.multi_scale_offset`.
 
     Returns:

@@ -32,8 +32,8 @@ class SyncStream:
     """Scorer of audio and landmarks that arrive together or apart, in chunks of any size.
 
     Every ``every`` seconds the stream reports the last ``seconds`` seconds. A report equals
-    :func:`avsync.metrics.report.sync_report` of the same crop of the whole recording: landmarks of the crop, and audio of the
-    crop and of ``margin`` frames on both sides, whose features are computed on the crop. The stream keeps only the frames and
+    :func:`avsync.metrics.report.sync_report` of the same crop of the whole recording: the landmarks of the crop, and its
+    audio with ``margin`` frames on both sides. Features are computed on this audio alone. The stream keeps only the frames and
     samples that the next report needs.
 
     Args:

@@ -1,8 +1,8 @@
 """Discriminators of section 3.3, for single frames, windows of a sequence, and pairs of sequences.
 
 The discriminators return logits for the losses of :mod:`avsync.losses.adversarial`. Coordinates are centred on the first
-observed face and divided by its height, which are the same for all frames of a clip, so that the discriminators can detect
-faces that grow or drift away. Landmarks of any floating-point dtype are accepted.
+observed face and divided by its height. All frames of a clip have this one centre and height, so that the discriminators can
+detect faces that grow or drift away. Landmarks of any floating-point dtype are accepted.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ class FrameDiscriminator(PretrainedModel):
 
 
 def _derivatives(x: Tensor, velocity_scale: float, acceleration_scale: float) -> list[Tensor]:
-    """Return scaled velocity and acceleration of (batch, frames, features), zero at the beginning; without those of scale 0."""
+    """Return scaled velocity and acceleration of (batch, frames, features), zero at the start; none for a scale of 0."""
     velocity = F.pad(x[:, 1:] - x[:, :-1], (0, 0, 1, 0))
     found = [velocity_scale * velocity] if velocity_scale else []
     if acceleration_scale:
@@ -522,11 +522,13 @@ class _WindowNetwork(PretrainedModel):
         if embedding is None:
             embedding = FrameEmbedding(in_features=features, embed=config.embed, expansion=config.expansion)
         elif not isinstance(embedding, FrameEmbedding):
-            raise ArgumentError(f"`embedding`: expected that of another discriminator, got {type(embedding).__name__}")
+            raise ArgumentError(
+                f"`embedding`: expected a discriminator's embedding, got {type(embedding).__name__}"
+            )
         elif (embedding.enter.in_features, embedding.project.out_features) != (features, config.embed):
             raise ArgumentError(
-                f"`embedding`: expected one from {features} to {config.embed} features, got one from"
-                f" {embedding.enter.in_features} to {embedding.project.out_features}"
+                f"`embedding`: expected {features} inputs and {config.embed} outputs, got {embedding.enter.in_features} and "
+                f"{embedding.project.out_features}"
             )
         self.embedding = embedding
         self.lstm = WindowLSTM(in_features=config.embed, hidden=config.hidden)

@@ -68,7 +68,7 @@ class SyncerTrainingConfig:
             (:func:`avsync.training.speech_weights.speech_weights`). All windows stay negatives of the others.
         temperature: Start of the learnable temperature of the InfoNCE objectives.
         num_negatives: Sampled negatives of "info_nce" and "contrastive".
-        margin: Margin of "contrastive", a distance between unit vectors; 1.4, nearly the distance of orthogonal ones, learns
+        margin: Margin of "contrastive", a distance between unit vectors; 1.4, nearly the distance of orthogonal vectors, learns
             about twice as fast as the published 1.
         grad_clip: Largest gradient norm; 0 for none.
         seed: Seed of crops, augmentation and negatives.

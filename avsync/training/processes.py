@@ -27,8 +27,8 @@ def make_fabric(
 ) -> Any:
     """Launch a Lightning Fabric, which is responsible for devices, precision and processes.
 
-    A script with ``devices`` above 1 that is started by itself starts the other processes of its machine; under torchrun or
-    srun every process finds its place by the environment.
+    A script with ``devices`` above 1 that is started without torchrun or srun starts the other processes of its machine. Under
+    torchrun or srun, every process reads its rank from the environment.
 
     Args:
         accelerator: "auto", "cpu", "cuda", ...

@@ -55,7 +55,7 @@ class RandomState:
         self.generator = generator
 
     def state_dict(self) -> dict[str, Any]:
-        """The generator's state and those of torch's global generators, which dropout draws from, of every process."""
+        """The states of the generator and of torch's global generators (dropout draws from them), of every process."""
         return {"processes": _of_all(_own_state(self.generator))}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

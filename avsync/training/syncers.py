@@ -29,7 +29,7 @@ from avsync.training.random_state import RandomState, rank_generator
 from avsync.training.speech_weights import speech_weights
 
 SHORTEST_SPAN = 5
-"""Frames of the shortest segment whose mean face motion is measured from, those of one window."""
+"""Frames of a window: no shorter segment is used as the mean face of its motion."""
 
 
 @checked
@@ -265,7 +265,7 @@ def check_features(pyramid: SyncerPyramid, bank: CropBank) -> None:
         bank: Clips to train on.
 
     Raises:
-        ArgumentError: The features differ, so that the trained syncers would later compute other ones from waveforms.
+        ArgumentError: The features differ, so that the trained syncers would later compute other features from waveforms.
     """
     transform = pyramid.speech_features()
     if transform is None:

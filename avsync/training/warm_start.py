@@ -1,7 +1,7 @@
 """Warm start of coarse pyramid levels from the weights of the next finer level.
 
-Speech has no scale of its own: features learnt on windows of 400 ms, slowed down, also hold for windows of 800 ms.
-A corpus has half as many of the longer windows. A level that starts from the finer level's weights is better before its
+Speech has no scale of its own: features learnt on windows of 400 ms are also useful at half the speed, on windows of 800 ms.
+A corpus has half as many windows at each coarser level. A level that starts from the finer level's weights is better before its
 first step than a level trained from scratch. A few steps at a small learning rate are then enough, and too few to memorise
 the training clips. The weights of several such runs stay close to their common start. Their mean is therefore a working
 network, and better than the network of any single run.

@@ -155,7 +155,7 @@ BASELINES = replace(
     window_discriminator=QUICK.window_discriminator,
     gan=replace(QUICK.gan, pair_weight=0.0, sync_weight=4.0),
 )
-"""Settings of `examples/baselines`: sizes and schedule of the quick run, with half of its weight of the sync loss and no D_j."""
+"""Settings of `examples/baselines`: those of the quick run with half the weight of the sync loss and without D_j."""
 
 PRESETS = {
     "quick": QUICK,

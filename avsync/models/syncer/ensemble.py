@@ -118,10 +118,10 @@ class SyncerEnsemble(MultiScaleSyncer):
         lengths: Tensor | None = None,
         levels: Sequence[int] | None = None,
     ) -> list[Tensor]:
-        """Embed all windows of motion; see ``forward`` for the arguments. Each member has its own default ``reference``.
+        """Embed all windows of motion, with the arguments of ``forward``. Each member has its own default ``reference``.
 
         Returns:
-            Embeddings of length 1 of each of ``levels``, (batch, windows, sum of the members' embed).
+            Unit-length embeddings of each of ``levels``, (batch, windows, sum of the members' embed).
         """
         return self._joined(
             [member.embed_motion(landmarks, reference=reference, lengths=lengths, levels=levels) for member in self._members]
@@ -129,10 +129,10 @@ class SyncerEnsemble(MultiScaleSyncer):
 
     @checked
     def embed_audio(self, audio: Tensor, *, lengths: Tensor | None = None, levels: Sequence[int] | None = None) -> list[Tensor]:
-        """Embed all windows of audio; the arguments are those of ``forward``.
+        """Embed all windows of audio, with the arguments of ``forward``.
 
         Returns:
-            Embeddings of length 1 of each of ``levels``, (batch, windows, sum of the members' embed).
+            Unit-length embeddings of each of ``levels``, (batch, windows, sum of the members' embed).
         """
         return self._joined([member.embed_audio(audio, lengths=lengths, levels=levels) for member in self._members])
 

@@ -158,7 +158,7 @@ class MultiScaleSyncer(PretrainedModel):
         lengths: Tensor | None = None,
         levels: Sequence[int] | None = None,
     ) -> list[Tensor]:
-        """Embed all windows of motion; the arguments are those of :meth:`forward`.
+        """Embed all windows of motion, with the arguments of :meth:`forward`.
 
         Returns:
             Unnormalised embeddings of each of ``levels``, (batch, ceil(frames / 2**level) - window + 1, embed).
@@ -166,7 +166,7 @@ class MultiScaleSyncer(PretrainedModel):
         raise NotImplementedError
 
     def embed_audio(self, audio: Tensor, *, lengths: Tensor | None = None, levels: Sequence[int] | None = None) -> list[Tensor]:
-        """Embed all windows of audio; the arguments are those of :meth:`forward`.
+        """Embed all windows of audio, with the arguments of :meth:`forward`.
 
         Returns:
             Unnormalised embeddings of each of ``levels``, (batch, ceil(frames / 2**level) - window + 1, embed).

@@ -604,7 +604,7 @@ class SyncerPyramid(MultiScaleSyncer):
         lengths: Tensor | None = None,
         levels: Sequence[int] | None = None,
     ) -> list[Tensor]:
-        """Embed all windows of motion; the arguments are those of ``forward``.
+        """Embed all windows of motion, with the arguments of ``forward``.
 
         Returns:
             Unnormalised embeddings of each of ``levels``, (batch, ceil(frames / 2**level) - window + 1, embed).
@@ -636,7 +636,7 @@ class SyncerPyramid(MultiScaleSyncer):
 
     @checked
     def embed_audio(self, audio: Tensor, *, lengths: Tensor | None = None, levels: Sequence[int] | None = None) -> list[Tensor]:
-        """Embed all windows of audio; the arguments are those of ``forward``.
+        """Embed all windows of audio, with the arguments of ``forward``.
 
         Returns:
             Unnormalised embeddings of each of ``levels``, (batch, ceil(frames / 2**level) - window + 1, embed).

@@ -84,7 +84,7 @@ class SyncerRegionsConfig:
 
     @property
     def audio(self) -> str:
-        """Audio features that hold those of all regions: the kind with the most coefficients, "custom" counting as most."""
+        """Audio features that hold the features of all regions: "custom" if a region has it, or the largest kind."""
         kinds = [region.pyramid.audio for region in self.regions]
         if len(set(kinds)) == 1:
             return kinds[0]
@@ -107,8 +107,8 @@ class SyncerRegions(MultiScaleSyncer):
     The cosine of the embeddings of level :math:`i` is the weighted mean of the cosines of the regions :math:`R_i` of that
     level,
     :math:`\sum_{r \in R_i} w_r \cos(e_a^{r,i}, e_x^{r,i}) / \sum_{r \in R_i} w_r`. The embeddings are the regions' unit
-    embeddings, each multiplied by the square root of its share of the weight, one after the other; :meth:`columns` finds those
-    of one region. Every loss and every metric on embeddings of a pyramid therefore accepts them, and
+    embeddings, each multiplied by the square root of its share of the weight and concatenated; :meth:`columns` returns the
+    columns of one region. Every loss and every metric on embeddings of a pyramid therefore accepts them, and
     :class:`avsync.losses.sync.MultiScaleSyncLoss` reports the regions one by one.
 
     Args:
@@ -231,10 +231,10 @@ class SyncerRegions(MultiScaleSyncer):
         lengths: Tensor | None = None,
         levels: Sequence[int] | None = None,
     ) -> list[Tensor]:
-        """Embed all windows of motion; see ``forward`` for the arguments. Each region has its own default ``reference``.
+        """Embed all windows of motion, with the arguments of ``forward``. Each region has its own default ``reference``.
 
         Returns:
-            Embeddings of length 1 of each of ``levels``, (batch, windows, sum of the regions' embed).
+            Unit-length embeddings of each of ``levels``, (batch, windows, sum of the regions' embed).
         """
         chosen = self._chosen(levels)
         parts = []
@@ -246,10 +246,10 @@ class SyncerRegions(MultiScaleSyncer):
 
     @checked
     def embed_audio(self, audio: Tensor, *, lengths: Tensor | None = None, levels: Sequence[int] | None = None) -> list[Tensor]:
-        """Embed all windows of audio; the arguments are those of ``forward``.
+        """Embed all windows of audio, with the arguments of ``forward``.
 
         Returns:
-            Embeddings of length 1 of each of ``levels``, (batch, windows, sum of the regions' embed).
+            Unit-length embeddings of each of ``levels``, (batch, windows, sum of the regions' embed).
         """
         chosen = self._chosen(levels)
         parts = []
