@@ -297,7 +297,7 @@ def check_outputs(
     for argument, name in outputs:
         path = Path(name)
         if not read.isdisjoint(_identities(path)):
-            raise ArgumentError(f"`{argument}`: expected a file that is not read, got {path}, an input")
+            raise ArgumentError(f"`{argument}`: expected a file other than the inputs, got the input {path}")
         place = _place(path)
         if place in taken:
             raise ArgumentError(f"`{argument}`: expected a file of its own, got {path} and {taken[place]}")

@@ -11,9 +11,9 @@ CORPUS/ID, can replace a video and needs no detector.
   avsync offset talk.mp4 --detector litert --track --figure track.png # the offset of every four seconds
 
 The copy holds the streams of the video as they are; only the times of its audio differ (AVI has none, there the audio is
-written as PCM). It is measured before it takes its name, and only a copy in sync is kept. Files that exist are never replaced
-without --overwrite, inputs never. Exit status 1 if a recording could not be read, or no copy of one that is out of sync was
-written.
+written as PCM). It is measured before it is given its name, and only a copy in sync is kept. Files that exist are never
+replaced without --overwrite, inputs never. Exit status 1 if a recording could not be read, or no copy of one that is out of
+sync was written.
 """
 
 from __future__ import annotations

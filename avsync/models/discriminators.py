@@ -522,9 +522,7 @@ class _WindowNetwork(PretrainedModel):
         if embedding is None:
             embedding = FrameEmbedding(in_features=features, embed=config.embed, expansion=config.expansion)
         elif not isinstance(embedding, FrameEmbedding):
-            raise ArgumentError(
-                f"`embedding`: expected a discriminator's embedding, got {type(embedding).__name__}"
-            )
+            raise ArgumentError(f"`embedding`: expected a discriminator's embedding, got {type(embedding).__name__}")
         elif (embedding.enter.in_features, embedding.project.out_features) != (features, config.embed):
             raise ArgumentError(
                 f"`embedding`: expected {features} inputs and {config.embed} outputs, got {embedding.enter.in_features} and "

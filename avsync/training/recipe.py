@@ -58,7 +58,7 @@ def syncer_recipe(
     width: int = 96,
     seed: int = 0,
 ) -> SyncerRecipe:
-    """Return settings with which syncers can be trained on a corpus, those of the pretrained models where they apply.
+    """Return settings for training syncers on a corpus: those of the pretrained models, fitted to the corpus.
 
     Args:
         bank: Clips to train on; they determine the points, the dimensions and the length of the crops.

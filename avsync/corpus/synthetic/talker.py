@@ -274,7 +274,7 @@ _PURPOSES = ("traits", "heard", "hidden", "noise", "camera")
 
 
 def _generator(purpose: str, *numbers: int) -> np.random.Generator:
-    """Return a separate random generator for each purpose, so that a knob changes only its own part of a clip."""
+    """Return a separate random generator for each purpose, so that a setting changes only its own part of a clip."""
     return np.random.default_rng([_PURPOSES.index(purpose) + 1, *numbers])
 
 
