@@ -287,7 +287,7 @@ def check_outputs(
         ...     check_outputs([("--fix", talk.with_suffix(".mkv"))], inputs=[talk])  # a new file
         ...     check_outputs([("--fix", talk)], inputs=[talk], overwrite=True)
         Traceback (most recent call last):
-        avsync.errors.ArgumentError: `--fix`: expected a file that is not read, got ...talk.mp4, an input
+        avsync.errors.ArgumentError: `--fix`: expected a file other than the inputs, got the input ...talk.mp4
 
     Source: ours.
     """

@@ -202,7 +202,7 @@ def test_render_draws_the_clip(corpus: Path, tmp_path: Path, capsys: pytest.Capt
     for words, message in (
         ([str(corpus / "nobody"), "--out", "a.mp4"], "expected CORPUS/ID or the .npz file of a clip, found neither"),
         ([str(name), "--out", "a.txt"], "expected a name that ends in .mp4 or .gif"),
-        ([str(name), "--out", "a.gif", "--start", "9"], "expected a part of the clip's 1 s, got nothing of it"),
+        ([str(name), "--out", "a.gif", "--start", "9"], "expected a part of the clip's 1 s, got an empty part"),
     ):
         assert main(["render", *words]) == 1
         assert message in capsys.readouterr().err

@@ -110,7 +110,7 @@ def test_bad_input() -> None:
         crop_centred(points[:0])
     with pytest.raises(ArgumentError, match="finite"):
         crop_fixed(np.full_like(points, np.nan))
-    with pytest.raises(ArgumentError, match="one place"):
+    with pytest.raises(ArgumentError, match="an extent"):
         crop_fixed(np.ones((3, 68, 2)))
     with pytest.raises(ArgumentError, match="`size`"):
         crop_fixed(points, size=0)

@@ -225,7 +225,7 @@ def test_an_embedding_can_be_shared() -> None:
     assert torch.equal(window(observed, x, embedded=embedded), window(observed, x))
     with pytest.raises(ShapeError, match=r"`embedded`: expected \(frames=15, batch=2, embed=8\)"):
         window(observed, x, embedded=embedded[1:])
-    with pytest.raises(ArgumentError, match="`embedding`: expected one from 30 to 9 features"):
+    with pytest.raises(ArgumentError, match="`embedding`: expected 30 inputs and 9 outputs"):
         PairDiscriminator(replace(WINDOW, embed=9), embedding=window.embedding)
 
 

@@ -151,7 +151,7 @@ def test_bad_input(tmp_path: Path) -> None:
     for path, message in ((tmp_path / "no.mp4", "found no file"), (silent, "no audio stream"), (broken, "readable video")):
         with pytest.raises(CorpusError, match=message):
             shift_audio(path, out, seconds=0.1)
-    with pytest.raises(ArgumentError, match="`out`: expected a file that is not read"):
+    with pytest.raises(ArgumentError, match="`out`: expected a file other than the inputs"):
         shift_audio(source, source, seconds=0.1)
     with pytest.raises(ArgumentError, match="`seconds`: expected a finite number, got nan"):
         shift_audio(source, out, seconds=float("nan"))
