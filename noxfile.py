@@ -238,7 +238,9 @@ def newer(session: nox.Session) -> None:
         session.run(*pytest, *session.posargs, env=ONE_THREAD)
         return
     session.run(*pytest, *test_files(*MEDIA_TESTS), env={**ONE_THREAD, **LITERT})
-    session.run(*pytest, "tests", "-k", "compil", env=ONE_THREAD)
+    named = re.compile(r"def test_\w*compil")
+    compiling = [path.name for path in sorted(Path("tests").glob("test_*.py")) if named.search(path.read_text("utf-8"))]
+    session.run(*pytest, *test_files(*compiling), "-k", "compil", env=ONE_THREAD)
 
 
 @nox.session
@@ -246,7 +248,8 @@ def tests(session: nox.Session) -> None:
     """The whole test suite and the examples in the docstrings."""
     install(session, TORCH, "-e", ".", *group("test"))
     install(session, *LITERT_MODELS)
-    session.run("python", "-m", "pytest", "-n", str(WORKERS), *session.posargs, env={**ONE_THREAD, **LITERT})
+    pytest = ("python", "-m", "pytest", "-n", str(WORKERS), "--durations=40")
+    session.run(*pytest, *session.posargs, env={**ONE_THREAD, **LITERT})
 
 
 @nox.session
