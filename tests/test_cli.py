@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import logging
 import re
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from tqdm.auto import tqdm
 from avsync.audio.features import KINDS
 from avsync.cli import COMMANDS, SHELLS, _arguments, build_parser, main
 from avsync.cli._errors import as_typed, options_of
+from avsync.cli._progress import progress_line
 from avsync.corpus.extraction import from_video, jobs, tracks
 from avsync.errors import ArgumentError
 from avsync.evaluation import clean, methods
@@ -80,3 +83,54 @@ def test_bars_and_tables_fit_a_terminal() -> None:
     levels = [Measure(f"m{level}", "confidence ↑", "higher", "", "Sync") for level in range(9)]
     table = Table(tuple(levels), {"ours": tuple(Cell(0.5, 0.4, 0.6, 3) for _ in levels)}).text()
     assert max(map(len, table.splitlines())) <= 80 and table.count("0.500") == 9 and "Sync, continued" in table
+
+
+@pytest.fixture
+def talkative(monkeypatch: pytest.MonkeyPatch) -> logging.Logger:
+    """`avsync inspect` with a message, a warning and a progress line in the place of its work."""
+    logger = logging.getLogger("avsync.cli")
+
+    def run(args: argparse.Namespace) -> int:
+        logger.info("message")
+        logger.warning("warning")
+        show = progress_line("p" * 100)
+        if show is not None:
+            show(1, 2)
+        return 0
+
+    monkeypatch.setattr("avsync.cli.inspect.run", run)
+    return logger
+
+
+def test_every_command_has_quiet_which_leaves_warnings_only(
+    talkative: logging.Logger, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    (commands,) = [action for action in build_parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    assert [name for name, command in commands.choices.items() if "--quiet" not in command.format_help()] == []
+    assert main(["inspect", "corpus"]) == 0
+    message, warning, line = re.split(r"[\r\n]+", capsys.readouterr().err)
+    assert (message, warning, line) == ("message", "warning", "p" * 57 + "...: 50 %")
+    assert main(["inspect", "corpus", "--quiet"]) == 0
+    assert capsys.readouterr().err == "warning\n"
+
+
+def test_a_logger_that_is_set_up_already_is_left_alone(
+    talkative: logging.Logger,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    own, logger = logging.Handler(), logging.getLogger("avsync")
+    records: list[str] = []
+    own.emit = lambda record: records.append(record.getMessage())  # type: ignore[method-assign]
+    with caplog.at_level(logging.WARNING, logger="avsync"):
+        logger.addHandler(own)
+        try:
+            assert main(["inspect", "corpus"]) == 0
+        finally:
+            logger.removeHandler(own)
+        assert records == ["warning"] and capsys.readouterr().err == "" and logger.level == logging.WARNING
+    assert main(["inspect", "corpus", "--quiet"]) == 0
+    assert logger.level == logging.NOTSET and logger.handlers == []

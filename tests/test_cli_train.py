@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -145,14 +144,3 @@ def test_recipe_fits_the_corpus() -> None:
     bank = ClipBank(clips, features=LogMel())
     recipe = syncer_recipe(bank, num_levels=2, layout="arkit52")
     bank.sample(2, recipe.training.frames, augment=recipe.augment)
-
-
-def test_quiet_sends_warnings_only(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    logger = logging.getLogger("avsync.cli")
-    main(["inspect", str(corpus), "--quiet"])
-    logger.info("progress")
-    logger.warning("warning")
-    assert capsys.readouterr().err == "warning\n"
-    main(["inspect", str(corpus)])
-    logger.info("progress")
-    assert capsys.readouterr().err == "progress\n"

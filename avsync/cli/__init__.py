@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import importlib
 import io
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -109,12 +110,23 @@ class _StandardError(logging.StreamHandler[Any]):
         return sys.stderr
 
 
-def _send_messages(*, quiet: bool) -> None:
-    """Send the messages of avsync's loggers to standard error; with ``quiet`` only warnings."""
+@contextlib.contextmanager
+def _messages_on_standard_error(*, quiet: bool) -> Iterator[None]:
+    """Send the messages of avsync's loggers to standard error; with ``quiet`` only warnings.
+
+    Where the logger ``avsync`` has a handler or a level of its own already, these stay as they are.
+    """
     logger = logging.getLogger("avsync")
-    if not any(isinstance(handler, _StandardError) for handler in logger.handlers):
-        logger.addHandler(_StandardError())
-    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    handler, level = None if logger.handlers else _StandardError(), logger.level
+    if handler is not None:
+        logger.addHandler(handler)
+    logger.setLevel(max(level or logging.INFO, logging.WARNING if quiet else logging.NOTSET))
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if handler is not None:
+            logger.removeHandler(handler)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -137,9 +149,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # File names need not be valid Unicode.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    _send_messages(quiet=getattr(args, "quiet", False))
     try:
-        with claims():
+        with claims(), _messages_on_standard_error(quiet=getattr(args, "quiet", False)):
             status = int(args.run(args))
         sys.stdout.flush()
         return status

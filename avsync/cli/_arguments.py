@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
-import sys
-from collections.abc import Callable
 
 FEATURE_CHOICES = ("log-mel", "mfcc", "prosody", "log-mel-prosody")
 """The kinds of :class:`avsync.audio.features.SpeechFeatures`."""
@@ -19,8 +16,8 @@ SPEAKER_CHOICES = ("file", "name", "folder")
 EDGE_CHOICES = ("masked", "legacy")
 AUDIO_CHOICES = ("own", "refs")
 DETECTOR_HELP = (
-    "face-alignment, litert, mediapipe, the path of MediaPipe's face_landmarker.task, or package.module:function of your own "
-    "(default: %(default)s)"
+    "mediapipe, litert, face-alignment, the path of MediaPipe's face_landmarker.task, or package.module:function of your own "
+    "(default: auto, the first of the three that is installed)"
 )
 # These constants repeat those of modules that import torch, so that the help does not wait for torch; a test compares them.
 
@@ -29,7 +26,7 @@ def add_detector_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of commands that look for faces."""
     parser.add_argument(
         "--detector",
-        default="face-alignment",
+        default="auto",
         metavar="NAME",
         help=DETECTOR_HELP,
     )
@@ -74,19 +71,4 @@ def add_overwrite_argument(parser: argparse.ArgumentParser) -> None:
 
 def add_quiet_argument(parser: argparse.ArgumentParser) -> None:
     """Add the option of commands that show their progress."""
-    parser.add_argument("--quiet", action="store_true", help="show no progress on standard error")
-
-
-def progress_line(args: argparse.Namespace, name: str) -> Callable[[float], None] | None:
-    """Return a function that shows the share done in a line on standard error; None with --quiet or without a terminal."""
-    if args.quiet or not sys.stderr.isatty():
-        return None
-    last = [-1]
-
-    def show(share: float) -> None:
-        percent = math.floor(100 * share)
-        if percent != last[0]:
-            last[0] = percent
-            print(f"\r{name}: {percent} %" + ("\r\033[K" if percent >= 100 else ""), end="", file=sys.stderr, flush=True)
-
-    return show
+    parser.add_argument("--quiet", action="store_true", help="show no progress and no messages but warnings on standard error")

@@ -17,7 +17,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from avsync._files import write_json
-from avsync.cli._arguments import POOL_CHOICES, add_overwrite_argument, add_quiet_argument, add_syncer_arguments, progress_line
+from avsync.cli._arguments import POOL_CHOICES, add_overwrite_argument, add_quiet_argument, add_syncer_arguments
 from avsync.cli._outputs import declare, model_files
 from avsync.errors import ArgumentError
 
@@ -60,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Estimate, correct on request, print."""
+    from avsync.cli._progress import progress_line
     from avsync.cli._syncers import load_syncers
     from avsync.evaluation.clean import clean_corpus, copy_files
 
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         threshold=args.threshold,
         smallest=args.smallest_ms / 1000,
         overwrite=args.overwrite,
-        progress=progress_line(args, "clean"),
+        progress=progress_line("clean"),
     )
     for name, reason in report.bad:
         _messages.warning("avsync clean: left out: %s: %s", name, reason)

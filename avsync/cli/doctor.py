@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Examine, print, and return 1 if there is an error."""
     from avsync.audio.features import SpeechFeatures
+    from avsync.cli._progress import progress_line
     from avsync.cli._syncers import load_pyramid
     from avsync.training.doctor import Examination, examine
 
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
             features=speech.features,  # banks normalise by themselves
             overfit_seconds=args.overfit,
             split=args.split,
-            progress=_progress if sys.stderr.isatty() and not args.quiet else None,
+            progress=progress_line("clips"),
         )
     told = _diagnosis(args.log) if args.log is not None else ()
     if args.figure is not None:
@@ -101,11 +101,6 @@ def run(args: argparse.Namespace) -> int:
         _messages.info("time: %s", times)
     print("no errors" if healthy else "there are errors: correct them before you train")
     return 0 if healthy else 1
-
-
-def _progress(done: int, total: int) -> None:
-    end = "\n" if done == total else ""
-    print(f"\r{done} of {total} clips", end=end, file=sys.stderr, flush=True)
 
 
 def _diagnosis(folder: Path) -> tuple[Finding, ...]:

@@ -177,7 +177,7 @@ def run(args: argparse.Namespace) -> int:
         cut=args.cut,
         audio_from=args.audio_from,
         resamples=args.resamples,
-        progress=None if args.quiet else lambda row: _messages.info("evaluating %s", row),
+        progress=lambda row: _messages.info("evaluating %s", row),
     )
     left_out += found.left_out
     _report(left_out)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from avsync.cli._arguments import add_overwrite_argument
+from avsync.cli._arguments import add_overwrite_argument, add_quiet_argument
 from avsync.cli._outputs import declare, model_files
 from avsync.errors import ArgumentError
 
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="repetitions of the first face before the generator begins (default: 3)",
     )
     add_overwrite_argument(parser)
+    add_quiet_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--detector",
-        default="face-alignment",
+        default="auto",
         metavar="NAME",
         help=DETECTOR_HELP,
     )
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
             speaker_from=args.speaker_from,
             split=args.split,
             resume=args.resume,
-            progress=extraction_progress(quiet=args.quiet),
+            progress=extraction_progress(),
             fps=args.fps,
             faces=args.faces,
             crop=args.crop,

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-from collections.abc import Callable
 
 from avsync.cli._arguments import add_overwrite_argument, add_quiet_argument, add_syncer_arguments
 from avsync.cli._outputs import check_figure, declare, model_files
-from avsync.errors import MissingExtraError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read the corpus, print the statistics, draw the figure; return 1 if a clip is bad."""
+    from avsync.cli._progress import progress_line
     from avsync.cli._syncers import load_pyramid
     from avsync.corpus.inspect import inspect_corpus
 
@@ -40,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         args.corpus,
         syncers=pyramid,
         features=transform,
-        progress=_bar(args),
+        progress=progress_line("clips"),
     )
     print(json.dumps(statistics.to_json(), indent=2) if args.json else statistics.summary())
     if args.figure is not None:
@@ -48,22 +46,3 @@ def run(args: argparse.Namespace) -> int:
 
         save_figure(corpus_figure(statistics), args.figure)
     return 1 if statistics.bad else 0
-
-
-def _bar(args: argparse.Namespace) -> Callable[[int, int], None] | None:
-    if args.quiet or not sys.stderr.isatty():
-        return None
-    try:
-        from avsync._checks import import_extra
-
-        bar = import_extra("tqdm.auto", "train").tqdm(desc="clips", leave=False, file=sys.stderr)
-    except MissingExtraError:
-        return None
-
-    def show(done: int, of: int) -> None:
-        bar.total = of
-        bar.update(done - bar.n)
-        if done == of:
-            bar.close()
-
-    return show

@@ -29,7 +29,6 @@ from avsync.cli._arguments import (
     add_overwrite_argument,
     add_quiet_argument,
     add_syncer_arguments,
-    progress_line,
 )
 from avsync.cli._errors import as_typed
 from avsync.cli._outputs import check_figure, declare, model_files
@@ -128,6 +127,7 @@ def _outputs(args: argparse.Namespace) -> dict[str, Path]:
 
 
 def _measure(target: str, args: argparse.Namespace, syncers: Syncers) -> tuple[dict[str, Any], Recording, OffsetAnswer]:
+    from avsync.cli._progress import progress_line
     from avsync.cli._syncers import level_lines, rows_of, track_lines
     from avsync.evaluation.recording import FRAME_SECONDS, find_offset, read_recording
 
@@ -137,7 +137,7 @@ def _measure(target: str, args: argparse.Namespace, syncers: Syncers) -> tuple[d
         min_seconds=args.min_seconds,
         audio_track=args.audio_track,
         faces="all" if args.speaker else "largest",
-        progress=progress_line(args, Path(target).name),
+        progress=progress_line(Path(target).name),
     )
     speaker: dict[str, Any] | None = None
     speaker_lines: list[str] = []

@@ -11,7 +11,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from avsync.cli._arguments import add_overwrite_argument
+from avsync.cli._arguments import add_overwrite_argument, add_quiet_argument
 from avsync.cli._outputs import declare
 from avsync.errors import ArgumentError, CorpusError
 
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--start", type=float, default=0.0, metavar="SECONDS", help="start within the clip (default: 0)")
     parser.add_argument("--seconds", type=float, metavar="SECONDS", help="length to draw (default: to the end)")
     add_overwrite_argument(parser)
+    add_quiet_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:

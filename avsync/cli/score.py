@@ -19,7 +19,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from avsync.cli._arguments import EDGE_CHOICES, add_detector_arguments, add_quiet_argument, add_syncer_arguments, progress_line
+from avsync.cli._arguments import EDGE_CHOICES, add_detector_arguments, add_quiet_argument, add_syncer_arguments
 from avsync.cli._errors import as_typed
 from avsync.errors import ArgumentError, AvsyncError
 
@@ -82,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
 def _score(
     target: str, args: argparse.Namespace, syncnet: SyncNet | None, syncers: Syncers | None
 ) -> tuple[dict[str, Any], list[str]]:
+    from avsync.cli._progress import progress_line
     from avsync.cli._syncers import level_lines, rows_of, track_lines
     from avsync.evaluation.recording import read_recording
     from avsync.evaluation.syncnet.scoring import score_video
@@ -97,7 +98,7 @@ def _score(
             edges=args.edges,
             min_seconds=args.min_seconds,
             audio_track=args.audio_track,
-            progress=progress_line(args, Path(target).name),
+            progress=progress_line(Path(target).name),
         )
         result["syncnet"] = [_track(score) for score in scores]
         lines.append("  SyncNet  from      frames  offset               LSE-C   LSE-D  at zero")
@@ -113,7 +114,7 @@ def _score(
             detector=args.detector,
             min_seconds=args.min_seconds,
             audio_track=args.audio_track,
-            progress=progress_line(args, Path(target).name),
+            progress=progress_line(Path(target).name),
         )
         lines += track_lines(recording)
         report = syncers.report(recording)

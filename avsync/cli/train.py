@@ -116,6 +116,7 @@ def _train(args: argparse.Namespace, bank: ClipBank, crops: Batch | None) -> lis
     """Train the levels and save the model; return the accuracy of each level on the crops."""
     import torch
 
+    from avsync.cli._progress import shows_progress
     from avsync.models.syncer.pyramid import SyncerPyramid
     from avsync.pretrained import save_pretrained
     from avsync.training.processes import make_fabric
@@ -157,7 +158,7 @@ def _train(args: argparse.Namespace, bank: ClipBank, crops: Batch | None) -> lis
         logs=out / "logs",
         evaluate=lambda _: {f"acc{level}": row["within_one"] for level, row in enumerate(accuracy())},
         evaluate_every=max(1, args.steps // 4),
-        progress=not args.quiet,
+        progress=shows_progress(),
         name="train",
     )
     save_pretrained(pyramid, out)

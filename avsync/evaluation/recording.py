@@ -89,7 +89,7 @@ class Recording:
 def read_recording(
     target: str | os.PathLike[str],
     *,
-    detector: str | Detector = "face-alignment",
+    detector: str | Detector = "auto",
     min_seconds: float = 2.0,
     audio_track: int | None = None,
     faces: str = "largest",

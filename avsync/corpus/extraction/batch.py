@@ -15,6 +15,7 @@ from typing import Any
 
 from avsync._checks import check_path, check_positive, check_type
 from avsync.corpus.detectors import Detector, as_detector
+from avsync.corpus.detectors.protocol import chosen_detector
 from avsync.corpus.extraction import records
 from avsync.corpus.extraction._workers import run_workers
 from avsync.corpus.extraction.from_video import iter_clips
@@ -50,7 +51,7 @@ def extract_corpus(
     videos: Iterable[str | os.PathLike[str]],
     out: str | os.PathLike[str],
     *,
-    detector: str | Detector = "face-alignment",
+    detector: str | Detector = "auto",
     workers: int = 1,
     shard: tuple[int, int] = (1, 1),
     speaker_from: str = "file",
@@ -111,6 +112,7 @@ def extract_corpus(
     folder, quiet = Path(out), progress or Progress()
     found, ignored = find_videos(videos)
     jobs, duplicates = plan(found, speaker_from=speaker_from, split=split, shard=shard)
+    detector = chosen_detector(detector)
     settings = {"detector": _name(detector), **_complete(options)}
     records.claim_folder(folder, settings)
     done = {job.key: report for job in jobs if (report := records.finished(folder, job)) is not None}

@@ -77,7 +77,7 @@ def extract(video: str | os.PathLike[str], *, report: VideoReport | None = None,
 def iter_clips(
     video: str | os.PathLike[str],
     *,
-    detector: str | Detector = "face-alignment",
+    detector: str | Detector = "auto",
     fps: float = 25.0,
     faces: str = "largest",
     crop: str = "fixed",
