@@ -21,6 +21,7 @@ from avsync.corpus.detectors import CheckedDetector, Detections, as_detector
 from avsync.corpus.detectors.fan import FaceAlignmentDetector
 from avsync.corpus.detectors.landmarker import FaceLandmarkerDetector
 from avsync.corpus.detectors.mesh import MESH_TO_68, MediapipeDetector, mesh_to_68
+from avsync.corpus.detectors.protocol import DETECTORS, chosen_detector
 from avsync.errors import ArgumentError, BrokenExtraError, CheckpointError, MissingExtraError, ShapeError
 from avsync.landmarks.layouts import FLIP_INDEX
 
@@ -116,6 +117,31 @@ def test_errors_of_the_detector_are_its_own() -> None:
         as_detector(broken)(IMAGES)
 
 
+def test_the_default_detector_is_the_first_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Missing(Fixed):
+        def __init__(self) -> None:
+            raise MissingExtraError("not installed")
+
+    class Broken(Fixed):
+        def __init__(self) -> None:
+            raise BrokenExtraError("does not import")
+
+    here = ModuleType("here")
+    vars(here).update(Fixed=Fixed, Missing=Missing, Broken=Broken)
+    monkeypatch.setitem(sys.modules, "here", here)
+    for name in ("mediapipe", "litert", "face-alignment"):
+        monkeypatch.setitem(DETECTORS, name, ("here", "Fixed"))
+    assert as_detector("auto").name == "mediapipe" and chosen_detector(Fixed) is Fixed
+    monkeypatch.setitem(DETECTORS, "mediapipe", ("here", "Broken"))
+    assert as_detector("auto").name == "litert"
+    monkeypatch.setitem(DETECTORS, "litert", ("here", "Missing"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    assert as_detector("auto").name == "face-alignment"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match="none that is installed"):
+        as_detector("auto")
+
+
 def test_as_detector_of_callables_classes_and_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def mine(images: Sequence[Image]) -> list[Detections]:
         return [None] * len(images)
@@ -146,7 +172,7 @@ def test_as_detector_of_callables_classes_and_names(tmp_path: Path, monkeypatch:
         (
             "dlib",
             {},
-            "expected 'face-alignment', 'litert', 'mediapipe', 'demo', a .task file, 'module:name' or a callable, got 'dlib'",
+            "expected 'auto', 'face-alignment', 'litert', 'mediapipe', 'demo', a .task file, 'module:name' or a callable, got 'dlib'",
         ),
         (7, {}, "got int"),
         ("no_such_module:f", {}, "expected a callable to import, got 'no_such_module:f'"),

