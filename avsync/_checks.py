@@ -175,6 +175,13 @@ def check_positive(name: str, value: Any, *, allow_zero: bool = False) -> None:
         raise ArgumentError(f"`{name}`: expected a number {bound}, got {value!r}")
 
 
+def check_frame_mask(name: str, mask: Tensor, **sizes: int) -> None:
+    """Raise :class:`ShapeError` unless ``mask`` is bool (batch, frames), of ``sizes``."""
+    check_shape(name, mask, "batch frames", **sizes)
+    if mask.dtype != torch.bool:
+        raise ShapeError(f"`{name}`: expected bool, got {mask.dtype}")
+
+
 def check_count(name: str, value: Any, least: int = 1) -> None:
     """Raise :class:`ArgumentError` unless ``value`` is a whole number of at least ``least``."""
     if not isinstance(value, Real) or value != value // 1 or value < least:

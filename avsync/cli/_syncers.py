@@ -11,8 +11,9 @@ from torch import nn
 
 from avsync.audio.features import KINDS, SpeechFeatures
 from avsync.cli._errors import naming
+from avsync.corpus.extraction.report import printable
 from avsync.errors import ArgumentError
-from avsync.evaluation.recording import Drift, Recording, find_drift, recording_report
+from avsync.evaluation.recording import FRAME_SECONDS, Drift, Recording, find_drift, recording_report
 from avsync.metrics.calibration import Calibration, load_calibration
 from avsync.metrics.report import LevelSync, report_rows
 from avsync.models.syncer.interface import MultiScaleSyncer
@@ -80,7 +81,7 @@ def level_lines(report: list[LevelSync]) -> list[str]:
     for row in report_rows(report):
         window = 5 * row["frame_ms"] / 1000
         if row["answer"] == "nothing":
-            lines.append(f"  {row['level']:<5}  {window:.1f} s   unknown: every clip is shorter than a window")
+            lines.append(f"  {row['level']:<5}  {window:.1f} s   unknown: no clip has audio for as long as a window")
             continue
         reason = {
             "offset": "",
@@ -100,11 +101,15 @@ def level_lines(report: list[LevelSync]) -> list[str]:
     return lines
 
 
-def track_lines(recording: Recording) -> list[str]:
-    """Return the line that names the audio track, if there are several."""
-    if recording.audio_tracks < 2:
-        return []
-    return [f"  audio track {recording.audio_track} of {recording.audio_tracks}; --audio-track chooses another"]
+def audio_lines(recording: Recording) -> list[str]:
+    """Return the lines about the audio: the track, if there are several, what is missing, and the decoder's warnings."""
+    lines = [f"  warning: {printable(warning)}" for warning in recording.warnings]
+    if recording.audio_tracks > 1:
+        lines.append(f"  audio track {recording.audio_track} of {recording.audio_tracks}; --audio-track chooses another")
+    missing = recording.seconds - recording.audio_seconds
+    if missing > FRAME_SECONDS / 2:
+        lines.append(f"  no audio for {missing:.2f} s of the face; measured in the other {recording.audio_seconds:.2f} s")
+    return lines
 
 
 def rows_of(report: list[LevelSync]) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,7 +129,7 @@ def _outputs(args: argparse.Namespace) -> dict[str, Path]:
 
 def _measure(target: str, args: argparse.Namespace, syncers: Syncers) -> tuple[dict[str, Any], Recording, OffsetAnswer]:
     from avsync.cli._progress import progress_line
-    from avsync.cli._syncers import level_lines, rows_of, track_lines
+    from avsync.cli._syncers import audio_lines, level_lines, rows_of
     from avsync.evaluation.recording import FRAME_SECONDS, find_offset, read_recording
 
     recording = read_recording(
@@ -148,7 +149,7 @@ def _measure(target: str, args: argparse.Namespace, syncers: Syncers) -> tuple[d
     told = "" if answer.level is None else f" (level {answer.level}{sure})"
     count = len(recording.clips)
     lines = [f"{target}: {count} clip{'s' if count > 1 else ''}, {recording.seconds:.1f} s of a face"]
-    lines += [*track_lines(recording), *level_lines(report)]
+    lines += [*audio_lines(recording), *level_lines(report)]
     lines.append(f"  {answer.words}{told}")
     if answer.seconds is not None and recording.fps is not None and abs(recording.fps - 1 / FRAME_SECONDS) > 0.01:
         lines.append(f"  that is {answer.seconds * recording.fps:+.1f} frames of this recording, {recording.fps:g} per second")
@@ -163,6 +164,7 @@ def _measure(target: str, args: argparse.Namespace, syncers: Syncers) -> tuple[d
     result = {
         "video": target,
         "seconds": recording.seconds,
+        "audio_seconds": recording.audio_seconds,
         "clips": count,
         "offset_ms": None if answer.seconds is None else 1000 * answer.seconds,
         "fps": recording.fps,
@@ -179,6 +181,7 @@ def _measure(target: str, args: argparse.Namespace, syncers: Syncers) -> tuple[d
         "speaker": speaker,
         "track": track,
         "audio_track": recording.audio_track,
+        "warnings": list(recording.warnings),
         "levels": rows_of(report),
         "lines": lines,
     }
@@ -222,7 +225,7 @@ def _track(args: argparse.Namespace, recording: Recording, syncers: Syncers, ans
             "at": point.seconds,
             "offset_ms": None if point.offset is None else 1000 * point.offset,
             "probability": point.probability,
-            "confidence": point.confidence,
+            "confidence": point.confidence if math.isfinite(point.confidence) else None,
         }
         for point in points
     ]

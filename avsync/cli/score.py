@@ -83,7 +83,7 @@ def _score(
     target: str, args: argparse.Namespace, syncnet: SyncNet | None, syncers: Syncers | None
 ) -> tuple[dict[str, Any], list[str]]:
     from avsync.cli._progress import progress_line
-    from avsync.cli._syncers import level_lines, rows_of, track_lines
+    from avsync.cli._syncers import audio_lines, level_lines, rows_of
     from avsync.evaluation.recording import read_recording
     from avsync.evaluation.syncnet.scoring import score_video
 
@@ -108,6 +108,11 @@ def _score(
             + f"  {score.confidence:>5.3f}  {score.distance:>6.3f}  {score.distance_at_zero:>7.3f}"
             for score in scores
         ]
+        lines += [
+            f"           {score.start:>7.2f} s: {score.windows} of {score.frames - 4} windows; the others have no audio"
+            for score in scores
+            if score.windows < score.frames - 5  # the published script leaves out the last one
+        ]
     if syncers is not None:
         recording = read_recording(
             target,
@@ -116,8 +121,9 @@ def _score(
             audio_track=args.audio_track,
             progress=progress_line(Path(target).name),
         )
-        lines += track_lines(recording)
+        lines += audio_lines(recording)
         report = syncers.report(recording)
+        result["audio_seconds"] = recording.audio_seconds
         result["levels"] = rows_of(report)
         lines += level_lines(report)
     return result, lines
@@ -127,6 +133,7 @@ def _track(score: TrackScore) -> dict[str, Any]:
     return {
         "start": score.start,
         "frames": score.frames,
+        "windows": score.windows,
         "face_size": score.face_size,
         "offset_frames": score.offset_frames,
         "offset_ms": 1000 * score.offset_seconds,

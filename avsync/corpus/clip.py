@@ -588,6 +588,15 @@ def _check_missing_audio(name: str, entry: Entry) -> None:
         reached = part[1]
 
 
+def rms_db(clip: Clip) -> float:
+    """Return the RMS level of the frames with audio of a clip in decibels of full scale; -200 for silence or no audio."""
+    samples = clip.waveform
+    for first, stop in reversed(clip.missing_audio):
+        samples = np.delete(samples, slice(sample_of_frame(first, clip.fps), sample_of_frame(stop, clip.fps)))
+    power = float(np.mean(np.square(samples, dtype=np.float64))) if samples.size else 0.0
+    return 10 * float(np.log10(power + 1e-20))
+
+
 def missing_ranges(present: BoolArray, frames: int, fps: float = FPS) -> FrameRanges:
     """Return the ranges of frames without audio in the source.
 

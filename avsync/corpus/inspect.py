@@ -15,7 +15,17 @@ import torch
 from torch import nn
 
 from avsync.audio.features import normalise_waveform
-from avsync.corpus.clip import Clip, Corpus, Entry, read_clip, resample_clip, sample_of_frame
+from avsync.corpus.clip import (
+    SAMPLE_RATE,
+    SAMPLES_PER_FRAME,
+    Clip,
+    Corpus,
+    Entry,
+    read_clip,
+    resample_clip,
+    rms_db,
+    sample_of_frame,
+)
 from avsync.corpus.speech import clip_speech
 from avsync.errors import ArgumentError, ClipTooShortError, CorpusError
 from avsync.metrics.multi_scale import MAX_OFFSETS, multi_scale_offset
@@ -42,14 +52,15 @@ class CorpusStatistics:
         seconds: Length of each clip, in seconds.
         face_heights: Median face height of each clip, in pixels of the source if the index holds it, else in the landmarks'
             unit.
-        speech: Share of the frames with speech in each clip, by :func:`avsync.corpus.speech.clip_speech`.
+        audio_seconds: Time with audio of each clip, in seconds; the other frames count in no measure of the audio.
+        speech: Share of speech in the frames with audio of each clip, by :func:`avsync.corpus.speech.clip_speech`.
         rms_db: Audio level of each clip, in decibels of full scale.
         bad: (id, reason) of each clip that cannot be read.
         offsets: For each level, the offset of each clip that is long enough, in frames of the level; positive if the audio is
             early. None without syncers.
         confidences: Confidence of each offset.
         search: Largest offset that was searched at each level.
-        too_short: Number of clips that are too short for the syncers.
+        too_short: Number of clips that are too short for the syncers, or whose audio is.
 
     Source: ours.
     """
@@ -60,6 +71,7 @@ class CorpusStatistics:
     splits: dict[str, dict[str, float]]
     native_rates: dict[float, int]
     seconds: _Numbers
+    audio_seconds: _Numbers
     face_heights: _Numbers
     speech: _Numbers
     rms_db: _Numbers
@@ -82,6 +94,7 @@ class CorpusStatistics:
             "points": {f"{points} x {dims}": count for (points, dims), count in self.points.items()},
             "native_rates": {f"{rate:g}": count for rate, count in self.native_rates.items()},
             "seconds": _quartiles(self.seconds),
+            "seconds_without_audio": round(float((self.seconds - self.audio_seconds).sum()), 3),
             "face_height": _quartiles(self.face_heights),
             "speech_share": _quartiles(self.speech),
             "rms_db": _quartiles(self.rms_db),
@@ -115,6 +128,9 @@ class CorpusStatistics:
         if self.native_rates:
             rates = ", ".join(f"{rate} ({count})" for rate, count in values["native_rates"].items())
             lines.append(f"images per second of the videos (clips): {rates}")
+        if values["seconds_without_audio"]:
+            clips = int((self.seconds - self.audio_seconds > 1e-6).sum())
+            lines.append(f"no audio for {values['seconds_without_audio']:.2f} s of {clips} clips; measured in the rest")
         for title, key, form in (
             ("seconds per clip", "seconds", ".1f"),
             ("height of the face", "face_height", ".0f"),
@@ -182,7 +198,7 @@ def inspect_corpus(
     bad: list[tuple[str, str]] = []
     good: list[Entry] = []
     forms: Counter[tuple[int, int]] = Counter()
-    rows: list[tuple[float, float, float, float]] = []
+    rows: list[tuple[float, ...]] = []
     offsets: list[list[tuple[float, float]]] | None = None if syncers is None else [[] for _ in range(syncers.num_levels)]
     too_short = 0
     for number, entry in enumerate(corpus.entries):
@@ -195,14 +211,13 @@ def inspect_corpus(
             forms[(clip.landmarks.shape[1], clip.landmarks.shape[2])] += 1
             rows.append(_measure(clip, entry))
             if syncers is not None and features is not None and offsets is not None:
-                try:
-                    for level, pair in zip(offsets, _offsets(clip, syncers, features, max_offsets), strict=True):
-                        level.append(pair)
-                except ClipTooShortError:
-                    too_short += 1
+                pairs = _offsets(clip, syncers, features, max_offsets)
+                too_short += not pairs
+                for level, pair in zip(offsets, pairs, strict=False):
+                    level.append(pair)
         if progress is not None:
             progress(number + 1, len(corpus.entries))
-    table = np.array(rows, dtype=np.float64).reshape(-1, 4)
+    table = np.array(rows, dtype=np.float64).reshape(-1, 5)
     found = None if offsets is None else [np.array(level, dtype=np.float64).reshape(-1, 2) for level in offsets]
     rates = Counter(round(float(entry["native_fps"]), 2) for entry in good if isinstance(entry.get("native_fps"), int | float))
     return CorpusStatistics(
@@ -212,9 +227,10 @@ def inspect_corpus(
         splits=_splits(good, table[:, 0]),
         native_rates=dict(sorted(rates.items())),
         seconds=table[:, 0],
-        face_heights=table[:, 1],
-        speech=table[:, 2],
-        rms_db=table[:, 3],
+        audio_seconds=table[:, 1],
+        face_heights=table[:, 2],
+        speech=table[:, 3],
+        rms_db=table[:, 4],
         bad=tuple(bad),
         offsets=None if found is None else tuple(level[:, 0] for level in found),
         confidences=None if found is None else tuple(level[:, 1] for level in found),
@@ -223,18 +239,20 @@ def inspect_corpus(
     )
 
 
-def _measure(clip: Clip, entry: Entry) -> tuple[float, float, float, float]:
-    """Return the length in seconds, face height, share of speech, and audio level in decibels."""
+def _measure(clip: Clip, entry: Entry) -> tuple[float, ...]:
+    """Return the seconds, the seconds with audio, face height, share of speech, and audio level in decibels."""
     height = entry.get("face_height_px")
     if not isinstance(height, int | float):
         height = float(np.median(np.ptp(clip.landmarks[..., min(1, clip.landmarks.shape[2] - 1)], axis=1)))
-    speech = float(clip_speech(clip).mean()) if clip.waveform.size >= 640 else 0.0
-    power = float(np.mean(np.square(clip.waveform, dtype=np.float64)))
-    return clip.seconds, float(height), speech, 10 * float(np.log10(power + 1e-20))
+    heard = float(clip.has_audio.sum()) / clip.fps
+    spoken = (
+        float(clip_speech(clip).sum()) * SAMPLES_PER_FRAME / SAMPLE_RATE if clip.waveform.size >= SAMPLES_PER_FRAME else 0.0
+    )
+    return clip.seconds, heard, float(height), min(1.0, spoken / heard) if heard else 0.0, rms_db(clip)
 
 
 def _offsets(clip: Clip, syncers: MultiScaleSyncer, features: nn.Module, search: Sequence[int]) -> list[tuple[float, float]]:
-    """Return the offset and confidence at each level."""
+    """Return the offset and confidence at each level; nothing for a clip without a window with audio at a level."""
     wanted = syncers.landmark_points
     if clip.landmarks.shape[1] != wanted:
         raise ArgumentError(f"`syncers`: expected syncers for {clip.landmarks.shape[1]} points, got syncers for {wanted}")
@@ -243,9 +261,15 @@ def _offsets(clip: Clip, syncers: MultiScaleSyncer, features: nn.Module, search:
     device = next(syncers.parameters()).device
     landmarks = torch.from_numpy(clip.landmarks[:frames, :, : syncers.landmark_dims]).to(device)
     waveform = torch.from_numpy(clip.waveform[: sample_of_frame(frames, clip.fps)]).to(device)
-    with torch.no_grad():
-        audio = features.to(device)(normalise_waveform(waveform[None]))
-        levels = multi_scale_offset(syncers, landmarks[None], audio, max_offsets=search)
+    present = torch.from_numpy(clip.has_audio[:frames])[None].to(device)
+    try:
+        with torch.no_grad():
+            audio = features.to(device)(normalise_waveform(waveform[None]))
+            levels = multi_scale_offset(syncers, landmarks[None], audio, max_offsets=search, has_audio=present)
+    except ClipTooShortError:
+        return []
+    if any(level.distance.isnan() for level in levels):
+        return []
     return [(float(level.offset_frames), float(level.confidence)) for level in levels]
 
 

@@ -23,7 +23,7 @@ from avsync.metrics.beat_align import beat_align
 from avsync.metrics.distance import landmark_distance, landmark_error, mouth_opening_correlation, velocity_error
 from avsync.metrics.dynamics import height_drift, mouth_opening_quantile, seed_spread
 from avsync.metrics.frechet import extract_statistics, frechet_distance, gaussian_distance
-from avsync.metrics.multi_scale import MAX_OFFSETS, check_max_offsets
+from avsync.metrics.multi_scale import MAX_OFFSETS, check_max_offsets, fill_missing_audio, frames_to_windows
 from avsync.metrics.offset import SyncOffset, known_offset, offset_milliseconds, sync_offset
 from avsync.metrics.report import face_speed
 from avsync.models.syncer.interface import MultiScaleSyncer, unit_norm
@@ -96,6 +96,7 @@ class AudioEmbeddings:
             if track.waveform is None:
                 raise ArgumentError(f"`track`: expected audio in {track.id!r}, got none")
             features = self.transform.to(self.device)(torch.from_numpy(track.waveform)[None].to(self.device))
+            features = fill_missing_audio(features, torch.from_numpy(track.present)[None].to(self.device))
             embedded = [unit_norm(level)[0] for level in self.pyramid.embed_audio(features)]
             held = self._held[id(track)] = (track, embedded)  # keeping the track alive keeps its id unique
         return held[1]
@@ -103,15 +104,19 @@ class AudioEmbeddings:
     def around(
         self, tracks: Mapping[str, Track], segments: Sequence[Segment], level: int, windows: int
     ) -> tuple[Tensor, Tensor]:
-        """Return the windows in reach of segments, (segments, windows + 2 V, embed), and a mask of existing windows."""
+        """Return the windows in reach of segments, (segments, windows + 2 V, embed), and a mask of windows with audio."""
         reach = self.max_offsets[level]
         parts, masks = [], []
         for segment in segments:
-            embedded = self.of(tracks[segment.id])[level]
+            track = tracks[segment.id]
+            embedded = self.of(track)[level]
+            present = torch.from_numpy(track.present)[None]
+            there = frames_to_windows(present, level=level, window=self.pyramid.window)[0].to(self.device)
             which = torch.arange(-reach, windows + reach, device=self.device) + segment.start // 2**level
             inside = (which >= 0) & (which < len(embedded))
-            parts.append(embedded[which.clamp(0, len(embedded) - 1)])
-            masks.append(inside)
+            which = which.clamp(0, len(embedded) - 1)
+            parts.append(embedded[which])
+            masks.append(inside & there[which])
         return torch.stack(parts), torch.stack(masks)
 
 
@@ -120,6 +125,8 @@ def sync_curves(
     motion: Tensor, audio: AudioEmbeddings, tracks: Mapping[str, Track], segments: Sequence[Segment]
 ) -> list[SyncOffset]:
     """Apply SyncNet's protocol to segments at every level.
+
+    Windows of frames without audio count neither as motion nor as audio.
 
     Args:
         motion: Landmarks (segments, frames, points, dims).
@@ -140,7 +147,8 @@ def sync_curves(
         for level, embedded in enumerate(pyramid.embed_motion(landmarks)):
             heard, exists = audio.around(tracks, chunk, level, embedded.shape[1])
             reach = audio.max_offsets[level]
-            found = sync_offset(unit_norm(embedded), heard, max_offset=reach, lead=reach, audio_mask=exists)
+            own = exists[:, reach : reach + embedded.shape[1]]
+            found = sync_offset(unit_norm(embedded), heard, max_offset=reach, lead=reach, mask=own, audio_mask=exists)
             parts[level].append(SyncOffset(*(x.cpu() for x in found)))
     return [SyncOffset(*(torch.cat(columns) for columns in zip(*level, strict=True))) for level in parts]
 
@@ -220,7 +228,9 @@ SEED_SPREAD = Measure("seed_spread", "spread of samples", "higher", "of the disp
 
 
 @torch.no_grad()
-def landmark_scores(motion: Tensor, truth: Tensor, waveforms: Tensor, *, fps: float = FPS) -> Scores:
+def landmark_scores(
+    motion: Tensor, truth: Tensor, waveforms: Tensor, *, fps: float = FPS, has_audio: Tensor | None = None
+) -> Scores:
     """Compute distances, correlation, speeds, drift, opening of the mouth and Beat Align of every segment.
 
     Args:
@@ -228,6 +238,8 @@ def landmark_scores(motion: Tensor, truth: Tensor, waveforms: Tensor, *, fps: fl
         truth: The same shape.
         waveforms: Audio of the segments, (segments, 640 * frames).
         fps: Frames per second.
+        has_audio: True for frames with audio, (segments, frames) bool; the other frames are no pause and have no beats. None
+            for all True.
 
     Returns:
         :class:`Scores` of ``LANDMARK_MEASURES``; NaN for measures of the mouth if there are not 68 points, for the correlation
@@ -238,8 +250,11 @@ def landmark_scores(motion: Tensor, truth: Tensor, waveforms: Tensor, *, fps: fl
     options: dict[str, Any] = {"unit": "face", "reduction": "none"}
     nothing = torch.full((motion.shape[0],), torch.nan)
     whole = motion.shape[2] == NUM_POINTS
-    beats = beat_align(motion, waveforms, fps=fps)
-    spoken = torch.from_numpy(np.stack([speech_mask(waveform) for waveform in waveforms]))[:, : motion.shape[1]]
+    beats = beat_align(motion, waveforms, fps=fps, has_audio=has_audio)
+    there = [None] * len(waveforms) if has_audio is None else list(has_audio.numpy())
+    spoken = torch.from_numpy(
+        np.stack([speech_mask(waveform, present=present) for waveform, present in zip(waveforms, there, strict=True)])
+    )[:, : motion.shape[1]]
     rows = [
         landmark_distance(motion, truth, **options) if whole else nothing,
         landmark_distance(motion, truth, frontal=True, **options) if whole else nothing,
@@ -247,7 +262,7 @@ def landmark_scores(motion: Tensor, truth: Tensor, waveforms: Tensor, *, fps: fl
         velocity_error(motion, truth, **options) * fps,
         mouth_opening_correlation(motion, truth, reduction="none") if whole else nothing,
         face_speed(motion, fps=fps),
-        pause_speed(motion, spoken, fps=fps) if whole else nothing,
+        pause_speed(motion, spoken, fps=fps, has_audio=has_audio) if whole else nothing,
         height_drift(motion),
         mouth_opening(motion).mean(dim=1) if whole else nothing,
         mouth_opening_quantile(motion) if whole else nothing,

@@ -31,7 +31,15 @@ from avsync.evaluation.measures import (
     sync_curves,
     sync_scores,
 )
-from avsync.evaluation.rows import BOUNDS, Segment, bound_motions, cut_segments, segment_landmarks, segment_waveforms
+from avsync.evaluation.rows import (
+    BOUNDS,
+    Segment,
+    bound_motions,
+    cut_segments,
+    segment_has_audio,
+    segment_landmarks,
+    segment_waveforms,
+)
 from avsync.evaluation.sources import LeftOut, Track, match_tracks
 from avsync.evaluation.tables import Cell, Measure, Table, cell
 from avsync.landmarks.layouts import NUM_POINTS
@@ -284,7 +292,12 @@ def evaluate(
         for part, embeddings in part_embeddings.items():
             parts.append(part_scores(part, sync_curves(motion, embeddings, heard, segments)))
         voices = waveforms if not own else segment_waveforms(heard, segments, frames=frames)
-        parts.append(landmark_scores(motion, truth, voices))
+        present = segment_has_audio(heard, segments, frames=frames)
+        parts.append(landmark_scores(motion, truth, voices, has_audio=present))
+        if not present.all():
+            lacking = f"{float((~present).sum()) / FPS:.1f} s of {int((~present).any(1).sum())} segments"
+            note = f"{row if own else 'refs'}: no audio in {lacking}; synchrony, pauses and beats are measured in the rest"
+            notes += [note] if note not in notes else []
         if samples:
             more = [segment_landmarks(sample, segments, frames=frames) for sample in further.get(row, [])]
             parts.append(spread_scores([motion, *more]))

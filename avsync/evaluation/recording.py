@@ -6,6 +6,7 @@ before the offset is computed. A positive offset means that the audio is early, 
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from avsync._checks import check_finite_numbers, checked
 from avsync.corpus.clip import INDEX_NAME, SAMPLE_RATE, SAMPLES_PER_FRAME, Clip, Corpus, missing_ranges, resample_clip
 from avsync.corpus.detectors import Detector
 from avsync.corpus.extraction.from_video import iter_clips
-from avsync.corpus.extraction.report import VideoReport
+from avsync.corpus.extraction.report import NO_AUDIO, VideoReport
 from avsync.corpus.media.audio_source import AudioSource
 from avsync.corpus.media.video_source import VideoSource
 from avsync.corpus.speech import clip_speech
@@ -69,6 +70,7 @@ class Recording:
         audio_track: Number of the audio track in use, from 1; None for a clip of a corpus.
         audio_tracks: Number of audio tracks of the file.
         fps: Frames per second of the video or of the clip in its corpus; None if unknown. The clips here have 25.
+        warnings: Warnings of the decoder about the video, such as audio channels that cancel.
     """
 
     name: str
@@ -78,11 +80,17 @@ class Recording:
     audio_track: int | None = None
     audio_tracks: int = 1
     fps: float | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
         """Total length of the clips."""
         return sum(clip.seconds for clip in self.clips)
+
+    @property
+    def audio_seconds(self) -> float:
+        """Total time of the frames with audio, which alone are measured."""
+        return sum(float(clip.has_audio.sum()) / clip.fps for clip in self.clips)
 
 
 @checked
@@ -138,13 +146,13 @@ def read_recording(
         rate = video.info.frame_rate
     order = sorted(range(len(clips)), key=lambda number: report.clips[number].start)
     starts = tuple(report.clips[number].start - first for number in order)
-    return Recording(os.fspath(target), tuple(clips[number] for number in order), starts, path, track, tracks, rate)
+    ordered = tuple(clips[number] for number in order)
+    told = tuple(text for text in report.warnings if not text.endswith(NO_AUDIO))  # the clips know better
+    return Recording(os.fspath(target), ordered, starts, path, track, tracks, rate, told)
 
 
 @checked
-def with_delayed_audio(
-    recording: Recording, seconds: float, *, video: str | os.PathLike[str] | None = None, trim: bool = False
-) -> Recording:
+def with_delayed_audio(recording: Recording, seconds: float, *, video: str | os.PathLike[str] | None = None) -> Recording:
     """Return a recording with delayed audio and unchanged landmarks.
 
     Args:
@@ -152,10 +160,9 @@ def with_delayed_audio(
         seconds: Delay in seconds; negative moves the audio forward.
         video: Take the audio from this file with the same images, as :func:`avsync.evaluation.resync.shift_audio` writes it,
             instead of the recording's own.
-        trim: Cut clips to the frames that have audio, and omit clips without such frames. By default missing audio is silence.
 
     Returns:
-        A recording with other waveforms.
+        A recording with other waveforms; frames that lost their audio are in ``missing_audio`` of its clips.
 
     Raises:
         CorpusError: The file cannot be read.
@@ -184,23 +191,7 @@ def with_delayed_audio(
                 segment = audio.read_segment(origin + start - seconds, clip.waveform.size)
                 missing = missing_ranges(segment.present, clip.frames)
                 moved.append(replace(clip, waveform=segment.waveform, missing_audio=missing))
-    pairs = [(clip, start) if not trim else _trimmed(clip, start) for clip, start in zip(moved, starts, strict=True)]
-    pairs = [(clip, start) for clip, start in pairs if clip.frames]
-    starts = tuple(start for _, start in pairs) if recording.starts else ()
-    return replace(recording, clips=tuple(clip for clip, _ in pairs), starts=starts)
-
-
-def _trimmed(clip: Clip, start: float) -> tuple[Clip, float]:
-    """Return a clip without the frames at both ends that lack audio, and its new start."""
-    first, last = 0, clip.frames
-    for begin, end in clip.missing_audio:
-        first = end if begin == 0 else first
-        last = begin if end == clip.frames else last
-    last = max(first, last)
-    inside = tuple((begin - first, end - first) for begin, end in clip.missing_audio if first < begin and end < last)
-    waveform = clip.waveform[SAMPLES_PER_FRAME * first : SAMPLES_PER_FRAME * last]
-    shorter = replace(clip, landmarks=clip.landmarks[first:last], waveform=waveform, missing_audio=inside)
-    return shorter, start + first * FRAME_SECONDS
+    return replace(recording, clips=tuple(moved))
 
 
 @torch.no_grad()
@@ -215,6 +206,8 @@ def recording_report(
     max_offsets: Sequence[int] = MAX_OFFSETS,
 ) -> list[LevelSync]:
     """Measure the offset of a recording as a whole at every level.
+
+    Frames without audio are not measured, as if the clip ended there.
 
     Without a calibration an offset counts as an answer only if it stands out: its confidence must be ``NULL_GAIN`` times the
     largest of the ``NULLS`` confidences of the same embeddings with the audio reversed and rotated in time, so that audio and
@@ -245,14 +238,15 @@ def recording_report(
     pooled = [_Pool.empty(reach) for reach in max_offsets[: pyramid.num_levels]]
     moved = spoken = 0.0
     for clip in recording.clips:
-        landmarks, features = _inputs(clip, pyramid, audio_transform)
-        moved += float(face_speed(landmarks)) * clip.seconds
-        spoken += float(clip_speech(clip).mean()) * clip.seconds
-        found = _embeddings(pyramid, landmarks, features)
+        found = _embeddings(clip, pyramid, audio_transform)
+        present = clip.has_audio
+        speed = face_speed(torch.from_numpy(clip.landmarks)[None, ..., : pyramid.landmark_dims], frame_mask=_mask(clip))
+        moved += float(speed) * float(present.sum()) * FRAME_SECONDS
+        spoken += float(clip_speech(clip).sum()) * FRAME_SECONDS
         backwards = _backwards(clip, pyramid, audio_transform, len(found)) if calibration is None else [None] * len(found)
         for level, (embedded, null) in enumerate(zip(found, backwards, strict=True)):
             pooled[level].add(embedded, max_offsets[level], null=null)
-    speed, speech = (torch.tensor([total / recording.seconds]) for total in (moved, spoken))
+    speed, speech = (torch.tensor([total / max(recording.audio_seconds, FRAME_SECONDS)]) for total in (moved, spoken))
     report = []
     for level, pool in enumerate(pooled):
         sync = offset_from_distances(pool.mean)
@@ -283,31 +277,64 @@ def _inputs(clip: Clip, pyramid: MultiScaleSyncer, audio_transform: nn.Module) -
     return torch.from_numpy(clip.landmarks)[None, ..., :dims].to(device), features
 
 
+def _mask(clip: Clip) -> Tensor | None:
+    """Return the mask of the frames with audio, (1, frames) bool; None if all frames have audio."""
+    return torch.from_numpy(clip.has_audio)[None] if clip.missing_audio else None
+
+
 def _embeddings(
-    pyramid: MultiScaleSyncer, landmarks: Tensor, features: Tensor, levels: int | None = None
+    clip: Clip, pyramid: MultiScaleSyncer, audio_transform: nn.Module, levels: int | None = None
 ) -> list[LevelEmbeddings]:
     """Return embeddings of a clip at the first ``levels`` levels (all by default) that have a window, the finest first."""
+    landmarks, features = _inputs(clip, pyramid, audio_transform)
     deepest = max(
         (level for level in range(levels or pyramid.num_levels) if landmarks.shape[1] >= pyramid.shortest_clip([level])),
         default=-1,
     )
-    return [] if deepest < 0 else multi_scale_embeddings(pyramid, landmarks, features, levels=deepest + 1)
+    present = _mask(clip)
+    present = None if present is None else present.to(landmarks.device)
+    return [] if deepest < 0 else multi_scale_embeddings(pyramid, landmarks, features, levels=deepest + 1, has_audio=present)
 
 
-def _backwards(clip: Clip, pyramid: MultiScaleSyncer, audio_transform: nn.Module, levels: int) -> list[Tensor]:
+def _backwards(clip: Clip, pyramid: MultiScaleSyncer, audio_transform: nn.Module, levels: int) -> list[LevelEmbeddings]:
     """Embed a clip's audio played backwards: as varied as the true audio, but unrelated to the motion.
 
     The waveform is reversed, not the order of the embeddings, so that neighbouring windows overlap as they do in true audio.
+    Frames without audio stay where they are.
     """
     if not levels:
         return []
-    landmarks, features = _inputs(replace(clip, waveform=clip.waveform[::-1].copy()), pyramid, audio_transform)
-    return [embedded.audio for embedded in _embeddings(pyramid, landmarks, features, levels)]
+    waveform = clip.waveform.copy()
+    edges = [SAMPLES_PER_FRAME * edge for edge in (0, *itertools.chain(*clip.missing_audio), clip.frames)]
+    for first, stop in zip(edges[::2], edges[1::2], strict=True):
+        waveform[first:stop] = waveform[first:stop][::-1]
+    return _embeddings(replace(clip, waveform=waveform), pyramid, audio_transform, levels)
 
 
-def _rolled(audio: Tensor, number: int) -> Tensor:
-    """Return ``number`` rotations of the audio embeddings (1, windows, embed) of a clip, (number, windows, embed)."""
-    return torch.cat([audio.roll(k * audio.shape[1] // number, 1) for k in range(number)])
+def _rolled(null: LevelEmbeddings, number: int) -> Tensor:
+    """Return ``number`` rotations of the audio windows that exist in a clip, (number, windows, embed)."""
+    audio = null.audio
+    there = torch.arange(audio.shape[1], device=audio.device) if null.audio_mask is None else null.audio_mask[0].nonzero()[:, 0]
+    rolled = audio.repeat(number, 1, 1)
+    for k in range(number):
+        rolled[k, there] = audio[0, there.roll(k * len(there) // number)]
+    return rolled
+
+
+def _distances(
+    embedded: LevelEmbeddings, reach: int, *, nulls: int = 0, null: LevelEmbeddings | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return distances of a clip's windows, (1 + nulls, windows, offsets), and their weights, 0 or 1, of the same shape.
+
+    The first row is the clip, the other rows are rotations of the audio of ``null``.
+    """
+    motion, audio, lead, mask, audio_mask = embedded
+    if null is not None:
+        audio = torch.cat([audio, _rolled(null, nulls)])
+        motion = motion.expand(len(audio), -1, -1)
+        mask, audio_mask = (None if one is None else one.expand(len(audio), -1) for one in (mask, audio_mask))
+    distances, some = window_distances(motion, audio, max_offset=reach, lead=lead, mask=mask, audio_mask=audio_mask)
+    return distances, torch.ones_like(distances) if some is None else some.expand_as(distances)
 
 
 @dataclass(eq=False)
@@ -323,14 +350,12 @@ class _Pool:
     def empty(cls, reach: int) -> _Pool:
         return cls(*torch.zeros(2, 1 + NULLS, 2 * reach + 1, dtype=torch.float64))
 
-    def add(self, embedded: LevelEmbeddings, reach: int, *, null: Tensor | None) -> None:
-        audio = embedded.audio if null is None else torch.cat([embedded.audio, _rolled(null, NULLS)])
-        rows = len(audio)
-        distances, some = window_distances(embedded.motion.expand(rows, -1, -1), audio, max_offset=reach, lead=embedded.lead)
-        some = torch.ones_like(distances) if some is None else some.expand_as(distances)
+    def add(self, embedded: LevelEmbeddings, reach: int, *, null: LevelEmbeddings | None) -> None:
+        distances, some = _distances(embedded, reach, nulls=0 if null is None else NULLS, null=null)
+        rows = len(distances)
         self.sums[:rows] += (distances * some).sum(1).double().cpu()
         self.counts[:rows] += some.sum(1).double().cpu()
-        self.windows += distances.shape[1]
+        self.windows += distances.shape[1] if embedded.mask is None else int(embedded.mask.sum())
 
     @property
     def mean(self) -> Tensor:
@@ -396,11 +421,12 @@ def find_drift(recording: Recording, pyramid: MultiScaleSyncer, *, audio_transfo
     for number, clip in enumerate(recording.clips):
         if clip.frames < pyramid.shortest_clip([level]):
             continue
-        landmarks, features = _inputs(clip, pyramid, audio_transform)
-        embedded = _embeddings(pyramid, landmarks, features, level + 1)[level]
+        embedded = _embeddings(clip, pyramid, audio_transform, level + 1)[level]
         backwards = _backwards(clip, pyramid, audio_transform, level + 1)[level]
-        for row, audio in enumerate([embedded.audio, *_rolled(backwards, DRIFT_NULLS)[:, None]]):
-            depth = _depth(embedded.motion, audio, reach)
+        for row, (distances, some) in enumerate(
+            zip(*_distances(embedded, reach, nulls=DRIFT_NULLS, null=backwards), strict=True)
+        ):
+            depth = _depth(distances, some)
             scores[row] += _lines(depth, rates, frame).amax(1) * len(depth)
             if row == 0:
                 maps.append((recording.starts[number] if recording.starts else 0.0, depth))
@@ -418,12 +444,11 @@ def find_drift(recording: Recording, pyramid: MultiScaleSyncer, *, audio_transfo
     return Drift(rate, tuple(segment for start, depth in maps for segment in _segments(depth, rate, frame, start)))
 
 
-def _depth(motion: Tensor, audio: Tensor, reach: int) -> Tensor:
+def _depth(distances: Tensor, some: Tensor) -> Tensor:
     """Return the median of each window minus each distance, (windows, offsets); 0 without audio."""
-    distances, some = window_distances(motion, audio, max_offset=reach)
-    known = torch.ones_like(distances, dtype=torch.bool) if some is None else some.expand_as(distances) > 0
-    middle = distances.masked_fill(~known, torch.nan).nanmedian(2, keepdim=True).values
-    return torch.where(known, middle - distances, 0.0)[0].float().cpu()
+    known = some > 0
+    middle = distances.masked_fill(~known, torch.nan).nanmedian(1, keepdim=True).values
+    return torch.where(known, middle - distances, 0.0).float().cpu()
 
 
 def _lines(depth: Tensor, rates: Tensor, frame: float) -> Tensor:
@@ -516,7 +541,7 @@ def find_offset(
     for answer in answers:
         if answer.level == 0 or len(report) == 1:
             return answer, report
-        finer = _confirmation(answer, with_delayed_audio(recording, answer.seconds or 0.0, trim=True), measure)
+        finer = _confirmation(answer, with_delayed_audio(recording, answer.seconds or 0.0), measure)
         if finer is not None:
             return finer, report
     return OffsetAnswer(None), report
@@ -526,7 +551,7 @@ def _confirmation(
     answer: OffsetAnswer, moved: Recording, measure: Callable[[Recording], list[LevelSync]]
 ) -> OffsetAnswer | None:
     """Return a coarse level's answer plus the remaining offset, measured by the finest level after the move."""
-    if not moved.clips or answer.seconds is None or answer.level is None:
+    if answer.seconds is None or answer.level is None:
         return None
     for finer in _answers(measure(moved)):
         # The remainder of a correct estimate is at most one frame of its level.

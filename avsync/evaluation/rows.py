@@ -114,6 +114,12 @@ def segment_waveforms(tracks: Mapping[str, Track], segments: Sequence[Segment], 
     return torch.stack(parts)
 
 
+def segment_has_audio(tracks: Mapping[str, Track], segments: Sequence[Segment], *, frames: int) -> Tensor:
+    """Return which frames of segments have audio, (segments, frames) bool; arguments as :func:`segment_landmarks`."""
+    present = {name: torch.from_numpy(tracks[name].present) for name in {segment.id for segment in segments}}
+    return torch.stack([present[segment.id][segment.start : segment.start + frames] for segment in segments])
+
+
 def others(groups: Sequence[str]) -> list[int] | None:
     """Assign each segment a segment of another group, each used once.
 

@@ -79,6 +79,11 @@ class Track:
         """Number of landmark frames."""
         return int(self.landmarks.shape[0])
 
+    @property
+    def present(self) -> npt.NDArray[np.bool_]:
+        """Mask of the frames with audio, (frames,) bool."""
+        return np.ones(self.frames, dtype=bool) if self.has_audio is None else self.has_audio
+
 
 @checked
 def tracks_of_clips(clips: Iterable[Clip], *, row: str = "refs") -> tuple[dict[str, Track], list[LeftOut]]:

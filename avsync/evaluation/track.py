@@ -26,7 +26,7 @@ class OffsetPoint(NamedTuple):
     probability: float | None
     """Probability that the offset is right within one frame of its level; None without an offset or without a calibration."""
     confidence: float
-    """SyncNet's confidence at the finest level."""
+    """SyncNet's confidence at the finest level; NaN for a part without audio."""
 
 
 @checked

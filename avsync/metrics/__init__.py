@@ -38,7 +38,14 @@ from avsync.metrics.mesh import (
     speech_lip_intensity_correlation,
     upper_face_dynamics_deviation,
 )
-from avsync.metrics.multi_scale import MAX_OFFSETS, LevelEmbeddings, multi_scale_embeddings, multi_scale_offset
+from avsync.metrics.multi_scale import (
+    MAX_OFFSETS,
+    LevelEmbeddings,
+    fill_missing_audio,
+    frames_to_windows,
+    multi_scale_embeddings,
+    multi_scale_offset,
+)
 from avsync.metrics.offset import SyncOffset, known_offset, offset_distances, offset_milliseconds, offset_within, sync_offset
 from avsync.metrics.posterior import OffsetPosterior, offset_posterior, sub_frame_offset
 from avsync.metrics.report import LevelSync, face_speed, report_rows, sync_report
@@ -100,7 +107,9 @@ __all__ = [
     "bootstrap_interval",
     "distance_at_zero",
     "face_speed",
+    "fill_missing_audio",
     "fit_calibration",
+    "frames_to_windows",
     "framewise_confidence",
     "frechet_distance",
     "frechet_extractor_distance",

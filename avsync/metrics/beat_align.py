@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avsync._checks import check_choice, check_positive, check_shape, checked
+from avsync._checks import check_choice, check_frame_mask, check_positive, check_shape, checked
 from avsync.audio.features import log_mel, normalise_waveform
 from avsync.errors import ClipTooShortError, ShapeError
 from avsync.landmarks.geometry import velocity
@@ -38,6 +38,7 @@ from avsync.landmarks.geometry import velocity
 EXTREMA = ("minima", "maxima", "both")
 AUDIO_RATE = 100.0
 """Frames of the onset strength per second."""
+_FLUX_REACH = 4  # audio frames before its own that a value of the onset strength hears
 
 
 class BeatAlign(NamedTuple):
@@ -170,7 +171,13 @@ def onset_strength(waveform: Tensor, *, sample_rate: int = 16000) -> Tensor:
 
 @checked
 def audio_onsets(
-    waveform: Tensor, *, sample_rate: int = 16000, threshold: float = 1.5, spacing: float = 0.06, context: float = 0.25
+    waveform: Tensor,
+    *,
+    sample_rate: int = 16000,
+    threshold: float = 1.5,
+    spacing: float = 0.06,
+    context: float = 0.25,
+    has_audio: Tensor | None = None,
 ) -> Tensor:
     """Find the onsets of audio: peaks of :func:`onset_strength` that stand out from their surroundings.
 
@@ -180,13 +187,15 @@ def audio_onsets(
         threshold: Decibels by which a peak must exceed the mean strength around it.
         spacing: Seconds on both sides over which a peak must be the highest value.
         context: Seconds on both sides for the local mean.
+        has_audio: True for audio frames whose audio exists, (batch, audio_frames) bool; where the audio begins or ends is no
+            onset, and missing audio is not part of the mean. None for all True.
 
     Returns:
         (batch, audio_frames), bool: True at ``s`` for an onset at ``(s - 1) / 100`` seconds. Silence and a steady tone have no
         onsets.
 
     Raises:
-        ShapeError: Not (batch, samples).
+        ShapeError: Not (batch, samples), or ``has_audio`` does not fit.
         ClipTooShortError: Less than about 13 ms of audio.
         ArgumentError: An option is negative.
 
@@ -204,9 +213,16 @@ def audio_onsets(
     strength = onset_strength(waveform, sample_rate=sample_rate)
     reach = round(context * AUDIO_RATE)
     kernel = torch.ones(1, 1, 2 * reach + 1, device=strength.device, dtype=strength.dtype)
-    counts = F.conv1d(F.pad(torch.ones_like(strength)[:, None], (reach, reach)), kernel)[:, 0]
+    heard = torch.ones_like(strength)
+    if has_audio is not None:
+        check_frame_mask("has_audio", has_audio, batch=strength.shape[0], frames=strength.shape[1])
+        # The strength compares two windows of 25 ms, of which the earlier begins 32.5 ms before its frame.
+        around = F.pad(has_audio.to(strength)[:, None], (_FLUX_REACH, 1), mode="replicate")[:, 0]
+        heard = around.unfold(1, _FLUX_REACH + 2, 1).amin(-1)
+        strength = strength * heard
+    counts = F.conv1d(F.pad(heard[:, None], (reach, reach)), kernel)[:, 0].clamp_min(1)
     mean = F.conv1d(F.pad(strength[:, None], (reach, reach)), kernel)[:, 0] / counts
-    return _peaks(strength, max(1, round(spacing * AUDIO_RATE))) & (strength > mean + threshold)
+    return _peaks(strength, max(1, round(spacing * AUDIO_RATE))) & (strength > mean + threshold) & (heard > 0)
 
 
 def _towards(beats: Tensor, times: Tensor, other: Tensor, other_times: Tensor, sigma: float) -> Tensor:
@@ -229,6 +245,7 @@ def beat_align(
     smoothing: float = 0.04,
     spacing: float = 0.1,
     threshold: float = 1.5,
+    has_audio: Tensor | None = None,
 ) -> BeatAlign:
     """Compute Beat Align of clips, in both directions.
 
@@ -240,12 +257,14 @@ def beat_align(
         sample_rate: Samples per second.
         extrema, smoothing, spacing: Definition of a motion beat; see :func:`motion_beats`.
         threshold: Definition of an onset; see :func:`audio_onsets`.
+        has_audio: True for the frames whose audio exists, (batch, frames) bool; beats of motion count in these frames only.
+            None for all True.
 
     Returns:
         :class:`BeatAlign`. NaN in a clip makes both of its values NaN.
 
     Raises:
-        ShapeError: Wrong ranks, different batch sizes, or durations that differ by a frame or more.
+        ShapeError: Wrong ranks, different batch sizes, durations that differ by a frame or more, or ``has_audio`` does not fit.
         ClipTooShortError: Fewer than 4 frames.
         ArgumentError: An option is out of its range.
 
@@ -270,7 +289,14 @@ def beat_align(
             f"{sounding:.3f} s"
         )
     motion = motion_beats(landmarks, fps=fps, extrema=extrema, smoothing=smoothing, spacing=spacing)
-    audio = audio_onsets(waveform, sample_rate=sample_rate, threshold=threshold)
+    heard = None
+    if has_audio is not None:
+        check_frame_mask("has_audio", has_audio, batch=landmarks.shape[0], frames=landmarks.shape[1])
+        motion = motion & has_audio[:, 1:] & has_audio[:, :-1]
+        count = waveform.shape[1] * int(AUDIO_RATE) // sample_rate
+        frame = (torch.arange(count, device=has_audio.device) * (fps / AUDIO_RATE)).long()
+        heard = has_audio[:, frame.clamp(max=landmarks.shape[1] - 1)]
+    audio = audio_onsets(waveform, sample_rate=sample_rate, threshold=threshold, has_audio=heard)
     motion_times = (torch.arange(motion.shape[1], device=motion.device) + 0.5) / fps
     audio_times = (torch.arange(audio.shape[1], device=audio.device) - 1) / AUDIO_RATE
     whole = landmarks.isfinite().all(dim=(1, 2, 3)) & waveform.isfinite().all(dim=1)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from avsync._checks import check_positive, check_shape, checked
+from avsync._checks import check_frame_mask, check_positive, check_shape, checked
 from avsync.errors import ArgumentError, ShapeError
 from avsync.landmarks.geometry import displacement
 from avsync.metrics.calibration import Calibration, check_calibrated
@@ -56,16 +56,19 @@ class LevelSync(NamedTuple):
 
 
 @checked
-def face_speed(landmarks: Tensor, *, fps: float = 25.0, lengths: Tensor | None = None) -> Tensor:
+def face_speed(
+    landmarks: Tensor, *, fps: float = 25.0, lengths: Tensor | None = None, frame_mask: Tensor | None = None
+) -> Tensor:
     """Compute the mean speed of a face over points and frames.
 
     Args:
         landmarks: (batch, frames, points, dims), in any unit.
         fps: Frames per second.
         lengths: True frames of each clip, (batch,).
+        frame_mask: True for the frames that count, (batch, frames) bool; a step counts if both of its frames do.
 
     Returns:
-        (batch,), in face heights per second; 0 for clips of one frame.
+        (batch,), in face heights per second; 0 for clips without a step.
 
     Raises:
         ShapeError: Shapes do not fit together.
@@ -81,9 +84,12 @@ def face_speed(landmarks: Tensor, *, fps: float = 25.0, lengths: Tensor | None =
     if lengths is not None:
         lengths = check_lengths(lengths, landmarks)
     moved = displacement(landmarks, scale=1.0, lengths=lengths).diff(dim=1).norm(dim=-1).mean(-1)
-    if lengths is None:
-        return moved.mean(1) * fps if moved.shape[1] else moved.new_zeros(moved.shape[0])
-    inside = torch.arange(1, landmarks.shape[1], device=moved.device)[None] < lengths.to(moved.device)[:, None]
+    inside = torch.ones_like(moved, dtype=torch.bool)
+    if lengths is not None:
+        inside = torch.arange(1, landmarks.shape[1], device=moved.device)[None] < lengths.to(moved.device)[:, None]
+    if frame_mask is not None:
+        check_frame_mask("frame_mask", frame_mask, batch=landmarks.shape[0], frames=landmarks.shape[1])
+        inside = inside & (frame_mask[:, 1:] & frame_mask[:, :-1]).to(moved.device)
     return torch.where(inside, moved, 0.0).sum(1) / inside.sum(1).clamp(min=1) * fps
 
 
@@ -104,17 +110,18 @@ def sync_report(
     edges: str = "masked",
     lengths: Tensor | None = None,
     frame_mask: Tensor | None = None,
+    has_audio: Tensor | None = None,
     fps: float | None = None,
 ) -> list[LevelSync]:
     """Compute offset, confidence, distances, rank, posterior and answer of clips at every level.
 
     Args:
-        pyramid, landmarks, audio, margin, max_offsets, reference, edges, lengths, frame_mask: As in
+        pyramid, landmarks, audio, margin, max_offsets, reference, edges, lengths, frame_mask, has_audio: As in
             :func:`avsync.metrics.multi_scale.multi_scale_offset`.
         calibration: Calibration of this pyramid; None for a report without probabilities.
         prior, threshold: As in :func:`avsync.metrics.posterior.offset_posterior`.
-        speech_fraction: Share of each clip's frames that hold speech, (batch,); the answer is "silent" below ``LEAST_SPEECH``
-            (0.2). None disables this answer.
+        speech_fraction: Share of each clip's frames with audio that hold speech, (batch,); the answer is "silent" below
+            ``LEAST_SPEECH`` (0.2). None disables this answer.
         fps: Frames per second of ``landmarks``; None for the rate of the syncers. See
             :func:`avsync.metrics.multi_scale.multi_scale_offset`.
 
@@ -141,10 +148,20 @@ def sync_report(
     if speech_fraction is not None and speech_fraction.shape != landmarks.shape[:1]:
         raise ShapeError(f"`speech_fraction`: expected (batch={landmarks.shape[0]}), got {tuple(speech_fraction.shape)}")
     embedded = multi_scale_embeddings(
-        pyramid, landmarks, audio, margin=margin, reference=reference, lengths=lengths, frame_mask=frame_mask, fps=fps
+        pyramid,
+        landmarks,
+        audio,
+        margin=margin,
+        reference=reference,
+        lengths=lengths,
+        frame_mask=frame_mask,
+        has_audio=has_audio,
+        fps=fps,
     )
     fps = pyramid.fps if fps is None else fps
-    speed = face_speed(landmarks, fps=fps, lengths=lengths)
+    before = 0 if has_audio is None else (has_audio.shape[1] - landmarks.shape[1]) // 2
+    own = None if has_audio is None else has_audio[:, before : before + landmarks.shape[1]]
+    speed = face_speed(landmarks, fps=fps, lengths=lengths, frame_mask=own)
     report = []
     for number, level in enumerate(embedded):
         sync = sync_offset(**level._asdict(), max_offset=max_offsets[number], edges=edges)

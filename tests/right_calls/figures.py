@@ -14,7 +14,16 @@ FACES = np.random.default_rng(0).random((6, 68, 2))
 TWO = {"a": FACES, "b": torch.rand(6, 68, 2)}
 ONE = np.ones(3)
 STATISTICS = CorpusStatistics(
-    folder="a", fps=25.0, points={(68, 2): 3}, splits={}, native_rates={}, seconds=ONE, face_heights=ONE, speech=ONE, rms_db=ONE
+    folder="a",
+    fps=25.0,
+    points={(68, 2): 3},
+    splits={},
+    native_rates={},
+    seconds=ONE,
+    audio_seconds=ONE,
+    face_heights=ONE,
+    speech=ONE,
+    rms_db=ONE,
 )
 IMAGES = [np.zeros((8, 8, 3), np.uint8)] * 3
 FIGURE = room.new_figure(1, 1)

@@ -28,7 +28,7 @@ CALLS = {
     "to_landmarks68": Call(room.to_landmarks68, {"landmarks": FACES, "layout": "landmarks68"}),
     "head_pose": Call(room.head_pose, {"landmarks": FACES, "lengths": LENGTHS}),
     "pause_speed": Call(room.pause_speed, {"landmarks": FACES, "speech": SPEECH}),
-    "pause_steps": Call(room.pause_steps, {"speech": SPEECH}),
+    "pause_steps": Call(room.pause_steps, {"speech": SPEECH, "has_audio": SPEECH}),
     "LandmarkAugment": Call(room.LandmarkAugment, {}),
     "LandmarkAugment.forward": Call(room.LandmarkAugment().forward, {"landmarks": FACES}),
     "accumulate": Call(room.accumulate, {"first": FACE, "velocity": FACES}),

@@ -27,7 +27,8 @@ PYRAMID = SyncerPyramid(SyncerPyramidConfig(syncer=SyncerConfig(width=4, embed=2
 HEARING = SyncerPyramid(SyncerPyramidConfig(syncer=SyncerConfig(width=4, embed=2), audio="log-mel"))
 FEATURES = torch.randn(2, 200, 26)
 ASKED: dict[str, Any] = {
-    "pyramid": PYRAMID, "landmarks": PREDS, "audio": FEATURES, "lengths": LENGTHS, "frame_mask": torch.ones(2, 50, dtype=torch.bool)
+    "pyramid": PYRAMID, "landmarks": PREDS, "audio": FEATURES, "lengths": LENGTHS, "frame_mask": torch.ones(2, 50, dtype=torch.bool),
+    "has_audio": torch.ones(2, 50, dtype=torch.bool)
 }  # fmt: skip
 OFFSETS = room.sync_offset(M, A, max_offset=3)
 LEVEL = room.LevelCalibration(scale=1.0, power=1.0, match_bias=0.0, match_weights=(1.0, 1.0, 1.0))
@@ -95,8 +96,10 @@ CALLS = {
         room.LevelCalibration, {"scale": 1.0, "power": 1.0, "match_bias": 0.0, "match_weights": (1.0, 1.0, 1.0)}
     ),
     "SyncOffset.within": Call(OFFSETS.within, {}),
-    "audio_onsets": Call(room.audio_onsets, {"waveform": WAVEFORM}),
-    "beat_align": Call(room.beat_align, {"landmarks": PREDS, "waveform": WAVEFORM}),
+    "audio_onsets": Call(room.audio_onsets, {"waveform": WAVEFORM, "has_audio": torch.ones(2, 200, dtype=torch.bool)}),
+    "beat_align": Call(
+        room.beat_align, {"landmarks": PREDS, "waveform": WAVEFORM, "has_audio": torch.ones(2, 50, dtype=torch.bool)}
+    ),
     "bootstrap_interval": Call(room.bootstrap_interval, {"values": torch.rand(10), "groups": [0, 1] * 5, "resamples": 50}),
     "distance_at_zero": Call(room.distance_at_zero, {**WINDOWS, **SEARCH}),
     "height_drift": Call(room.height_drift, {"landmarks": PREDS}),
@@ -108,9 +111,15 @@ CALLS = {
         {"landmarks": PREDS[0], "audio": WAVEFORM[0]},
         like=room.SyncStream.push,
     ),
-    "face_speed": Call(room.face_speed, {"landmarks": PREDS, "lengths": LENGTHS}),
+    "face_speed": Call(
+        room.face_speed, {"landmarks": PREDS, "lengths": LENGTHS, "frame_mask": torch.ones(2, 50, dtype=torch.bool)}
+    ),
+    "fill_missing_audio": Call(room.fill_missing_audio, {"audio": FEATURES, "has_audio": torch.ones(2, 50, dtype=torch.bool)}),
     "fit_calibration": Call(
         room.fit_calibration, {"matched": DISTANCES, "mismatched": DISTANCES, "windows": [[10, 20, 30]]}, slow=True
+    ),
+    "frames_to_windows": Call(
+        room.frames_to_windows, {"frame_mask": torch.ones(2, 50, dtype=torch.bool), "level": 1, "window": 5, "share": 0.5}
     ),
     "framewise_confidence": Call(room.framewise_confidence, {**WINDOWS, "max_offset": 3}),
     "frechet_distance": Call(room.frechet_distance, {"preds": VECTORS, "target": gaussian_statistics(VECTORS)}),

@@ -21,12 +21,12 @@ import numpy as np
 import numpy.typing as npt
 
 from avsync._checks import check_choice, check_path, check_positive, check_type, checked
-from avsync.corpus.clip import Clip, missing_ranges, sample_of_frame
+from avsync.corpus.clip import Clip, missing_ranges, rms_db, sample_of_frame
 from avsync.corpus.detectors import CheckedDetector, Detector, as_detector
 from avsync.corpus.detectors.protocol import Faces
 from avsync.corpus.extraction._ahead import ahead
 from avsync.corpus.extraction.cropping import crop_centred, crop_fixed
-from avsync.corpus.extraction.report import NO_FACE, ClipReport, Dropped, VideoReport, uncovered
+from avsync.corpus.extraction.report import NO_AUDIO, NO_FACE, ClipReport, Dropped, VideoReport, uncovered
 from avsync.corpus.extraction.retime import resample_track
 from avsync.corpus.extraction.scene_cuts import SceneCuts
 from avsync.corpus.extraction.tracks import GAP, LENGTH, POLICIES, FaceTrack, FaceTracker, choose_tracks, split_long
@@ -190,8 +190,9 @@ def iter_clips(
         ledger.close()
         lacking = [clip for clip in report.clips if clip.audio_seconds < clip.seconds]
         without = sum(clip.seconds - clip.audio_seconds for clip in lacking)
-        missing = [f"{without:.2f} s of {len(lacking)} clips have no audio in the file"] if lacking else []
-        texts = (*source.warnings, *audio.warnings, *missing)
+        missing = [f"{without:.2f} s of {len(lacking)} clips {NO_AUDIO}"] if lacking else []
+        # A report prints the first two: audio that is lost matters more than damaged packets.
+        texts = (*missing, *audio.warnings, *source.warnings)
         report.warnings += [text for text in texts if text not in report.warnings]
     if progress is not None:
         progress(1.0)
@@ -386,7 +387,6 @@ def _cropped(landmarks: Faces, crop: str, picture: tuple[int, int]) -> tuple[Fac
 
 def _clip_report(clip: Clip, part: _Part, box: list[float], native_fps: float) -> ClipReport:
     heights = np.ptp(part.landmarks[..., 1], axis=1)
-    power = float(np.mean(np.square(clip.waveform, dtype=np.float64)))
     return ClipReport(
         id=clip.id,
         start=round(part.start, 6),
@@ -395,7 +395,7 @@ def _clip_report(clip: Clip, part: _Part, box: list[float], native_fps: float) -
         started=part.started,
         ended=part.ended,
         face_height=round(float(np.median(heights)), 2),
-        rms_db=round(10 * float(np.log10(power + 1e-20)), 2),
+        rms_db=round(rms_db(clip), 2),
         person=part.person,
         native_fps=round(native_fps, 3),
         crop_box=tuple(box),

@@ -16,6 +16,9 @@ Record = TypeVar("Record")
 
 DONE, FAILED = "done", "failed"
 
+NO_AUDIO = "have no audio in the file"
+"""End of the warning about clips with frames without audio."""
+
 NO_FACE = "no face"
 """Reason for dropping a segment in which the detector found no face."""
 
@@ -131,10 +134,8 @@ class VideoReport:
         if lost:
             text += f"; dropped {sum(lost.values()):.1f} s ({_amounts(lost)})"
         if self.warnings:
-            text += (
-                f"; {len(self.warnings)} warning{'s' if len(self.warnings) > 1 else ''}, the first: "
-                f"{printable(self.warnings[0])}"
-            )
+            number, first = len(self.warnings), "; ".join(self.warnings[:2])
+            text += f"; {number} warning{'s' if number > 1 else ''}{', the first' if number > 2 else ''}: {printable(first)}"
         return text
 
     def to_json(self) -> dict[str, Any]:

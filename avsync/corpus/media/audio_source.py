@@ -126,11 +126,10 @@ class AudioSource(OpenedMedia):
 
     @property
     def warnings(self) -> list[str]:
-        """Warnings so far, one line per kind, with the count."""
-        lines = tally(self._damage)
+        """Warnings so far, one line per kind, with the count; channels that cancel come first."""
         clock, mix = getattr(self, "_clock", None), getattr(self, "_mix", None)
-        if mix is not None and mix.warning is not None:
-            lines.append(mix.warning)
+        lines = [mix.warning] if mix is not None and mix.warning is not None else []
+        lines += tally(self._damage)
         if self._several:
             lines.append(f"audio track {self.track} of {self.tracks} was read")
         if clock is not None and clock.gaps[0]:

@@ -45,6 +45,7 @@ class TrackScore:
     Attributes:
         start: Time of the first image, in seconds on the container's clock.
         frames: Images, 25 per second.
+        windows: Windows of 5 images that were compared, those for which the file has audio.
         face_size: Mean size of the face's box, in pixels of the video. The published pipeline leaves out faces below 100.
         offset_frames: Offset in images, positive if the audio is early.
         confidence: LSE-C. Higher is better.
@@ -57,6 +58,7 @@ class TrackScore:
 
     start: float
     frames: int
+    windows: int
     face_size: float
     offset_frames: int
     confidence: float
@@ -97,9 +99,9 @@ def score_video(
         device: Device of the computation, to which the network is moved; by default the current device of the network.
         batch_size: Windows embedded at once, 1 to 128.
         max_offset: Largest offset searched, in images of 40 ms; 15 in the published evaluations.
-        edges: "masked" compares with the audio around the track and leaves out what lies beyond the audio of the file. "legacy"
-            is the published script: the audio is cut to the track, zeros take the place of embeddings beyond its ends, and
-            the last window of a track is not used.
+        edges: "masked" compares with the audio around the track and leaves out windows without audio in the file. "legacy" is
+            the published script: the audio is cut to the track, zeros take the place of embeddings beyond its ends, and the
+            last window of a track is not used.
         faces: "largest", "stable" or "all"; see :func:`avsync.corpus.extraction.tracks.choose_tracks`.
         min_seconds: Shortest track of a face; 4 in the published pipeline.
         audio_track: Number of the audio track, from 1; by default the default track of the file, else the first.
@@ -163,6 +165,7 @@ class _Scorer:
         self._sums = np.zeros(2 * max_offset + 1)
         self._counts = np.zeros(2 * max_offset + 1)
         self._rows: list[FloatArray] = []
+        self._compared = 0
 
     @property
     def done(self) -> bool:
@@ -197,6 +200,7 @@ class _Scorer:
         return TrackScore(
             start=self.face.start,
             frames=self.face.frames,
+            windows=self._compared,
             face_size=self.face.crops.size,
             offset_frames=offset,
             confidence=float(result.confidence),
@@ -217,12 +221,16 @@ class _Scorer:
             motion = self.syncnet.embed_video(video)
             audio, real = self._audio.between(self._window - self.max_offset, stop + self.max_offset)
             reach = self.max_offset
+            # A video window counts where its audio window does: a track ends where its audio does.
+            mask = real[None, reach : reach + count]
+            self._compared += int(mask.sum())
             if self.legacy:
-                # The track of the published script ends where its audio does, a video window as well as an audio window.
-                audio, mask = audio * real[None, :, None], real[None, reach : reach + count]
+                audio = audio * real[None, :, None]
                 distances, some = window_distances(motion, audio, max_offset=reach, lead=reach, edges="legacy", mask=mask)
             else:
-                distances, some = window_distances(motion, audio, max_offset=reach, lead=reach, audio_mask=real[None])
+                distances, some = window_distances(
+                    motion, audio, max_offset=reach, lead=reach, mask=mask, audio_mask=real[None]
+                )
             table = distances[0].float().cpu().numpy()
             counts = np.ones_like(table) if some is None else some.expand_as(distances)[0].float().cpu().numpy()
             rows = np.where(counts > 0, table, np.float32(np.nan))
@@ -256,32 +264,35 @@ class _AudioWindows:
         scorer = self.scorer
         # The audio of a published track begins with it, and zeros take the place of what would be earlier.
         skipped = max(-first, 0) if scorer.legacy else 0
-        features = self._features(first + skipped, stop).to(scorer.device)
+        features, present = self._features(first + skipped, stop)
+        features = features.to(scorer.device)
         reach = AUDIO_STRIDE * (scorer.batch - 1) + AUDIO_WINDOW
         segments = [
             scorer.syncnet.embed_audio(features[:, at : at + reach])
             for at in range(0, features.shape[1] - AUDIO_WINDOW + 1, AUDIO_STRIDE * scorer.batch)
         ]
         embedded = torch.nn.functional.pad(torch.cat(segments, dim=1), (0, 0, skipped, 0))
-        return embedded, self._real(first, stop).to(scorer.device)
+        return embedded, (self._published(first, stop) if scorer.legacy else present).to(scorer.device)
 
-    def _features(self, first: int, stop: int) -> Tensor:
+    def _features(self, first: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Return the features of audio windows, and which windows the file has audio for."""
         scorer = self.scorer
         # The frame before the first one is computed and dropped, because pre-emphasis needs the sample before each. At the very
         # start of a published track there is none.
         before = 0 if scorer.legacy and first == 0 else 1
         start = scorer.face.start + (SAMPLES * first - HOP_LENGTH * before) / SAMPLE_RATE
         samples = SAMPLES * (stop - first - 1) + _WINDOW_SAMPLES + HOP_LENGTH * before
-        return syncnet_mfcc(torch.from_numpy(scorer.source.read(start, samples))[None])[:, before:]
+        segment = scorer.source.read_segment(start, samples)
+        heard = torch.from_numpy(segment.present[HOP_LENGTH * before :]).double().unfold(0, _WINDOW_SAMPLES, SAMPLES).mean(1)
+        # A hundredth of a second may be missing, by which containers round.
+        present = heard >= 1 - 0.01 * SAMPLE_RATE / _WINDOW_SAMPLES
+        return syncnet_mfcc(torch.from_numpy(segment.waveform)[None])[:, before:], present
 
-    def _real(self, first: int, stop: int) -> Tensor:
-        """Return which windows have audio; the samples read so far must reach the end of the windows."""
+    def _published(self, first: int, stop: int) -> Tensor:
+        """Return which windows the published script uses; the samples read so far must reach the end of the windows."""
         scorer, windows = self.scorer, torch.arange(first, stop)
         starts = scorer.face.start + SAMPLES * windows.double() / SAMPLE_RATE
         end = np.inf if scorer.source.end is None else scorer.source.end
-        if scorer.legacy:
-            # The published script counts images that have all their samples, and leaves the last five of them.
-            full = starts + SAMPLES * (WINDOW + 1) / SAMPLE_RATE <= end + 0.5 / SAMPLE_RATE
-            return (windows >= 0) & (windows < scorer.last) & full
-        # A hundredth of a second may be missing, by which containers round.
-        return (starts >= scorer.source.start - 0.01) & (starts + _WINDOW_SAMPLES / SAMPLE_RATE <= end + 0.01)
+        # The published script counts images that have all their samples, and leaves the last five of them.
+        full = starts + SAMPLES * (WINDOW + 1) / SAMPLE_RATE <= end + 0.5 / SAMPLE_RATE
+        return (windows >= 0) & (windows < scorer.last) & full
