@@ -148,8 +148,9 @@ def test_moved_audio_knows_what_it_lacks() -> None:
         [clip] = with_delayed_audio(found, seconds).clips
         assert clip.missing_audio == missing and clip.frames == 50
         shift = round(16000 * seconds)
-        start, stop = max(0, shift), min(32000, 32000 + shift)
-        np.testing.assert_array_equal(clip.waveform[start:stop], found.clips[0].waveform[start - shift : stop - shift])
+        start, stop = min(32000, max(0, shift)), min(32000, 32000 + shift)
+        source = found.clips[0].waveform[max(0, start - shift) : max(0, stop - shift)]
+        np.testing.assert_array_equal(clip.waveform[start:stop], source)
         assert not clip.waveform[:start].any() and not clip.waveform[stop:].any()
 
 

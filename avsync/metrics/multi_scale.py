@@ -8,7 +8,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from avsync._checks import check_choice, check_count, check_frame_mask, check_positive, check_shape, checked
+from avsync._checks import (
+    check_choice,
+    check_count,
+    check_frame_mask,
+    check_positive,
+    check_same_device,
+    check_shape,
+    checked,
+)
 from avsync.errors import ArgumentError, ShapeError
 from avsync.metrics.offset import SyncOffset, sync_offset
 from avsync.models.syncer.interface import MultiScaleSyncer, unit_norm, window_mask
@@ -144,6 +152,7 @@ def fill_missing_audio(audio: Tensor, has_audio: Tensor) -> Tensor:
     """
     check_shape("audio", audio, "batch audio_frames coeffs")
     check_frame_mask("has_audio", has_audio, batch=audio.shape[0])
+    check_same_device("has_audio", has_audio, audio.device, "`audio`")
     there = has_audio.repeat_interleave(audio.shape[1] // max(has_audio.shape[1], 1), dim=1)
     if there.shape[1] != audio.shape[1]:
         raise ShapeError(f"`has_audio`: expected frames that divide {audio.shape[1]} audio frames, got {has_audio.shape[1]}")
