@@ -296,8 +296,8 @@ def evaluate(
         parts.append(landmark_scores(motion, truth, voices, has_audio=present))
         if not present.all():
             lacking = f"{float((~present).sum()) / FPS:.1f} s of {int((~present).any(1).sum())} segments"
-            note = f"{row if own else 'refs'}: no audio in {lacking}; synchrony, pauses and beats are measured in the rest"
-            notes += [note] if note not in notes else []
+            told = f"{row if own else 'refs'}: no audio in {lacking}; synchrony, pauses and beats are measured in the rest"
+            notes += [told] if told not in notes else []
         if samples:
             more = [segment_landmarks(sample, segments, frames=frames) for sample in further.get(row, [])]
             parts.append(spread_scores([motion, *more]))
