@@ -39,7 +39,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             files.remove(source)
         notebook = executed(path)
         text, figures = as_markdown(notebook, path.stem)
-        files.append(File.generated(config, f"tutorials/{path.stem}.md", content=text))
+        page = File.generated(config, f"tutorials/{path.stem}.md", content=text)
+        page.edit_uri = f"tutorials/{path.name}"
+        files.append(page)
         files.append(File.generated(config, f"tutorials/{path.stem}.ipynb", content=nbformat.writes(notebook)))
         for name, content in figures.items():
             files.append(File.generated(config, f"tutorials/{name}", content=content))
@@ -82,7 +84,7 @@ def as_markdown(notebook: Any, name: str) -> tuple[str, dict[str, bytes]]:
             parts.append(cell.source)
             continue
         parts.append(f"```python\n{cell.source}\n```")
-        for output in cell.outputs:
+        for output in _joined(cell.outputs):
             parts += _shown(output, name, figures)
     title, *rest = parts
     place = f'[Download this page as a notebook]({name}.ipynb){{ .download download="{name}.ipynb" }}'
@@ -90,9 +92,20 @@ def as_markdown(notebook: Any, name: str) -> tuple[str, dict[str, bytes]]:
     return "\n\n".join([heading, place, text.strip(), *rest]) + "\n", figures
 
 
+def _joined(outputs: list[Any]) -> list[Any]:
+    """Return the outputs of a cell without those on standard error, and what was printed in one piece."""
+    found: list[Any] = []
+    for output in outputs:
+        if output.output_type == "stream" and output.name == "stderr":
+            continue  # progress and notes of other libraries
+        if found and output.output_type == found[-1].output_type == "stream":
+            found[-1].text += output.text
+        else:
+            found.append(output.copy())
+    return found
+
+
 def _shown(output: Any, name: str, figures: dict[str, bytes]) -> list[str]:
-    if output.output_type == "stream" and output.name == "stderr":
-        return []  # progress and notes of other libraries
     if output.output_type == "stream":
         return [f"``` {{ .text .output }}\n{_ESCAPES.sub('', output.text).rstrip()}\n```"]
     data = output.get("data", {})
