@@ -245,11 +245,11 @@ def newer(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The whole test suite and the examples in the docstrings."""
-    install(session, TORCH, "-e", ".", *group("test"))
+    """The whole test suite, with Ray, and the examples in the docstrings."""
+    install(session, TORCH, "-e", ".[ray]", *group("test"))
     install(session, *LITERT_MODELS)
     pytest = ("python", "-m", "pytest", "-n", str(WORKERS), "--durations=40")
-    session.run(*pytest, *session.posargs, env={**ONE_THREAD, **LITERT})
+    session.run(*pytest, *session.posargs, env={**ONE_THREAD, **LITERT, "AVSYNC_REQUIRE_RAY": "1"})
 
 
 @nox.session

@@ -21,6 +21,7 @@ OPTIONAL = (
     "huggingface_hub",
     "lightning_fabric",
     "matplotlib",
+    "ray",
     "rich",
     "scipy",
     "tensorboard",

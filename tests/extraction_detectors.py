@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,3 +47,19 @@ class Counting:
 def visible(folder: Path) -> set[str]:
     """Names of the files in a corpus that are not hidden."""
     return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+
+
+def deadly_once(images: Sequence[npt.NDArray[np.uint8]]) -> list[Any]:
+    """Kill the process at the first white picture, but not again; the file in ``AVSYNC_TEST_MARK`` remembers it."""
+    mark = Path(os.environ["AVSYNC_TEST_MARK"])
+    if images[0].mean() > 250 and not mark.exists():
+        mark.write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "none"))
+        os.kill(os.getpid(), signal.SIGKILL)
+    return [FACE] * len(images)
+
+
+def endless(images: Sequence[npt.NDArray[np.uint8]]) -> list[Any]:
+    """Note the process in the folder ``AVSYNC_TEST_MARK``, and never return."""
+    Path(os.environ["AVSYNC_TEST_MARK"], str(os.getpid())).touch()
+    while True:
+        time.sleep(1.0)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import json
 import os
 import random
 import signal
+import subprocess
+import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,10 +27,11 @@ from avsync.corpus.extraction.jobs import Job, find_videos, plan, speaker_of, vi
 from avsync.corpus.extraction.records import finished, merge_records, read_record
 from avsync.corpus.extraction.report import VideoReport
 from avsync.corpus.media.files import write_video
-from avsync.errors import ArgumentError, CorpusError
+from avsync.errors import ArgumentError, CorpusError, MissingExtraError
 from tests.extraction_detectors import Counting, constant, visible
 
 SHORT: dict[str, Any] = {"min_seconds": 0.8}
+ROOT = Path(__file__).parents[1]
 
 
 def talk(path: Path, number: int = 0, images: int = 25) -> Path:
@@ -179,7 +184,7 @@ def test_a_full_disk_ends_the_run_and_leaves_it_clean(
         calls.append(args)
         if len(calls) < 2:
             return real(*args, **options)
-        (out / f".{plan_of(talks)[1].key}_000-abc.npz").write_bytes(b"half")
+        (out / f".{plan_of(talks)[1].key}_000-0123abcd-{os.getpid()}-abc.npz").write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(owner, fails, full)
@@ -244,6 +249,17 @@ def test_killed_at_random_places_it_ends_as_if_undisturbed(talks: Path, tmp_path
     assert not list((out / "extraction").glob("*.begun"))
 
 
+def test_files_of_a_video_are_removed_and_no_others(tmp_path: Path) -> None:
+    """A name may continue the key of another video: talk.mp4 and talk-0a1b2c3d.mp4."""
+    mine = ["talk-0a1b2c3d_000.npz", "talk-0a1b2c3d_1000.flac", ".talk-0a1b2c3d_000-89abcdef-12-x_y.npz"]
+    others = ["talk-0a1b2c3d-89abcdef_000.npz", ".talk-0a1b2c3d-89abcdef_000-89abcdef-12-xy.npz", "talk-0a1b2c3e_000.npz"]
+    (tmp_path / "extraction").mkdir()
+    for name in [*mine, *others, "extraction/talk-0a1b2c3d.json", "extraction/.talk-0a1b2c3d-89abcdef-12-xy.json"]:
+        (tmp_path / name).touch()
+    extraction_records.remove_unfinished(tmp_path, "talk-0a1b2c3d")
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == sorted(others)
+
+
 def test_shares_of_machines_have_nothing_in_common_and_merge_to_the_whole(talks: Path, tmp_path: Path) -> None:
     out = tmp_path / "c"
     done: list[str] = []
@@ -274,10 +290,55 @@ def test_workers_do_the_same_and_one_that_dies_takes_its_video_only(talks: Path,
     options: dict[str, Any] = {"detector": "tests.extraction_detectors:deadly", "progress": progress, **SHORT}
     report = extract_corpus(videos, tmp_path / "c", workers=2, **options)
     [failed] = report.failed
-    assert Path(failed.source).name == "white.mp4" and "ended with signal SIGKILL" in failed.error
+    assert Path(failed.source).name == "white.mp4" and "was killed or crashed" in failed.error
     extract_corpus([talks / "anna", talks / "ben"], tmp_path / "one", detector="tests.extraction_detectors:deadly", **SHORT)
     assert content(tmp_path / "c") == content(tmp_path / "one") and len(Corpus(tmp_path / "c")) == 4
     assert progress.passed == progress.size and len(progress.lines) == 5
+
+
+def environment(mark: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "AVSYNC_TEST_MARK": str(mark)}
+
+
+def is_running(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads the states of processes in /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_processes_end_with_their_parent_although_their_detector_hangs(
+    number: signal.Signals, talks: Path, tmp_path: Path
+) -> None:
+    mark = tmp_path / "mark"
+    mark.mkdir()
+    detector = ["--detector", "tests.extraction_detectors:endless", "--workers", "2", "--min-seconds", "0.8"]
+    command = [sys.executable, "-m", "avsync", "extract", str(talks), "--out", str(tmp_path / "c"), *detector]
+    parent = subprocess.Popen(command, env=environment(mark), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while len(workers := [int(path.name) for path in mark.iterdir()]) < 2:
+        assert parent.poll() is None
+        time.sleep(0.05)
+    parent.send_signal(number)
+    assert parent.wait(120) != 0
+    while any(map(is_running, workers)):  # a worker that stays fails the test by its time limit
+        time.sleep(0.05)
+    left = [path.suffix for path in (tmp_path / "c" / "extraction").iterdir()]
+    assert left == ([] if number == signal.SIGINT else [".begun", ".begun"])
+    report = extract_corpus([talks], tmp_path / "d", detector=constant, resume=True, **SHORT)
+    assert len(report.videos) == 5
+
+
+def test_wrong_engines(tmp_path: Path, talks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ArgumentError, match="`engine`: expected one of 'processes', 'ray', got 'slurm'"):
+        extract_corpus([talks], tmp_path, engine="slurm")
+    with pytest.raises(ArgumentError, match="`gpus`: expected 0 without the engine 'ray', got 1"):
+        extract_corpus([talks], tmp_path, gpus=1)
+    if importlib.util.find_spec("ray") is None:
+        with pytest.raises(MissingExtraError, match=r"avsync\[ray\]"):
+            extract_corpus([talks], tmp_path / "c", detector=constant, engine="ray")
 
 
 def test_folders_of_other_making_and_other_settings_are_refused(talks: Path, tmp_path: Path) -> None:

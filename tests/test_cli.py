@@ -15,7 +15,7 @@ from avsync.audio.features import KINDS
 from avsync.cli import COMMANDS, SHELLS, _arguments, build_parser, main
 from avsync.cli._errors import as_typed, options_of
 from avsync.cli._progress import progress_line
-from avsync.corpus.extraction import from_video, jobs, tracks
+from avsync.corpus.extraction import batch, from_video, jobs, tracks
 from avsync.errors import ArgumentError
 from avsync.evaluation import clean, methods
 from avsync.evaluation.tables import Cell, Measure, Table
@@ -45,6 +45,7 @@ def test_choices_are_those_of_the_library() -> None:
     assert _arguments.FEATURE_CHOICES == KINDS and set(_arguments.REGION_CHOICES) == set(REGIONS)
     assert _arguments.POOL_CHOICES == clean.POOLS and _arguments.AUDIO_CHOICES == methods.AUDIO_FROM
     assert _arguments.CROP_CHOICES == from_video.CROPS and _arguments.FACE_CHOICES == tracks.POLICIES
+    assert _arguments.ENGINE_CHOICES == batch.ENGINES
     assert _arguments.SPEAKER_CHOICES == jobs.SPEAKER_FROM and _arguments.EDGE_CHOICES == offset.EDGES
     commands = build_parser().parse_args
     assert commands(["clean", "c"]).smallest_ms == 1000 * clean.SMALLEST_SHIFT

@@ -28,6 +28,7 @@ NOT_RUN = {
     "python examples/msync/train.py": "the main job of CI; tests/test_examples.py runs it with a small preset",
     "python examples/guidance/guide.py": "an hour; tests/test_guidance.py runs it on a few clips",
     "python examples/pretrained_models/frame_rates.py": "the real corpus; tests/test_rates.py runs its functions",
+    "ray start": "a cluster; tests/test_extract_ray.py runs Ray",
     "torchrun": "several machines; tests/test_processes.py starts two processes as torchrun does",
     "srun": "a cluster; tests/test_processes.py sets what srun sets",
     "tensorboard": "a server that does not end",
@@ -120,9 +121,12 @@ def test_commands_of_a_document_run(document: Path, workplace: Path, capsys: pyt
         words = shlex.split(line)
         assert words[0] == "avsync", f"{document.name}: {command}: neither a command of avsync nor listed in NOT_RUN"
         words = [str(name) for word in words for name in (sorted(Path().glob(word)) if "*" in word else [word])]
-        if "--workers" in words:  # other processes would not have the detector of this test; tests/test_batch.py starts them
-            at = words.index("--workers")
-            del words[at : at + 2]
+        if (
+            "--workers" in words
+        ):  # other processes would not have the detector of this test; test_batch.py and test_extract_ray.py start them
+            for option in ("--workers", "--engine"):
+                at = words.index(option) if option in words else len(words)
+                del words[at : at + 2]
         capsys.readouterr()
         try:
             status = main(words[1:])

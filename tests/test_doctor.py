@@ -384,7 +384,8 @@ def test_broken_corpora_end_with_status_1(folder: Path, tmp_path: Path, capsys: 
         return {one["code"] for one in json.loads(capsys.readouterr().out)["findings"]}
 
     assert found(tmp_path) == {"index"}
-    assert found(edited(folder, tmp_path / "fps", lambda index: index.update(fps=30.0))) == {"rate"}
+    assert found(edited(folder, tmp_path / "fps", lambda index: index.update(fps=30.0))) == {"damaged"}, "clips state 25"
+    assert found(edited(folder, tmp_path / "none", lambda index: index.update(fps=0))) == {"rate"}
     assert found(edited(folder, tmp_path / "rate", lambda index: index.update(sample_rate=44100))) == {"rate"}
     assert found(edited(folder, tmp_path / "key", lambda index: index["clips"][0].pop("speaker"))) >= {"index"}
     leak = edited(folder, tmp_path / "leak", lambda index: index["clips"][0].update(speaker=index["clips"][-1]["speaker"]))

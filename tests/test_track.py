@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,21 @@ def test_the_face_that_agrees_with_the_audio_speaks() -> None:
     others = {name: persons[name] for name in ("p1", "p2")}
     nobody = speaking_face(others, measure)
     assert nobody.person is None and nobody.nobody > 0.5
+
+
+def test_odds_are_those_of_the_match_at_the_finest_level() -> None:
+    def report(match: float, answer: str) -> list[Any]:
+        # The coarser level, and how sure the offset is, do not count.
+        return [
+            SimpleNamespace(answers=(answer,), posterior=SimpleNamespace(match=match, probability=0.1)),
+            SimpleNamespace(answers=("offset",), posterior=SimpleNamespace(match=0.99, probability=0.99)),
+        ]
+
+    reports = {"a": report(0.8, "edge"), "b": report(0.5, "unsure"), "c": report(0.9, "still"), "d": report(0.9, "silent")}
+    persons = {name: Recording(name, (clip_of(60),)) for name in reports}
+    found = speaking_face(persons, lambda recording: reports[recording.name])
+    assert found.person == "a" and found.nobody == pytest.approx(1 / 6)
+    assert found.probabilities == pytest.approx({"a": 4 / 6, "b": 1 / 6, "c": 0.0, "d": 0.0})
 
 
 def test_two_clips_of_one_person_are_one_recording() -> None:

@@ -13,6 +13,7 @@ POOL_CHOICES = ("auto", "clip", "source", "speaker")
 FACE_CHOICES = ("largest", "stable", "all")
 CROP_CHOICES = ("fixed", "centred", "none")
 SPEAKER_CHOICES = ("file", "name", "folder")
+ENGINE_CHOICES = ("processes", "ray")
 EDGE_CHOICES = ("masked", "legacy")
 AUDIO_CHOICES = ("own", "refs")
 DETECTOR_HELP = (

@@ -76,7 +76,7 @@ def load_syncers(args: argparse.Namespace) -> Syncers:
 
 
 def level_lines(report: list[LevelSync]) -> list[str]:
-    """Return the report of one recording as a table in text."""
+    """Return the report of one recording as a table in text, with a line for the frames of a recording of another rate."""
     lines = ["  level  window   offset                  sure  confidence  distance  at zero"]
     for row in report_rows(report):
         window = 5 * row["frame_ms"] / 1000
@@ -98,6 +98,10 @@ def level_lines(report: list[LevelSync]) -> list[str]:
         )
         # On a line of its own, because the table is as wide as a terminal.
         lines += [f"{'':18}{reason[row['answer']]}"] if reason[row["answer"]] else []
+    fps, found = report[0].fps, [row for row in report_rows(report) if row["input_frames"] is not None]
+    if abs(fps * report[0].frame_ms - 1000) > 0.4 and found:  # rates of files are rounded
+        frames = ", ".join(f"{row['input_frames']:+.1f}" for row in found)
+        lines.append(f"  by level in frames of this recording, {fps:g} per second: {frames}")
     return lines
 
 

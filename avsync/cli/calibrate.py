@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         raise ArgumentError(
             f"`SYNCERS`: expected syncers of log-mel or MFCC features, got {args.syncers}, with custom features"
         )
-    bank = ClipBank(Corpus(args.corpus, split=args.split), features=transform.features).to(device_of(args.device))
+    bank = ClipBank(Corpus(args.corpus, split=args.split, fps=None), features=transform.features).to(device_of(args.device))
     with naming(bank="--split"):
         found = calibrate(
             syncers,

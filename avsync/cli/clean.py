@@ -29,7 +29,7 @@ _messages = logging.getLogger("avsync.cli")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``avsync clean``."""
-    parser.add_argument("corpus", metavar="CORPUS", help="a folder with index.json, 25 frames per second")
+    parser.add_argument("corpus", metavar="CORPUS", help="a folder with index.json")
     parser.add_argument("--out", metavar="CORPUS2", help="write the corrected copy here")
     parser.add_argument("--dry-run", action="store_true", help="write no copy, even with --out")
     add_syncer_arguments(parser, default="landmarks68-25fps")
@@ -102,11 +102,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _lines(report: CleanReport) -> list[str]:
-    lines = [_line(clip) for clip in report.clips]
+    lines = [_line(clip, report.fps) for clip in report.clips]
     counts = ", ".join(f"{outcome}: {count}" for outcome, count in report.counts().items() if count)
     lines += ["", f"{len(report.clips)} clips; {counts}"]
     before, after = report.histogram(), report.histogram(after=True)
-    lines += ["", "offset in frames of 40 ms (positive: the audio is early), clips before and after"]
+    lines += ["", f"offset in frames of {1000 / report.fps:.4g} ms (positive: the audio is early), clips before and after"]
     for frames in sorted(set(before) | set(after)):
         was, now = before.get(frames, 0), after.get(frames, 0)
         if was or now:
@@ -120,11 +120,12 @@ def _bar(count: int, report: CleanReport) -> str:
     return "#" * round(40 * count / max(len(report.clips), 1))
 
 
-def _line(clip: ClipOffset) -> str:
+def _line(clip: ClipOffset, fps: float) -> str:
     if clip.offset_seconds is None:
         return f"{clip.id}: cannot tell"
     sure = "" if clip.probability is None else f", {100 * clip.probability:.0f} % sure"
-    text = f"{clip.id}: {1000 * clip.offset_seconds:+.0f} ms (level {clip.level}{sure})"
+    frames = f"{clip.offset_seconds * fps:+.1f} frames"
+    text = f"{clip.id}: {1000 * clip.offset_seconds:+.0f} ms ({frames}, level {clip.level}{sure})"
     together = "" if clip.pool == clip.id else f", measured with {clip.pool}"
     after = "" if clip.after_seconds is None else f"; then {1000 * clip.after_seconds:+.0f} ms"
     lost = f", {clip.dropped_frames} frames shorter" if clip.dropped_frames else ""

@@ -8,6 +8,7 @@ done.
   avsync extract talks/ --out corpus --resume                 # after an interruption, or with more videos
   avsync extract talks/ --out corpus --shard 2/8              # on the second of eight machines, then, when all are done:
   avsync extract --merge --out corpus
+  avsync extract talks/ --out corpus --engine ray --workers 64  # 64 videos at a time on a Ray cluster
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from avsync._files import read_json, replacing, write_json
 from avsync.cli._arguments import (
     CROP_CHOICES,
     DETECTOR_HELP,
+    ENGINE_CHOICES,
     FACE_CHOICES,
     SPEAKER_CHOICES,
     add_audio_track_argument,
@@ -44,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=DETECTOR_HELP,
     )
-    parser.add_argument("--fps", type=float, default=25.0, help="landmark frames per second; training takes 25 (default: 25)")
+    parser.add_argument("--fps", type=float, default=25.0, help="landmark frames per second (default: 25)")
     parser.add_argument("--faces", choices=FACE_CHOICES, default="largest", help="which face to keep (default: %(default)s)")
     parser.add_argument(
         "--crop",
@@ -59,7 +61,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-scene-cuts", action="store_true", help="do not detect scene cuts, for videos with flashing lights"
     )
     add_audio_track_argument(parser)
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: 1)")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="videos extracted at a time (default: 1)")
+    parser.add_argument(
+        "--engine",
+        choices=ENGINE_CHOICES,
+        default="processes",
+        help="processes of this machine, or a Ray cluster, that of RAY_ADDRESS by default (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--gpus", type=float, default=0.0, metavar="SHARE", help="share of a GPU that Ray reserves per video (default: 0)"
+    )
     parser.add_argument(
         "--shard", type=_shard, default=(1, 1), metavar="I/N", help="extract the I-th of N shares, from 1; then run --merge"
     )
@@ -108,6 +119,8 @@ def run(args: argparse.Namespace) -> int:
             out,
             detector=args.detector,
             workers=args.workers,
+            engine=args.engine,
+            gpus=args.gpus,
             shard=args.shard,
             speaker_from=args.speaker_from,
             split=args.split,

@@ -123,6 +123,7 @@ def _score(
         )
         lines += audio_lines(recording)
         report = syncers.report(recording)
+        result["fps"] = recording.fps
         result["audio_seconds"] = recording.audio_seconds
         result["levels"] = rows_of(report)
         lines += level_lines(report)

@@ -16,6 +16,7 @@ from torch import nn
 
 from avsync.audio.features import normalise_waveform
 from avsync.corpus.clip import (
+    FPS,
     SAMPLE_RATE,
     SAMPLES_PER_FRAME,
     Clip,
@@ -56,10 +57,11 @@ class CorpusStatistics:
         speech: Share of speech in the frames with audio of each clip, by :func:`avsync.corpus.speech.clip_speech`.
         rms_db: Audio level of each clip, in decibels of full scale.
         bad: (id, reason) of each clip that cannot be read.
-        offsets: For each level, the offset of each clip that is long enough, in frames of the level; positive if the audio is
-            early. None without syncers.
+        offsets: For each level, the offset of each clip that is long enough, in frames of the level of the syncers; positive if
+            the audio is early. None without syncers.
         confidences: Confidence of each offset.
-        search: Largest offset that was searched at each level.
+        search: Largest offset that was searched at each level, in frames of the level.
+        syncer_fps: Frames per second of the finest level of the syncers.
         too_short: Number of clips that are too short for the syncers, or whose audio is.
 
     Source: ours.
@@ -80,6 +82,7 @@ class CorpusStatistics:
     confidences: tuple[_Numbers, ...] | None = None
     search: tuple[int, ...] = ()
     too_short: int = 0
+    syncer_fps: float = FPS
 
     def to_json(self) -> dict[str, Any]:
         """Convert to JSON values: distributions become smallest, quartiles and largest, offsets become counts."""
@@ -104,14 +107,24 @@ class CorpusStatistics:
             values["offsets"] = [
                 {
                     "level": level,
+                    "frame_ms": 1000 / level_fps(self.syncer_fps, level),
                     "searched": self.search[level],
                     "counts": {str(int(offset)): count for offset, count in sorted(Counter(found.tolist()).items())},
                     "within_one_frame": _within_one(found, confidence) if found.size else None,
+                    "median_ms": self._median_offset(level),
+                    "median_frames": None
+                    if (median := self._median_offset(level)) is None
+                    else round(median * self.fps / 1000, 3),
                     "confidence": _quartiles(confidence),
                 }
                 for level, (found, confidence) in enumerate(zip(self.offsets, self.confidences, strict=True))
             ]
         return values
+
+    def _median_offset(self, level: int) -> float | None:
+        """Return the median of the offsets of a level, in milliseconds."""
+        found = () if self.offsets is None else self.offsets[level]
+        return float(np.median(found)) * 1000 / level_fps(self.syncer_fps, level) if len(found) else None
 
     def summary(self) -> str:
         """Return the statistics as text."""
@@ -140,14 +153,13 @@ class CorpusStatistics:
             if values[key]:
                 low, lower, middle, upper, high = (format(number, form) for number in values[key].values())
                 lines.append(f"{title}: median {middle}, half of the clips from {lower} to {upper}, all from {low} to {high}")
-        for level in values.get("offsets", []):
-            if level["within_one_frame"] is not None:
-                unit = 1000 / level_fps(self.fps, level["level"])
-                lines.append(
-                    f"offset at level {level['level']} (frames of {unit:g} ms, searched to {level['searched']}): "
-                    f"{100 * level['within_one_frame']:.1f} % within one frame, median confidence "
-                    f"{level['confidence']['median']:.2f}"
-                )
+        lines += [
+            f"offset at level {level['level']} (frames of {level['frame_ms']:g} ms, searched to {level['searched']}): "
+            f"{100 * level['within_one_frame']:.1f} % within one frame, median {level['median_ms']:+.0f} ms "
+            f"({level['median_frames']:+.1f} frames of the corpus), median confidence {level['confidence']['median']:.2f}"
+            for level in values.get("offsets", [])
+            if level["within_one_frame"] is not None
+        ]
         if self.too_short:
             lines.append(f"too short for offsets: {self.too_short} clips")
         lines += [f"bad: {reason}" for _, reason in self.bad]
@@ -178,7 +190,7 @@ def inspect_corpus(
 
     Raises:
         CorpusError: The index cannot be read.
-        ArgumentError: ``features`` is missing, or the syncers need other points or another frame rate than those of the corpus.
+        ArgumentError: ``features`` is missing, or the syncers need other points than those of the corpus.
 
     Example:
         >>> import tempfile
@@ -236,6 +248,7 @@ def inspect_corpus(
         confidences=None if found is None else tuple(level[:, 1] for level in found),
         search=() if found is None else tuple(max_offsets[: len(found)]),
         too_short=too_short,
+        syncer_fps=FPS if syncers is None else syncers.fps,
     )
 
 

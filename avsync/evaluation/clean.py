@@ -1,10 +1,11 @@
 """Estimation and correction of the offsets of a whole corpus.
 
 Offsets are estimated, corrected if they are probable enough, and estimated again. A correction
-moves a clip's audio by whole samples (a sixteenth of a millisecond) and trims the clip, so that frame ``k`` again
-starts at sample ``640 k``. Frames without audio, and audio without frames, are dropped. A correction is kept
+moves a clip's audio by whole samples (a sixteenth of a millisecond) and trims the clip, so that its first frame again
+starts at its first sample. Frames without audio, and audio without frames, are dropped. A correction is kept
 only if the corrected clips are in sync when they are measured again. Short clips are measured together with other clips of
-the same offset. A positive offset means that the audio is early, as everywhere.
+the same offset. A positive offset means that the audio is early, as everywhere. Clips of another rate than the syncers' are
+resampled to be measured; the corrected copy keeps their rate.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import math
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,17 +28,18 @@ from avsync.corpus.clip import (
     FPS,
     INDEX_NAME,
     SAMPLE_RATE,
-    SAMPLES_PER_FRAME,
     Clip,
     Corpus,
     Entry,
     missing_ranges,
     read_clip,
+    resample_clip,
+    sample_of_frame,
     write_clip,
     write_index,
 )
 from avsync.errors import ArgumentError, CorpusError
-from avsync.evaluation.recording import FRAME_SECONDS, OffsetAnswer, Recording, confirms, find_offset, recording_report
+from avsync.evaluation.recording import OffsetAnswer, Recording, confirms, find_offset, recording_report
 from avsync.metrics.calibration import Calibration
 from avsync.metrics.report import LevelSync
 from avsync.models.syncer.interface import MultiScaleSyncer
@@ -92,11 +94,13 @@ class CleanReport:
         clips: One entry per clip, in the order of the index.
         bad: (id, reason) of clips that cannot be read; the corrected corpus does not contain them.
         out: The corrected corpus; None if none was written.
+        fps: Frames per second of the corpus.
     """
 
     clips: tuple[ClipOffset, ...]
     bad: tuple[tuple[str, str], ...] = ()
     out: Path | None = None
+    fps: float = FPS
 
     def counts(self) -> dict[str, int]:
         """Count the clips with each of ``OUTCOMES``."""
@@ -105,23 +109,28 @@ class CleanReport:
 
     @checked
     def histogram(self, *, after: bool = False) -> dict[int, int]:
-        """Count the clips with each offset, in whole frames of 40 ms; clips without an offset are left out.
+        """Count the clips with each offset, in whole frames of the corpus; clips without an offset are left out.
 
         Args:
             after: Count in the corrected corpus instead of the given corpus.
         """
         seconds = [clip.remaining_seconds if after else clip.offset_seconds for clip in self.clips]
-        found = Counter(round(value / FRAME_SECONDS) for value in seconds if value is not None)
+        found = Counter(round(value * self.fps) for value in seconds if value is not None)
         return {frames: found[frames] for frames in range(min(found), max(found) + 1)} if found else {}
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
+        """Return plain values for JSON; frames are frames of the corpus."""
+        clips = [
+            {**vars(clip), "offset_frames": None if clip.offset_seconds is None else clip.offset_seconds * self.fps}
+            for clip in self.clips
+        ]
         return {
             "out": None if self.out is None else str(self.out),
+            "fps": self.fps,
             "outcomes": self.counts(),
             "histogram_frames_before": {str(frames): count for frames, count in self.histogram().items()},
             "histogram_frames_after": {str(frames): count for frames, count in self.histogram(after=True).items()},
-            "clips": [vars(clip) for clip in self.clips],
+            "clips": clips,
             "bad": [list(pair) for pair in self.bad],
         }
 
@@ -131,15 +140,12 @@ def shift_clip(clip: Clip, samples: int) -> Clip | None:
     """Delay a clip's audio by whole samples, and trim the clip to the frames that have audio.
 
     Args:
-        clip: Clip at 25 frames per second.
+        clip: Clip at any constant rate.
         samples: Delay in samples; negative moves the audio forward. A positive delay corrects a positive offset.
 
     Returns:
         The clip without the frames that lost audio: the first frames if the audio is delayed, else the last frames. None if no
-        frame is left.
-
-    Raises:
-        CorpusError: The frame rate is not 25 per second.
+        frame is left. If a frame is no whole number of samples, the audio is right to a sample.
 
     Example:
         >>> import numpy as np
@@ -150,23 +156,23 @@ def shift_clip(clip: Clip, samples: int) -> Clip | None:
 
     Source: ours.
     """
-    if clip.fps != FPS:
-        raise CorpusError(f"clip {clip.id!r}: expected {FPS:g} frames per second, got {clip.fps:g}")
-    lost = math.ceil(abs(samples) / SAMPLES_PER_FRAME)
+    lost = math.ceil(abs(samples) * clip.fps / SAMPLE_RATE)
     kept = clip.frames - lost
     if kept < 1:
         return None
     first = lost if samples > 0 else 0
-    start = SAMPLES_PER_FRAME * first - samples
-    waveform = clip.waveform[start : start + SAMPLES_PER_FRAME * kept]
+    length = sample_of_frame(kept, clip.fps)
+    # Rounded times of frames may lack one sample at an end.
+    start = min(max(sample_of_frame(first, clip.fps) - samples, 0), clip.waveform.size - length)
+    waveform = clip.waveform[start : start + length]
     present = np.ones(clip.waveform.size, dtype=bool)
     for begin, stop in clip.missing_audio:
-        present[SAMPLES_PER_FRAME * begin : SAMPLES_PER_FRAME * stop] = False
-    missing = missing_ranges(present[start : start + SAMPLES_PER_FRAME * kept], kept)
+        present[sample_of_frame(begin, clip.fps) : sample_of_frame(stop, clip.fps)] = False
+    missing = missing_ranges(present[start : start + length], kept, clip.fps)
     return replace(clip, landmarks=clip.landmarks[first : first + kept], waveform=waveform, missing_audio=missing)
 
 
-def pools_of(entries: Sequence[Entry], *, pool: str = "auto") -> dict[str, list[Entry]]:
+def pools_of(entries: Sequence[Entry], *, pool: str = "auto", fps: float = FPS) -> dict[str, list[Entry]]:
     """Group the clips that are measured together.
 
     Args:
@@ -174,6 +180,7 @@ def pools_of(entries: Sequence[Entry], *, pool: str = "auto") -> dict[str, list[
         pool: "clip" measures each clip separately, "source" all clips of a video together (by ``source`` or
             ``source_path``), and "speaker" all clips of a speaker together. "auto" measures clips of at least
             ``ALONE_SECONDS`` separately, and pools shorter clips by source, or by speaker if the entries have no source.
+        fps: Frames per second of the entries.
 
     Returns:
         Entries by the name of their pool; pooled clips are assumed to have the same offset.
@@ -189,7 +196,7 @@ def pools_of(entries: Sequence[Entry], *, pool: str = "auto") -> dict[str, list[
     found: dict[str, list[Entry]] = {}
     for entry in entries:
         source = entry.get("source", entry.get("source_path"))
-        alone = pool == "clip" or (pool == "auto" and entry["frames"] >= ALONE_SECONDS * FPS)
+        alone = pool == "clip" or (pool == "auto" and entry["frames"] >= ALONE_SECONDS * fps)
         if alone:
             name = str(entry["id"])
         elif pool == "speaker" or (pool == "auto" and source is None):
@@ -218,7 +225,7 @@ def clean_corpus(
     """Estimate the offsets of a corpus, and write a corrected copy.
 
     Args:
-        folder: The corpus, 25 frames per second.
+        folder: The corpus, at any constant frame rate.
         out: The copy, a folder without files of the same names; None writes nothing. Clips that are not corrected are copied as
             they are. Entries of the index keep their keys; ``sync_shift_ms`` is the delay of the audio.
         pyramid: Trained syncers.
@@ -267,12 +274,12 @@ def _clean_all(
     overwrite: bool,
     progress: Callable[[float], None] | None,
 ) -> CleanReport:
-    corpus = Corpus(source)
+    corpus = Corpus(source, fps=None)
     if target is not None:
         copies = copy_files(source, target)
         check_outputs([("out", file) for file in copies], inputs=copy_files(source, source), overwrite=overwrite)
         (target / INDEX_NAME).unlink(missing_ok=True)  # the index lists clips that are about to change
-    pools = pools_of(corpus.entries, pool=pool)
+    pools = pools_of(corpus.entries, pool=pool, fps=corpus.fps)
     found: dict[str, ClipOffset] = {}
     entries: dict[str, Entry] = {}
     bad: list[tuple[str, str]] = []
@@ -280,7 +287,7 @@ def _clean_all(
         clips = []
         for entry in members:
             try:
-                clips.append(read_clip(source, entry))
+                clips.append(read_clip(source, entry, fps=corpus.fps))
             except CorpusError as error:
                 bad.append((entry["id"], str(error)))
         if clips:
@@ -296,8 +303,8 @@ def _clean_all(
     if target is not None:
         index = read_json(source / INDEX_NAME, error=CorpusError)
         extra = {key: value for key, value in index.items() if key not in ("fps", "sample_rate", "clips")}
-        write_index(target, [entries[name] for name in order], **extra)
-    return CleanReport(tuple(found[name] for name in order), tuple(bad), target)
+        write_index(target, [entries[name] for name in order], fps=corpus.fps, **extra)
+    return CleanReport(tuple(found[name] for name in order), tuple(bad), target, corpus.fps)
 
 
 def copy_files(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> list[Path]:
@@ -312,7 +319,7 @@ def copy_files(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> l
 
     Source: ours.
     """
-    names = [f"{entry['id']}{suffix}" for entry in Corpus(folder).entries for suffix in (".npz", ".flac")]
+    names = [f"{entry['id']}{suffix}" for entry in Corpus(folder, fps=None).entries for suffix in (".npz", ".flac")]
     return [Path(out, name) for name in (INDEX_NAME, *names)]
 
 
@@ -320,7 +327,7 @@ def _clean_pool(
     name: str, clips: Sequence[Clip], measure: Callable[[Recording], list[LevelSync]], smallest: float
 ) -> tuple[dict[str, ClipOffset], dict[str, Clip]]:
     """Return the offsets of the clips of a pool, and the corrected clips."""
-    answer, _ = find_offset(Recording(name, tuple(clips)), measure)
+    answer, _ = find_offset(_recording(name, clips), measure)
     offsets = {
         clip.id: ClipOffset(clip.id, name, "in sync", answer.seconds, answer.level, answer.probability) for clip in clips
     }
@@ -329,7 +336,7 @@ def _clean_pool(
         return {key: replace(offset, outcome=outcome) for key, offset in offsets.items()}, {}
     samples = round(answer.seconds * SAMPLE_RATE)
     mended = {clip.id: shifted for clip in clips if (shifted := shift_clip(clip, samples)) is not None}
-    after = find_offset(Recording(name, tuple(mended.values())), measure)[0] if mended else OffsetAnswer(None)
+    after = find_offset(_recording(name, mended.values()), measure)[0] if mended else OffsetAnswer(None)
     confirmed = confirms(answer, after)
     for clip in clips:
         offset = replace(offsets[clip.id], after_seconds=after.seconds)
@@ -344,6 +351,11 @@ def _clean_pool(
     return offsets, mended
 
 
+def _recording(name: str, clips: Iterable[Clip]) -> Recording:
+    """Return clips of any rate as a recording, whose clips have 25 frames per second."""
+    return Recording(name, tuple(resample_clip(clip) for clip in clips))
+
+
 def _write(entry: Entry, offset: ClipOffset, mended: Mapping[str, Clip], source: Path, target: Path) -> dict[str, Any]:
     """Write a clip of the copy, and return its entry."""
     if offset.outcome != "corrected":
@@ -355,5 +367,5 @@ def _write(entry: Entry, offset: ClipOffset, mended: Mapping[str, Clip], source:
     # The shifts of repeated cleaning add up.
     moved["sync_shift_ms"] = float(entry.get("sync_shift_ms", 0.0)) + 1000 * offset.shift_samples / SAMPLE_RATE
     if offset.shift_samples > 0 and isinstance(entry.get("source_start_sec"), int | float):
-        moved["source_start_sec"] = entry["source_start_sec"] + offset.dropped_frames / FPS
+        moved["source_start_sec"] = entry["source_start_sec"] + offset.dropped_frames / mended[offset.id].fps
     return moved

@@ -12,9 +12,6 @@ from avsync.errors import ArgumentError
 from avsync.evaluation.recording import FRAME_SECONDS, Recording, find_offset
 from avsync.metrics.report import LevelSync
 
-SPEAKER_LEVELS = 2
-"""Number of finest levels whose largest probability decides which face speaks: windows of 0.2 and 0.4 s."""
-
 
 class OffsetPoint(NamedTuple):
     """Offset of a part of a recording."""
@@ -113,11 +110,14 @@ def persons_of(recording: Recording) -> dict[str, Recording]:
 def speaking_face(persons: Mapping[str, Recording], measure: Callable[[Recording], list[LevelSync]]) -> SpeakingFace:
     r"""Find the face whose motion agrees with the audio.
 
-    The calibrated probability :math:`p_i` that the audio belongs to face :math:`i` is measured for each face alone, at the two
-    finest levels; :math:`p_i` is the larger of the two. At most one face speaks, so that
+    The calibrated probability :math:`p_i` that the audio belongs to face :math:`i`, at any offset of the search, is measured
+    for each face alone at the finest level (field ``match`` of :class:`avsync.metrics.posterior.OffsetPosterior`). At most
+    one face speaks, so that
 
     .. math::
         P(i) = \frac{o_i}{1 + \sum_j o_j}, \quad P(\text{nobody}) = \frac{1}{1 + \sum_j o_j}, \quad o_i = \frac{p_i}{1 - p_i}
+
+    A still face, a face that is shown for less than a window, and a face in a recording without speech have :math:`p_i = 0`.
 
     Args:
         persons: Recordings by name, with the same audio, such as from :func:`persons_of`.
@@ -135,13 +135,11 @@ def speaking_face(persons: Mapping[str, Recording], measure: Callable[[Recording
         raise ArgumentError("`persons`: expected at least one face, got none")
     odds = {}
     for name, recording in persons.items():
-        report = measure(recording)
-        sure = 0.0
-        for level in report[:SPEAKER_LEVELS]:
-            if level.posterior is None:
-                raise ArgumentError("`measure`: expected reports with a calibration, which probabilities need, got none")
-            if level.answers[0] in ("offset", "unsure"):
-                sure = max(sure, min(float(level.posterior.probability), 1 - 1e-6))
+        finest = measure(recording)[0]
+        if finest.posterior is None:
+            raise ArgumentError("`measure`: expected reports with a calibration, which probabilities need, got none")
+        unknown = finest.answers[0] in ("nothing", "silent", "still")
+        sure = 0.0 if unknown else min(float(finest.posterior.match), 1 - 1e-6)
         odds[name] = sure / (1 - sure)
     total = 1 + sum(odds.values())
     probabilities = {name: value / total for name, value in odds.items()}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from avsync.errors import ArgumentError
 from avsync.figures._style import GREY, PALETTE, new_figure, plain_axes
+from avsync.pyramid import FPS
 from avsync.training.doctor.alignment import REACH
 from avsync.training.doctor.examination import Examination
 
@@ -40,14 +41,14 @@ def examination_figure(examination: Examination) -> Figure:
         raise ArgumentError("`examination`: expected one of a corpus with clips of a second or more, got one without")
     figure = new_figure(5.2 if overfit is None else 9.6, 3.4)
     panels = figure.subplots(1, 1 if overfit is None else 2, squeeze=False)[0]
-    near = abs(scan.lags) <= REACH
+    near = abs(scan.lags) <= REACH * scan.fps / FPS
     peak = scan.peak()
     axes = panels[0]
     axes.plot(scan.lags[near], scan.curve()[near], color=PALETTE[0], linewidth=1.4)
     axes.axvline(0, color=GREY, linewidth=1.0, linestyle="--")
     axes.plot(peak.offset_frames, peak.height, "o", color=PALETTE[1])
     axes.set_title(f"lips and audio: peak at {peak.offset_frames:+.1f} frames", fontsize=10)
-    axes.set(xlabel="lag of the motion after the audio (frames of 40 ms)", ylabel="correlation")
+    axes.set(xlabel=f"lag of the motion after the audio (frames of {1000 / scan.fps:.3g} ms)", ylabel="correlation")
     plain_axes(axes)
     if overfit is not None:
         axes = panels[1]

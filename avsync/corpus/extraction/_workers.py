@@ -1,18 +1,24 @@
-"""Processes that extract videos in parallel. If a process dies, only its current video fails."""
+"""Parallel extraction: the loop that hands videos to an engine, and the engine with processes of this machine.
+
+:class:`concurrent.futures.ProcessPoolExecutor` gives up all of its work if one of its processes dies, and does not tell whose
+work killed the process. Each worker is therefore an executor of one process: if the process dies, only its video fails.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import multiprocessing.connection
 import os
+import pickle
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -20,29 +26,34 @@ from avsync.corpus.detectors import Detector, as_detector
 from avsync.corpus.extraction import records
 from avsync.corpus.extraction.jobs import Job
 from avsync.corpus.extraction.report import FAILED, VideoReport
-from avsync.corpus.extraction.run_job import Passed, extract_job
-from avsync.errors import ArgumentError, AvsyncError
+from avsync.corpus.extraction.run_job import Outcome, Passed, attempt_job
+from avsync.errors import ArgumentError
 
 _NOTIFY_SECONDS = 0.5
 _SPAWN = multiprocessing.get_context("spawn")  # a fork of a process with torch's threads in it may hang
+_DIED = "the process that worked on it was killed or crashed; it may have run out of memory"
 
 
-@dataclass(eq=False)
-class _Worker:
-    process: Any
-    pipe: Any
-    task: tuple[Job, Passed] | None = None
+class Engine(Protocol):
+    """Interface of an engine that extracts videos in other processes."""
+
+    def submit(self, job: Job) -> Future[Outcome]:
+        """Begin a video."""
+
+    def share(self, future: Future[Outcome]) -> float:
+        """Return the processed fraction of a video, from 0 to 1; 0 if unknown."""
+
+    def outcome(self, future: Future[Outcome]) -> Outcome | None:
+        """Return the outcome of a video that has ended; None if its process died."""
+
+    def stop(self) -> None:
+        """End all processes, and return when no process works any more."""
 
 
-def run_workers(
-    todo: list[Job],
-    out: Path,
-    detector: str | Detector,
-    options: Mapping[str, Any],
-    count: int,
-    advance: Callable[[int], None],
+def run_jobs(
+    todo: list[Job], out: Path, engine: Engine, count: int, advance: Callable[[int], None]
 ) -> Iterator[tuple[Job, VideoReport]]:
-    """Extract videos in ``count`` processes.
+    """Extract videos, at most ``count`` at a time, and stop the engine at the end.
 
     Yields:
         Job and report of each video, in order of completion.
@@ -52,128 +63,144 @@ def run_workers(
         AvsyncError: The detector cannot be created.
     """
     waiting = deque(todo)
-    workers: list[_Worker] = []
+    running: dict[Future[Outcome], tuple[Job, Passed]] = {}
     try:
-        workers += [_start(out, detector, options, count) for _ in range(count)]
-        for worker in workers:
-            _give(worker, waiting, advance)
-        while busy := {worker.pipe: worker for worker in workers if worker.task is not None}:
-            for pipe in multiprocessing.connection.wait(list(busy)):
-                worker = busy[pipe]
-                ended = _hear(worker, out)
-                if ended is None:
-                    continue
-                worker.task = None
-                if waiting and not worker.process.is_alive():
-                    place = workers.index(worker)
-                    worker = workers[place] = _start(out, detector, options, count)
-                _give(worker, waiting, advance)
-                yield ended
+        while waiting or running:
+            while waiting and len(running) < count:
+                job = waiting.popleft()
+                running[engine.submit(job)] = job, Passed(job.size, advance)
+            ended, _ = wait(running, timeout=_NOTIFY_SECONDS, return_when=FIRST_COMPLETED)
+            for future, (_, passed) in running.items():
+                passed(engine.share(future))
+            for future in ended:
+                job, passed = running[future]
+                outcome = engine.outcome(future)
+                if isinstance(outcome, Exception):
+                    raise outcome
+                del running[future]
+                passed(1.0)
+                yield job, _lost(job, out) if outcome is None else VideoReport.from_json(outcome)
     finally:
-        _stop(workers, out)
-
-
-def _start(out: Path, detector: str | Detector, options: Mapping[str, Any], count: int) -> _Worker:
-    here, there = _SPAWN.Pipe()
-    process = _SPAWN.Process(target=_work, args=(there, os.getpid(), out, detector, dict(options), count), daemon=True)
-    try:
-        process.start()
-    except (AttributeError, TypeError, ValueError) as error:  # errors of pickling
-        raise ArgumentError(
-            "`detector`: expected a name, 'module:function' or something that can be pickled with several workers, got: "
-            f"{error}"
-        ) from error
-    finally:
-        there.close()
-    return _Worker(process, here)
-
-
-def _give(worker: _Worker, waiting: deque[Job], advance: Callable[[int], None]) -> None:
-    if not waiting:
-        return
-    job = waiting.popleft()
-    worker.task = (job, Passed(job.size, advance))
-    with contextlib.suppress(OSError):  # a dead worker is detected at the end of its pipe
-        worker.pipe.send(job)
-
-
-def _hear(worker: _Worker, out: Path) -> tuple[Job, VideoReport] | None:
-    """Receive one message of a worker that has a task; return job and report if the message ends the video."""
-    if worker.task is None:
-        return None
-    job, passed = worker.task
-    try:
-        message = worker.pipe.recv()
-    except (EOFError, OSError):
-        worker.process.join(10)
-        code = worker.process.exitcode
-        how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"status {code}"
-        records.remove_unfinished(out, job.key)
-        error = f"the process that worked on it ended with {how}; it may have run out of memory"
-        report = VideoReport(source=job.path, status=FAILED, error=error)
-        records.write_record(out, job, report, time=time.time())
-        passed(1.0)
-        return job, report
-    if isinstance(message, float):
-        passed(message)
-        return None
-    if isinstance(message, BaseException):
-        raise message
-    passed(1.0)
-    return job, VideoReport.from_json(message)
-
-
-def _stop(workers: list[_Worker], out: Path) -> None:
-    for worker in workers:
-        worker.pipe.close()  # ends an idle worker
-        if worker.task is not None:
-            worker.process.terminate()
-    for worker in workers:
-        worker.process.join(5)
-        if worker.process.is_alive():
-            worker.process.kill()
-            worker.process.join()
-        if worker.task is not None:
+        engine.stop()
+        for job, _ in running.values():
             with contextlib.suppress(OSError):  # a failed clean-up must not hide the error that ended the run
-                records.remove_unfinished(out, worker.task[0].key)
+                if records.finished(out, job) is None:
+                    records.remove_unfinished(out, job.key)
 
 
-def _work(pipe: Any, parent: int, out: Path, detector: str | Detector, options: dict[str, Any], count: int) -> None:
-    """Run a worker until its pipe ends."""
+def _lost(job: Job, out: Path) -> VideoReport:
+    """Record a video whose process died."""
+    records.remove_unfinished(out, job.key)
+    report = VideoReport(source=job.path, status=FAILED, error=_DIED)
+    records.write_record(out, job, report, time=time.time())
+    return report
+
+
+class Processes:
+    """Engine with processes of this machine.
+
+    A pipe connects each process with this one. The process sends its progress, and exits at once when the pipe closes, that is
+    when this process stops the engine or dies.
+    """
+
+    def __init__(self, out: Path, detector: str | Detector, options: Mapping[str, Any], count: int) -> None:
+        self._setup = (out, detector, dict(options), max(1, (os.cpu_count() or 1) // count))
+        self._idle: list[_Worker] = []
+        self._busy: dict[Future[Outcome], _Worker] = {}
+
+    def submit(self, job: Job) -> Future[Outcome]:
+        """Begin a video in an idle process or in a new one."""
+        worker = self._idle.pop() if self._idle else _Worker(self._setup)
+        future = worker.submit(job)
+        self._busy[future] = worker
+        return future
+
+    def share(self, future: Future[Outcome]) -> float:
+        """Return the last fraction that the process of a video has sent."""
+        return self._busy[future].share()
+
+    def outcome(self, future: Future[Outcome]) -> Outcome | None:
+        """Return the outcome of a video; a process that died is replaced at the next video."""
+        worker = self._busy.pop(future)
+        self._idle.append(worker)
+        try:
+            return future.result()
+        except BrokenProcessPool:
+            self._idle.remove(worker)
+            worker.stop()
+            return None
+
+    def stop(self) -> None:
+        """End all processes."""
+        for worker in [*self._busy.values(), *self._idle]:
+            worker.stop()
+
+
+class _Worker:
+    """One process, and the end of its pipe on this side."""
+
+    def __init__(self, setup: tuple[Any, ...]) -> None:
+        self._pipe, self._there = _SPAWN.Pipe()
+        self._executor = ProcessPoolExecutor(1, mp_context=_SPAWN, initializer=_begin, initargs=(self._there, *setup))
+        self._share = 0.0
+
+    def submit(self, job: Job) -> Future[Outcome]:
+        self._share = 0.0
+        try:
+            future = self._executor.submit(_work, job)  # the first call starts the process
+        except (AttributeError, TypeError, ValueError, pickle.PicklingError) as error:
+            self.stop()
+            raise ArgumentError(
+                "`detector`: expected a name, 'module:function' or something that can be pickled with several workers, got: "
+                f"{error}"
+            ) from error
+        self._there.close()  # the process has its own copy; with this one the pipe would never end
+        return future
+
+    def share(self) -> float:
+        with contextlib.suppress(EOFError, OSError):  # of a process that died
+            while self._pipe.poll():
+                self._share = self._pipe.recv()
+        return self._share
+
+    def stop(self) -> None:
+        self._pipe.close()
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+
+_worker: dict[str, Any] = {}
+"""State of a process between two videos."""
+
+
+def _begin(pipe: Any, out: Path, detector: str | Detector, options: dict[str, Any], threads: int) -> None:
+    """Prepare a process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of the group; the parent handles it
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
-    try:
-        finder = as_detector(detector)
-        while True:
-            job = pipe.recv()
-            pipe.send(extract_job(job, out, finder, options, _Notifier(pipe, parent)).to_json())
-    except (EOFError, BrokenPipeError):  # the parent has no more jobs or has ended
-        pass
-    except AvsyncError as error:
-        _tell(pipe, error)
-    except OSError as error:  # FFmpeg's subclass of OSError cannot be pickled
-        _tell(pipe, OSError(error.errno, str(error.strerror), error.filename))
+    torch.set_num_threads(threads)
+    _worker.update(pipe=pipe, out=out, detector=detector, options=options)
+    threading.Thread(target=_exit_with, args=(pipe,), daemon=True).start()
 
 
-def _tell(pipe: Any, error: BaseException) -> None:
-    with contextlib.suppress(OSError):
-        pipe.send(error)
+def _exit_with(pipe: Any) -> None:
+    """End this process when the other end of the pipe closes."""
+    with contextlib.suppress(EOFError, OSError):
+        pipe.recv()
+    os._exit(1)
+
+
+def _work(job: Job) -> Outcome:
+    if "finder" not in _worker:
+        _worker["finder"] = as_detector(_worker["detector"])
+    return attempt_job(job, _worker["out"], _worker["finder"], _worker["options"], _Notifier(_worker["pipe"]))
 
 
 class _Notifier:
-    """Callback that reports the progress of a video to the parent at intervals, and exits if the parent has ended."""
+    """Callback that reports the progress of a video to the parent at intervals."""
 
-    def __init__(self, pipe: Any, parent: int) -> None:
-        self._pipe, self._parent, self._due = pipe, parent, 0.0
+    def __init__(self, pipe: Any) -> None:
+        self._pipe, self._due = pipe, 0.0
 
     def __call__(self, share: float) -> None:
         now = time.monotonic()
-        if now < self._due:
-            return
-        self._due = now + _NOTIFY_SECONDS
-        try:
+        if now >= self._due:
+            self._due = now + _NOTIFY_SECONDS
             self._pipe.send(float(share))
-        except OSError as error:
-            raise SystemExit(1) from error
-        if os.getppid() != self._parent:
-            raise SystemExit(1)

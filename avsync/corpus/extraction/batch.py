@@ -13,11 +13,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from avsync._checks import check_path, check_positive, check_type
+from avsync._checks import check_choice, check_path, check_positive, check_type
+from avsync._files import sweep_temporaries
 from avsync.corpus.detectors import Detector, as_detector
 from avsync.corpus.detectors.protocol import chosen_detector
 from avsync.corpus.extraction import records
-from avsync.corpus.extraction._workers import run_workers
+from avsync.corpus.extraction._ray import RayCluster
+from avsync.corpus.extraction._workers import Engine, Processes, run_jobs
 from avsync.corpus.extraction.from_video import iter_clips
 from avsync.corpus.extraction.jobs import Job, find_videos, plan
 from avsync.corpus.extraction.report import ExtractionReport, VideoReport
@@ -26,6 +28,7 @@ from avsync.errors import ArgumentError
 
 OPTIONS = ("fps", "faces", "crop", "min_seconds", "max_seconds", "max_height", "scene_cuts", "audio_track")
 """Options of :func:`avsync.corpus.extraction.from_video.iter_clips` that are the same for all videos of a corpus."""
+ENGINES = ("processes", "ray")
 
 
 class Progress:
@@ -53,6 +56,8 @@ def extract_corpus(
     *,
     detector: str | Detector = "auto",
     workers: int = 1,
+    engine: str = "processes",
+    gpus: float = 0.0,
     shard: tuple[int, int] = (1, 1),
     speaker_from: str = "file",
     split: str = "train",
@@ -67,7 +72,13 @@ def extract_corpus(
         out: Folder of the corpus; a new folder, or a corpus of this function with the same options, to which videos are added.
         detector: As in :func:`avsync.corpus.extraction.from_video.iter_clips`; with several workers a name, "module:function"
             or an object that can be pickled, because each process creates its own detector.
-        workers: Number of processes; with several, a script must guard its code with ``if __name__ == "__main__":``.
+        workers: Number of videos that are extracted at a time, each in a process of its own; with several processes of this
+            machine, a script must guard its code with ``if __name__ == "__main__":``.
+        engine: "processes" for processes of this machine, or "ray" for a Ray cluster whose machines have avsync, and the videos
+            and ``out`` under the same paths. The cluster is the one that this process is connected to, otherwise the one of
+            ``RAY_ADDRESS``, otherwise one that Ray starts on this machine. A video whose process or machine dies is tried
+            again, twice at most.
+        gpus: Share of a GPU that Ray reserves for each video, such as 0.25; by default none.
         shard: Pair (i, n) that selects the i-th of n shards, from 1; all shards need the same ``videos``. With several shards,
             call :func:`avsync.corpus.extraction.records.merge_records` after all shards are done to write the index.
         speaker_from: Source of the speaker labels: "file", "name" or "folder"; see
@@ -84,6 +95,7 @@ def extract_corpus(
     Raises:
         ArgumentError: A path does not exist, ``out`` is not a corpus of this function, or there are finished videos without
             ``resume``.
+        MissingExtraError: Ray, or the library of the detector, is not installed.
         OSError: The corpus cannot be written, for example because the disk is full. Finished videos are kept.
 
     Example:
@@ -106,6 +118,10 @@ def extract_corpus(
     check_path("out", out)
     check_type("workers", workers, int)
     check_positive("workers", workers)
+    check_choice("engine", engine, ENGINES)
+    check_positive("gpus", gpus, allow_zero=True)
+    if gpus and engine != "ray":
+        raise ArgumentError(f"`gpus`: expected 0 without the engine 'ray', got {gpus!r}")
     check_type("split", split, str)
     check_type("resume", resume, bool)
     check_type("progress", progress, Progress, optional=True)
@@ -115,6 +131,7 @@ def extract_corpus(
     detector = chosen_detector(detector)
     settings = {"detector": _name(detector), **_complete(options)}
     records.claim_folder(folder, settings)
+    sweep_temporaries(folder)  # those with long names, which are cut, do not tell their video
     done = {job.key: report for job in jobs if (report := records.finished(folder, job)) is not None}
     if done and not resume:
         raise ArgumentError(
@@ -125,7 +142,7 @@ def extract_corpus(
     quiet.begin(len(todo), sum(job.size for job in todo))
     reports = dict(done)
     try:
-        for job, report in _run(todo, folder, detector, options, workers, quiet):
+        for job, report in _run(todo, folder, detector, options, workers, engine, gpus, quiet):
             reports[job.key] = report
             quiet.finish_video(report)
     finally:
@@ -161,12 +178,18 @@ def _run(
     detector: str | Detector,
     options: Mapping[str, Any],
     workers: int,
+    engine: str,
+    gpus: float,
     progress: Progress,
 ) -> Iterable[tuple[Job, VideoReport]]:
     if not todo:
         return
-    if workers > 1 and len(todo) > 1:
-        yield from run_workers(todo, out, detector, options, min(workers, len(todo)), progress.advance)
+    workers = min(workers, len(todo))
+    if engine == "ray" or workers > 1:
+        chosen: Engine = (
+            RayCluster(out, detector, options, gpus) if engine == "ray" else Processes(out, detector, options, workers)
+        )
+        yield from run_jobs(todo, out, chosen, workers, progress.advance)
         return
     finder = as_detector(detector)
     for job in todo:

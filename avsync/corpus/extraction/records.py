@@ -82,9 +82,10 @@ def begin(out: Path, job: Job) -> None:
 
 
 def remove_unfinished(out: Path, key: str) -> None:
-    """Delete all files of one video: first the record, then clips and temporary files."""
+    """Delete all files of one video: first the record, then clips and temporary files (:func:`avsync._files.replacing`)."""
     _record_path(out, key).unlink(missing_ok=True)
-    mine = re.compile(rf"\.?{re.escape(key)}(_\d{{3,}})?(-\w+)?\.(npz|flac|json)")
+    name = rf"{re.escape(key)}(_\d{{3,}})?"
+    mine = re.compile(rf"({name}|\.{name}-[0-9a-f]{{8}}-\d+-\w+)\.(npz|flac|json)")
     for folder in (out, out / RECORDS):
         with os.scandir(folder) as entries:
             names = [entry.name for entry in entries if mine.fullmatch(entry.name)]

@@ -18,6 +18,8 @@ from avsync.corpus.extraction.report import FAILED, VideoReport
 from avsync.errors import AvsyncError, ExtraError
 
 Notify = Callable[[float], None]
+Outcome = dict[str, Any] | Exception
+"""Report of a video in JSON, or the error that ends the run; both can be pickled."""
 
 
 class Passed:
@@ -92,3 +94,13 @@ def extract_job(job: Job, out: Path, detector: Detector, options: Mapping[str, A
     finally:
         clips.close()  # type: ignore[attr-defined]
     return report
+
+
+def attempt_job(job: Job, out: Path, detector: Detector, options: Mapping[str, Any], notify: Notify) -> Outcome:
+    """Call :func:`extract_job` in another process: return its report or error in a form that can be sent to the caller."""
+    try:
+        return extract_job(job, out, detector, options, notify).to_json()
+    except AvsyncError as error:
+        return error
+    except OSError as error:  # FFmpeg's subclass of OSError cannot be pickled
+        return OSError(error.errno, str(error.strerror), error.filename)

@@ -17,8 +17,10 @@ from avsync.training.doctor.tracks import Array, Tracks
 REACH = 25
 """Largest lag searched in both directions, in frames: one second."""
 _FAR = 40  # frames; correlations at lags from REACH to here estimate the chance level
-RATES = (10.0, 12.0, 12.5, 15.0, 20.0, 23.0, 24.0, 25.0, 27.2, 30.0, 31.25, 50.0, 60.0)
-"""Frame rates tried for the motion. A wrong audio rate has the same effect: 44.1 kHz read as 48 kHz gives 27.2."""
+RATES = (10.0, 12.0, 12.5, 15.0, 20.0, 23.0, 24.0, 25.0, 30.0, 50.0, 60.0)
+"""Frame rates tried for the motion, in addition to the stated one."""
+AUDIO_FACTORS = (27.2 / 25, 31.25 / 25)
+"""Factors tried for the stated rate. A wrong audio rate has this effect: 44.1 kHz read as 48 kHz gives the first factor."""
 _PAIRS = (("speed", "flux"), ("opening", "energy"), ("speed", "energy"))
 _SURE = 7.0  # standard deviations above the chance level
 _ENOUGH_SECONDS = 60.0
@@ -29,7 +31,7 @@ class LagPeak(NamedTuple):
     """Peak of a lag scan."""
 
     offset_frames: float
-    """Lag of the motion after the audio, to a fraction of a frame; positive: the audio is early."""
+    """Lag of the motion after the audio, in frames of the corpus and to a fraction; positive: the audio is early."""
     height: float
     """Correlation at the peak."""
     sureness: float
@@ -38,6 +40,9 @@ class LagPeak(NamedTuple):
 
 class LagScan:
     """Correlation of lip speed with changes of the audio at each lag, pooled over clips and per speaker.
+
+    Args:
+        fps: Frames per second of the corpus, in whose frames lags are reported; the tracks have 25 values per second.
 
     Example:
         >>> from avsync.corpus.synthetic.talker import synthetic_clip
@@ -50,16 +55,18 @@ class LagScan:
     Source: ours.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, fps: float = FPS) -> None:
         lags = 2 * _FAR + 1
+        self.fps = fps
         self.seconds: dict[str, float] = {}
         self._speakers: dict[str, tuple[Array, Array]] = {}
-        self._rates = {rate: (np.zeros(lags), np.zeros(lags)) for rate in RATES}
+        tried = sorted({*RATES, fps, *(factor * fps for factor in AUDIO_FACTORS)})
+        self._rates = {rate: (np.zeros(lags), np.zeros(lags)) for rate in tried}
 
     @property
     def lags(self) -> Array:
-        """The lags of :meth:`curve`, in frames."""
-        return np.arange(-_FAR, _FAR + 1, dtype=np.float64)
+        """The lags of :meth:`curve`, in frames of the corpus."""
+        return np.arange(-_FAR, _FAR + 1, dtype=np.float64) * (self.fps / FPS)
 
     def add(self, tracks: Tracks, *, speaker: str) -> None:
         """Add a clip to the scan; clips shorter than one second are ignored."""
@@ -73,7 +80,7 @@ class LagScan:
             total += products
             count += pairs
         for rate, (rate_total, rate_count) in self._rates.items():
-            step = rate / FPS
+            step = rate / self.fps
             steady = np.interp(np.arange(int((frames - 1) / step) + 1) * step, np.arange(frames), tracks.speed)
             products, pairs = _correlate(steady, tracks.flux)
             np.add(rate_total, products, out=rate_total)
@@ -88,11 +95,11 @@ class LagScan:
 
     def peak(self, speaker: str | None = None) -> LagPeak:
         """Return the peak of the curve for one speaker or for all."""
-        return _peak(self.curve(speaker))
+        return _peak(self.curve(speaker), self.fps / FPS)
 
     def rate_peaks(self) -> dict[float, LagPeak]:
-        """Return the peak of the curve for the motion resampled from each of :data:`RATES`."""
-        return {rate: _peak(_ratio(total, count)) for rate, (total, count) in self._rates.items()}
+        """Return the peak of the curve for the motion resampled from each of the rates that are tried."""
+        return {rate: _peak(_ratio(total, count), self.fps / FPS) for rate, (total, count) in self._rates.items()}
 
 
 def _standard(values: Array) -> Array:
@@ -113,7 +120,8 @@ def _ratio(total: Array, count: Array) -> Array:
     return np.divide(total, count, out=np.zeros_like(total), where=count > 0)
 
 
-def _peak(curve: Array) -> LagPeak:
+def _peak(curve: Array, frames: float) -> LagPeak:
+    """Return the peak of a curve; ``frames`` are the frames of the corpus per lag."""
     near = curve[_FAR - REACH : _FAR + REACH + 1]
     far = np.concatenate([curve[: _FAR - REACH], curve[_FAR + REACH + 1 :]])
     best = int(near.argmax())
@@ -123,12 +131,12 @@ def _peak(curve: Array) -> LagPeak:
         bend = before - 2 * at + after
         fraction = float(0.5 * (before - after) / bend) if bend < 0 else 0.0
     chance = max(float(far.std()), 1e-9)
-    return LagPeak(best - REACH + fraction, float(near[best]), float((near[best] - far.mean()) / chance))
+    return LagPeak((best - REACH + fraction) * frames, float(near[best]), float((near[best] - far.mean()) / chance))
 
 
-def _in_words(offset: float) -> str:
+def _in_words(offset: float, fps: float) -> str:
     way = "early" if offset > 0 else "late"
-    return f"the audio is {way} by {abs(offset):.1f} frames ({abs(offset) * 1000 / FPS:.0f} ms)"
+    return f"the audio is {way} by {abs(offset):.1f} frames ({abs(offset) * 1000 / fps:.0f} ms)"
 
 
 def check_alignment(scan: LagScan) -> list[Finding]:
@@ -143,17 +151,17 @@ def check_alignment(scan: LagScan) -> list[Finding]:
     seconds = sum(scan.seconds.values())
     peak, rates = scan.peak(), scan.rate_peaks()
     best = max(rates, key=lambda rate: rates[rate].height)
-    numbers = {**peak._asdict(), "seconds": seconds}
+    offset = peak.offset_frames / scan.fps  # seconds
+    numbers = {**peak._asdict(), "offset_ms": 1000 * offset, "seconds": seconds}
     if seconds < _ENOUGH_SECONDS:
         words = f"{seconds:.0f} s are too short to check the alignment of audio and motion; {_ENOUGH_SECONDS:.0f} s are enough."
         return [Finding("note", "too_short_to_align", words, numbers=numbers)]
-    if best != FPS and rates[best].sureness > _SURE and rates[best].height > 1.3 * rates[FPS].height:
+    stated = rates[scan.fps].height
+    if best != scan.fps and rates[best].sureness > _SURE and rates[best].height > 1.3 * stated:
         words = (
-            f"the motion fits the audio better at about {best:g} frames per second than at 25 (correlation "
-            f"{rates[best].height:.2f} "
-            f"against {rates[FPS].height:.2f}): the videos were not resampled to 25, or the stated sample rate of the "
-            "audio is wrong. "
-            "Extract the corpus again from the videos, by their timestamps."
+            f"the motion fits the audio better at about {best:g} frames per second than at {scan.fps:g} (correlation "
+            f"{rates[best].height:.2f} against {stated:.2f}): the videos were not resampled to {scan.fps:g}, or the stated "
+            "sample rate of the audio is wrong. Extract the corpus again from the videos, by their timestamps."
         )
         return [Finding("error", "rate", words, numbers={**numbers, "fps": best})]
     if peak.sureness < _SURE or peak.height < 0.02:
@@ -164,15 +172,15 @@ def check_alignment(scan: LagScan) -> list[Finding]:
         )
         return [Finding("error" if seconds >= _PLENTY_SECONDS else "warning", "unrelated", words, numbers=numbers)]
     findings = []
-    if abs(peak.offset_frames) > 1.5:
+    if abs(offset) > 1.5 / FPS:
         words = (
-            f"{_in_words(peak.offset_frames)} over the whole corpus (correlation {peak.height:.2f} there). Shift the "
+            f"{_in_words(peak.offset_frames, scan.fps)} over the whole corpus (correlation {peak.height:.2f} there). Shift the "
             "audio before training, "
             "because a syncer would learn the shift and report synchronous audio as out of sync."
         )
         findings.append(Finding("error", "misaligned", words, numbers=numbers))
-    elif abs(peak.offset_frames) > 0.75:
-        words = f"{_in_words(peak.offset_frames)} over the whole corpus, according to a scan without a trained model."
+    elif abs(offset) > 0.75 / FPS:
+        words = f"{_in_words(peak.offset_frames, scan.fps)} over the whole corpus, according to a scan without a trained model."
         findings.append(Finding("warning", "misaligned", words, numbers=numbers))
     else:
         words = f"lips and audio are aligned: their correlation peaks at {peak.offset_frames:+.1f} frames ({peak.height:.2f})."
@@ -182,7 +190,7 @@ def check_alignment(scan: LagScan) -> list[Finding]:
         for speaker, length in sorted(scan.seconds.items())
         if length >= _ENOUGH_SECONDS
         for peak_of_speaker in [scan.peak(speaker)]
-        if peak_of_speaker.sureness > _SURE and abs(peak_of_speaker.offset_frames - peak.offset_frames) > 2.5
+        if peak_of_speaker.sureness > _SURE and abs(peak_of_speaker.offset_frames - peak.offset_frames) > 2.5 / FPS * scan.fps
     }
     if astray:
         words = "some speakers have another offset than the rest: " + _list_offsets(astray)
@@ -196,7 +204,7 @@ def _list_offsets(offsets: dict[str, float]) -> str:
     return ", ".join(f"{name} {offset:+.1f} frames" for name, offset in first) + more + " (positive: the audio is early)."
 
 
-def check_distances(speakers: Sequence[str], distances: Array, *, least_crops: int = 2) -> list[Finding]:
+def check_distances(speakers: Sequence[str], distances: Array, *, least_crops: int = 2, fps: float = FPS) -> list[Finding]:
     """Report problems of alignment from the distances of a trained syncer.
 
     Args:
@@ -204,6 +212,7 @@ def check_distances(speakers: Sequence[str], distances: Array, *, least_crops: i
         distances: Mean distances of each crop at the offsets from ``+V`` down to ``-V`` frames of 40 ms, (crops, 2 V + 1), as
             in :class:`avsync.metrics.offset.SyncOffset`.
         least_crops: Fewest crops of a speaker that is evaluated.
+        fps: Frames per second of the corpus, in whose frames offsets are reported.
 
     Returns:
         A finding about the corpus, and one about speakers if any speaker is out of sync.
@@ -219,7 +228,13 @@ def check_distances(speakers: Sequence[str], distances: Array, *, least_crops: i
         return int(found.offset_frames), float(found.confidence)
 
     offset, confidence = estimate(distances)
-    numbers: dict[str, float] = {"offset_frames": offset, "confidence": confidence, "crops": len(distances)}
+    scale = fps / FPS
+    numbers: dict[str, float] = {
+        "offset_frames": offset * scale,
+        "offset_ms": offset * 1000 / FPS,
+        "confidence": confidence,
+        "crops": len(distances),
+    }
     if confidence < 0.05:
         words = (
             f"the syncers find no offset (confidence {confidence:.2f}): they were not trained for such data, or audio "
@@ -227,13 +242,11 @@ def check_distances(speakers: Sequence[str], distances: Array, *, least_crops: i
         )
         return [Finding("warning", "syncers_unsure", words, numbers=numbers)]
     if abs(offset) >= 2:
-        findings = [
-            Finding(
-                "error", "misaligned", f"according to the syncers, {_in_words(offset)} over the whole corpus.", numbers=numbers
-            )
-        ]
+        words = f"according to the syncers, {_in_words(offset * scale, fps)} over the whole corpus."
+        findings = [Finding("error", "misaligned", words, numbers=numbers)]
     else:
-        words = f"according to the syncers, the corpus is aligned: offset {offset:+d} frames, confidence {confidence:.2f}."
+        frames = f"{offset * scale:+.3g} frames"
+        words = f"according to the syncers, the corpus is aligned: offset {frames}, confidence {confidence:.2f}."
         findings = [Finding("note", "aligned", words, numbers=numbers)]
     names = np.array(speakers)
     astray: dict[str, float] = {}
@@ -242,7 +255,7 @@ def check_distances(speakers: Sequence[str], distances: Array, *, least_crops: i
         if len(rows) >= least_crops:
             found, sure = estimate(rows)
             if abs(found - offset) >= 2 and sure > 0.5 * confidence:
-                astray[speaker] = found
+                astray[speaker] = found * scale
     if astray:
         words = "according to the syncers, some speakers are out of sync: " + _list_offsets(astray)
         findings.append(Finding("warning", "misaligned_speakers", words, clips=tuple(astray), numbers=dict(astray)))

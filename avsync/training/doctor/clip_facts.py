@@ -13,6 +13,7 @@ from avsync.landmarks.layouts import BROWS, EYES, JAW, NUM_POINTS, OUTER_LIP
 from avsync.pyramid import FPS
 from avsync.training.doctor.tracks import Tracks
 
+_STILL = 1e-5  # face heights per frame: more than the rounding of a resampled still face, less than any detector's noise
 # A crop with a smaller share of frames with speech counts as one without (avsync.corpus.speech.speech_mask).
 _SILENT_WINDOW, _SILENT_SHARE = 80, 0.2
 
@@ -81,7 +82,7 @@ def clip_facts(clip: Clip, tracks: Tracks) -> ClipFacts:
         shape=(faces.shape[1], faces.shape[2]),
         frame_size=clip.frame_size,
         height=tracks.height,
-        still=_longest(motion < 1e-6)[1] / FPS,
+        still=_longest(motion < _STILL)[1] / FPS,
         mouth=float(tracks.opening.std()),
         jumps=int((centres > 1 / 3).sum()),
         faults=_faults(faces.mean(axis=0)[:, :2]) if known else (),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from avsync._checks import checked
 from avsync.corpus.banks.bank import ClipBank
-from avsync.corpus.clip import Clip
+from avsync.corpus.clip import Clip, is_rate
 from avsync.errors import ArgumentError, ClipTooShortError
 from avsync.metrics.multi_scale import MAX_OFFSETS
 from avsync.metrics.offset import sync_offset
@@ -130,8 +131,10 @@ def examine(
 ) -> Examination:
     """Check a corpus before training. The corpus is read once, clip by clip, and need not fit in memory.
 
+    Clips of another rate are resampled to 25 frames per second to be measured. Offsets are reported in frames of the corpus.
+
     Args:
-        corpus: A corpus folder, or clips.
+        corpus: A corpus folder, or clips of one rate.
         syncers: Trained syncers, whose finest level also measures the alignment of speakers; they need ``features``.
         features: Features of the syncers and of the overfitting, such as :class:`avsync.audio.features.LogMel`.
         overfit_seconds: Longest time for memorising one batch, in seconds; 0 skips the test.
@@ -151,19 +154,21 @@ def examine(
     """
     clock, findings = _Clock(), list[Finding]()
     if isinstance(corpus, str | os.PathLike):
-        entries, findings = read_entries(Path(corpus))
+        entries, fps, findings = read_entries(Path(corpus))
         chosen = [entry for entry in entries if split is None or entry["split"] == split]
         if entries and not chosen:
             splits = sorted({str(entry["split"]) for entry in entries})
             findings.append(Finding("error", "no_split", f"no clip is in split {split!r}; there are {splits}."))
         findings += _index_findings(chosen, split)
-        clips, total = read_clips(corpus, chosen, findings), len(chosen)
+        clips, total = read_clips(corpus, chosen, fps, findings), len(chosen)
     else:
         if hasattr(corpus, "shape"):
             raise ArgumentError(f"`corpus`: expected a folder or clips, got {type(corpus).__name__}")
-        clips, total = (clip for clip in corpus if split is None or clip.split == split), 0
-        clips = valid_clips(clips, findings)
-    facts, scan = list[ClipFacts](), LagScan()
+        given, total = (clip for clip in corpus if split is None or clip.split == split), 0
+        first = next(given, None)
+        fps = first.fps if isinstance(first, Clip) and is_rate(first.fps) else FPS
+        clips = valid_clips(itertools.chain([] if first is None else [first], given), findings)
+    facts, scan = list[ClipFacts](), LagScan(fps)
     audios, motions = list[Fingerprint](), list[Fingerprint]()
     judged: list[tuple[str, Tensor]] = []
     kept: list[Clip] = []
@@ -194,7 +199,7 @@ def examine(
         findings += check_alignment(scan)
     if judged:
         findings += check_distances(
-            [speaker for speaker, _ in judged], torch.stack([row for _, row in judged]).double().numpy()
+            [speaker for speaker, _ in judged], torch.stack([row for _, row in judged]).double().numpy(), fps=fps
         )
     elif syncers is not None and facts:
         words = f"no clip has {_CROP + 2 * _MARGIN} frames of the points that the syncers need, with speech in them."

@@ -8,58 +8,63 @@ from pathlib import Path
 from typing import Any
 
 from avsync._files import read_json
-from avsync.corpus.clip import FPS, INDEX_NAME, SAMPLE_RATE, Clip, check_clip, read_clip
+from avsync.corpus.clip import FPS, INDEX_NAME, SAMPLE_RATE, Clip, check_clip, is_rate, read_clip, resample_clip
 from avsync.errors import CorpusError
 from avsync.training.doctor.findings import Finding
 
 
-def read_entries(folder: str | os.PathLike[str]) -> tuple[list[dict[str, Any]], list[Finding]]:
-    """The entries of a corpus' index, and complaints about the index.
+def read_entries(folder: str | os.PathLike[str]) -> tuple[list[dict[str, Any]], float, list[Finding]]:
+    """The entries of a corpus' index, its frame rate, and complaints about the index.
 
     Args:
         folder: The corpus.
 
     Returns:
-        Entries that name a clip, and findings. There are no entries if the index cannot be read or its rate is not 25.
+        Entries that name a clip, frames per second (25 if unknown), and findings. There are no entries if the index cannot be
+        read or states an impossible rate.
     """
     path = Path(folder, INDEX_NAME)
     if not os.path.lexists(path):
-        return [], [
-            Finding("error", "index", f"{path} does not exist: the folder is no corpus, or writing it was interrupted.")
-        ]
+        words = f"{path} does not exist: the folder is no corpus, or writing it was interrupted."
+        return [], FPS, [Finding("error", "index", words)]
     try:
         index = read_json(path, error=CorpusError, message=f"{path} cannot be read")
         clips = index.get("clips") if isinstance(index, dict) else None
         if not isinstance(clips, list):
             raise CorpusError(f"{path} cannot be read: expected an object with a list of `clips`")
     except CorpusError as error:
-        return [], [Finding("error", "index", f"{error}.")]
+        return [], FPS, [Finding("error", "index", f"{error}.")]
     findings = []
-    for key, wanted, unit in (("fps", FPS, "frames"), ("sample_rate", SAMPLE_RATE, "samples")):
-        if index.get(key) != wanted:
-            words = (
-                f"{path}: {key} is {index.get(key)!r}, but syncers need {wanted:g} {unit} per second. Extract the videos "
-                "at this rate; do not edit "
-                "the index, because the clips would play at another speed. Nothing else was checked."
-            )
-            findings.append(Finding("error", "rate", words))
+    fps, sample_rate = index.get("fps"), index.get("sample_rate")
+    if not is_rate(fps):
+        words = f"{path}: fps is {fps!r}, which is no number of frames per second. Nothing else was checked."
+        findings.append(Finding("error", "rate", words))
+    if sample_rate != SAMPLE_RATE:
+        words = (
+            f"{path}: sample_rate is {sample_rate!r}, but syncers need {SAMPLE_RATE} samples per second. Extract the videos "
+            "at this rate; do not edit the index, because the clips would play at another speed. Nothing else was checked."
+        )
+        findings.append(Finding("error", "rate", words))
     if findings:
-        return [], findings
+        return [], FPS, findings
     entries = [entry for entry in clips if isinstance(entry, dict) and {"id", "speaker", "split"} <= set(entry)]
     if len(entries) < len(clips):
         words = f"{len(clips) - len(entries)} entries of {path} lack an id, a speaker or a split."
         findings.append(Finding("error", "index", words))
     if not clips:
         findings.append(Finding("error", "index", f"{path} lists no clip."))
-    return entries, findings
+    return entries, float(fps), findings
 
 
-def read_clips(folder: str | os.PathLike[str], entries: Iterable[dict[str, Any]], bad: list[Finding]) -> Iterator[Clip]:
-    """Yield each clip that can be read; a finding for every other clip is added to ``bad``.
+def read_clips(
+    folder: str | os.PathLike[str], entries: Iterable[dict[str, Any]], fps: float, bad: list[Finding]
+) -> Iterator[Clip]:
+    """Yield each clip that can be read, at 25 frames per second; a finding for every other clip is added to ``bad``.
 
     Args:
         folder: The corpus.
         entries: From :func:`read_entries`.
+        fps: From :func:`read_entries`.
         bad: List to which findings are added.
 
     Yields:
@@ -67,22 +72,20 @@ def read_clips(folder: str | os.PathLike[str], entries: Iterable[dict[str, Any]]
     """
     for entry in entries:
         try:
-            yield read_clip(folder, entry)
+            yield resample_clip(read_clip(folder, entry, fps=fps))
         except CorpusError as error:
             bad.append(Finding("error", "damaged", str(error), clips=(str(entry["id"]),)))
 
 
 def valid_clips(clips: Iterable[Clip], bad: list[Finding]) -> Iterator[Clip]:
-    """Yield the clips that conform to the format; a finding for every other clip is added to ``bad``."""
+    """Yield the clips that conform to the format, at 25 frames per second; a finding for every other is added to ``bad``."""
     for clip in clips:
         try:
             check_clip(clip)
-            if clip.fps != FPS:
-                raise CorpusError(f"clip {clip.id!r}: expected {FPS:g} frames per second, got {clip.fps:g}")
         except CorpusError as error:
             bad.append(Finding("error", "damaged", str(error), clips=(clip.id,)))
         else:
-            yield clip
+            yield resample_clip(clip)
 
 
 def check_index(entries: Iterable[dict[str, Any]]) -> list[Finding]:
