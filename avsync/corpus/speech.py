@@ -60,7 +60,7 @@ def speech_mask(
         raise ArgumentError(f"`percentile`: expected a number from 0 to 100, got {percentile!r}")
     for name, array in {"waveform": waveform, "present": present}.items():
         if isinstance(array, Tensor) and array.device.type != "cpu":
-            raise ArgumentError(f"`{name}`: expected it on the CPU, got {array.device}")
+            raise ArgumentError(f"`{name}`: expected an array on the CPU, got {array.device}")
     samples = np.asarray(waveform)
     if samples.ndim != 1 or samples.dtype.kind not in "fiu":
         raise ShapeError(f"`waveform`: expected (samples,) of numbers, got {samples.shape} of {samples.dtype}")

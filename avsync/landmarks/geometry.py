@@ -271,8 +271,8 @@ def normalise(
         landmarks: (..., frames, points, dims), any unit.
         reference: "first", "mean", or a face (..., points, dims); see :func:`reference_face`.
         lengths: (...), number of valid frames; only "mean" needs it.
-        eps: A height of at most ``eps`` times the largest coordinate of the reference face counts as none, and 1 stands in for
-            it.
+        eps: A height of at most ``eps`` times the largest coordinate of the reference face is treated as zero and replaced by
+        1.
 
     Returns:
         The landmarks, and the centre and height that :func:`denormalise` takes to undo it, in at least float32.

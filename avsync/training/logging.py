@@ -106,5 +106,5 @@ def read_log(folder: str | os.PathLike[str]) -> list[tuple[int, str, float]]:
         for number, (step, name, value) in enumerate(rows, start=2):  # noqa: B007 - the error below names the line
             read.append((check_step(int(step)), name, float(value)))
     except (OSError, ValueError, csv.Error) as error:
-        raise CheckpointError(f"{path} is damaged: line {number} is no step, name and value ({error})") from error
+        raise CheckpointError(f"{path} is damaged: line {number} is not a step, a name and a value ({error})") from error
     return read

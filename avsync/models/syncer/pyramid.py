@@ -372,8 +372,8 @@ class SyncerPyramidConfig:
         mean_normalisation: Subtract the mean of the features over the given audio (cepstral mean normalisation). The effects of
             microphone, room and loudness are removed. Short clips should therefore be passed with the audio around them.
         remove_lips: Subtract the part of the points that the lips predict (:func:`avsync.landmarks.lip_leak.remove_lip_leak`),
-            so that a model of the region "head" or "pose" depends on head motion only, and one of "expression" on what the lips
-            do not explain.
+            so that a model of the region "head" or "pose" depends on head motion only, and a model of "expression" only on
+            motion that the lips do not explain.
         motion_scale: Factor on the displacement in face heights, so that its magnitude is about 1.
 
     Raises:
