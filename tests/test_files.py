@@ -246,7 +246,7 @@ def test_a_history_that_is_none_is_an_error(tmp_path: Path, content: bytes) -> N
 
 def test_steps_that_no_run_reaches(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text(f"step,name,value\n{10**30},loss,1.0\n")
-    with pytest.raises(CheckpointError, match="line 2 is no step, name and value"):
+    with pytest.raises(CheckpointError, match="line 2 is not a step, a name and a value"):
         read_log(tmp_path)
 
 
