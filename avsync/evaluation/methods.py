@@ -224,42 +224,18 @@ def evaluate(
     if not 0 <= min_speech <= 1:
         raise ArgumentError(f"`min_speech`: expected a share from 0 to 1, got {min_speech!r}")
     methods = {} if methods is None else methods
-    taken = sorted(set(methods) & set(BOUNDS))
-    if taken:
-        raise ArgumentError(f"`methods`: expected names other than those of the bounds, got {taken}")
     samples = {} if samples is None else samples
-    unknown = sorted(set(samples) - set(methods))
-    if unknown:
-        raise ArgumentError(f"`samples`: expected names of methods, {sorted(methods)}, got {unknown}")
-    pyramids = [syncers for syncers in (networks.syncers, *networks.parts().values()) if syncers is not None]
-    levels = max((syncers.num_levels for syncers in pyramids), default=1)
-    step = 2 ** (levels - 1)
-    stride = -(-frames // step) * step if stride is None else stride
-    check_positive("stride", stride)
-    if stride % step:
-        raise ArgumentError(f"`stride`: expected a multiple of {step} for {levels} levels, got {stride}")
-    if networks.syncers is not None and frames < networks.syncers.shortest_clip():
-        shortest = networks.syncers.shortest_clip()
-        raise ArgumentError(f"`frames`: expected at least {shortest}, a window of the coarsest level, got {frames}")
+    _check_names(methods, samples)
+    stride = _stride(networks, frames, stride)
 
     refs, left_out = _one_layout(refs)
     segments, unused = cut_segments(refs, frames=frames, stride=stride, min_speech=min_speech)
-    left_out += unused
-    tracks: dict[str, dict[str, Track]] = {}
-    for name, preds in methods.items():
-        tracks[name], unmatched = match_tracks(dict(refs), dict(preds), row=name, cut=cut)
-        left_out += unmatched
-    further: dict[str, list[dict[str, Track]]] = {name: [] for name in methods}
-    for name, each in samples.items():
-        for number, preds in enumerate(each, start=2):
-            found, unmatched = match_tracks(dict(refs), dict(preds), row=f"{name}, sample {number}", cut=cut)
-            further[name].append(found)
-            left_out += unmatched
-    every = tracks | {
-        f"{name}, sample {number}": found for name, each in further.items() for number, found in enumerate(each, start=2)
-    }
+    rows = {name: [preds, *samples.get(name, ())] for name, preds in methods.items()}
+    matched, unmatched = _matched(refs, rows, cut=cut)
+    tracks, further = {name: found[0] for name, found in matched.items()}, {name: found[1:] for name, found in matched.items()}
+    every = {_row(name, number): found for name, each in matched.items() for number, found in enumerate(each, start=1)}
     segments, uncommon = _common(segments, every, frames)
-    left_out += uncommon
+    left_out += [*unused, *unmatched, *uncommon]
     if not segments:
         reasons = "; ".join(f"{entry.row}, {entry.id}: {entry.reason}" for entry in left_out[:3])
         raise ArgumentError(f"`refs`: expected at least one segment of {frames} frames, got none ({reasons})")
@@ -325,6 +301,50 @@ def evaluate(
         "interval": "95 %, bootstrap over speakers (over clips where speakers are not known)",
     }
     return Evaluation(Table(measures, cells), tuple(segments), scores, order, tuple(left_out), tuple(notes), settings)
+
+
+def _check_names(methods: Mapping[str, Any], samples: Mapping[str, Any]) -> None:
+    taken = sorted(set(methods) & set(BOUNDS))
+    if taken:
+        raise ArgumentError(f"`methods`: expected names other than those of the bounds, got {taken}")
+    unknown = sorted(set(samples) - set(methods))
+    if unknown:
+        raise ArgumentError(f"`samples`: expected names of methods, {sorted(methods)}, got {unknown}")
+
+
+def _stride(networks: Networks, frames: int, stride: int | None) -> int:
+    """Return the distance between segments: a multiple of the frames of the coarsest level."""
+    pyramids = [syncers for syncers in (networks.syncers, *networks.parts().values()) if syncers is not None]
+    levels = max((syncers.num_levels for syncers in pyramids), default=1)
+    step = 2 ** (levels - 1)
+    stride = -(-frames // step) * step if stride is None else stride
+    check_positive("stride", stride)
+    if stride % step:
+        raise ArgumentError(f"`stride`: expected a multiple of {step} for {levels} levels, got {stride}")
+    if networks.syncers is not None and frames < networks.syncers.shortest_clip():
+        shortest = networks.syncers.shortest_clip()
+        raise ArgumentError(f"`frames`: expected at least {shortest}, a window of the coarsest level, got {frames}")
+    return stride
+
+
+def _row(method: str, number: int) -> str:
+    """Return the name of a sample of a method; the first sample has the name of the method."""
+    return method if number == 1 else f"{method}, sample {number}"
+
+
+def _matched(
+    refs: Mapping[str, Track], rows: Mapping[str, Sequence[Mapping[str, Track]]], *, cut: bool
+) -> tuple[dict[str, list[dict[str, Track]]], list[LeftOut]]:
+    """Match all samples of all methods with the references."""
+    matched: dict[str, list[dict[str, Track]]] = {}
+    left_out: list[LeftOut] = []
+    for method, samples in rows.items():
+        matched[method] = []
+        for number, preds in enumerate(samples, start=1):
+            found, unmatched = match_tracks(dict(refs), dict(preds), row=_row(method, number), cut=cut)
+            matched[method].append(found)
+            left_out += unmatched
+    return matched, left_out
 
 
 def _one_layout(refs: Mapping[str, Track]) -> tuple[dict[str, Track], list[LeftOut]]:

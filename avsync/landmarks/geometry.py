@@ -358,7 +358,8 @@ def mouth_opening(landmarks: Tensor, *, reference: str | Tensor = "first", eps: 
     Args:
         landmarks: (..., frames, 68, dims).
         reference: "first", "mean", or a face (..., points, dims); see :func:`reference_face`.
-        eps: A height of at most ``eps`` times the largest coordinate of the reference face is treated as zero and replaced by 1.
+        eps: A height of at most ``eps`` times the largest coordinate of the reference face is treated as zero and replaced by
+            1.
 
     Returns:
         (..., frames), without unit.

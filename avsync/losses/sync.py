@@ -200,15 +200,15 @@ def checked_weights(values: Sequence[float], count: int, *, name: str = "level_w
     return weights
 
 
-def _region_numbers(region_weights: Mapping[str, float] | None, syncers: MultiScaleSyncer | None) -> list[float]:
+def _region_numbers(region_weights: Mapping[str, float] | None, syncers: MultiScaleSyncer | _EncoderPairs) -> list[float]:
     """Return the weight of each region.
 
     Raises:
         ArgumentError: There is not one number per region, a number is not finite or negative, or all are zero.
     """
-    names = ("all",) if syncers is None else syncers.regions
+    names = syncers.regions
     if region_weights is None:
-        return [1.0] if syncers is None else list(syncers.region_weights)
+        return list(syncers.region_weights)
     if not isinstance(region_weights, Mapping) or set(region_weights) != set(names):
         got = sorted(region_weights) if isinstance(region_weights, Mapping) else describe_shape(region_weights)
         raise ArgumentError(f"`region_weights`: expected one number for each of the regions {list(names)}, got {got}")
@@ -216,12 +216,20 @@ def _region_numbers(region_weights: Mapping[str, float] | None, syncers: MultiSc
 
 
 class _EncoderPairs(nn.Module):
-    """Encoder pairs of a user with the interface of a :class:`~avsync.models.syncer.interface.MultiScaleSyncer`."""
+    """Encoder pairs of a user, with the part of the interface of syncers that the loss needs: a single region, "all"."""
+
+    fps = FPS
+    audio_stride = AUDIO_FRAMES_PER_FRAME
+    regions = ("all",)
+    region_weights = (1.0,)
 
     def __init__(self, pairs: Sequence[tuple[nn.Module, nn.Module]]) -> None:
         super().__init__()
         self.motion_encoders = nn.ModuleList(pair[0] for pair in pairs)
         self.audio_encoders = nn.ModuleList(pair[1] for pair in pairs)
+
+    def columns(self, _: int) -> tuple[slice | None, ...]:
+        return (slice(None),)
 
     def forward(self, landmarks: Tensor, audio: Tensor, lengths: Tensor | None, levels: Sequence[int]) -> list[Embeddings]:
         stride = audio.shape[1] // max(landmarks.shape[1], 1)
@@ -239,9 +247,8 @@ class _EncoderPairs(nn.Module):
             audio_windows = self.audio_encoders[level](filled)
             if audio_windows.shape != motion.shape:
                 raise ShapeError(
-                    f"`syncers`: expected equal shapes from the encoders of level {level}, got {tuple(motion.shape)} of "
-                    "motion and"
-                    f" {tuple(audio_windows.shape)} of audio"
+                    f"`syncers`: expected equal shapes from the encoders of level {level}, got {tuple(motion.shape)} of motion "
+                    f"and {tuple(audio_windows.shape)} of audio"
                 )
             window = motions[level].shape[1] - motion.shape[1] + 1
             embedded.append(Embeddings(motion, audio_windows, window_mask(lengths, level, motion.shape[1], window)))
@@ -316,16 +323,15 @@ class MultiScaleSyncLoss(nn.Module):
         check_positive("silence_weight", silence_weight, allow_zero=True)
         self.silence_weight = float(silence_weight)
         if isinstance(syncers, MultiScaleSyncer):
-            held: nn.Module = syncers if layout is None else syncers.for_layout(layout)
+            held: MultiScaleSyncer | _EncoderPairs = syncers if layout is None else syncers.for_layout(layout)
             self.num_levels = syncers.num_levels
-            self._syncer_fps = syncers.fps
         else:
             held = _EncoderPairs(_checked_pairs(syncers))
             self.num_levels = len(syncers)
-            self._syncer_fps = FPS
             for name, value, wanted in (("skip_short", skip_short, False), ("layout", layout, None), ("fps", fps, None)):
                 if value is not wanted:
                     raise ArgumentError(f"`{name}`: expected {wanted} with encoder pairs of your own, got {value!r}")
+        self._syncer_fps = held.fps
         self.fps = self._syncer_fps if fps is None else check_fps("fps", fps)
         if audio_transform is not None and not isinstance(audio_transform, nn.Module):
             raise ArgumentError(f"`audio_transform`: expected a module or None, got {describe_shape(audio_transform)}")
@@ -334,7 +340,7 @@ class MultiScaleSyncLoss(nn.Module):
             if audio_transform is not None:
                 audio_transform.to(next((value.device for value in syncers.parameters()), torch.device("cpu")))
         numbers = [1.0] * self.num_levels if level_weights is None else checked_weights(level_weights, self.num_levels)
-        shares = self._shares(_region_numbers(region_weights, held if isinstance(held, MultiScaleSyncer) else None), held)
+        shares = _shares(_region_numbers(region_weights, held), [held.columns(level) for level in range(self.num_levels)])
         numbers = [number if any(column) else 0.0 for number, column in zip(numbers, zip(*shares, strict=True), strict=True)]
         if not any(numbers):
             raise ArgumentError(
@@ -351,22 +357,10 @@ class MultiScaleSyncLoss(nn.Module):
             for name, module in (("syncers", held), ("audio_transform", audio_transform))
         }
 
-    def _shares(self, weights: Sequence[float], syncers: nn.Module) -> list[list[float]]:
-        """Return each region's share of the loss of each level, regions x levels; zeros at levels without a weighted region."""
-        has = [self._columns(level, syncers) for level in range(self.num_levels)]
-        shares = [[weight * (columns[region] is not None) for columns in has] for region, weight in enumerate(weights)]
-        totals = [sum(column) or 1.0 for column in zip(*shares, strict=True)]
-        return [[share / total for share, total in zip(row, totals, strict=True)] for row in shares]
-
-    @staticmethod
-    def _columns(level: int, syncers: nn.Module) -> tuple[slice | None, ...]:
-        """Return the columns of each region in the embeddings of a level."""
-        return syncers.columns(level) if isinstance(syncers, MultiScaleSyncer) else (slice(None),)
-
     @property
     def regions(self) -> tuple[str, ...]:
         """Names of the rows of ``per_region``."""
-        return self.syncers.regions if isinstance(self.syncers, MultiScaleSyncer) else ("all",)
+        return self.syncers.regions
 
     @property
     def syncers(self) -> MultiScaleSyncer | _EncoderPairs:
@@ -498,11 +492,12 @@ class MultiScaleSyncLoss(nn.Module):
         check_same_device("landmarks", landmarks, self.level_weights.device, "the loss")
         lengths = None if lengths is None else check_lengths(lengths, landmarks)
         silence = self._silence(landmarks, speech, reference, lengths)
+        if target is not None:
+            _check_target(target, landmarks)
         if self.fps != self._syncer_fps:
-            if target is not None:
-                _check_target(target, landmarks)
-                target = resample_frames(target, fps=self.fps, to_fps=self._syncer_fps, lengths=lengths)
             audio = self._audio_of(audio, landmarks.shape[1])
+            if target is not None:
+                target = resample_frames(target, fps=self.fps, to_fps=self._syncer_fps, lengths=lengths)
             landmarks = resample_frames(landmarks, fps=self.fps, to_fps=self._syncer_fps, lengths=lengths)
             if lengths is not None:
                 lengths = resampled_lengths(lengths, self.fps, self._syncer_fps).clamp(max=landmarks.shape[1])
@@ -518,8 +513,8 @@ class MultiScaleSyncLoss(nn.Module):
             levels = list(range(self.num_levels))
             embedded = self.syncers(landmarks, features, lengths, levels)
         motions, audios, masks = zip(*embedded, strict=True)
-        wanted = audios if target is None else self._embed_target(target, landmarks, features, reference, lengths, levels)
-        regions = zip(*(self._columns(level, self.syncers) for level in levels), strict=True)
+        wanted = audios if target is None else self._embed_target(target, features, reference, lengths, levels)
+        regions = zip(*(self.syncers.columns(level) for level in levels), strict=True)
         per_region = torch.stack([_of_region(columns, motions, wanted, masks) for columns in regions])
         per_level = (per_region * self.region_shares[:, : len(levels)]).sum(dim=0)
         total = _total(per_level, self.level_weights[: len(levels)], masks)
@@ -548,14 +543,12 @@ class MultiScaleSyncLoss(nn.Module):
     def _embed_target(
         self,
         target: Tensor,
-        landmarks: Tensor,
         features: Tensor,
         reference: str | Tensor | None,
         lengths: Tensor | None,
         levels: Sequence[int],
     ) -> tuple[Tensor, ...]:
         """Return the motion embeddings of the real motion, one (batch, windows, embed) per level."""
-        _check_target(target, landmarks)
         if isinstance(self.syncers, MultiScaleSyncer):
             return tuple(self.syncers.embed_motion(target, reference=reference, lengths=lengths, levels=levels))
         return tuple(pair.motion for pair in self.syncers(target, features, lengths, levels))
@@ -566,7 +559,7 @@ class MultiScaleSyncLoss(nn.Module):
             return audio  # an error follows
         fps = self._syncer_fps
         wanted = resampled_length(frames, self.fps, fps)
-        stride = cast(MultiScaleSyncer, self.syncers).audio_stride
+        stride = self.syncers.audio_stride
         per_frame = stride if audio.ndim == 3 else round(SAMPLE_RATE / fps)
         unit = "audio frames" if audio.ndim == 3 else "samples"
         exact = frames * per_frame * fps / self.fps
@@ -612,8 +605,7 @@ class MultiScaleSyncLoss(nn.Module):
             sample = torch.arange(audio.shape[1], device=audio.device)
             audio = torch.where(sample < round(SAMPLE_RATE / self._syncer_fps) * lengths[:, None], audio, 0.0)
         features = self.audio_transform(audio)
-        stride = self.syncers.audio_stride if isinstance(self.syncers, MultiScaleSyncer) else AUDIO_FRAMES_PER_FRAME
-        if features.ndim == 3 and features.shape[1] != stride * frames:
+        if features.ndim == 3 and features.shape[1] != self.syncers.audio_stride * frames:
             raise ShapeError(_rate_message(audio.shape[1], frames, self._syncer_fps))
         return features
 
@@ -624,9 +616,8 @@ class MultiScaleSyncLoss(nn.Module):
             shortest = syncers.shortest_clip()
             if frames < shortest:
                 raise ClipTooShortError(
-                    f"`landmarks`: expected at least {shortest} frames to fill level {self.num_levels - 1} (or "
-                    "skip_short=True to"
-                    f" leave out the levels that are too coarse), got {frames}"
+                    f"`landmarks`: expected at least {shortest} frames to fill level {self.num_levels - 1} (or skip_short=True "
+                    f"to leave out the levels that are too coarse), got {frames}"
                 )
             return levels
         fitting = [level for level in levels if frames >= syncers.shortest_clip([level])]
@@ -636,6 +627,13 @@ class MultiScaleSyncLoss(nn.Module):
                 f"`landmarks`: expected at least {shortest} frames to fill level {self._first_weighted}, got {frames}"
             )
         return fitting
+
+
+def _shares(weights: Sequence[float], columns: Sequence[Sequence[slice | None]]) -> list[list[float]]:
+    """Return each region's share of the loss of each level, regions x levels; zeros at levels without a weighted region."""
+    shares = [[weight * (level[region] is not None) for level in columns] for region, weight in enumerate(weights)]
+    totals = [sum(column) or 1.0 for column in zip(*shares, strict=True)]
+    return [[share / total for share, total in zip(row, totals, strict=True)] for row in shares]
 
 
 def _of_region(
@@ -670,8 +668,7 @@ def _checked_pairs(syncers: object) -> Sequence[tuple[nn.Module, nn.Module]]:
     if not fits:
         raise ArgumentError(
             "`syncers`: expected a SyncerPyramid, a SyncerEnsemble or a non-empty list of (motion_encoder, audio_encoder) "
-            "pairs, got"
-            f" {type(syncers).__name__}"
+            f"pairs, got {type(syncers).__name__}"
         )
     return cast(Sequence[tuple[nn.Module, nn.Module]], syncers)
 

@@ -136,18 +136,11 @@ def iter_clips(
     for key, text in {"name": name, "speaker": speaker, "split": split}.items():
         check_type(key, text, str, optional=key != "split")
     check_type("report", report, VideoReport, optional=True)
-    for key, number in {"fps": fps, "min_seconds": min_seconds, "max_seconds": max_seconds}.items():
-        check_type(key, number, int, float)
     if progress is not None and not callable(progress):
         raise ArgumentError(f"`progress`: expected a function of the finished share, got {type(progress).__name__}")
     check_choice("faces", faces, POLICIES)
     check_choice("crop", crop, CROPS)
-    for key, value in {"fps": fps, "min_seconds": min_seconds, "max_seconds": max_seconds}.items():
-        check_positive(key, value)
-    if max_seconds < min_seconds or max_seconds * fps < 1:
-        raise ArgumentError(
-            f"`max_seconds`: expected at least `min_seconds` = {min_seconds:g} and a frame, got {max_seconds:g}"
-        )
+    _check_lengths(fps, min_seconds, max_seconds)
     report = VideoReport(source=os.fspath(video)) if report is None else report
     name = Path(video).stem if name is None else name
     found = as_detector(detector)
@@ -196,6 +189,16 @@ def iter_clips(
         report.warnings += [text for text in texts if text not in report.warnings]
     if progress is not None:
         progress(1.0)
+
+
+def _check_lengths(fps: float, min_seconds: float, max_seconds: float) -> None:
+    for key, number in {"fps": fps, "min_seconds": min_seconds, "max_seconds": max_seconds}.items():
+        check_type(key, number, int, float)
+        check_positive(key, number)
+    if max_seconds < min_seconds or max_seconds * fps < 1:
+        raise ArgumentError(
+            f"`max_seconds`: expected at least `min_seconds` = {min_seconds:g} and a frame, got {max_seconds:g}"
+        )
 
 
 class _Ledger:

@@ -399,63 +399,71 @@ class SyncerPyramidConfig:
         if self.layout is not None:
             self._find_layout()  # before the check of types, because a name stands for its layout
         check_fields(self)
-        if self.num_levels < 1:
-            raise ConfigError(f"`num_levels`: expected at least 1, got {self.num_levels}")
-        if self.reference not in ("first", "mean"):
-            raise ConfigError(f"`reference`: expected 'first' or 'mean', got {self.reference!r}")
-        for name, choices in (("audio", (*KINDS, "custom")), ("region", MOTION_REGIONS)):
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"`{name}`: expected one of {choices}, got {getattr(self, name)!r}")
-        if self.audio != "custom" and self.syncer.audio_features != COEFFICIENTS[self.audio]:
-            raise ConfigError(
-                f"`audio`: expected 'custom' for {self.syncer.audio_features} features per audio frame, got "
-                f"{self.audio!r}, which has"
-                f" {COEFFICIENTS[self.audio]}"
-            )
         check_motion(self.motion)
-        if not isinstance(self.fps, int | float) or not 0 < self.fps < math.inf:
-            raise ConfigError(f"`fps`: expected a finite number above 0, got {self.fps!r}")
-        if self.audio != "custom" and self.fps * self.syncer.audio_stride != FEATURES_PER_SECOND:
-            raise ConfigError(
-                f"`fps`: expected {FEATURES_PER_SECOND / self.syncer.audio_stride:g} with {self.audio} features and"
-                f" {self.syncer.audio_stride} audio frames per motion frame, got {self.fps:g}"
-            )
+        self._check_numbers()
+        self._check_audio()
         if self.layout is not None:
             self._take_sizes_of_layout(self.layout)
+        self._check_points()
+        for level in range(self.num_levels):
+            self.level_syncer(level)  # raises for impossible sizes
+
+    def _check_numbers(self) -> None:
+        """Raise for names that are unknown and for numbers out of their ranges."""
+        for name, choices in (("audio", (*KINDS, "custom")), ("region", MOTION_REGIONS), ("reference", ("first", "mean"))):
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"`{name}`: expected one of {choices}, got {getattr(self, name)!r}")
+        if self.num_levels < 1:
+            raise ConfigError(f"`num_levels`: expected at least 1, got {self.num_levels}")
+        for name in ("fps", "motion_scale"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"`{name}`: expected a finite number above 0, got {getattr(self, name)!r}")
+        for name in _OF_A_LEVEL:
+            if len(getattr(self, name)) not in (0, self.num_levels):
+                raise ConfigError(f"`{name}`: expected {self.num_levels} numbers or none, got {getattr(self, name)!r}")
+
+    def _check_audio(self) -> None:
+        """Raise unless coefficients and rate are those of the audio features, whose rate is the same for all kinds."""
+        if self.audio == "custom":
+            return
+        if self.syncer.audio_features != COEFFICIENTS[self.audio]:
+            raise ConfigError(
+                f"`audio`: expected 'custom' for {self.syncer.audio_features} features per audio frame, got {self.audio!r}, "
+                f"which has {COEFFICIENTS[self.audio]}"
+            )
+        if self.fps * self.syncer.audio_stride != FEATURES_PER_SECOND:
+            raise ConfigError(
+                f"`fps`: expected {FEATURES_PER_SECOND / self.syncer.audio_stride:g} with {self.audio} features and "
+                f"{self.syncer.audio_stride} audio frames per motion frame, got {self.fps:g}"
+            )
+
+    def _check_points(self) -> None:
+        """Raise unless points, dims and channels are those of the region and of the motion features."""
+        if self.landmark_dims < 1:
+            raise ConfigError(f"`landmark_dims`: expected at least 1, got {self.landmark_dims}")
         points = region_points(self.region, self.layout or LANDMARKS68)
         if (self.region != "face" or "shape" in self.motion) and self.syncer.points != points:
             raise ConfigError(
-                f"`syncer.points`: expected {points} with motion {self.motion!r} of the region {self.region!r}, got"
-                f" {self.syncer.points}"
+                f"`syncer.points`: expected {points} with motion {self.motion!r} of the region {self.region!r}, got "
+                f"{self.syncer.points}"
             )
         on_68 = self.layout in (None, LANDMARKS68)
         if self.region == POSE and ("shape" in self.motion or self.landmark_dims < 2 or not on_68):
             raise ConfigError(
                 f"`region`: expected motion without shape, and 68 points of 2 dims or more, with {POSE!r}, got "
-                f"{self.motion!r} of"
-                f" {self.landmark_points} points with {self.landmark_dims} dims"
+                f"{self.motion!r} of {self.landmark_points} points with {self.landmark_dims} dims"
             )
         if self.remove_lips and (self.region in ("face", "mouth") or self.landmark_dims != 2 or not on_68):
             raise ConfigError(
-                f"`remove_lips`: expected False for the region {self.region!r} and landmarks of {self.landmark_dims} "
-                "dims, got True;"
-                " it needs the region 'head', 'expression' or 'pose' and 2 dims"
+                f"`remove_lips`: expected False for the region {self.region!r} and landmarks of {self.landmark_dims} dims, got "
+                "True; it needs the region 'head', 'expression' or 'pose' and 2 dims"
             )
-        if self.landmark_dims < 1:
-            raise ConfigError(f"`landmark_dims`: expected at least 1, got {self.landmark_dims}")
         wanted = motion_channels(self.motion, 1 if self.region == POSE else self.landmark_dims)
         if self.syncer.motion_channels != wanted:
             raise ConfigError(
-                f"`syncer.motion_channels`: expected {wanted} with motion {self.motion} of landmarks of {self.landmark_dims}"
-                f" dims, got {self.syncer.motion_channels}"
+                f"`syncer.motion_channels`: expected {wanted} with motion {self.motion} of landmarks of {self.landmark_dims} "
+                f"dims, got {self.syncer.motion_channels}"
             )
-        for name in _OF_A_LEVEL:
-            if len(getattr(self, name)) not in (0, self.num_levels):
-                raise ConfigError(f"`{name}`: expected {self.num_levels} numbers or none, got {getattr(self, name)!r}")
-        for level in range(self.num_levels):
-            self.level_syncer(level)  # raises for impossible sizes
-        if not 0 < self.motion_scale < math.inf:
-            raise ConfigError(f"`motion_scale`: expected a finite number above 0, got {self.motion_scale}")
 
     def _find_layout(self) -> None:
         """Set the layout to the one that its name stands for."""

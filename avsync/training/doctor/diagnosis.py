@@ -91,49 +91,32 @@ def _level(history: Mapping[str, Curve], level: int) -> list[Finding]:
     }
     late, step = _late(curve), curve[-1][0]
     numbers = {"level": level, "step": step, "loss_over_chance": late, **signs}
-    findings = []
     best = min(_late(curve[: end + 1]) for end in range(len(curve)))
     if late > STUCK and best < 0.8:
-        findings.append(
-            Finding(
-                "error",
-                "lost",
-                f"the loss of {name} had fallen to {best:.2f} of its chance level and rose again to {late:.2f}: lower the "
-                "learning rate "
-                "towards the end, or clip the gradient.",
-                numbers=numbers,
-            )
+        words = (
+            f"the loss of {name} had fallen to {best:.2f} of its chance level and rose again to {late:.2f}: lower the learning "
+            "rate towards the end, or clip the gradient."
         )
+        findings = [Finding("error", "lost", words, numbers=numbers)]
     elif late > STUCK:
-        findings.append(_stuck(name, late, step, signs, numbers))
+        findings = [_stuck(name, late, step, signs, numbers)]
     elif late > 0.85:
-        findings.append(
-            Finding(
-                "warning",
-                "slow",
-                f"{name} has learned little by step {step}: its loss is {late:.2f} of its chance level. Coarse levels see "
-                "fewer windows and "
-                "less motion, so they need longer clips, more speakers or more steps.",
-                numbers=numbers,
-            )
+        words = (
+            f"{name} has learned little by step {step}: its loss is {late:.2f} of its chance level. Coarse levels see fewer "
+            "windows and less motion, so they need longer clips, more speakers or more steps."
         )
+        findings = [Finding("warning", "slow", words, numbers=numbers)]
     else:
         accuracy = 50 * (signs["in_sync"] + signs["off_sync"]) if {"in_sync", "off_sync"} <= set(signs) else None
         told = "" if accuracy is None else f", and {accuracy:.0f} % of its pairs are classified correctly (chance level: 50)"
-        findings.append(
-            Finding("note", "learns", f"{name} learns: its loss is {late:.2f} of its chance level{told}.", numbers=numbers)
-        )
+        words = f"{name} learns: its loss is {late:.2f} of its chance level{told}."
+        findings = [Finding("note", "learns", words, numbers=numbers)]
     if signs.get("temperature", 0.0) > _HOT:
-        findings.append(
-            Finding(
-                "warning",
-                "hot",
-                f"the temperature of {name} is {signs['temperature']:.2f}: cosines lie between -1 and 1, so above {_HOT} "
-                "the softmax hardly "
-                "distinguishes them. Start at 0.07, and apply no weight decay to the temperature.",
-                numbers=numbers,
-            )
+        words = (
+            f"the temperature of {name} is {signs['temperature']:.2f}: cosines lie between -1 and 1, so above {_HOT} the "
+            "softmax hardly distinguishes them. Start at 0.07, and apply no weight decay to the temperature."
         )
+        findings.append(Finding("warning", "hot", words, numbers=numbers))
     return findings
 
 
