@@ -162,9 +162,8 @@ class SpeechModelFeatures(nn.Module):
         seconds, found = waveform.shape[1] / self.sample_rate, features.shape[1] / self.model_rate
         if abs(seconds - found) > 0.1 + 2 / self.model_rate:
             raise ShapeError(
-                f"`encode`: expected about {seconds * self.model_rate:.0f} frames for {seconds:.2f} s "
-                f"({self.model_rate:g} per second),"
-                f" got {features.shape[1]}"
+                f"`encode`: expected about {seconds * self.model_rate:.0f} frames for {seconds:.2f} s ({self.model_rate:g} per "
+                f"second), got {features.shape[1]}"
             )
         return resample_frames(features, fps=self.model_rate, to_fps=self.frame_rate, frames=frames, start=self.first_frame)
 

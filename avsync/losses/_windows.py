@@ -58,9 +58,8 @@ def check_negatives(num_clips: int, num_windows: int, exclusion: int) -> None:
     """
     if num_clips < 2 and num_windows < 2 * exclusion + 2:
         raise ClipTooShortError(
-            f"`motion`: expected several clips, or at least {2 * exclusion + 2} windows, so that every window has a "
-            "negative at a distance"
-            f" above {exclusion}, got 1 clip of {num_windows} windows"
+            f"`motion`: expected several clips, or at least {2 * exclusion + 2} windows, so that every window has a negative "
+            f"at a distance above {exclusion}, got 1 clip of {num_windows} windows"
         )
 
 

@@ -196,9 +196,8 @@ def frechet_distance(preds: Tensor | GaussianStatistics, target: Tensor | Gaussi
             raise ArgumentError(f"`{name}`: expected at least 2 feature vectors, got {counts[name]}")
     if min(counts.values()) <= features:
         warnings.warn(
-            f"`preds`, `target`: {counts['preds']} and {counts['target']} vectors of {features} features; with no more "
-            "vectors than"
-            " features the Frechet distance is biased upwards",
+            f"`preds`, `target`: {counts['preds']} and {counts['target']} vectors of {features} features; with no more vectors "
+            "than features the Frechet distance is biased upwards",
             stacklevel=2,
         )
     one, other = statistics["preds"], statistics["target"]

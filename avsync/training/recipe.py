@@ -99,8 +99,7 @@ def syncer_recipe(
     if frames < least:
         raise ClipTooShortError(
             f"`num_levels`: expected fewer than {num_levels} levels for clips of {frames} frames, because level "
-            f"{num_levels - 1}"
-            f" needs {least}"
+            f"{num_levels - 1} needs {least}"
         )
     return SyncerRecipe(
         pyramid=SyncerPyramidConfig(

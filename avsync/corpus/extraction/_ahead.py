@@ -63,8 +63,7 @@ def ahead(items: Iterable[Item], depth: int = 1) -> Generator[Item, None, None]:
             if os.getpid() != process:
                 raise ArgumentError(
                     "`iter_clips`: expected to continue in the process that began it, got a fork, which has no decoding "
-                    "thread; "
-                    "begin it in each process"
+                    "thread; begin it in each process"
                 )
             item, error, more = ready.get()
             if error is not None:

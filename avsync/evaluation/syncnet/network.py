@@ -231,9 +231,8 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"`path`: expected a state dictionary of tensors, got {path}, which is damaged, or holds other Python objects "
-            "and cannot"
-            " be read safely; where you trust it, load the model it holds and save its `state_dict()`"
+            f"`path`: expected a state dictionary of tensors, got {path}, which is damaged, or holds other Python objects and "
+            "cannot be read safely; where you trust it, load the model it holds and save its `state_dict()`"
         ) from error
     except Exception as error:  # a damaged file can cause almost any exception
         raise CheckpointError(

@@ -187,9 +187,8 @@ class _Scorer:
         self.source.close()
         if not self._counts.any():
             raise ClipTooShortError(
-                f"{self.source.path}: expected audio for at least {_WINDOW_SAMPLES / SAMPLE_RATE:.3f} s next to the face "
-                "that starts at"
-                f" {self.face.start:.2f} s, got less"
+                f"{self.source.path}: expected audio for at least {_WINDOW_SAMPLES / SAMPLE_RATE:.3f} s next to the face that "
+                f"starts at {self.face.start:.2f} s, got less"
             )
         with np.errstate(invalid="ignore"):
             means = torch.from_numpy(np.where(self._counts > 0, self._sums / self._counts, np.nan)).float()

@@ -240,9 +240,8 @@ class _LayoutAdapter(MultiScaleSyncer):
         dims = next((dims for dims in layout.dims if dims >= syncers.landmark_dims), None)
         if dims is None:
             raise ArgumentError(
-                f"`layout`: expected a layout of at least {syncers.landmark_dims} dims for these syncers, got "
-                f"{layout.name!r} with"
-                f" {layout.dims}"
+                f"`layout`: expected a layout of at least {syncers.landmark_dims} dims for these syncers, got {layout.name!r} "
+                f"with {layout.dims}"
             )
         super().__init__(interface=syncers.interface._replace(layout=layout, landmark_points=layout.points, landmark_dims=dims))
         self.syncers = syncers

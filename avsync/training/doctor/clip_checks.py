@@ -27,9 +27,8 @@ _FAULTS = {
         "the image)."
     ),
     "mirrored": (
-        "left and right are exchanged: the first point of every part is on the right of the image. Either x was negated "
-        "and the "
-        "indices were not swapped (avsync.landmarks.flip does both), or the detector counts from the other side."
+        "left and right are exchanged: the first point of every part is on the right of the image. Either x was negated and "
+        "the indices were not swapped (avsync.landmarks.flip does both), or the detector counts from the other side."
     ),
     "axes_swapped": "the face lies on its side: x and y are exchanged, or a phone's rotation was not applied.",
     "points_swapped": "parts of the face disagree about left and right: the indices of some points are exchanged.",
@@ -113,9 +112,8 @@ def _silent(facts: Sequence[ClipFacts]) -> list[Finding]:
     more = f", and {len(silent) - 5} more" if len(silent) > 5 else ""
     share = total / max(sum(clip.frames / FPS for clip in facts), 1e-9)
     words = (
-        f"some segments of {SILENT_SECONDS:g} s or more have no speech: {named}{more}. A syncer cannot learn from them, "
-        "and their offsets "
-        "cannot be found; leave them out of an evaluation (Batch.speech_fraction)."
+        f"some segments of {SILENT_SECONDS:g} s or more have no speech: {named}{more}. A syncer cannot learn from them, and "
+        "their offsets cannot be found; leave them out of an evaluation (Batch.speech_fraction)."
     )
     severity = "warning" if share > 0.05 else "note"
     return [Finding(severity, "silence", words, clips=tuple(silent), numbers={"seconds": total, "share": share})]
@@ -127,17 +125,15 @@ def _units(facts: Sequence[ClipFacts]) -> list[Finding]:
     if small and large:
         few, what = (small, "fractions") if len(small) <= len(large) else (large, "pixels")
         words = (
-            f"units are mixed: in {len(small)} clips faces are less than {_FRACTIONS_BELOW:g} units high (fractions of "
-            "the image), in "
-            f"{len(large)} more than {_PIXELS_ABOVE:g} (pixels). The clips listed here are those in {what}."
+            f"units are mixed: in {len(small)} clips faces are less than {_FRACTIONS_BELOW:g} units high (fractions of the "
+            f"image), in {len(large)} more than {_PIXELS_ABOVE:g} (pixels). The clips listed here are those in {what}."
         )
         return [Finding("error", "mixed_units", words, clips=few)]
     wrong = tuple(clip.id for clip in facts if clip.height < _FRACTIONS_BELOW and min(clip.frame_size) > 1)
     if wrong:
         words = (
-            f"{len(wrong)} clips: landmarks are fractions, but frame_size is in pixels. If x was divided by the width and "
-            "y by the height, "
-            "faces are distorted; multiply the coordinates by width and height again."
+            f"{len(wrong)} clips: landmarks are fractions, but frame_size is in pixels. If x was divided by the width and y by "
+            "the height, faces are distorted; multiply the coordinates by width and height again."
         )
         return [Finding("warning", "normalised_units", words, clips=wrong)]
     return []

@@ -22,9 +22,8 @@ _NO_GRADIENT = 1e-7
 _HUGE_GRADIENT = 1e3
 _HOT = 0.5  # a temperature at which cosines of -1 to 1 hardly move the softmax
 _ELSEWHERE = (
-    "Check the data first: audio and motion may be misaligned, swapped between clips, or of the wrong rate (run avsync "
-    "doctor on the "
-    "corpus). If the data are correct, raise the learning rate or train longer."
+    "Check the data first: audio and motion may be misaligned, swapped between clips, or of the wrong rate (run avsync doctor "
+    "on the corpus). If the data are correct, raise the learning rate or train longer."
 )
 
 
@@ -70,8 +69,7 @@ def _blown_up(name: str, curve: Curve) -> Finding | None:
         "error",
         "not_finite",
         f"{name} is not a number from step {step} on. Possible causes: a learning rate that is too high, half precision "
-        "without loss "
-        "scaling, or NaN in the data (avsync doctor CORPUS finds them).",
+        "without loss scaling, or NaN in the data (avsync doctor CORPUS finds them).",
         numbers={"step": step},
     )
 
@@ -128,11 +126,9 @@ def _stuck(name: str, late: float, step: int, signs: Mapping[str, float], number
         return Finding("error", "no_gradient", words, numbers=known)
     if signs.get("spread", 1.0) < COLLAPSED:
         words = (
-            f"{where}, and its embeddings have collapsed: every window has the same embedding (spread "
-            f"{signs['spread']:.3f}; 1 means "
-            "all directions). Lower the learning rate or warm up longer; make sure that features and motion are "
-            "standardised, and that "
-            "neither is constant."
+            f"{where}, and its embeddings have collapsed: every window has the same embedding (spread {signs['spread']:.3f}; 1 "
+            f"means all directions). Lower the learning rate or warm up longer; make sure that features and motion are "
+            "standardised, and that neither is constant."
         )
         return Finding("error", "collapse", words, numbers=known)
     if signs.get("grad", 0.0) > _HUGE_GRADIENT:

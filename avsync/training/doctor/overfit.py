@@ -174,9 +174,8 @@ def check_overfit(result: Overfit) -> list[Finding]:
             findings.append(Finding("warning", "overfit_slow", words, numbers=numbers))
         elif ratio > 0.5:
             words = (
-                f"{where}. Even shuffled audio can be learned by heart, so the crops must be alike: silence, faces that "
-                "do not move, or "
-                "the same recording under several ids."
+                f"{where}. Even shuffled audio can be learned by heart, so the crops must be alike: silence, faces that do not "
+                "move, or the same recording under several ids."
             )
             findings.append(Finding("error", "overfit_failed", words, numbers=numbers))
         elif ratio > LEARNT:
@@ -186,10 +185,9 @@ def check_overfit(result: Overfit) -> list[Finding]:
             findings.append(Finding("warning", "overfit_slow", words, numbers=numbers))
     if not findings:
         words = (
-            f"{result.crops} crops were learned by heart in {result.steps} steps ({result.seconds:.1f} s): the loss of "
-            "every level fell below "
-            f"{100 * LEARNT:g} % of its chance level. Model and training work; this check does not show whether audio and "
-            "motion belong together."
+            f"{result.crops} crops were learned by heart in {result.steps} steps ({result.seconds:.1f} s): the loss of every "
+            f"level fell below {100 * LEARNT:g} % of its chance level. Model and training work; this check does not show "
+            f"whether audio and motion belong together."
         )
         findings.append(Finding("note", "overfit", words, numbers=numbers))
     return findings
