@@ -127,7 +127,7 @@ def _stuck(name: str, late: float, step: int, signs: Mapping[str, float], number
     if signs.get("spread", 1.0) < COLLAPSED:
         words = (
             f"{where}, and its embeddings have collapsed: every window has the same embedding (spread {signs['spread']:.3f}; 1 "
-            f"means all directions). Lower the learning rate or warm up longer; make sure that features and motion are "
+            "means all directions). Lower the learning rate or warm up longer; make sure that features and motion are "
             "standardised, and that neither is constant."
         )
         return Finding("error", "collapse", words, numbers=known)

@@ -187,7 +187,7 @@ def check_overfit(result: Overfit) -> list[Finding]:
         words = (
             f"{result.crops} crops were learned by heart in {result.steps} steps ({result.seconds:.1f} s): the loss of every "
             f"level fell below {100 * LEARNT:g} % of its chance level. Model and training work; this check does not show "
-            f"whether audio and motion belong together."
+            "whether audio and motion belong together."
         )
         findings.append(Finding("note", "overfit", words, numbers=numbers))
     return findings
