@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 
@@ -232,3 +233,11 @@ def test_mistakes_with_waveforms_are_named() -> None:
         for features in (SpeechFeatures(), SpeechFeatures().features):
             with pytest.raises(ArgumentError, match=message):
                 features(wrong)
+
+
+@pytest.mark.parametrize(("function", "module"), [(log_mel, LogMel), (mfcc, MFCC), (mel_filterbank, LogMel)])
+def test_function_and_module_have_the_same_defaults(function: Callable[..., Tensor], module: type[LogMel]) -> None:
+    ours, theirs = inspect.signature(function).parameters, inspect.signature(module).parameters
+    shared = set(ours) & set(theirs)
+    assert {"sample_rate", "n_fft", "n_mels", "f_min", "f_max"} <= shared
+    assert {name: ours[name].default for name in shared} == {name: theirs[name].default for name in shared}

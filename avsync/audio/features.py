@@ -120,6 +120,13 @@ def dct_matrix(
     return basis.to(dtype=dtype, device=device)
 
 
+def _check_framing(n_fft: int, win_length: int, hop_length: int) -> None:
+    check_count("hop_length", hop_length)
+    check_count("win_length", win_length)
+    if win_length > n_fft:
+        raise ArgumentError(f"`win_length`: expected a number from 1 to n_fft = {n_fft}, got {win_length}")
+
+
 @checked
 def log_mel(
     waveform: Tensor,
@@ -175,10 +182,7 @@ def log_mel(
     check_shape("waveform", waveform, "batch samples")
     check_floating("waveform", waveform)
     check_some_clips("waveform", waveform)
-    check_count("hop_length", hop_length)
-    check_count("win_length", win_length)
-    if win_length > n_fft:
-        raise ArgumentError(f"`win_length`: expected at most the {n_fft} of `n_fft`, got {win_length}")
+    _check_framing(n_fft, win_length, hop_length)
     if window is not None:
         check_shape("window", window, "samples", samples=win_length)
     if filterbank is not None:
@@ -248,10 +252,12 @@ def mfcc(
 
     Source: paper section 4 (26 coefficients, window 400, hop 160, 16 kHz); the 40 bands are ours.
     """
-    framing = {"sample_rate": sample_rate, "n_fft": n_fft, "win_length": win_length, "hop_length": hop_length}
     bands = log_mel(
         waveform,
-        **framing,
+        sample_rate=sample_rate,
+        n_fft=n_fft,
+        win_length=win_length,
+        hop_length=hop_length,
         n_mels=n_mels,
         f_min=f_min,
         f_max=f_max,
@@ -264,6 +270,11 @@ def mfcc(
         check_shape("dct", dct, "bands coeffs", bands=bands.shape[-1])
     if dct is None:
         dct = dct_matrix(n_mfcc=n_mfcc, n_mels=n_mels, dtype=bands.dtype, device=bands.device)
+    return _cepstrum(bands, dct)
+
+
+def _cepstrum(bands: Tensor, dct: Tensor) -> Tensor:
+    """Transform log-mel energies (..., n_mels) to coefficients (..., n_mfcc), in full precision under autocast too."""
     with torch.autocast(device_type=bands.device.type, enabled=False):
         return bands @ dct.to(bands.dtype)
 
@@ -341,10 +352,8 @@ class LogMel(nn.Module):
         top_db: float | None = None,
     ) -> None:
         super().__init__()
-        check_positive("hop_length", hop_length)
+        _check_framing(n_fft, win_length, hop_length)
         check_positive("amin", amin)
-        if not 0 < win_length <= n_fft:
-            raise ArgumentError(f"`win_length`: expected a number from 1 to n_fft = {n_fft}, got {win_length}")
         if top_db is not None:
             check_positive("top_db", top_db)
         filterbank = mel_filterbank(n_mels=n_mels, n_fft=n_fft, sample_rate=sample_rate, f_min=f_min, f_max=f_max)
@@ -443,9 +452,7 @@ class MFCC(LogMel):
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Compute features: (batch, samples) to (batch, samples // hop_length, n_mfcc)."""
-        bands = super().forward(waveform)
-        with torch.autocast(device_type=bands.device.type, enabled=False):
-            return bands @ self.dct.to(bands.dtype)
+        return _cepstrum(super().forward(waveform), self.dct)
 
 
 COEFFICIENTS = {"log-mel": 26, "mfcc": 26, "prosody": NUM_PROSODY, "log-mel-prosody": 26 + NUM_PROSODY}
