@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import avsync
 from avsync.cli import build_parser
+from benchmarks import trained_examples
 
 _INLINE = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', flags=re.DOTALL)
 _BLOCK = re.compile(r'<div class="arithmatex">\s*\\\[(.*?)\\\]\s*</div>', flags=re.DOTALL)
@@ -65,6 +66,8 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
         "<!-- commands -->": _commands,
         "<!-- expected landmarks68-25fps -->": _expected_values,
         "<!-- expected models -->": _expected_models,
+        "<!-- trained layouts -->": lambda: trained_examples.rows(trained_examples.LAYOUT),
+        "<!-- trained features -->": lambda: trained_examples.rows(trained_examples.FEATURES),
     }.items():
         if marker in markdown:
             markdown = markdown.replace(marker, "\n".join(lines()))

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import importlib
 import os
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from avsync import MultiScaleSyncLoss, SyncerConfig, SyncerPyramid, SyncerPyramidConfig
 from avsync.audio import SpeechModelFeatures, wav2vec2_features, whisper_features
-from avsync.corpus import ClipBank, SyntheticCorpus
-from avsync.losses import all_pairs_info_nce
-from avsync.training import evaluate_syncers
+from benchmarks.trained_examples import FEATURES, PAGES, python_blocks, run_examples
 
 CLICKS = tuple(0.6 + 0.2571 * number for number in range(8))
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
@@ -110,28 +108,33 @@ def test_frames_are_at_the_instant_of_the_click(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["Hubert", "Wav2Vec2", "WavLM", "Whisper", "torchaudio"])
 @pytest.mark.filterwarnings("ignore")
-def test_syncers_learn_from_the_features(kind: str) -> None:
-    """Random networks keep enough of the audio for the offsets of the synthetic talker."""
+def test_syncers_learn_from_the_features_and_move_a_face(kind: str) -> None:
+    """Random networks keep enough of the audio for the offsets of the synthetic talker; the examples are those of the page."""
+    oracle("lightning_fabric")
     features = of_torchaudio(0) if kind == "torchaudio" else of_transformers(kind, 0)
-    talkers = [list(SyntheticCorpus(split=split, speakers=6, clips_per_speaker=1, seconds=8.0)) for split in ("train", "val")]
-    train, val = (ClipBank(clips, features=features) for clips in talkers)
-    sizes = SyncerConfig(audio_features=16, width=48, embed=32, frame_blocks=2)
-    torch.manual_seed(0)
-    syncers = SyncerPyramid(SyncerPyramidConfig(syncer=sizes, num_levels=1, reference="mean", audio="custom"))
-    syncers.set_audio_statistics(*train.audio_statistics())
-    optimizer = torch.optim.AdamW(syncers.parameters(), lr=2e-3)
-    for step in range(150):
-        crops = train.sample(6, frames=60, generator=torch.Generator().manual_seed(step))
-        (level,) = syncers(crops.landmarks, crops.audio)
-        optimizer.zero_grad()
-        all_pairs_info_nce(level.motion, level.audio).backward()
-        optimizer.step()
-    (result,) = evaluate_syncers(syncers, val.windows(80, stride=20, margin=16), margin=16, max_offsets=(15,))
-    assert result.within_one >= 0.9
-    loss = MultiScaleSyncLoss(syncers=syncers, audio_transform=features)
-    landmarks = torch.from_numpy(talkers[1][0].landmarks)[None].requires_grad_()
-    loss(landmarks, torch.from_numpy(talkers[1][0].waveform)[None]).total.backward()
-    assert landmarks.grad is not None and landmarks.grad.abs().sum() > 0
+    result = run_examples(FEATURES, features)
+    assert result.within_one >= 0.9, result
+    assert result.after < result.before - 0.1, result
+
+
+@pytest.mark.parametrize("network", ["HubertModel", "WAV2VEC2_BASE", "WhisperModel"])
+@pytest.mark.filterwarnings("ignore")
+def test_blocks_of_the_page_take_the_real_classes(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks load weights by name; here the same classes have random weights."""
+    transformers, torchaudio = oracle("transformers"), oracle("torchaudio")
+    loaded = {
+        "HubertModel": transformers.HubertModel(transformers.HubertConfig(**{**SMALL, "num_hidden_layers": 9}, **FRONT)),
+        "WhisperModel": of_transformers("Whisper", 0).encode.encoder,
+        "WhisperFeatureExtractor": transformers.WhisperFeatureExtractor(feature_size=80),
+    }
+    for name, value in loaded.items():
+        monkeypatch.setattr(getattr(transformers, name), "from_pretrained", lambda _, value=value: value)
+    base = SimpleNamespace(get_model=lambda: of_torchaudio(0).encode.model)
+    monkeypatch.setattr(torchaudio.pipelines, "WAV2VEC2_BASE", base)
+    (block,) = [block for block in python_blocks(PAGES[FEATURES], "py") if network in block]
+    namespace: dict[str, Any] = {}
+    exec(compile(block, network, "exec"), namespace)  # noqa: S102 - running it is the test
+    assert namespace["features"](torch.randn(1, 51200)).shape == (1, 320, 16)
 
 
 @pytest.mark.filterwarnings("ignore")

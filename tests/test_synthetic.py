@@ -7,7 +7,9 @@ import json
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
+from avsync import landmarks as lm
 from avsync.corpus.clip import Clip, check_clip
 from avsync.corpus.synthetic.talker import SyntheticConfig, SyntheticCorpus, synthetic_clip
 from avsync.errors import ArgumentError, ConfigError
@@ -193,3 +195,51 @@ def test_bad_arguments_are_refused() -> None:
 def test_a_configuration_survives_json() -> None:
     config = SyntheticConfig(lips=0.5, snr_db=None)
     assert config_from_dict(SyntheticConfig, json.loads(json.dumps(config_to_dict(config)))) == config
+
+
+LAYOUTS = [*lm.LAYOUTS.values(), lm.mesh_layout(30, to_68=[[0, 1, 2]] * 34 + [[3, 4]] * 34), lm.flame_layout(expressions=0)]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+def test_motion_of_a_layout(layout: lm.Layout) -> None:
+    plain, clip = synthetic_clip(seconds=3.0), synthetic_clip(seconds=3.0, layout=layout)
+    check_clip(clip)
+    assert clip.landmarks.shape == (75, layout.points, layout.dims[0]) and clip.landmarks.dtype == np.float32
+    assert np.array_equal(clip.waveform, plain.waveform)
+    again = synthetic_clip(seconds=3.0, layout=layout)
+    assert np.array_equal(again.landmarks, clip.landmarks)
+    size = np.array(layout.size) if layout.is_coefficients else np.ptp(plain.landmarks[0, :, 1])
+    moved = clip.landmarks.std(axis=0).max(axis=-1) / size
+    assert 0.003 < np.median(moved) < 0.2
+    assert np.abs(clip.landmarks).max() < 1000
+
+
+@pytest.mark.parametrize("name", ["mediapipe478", "coco_wholebody133", "landmarks68"])
+def test_layouts_that_map_to_68_points_show_the_same_face(name: str) -> None:
+    quiet = SyntheticConfig(**QUIET)
+    own = synthetic_clip(quiet, seconds=2.0, layout=name, dims=3)
+    mapped = lm.to_landmarks68(torch.from_numpy(own.landmarks), name, dims=2)
+    np.testing.assert_allclose(mapped, synthetic_clip(quiet, seconds=2.0).landmarks, atol=0.01)
+
+
+def test_regions_of_a_layout_move_as_theirs() -> None:
+    """Lips that do not follow the audio change the mouth alone; a head that does not, the head as well."""
+    free = [
+        synthetic_clip(SyntheticConfig(**QUIET, **change), seconds=8.0, layout="flame56").landmarks
+        for change in ({}, {"lips": 0.0}, {"posture": 0.0})
+    ]
+    layout = lm.find_layout("flame56")
+    mouth, head = list(layout.mouth), list(layout.head)
+    lips, posture = (np.abs(other - free[0]).mean(axis=(0, 2)) for other in free[1:])
+    assert (lips[mouth] > 0.01).all() and (posture[head] > 0.01).all()
+    assert (lips[head] < posture[head] / 3).all()
+
+
+def test_dims_and_layouts_that_do_not_exist() -> None:
+    assert synthetic_clip(seconds=1.0, dims=3).landmarks.shape == (25, 68, 3)
+    assert SyntheticCorpus(layout="mediapipe478", dims=2, seconds=1.0)[0].landmarks.shape == (25, 478, 2)
+    for function in (SyntheticCorpus, synthetic_clip):
+        with pytest.raises(ArgumentError, match=r"`dims`: expected 1 for the layout 'arkit52', got 2"):
+            function(layout="arkit52", dims=2)
+        with pytest.raises(ArgumentError, match="a Layout or one of 'landmarks68'"):
+            function(layout="arkit53")

@@ -7,6 +7,7 @@ orthographic. Source: ours.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -152,7 +153,7 @@ def project(points: FloatArray, angles: FloatArray, shift: FloatArray, zoom: Flo
         zoom: (frames,): magnification, 1 at rest.
 
     Returns:
-        (frames, 68, 2) in face heights.
+        (frames, 68, 3) in face heights; x and y are those of the image.
     """
     pitch, yaw, roll = angles.T
     zero, one = np.zeros_like(pitch), np.ones_like(pitch)
@@ -168,13 +169,27 @@ def project(points: FloatArray, angles: FloatArray, shift: FloatArray, zoom: Flo
     tilt = matrix([c, -s, zero], [s, c, zero], [zero, zero, one])
     rotation = tilt @ turn @ nod
     turned = (points - _NECK) @ np.swapaxes(rotation, 1, 2) + _NECK
-    return (turned[..., :2] * zoom[:, None, None] + shift[:, None, :]).astype(np.float32)
+    zoomed = turned * zoom[:, None, None]
+    zoomed[..., :2] += shift[:, None, :]
+    return zoomed.astype(np.float32)
 
 
-def film(
-    face: Face, gestures: FloatArray, rng: np.random.Generator, *, fps: float, drift: float, blinks: float, jitter: float
-) -> FloatArray:
-    """Draw the points that a detector would find on a face with these gestures, blinks and drifts.
+class Film(NamedTuple):
+    """Motion of a face in front of a camera."""
+
+    points: FloatArray
+    """(frames, 68, 3) in face heights, with the neutral face around 0."""
+    gestures: FloatArray
+    """(frames, 8): opening, spreading and rounding of the lips, brows up, eyelids shut, pitch, yaw, roll. The first five are at
+    least 0, and about 1 if strong; the angles are in radians."""
+
+
+FILM_LIPS, FILM_REST, FILM_TURNS = (0, 1, 2), (3, 4), (5, 6, 7)
+"""Gestures of :class:`Film` that move the mouth, the rest of the face, and the head."""
+
+
+def film(face: Face, gestures: FloatArray, rng: np.random.Generator, *, fps: float, drift: float, blinks: float) -> Film:
+    """Draw the motion of a face with these gestures, blinks and drifts.
 
     Args:
         face: The speaker.
@@ -183,10 +198,9 @@ def film(
         fps: Frames per second.
         drift: Strength of slow head motion that is independent of the gestures.
         blinks: Factor on the blink rate of the speaker.
-        jitter: Standard deviation of the detector's error, in face heights.
 
     Returns:
-        (frames, 68, 2), in face heights, with the neutral face around (0, 0).
+        The :class:`Film`.
     """
     frames = len(gestures)
     slow = drift * _DRIFT * _slow_noise(rng, frames, len(_DRIFT), fps)
@@ -194,9 +208,12 @@ def film(
     angles = np.stack([_PITCH * pitch, _YAW * yaw, _ROLL * roll], axis=1) + slow[:, :3] + face.pose
     shift = np.stack([0.25 * _RISE * lean, -_RISE * rise], axis=1) + slow[:, 3:5]
     zoom = 1 + _LEAN * lean + slow[:, 5]
-    points = move_points(face, gestures, _eyelids(rng, frames, face.blink_rate * blinks, fps))
-    flat = project(points, angles.astype(np.float32), shift.astype(np.float32), zoom.astype(np.float32))
-    return flat + np.float32(jitter) * rng.standard_normal(flat.shape, dtype=np.float32)
+    lids = _eyelids(rng, frames, face.blink_rate * blinks, fps)
+    angles = angles.astype(np.float32)
+    points = project(move_points(face, gestures, lids), angles, shift.astype(np.float32), zoom.astype(np.float32))
+    opening, spreading, raising = gestures[:, :3].T * np.array([[face.lips], [face.lips], [face.brows]], np.float32)
+    shown = np.stack([opening, spreading, -spreading, raising, lids], axis=1).clip(min=0)
+    return Film(points, np.concatenate([shown, angles], axis=1))
 
 
 def _slow_noise(rng: np.random.Generator, frames: int, channels: int, fps: float) -> FloatArray:

@@ -40,7 +40,9 @@ from avsync.corpus.clip import Clip
 from avsync.corpus.media.info import FloatArray
 from avsync.corpus.synthetic import _face as face_model
 from avsync.corpus.synthetic import _voice as voice_model
+from avsync.corpus.synthetic._layouts import in_layout
 from avsync.errors import ArgumentError, ConfigError
+from avsync.landmarks.layouts import LANDMARKS68, Layout, find_layout
 from avsync.pyramid import FPS, SAMPLE_RATE
 
 FRAME_SIZE = (640, 480)
@@ -108,8 +110,21 @@ class SyntheticConfig:
 
 
 @checked
-def synthetic_clip(config: SyntheticConfig | None = None, speaker: int = 0, clip: int = 0, *, seconds: float = 12.0) -> Clip:
+def synthetic_clip(
+    config: SyntheticConfig | None = None,
+    speaker: int = 0,
+    clip: int = 0,
+    *,
+    seconds: float = 12.0,
+    layout: str | Layout = LANDMARKS68.name,
+    dims: int | None = None,
+) -> Clip:
     """Generate one clip of the synthetic talker; landmark frame k is at the time of sample 640 k.
+
+    The talker moves in any layout. Points that map to the 68 points show the talker's 68 points there; other points follow
+    three random points of their region. Coefficients of the mouth follow opening, spreading and rounding of the lips, those of
+    the head the rotation of the head (radians), others brows and eyelids; the meaning of a single vertex or blendshape is not
+    imitated. The audio is the same in all layouts.
 
     Args:
         config: Links and disturbances; the defaults if None.
@@ -117,19 +132,27 @@ def synthetic_clip(config: SyntheticConfig | None = None, speaker: int = 0, clip
             "val" from 100000 on.
         clip: Number of the clip among the clips of the speaker, from 0.
         seconds: Length in seconds, rounded to whole motion frames of 40 ms.
+        layout: Layout of the motion (:class:`avsync.landmarks.layouts.Layout`), or its name.
+        dims: Coordinates per point; None for the first number that the layout admits.
 
     Returns:
-        The clip: landmarks (frames, 68, 2) in pixels of a 640 x 480 image, waveform (frames * 640,) in [-1, 1].
+        The clip: landmarks (frames, points, dims), by default (frames, 68, 2), in pixels of a 640 x 480 image, or coefficients
+        (frames, coefficients, 1); waveform (frames * 640,) in [-1, 1].
 
     Raises:
-        ArgumentError: A number is negative, or the length is less than one frame.
+        ArgumentError: A number is negative, the length is less than one frame, the layout is unknown, or it does not admit
+            ``dims``.
 
     Example:
         >>> clip = synthetic_clip(SyntheticConfig(seed=1), speaker=3, clip=0, seconds=2.0)
         >>> clip.landmarks.shape, clip.waveform.shape
         ((50, 68, 2), (32000,))
+        >>> synthetic_clip(seconds=2.0, layout="arkit52").landmarks.shape
+        (50, 52, 1)
     """
     config = SyntheticConfig() if config is None else config
+    layout = find_layout(layout)
+    dims = _checked_dims(layout, dims)
     check_positive("speaker", speaker, allow_zero=True)
     check_positive("clip", clip, allow_zero=True)
     frames = round(seconds * FPS)
@@ -150,8 +173,13 @@ def synthetic_clip(config: SyntheticConfig | None = None, speaker: int = 0, clip
     camera = _generator("camera", config.seed, speaker, clip)
     height = float(camera.uniform(110, 190))
     centre = np.array(FRAME_SIZE) * (0.5 + camera.uniform(-0.12, 0.12, 2))
-    motion = face_model.film(face, gestures, camera, fps=FPS, drift=config.drift, blinks=config.blinks, jitter=config.jitter)
-    landmarks = (centre + height * motion).astype(np.float32)
+    film = face_model.film(face, gestures, camera, fps=FPS, drift=config.drift, blinks=config.blinks)
+    motion = in_layout(film, layout, dims)
+    error = np.float32(config.jitter) * camera.standard_normal(motion.shape, dtype=np.float32)
+    if layout.is_coefficients:
+        landmarks = motion + error * np.array(layout.size, np.float32)[:, None]
+    else:
+        landmarks = (np.append(centre, 0.0)[:dims] + height * (motion + error)).astype(np.float32)
     return Clip(
         id=_clip_name(speaker, clip),
         speaker=_speaker_name(speaker),
@@ -175,7 +203,10 @@ class SyntheticCorpus(Sequence[Clip]):
         speakers: Number of speakers per split.
         clips_per_speaker: Number of clips per speaker.
         seconds: Length of each clip, in seconds.
-        cache: Keep generated clips (280 MB per hour); False generates them again on each access, which takes 5 ms per second.
+        layout: Layout of the motion, or its name; see :func:`synthetic_clip`.
+        dims: Coordinates per point; None for the first number that the layout admits.
+        cache: Keep generated clips (280 MB per hour of 68 points); False generates them again on each access, which takes 5 ms
+            per second.
 
     Attributes:
         entries: Id, frames, speaker and split of each clip.
@@ -183,7 +214,7 @@ class SyntheticCorpus(Sequence[Clip]):
         bad: Always empty; for compatibility with :class:`avsync.corpus.clip.Corpus`.
 
     Raises:
-        ArgumentError: ``split`` is unknown, or a number is not positive.
+        ArgumentError: ``split`` or ``layout`` is unknown, a number is not positive, or the layout does not admit ``dims``.
 
     Example:
         >>> corpus = SyntheticCorpus(split="val", speakers=2, clips_per_speaker=3, seconds=1.0)
@@ -200,6 +231,8 @@ class SyntheticCorpus(Sequence[Clip]):
         speakers: int = 20,
         clips_per_speaker: int = 5,
         seconds: float = 12.0,
+        layout: str | Layout = LANDMARKS68.name,
+        dims: int | None = None,
         cache: bool = True,
     ) -> None:
         if split is not None:
@@ -209,6 +242,8 @@ class SyntheticCorpus(Sequence[Clip]):
         if speakers > _FIRST_SPEAKER["val"]:
             raise ArgumentError(f"`speakers`: expected at most {_FIRST_SPEAKER['val']}, got {speakers!r}")
         self.config = SyntheticConfig() if config is None else config
+        self.layout = find_layout(layout)
+        self.dims = _checked_dims(self.layout, dims)
         self.split = split
         self.seconds = seconds
         check_positive("seconds", seconds)
@@ -248,7 +283,7 @@ class SyntheticCorpus(Sequence[Clip]):
         if self._cache is not None and index in self._cache:
             return self._cache[index]
         speaker, clip = self._numbers[index]
-        made = synthetic_clip(self.config, speaker, clip, seconds=self.seconds)
+        made = synthetic_clip(self.config, speaker, clip, seconds=self.seconds, layout=self.layout, dims=self.dims)
         if self._cache is not None:
             self._cache[index] = made
         return made
@@ -256,6 +291,14 @@ class SyntheticCorpus(Sequence[Clip]):
     def __repr__(self) -> str:
         """Return the split and the sizes."""
         return f"SyntheticCorpus(split={self.split!r}: {len(self)} clips of {self.seconds:g} s, {len(self.speakers)} speakers)"
+
+
+def _checked_dims(layout: Layout, dims: int | None) -> int:
+    """Return the dims of the motion; raise :class:`ArgumentError` if the layout does not admit them."""
+    if dims is not None and dims not in layout.dims:
+        expected = " or ".join(map(str, layout.dims))
+        raise ArgumentError(f"`dims`: expected {expected} for the layout {layout.name!r}, got {dims}")
+    return layout.dims[0] if dims is None else dims
 
 
 def _speaker_name(speaker: int) -> str:
