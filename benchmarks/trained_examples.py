@@ -108,7 +108,7 @@ def run_examples(name: str, value: Any) -> Result:
         exec(compile(trains, PAGES[name].name, "exec"), namespace)  # noqa: S102 - running it is the purpose
         seconds, processor = time.perf_counter() - start, time.process_time() - processor
         exec(compile(guides, PAGES[name].name, "exec"), namespace)  # noqa: S102
-    found, values = namespace["result"], [float(loss) for loss in namespace["values"]]
+    found, values = namespace["result"], [loss.item() for loss in namespace["values"]]
     return Result(found.clips, found.within_one, seconds, processor, values[0], values[-1])
 
 
