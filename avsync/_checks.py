@@ -123,7 +123,7 @@ def check_permutation(name: str, index: Sequence[int] | Tensor) -> int:
 def check_finite_numbers(**values: float) -> None:
     """Raise :class:`ArgumentError` unless all numbers are finite."""
     for name, value in values.items():
-        if not math.isfinite(value):
+        if not -math.inf < value < math.inf:  # not isfinite, which whole numbers can be too large for
             raise ArgumentError(f"`{name}`: expected a finite number, got {value!r}")
 
 
@@ -169,7 +169,8 @@ def checked_config(config: object, config_class: type[_Config]) -> _Config:
 
 def check_positive(name: str, value: Any, *, allow_zero: bool = False) -> None:
     """Raise :class:`ArgumentError` unless ``value`` is a finite number above zero (or at least zero)."""
-    fits = isinstance(value, Real) and (float(value) > 0 or (allow_zero and value == 0)) and value != math.inf
+    number: Any = value  # not float(value), which whole numbers can be too large for
+    fits = isinstance(value, Real) and (number > 0 or (allow_zero and value == 0)) and value != math.inf
     if not fits:
         bound = "at least 0" if allow_zero else "above 0"
         raise ArgumentError(f"`{name}`: expected a number {bound}, got {value!r}")
@@ -186,6 +187,12 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
     """Raise :class:`ArgumentError` unless ``value`` is a whole number of at least ``least``."""
     if not isinstance(value, Real) or value != value // 1 or value < least:
         raise ArgumentError(f"`{name}`: expected a whole number of at least {least}, got {value!r}")
+
+
+def check_seed(name: str, value: int) -> None:
+    """Raise :class:`ConfigError` for numbers that torch's random generators do not take."""
+    if not -(1 << 63) <= value < 1 << 64:
+        raise ConfigError(f"`{name}`: expected a seed from -2^63 to 2^64 - 1, got {value}")
 
 
 def values_known(x: Tensor) -> bool:

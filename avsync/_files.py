@@ -316,8 +316,9 @@ def _place(path: Path) -> tuple[str, str]:
 
 def _identities(path: Path) -> set[object]:
     """Return keys by which another path to the same file is recognised."""
-    found: set[object] = {os.path.realpath(path)}
+    found: set[object] = set()
     with suppress(OSError, ValueError):
+        found.add(os.path.realpath(path))
         status = path.stat()
         found.add((status.st_dev, status.st_ino))
     return found

@@ -23,6 +23,8 @@ SAMPLES_PER_FRAME = 640
 """Audio samples per motion frame."""
 AUDIO_FRAMES_PER_FRAME = 4
 """Audio frames (100 per second) per motion frame."""
+MOST_LEVELS = 32
+"""Largest number of levels; a window of the coarsest one would take 13 years. Larger numbers come from damaged files."""
 DEFAULT_RADIUS = 3
 """Half-width K of the averaging kernel: 7 taps (from the authors' code; the paper does not state it)."""
 
@@ -42,6 +44,7 @@ def level_length(length: int, level: int) -> int:
         >>> [level_length(80, level) for level in range(4)]
         [80, 40, 20, 10]
     """
+    _check_level(level)
     return (length + 2**level - 1) // 2**level  # not -(-length // n), which exported programs round towards zero
 
 
@@ -60,12 +63,19 @@ def shortest_clip(window: int, level: int) -> int:
         >>> [shortest_clip(5, level) for level in range(4)]
         [5, 9, 17, 33]
     """
+    _check_level(level)
     return (window - 1) * 2**level + 1
+
+
+def _check_level(level: int) -> None:
+    if not 0 <= level < MOST_LEVELS:
+        raise ArgumentError(f"`level`: expected 0 to {MOST_LEVELS - 1}, got {level}")
 
 
 @checked
 def level_fps(fps: float, level: int) -> float:
     """Return the frames per second at ``level``, in the unit of ``fps`` (25 -> 25, 12.5, 6.25, 3.125 at levels 0 to 3)."""
+    _check_level(level)
     return fps / 2**level
 
 
@@ -73,6 +83,7 @@ def level_fps(fps: float, level: int) -> float:
 def window_seconds(level: int, *, window: int = 5, fps: float = FPS) -> float:
     """Return the duration of a window in seconds at ``level`` (0.2, 0.4, 0.8, 1.6 for the paper's four levels)."""
     check_positive("fps", fps)
+    _check_level(level)
     return window * 2**level / fps
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import avsync
 from avsync._files import claims
 from avsync.cli._errors import as_typed, options_of
-from avsync.errors import AvsyncError, MissingExtraError
+from avsync.errors import ArgumentError, AvsyncError, MissingExtraError
 
 COMMANDS: tuple[str, ...] = (
     "extract",
@@ -79,7 +79,7 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(command)
-        command.set_defaults(run=module.run, options=options_of(command))
+        command.set_defaults(run=module.run, options=options_of(command) | getattr(module, "PARAMETERS", {}))
     return parser
 
 
@@ -129,6 +129,17 @@ def _messages_on_standard_error(*, quiet: bool) -> Iterator[None]:
             logger.removeHandler(handler)
 
 
+def _check_texts(args: argparse.Namespace) -> None:
+    """Raise for empty texts, because an unset variable of a shell must not stand for the current folder, and for NUL."""
+    for name, typed in args.options.items():
+        value = getattr(args, name, None)
+        texts = [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
+        if "" in texts and name != "fix":  # --fix without a value is empty
+            raise ArgumentError(f"`{typed}`: expected a name, got an empty text")
+        if any("\0" in text for text in texts):
+            raise ArgumentError(f"`{typed}`: expected a name without NUL, got {value!r:.100}")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -144,12 +155,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = next((word for word in words if not word.startswith("-")), "")
     args = build_parser(chosen if chosen in COMMANDS else "").parse_args(words)
     # Modules next to the user are found as by `python -m`, but behind installed ones; `--detector module:function` needs that.
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
+    with contextlib.suppress(FileNotFoundError):  # a current folder that was removed
+        if "" not in sys.path and str(Path.cwd()) not in sys.path:
+            sys.path.append(str(Path.cwd()))
     # File names need not be valid Unicode.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        _check_texts(args)
         with claims(), _messages_on_standard_error(quiet=getattr(args, "quiet", False)):
             status = int(args.run(args))
         sys.stdout.flush()
@@ -162,6 +175,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:  # a full disk, a folder that may not be written: the user's business, not a bug
         sys.stderr.write(f"avsync {args.command}: error: {error}\n")
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        # torch's error for a GPU is a RuntimeError of its own class, the one for the CPU is a plain one.
+        if not isinstance(error, MemoryError) and "memory" not in str(error):
+            raise
+        sys.stderr.write(f"avsync {args.command}: error: out of memory: {str(error).partition(chr(10))[0]:.300}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write(f"avsync {args.command}: interrupted; finished results are kept\n")

@@ -24,6 +24,9 @@ from avsync.errors import ArgumentError
 if TYPE_CHECKING:
     from avsync.evaluation.clean import CleanReport, ClipOffset
 
+PARAMETERS = {"smallest": "--smallest-ms"}
+"""Parameters of functions that an option sets under another name."""
+
 _messages = logging.getLogger("avsync.cli")
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from avsync.cli._arguments import add_overwrite_argument, add_quiet_argument
 from avsync.cli._outputs import declare
+from avsync.errors import ArgumentError
 
 TALKS = ("anna", "ben", "carl", "dora", "eva", "finn")
 UNSEEN = ("gina", "hugo", "ida", "jon")
@@ -45,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
     """Write the videos."""
     from avsync.corpus.synthetic.video import write_talk
 
+    if not abs(args.late_ms) <= 1000:
+        raise ArgumentError(f"`--late-ms`: expected -1000 to 1000 milliseconds, got {args.late_ms:g}")
     folder = Path(args.folder)
     videos = {folder / "talks" / f"{name}.mp4": number for number, name in enumerate(TALKS)}
     videos |= {folder / "unseen" / f"{name}.mp4": FIRST_UNSEEN + number for number, name in enumerate(UNSEEN)}

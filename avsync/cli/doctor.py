@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,9 @@ from avsync.errors import ArgumentError, CorpusError
 
 if TYPE_CHECKING:
     from avsync.training.doctor.findings import Finding
+
+PARAMETERS = {"overfit_seconds": "--overfit"}
+"""Parameters of functions that an option sets under another name."""
 
 _messages = logging.getLogger("avsync.cli")
 
@@ -55,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.corpus is None and args.log is None:
         raise ArgumentError("`corpus`: expected a corpus folder, or --log with the folder of a training run, got neither")
-    if args.overfit < 0:
+    if not 0 <= args.overfit < math.inf:
         raise ArgumentError(f"`--overfit`: expected a number of seconds above 0, got {args.overfit:g}")
     if args.figure is not None and args.corpus is None:
         raise ArgumentError("`--figure`: expected a corpus to draw the scan of, got none")

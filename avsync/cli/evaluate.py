@@ -18,6 +18,8 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
+import os
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -59,6 +61,8 @@ FIXED_FIGURES = ("offsets", "confidence", "training")
 """Names of the figures that do not depend on the clips."""
 CLIP_COLUMNS = ("row", "id", "start", "speaker", "measure", "level", "value")
 _SHOWN = 10
+PARAMETERS = {"methods": "--preds"}
+"""Parameters of functions that an option sets under another name."""
 
 _messages = logging.getLogger("avsync.cli")
 
@@ -141,6 +145,8 @@ def run(args: argparse.Namespace) -> int:
     from avsync.evaluation.methods import evaluate
     from avsync.evaluation.sources import read_tracks
 
+    if args.fps is not None and not 0 < args.fps < math.inf:
+        raise ArgumentError(f"`--fps`: expected a number above 0, got {args.fps:g}")
     if args.history and not (args.figures or args.out):
         raise ArgumentError("`--history`: expected it together with --figures or --out, got neither")
     methods, histories = _named("--preds", args.preds), _named("--history", args.history)
@@ -221,7 +227,7 @@ def _csv(args: argparse.Namespace, option: str) -> Path | None:
 def _figure_folders(args: argparse.Namespace) -> list[tuple[str, Path]]:
     """Return the options that name folders of figures, and the folders, each once."""
     named = [("--figures", args.figures and Path(args.figures)), ("--out", args.out and Path(args.out, "figures"))]
-    folders = {folder.resolve(): (option, folder) for option, folder in reversed(named) if folder}
+    folders = {os.path.realpath(folder): (option, folder) for option, folder in reversed(named) if folder}
     return list(reversed(folders.values()))
 
 
@@ -247,7 +253,7 @@ def _named(option: str, words: list[str]) -> dict[str, str]:
     for word in words:
         name, equals, path = word.partition("=")
         if not equals:
-            name, path = Path(word).resolve().name, word
+            name, path = Path(os.path.realpath(word)).name, word
         if not name or not path or name in found:
             raise ArgumentError(f"`{option}`: expected NAME=PATH with every name once, got {word!r}")
         found[name] = path

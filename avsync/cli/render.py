@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,9 @@ from avsync.errors import ArgumentError, CorpusError
 
 if TYPE_CHECKING:
     from avsync.corpus.clip import Clip
+
+LARGEST = 4096
+"""Largest width of an image, in pixels."""
 
 _messages = logging.getLogger("avsync.cli")
 
@@ -37,10 +41,16 @@ def run(args: argparse.Namespace) -> int:
     suffix = Path(args.out).suffix.lower()
     if suffix not in (".mp4", ".gif"):
         raise ArgumentError(f"`--out`: expected a name that ends in .mp4 or .gif, got {args.out!r}")
+    for option, seconds in {"--start": args.start, "--seconds": args.seconds}.items():
+        if seconds is not None and not math.isfinite(seconds):
+            raise ArgumentError(f"`{option}`: expected a number of seconds, got {seconds:g}")
+    if not 16 <= args.size <= LARGEST:
+        raise ArgumentError(f"`--size`: expected 16 to {LARGEST} pixels, got {args.size}")
     declare(args, [("--out", args.out)], inputs=[args.clip])
     clip = find_clip(args.clip)
-    first = round(args.start * clip.fps)
-    last = clip.frames if args.seconds is None else min(clip.frames, first + round(args.seconds * clip.fps))
+    first = round(min(args.start, clip.seconds) * clip.fps)
+    last = clip.frames if args.seconds is None else first + round(min(args.seconds, clip.seconds) * clip.fps)
+    last = min(clip.frames, last)
     if not 0 <= first < last:
         raise ArgumentError(f"`--start`, `--seconds`: expected a part of the clip's {clip.seconds:g} s, got an empty part")
     from avsync.figures import face_images, landmark_video, write_gif

@@ -38,6 +38,9 @@ RUN_SETTINGS = ("split", "steps", "batch_size", "levels", "features", "region", 
 EVALUATED_FRAMES, EVALUATED_SPEECH = 80, 0.4
 """Frames of an evaluated crop, and the share of them that must hold speech."""
 
+PARAMETERS = {"num_levels": "--levels"}
+"""Parameters of functions that an option sets under another name."""
+
 _messages = logging.getLogger("avsync.cli")
 
 

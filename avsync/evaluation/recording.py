@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from avsync._checks import check_finite_numbers, checked
+from avsync._checks import check_count, check_finite_numbers, checked
 from avsync.corpus.clip import INDEX_NAME, SAMPLE_RATE, SAMPLES_PER_FRAME, Clip, Corpus, missing_ranges, resample_clip
 from avsync.corpus.detectors import Detector
 from avsync.corpus.extraction.from_video import iter_clips
@@ -123,6 +123,8 @@ def read_recording(
 
     Source: ours.
     """
+    if audio_track is not None:
+        check_count("audio_track", audio_track)
     path = Path(target)
     if not path.is_file() and (path.parent / INDEX_NAME).is_file() and not path.is_dir():
         corpus = Corpus(path.parent, fps=None)

@@ -8,7 +8,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
-from avsync._checks import check_fields, checked
+from avsync._checks import check_fields, check_seed, checked
 from avsync.corpus.banks.augmentation import AugmentConfig
 from avsync.corpus.banks.bank import ClipBank
 from avsync.errors import ConfigError
@@ -49,6 +49,7 @@ class AutoencoderTrainingConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        check_seed("seed", self.seed)
         for name in ("steps", "batch_size", "frames"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}`: expected at least 1, got {getattr(self, name)}")

@@ -9,7 +9,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
-from avsync._checks import check_fields, check_floating, check_shape, checked
+from avsync._checks import check_fields, check_floating, check_seed, check_shape, checked
 from avsync.corpus.banks.augmentation import AugmentConfig
 from avsync.corpus.banks.bank import CropBank
 from avsync.errors import ConfigError, ShapeError
@@ -87,6 +87,7 @@ class GanTrainingConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        check_seed("seed", self.seed)
         for name in ("steps", "batch_size", "accumulate", "frames", "observed"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}`: expected at least 1, got {getattr(self, name)}")

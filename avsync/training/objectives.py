@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from avsync._checks import check_count, check_fields, checked
+from avsync._checks import check_count, check_fields, check_seed, checked
 from avsync.errors import ConfigError
 from avsync.losses.all_pairs import AllPairsInfoNCE, all_pairs_info_nce, within_clips_info_nce
 from avsync.losses.distributed import check_alike, rank_and_size, sum_across
@@ -120,6 +120,7 @@ class SyncerTrainingConfig:
             raise ConfigError(f"`spans`: expected at least one number, all above 0, got {self.spans}")
         if self.objective not in OBJECTIVES:
             raise ConfigError(f"`objective`: expected one of {OBJECTIVES}, got {self.objective!r}")
+        check_seed("seed", self.seed)
 
 
 class LevelObjective(nn.Module):

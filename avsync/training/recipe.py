@@ -8,11 +8,11 @@ from typing import NamedTuple
 from avsync._checks import check_count, checked
 from avsync.corpus.banks.augmentation import AugmentConfig
 from avsync.corpus.banks.bank import CropBank
-from avsync.errors import ClipTooShortError
+from avsync.errors import ArgumentError, ClipTooShortError, ConfigError
 from avsync.landmarks.layouts import NUM_POINTS, REGIONS, Layout, find_layout
 from avsync.landmarks.motion_features import MOTIONS, motion_channels
 from avsync.models.syncer.pyramid import SyncerConfig, SyncerPyramidConfig
-from avsync.pyramid import shortest_clip
+from avsync.pyramid import MOST_LEVELS, shortest_clip
 from avsync.training.objectives import SyncerTrainingConfig
 from avsync.training.warm_start import WarmStartConfig
 
@@ -77,7 +77,7 @@ def syncer_recipe(
 
     Raises:
         ClipTooShortError: More than half of the clips are shorter than one window of the coarsest level.
-        ArgumentError: ``steps`` is below 1.
+        ArgumentError: ``steps`` is below 1, or ``layout`` has other points or dimensions than the clips.
         ConfigError: Another argument is out of its range.
 
     Example:
@@ -94,7 +94,15 @@ def syncer_recipe(
     points, dims = crop.landmarks.shape[2:]
     on_face = points == NUM_POINTS and dims == 2 and layout is None
     motion = tuple(name for name in MOTIONS if on_face or name != "shape")
+    shown = None if layout is None else find_layout(layout)
+    if shown is not None and (shown.points != points or dims not in shown.dims):
+        raise ArgumentError(
+            f"`layout`: expected a layout of {points} points in {dims} dimensions, as the clips have, got {shown.name!r} of "
+            f"{shown.points} points in {' or '.join(map(str, shown.dims))}"
+        )
     frames = min(LONGEST_CROP, int(bank.lengths.median()))
+    if not 1 <= num_levels <= MOST_LEVELS:
+        raise ConfigError(f"`num_levels`: expected 1 to {MOST_LEVELS}, got {num_levels}")
     least = shortest_clip(SyncerConfig().window, num_levels - 1)
     if frames < least:
         raise ClipTooShortError(
@@ -113,7 +121,7 @@ def syncer_recipe(
             ),
             num_levels=num_levels,
             landmark_dims=dims,
-            layout=None if layout is None else find_layout(layout),
+            layout=shown,
             audio=audio,
             motion=motion,
             region=region,

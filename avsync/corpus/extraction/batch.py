@@ -20,7 +20,7 @@ from avsync.corpus.detectors.protocol import chosen_detector
 from avsync.corpus.extraction import records
 from avsync.corpus.extraction._ray import RayCluster
 from avsync.corpus.extraction._workers import Engine, Processes, run_jobs
-from avsync.corpus.extraction.from_video import iter_clips
+from avsync.corpus.extraction.from_video import check_options, iter_clips
 from avsync.corpus.extraction.jobs import Job, find_videos, plan
 from avsync.corpus.extraction.report import ExtractionReport, VideoReport
 from avsync.corpus.extraction.run_job import Passed, extract_job
@@ -128,6 +128,7 @@ def extract_corpus(
     folder, quiet = Path(out), progress or Progress()
     found, ignored = find_videos(videos)
     jobs, duplicates = plan(found, speaker_from=speaker_from, split=split, shard=shard)
+    check_options(**_complete(options))
     detector = chosen_detector(detector)
     settings = {"detector": _name(detector), **_complete(options)}
     records.claim_folder(folder, settings)

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from avsync._checks import check_choice, check_path, check_positive, check_type, checked
-from avsync.corpus.clip import Clip, missing_ranges, rms_db, sample_of_frame
+from avsync.corpus.clip import Clip, is_rate, missing_ranges, rms_db, sample_of_frame
 from avsync.corpus.detectors import CheckedDetector, Detector, as_detector
 from avsync.corpus.detectors.protocol import Faces
 from avsync.corpus.extraction._ahead import ahead
@@ -71,6 +71,37 @@ def extract(video: str | os.PathLike[str], *, report: VideoReport | None = None,
     Source: ours.
     """
     return list(iter_clips(video, report=report, **options))  # type: ignore[arg-type]
+
+
+def check_options(
+    *,
+    fps: float,
+    faces: str,
+    crop: str,
+    min_seconds: float,
+    max_seconds: float,
+    max_height: int | None,
+    scene_cuts: bool,
+    audio_track: int | None,
+) -> None:
+    """Raise :class:`ArgumentError` unless all options of :func:`iter_clips` that are common to a corpus are possible."""
+    check_type("max_height", max_height, int, optional=True)
+    check_type("scene_cuts", scene_cuts, bool)
+    check_type("audio_track", audio_track, int, optional=True)
+    for key, count in {"max_height": max_height, "audio_track": audio_track}.items():
+        if count is not None:
+            check_positive(key, count)
+    check_choice("faces", faces, POLICIES)
+    check_choice("crop", crop, CROPS)
+    for key, value in {"fps": fps, "min_seconds": min_seconds, "max_seconds": max_seconds}.items():
+        check_type(key, value, int, float)
+        check_positive(key, value)
+    if not is_rate(fps):
+        raise ArgumentError(f"`fps`: expected a rate that a clip can have, got {fps!r}")
+    if max_seconds < min_seconds or max_seconds * fps < 1:
+        raise ArgumentError(
+            f"`max_seconds`: expected at least `min_seconds` = {min_seconds:g} and a frame, got {max_seconds:g}"
+        )
 
 
 @checked
@@ -131,16 +162,21 @@ def iter_clips(
     Source: ours; the cuts into clips follow the corpus on which this library was measured, the crops follow paper section 4.1.
     """
     check_path("video", video)
-    check_type("max_height", max_height, int, optional=True)
-    check_type("scene_cuts", scene_cuts, bool)
+    check_options(
+        fps=fps,
+        faces=faces,
+        crop=crop,
+        min_seconds=min_seconds,
+        max_seconds=max_seconds,
+        max_height=max_height,
+        scene_cuts=scene_cuts,
+        audio_track=audio_track,
+    )
     for key, text in {"name": name, "speaker": speaker, "split": split}.items():
         check_type(key, text, str, optional=key != "split")
     check_type("report", report, VideoReport, optional=True)
     if progress is not None and not callable(progress):
         raise ArgumentError(f"`progress`: expected a function of the finished share, got {type(progress).__name__}")
-    check_choice("faces", faces, POLICIES)
-    check_choice("crop", crop, CROPS)
-    _check_lengths(fps, min_seconds, max_seconds)
     report = VideoReport(source=os.fspath(video)) if report is None else report
     name = Path(video).stem if name is None else name
     found = as_detector(detector)
@@ -189,16 +225,6 @@ def iter_clips(
         report.warnings += [text for text in texts if text not in report.warnings]
     if progress is not None:
         progress(1.0)
-
-
-def _check_lengths(fps: float, min_seconds: float, max_seconds: float) -> None:
-    for key, number in {"fps": fps, "min_seconds": min_seconds, "max_seconds": max_seconds}.items():
-        check_type(key, number, int, float)
-        check_positive(key, number)
-    if max_seconds < min_seconds or max_seconds * fps < 1:
-        raise ArgumentError(
-            f"`max_seconds`: expected at least `min_seconds` = {min_seconds:g} and a frame, got {max_seconds:g}"
-        )
 
 
 class _Ledger:

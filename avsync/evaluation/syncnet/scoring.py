@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from avsync._checks import check_choice, check_positive, checked
+from avsync._checks import check_choice, check_count, check_positive, checked
 from avsync.corpus.detectors import Detector, as_detector
 from avsync.corpus.media.audio_source import AudioSource
 from avsync.corpus.media.info import FloatArray
@@ -125,6 +125,8 @@ def score_video(
         raise ArgumentError(f"`batch_size`: expected 1 to {MAX_BATCH}, got {batch_size}")
     where = next(syncnet.parameters()).device if device is None else torch.device(device)
     syncnet.to(where).eval()
+    if audio_track is not None:
+        check_count("audio_track", audio_track)
     with AudioSource(path, track=audio_track):  # a file without audio must fail before the faces are looked for
         pass
     # Face detection counts as the first half of the work.

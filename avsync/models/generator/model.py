@@ -34,7 +34,7 @@ from avsync.errors import ArgumentError, ClipTooShortError, ConfigError, ShapeEr
 from avsync.landmarks.geometry import normalise
 from avsync.models.generator.audio_pyramid import AudioPyramid, mirror_audio
 from avsync.pretrained import PretrainedModel, added_later
-from avsync.pyramid import AUDIO_FRAMES_PER_FRAME
+from avsync.pyramid import AUDIO_FRAMES_PER_FRAME, MOST_LEVELS
 
 NOISE_PERIOD = 8
 """Frames between the vectors of the noise, the period of the coarsest audio map (ours)."""
@@ -412,11 +412,13 @@ class GeneratorConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.num_branches > MOST_LEVELS:
+            raise ConfigError(f"`num_branches`: expected 1 to {MOST_LEVELS}, got {self.num_branches}")
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 smallest = 0 if field.name in ("branch_depth", "motion_components", "motion_leak", "noise") else 1e-12
-                if not math.isfinite(value) or value < smallest:
+                if not smallest <= value < math.inf:  # not isfinite, which whole numbers can be too large for
                     raise ConfigError(f"`{field.name}`: expected a number above 0, got {value!r}")
         for name in ("stem_kernel", "kernel_size"):
             if getattr(self, name) % 2 == 0:

@@ -45,6 +45,7 @@ from avsync.models.syncer.interface import Embeddings, MultiScaleSyncer, SyncerI
 from avsync.pretrained import added_later, renamed
 from avsync.pyramid import (
     FPS,
+    MOST_LEVELS,
     check_lengths,
     hold_last_frame,
     level_length,
@@ -413,8 +414,8 @@ class SyncerPyramidConfig:
         for name, choices in (("audio", (*KINDS, "custom")), ("region", MOTION_REGIONS), ("reference", ("first", "mean"))):
             if getattr(self, name) not in choices:
                 raise ConfigError(f"`{name}`: expected one of {choices}, got {getattr(self, name)!r}")
-        if self.num_levels < 1:
-            raise ConfigError(f"`num_levels`: expected at least 1, got {self.num_levels}")
+        if not 1 <= self.num_levels <= MOST_LEVELS:
+            raise ConfigError(f"`num_levels`: expected 1 to {MOST_LEVELS}, got {self.num_levels}")
         for name in ("fps", "motion_scale"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"`{name}`: expected a finite number above 0, got {getattr(self, name)!r}")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from avsync._checks import check_positive, checked
+from avsync._checks import check_positive, check_seed, checked
 from avsync.corpus.banks.bank import Batch, CropBank
 from avsync.errors import ClipTooShortError
 from avsync.losses.all_pairs import all_pairs_info_nce
@@ -68,6 +68,7 @@ def overfit_batch(bank: CropBank, *, seconds: float = 30.0, max_steps: int = 600
     """
     check_positive("seconds", seconds)
     check_positive("max_steps", max_steps)
+    check_seed("seed", seed)
     batch = _choose(bank, crops, seed)
     frames = batch.landmarks.shape[1]
     levels = max(level + 1 for level in range(4) if frames >= shortest_clip(5, level))
