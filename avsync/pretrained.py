@@ -40,6 +40,8 @@ FORMAT = 3
 
 WEIGHTS = Path(__file__).parent / "weights"
 """Folder of the pretrained models."""
+REFERENCE_VALUES = WEIGHTS / "reference_values.json"
+"""Mean sync loss of the pretrained models for input of known synchrony, by the checksum of their weights and by input."""
 FILES = ("config.json", "model.safetensors")
 """Files of a model."""
 SAVE_SECONDS = 300.0

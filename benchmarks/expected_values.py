@@ -3,8 +3,9 @@
     python -m benchmarks.expected_values [--corpus CORPUS] [--split val]
 
 Six inputs: clips with their own audio, with audio that is 8 frames late, with the audio of another speaker, with a face that
-stands still, with digital silence, and random points with white noise. The speakers are those of the synthetic talker, and of a
-corpus if one is given. The table of the page "Expected values" is made from the JSON file that this script writes.
+stands still, with digital silence, and random points with white noise. The speakers are those of the synthetic talker, and of
+a corpus if one is given. The table of the page "Expected values" is made from the JSON file that this script writes. The values
+of unseen real speakers are also written to the package, for ``MultiScaleSyncLoss.reference_values``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from avsync._files import write_json
 from avsync.corpus import Clip, Corpus, SyntheticCorpus, speech_mask
 from avsync.losses import MultiScaleSyncLoss
 from avsync.models import MultiScaleSyncer
+from avsync.pretrained import REFERENCE_VALUES, model_folder, stored_checksum
 from benchmarks import _harness
 
 FRAMES = 80
@@ -128,6 +130,20 @@ def main() -> None:
                 print(f"{name}: {model}: {case}: " + ", ".join(f"{value:.2f}" for value in mean), flush=True)
         result["speakers"][name] = {"segments": segments, "models": table}
     write_json(_harness.RESULTS / "expected_values.json", result)
+    write_reference_values(result["speakers"])
+
+
+def write_reference_values(speakers: dict[str, Any]) -> None:
+    """Write the means of unseen real speakers for ``MultiScaleSyncLoss.reference_values``."""
+    models = speakers.get("unseen real speakers", {"models": {}})["models"]
+    values = {
+        stored_checksum(model_folder(model)): {
+            case: [round(value, 3) for value in numbers["mean"]] for case, numbers in cases.items()
+        }
+        for model, cases in models.items()
+    }
+    if values:
+        write_json(REFERENCE_VALUES, values)
 
 
 if __name__ == "__main__":

@@ -414,6 +414,20 @@ def test_pretrained_syncers_guide_and_judge(name: str) -> None:
     assert len(calibration.levels) == loss.num_levels
 
 
+@pytest.mark.parametrize("name", SYNCERS)
+def test_the_reference_values_of_a_loss_are_those_of_the_benchmark(name: str) -> None:
+    """Every pretrained model has them, and prefers the own audio to another speaker's at its finest level."""
+    found = MultiScaleSyncLoss.from_pretrained(name).reference_values
+    results = json.loads((Path(__file__).parents[1] / "benchmarks/results/expected_values.json").read_text(encoding="utf-8"))
+    measured = results["speakers"]["unseen real speakers"]["models"][name]
+    assert found == {case: pytest.approx(numbers["mean"], abs=6e-4) for case, numbers in measured.items()}
+    assert found["true pair"][0] < found["audio of another speaker"][0]
+
+
+def test_other_syncers_have_no_reference_values() -> None:
+    assert MultiScaleSyncLoss(syncers=SyncerPyramid(config=CONFIG)).reference_values == {}
+
+
 def test_the_pretrained_pyramid_finds_the_offset_of_a_talker_it_has_never_seen() -> None:
     """The synthetic talker is nobody the weights have learned from; its sound shifted by 3 frames is reported as 3 frames."""
     pyramid = SyncerPyramid.from_pretrained("landmarks68-25fps")
