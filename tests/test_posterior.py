@@ -147,6 +147,54 @@ def test_probabilities_come_true_on_clips_that_were_not_fitted() -> None:
     assert (stated[-2] >= 0.5).double().mean() > 0.8
 
 
+def fading(clips: int, true: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Mean distances without audio around the clips: the further from offset 0, the fewer windows, none at the ends."""
+    reach = 7
+    windows = torch.tensor([float(25 - 5 * abs(j - reach)) for j in range(2 * reach + 1)]).clamp_min(0)
+    noise = torch.randn(clips, 2 * reach + 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    found = 1.2 + NOISE * windows.clamp_min(1).double() ** -0.5 * noise
+    found.scatter_add_(1, reach - true[:, None], torch.full((clips, 1), -0.5, dtype=torch.float64))
+    return found.masked_fill(windows == 0, math.nan), windows
+
+
+def test_offsets_with_fewer_windows_count_less() -> None:
+    """The posterior is that of the material at every offset; one number of windows for all offsets is too sure of the ends."""
+    moved = torch.arange(-3, 4).repeat(600)
+    good, windows = fading(moved.numel(), moved, 0)
+    none = torch.full_like(moved, 7)  # at an offset without windows
+    bad, _ = fading(moved.numel(), none, 1)
+    level = fit_calibration([[good]], [[bad]], [[windows]], offsets=[[moved]]).levels[0]
+    assert level.scale * 25**level.power == pytest.approx(0.5 / NOISE**2 * 25, rel=0.3)
+    fresh, _ = fading(moved.numel(), moved, 2)
+    for counts, error in ((windows[None], 0.0), (torch.full((1, 15), 25.0), 0.02)):
+        posterior = offset_posterior(fresh, counts, calibration=level, prior=1.0)
+        right = (7 - fresh.nan_to_num(9.0).argmin(1) - moved).abs() <= 1
+        found = float(expected_calibration_error(posterior.probability.float(), right))
+        assert found < 0.03 if error == 0 else found > error
+    same = offset_posterior(good, windows.expand_as(good), calibration=level)
+    torch.testing.assert_close(same, offset_posterior(good, windows[None], calibration=level))
+
+
+def test_equal_windows_at_all_offsets_are_one_number() -> None:
+    distances = curves(5, 16, 0.3, 0)
+    torch.testing.assert_close(
+        offset_posterior(distances, torch.full((1, 15), 16.0), calibration=LEVEL),
+        offset_posterior(distances, 16, calibration=LEVEL),
+    )
+
+
+def test_fit_refuses_windows_and_offsets_that_do_not_fit() -> None:
+    good, bad = [[curves(3, 9, 0.3, 0)]], [[curves(3, 9, 0.0, 1)]]
+    with pytest.raises(ShapeError, match="`windows`: expected a number or"):
+        fit_calibration(good, bad, [[torch.ones(3)]])
+    with pytest.raises(ShapeError, match="`offsets`: expected one per clip"):
+        fit_calibration(good, bad, [[9]], offsets=[[torch.zeros(2, dtype=torch.long)]])
+    with pytest.raises(ArgumentError, match="`offsets`: expected at most 7"):
+        fit_calibration(good, bad, [[9]], offsets=[[torch.tensor([0, 8, 0])]])
+    with pytest.raises(ShapeError, match="`windows`"):
+        offset_posterior(torch.ones(2, 3), torch.ones(3, 3), calibration=LEVEL)
+
+
 def test_fit_refuses_what_it_cannot_use() -> None:
     good, bad = [[curves(3, 9, 0.3, 0)]], [[curves(3, 9, 0.0, 1)]]
     with pytest.raises(ArgumentError, match="one entry per length"):

@@ -1,8 +1,8 @@
 """Fit the probabilities of syncers on speakers that they have not seen
 
-Without a calibration, avsync offset and avsync clean measure offsets but do not state how sure they are. The calibration is
-fitted on all speakers of the split, and tested by cross-validation: fitted on one half of the speakers, tested on the other,
-and the reverse.
+Without a calibration, avsync offset and avsync clean measure offsets but do not state how sure they are. The crops are cut as
+avsync offset sees a recording, with own, moved, reversed and other audio. The calibration is fitted on all speakers of the
+split, and tested by cross-validation: fitted on one half of the speakers, tested on the other, and the reverse.
 
   avsync calibrate runs/mine corpus
   avsync calibrate runs/mine corpus --figure calibration.png --report calibration-report.json
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from avsync._files import write_json
-from avsync.cli._arguments import EVALUATED_MARGIN, add_overwrite_argument, add_quiet_argument
+from avsync.cli._arguments import add_overwrite_argument, add_quiet_argument
 from avsync.cli._outputs import Output, check_figure, declare, model_files
 from avsync.errors import ArgumentError
 
@@ -37,9 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--frames",
         type=int,
         nargs="+",
-        default=[40, 80, 160],
+        default=[50, 80, 160, 250],
         metavar="N",
-        help="lengths of the crops; several lengths show how evidence grows with length (default: 40 80 160)",
+        help="lengths of the crops; several lengths show how evidence grows with length (default: 50 80 160 250)",
     )
     parser.add_argument("--stride", type=int, default=20, help="frames from one crop to the next (default: %(default)s)")
     parser.add_argument("--out", metavar="FILE", help="file to write (default: calibration.json next to the syncers)")
@@ -86,7 +86,6 @@ def run(args: argparse.Namespace) -> int:
             bank,
             lengths=_lengths(args, bank, syncers),
             stride=args.stride,
-            margin=_margin(syncers),
             progress=_messages.info,
         )
     errors, panels = [], {}
@@ -105,15 +104,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _margin(syncers: MultiScaleSyncer) -> int:
-    """Return the frames of audio around a crop: a whole number of frames at every level."""
-    step = 2 ** (syncers.num_levels - 1)
-    return -(-EVALUATED_MARGIN // step) * step
-
-
 def _lengths(args: argparse.Namespace, bank: ClipBank, syncers: MultiScaleSyncer) -> list[int]:
-    """Return the lengths of crops that fill a window of every level and fit into a clip with the audio around them."""
-    margin = _margin(syncers)
+    """Return the lengths of crops that fill a window of every level and fit into a clip with the audio of the search."""
+    from avsync.evaluation.calibration import search_margin
+
+    margin = search_margin(syncers)
     longest, shortest = int(bank.lengths.max()) - 2 * margin, syncers.shortest_clip()
     kept = [frames for frames in args.frames if shortest <= frames <= longest]
     if not kept:

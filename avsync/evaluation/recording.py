@@ -35,9 +35,8 @@ from avsync.pyramid import FPS
 
 FRAME_SECONDS = 1 / FPS
 """Duration of a frame at level 0, in seconds."""
-THRESHOLD = 0.65
-"""Smallest probability of an accepted offset. Calibrations are fitted per level, with audio around each clip. A recording
-has clips without such audio and several levels are tried, so a threshold of 0.5 would be too low."""
+THRESHOLD = 0.5
+"""Smallest probability of an accepted offset."""
 COARSE_LEVEL = 2
 """The finest level that cannot confirm the offset of a coarser one."""
 NULLS = 19
@@ -256,7 +255,7 @@ def recording_report(
         posterior = None
         if calibration is not None:
             numbers = calibration.levels[level]
-            posterior = offset_posterior(sync.distances, number.clamp_min(1), calibration=numbers, threshold=threshold)
+            posterior = offset_posterior(sync.distances, pool.counts[:1], calibration=numbers, threshold=threshold)
         answers = level_answers(sync, speed=speed, speech_fraction=speech, posterior=posterior)
         if posterior is None and answers[0] == "offset" and not sync.confidence > NULL_GAIN * pool.null_confidence():
             answers = ("unsure",)

@@ -24,6 +24,7 @@ from torch import Tensor
 from avsync._checks import check_fields, check_shape, checked
 from avsync._files import read_json, untrusted, write_json
 from avsync.errors import ArgumentError, CheckpointError, ConfigError
+from avsync.metrics._median import nan_median
 from avsync.metrics.offset import offset_from_distances
 from avsync.pretrained import PretrainedModel, config_from_dict, config_to_dict, stored_checksum
 
@@ -160,12 +161,13 @@ def _weights_of(syncers: PretrainedModel | None, path: str | os.PathLike[str]) -
 def offset_probabilities(distances: Tensor, windows: Tensor | float, *, scale: Tensor | float, power: Tensor | float) -> Tensor:
     r"""Compute the posterior over offsets, given that the true offset lies within the search.
 
-    :math:`p_j \propto \exp(-s\, W^{q}\, m_j)` with the mean distance :math:`m_j` at offset :math:`j`, :math:`W` windows, scale
-    :math:`s` and power :math:`q`.
+    :math:`p_j \propto \exp(-s\, W_j^{q}\, (m_j - \tilde m))` with the mean distance :math:`m_j` of :math:`W_j` windows at
+    offset :math:`j`, the median :math:`\tilde m` of the distances, scale :math:`s` and power :math:`q`. Without audio around a
+    clip the offsets near the ends of the search have fewer windows, so that their distances count less.
 
     Args:
         distances: Mean distance at each offset, (batch, offsets); NaN for missing distances, which get probability 0.
-        windows: Number of windows in each mean, a number or (batch,).
+        windows: Number of windows in each mean, a number, (batch,), or (batch, offsets); one row stands for all clips.
         scale: Evidence per unit of distance.
         power: Exponent of the number of windows.
 
@@ -181,11 +183,47 @@ def offset_probabilities(distances: Tensor, windows: Tensor | float, *, scale: T
 
     Source: ours.
     """
+    return offset_evidence(distances, windows, scale=scale, power=power).softmax(1)
+
+
+def offset_evidence(distances: Tensor, windows: Tensor | float, *, scale: Tensor | float, power: Tensor | float) -> Tensor:
+    """Compute the logarithm of :func:`offset_probabilities` up to a constant per clip.
+
+    Args:
+        distances, windows, scale, power: As in :func:`offset_probabilities`.
+
+    Returns:
+        (batch, offsets); minus infinity at missing distances, NaN for a clip without any distance.
+
+    Example:
+        >>> offset_evidence(torch.tensor([[1.0, 0.9, 1.0]]), 4, scale=10.0, power=0.5)
+        tensor([[-0., 2., -0.]])
+    """
     check_shape("distances", distances, "batch offsets")
-    count = torch.as_tensor(windows, dtype=distances.dtype, device=distances.device).reshape(-1, 1)
-    evidence = -scale * count**power * distances
     known = ~distances.isnan()
-    return evidence.masked_fill(~known & known.any(1, keepdim=True), -torch.inf).softmax(1)
+    evidence = (
+        -scale * window_counts(windows, distances) ** power * (distances - nan_median(distances)[:, None]).nan_to_num(0.0)
+    )
+    evidence = evidence.masked_fill(~known, -torch.inf)
+    return evidence.masked_fill(~known.any(1, keepdim=True), torch.nan)
+
+
+def window_counts(windows: Tensor | float, distances: Tensor) -> Tensor:
+    """Return the numbers of windows in a shape that broadcasts to the distances, at least 1.
+
+    Args:
+        windows: As in :func:`offset_probabilities`.
+        distances: (batch, offsets).
+
+    Returns:
+        (1 or batch, 1 or offsets).
+
+    Example:
+        >>> window_counts(torch.tensor([4, 9]), torch.zeros(2, 3)).shape
+        torch.Size([2, 1])
+    """
+    count = torch.as_tensor(windows, dtype=distances.dtype, device=distances.device)
+    return (count if count.ndim == 2 else count.reshape(-1, 1)).clamp_min(1)
 
 
 def probability_near(probabilities: Tensor, best: Tensor) -> Tensor:
@@ -212,7 +250,7 @@ def match_features(distances: Tensor, windows: Tensor | float, *, scale: Tensor 
     """Compute three features per clip that separate matching audio from unrelated audio.
 
     The features are the log odds of the posterior's peak (within one frame), the smallest distance, and the confidence times
-    the square root of the number of windows. The confidence of unrelated audio decreases with this square root.
+    the square root of the number of windows at the best offset. The confidence of unrelated audio decreases with this root.
 
     Args:
         distances, windows, scale, power: As in :func:`offset_probabilities`.
@@ -229,5 +267,5 @@ def match_features(distances: Tensor, windows: Tensor | float, *, scale: Tensor 
     found = offset_from_distances(distances)
     best = distances.masked_fill(distances.isnan(), torch.inf).argmin(1)
     near = probability_near(offset_probabilities(distances, windows, scale=scale, power=power), best)
-    count = torch.as_tensor(windows, dtype=distances.dtype, device=distances.device)
+    count = window_counts(windows, distances).expand_as(distances).gather(1, best[:, None]).squeeze(1)
     return torch.stack([near.clamp(1e-4, 1 - 1e-4).logit(), found.distance, found.confidence * count.sqrt()], dim=1)

@@ -82,7 +82,8 @@ def offset_posterior(
     Args:
         distances: Mean distance at each offset, (batch, 2 V + 1), as :func:`avsync.metrics.offset.offset_distances` returns
             them.
-        windows: Number of windows in each mean, a number or (batch,).
+        windows: Number of windows in each mean: a number, (batch,), or (batch, 2 V + 1) if clips have no audio around them, so
+            that offsets differ in windows. A first dimension of 1 stands for all clips.
         calibration: Calibration of the syncers that computed the distances, at this level.
         prior: Prior probability that the audio belongs to the motion and the offset lies within the search. One half is
             neutral; 1 assumes that every clip matches, as for one's own recordings.
@@ -108,8 +109,12 @@ def offset_posterior(
     if not 0 <= threshold <= 1:
         raise ArgumentError(f"`threshold`: expected a probability from 0 to 1, got {threshold!r}")
     check_shape("distances", distances, "batch offsets")
-    if isinstance(windows, Tensor) and windows.shape not in ((), distances.shape[:1]):
-        raise ShapeError(f"`windows`: expected a number or (batch={distances.shape[0]}), got {describe_shape(windows)}")
+    batch, offsets = distances.shape
+    if isinstance(windows, Tensor) and windows.shape not in ((), (batch,), (batch, offsets), (1, offsets)):
+        raise ShapeError(
+            f"`windows`: expected a number, (batch={batch}) or (batch={batch}, offsets={offsets}), got"
+            f" {describe_shape(windows)}"
+        )
     shape = {"scale": calibration.scale, "power": calibration.power}
     whole = offset_from_distances(distances).offset_frames
     best = distances.shape[1] // 2 - whole

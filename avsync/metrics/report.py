@@ -14,7 +14,15 @@ from avsync.errors import ArgumentError, ShapeError
 from avsync.landmarks.geometry import displacement
 from avsync.metrics.calibration import Calibration, check_calibrated
 from avsync.metrics.multi_scale import MAX_OFFSETS, check_max_offsets, multi_scale_embeddings
-from avsync.metrics.offset import SyncOffset, at_edge, known_offset, offset_milliseconds, sync_offset
+from avsync.metrics.offset import (
+    SyncOffset,
+    at_edge,
+    known_offset,
+    mean_over_windows,
+    offset_from_distances,
+    offset_milliseconds,
+    window_distances,
+)
 from avsync.metrics.posterior import OffsetPosterior, offset_posterior
 from avsync.models.syncer.interface import MultiScaleSyncer
 from avsync.pyramid import check_lengths, level_fps
@@ -164,12 +172,14 @@ def sync_report(
     speed = face_speed(landmarks, fps=fps, lengths=lengths, frame_mask=own)
     report = []
     for number, level in enumerate(embedded):
-        sync = sync_offset(**level._asdict(), max_offset=max_offsets[number], edges=edges)
+        distances, weights = window_distances(**level._asdict(), max_offset=max_offsets[number], edges=edges)
+        sync = offset_from_distances(mean_over_windows(distances, weights))
         windows = torch.full_like(sync.offset_frames, level.motion.shape[1]) if level.mask is None else level.mask.sum(1)
         posterior = None
         if calibration is not None:
             numbers = calibration.levels[number]
-            posterior = offset_posterior(sync.distances, windows, calibration=numbers, prior=prior, threshold=threshold)
+            counts = windows if weights is None else weights.sum(1)
+            posterior = offset_posterior(sync.distances, counts, calibration=numbers, prior=prior, threshold=threshold)
         answers = level_answers(sync, speed=speed, speech_fraction=speech_fraction, posterior=posterior)
         milliseconds = offset_milliseconds(sync.offset_frames, level=number, fps=pyramid.fps)
         frame_ms = 1000.0 / level_fps(pyramid.fps, number)
