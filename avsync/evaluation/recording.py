@@ -35,8 +35,8 @@ from avsync.pyramid import FPS
 
 FRAME_SECONDS = 1 / FPS
 """Duration of a frame at level 0, in seconds."""
-THRESHOLD = 0.5
-"""Smallest probability of an accepted offset."""
+THRESHOLD = 0.6
+"""Smallest probability of an accepted offset. Several levels are tried, so that the threshold is above one half."""
 COARSE_LEVEL = 2
 """The finest level that cannot confirm the offset of a coarser one."""
 NULLS = 19
