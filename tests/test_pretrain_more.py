@@ -144,3 +144,32 @@ def test_curve_by_clip_length() -> None:
     motion = torch.nn.functional.normalize(torch.randn(1, 46, 4), dim=-1)
     distances, exists = length_curve.distances_at_offsets(motion, motion)
     assert int(distances[0, 20].argmin()) == 15 and exists[0, 0].tolist() == [0.0] * 15 + [1.0] * 16
+
+
+def test_robustness_falls_with_the_strength_of_noise(tmp_path: Path) -> None:
+    """Every condition is measured by the command, which draws the curves; strong noise costs more than weak noise."""
+    import robustness
+
+    clips = list(talkers("val", 8.0))
+    bank = ClipBank(clips, features=SpeechFeatures().features)
+    clean = robustness.crops_of(bank)
+    noisy = {
+        f"white noise {strength}": robustness.crops_of(
+            ClipBank(robustness.noisy(clips, "white noise", strength), features=bank.features)
+        ).audio[: len(clean)]
+        for strength in (20, -30)
+    }
+    table = robustness.measure("landmarks68-25fps", clean, noisy, {})
+    assert len(table["clean"]) == 4 and table["clean"][0] > 90
+    assert table["white noise -30"][0] < table["white noise 20"][0]
+    faces = clean.landmarks[:1]
+    moved = {kind: robustness.impair(kind, values[-1])(faces) for kind, (_, values) in robustness.MOTION_CURVES.items()}
+    assert all(motion.shape == faces.shape for motion in moved.values())
+    turned = moved["rotation"]
+    torch.testing.assert_close(turned.diff(dim=2).norm(dim=-1), faces.diff(dim=2).norm(dim=-1), rtol=1e-4, atol=1e-4)
+    held = moved["held frames"].diff(dim=1).abs().amax(dim=(0, 2, 3))
+    assert int((held > 0).sum()) <= faces.shape[1] // 5
+    curves = {**robustness.AUDIO_CURVES, **robustness.MOTION_CURVES}
+    names = ["clean", *(f"{kind} {strength:g}" for kind, (_, strengths) in curves.items() for strength in strengths)]
+    robustness.draw({"landmarks68-25fps": {name: [100.0, 99.0, 98.0, 90.0] for name in names}}, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 1000

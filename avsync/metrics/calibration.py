@@ -196,8 +196,8 @@ def offset_evidence(distances: Tensor, windows: Tensor | float, *, scale: Tensor
         (batch, offsets); minus infinity at missing distances, NaN for a clip without any distance.
 
     Example:
-        >>> offset_evidence(torch.tensor([[1.0, 0.9, 1.0]]), 4, scale=10.0, power=0.5)
-        tensor([[-0., 2., -0.]])
+        >>> offset_evidence(torch.tensor([[1.0, 0.9, 1.0]]), 4, scale=10.0, power=0.5).softmax(1)
+        tensor([[0.1065, 0.7870, 0.1065]])
     """
     check_shape("distances", distances, "batch offsets")
     known = ~distances.isnan()
