@@ -255,7 +255,7 @@ def _timed(packets: Iterable[Any]) -> Iterator[Any]:
                 held.append(packet)
                 continue
             packet.dts = min(packet.pts, last[index] + 1) if index in last else packet.pts
-        elif packet.dts is None and held:  # the stream ends before any decoding time was known: its order is that of its times
+        elif packet.dts is None and held:  # the stream ended without a decoding time: packets are in the order of their times
             yield from _counted_back(held, held[-1].pts + 1)
             held.clear()
         if packet.dts is not None:

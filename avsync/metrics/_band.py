@@ -40,7 +40,7 @@ def band_distances(motion: Tensor, audio: Tensor, *, max_offset: int, before: in
     length = -(-windows // count)
     heard = audio.shape[1] + min(before, 0) + min(after, 0)
     if windows * heard <= _WHOLE * count * length * (length + 2 * max_offset):
-        # Short clips whole. The product is padded instead of the audio, which saves the pairs with padding.
+        # Short clips: one product of all pairs. It is padded instead of the audio, which saves the pairs with padding.
         audio = audio[:, max(-before, 0) : audio.shape[1] - max(-after, 0)]
         before, after, count, length = max(before, 0), max(after, 0), 1, windows
     else:
@@ -77,7 +77,7 @@ def _squared(motion: Tensor, audio: Tensor, max_offset: int, padding: tuple[int,
     norm, audio_norm = _squared_norm(motion)[..., None], _squared_norm(audio)[:, None, :]
     product = torch.baddbmm(audio_norm, motion, audio.transpose(1, 2), alpha=-2)
     product = F.pad(product, padding) if any(padding) else product
-    # Of all pairs the wanted ones lie along diagonals, which a view reads without a copy.
+    # The pairs that are needed lie along diagonals of all pairs, which a view reads without a copy.
     segment, row, column = product.stride()
     wanted = product.as_strided((*product.shape[:2], 2 * max_offset + 1), (segment, row + column, column))
     return wanted + norm, norm

@@ -222,7 +222,7 @@ def _derivatives(x: Tensor, velocity_scale: float, acceleration_scale: float) ->
     velocity = F.pad(x[:, 1:] - x[:, :-1], (0, 0, 1, 0))
     found = [velocity_scale * velocity] if velocity_scale else []
     if acceleration_scale:
-        # The first velocity is none at all, so the first acceleration is that of the third frame.
+        # The first frame has no velocity, so the third frame is the first with an acceleration.
         found.append(acceleration_scale * F.pad(velocity[:, 2:] - velocity[:, 1:-1], (0, 0, min(2, x.shape[1]), 0)))
     return found
 

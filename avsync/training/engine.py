@@ -289,7 +289,7 @@ def train_loop(
         done = kept.resume(steps) if resume and kept is not None else 0
         shown = open_until_the_end.enter_context(_Shown(name, done, steps, logs=logs, progress=progress, fabric=fabric))
         signals = open_until_the_end.enter_context(StopSignals()) if kept is not None else None
-        # The place of the last good checkpoint ends the message of a run that diverged.
+        # The message of a run that diverged names the last good checkpoint.
         open_until_the_end.enter_context(_explained(name, None if kept is None else kept.store))
 
         def evaluate_and_show(evaluate: Callable[[int], Mapping[str, float]], now: int) -> None:

@@ -155,7 +155,7 @@ def _augment(points: int, dims: int) -> AugmentConfig:
     """Return the augmentation that points of these dimensions can have."""
     if points == NUM_POINTS and dims > 1:
         return SYNCER_AUGMENT
-    still = replace(SYNCER_AUGMENT, flip_probability=0.0)  # only of the 68 points it is known which ones a mirror exchanges
+    still = replace(SYNCER_AUGMENT, flip_probability=0.0)  # a mirror exchanges points, which are known for the 68 points only
     if dims > 1:
         return still
     # Blendshapes and other numbers without a plane cannot be turned.

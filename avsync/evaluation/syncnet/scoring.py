@@ -222,7 +222,7 @@ class _Scorer:
             motion = self.syncnet.embed_video(video)
             audio, real = self._audio.between(self._window - self.max_offset, stop + self.max_offset)
             reach = self.max_offset
-            # A video window counts where its audio window does: a track ends where its audio does.
+            # A video window counts if its audio window exists, because a track ends with its audio.
             mask = real[None, reach : reach + count]
             self._compared += int(mask.sum())
             if self.legacy:

@@ -33,7 +33,7 @@ from avsync.training.doctor.reading import check_index, read_clips, read_entries
 from avsync.training.doctor.tracks import clip_tracks
 
 _CROP, _STRIDE, _MARGIN = 80, 80, 16  # frames, of the crops for trained syncers
-_OVERFIT_CLIPS = 24  # clips kept to overfit a batch of
+_OVERFIT_CLIPS = 24  # clips kept for the batch of the overfitting test
 
 
 @dataclass(frozen=True)
