@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,8 +28,7 @@ NOT_RUN = {
     "python -m pip install": "every session of noxfile.py and tests/bare_install.py install avsync",
     "python -m nox": "CI itself",
     "python examples/msync/train.py": "the main job of CI; tests/test_examples.py runs it with a small preset",
-    "python examples/guidance/guide.py": "an hour; tests/test_guidance.py runs it on a few clips",
-    "python examples/pretrained_models/frame_rates.py": "the real corpus; tests/test_rates.py runs its functions",
+    "python examples/guidance/guide.py": "many minutes of training; tests/test_guidance.py runs it on a few clips",
     "ray start": "a cluster; tests/test_extract_ray.py runs Ray",
     "torchrun": "several machines; tests/test_processes.py starts two processes as torchrun does",
     "srun": "a cluster; tests/test_processes.py sets what srun sets",
@@ -109,8 +110,19 @@ def workplace(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 real_recipe = recipe.syncer_recipe
 
 
+def run_example(script: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run an example as python would, on the corpus of the working directory."""
+    path = ROOT / script
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "argv", [script, *("corpus" if word == "PATH" else word for word in words)])
+        patch.syspath_prepend(str(path.parent))
+        runpy.run_path(str(path), run_name="__main__")
+
+
 @pytest.mark.parametrize("document", WITH_COMMANDS, ids=lambda document: document.name)
-def test_commands_of_a_document_run(document: Path, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_of_a_document_run(
+    document: Path, workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In turn, in one folder, as a reader would type them; all that a command reads must be there, and nothing may fail."""
     chosen = list(filter(runs, commands(document)))
     if any(command.startswith("avsync extract") and "--out corpus" in command for command in chosen):
@@ -119,6 +131,9 @@ def test_commands_of_a_document_run(document: Path, workplace: Path, capsys: pyt
     for command in chosen:
         line, _, target = command.partition(" > ")
         words = shlex.split(line)
+        if words[0] == "python":
+            run_example(words[1], words[2:], monkeypatch)
+            continue
         assert words[0] == "avsync", f"{document.name}: {command}: neither a command of avsync nor listed in NOT_RUN"
         words = [str(name) for word in words for name in (sorted(Path().glob(word)) if "*" in word else [word])]
         if (

@@ -50,8 +50,11 @@ def speaker_half(speaker: str) -> str:
 
 
 def collection(speaker: str) -> str:
-    """Return "studio" for the first collection of the corpus and "phone" for the second."""
-    return "studio" if int(speaker.removeprefix("spk")) < FIRST_OF_LATER else "phone"
+    """Return "studio" for the first collection of the corpus, "phone" for the second, and "other" for another corpus."""
+    number = speaker.removeprefix("spk")
+    if not number.isdigit():
+        return "other"  # a corpus of your own
+    return "studio" if int(number) < FIRST_OF_LATER else "phone"
 
 
 GROUPS: dict[str, Callable[[str], bool]] = {
