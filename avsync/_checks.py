@@ -404,7 +404,7 @@ def check_fields(config: Any) -> None:
 
 
 class _Hint(NamedTuple):
-    """An annotation as a type and as text, and the types whose values all fit, so that they need no look at the value."""
+    """An annotation as a type and as text, and the types all of whose values fit, so that only other values are inspected."""
 
     kind: Any
     text: str

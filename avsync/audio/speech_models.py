@@ -1,6 +1,6 @@
 """Features of pretrained speech models (HuBERT, wav2vec2, WavLM, Whisper, or any callable) on the clock of the motion frames.
 
-Each of these networks has a rate and an instant of its first frame of its own. HuBERT, for example, returns 159 frames for 3.2
+The networks differ in frame rate and in the time of the first frame. HuBERT, for example, returns 159 frames for 3.2
 s, the first of them centred on 12.5 ms. The modules here resample the frames on the clock
 (:func:`avsync.resampling.resample_frames`), so that frame ``k`` of the result is at ``k / frame_rate`` seconds and a pyramid
 accepts them. No library is imported: the caller passes the network.

@@ -128,7 +128,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--csv", metavar="FILE", help="write results here, one line per row and measure")
     add_overwrite_argument(parser)
     add_quiet_argument(parser)
-    parser.add_argument("--figures", metavar="DIR", help="write offsets, confidence, faces and training .png here")
+    parser.add_argument("--figures", metavar="DIR", help="write offsets.png, confidence.png, faces.png and training.png here")
     parser.add_argument(
         "--history",
         action="append",

@@ -88,7 +88,7 @@ class Recording:
 
     @property
     def audio_seconds(self) -> float:
-        """Total time of the frames with audio, which alone are measured."""
+        """Total time of the frames with audio; only these frames are measured."""
         return sum(float(clip.has_audio.sum()) / clip.fps for clip in self.clips)
 
 

@@ -41,7 +41,7 @@ class Trained:
     """Function of trained modules, run on Fabric's device, in its precision and on all its processes.
 
     Gradients are averaged over processes in the backward pass. Therefore everything that depends on the modules' parameters
-    belongs into the function, and the function must be called once for each backward pass.
+    belongs in the function, and the function must be called once for each backward pass.
 
     Args:
         fabric: A launched Fabric.

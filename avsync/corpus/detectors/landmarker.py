@@ -26,7 +26,7 @@ from avsync.landmarks.layouts import NUM_POINTS
 VERTICES = 478
 """Vertices of the face mesh with both irises."""
 _STEP_MS = 40
-"""Time between two images, in milliseconds; the library orders images by time and does not measure speed without smoothing."""
+"""Time between two images, in milliseconds: it defines their order. The library needs true times for smoothing only."""
 
 
 class LandmarkerFaces(NamedTuple):

@@ -37,7 +37,7 @@ class Overfit(NamedTuple):
     seconds: float
     """Time they took."""
     curves: list[list[float]]
-    """Loss over its chance level at each step, one list a level."""
+    """Loss over its chance level at each step, one list per level."""
     spreads: list[float]
     """Spread of the embeddings at the end; see :func:`avsync.training.doctor.vitals.vital_signs`."""
 
