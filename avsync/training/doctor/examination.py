@@ -152,22 +152,8 @@ def examine(
 
     Source: ours.
     """
-    clock, findings = _Clock(), list[Finding]()
-    if isinstance(corpus, str | os.PathLike):
-        entries, fps, findings = read_entries(Path(corpus))
-        chosen = [entry for entry in entries if split is None or entry["split"] == split]
-        if entries and not chosen:
-            splits = sorted({str(entry["split"]) for entry in entries})
-            findings.append(Finding("error", "no_split", f"no clip is in split {split!r}; there are {splits}."))
-        findings += _index_findings(chosen, split)
-        clips, total = read_clips(corpus, chosen, fps, findings), len(chosen)
-    else:
-        if hasattr(corpus, "shape"):
-            raise ArgumentError(f"`corpus`: expected a folder or clips, got {type(corpus).__name__}")
-        given, total = (clip for clip in corpus if split is None or clip.split == split), 0
-        first = next(given, None)
-        fps = first.fps if isinstance(first, Clip) and is_rate(first.fps) else FPS
-        clips = valid_clips(itertools.chain([] if first is None else [first], given), findings)
+    clock = _Clock()
+    clips, total, fps, findings = _opened(corpus, split)
     facts, scan = list[ClipFacts](), LagScan(fps)
     audios, motions = list[Fingerprint](), list[Fingerprint]()
     judged: list[tuple[str, Tensor]] = []
@@ -219,6 +205,26 @@ def examine(
         scan=scan if facts else None,
         overfit=overfitted,
     )
+
+
+def _opened(
+    corpus: str | os.PathLike[str] | Iterable[Clip], split: str | None
+) -> tuple[Iterator[Clip], int, float, list[Finding]]:
+    """Return the clips, their number (0 if unknown), their rate, and the findings, which grow while the clips are read."""
+    if isinstance(corpus, str | os.PathLike):
+        entries, fps, findings = read_entries(Path(corpus))
+        chosen = [entry for entry in entries if split is None or entry["split"] == split]
+        if entries and not chosen:
+            splits = sorted({str(entry["split"]) for entry in entries})
+            findings.append(Finding("error", "no_split", f"no clip is in split {split!r}; there are {splits}."))
+        findings += _index_findings(chosen, split)
+        return read_clips(corpus, chosen, fps, findings), len(chosen), fps, findings
+    if hasattr(corpus, "shape"):
+        raise ArgumentError(f"`corpus`: expected a folder or clips, got {type(corpus).__name__}")
+    given, findings = (clip for clip in corpus if split is None or clip.split == split), list[Finding]()
+    first = next(given, None)
+    fps = first.fps if isinstance(first, Clip) and is_rate(first.fps) else FPS
+    return valid_clips(itertools.chain([] if first is None else [first], given), findings), 0, fps, findings
 
 
 def _index_findings(entries: list[dict[str, Any]], split: str | None) -> list[Finding]:
