@@ -13,7 +13,9 @@ import argparse
 import hashlib
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,12 +23,12 @@ import numpy as np
 
 from avsync.corpus import Clip, Corpus
 from avsync.corpus.clip import SAMPLES_PER_FRAME
+from avsync.corpus.speech import speech_mask
 from avsync.evaluation import Recording, recording_report, speaking_face
 from avsync.metrics import load_calibration
-from avsync.metrics.report import LevelSync
+from avsync.metrics.report import LEAST_SPEECH, LevelSync
 from avsync.models import MultiScaleSyncer
 from avsync.pretrained import CALIBRATION, model_folder
-from benchmarks.offset_answers import crops
 
 LENGTHS = (50, 100, 200)
 """Lengths of the crops in frames: 2, 4 and 8 seconds."""
@@ -54,6 +56,21 @@ class Scene(NamedTuple):
     """Probability of the answer."""
     weight: float
     """Weight that gives nobody the same share of the scenes as each face."""
+
+
+def crops(clips: list[Clip], frames: int) -> list[Clip]:
+    """Return crops with speech that do not overlap, at most ``CROPS`` per speaker."""
+    found: list[Clip] = []
+    taken: Counter[str] = Counter()
+    for clip in clips:
+        spoken = speech_mask(clip.waveform)
+        for first in range(0, clip.frames - frames + 1, frames):
+            last = first + frames
+            if taken[clip.speaker] < CROPS and spoken[first:last].mean() >= LEAST_SPEECH:
+                taken[clip.speaker] += 1
+                waveform = clip.waveform[SAMPLES_PER_FRAME * first : SAMPLES_PER_FRAME * last]
+                found.append(replace(clip, landmarks=clip.landmarks[first:last], waveform=waveform, missing_audio=()))
+    return found
 
 
 def scenes(clips: list[Clip], syncers: MultiScaleSyncer, frames: int) -> Iterator[Scene]:
@@ -140,16 +157,12 @@ def main() -> None:
     arguments.add_argument("--out", type=Path, metavar="FILE", help="write the numbers as JSON")
     options = arguments.parse_args()
     syncers = MultiScaleSyncer.from_pretrained(MODEL)
-    corpus = Corpus(options.corpus, split="val")
-    found: list[Scene] = []
-    for frames in LENGTHS:
-        cut = [
-            Clip(clip.id, clip.speaker, clip.split, clip.landmarks[at : at + frames], audio)
-            for clip, at in crops(corpus, frames, CROPS)
-            if "AB"[int(hashlib.sha256(clip.speaker.encode()).hexdigest(), 16) % 2] == options.half
-            for audio in [clip.waveform[SAMPLES_PER_FRAME * at : SAMPLES_PER_FRAME * (at + frames)]]
-        ]
-        found += scenes(cut, syncers, frames)
+    clips = [
+        clip
+        for clip in Corpus(options.corpus, split="val")
+        if "AB"[int(hashlib.sha256(clip.speaker.encode()).hexdigest(), 16) % 2] == options.half
+    ]
+    found = [scene for frames in LENGTHS for scene in scenes(crops(clips, frames), syncers, frames)]
     result = {"half": options.half, "table": table(found), "reliability": reliability(found)}
     for row in [*result["table"], *result["reliability"]]:
         print({key: round(float(value), 3) for key, value in row.items()})
