@@ -343,7 +343,7 @@ def checked(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
     Whole numbers are accepted for float, NumPy's numbers for Python's; a bool is no number, NaN no float, and a string no
     sequence of strings. Elements of lists, tuples and dictionaries are checked, elements of iterators are not. Nothing is
-    checked in compiled programs. Ranks, sizes and dtypes of tensors remain the function's own to check.
+    checked in compiled programs. The function itself checks ranks, sizes and dtypes of tensors.
 
     Raises:
         ShapeError: An argument should be a tensor or an array and is not.

@@ -3,7 +3,7 @@
 The library relies on this alignment: audio frame ``s`` is centred on sample ``hop_length * s``. With the defaults (16 kHz, hop
 160) there are 100 frames per second, motion frame ``k`` of a 25 fps clip is at sample ``640 k``, and audio frame ``4 k`` is
 centred on the same sample. A clip of ``640 T`` samples has exactly ``4 T`` frames. A centred transform has one more frame,
-centred on the sample after the last one, which is dropped. The ends are padded by reflection.
+centred on the sample after the last one; this frame is dropped. The ends are padded by reflection.
 
 The numbers agree with ``torchaudio.transforms.MelSpectrogram`` followed by decibels, and with ``torchaudio.transforms.MFCC``,
 for the same parameters (HTK mel scale, filters not normalised, power spectrum, periodic Hann window).
