@@ -37,6 +37,12 @@ def early(clip: Clip, frames: int) -> Clip:
     return shifted
 
 
+def faster(clip: Clip) -> Clip:
+    """The clip with its sound played 2 % too fast."""
+    samples = np.arange(clip.waveform.size)
+    return replace(clip, waveform=np.interp(samples * 1.02, samples, clip.waveform, right=0.0).astype(np.float32))
+
+
 def write(folder: Path, clips: list[Clip], **extra: Any) -> Path:
     write_index(folder, [{**write_clip(clip, folder), **extra} for clip in clips], made_by="a test")
     return folder
@@ -175,6 +181,43 @@ class TestClean:
             with pytest.raises(ArgumentError, match="`out`"):
                 clean(corpus, out)
             assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+class TestDrift:
+    """Clips whose audio runs at another speed have their own verdict, and are not moved."""
+
+    @pytest.fixture
+    def drifting(self, tmp_path: Path) -> Path:
+        clips = [talker("a", 0, frames=375), early(talker("b", 1, frames=385), 10), talker("c", 2, frames=375)]
+        return write(tmp_path / "drifting", [faster(clips[0]), *clips[1:]])
+
+    def test_it_is_told_and_left_as_it_is(self, drifting: Path, tmp_path: Path) -> None:
+        report = clean(drifting, tmp_path / "out")
+        found = {clip.id: clip for clip in report.clips}
+        assert [clip.outcome for clip in report.clips] == ["drifts", "corrected", "in sync"]
+        assert found["a"].drift == pytest.approx(0.02, abs=0.005) and found["a"].offset_seconds is None
+        assert found["b"].drift is None and report.counts()["drifts"] == 1 and report.to_json()["clips"][0]["drift"] is not None
+        np.testing.assert_array_equal(Corpus(tmp_path / "out")[0].waveform, Corpus(drifting)[0].waveform)
+
+    def test_the_clips_of_a_video_drift_together(self, tmp_path: Path) -> None:
+        whole = faster(talker("a", 0, frames=375))
+        entries = []
+        for first in range(0, 375, 75):
+            waveform = whole.waveform[640 * first : 640 * (first + 75)]
+            part = replace(whole, id=f"a{first}", landmarks=whole.landmarks[first : first + 75], waveform=waveform)
+            entries.append({**write_clip(part, tmp_path), "source": "a.mp4", "source_start_sec": 3.0 + first / 25})
+        write_index(tmp_path, entries)
+        options: dict[str, Any] = {"pyramid": OpenWhenLoud(), "audio_transform": Loudness(), "calibration": SURE}
+        report = clean_corpus(tmp_path, **options)
+        assert report.counts()["drifts"] == 5
+        assert all(clip.drift == pytest.approx(0.02, abs=0.005) for clip in report.clips)
+        assert clean_corpus(tmp_path, **options, pool="clip").counts()["drifts"] == 0
+
+    def test_the_command(self, drifting: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("avsync.cli._syncers.load_syncers", lambda args: Syncers(OpenWhenLoud(), Loudness(), SURE))
+        assert main(["clean", str(drifting), "--quiet"]) == 0
+        told = capsys.readouterr().out
+        assert "a: drifts by +" in told and "no single offset is right" in told and "drifts: 1" in told
 
 
 class TestCommand:

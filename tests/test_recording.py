@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +29,16 @@ from avsync.evaluation.recording import (
     Recording,
     find_drift,
     find_offset,
+    fit_drift,
     read_recording,
     recording_report,
     with_delayed_audio,
 )
 from avsync.evaluation.resync import shift_audio
+from avsync.metrics import load_calibration
+from avsync.models.syncer.interface import MultiScaleSyncer
 from avsync.models.syncer.pyramid import SyncerConfig, SyncerPyramid, SyncerPyramidConfig
+from avsync.pretrained import model_folder
 from tests.test_cli_offset import DETECTOR, SMALL, Loudness, OpenWhenLoud, activity, bright_mouth, sound_of, talk
 
 
@@ -46,6 +52,19 @@ def recording(frames: int, shift: int = 0, waveform: npt.NDArray[np.float32] | N
     """A mouth and its audio, early by ``shift`` frames."""
     audio = sound_of(activity(frames), frames, shift) if waveform is None else waveform
     return Recording("a", (Clip("a", "anna", "val", mouth(frames), audio),))
+
+
+def stretched(clip: Clip, rate: float) -> Clip:
+    """The clip with its audio played ``1 + rate`` times as fast."""
+    samples = np.arange(clip.waveform.size)
+    waveform = np.interp(samples * (1 + rate), samples, clip.waveform, right=0.0).astype(np.float32)
+    return replace(clip, waveform=waveform)
+
+
+@functools.cache
+def pretrained() -> dict[str, Any]:
+    pyramid = MultiScaleSyncer.from_pretrained("landmarks68-25fps").eval()
+    return {"pyramid": pyramid, "audio_transform": pyramid.speech_features()}
 
 
 def ask(found: Recording, pyramid: Any = None, transform: Any = None, **options: Any) -> tuple[OffsetAnswer, list[str]]:
@@ -138,8 +157,91 @@ class TestDrift:
         noise = np.random.default_rng(3).normal(0, 0.1, 300 * 640).astype(np.float32)
         assert find_drift(recording(300, waveform=noise), OpenWhenLoud(), audio_transform=Loudness()) is None
 
-    def test_too_short_for_a_window(self) -> None:
-        assert find_drift(recording(6), OpenWhenLoud(), audio_transform=Loudness()) is None
+    def test_too_short_for_segments(self) -> None:
+        for frames in (6, 74, 299):
+            assert find_drift(recording(frames), OpenWhenLoud(), audio_transform=Loudness()) is None
+
+    @pytest.mark.parametrize("rate", [0.01, -0.01, 0.02, -0.02, 0.04, -0.04])
+    def test_the_synthetic_talker_stretched(self, rate: float) -> None:
+        answer, _ = self.ask_pretrained(stretched(synthetic_clip(seconds=15.0), rate))
+        assert answer.seconds is None and answer.drift is not None
+        assert answer.drift.rate == pytest.approx(rate, abs=0.005)
+        for at, offset in answer.drift.segments:
+            assert offset == pytest.approx(rate * at, abs=0.06)
+
+    def test_the_synthetic_talker_as_it_is(self) -> None:
+        clip = synthetic_clip(seconds=15.0)
+        for moved in (clip, with_delayed_audio(Recording("a", (clip,)), -0.2).clips[0]):
+            answer, _ = self.ask_pretrained(moved)
+            assert answer.drift is None
+            assert answer.seconds == pytest.approx(0.0 if moved is clip else 0.2, abs=0.02)
+
+    def test_the_clips_of_a_video_share_a_line(self) -> None:
+        """Clips that are too short for a drift of their own show the drift of their video."""
+        clip = stretched(synthetic_clip(seconds=15.0), 0.02)
+        parts, starts = [], []
+        for first in range(0, 375, 75):
+            waveform = clip.waveform[640 * first : 640 * (first + 75)]
+            parts.append(replace(clip, landmarks=clip.landmarks[first : first + 75], waveform=waveform))
+            starts.append(first / 25)
+        options = pretrained()
+        found = find_drift(Recording("a", tuple(parts), tuple(starts)), **options)
+        assert found is not None and found.rate == pytest.approx(0.02, abs=0.005)
+        assert find_drift(Recording("a", tuple(parts)), **options) is None
+
+    def test_missing_audio_is_no_segment(self) -> None:
+        clip = stretched(synthetic_clip(seconds=18.0), 0.02)
+        waveform = clip.waveform.copy()
+        waveform[640 * 150 : 640 * 225] = 0
+        found = find_drift(Recording("a", (replace(clip, waveform=waveform, missing_audio=((150, 225),)),)), **pretrained())
+        assert found is not None and found.rate == pytest.approx(0.02, abs=0.005)
+        assert all(not 6.5 < at < 8.5 for at, _ in found.segments)
+
+    @staticmethod
+    def ask_pretrained(clip: Clip) -> tuple[OffsetAnswer, list[Any]]:
+        options = pretrained()
+        calibration = load_calibration(model_folder("landmarks68-25fps") / "calibration.json", syncers=options["pyramid"])
+        return find_offset(
+            Recording("a", (clip,)),
+            lambda one: recording_report(one, **options, calibration=calibration),
+            drift=lambda one: find_drift(one, **options),
+        )
+
+
+class TestFitDrift:
+    LINE = tuple((1.5 + 3 * k, 0.01 * (1.5 + 3 * k) - 0.3) for k in range(5))
+
+    def test_a_line_with_a_wrong_segment(self) -> None:
+        for wrong in range(5):
+            segments = [(at, 1.7 if k == wrong else offset) for k, (at, offset) in enumerate(self.LINE)]
+            found = fit_drift([segments])
+            assert found is not None and found.rate == pytest.approx(0.01, abs=1e-6)
+            assert found.segments == tuple(segment for k, segment in enumerate(segments) if k != wrong)
+
+    def test_groups_share_the_slope_alone(self) -> None:
+        found = fit_drift([self.LINE, [(at, offset + 0.5) for at, offset in self.LINE[:3]], []])
+        assert found is not None and found.rate == pytest.approx(0.01) and len(found.segments) == 8
+        twice = fit_drift([[*self.LINE, *self.LINE]])  # two faces at once
+        assert twice is not None and twice.rate == pytest.approx(0.01) and len(twice.segments) == 10
+
+    def test_hours_of_segments(self) -> None:
+        found = fit_drift([[(3.0 * k, 1e-4 * 3.0 * k - 1.0 + (k % 7 == 0)) for k in range(5000)]])
+        assert found is not None and found.rate == pytest.approx(1e-4, rel=1e-3)
+
+    @pytest.mark.parametrize(
+        "offsets",
+        [
+            (),
+            (0.0,),
+            (0.0, 0.03, 0.06),  # too few segments
+            (0.0, 0.01, 0.02, 0.03),  # too small a change
+            (0.0, 0.3, 0.6, 0.9),  # faster than any recording
+            (0.0, 0.0, 0.4, 0.4, 0.4),  # a step
+            (0.0, 1.0, -0.7, 0.3, 1.9),  # no line
+        ],
+    )
+    def test_no_drift(self, offsets: tuple[float, ...]) -> None:
+        assert fit_drift([[(1.5 + 3 * k, offset) for k, offset in enumerate(offsets)]]) is None
 
 
 def test_moved_audio_knows_what_it_lacks() -> None:

@@ -6,7 +6,8 @@ avsync clean corpus --out corpus-in-sync --pool source    # all clips of a video
 
 A positive offset means that the audio is early. Clips shorter than 8 seconds are measured together with the other short clips
 of their video (or of their speaker, if the index names no videos), which are assumed to have the same offset. Only offsets of
-high probability are corrected, and only if the corrected clips are in sync. Exit status 1 if a clip cannot be read.
+high probability are corrected, and only if the corrected clips are in sync. Audio that runs at another speed than the video
+drifts and is not corrected; clips of 12 seconds and more show it. Exit status 1 if a clip cannot be read.
 """
 
 from __future__ import annotations
@@ -124,6 +125,8 @@ def _bar(count: int, report: CleanReport) -> str:
 
 
 def _line(clip: ClipOffset, fps: float) -> str:
+    if clip.drift is not None:
+        return f"{clip.id}: {clip.outcome} by {1000 * clip.drift:+.1f} ms per second, no single offset is right"
     if clip.offset_seconds is None:
         return f"{clip.id}: cannot tell"
     sure = "" if clip.probability is None else f", {100 * clip.probability:.0f} % sure"

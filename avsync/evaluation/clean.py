@@ -39,7 +39,15 @@ from avsync.corpus.clip import (
     write_index,
 )
 from avsync.errors import ArgumentError, CorpusError
-from avsync.evaluation.recording import OffsetAnswer, Recording, confirms, find_offset, recording_report
+from avsync.evaluation.recording import (
+    Drift,
+    OffsetAnswer,
+    Recording,
+    confirms,
+    find_drift,
+    find_offset,
+    recording_report,
+)
 from avsync.metrics.calibration import Calibration
 from avsync.metrics.report import LevelSync
 from avsync.models.syncer.interface import MultiScaleSyncer
@@ -49,9 +57,9 @@ ALONE_SECONDS = 8.0
 """Length in seconds from which "auto" measures a clip separately; shorter clips are pooled."""
 SMALLEST_SHIFT = 0.02
 """Smallest offset that is corrected, in seconds: half a frame, about the error of the estimate."""
-OUTCOMES = ("corrected", "in sync", "cannot tell", "not confirmed", "too short")
-"""Outcomes for a clip: the audio is moved; the offset is too small to correct; no offset is probable enough; the corrected
-clip is not in sync; or the corrected clip would be empty."""
+OUTCOMES = ("corrected", "in sync", "drifts", "cannot tell", "not confirmed", "too short")
+"""Outcomes for a clip: the audio is moved; the offset is too small to correct; the audio runs at another speed, so that no
+offset is right; no offset is probable enough; the corrected clip is not in sync; or the corrected clip would be empty."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,7 @@ class ClipOffset:
         shift_samples: Delay of the audio in samples; 0 if the audio was not moved.
         dropped_frames: Number of frames trimmed from the clip.
         after_seconds: Offset of the corrected clips in seconds; None if not measured, or if it cannot be determined.
+        drift: Growth of the offset in seconds per second; None if the audio does not drift.
     """
 
     id: str
@@ -79,6 +88,7 @@ class ClipOffset:
     shift_samples: int = 0
     dropped_frames: int = 0
     after_seconds: float | None = None
+    drift: float | None = None
 
     @property
     def remaining_seconds(self) -> float | None:
@@ -224,6 +234,8 @@ def clean_corpus(
 ) -> CleanReport:
     """Estimate the offsets of a corpus, and write a corrected copy.
 
+    Clips whose audio drifts (:func:`avsync.evaluation.recording.find_drift`) have no offset and are copied as they are.
+
     Args:
         folder: The corpus, at any constant frame rate.
         out: The copy, a folder without files of the same names; None writes nothing. Clips that are not corrected are copied as
@@ -259,15 +271,19 @@ def clean_corpus(
             recording, pyramid, audio_transform=audio_transform, calibration=calibration, threshold=threshold
         )
 
+    def drift(recording: Recording) -> Drift | None:
+        return find_drift(recording, pyramid, audio_transform=audio_transform)
+
     source, target = Path(folder), None if out is None else Path(out)
     with claims():
-        return _clean_all(source, target, measure, pool=pool, smallest=smallest, overwrite=overwrite, progress=progress)
+        return _clean_all(source, target, measure, drift, pool=pool, smallest=smallest, overwrite=overwrite, progress=progress)
 
 
 def _clean_all(
     source: Path,
     target: Path | None,
     measure: Callable[[Recording], list[LevelSync]],
+    drift: Callable[[Recording], Drift | None],
     *,
     pool: str,
     smallest: float,
@@ -284,14 +300,20 @@ def _clean_all(
     entries: dict[str, Entry] = {}
     bad: list[tuple[str, str]] = []
     for number, (name, members) in enumerate(pools.items()):
-        clips = []
+        clips, starts = list[Clip](), list[float]()
         for entry in members:
             try:
                 clips.append(read_clip(source, entry, fps=corpus.fps))
             except CorpusError as error:
                 bad.append((entry["id"], str(error)))
+            else:
+                starts += [entry["source_start_sec"]] if isinstance(entry.get("source_start_sec"), int | float) else []
         if clips:
-            offsets, mended = _clean_pool(name, clips, measure, smallest)
+            # The clips of a video share the line of a drift if their times in the video are known.
+            together = name.startswith("source ") and len(starts) == len(clips)
+            drifting = _drifting(name, clips, starts if together else [], drift)
+            offsets, mended = _clean_pool(name, [clip for clip in clips if clip.id not in drifting], measure, smallest)
+            offsets |= drifting
             found |= offsets
             if target is not None:
                 for entry in members:
@@ -323,10 +345,28 @@ def copy_files(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> l
     return [Path(out, name) for name in (INDEX_NAME, *names)]
 
 
+def _drifting(
+    name: str, clips: Sequence[Clip], starts: Sequence[float], drift: Callable[[Recording], Drift | None]
+) -> dict[str, ClipOffset]:
+    """Return the clips of a pool whose audio drifts: all or none with ``starts`` in one video, else each clip by itself."""
+    if starts:
+        recordings = [replace(_recording(name, clips), starts=tuple(starts))]
+    else:
+        recordings = [_recording(name, [clip]) for clip in clips]
+    return {
+        clip.id: ClipOffset(clip.id, name, "drifts", None, drift=found.rate)
+        for recording in recordings
+        if (found := drift(recording)) is not None
+        for clip in recording.clips
+    }
+
+
 def _clean_pool(
     name: str, clips: Sequence[Clip], measure: Callable[[Recording], list[LevelSync]], smallest: float
 ) -> tuple[dict[str, ClipOffset], dict[str, Clip]]:
     """Return the offsets of the clips of a pool, and the corrected clips."""
+    if not clips:
+        return {}, {}
     answer, _ = find_offset(_recording(name, clips), measure)
     offsets = {
         clip.id: ClipOffset(clip.id, name, "in sync", answer.seconds, answer.level, answer.probability) for clip in clips

@@ -43,18 +43,19 @@ NULLS = 19
 """Number of rotations of the reversed audio in the test of an offset without a calibration."""
 NULL_GAIN = 1.2
 """Smallest ratio between the score of a drift (or of an offset without a calibration) and the score with reversed audio."""
-MAX_DRIFT, DRIFT_STEPS = 0.06, 60
-"""Largest drift searched, in seconds per second, and number of search steps from zero to the largest drift."""
-LEAST_DRIFT = 0.12
-"""Smallest change of the offset within a clip that counts as drift, in seconds."""
-DRIFT_GAIN = 1.2
-"""Smallest ratio between the score of a drift and the score of a constant offset."""
-DRIFT_NULLS = 4
-"""Number of rotations of the reversed audio in the test of a drift."""
+MAX_DRIFT = 0.06
+"""Largest drift that counts, in seconds per second."""
 DRIFT_REACH = 2.0
 """Search range of a drift in each direction, in seconds."""
-SEGMENT_SECONDS = 4.0
-"""Length of the segments for which a drift reports offsets."""
+DRIFT_SEGMENT = 3.0
+"""Length of the segments whose offsets show a drift, in seconds."""
+DRIFT_SEGMENTS, DRIFT_SHARE, DRIFT_TOLERANCE = 4, 0.8, 0.08
+"""A drift has at least so many segments, of which this share lies within the tolerance of a line, in seconds."""
+LEAST_DRIFT = 0.08
+"""Smallest change of the offset along the line that counts as drift, in seconds."""
+DRIFT_GAIN = 2.0
+"""Smallest ratio between the distances of the segments from a constant offset and from the line."""
+_DRIFT_PAIRS = 1000  # segments of which all pairs are compared
 
 
 @dataclass(frozen=True, eq=False)
@@ -396,9 +397,11 @@ class Drift:
 def find_drift(recording: Recording, pyramid: MultiScaleSyncer, *, audio_transform: nn.Module) -> Drift | None:
     """Return the drift of a recording if the offset changes at a constant rate.
 
-    The mean distance is taken along lines of offset against time, of slopes up to ``MAX_DRIFT``, in all clips at once. A drift
-    is reported if its line stands out ``DRIFT_GAIN`` times as much as any constant offset and ``NULL_GAIN`` times as much as
-    any line through reversed audio, and changes the offset by at least ``LEAST_DRIFT`` seconds within a clip.
+    The offset of every segment of ``DRIFT_SEGMENT`` seconds is measured at the finest level, and a line is fitted by the
+    medians of Theil and Sen, which a quarter of wrong offsets does not move. The line is a drift if there are
+    ``DRIFT_SEGMENTS`` segments, a share of ``DRIFT_SHARE`` lies within ``DRIFT_TOLERANCE`` of the line, the offset changes by
+    ``LEAST_DRIFT`` along the line, and the line fits ``DRIFT_GAIN`` times as well as a constant offset. The clips of a video
+    share a line; each clip of a corpus has its own, of one slope.
 
     Args:
         recording: From :func:`read_recording`.
@@ -406,43 +409,40 @@ def find_drift(recording: Recording, pyramid: MultiScaleSyncer, *, audio_transfo
         audio_transform: As in :func:`recording_report`.
 
     Returns:
-        The drift; None if a constant offset fits equally well.
+        The drift, with the segments near the line; None if a constant offset fits equally well.
 
     Raises:
         ShapeError: The landmarks do not fit the syncers.
 
-    Source: ours.
+    Source: ours; the line by Theil 1950 and Sen 1968.
     """
-    level = min(1, pyramid.num_levels - 1)
-    frame = FRAME_SECONDS * 2**level
-    reach = round(DRIFT_REACH / frame)
-    rates = torch.linspace(-MAX_DRIFT, MAX_DRIFT, 2 * DRIFT_STEPS + 1)
-    scores = torch.zeros(1 + DRIFT_NULLS, len(rates))
-    maps: list[tuple[float, Tensor]] = []
+    groups: list[list[tuple[float, float]]] = []
     for number, clip in enumerate(recording.clips):
-        if clip.frames < pyramid.shortest_clip([level]):
-            continue
-        embedded = _embeddings(clip, pyramid, audio_transform, level + 1)[level]
-        backwards = _backwards(clip, pyramid, audio_transform, level + 1)[level]
-        for row, (distances, some) in enumerate(
-            zip(*_distances(embedded, reach, nulls=DRIFT_NULLS, null=backwards), strict=True)
-        ):
-            depth = _depth(distances, some)
-            scores[row] += _lines(depth, rates, frame).amax(1) * len(depth)
-            if row == 0:
-                maps.append((recording.starts[number] if recording.starts else 0.0, depth))
-    if not maps:
-        return None
-    best = int(scores[0].argmax())
-    rate, constant = float(rates[best]), scores[0, DRIFT_STEPS]
-    longest = max(len(depth) for _, depth in maps) * frame
-    if (
-        abs(rate) * longest < LEAST_DRIFT
-        or scores[0, best] < DRIFT_GAIN * constant
-        or scores[0, best] <= NULL_GAIN * scores[1:].amax()
-    ):
-        return None
-    return Drift(rate, tuple(segment for start, depth in maps for segment in _segments(depth, rate, frame, start)))
+        segments = _segments(clip, pyramid, audio_transform, recording.starts[number] if recording.starts else 0.0)
+        if recording.starts and groups:
+            groups[0] += segments
+        else:
+            groups.append(segments)
+    return fit_drift(groups)
+
+
+def _segments(clip: Clip, pyramid: MultiScaleSyncer, audio_transform: nn.Module, start: float) -> list[tuple[float, float]]:
+    """Return (middle, offset) of the segments of a clip that have audio, in seconds."""
+    length = round(DRIFT_SEGMENT / FRAME_SECONDS)
+    if clip.frames < max(length, pyramid.shortest_clip([0])):
+        return []
+    embedded = _embeddings(clip, pyramid, audio_transform, 1)[0]
+    distances, some = _distances(embedded, round(DRIFT_REACH / FRAME_SECONDS))
+    depth, there = _depth(distances[0], some[0]), some[0].amax(1).cpu()
+    found, first = [], 0
+    # Windows, not frames, are divided, so that the segments are of equal length.
+    for part, heard in zip(*(x.tensor_split(clip.frames // length) for x in (depth, there)), strict=True):
+        middle = start + (first + (len(part) - 1) / 2 + (pyramid.window - 1) / 2) * FRAME_SECONDS
+        first += len(part)
+        if heard.mean() >= 0.5:
+            mean = part.mean(0, keepdim=True)
+            found.append((middle, float(sub_frame_offset(mean.amax() - mean)) * FRAME_SECONDS))
+    return found
 
 
 def _depth(distances: Tensor, some: Tensor) -> Tensor:
@@ -452,28 +452,51 @@ def _depth(distances: Tensor, some: Tensor) -> Tensor:
     return torch.where(known, middle - distances, 0.0).float().cpu()
 
 
-def _lines(depth: Tensor, rates: Tensor, frame: float) -> Tensor:
-    """Return the mean depth along lines, (rates, offsets); an offset belongs to the middle of the clip."""
-    windows, offsets = depth.shape
-    times = (torch.arange(windows) - (windows - 1) / 2) * frame
-    # Offsets run from +V down to -V, so a growing offset moves to lower columns.
-    columns = torch.arange(offsets)[None, :, None] - (rates[:, None, None] * times / frame).round().long()
-    inside = (columns >= 0) & (columns < offsets)
-    values = depth[torch.arange(windows), columns.clamp(0, offsets - 1)]
-    return (values * inside).mean(2)
+def fit_drift(groups: Sequence[Sequence[tuple[float, float]]]) -> Drift | None:
+    """Fit a line to the offsets of segments, and return it if it is a drift; see :func:`find_drift`.
 
+    Args:
+        groups: (time, offset) of the segments of each group, in seconds; groups share the slope, not the offset.
 
-def _segments(depth: Tensor, rate: float, frame: float, start: float) -> list[tuple[float, float]]:
-    """Return the offsets of consecutive segments of a clip, each along a line of the clip's slope."""
-    count = max(1, round(len(depth) * frame / SEGMENT_SECONDS))
-    found = []
-    first = 0
-    for part in depth.tensor_split(count):
-        lines = _lines(part, torch.tensor([rate]), frame)[0]
-        middle = start + (first + (len(part) - 1) / 2) * frame
-        found.append((middle, float(len(lines) // 2 - lines.argmax()) * frame))
-        first += len(part)
-    return found
+    Returns:
+        The drift, with the segments near the line; None for other offsets.
+
+    Example:
+        >>> drift = fit_drift([[(1.5, 0.0), (4.5, 0.03), (7.5, 0.06), (10.5, 0.09), (13.5, -1.3)]])
+        >>> round(drift.rate, 6), len(drift.segments)
+        (0.01, 4)
+        >>> fit_drift([[(1.5, 0.04), (4.5, 0.05), (7.5, 0.05), (10.5, 0.04)]]) is None
+        True
+
+    Source: ours.
+    """
+    tables = [np.array(sorted(group), dtype=np.float64) for group in groups if len(group)]
+    if sum(map(len, tables)) < DRIFT_SEGMENTS:
+        return None
+    slopes = []
+    for table in tables:
+        some = table[:: -(-len(table) // _DRIFT_PAIRS)]  # all pairs of the segments of a day would not fit into memory
+        times, offsets = (later - earlier for earlier, later in ((x[None], x[:, None]) for x in some.T))
+        slopes.append(offsets[times > 0] / times[times > 0])
+    rates = np.concatenate(slopes)
+    if not rates.size:
+        return None
+    rate = float(np.median(rates))
+    lines, constants = (
+        np.concatenate([np.abs(rest - np.median(rest)) for table in tables for rest in [table[:, 1] - slope * table[:, 0]]])
+        for slope in (rate, 0.0)
+    )
+    near = lines <= DRIFT_TOLERANCE
+    change = abs(rate) * (DRIFT_SEGMENT + max(float(np.ptp(table[:, 0])) for table in tables))
+    if (
+        near.mean() < DRIFT_SHARE
+        or not change >= LEAST_DRIFT
+        or abs(rate) > MAX_DRIFT
+        or DRIFT_GAIN * lines[near].mean() > constants[near].mean()
+    ):
+        return None
+    segments = [(float(time), float(offset)) for time, offset in np.concatenate(tables)[near]]
+    return Drift(rate, tuple(segments))
 
 
 @dataclass(frozen=True)
