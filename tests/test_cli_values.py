@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -152,3 +154,14 @@ def test_levels_of_damaged_files() -> None:
 def test_a_layout_of_other_points_than_the_clips() -> None:
     with pytest.raises(ArgumentError, match=r"`layout`: expected a layout of 68 points in 2 dimensions.* got 'arkit52' of 52"):
         syncer_recipe(BANK, num_levels=2, layout="arkit52")
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "words"), [("> /dev/full", 1, "No space left on device"), (">&-", 0, ""), ("2>&-", 0, "")]
+)
+def test_standard_output_that_takes_nothing(place: Path, end: str, status: int, words: str) -> None:
+    """A full disk is one line; streams that the shell has closed are left alone."""
+    command = f"{shlex.quote(sys.executable)} -m avsync inspect corpus {end}"
+    run = subprocess.run(["sh", "-c", command], cwd=place, capture_output=True, text=True, timeout=300, check=False)
+    assert run.returncode == status
+    assert words in run.stderr and len(run.stderr.splitlines()) == bool(words)

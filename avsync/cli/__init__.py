@@ -140,6 +140,14 @@ def _check_texts(args: argparse.Namespace) -> None:
             raise ArgumentError(f"`{typed}`: expected a name without NUL, got {value!r:.100}")
 
 
+def _drop_output() -> None:
+    """Send what standard output cannot take to nowhere, so that the interpreter's last flush does not fail, too."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -149,6 +157,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # closed by the shell, as in `avsync ... >&-`
+            setattr(sys, stream, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - open to the end
     words = sys.argv[1:] if argv is None else list(argv)
     if words and words[0].partition("=")[0] == "--print-completion":
         return _print_completion(words)
@@ -167,14 +178,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             status = int(args.run(args))
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # `avsync ... | head`: the reader has gone; keep the interpreter's last flush from complaining
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # `avsync ... | head`: the reader has gone
+        _drop_output()
         return 0
     except AvsyncError as error:
         sys.stderr.write(f"avsync {args.command}: error: {as_typed(error, args.options)}\n")
         return 1
     except OSError as error:  # a full disk, a folder that may not be written: the user's business, not a bug
         sys.stderr.write(f"avsync {args.command}: error: {error}\n")
+        _drop_output()
         return 1
     except (MemoryError, RuntimeError) as error:
         # torch's error for a GPU is a RuntimeError of its own class, the one for the CPU is a plain one.
