@@ -70,7 +70,7 @@ def _create(temporary: Path, target: Path, argument: str) -> None:
             os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
             temporary.replace(target)
     except FileExistsError as error:
-        option = "--overwrite" if argument.startswith("--") else "overwrite=True"
+        option = "--overwrite" if argument.startswith("--") or argument.isupper() else "overwrite=True"
         raise ArgumentError(
             f"`{argument}`: expected a new file, got {target}, created by somebody else in the meantime; {option} replaces it"
         ) from error
@@ -331,7 +331,7 @@ def _check_writable(argument: str, path: Path, overwrite: bool) -> None:
         if path.exists() and not path.is_file():  # a device or a pipe, which a finished file would replace
             raise ArgumentError(f"`{argument}`: expected a regular file, got {path}")
         if not overwrite:
-            option = "--overwrite" if argument.startswith("--") else "overwrite=True"
+            option = "--overwrite" if argument.startswith("--") or argument.isupper() else "overwrite=True"
             raise ArgumentError(f"`{argument}`: expected a new file, got {path}, which exists; {option} replaces it")
         # An administrator can write read-only files, but a read-only file should not be replaced.
         if path.exists() and (not path.stat().st_mode & 0o222 or not os.access(path, os.W_OK)):

@@ -65,12 +65,14 @@ def test_record_and_logs(corpus: Path, trained: Path, capsys: pytest.CaptureFixt
     assert main(["doctor", "--log", str(trained / "logs" / "fine")]) in (0, 1)
     assert main(["train", str(corpus), "--out", str(trained), *OPTIONS, "--resume"]) == 0  # finished: prints the table again
     assert "of unseen speakers" in capsys.readouterr().out
+    assert main(["train", "elsewhere", "--out", str(trained), *OPTIONS, "--resume"]) == 1  # the run is not one of that corpus
+    assert "`--resume`: expected the corpus of the finished run" in capsys.readouterr().err
 
 
 def test_a_run_that_was_stopped_is_resumed(
-    corpus: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The weights are those of the run that was not stopped; other settings are refused."""
+    """The weights are those of the run that was not stopped; other settings and other corpora are refused."""
     step, out = ClipBank.sample, str(tmp_path / "run")
 
     def stops(self: ClipBank, *args: object, **options: object) -> object:
@@ -87,6 +89,9 @@ def test_a_run_that_was_stopped_is_resumed(
     monkeypatch.undo()
     assert main(words) == 1  # without --resume nothing is replaced
     assert main([*words, "--resume", "--seed", "1"]) == 1
+    write_corpus([clip for clip in Corpus(corpus) if clip.speaker != Corpus(corpus)[0].speaker], tmp_path / "other")
+    assert main(["train", str(tmp_path / "other"), "--out", out, *OPTIONS, "--resume"]) == 1
+    assert "`--resume`: expected the corpus of the run in" in capsys.readouterr().err
     assert main([*words, "--resume"]) == 0
     for mine, other in zip(_weights(out), _weights(trained), strict=True):
         assert torch.equal(mine, other)

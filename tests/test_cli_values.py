@@ -165,3 +165,23 @@ def test_standard_output_that_takes_nothing(place: Path, end: str, status: int, 
     run = subprocess.run(["sh", "-c", command], cwd=place, capture_output=True, text=True, timeout=300, check=False)
     assert run.returncode == status
     assert words in run.stderr and len(run.stderr.splitlines()) == bool(words)
+
+
+def test_ctrl_c_while_modules_are_imported(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(only: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("avsync.cli.build_parser", interrupted)
+    assert main(["inspect", "corpus"]) == 130
+    assert capsys.readouterr().err == "avsync: interrupted\n"
+    script = "import sys, avsync.cli; sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], timeout=300, check=False).returncode == 0
+
+
+def test_a_folder_that_exists_names_the_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("talk.mp4").touch()
+    assert main(["demo", "."]) == 1
+    assert capsys.readouterr().err.endswith("which exists; --overwrite replaces it\n")

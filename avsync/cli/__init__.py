@@ -21,7 +21,6 @@ from types import ModuleType
 from typing import Any
 
 import avsync
-from avsync._files import claims
 from avsync.cli._errors import as_typed, options_of
 from avsync.errors import ArgumentError, AvsyncError, MissingExtraError
 
@@ -164,7 +163,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words and words[0].partition("=")[0] == "--print-completion":
         return _print_completion(words)
     chosen = next((word for word in words if not word.startswith("-")), "")
-    args = build_parser(chosen if chosen in COMMANDS else "").parse_args(words)
+    try:  # the modules of a command take a moment to import
+        args = build_parser(chosen if chosen in COMMANDS else "").parse_args(words)
+        from avsync._files import claims
+    except KeyboardInterrupt:
+        sys.stderr.write("avsync: interrupted\n")
+        return 130
     # Modules next to the user are found as by `python -m`, but behind installed ones; `--detector module:function` needs that.
     with contextlib.suppress(FileNotFoundError):  # a current folder that was removed
         if "" not in sys.path and str(Path.cwd()) not in sys.path:

@@ -89,6 +89,10 @@ def run(args: argparse.Namespace) -> int:
     out, earlier = Path(args.out), _earlier(args)
     _declare(args, resumed=earlier is not None)
     if earlier is not None and earlier.get("accuracy") is not None:
+        if earlier.get("corpus") != str(args.corpus):
+            raise ArgumentError(
+                f"`resume`: expected the corpus of the finished run in {out}, {earlier.get('corpus')}, got {args.corpus}"
+            )
         with untrusted(ArgumentError, f"`resume`: expected the record of a run in {out / RECORD}, got"):
             table = _table(earlier)
         _messages.info("%s: the run is finished", out)
@@ -100,6 +104,10 @@ def run(args: argparse.Namespace) -> int:
     bank = ClipBank(Corpus(args.corpus, split=args.split, fps=None), features=features)
     record: dict[str, Any] = {"command": "avsync train", "settings": _settings(args), "corpus": str(args.corpus)}
     record |= {"clips": len(bank), "speakers": len(bank.speakers), "minutes": round(bank.minutes, 1)}
+    differing = [name for name in ("clips", "speakers", "minutes") if earlier and earlier.get(name) != record[name]]
+    if differing:
+        pairs = ", ".join(f"{record[name]} {name} instead of {earlier.get(name)}" for name in differing if earlier)
+        raise ArgumentError(f"`resume`: expected the corpus of the run in {out}, got {args.corpus} with {pairs}")
     val = ClipBank(Corpus(args.corpus, split=args.val_split, fps=None), features=features) if args.val_split in splits else None
     _messages.info("%s: %d clips of %d speakers, %.1f minutes", args.corpus, len(bank), len(bank.speakers), record["minutes"])
     if val is None:
