@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from avsync.landmarks import pause_speed
 from avsync.losses.sync import MultiScaleSyncLoss
 from avsync.models.syncer.pyramid import SyncerConfig, SyncerPyramid, SyncerPyramidConfig
 from avsync.pretrained import save_pretrained
@@ -62,7 +63,11 @@ def test_a_run_prints_and_writes_what_it_promises(
     assert np.array(metrics["differences"][0]["confidence"])[:, 0] == pytest.approx(guided - plain, abs=1e-6)
     for name in ("guidance.png", "faces.png", "sample.mp4"):
         assert (tmp_path / "run" / name).stat().st_size > 5000
-    assert "guided minus plain" in capsys.readouterr().out
+    speeds = metrics["pause_speed"]
+    assert {name: len(runs) for name, runs in speeds.items()} == {"truth": 1, "plain": 2, "guided": 2, "basis": 2}
+    printed = capsys.readouterr().out
+    assert "guided minus plain" in printed
+    assert f"{speeds['plain'][1]:.3f} ({speeds['plain'][1] / speeds['truth'][0]:.2f})" in printed
 
     monkeypatch.setattr(guide, "save_figure", lambda *args, **options: None)  # drawn already, and drawing takes seconds
     models = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run" / "models").iterdir()}
@@ -91,12 +96,13 @@ def test_the_loop_lowers_what_it_is_told_to(guide: ModuleType) -> None:
     audio = torch.randn(2, 160, 26, generator=chance)
     face = torch.rand(2, 1, 68, 2, generator=chance) * 100
     target = face + torch.randn(2, 40, 68, 2, generator=chance).cumsum(1)
+    speech = torch.ones(2, 40, dtype=torch.bool)
 
     def losses(mse_weight: float, sync_weight: float, steps: int) -> tuple[float, float]:
         torch.manual_seed(0)
         model = guide.Regressor(coeffs=26, points=68, dims=2, width=16)
         options = {"mse_weight": mse_weight, "sync_weight": sync_weight, "warm_up": 5, "learning_rate": 1e-2}
-        guide.train(model, lambda: (audio, target), steps=steps, sync_loss=sync_loss, **options)
+        guide.train(model, lambda: (audio, target, speech), steps=steps, sync_loss=sync_loss, **options)
         with torch.no_grad():
             made = model.eval()(audio, target[:, 0])
         return float((made - target).square().mean()), float(sync_loss(made, audio, reference=target[:, 0]).total)
@@ -107,16 +113,36 @@ def test_the_loop_lowers_what_it_is_told_to(guide: ModuleType) -> None:
     assert all(torch.equal(old, new) for old, new in zip(before, syncers.parameters(), strict=True))
 
 
+def test_the_silence_loss_stills_the_mouth_in_pauses(guide: ModuleType) -> None:
+    """With the weight of the arm "silent" the mouth of the same batch moves less in its pauses than without."""
+    chance = torch.Generator().manual_seed(3)
+    audio, face = torch.randn(2, 160, 26, generator=chance), torch.rand(2, 1, 68, 2, generator=chance) * 100
+    target = face + torch.randn(2, 40, 68, 2, generator=chance).cumsum(1)
+    speech = torch.zeros(2, 40, dtype=torch.bool)
+
+    def speed(silence: float) -> float:
+        torch.manual_seed(0)
+        model = guide.Regressor(coeffs=26, points=68, dims=2, width=16)
+        sync_loss = MultiScaleSyncLoss(syncers=SyncerPyramid(config=TINY), silence_weight=silence)
+        options = {"mse_weight": 1.0, "sync_weight": 1.0, "warm_up": 1, "learning_rate": 1e-2}
+        guide.train(model, lambda: (audio, target, speech), steps=40, sync_loss=sync_loss, **options)
+        with torch.no_grad():
+            return float(pause_speed(model.eval()(audio, target[:, 0]), speech, reference=target[:, 0]).mean())
+
+    assert guide.ARMS["silent"].silence > guide.ARMS["guided"].silence == 0
+    assert speed(guide.ARMS["silent"].silence) < 0.8 * speed(0.0)
+
+
 def test_warm_up_spares_the_first_steps(guide: ModuleType) -> None:
     """With an endless warm-up the sync loss has no say; with none it has at once."""
     sync_loss = MultiScaleSyncLoss(syncers=SyncerPyramid(config=TINY))
-    audio, target = torch.randn(1, 160, 26), torch.rand(1, 40, 68, 2)
+    audio, target, speech = torch.randn(1, 160, 26), torch.rand(1, 40, 68, 2), torch.ones(1, 40, dtype=torch.bool)
 
     def after_two_steps(sync_weight: float, warm_up: int) -> torch.Tensor:
         torch.manual_seed(0)
         model = guide.Regressor(coeffs=26, points=68, dims=2, width=8)
         options = {"mse_weight": 1.0, "sync_weight": sync_weight, "warm_up": warm_up}
-        guide.train(model, lambda: (audio, target), steps=2, sync_loss=sync_loss, **options)
+        guide.train(model, lambda: (audio, target, speech), steps=2, sync_loss=sync_loss, **options)
         return model.move.weight.detach()
 
     plain, patient, abrupt = after_two_steps(0.0, 0), after_two_steps(5.0, 10**9), after_two_steps(5.0, 0)

@@ -23,7 +23,17 @@ from typing import Any, NamedTuple
 
 import torch
 from draw import comparison_figure, sample_strip, sample_video
-from measure import Evaluated, Row, differences, evaluate_motion, geometry_table, pooled, sync_table
+from measure import (
+    Evaluated,
+    Row,
+    differences,
+    evaluate_motion,
+    geometry_table,
+    pause_speeds,
+    pause_table,
+    pooled,
+    sync_table,
+)
 from regressor import Regressor, train
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -60,11 +70,14 @@ class Arm(NamedTuple):
     warm_up: bool = True
     basis: bool = False
     """True if the model predicts weights of principal motions instead of coordinates."""
+    silence: float = 0.0
+    """Weight of the silence loss inside the sync loss."""
 
 
 ARMS = {
     "plain": Arm("mean squared error alone", mse=1.0, sync=0.0),
     "guided": Arm("with the sync loss", mse=1.0, sync=1.0),
+    "silent": Arm("with the sync loss and the silence loss", mse=1.0, sync=1.0, silence=1.0),
     "abrupt": Arm("with the sync loss, no warm-up", mse=1.0, sync=1.0, warm_up=False),
     "heavy": Arm(f"with {HEAVY:g} times the weight", mse=1.0, sync=HEAVY, warm_up=False),
     "alone": Arm("sync loss alone", mse=0.0, sync=1.0, warm_up=False),
@@ -113,9 +126,7 @@ def load_material(corpus: str, features: torch.nn.Module, *, speakers: int) -> M
     return Material(bank, val, unseen, crops.select(speaking), int((~speaking).sum()), motions * reach[:, None, None])
 
 
-def train_arm(
-    name: str, seed: int, material: Material, sync_loss: MultiScaleSyncLoss, arguments: argparse.Namespace
-) -> Regressor:
+def train_arm(name: str, seed: int, material: Material, syncers: MultiScaleSyncer, arguments: argparse.Namespace) -> Regressor:
     """Train one arm from one seed, or read a run with the same settings from ``--out``."""
     arm = ARMS[name]
     torch.manual_seed(seed)
@@ -138,10 +149,11 @@ def train_arm(
                 return model.eval()
     rng = torch.Generator().manual_seed(seed)
 
-    def batches() -> tuple[Tensor, Tensor]:
+    def batches() -> tuple[Tensor, Tensor, Tensor]:
         batch = material.train.sample(arguments.batch_size, FRAMES, generator=rng)
-        return batch.audio, batch.landmarks
+        return batch.audio, batch.landmarks, batch.speech
 
+    sync_loss = MultiScaleSyncLoss(syncers=syncers, silence_weight=arm.silence)
     weight = arm.sync * arguments.loss_weight
     warm_up = arguments.steps // 3 if arm.warm_up else 0
     train(model, batches, steps=arguments.steps, mse_weight=arm.mse, sync_loss=sync_loss, sync_weight=weight, warm_up=warm_up)
@@ -157,7 +169,6 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     began = time.process_time()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    sync_loss = MultiScaleSyncLoss.from_pretrained(arguments.weights)
     pyramids = {
         "guide": MultiScaleSyncer.from_pretrained(arguments.weights).eval(),
         "judge": MultiScaleSyncer.from_pretrained(arguments.judge).eval(),
@@ -180,7 +191,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     for name in arguments.arms:
         results[name] = []
         for seed in range(arguments.seeds):
-            model = train_arm(name, seed, material, sync_loss, arguments)
+            model = train_arm(name, seed, material, pyramids["guide"], arguments)
             made = generate(model, material.crops)
             results[name].append(evaluated(name, made))
             shown.setdefault(name, made)
@@ -212,7 +223,8 @@ def finish(
         for name in results
         if name != "plain" and "plain" in results
     ]
-    print(f"\n{sync_table(rows)}\n\n{geometry_table(rows)}\n")
+    pauses = pause_speeds(results, material.crops)
+    print(f"\n{sync_table(rows)}\n\n{geometry_table(rows)}\n\n{pause_table(pauses)}\n")
     print("\n".join(line.text() for line in compared))
     out: Path = arguments.out
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
@@ -223,6 +235,7 @@ def finish(
         "arms": {name: ARMS[name]._asdict() for name in results},
         "rows": [row._asdict() for row in rows],
         "differences": [line._asdict() for line in compared],
+        "pause_speed": pauses,
     }
     out.mkdir(parents=True, exist_ok=True)
     (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from avsync.corpus import Batch, ClipBank
-from avsync.landmarks import displacement
+from avsync.landmarks import displacement, pause_speed
 from avsync.metrics import bootstrap_interval, landmark_error, sync_offset, velocity_error
 from avsync.models import MultiScaleSyncer
 from avsync.training import crop_offsets
@@ -41,6 +41,8 @@ class Evaluated(NamedTuple):
     """By model, (clips, lengths): share of segments of each length of :data:`SHORT` whose offset is within one frame."""
     geometry: dict[str, Tensor]
     """By measure, (clips,)."""
+    pause_speed: Tensor
+    """Mean speed of the mouth's opening in pauses of speech, in face heights per second, (clips,); NaN without a pause."""
 
 
 class Row(NamedTuple):
@@ -91,7 +93,8 @@ def evaluate_motion(
         within_one[role] = torch.stack([level.within(1) for level in levels], dim=1).float()
         segments = [short_share(pyramid, landmarks, crops.audio, frames, margin=margin) for frames in SHORT]
         short[role] = torch.stack(segments, dim=1)
-    return Evaluated(name, confidence, within_one, short, geometry(landmarks, crops.landmarks, basis))
+    paused = pause_speed(landmarks, crops.speech, reference=crops.landmarks[:, 0])
+    return Evaluated(name, confidence, within_one, short, geometry(landmarks, crops.landmarks, basis), paused)
 
 
 def short_share(
@@ -168,6 +171,20 @@ def differences(
         return _intervals(means[1] - means[0], groups)
 
     return Difference(f"{second} minus {first}", more("confidence"), more("within_one"), more("short"))
+
+
+def pause_speeds(results: Mapping[str, Sequence[Evaluated]], crops: Batch) -> dict[str, list[float]]:
+    """Compute the mean speed of the mouth's opening in pauses, of real mouths ("truth") and of each run of each arm."""
+    real = pause_speed(crops.landmarks, crops.speech, reference=crops.landmarks[:, 0])
+    means = {name: [float(one.pause_speed.nanmean()) for one in runs] for name, runs in results.items()}
+    return {"truth": [float(real.nanmean())], **means}
+
+
+def pause_table(speeds: Mapping[str, Sequence[float]]) -> str:
+    """Format the speed in pauses, in face heights per second, and its ratio to that of real mouths, one column per run."""
+    real = speeds["truth"][0]
+    cells = {name: "".join(f"{f'{speed:.3f} ({speed / real:.2f})':>16}" for speed in runs) for name, runs in speeds.items()}
+    return "\n".join(["speed of the mouth's opening in pauses", *(f"{name:<8}{text}" for name, text in cells.items())])
 
 
 def sync_table(rows: Sequence[Row]) -> str:

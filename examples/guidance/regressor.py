@@ -69,7 +69,7 @@ def face_height(face: Tensor) -> Tensor:
 
 def train(
     model: nn.Module,
-    batches: Callable[[], tuple[Tensor, Tensor]],
+    batches: Callable[[], tuple[Tensor, Tensor, Tensor]],
     *,
     steps: int,
     mse_weight: float,
@@ -82,7 +82,8 @@ def train(
 
     Args:
         model: Model, trained in place.
-        batches: Function that returns features (batch, 4 * frames, coeffs) and landmarks (batch, frames, points, dims).
+        batches: Function that returns features (batch, 4 * frames, coeffs), landmarks (batch, frames, points, dims), and the
+            frames with speech, (batch, frames) bool.
         steps: Number of steps.
         mse_weight: Weight of the mean squared error.
         sync_loss: The loss of avsync.
@@ -94,14 +95,14 @@ def train(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     model.train()
     for step in range(steps):
-        features, target = batches()
+        features, target, speech = batches()
         first_face = target[:, 0]
         landmarks = model(features, first_face)
         error = (landmarks - target) / (SPREAD * face_height(first_face))[:, None, None, None]
         loss = mse_weight * error.square().mean()
         if sync_weight:
             weight = sync_weight * min(1.0, (step + 1) / max(warm_up, 1))
-            loss = loss + weight * sync_loss(landmarks, features, reference=first_face).total
+            loss = loss + weight * sync_loss(landmarks, features, reference=first_face, speech=speech).total
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
