@@ -233,7 +233,7 @@ def test_an_index_that_is_none_is_a_finding(tmp_path: Path, content: bytes | Non
     """The doctor reports what it cannot read; None stands for a FIFO, which nobody writes to."""
     path = tmp_path / "index.json"
     os.mkfifo(path) if content is None else path.write_bytes(content)
-    entries, (finding,) = read_entries(tmp_path)
+    entries, _, (finding,) = read_entries(tmp_path)
     assert entries == [] and finding.severity == "error" and "cannot be read" in finding.message
 
 

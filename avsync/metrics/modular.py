@@ -56,6 +56,7 @@ class LSEDistance(_OffsetMean):
         MissingExtraError: torchmetrics is not installed.
 
     Example:
+        >>> import torch
         >>> metric = LSEDistance(max_offset=2, lead=2)
         >>> audio = torch.eye(9)[None]
         >>> metric.update(audio[:, 2:7], audio)
@@ -79,6 +80,7 @@ class LSEConfidence(_OffsetMean):
         MissingExtraError: torchmetrics is not installed.
 
     Example:
+        >>> import torch
         >>> metric = LSEConfidence(max_offset=2, lead=2)
         >>> audio = torch.eye(9)[None]
         >>> metric(audio[:, 2:7], audio)
@@ -102,6 +104,7 @@ class DistanceAtZero(_OffsetMean):
         MissingExtraError: torchmetrics is not installed.
 
     Example:
+        >>> import torch
         >>> metric = DistanceAtZero(max_offset=2, lead=2)
         >>> audio = torch.eye(9)[None]
         >>> metric(audio[:, 1:6], audio)
@@ -124,6 +127,7 @@ class RankAtZero(_OffsetMean):
         MissingExtraError: torchmetrics is not installed.
 
     Example:
+        >>> import torch
         >>> metric = RankAtZero(max_offset=2, lead=2)
         >>> audio = torch.eye(9)[None]
         >>> metric(audio[:, 2:7], audio)
@@ -147,6 +151,7 @@ class OffsetAccuracy(_OffsetMean):
         MissingExtraError: torchmetrics is not installed.
 
     Example:
+        >>> import torch
         >>> metric = OffsetAccuracy(max_offset=2, lead=2)
         >>> audio = torch.eye(9)[None]
         >>> metric(audio[:, 2:7], audio)

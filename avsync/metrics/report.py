@@ -204,6 +204,7 @@ def level_answers(
         One of ``ANSWERS`` for each clip.
 
     Example:
+        >>> from avsync.metrics.offset import sync_offset
         >>> found = sync_offset(torch.ones(1, 5, 3), torch.ones(1, 5, 3), max_offset=2)
         >>> level_answers(found, speed=torch.tensor([0.3]))
         ('unsure',)
