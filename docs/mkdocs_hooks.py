@@ -145,7 +145,8 @@ def _options(command: argparse.ArgumentParser) -> list[str]:
     for action in command._actions:
         if action.help == argparse.SUPPRESS:
             continue
-        value = formatter._format_args(action, action.metavar or action.dest.upper())
+        # A space after a comma is a place where a narrow column can break.
+        value = formatter._format_args(action, action.metavar or action.dest.upper()).replace(",", ", ")
         names = ", ".join(action.option_strings) or value
         shown = f"{names} {value}" if action.option_strings and action.nargs != 0 else names
         text = formatter._expand_help(action) if action.help else ""
