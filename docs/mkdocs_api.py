@@ -6,6 +6,7 @@ names of the reference, so that the table of contents and the search find each n
 
 from __future__ import annotations
 
+import functools
 import html
 import re
 from pathlib import Path
@@ -26,6 +27,7 @@ _ENTRY = re.compile(r'(<dl class="py (?:function|class|exception|data)">\s*)<dt 
 _CODE = re.compile(r"<pre>(?:<span></span>)?(.*?)</pre>", flags=re.DOTALL)
 _TITLE = re.compile(r'<h([1-3]) id="([^"]+)"[^>]*>(.*?)(?:<a class="headerlink".*?</a>)?</h\1>', flags=re.DOTALL)
 _TAG = re.compile(r"<[^>]+>")
+_BACK = re.compile(r'(href="[^"#]*(generated/[^"#]+))#([^"]+)"')
 
 
 def fragments() -> dict[str, Path]:
@@ -93,12 +95,22 @@ def on_page_content(content: str, *, page: Page, **_: Any) -> str:
     path = getattr(page.file, "fragment", None)
     if path is None:
         return content
-    text = path.read_text(encoding="utf-8")
+    text = _BACK.sub(_back, path.read_text(encoding="utf-8"))
     text = _HEADING.sub(r'<section><h\2 id="\1">\3</h\2>', text)
     text = _ENTRY.sub(_with_heading, text)
     text = _CODE.sub(r"<pre><code>\1</code></pre>", text)
     page.toc = _contents(text)
     return f'<div class="api">{text}</div>'
+
+
+def _back(found: re.Match[str]) -> str:
+    """Keep a link from source code to the reference; without its anchor if the entry has the name of another module."""
+    return found[0] if f'id="{found[3]}"' in _reference(found[2]) else f'{found[1]}"'
+
+
+@functools.cache
+def _reference(name: str) -> str:
+    return (API / name).read_text(encoding="utf-8")
 
 
 def _with_heading(found: re.Match[str]) -> str:
