@@ -22,6 +22,8 @@
 # avsync calibrate runs/mine corpus
 # ```
 #
+# `calibrate` needs at least four speakers in the split "val".
+#
 # ## Videos
 #
 # `write_talk` writes a video of a synthetic speaker: six to train on, four to evaluate on.
