@@ -24,6 +24,7 @@ MOTION = {"motion", "motions", "landmarks", "motion_encoder"}
 
 HOMONYMS = {
     "FORMAT": "each file format has a version of its own",
+    "PARAMETERS": "commands with options of other names than their parameters have one, by which errors name the option",
     "add_arguments": "every command has one, by which the parser finds it",
     "run": "every command has one, by which the parser finds it",
 }
