@@ -20,6 +20,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence, Sized
+from fractions import Fraction
 from numbers import Integral, Real
 from types import ModuleType
 from typing import Any, NamedTuple, ParamSpec, TypeVar
@@ -29,7 +30,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from avsync.errors import ArgumentError, BrokenExtraError, ConfigError, MissingExtraError, ShapeError
+from avsync.errors import ArgumentError, AvsyncError, BrokenExtraError, ConfigError, MissingExtraError, ShapeError
 
 _Config = TypeVar("_Config")
 _P = ParamSpec("_P")
@@ -322,8 +323,16 @@ class _DeviceError(ArgumentError):
     """Error for tensors on devices that do not fit together; the outermost public function names its own arguments in it."""
 
 
-def explain_devices(arguments: Mapping[str, Any], error: Exception) -> None:
-    """Raise an error that names the devices of the arguments if they differ, or if a tensor has no values (the device meta)."""
+def explain(arguments: Mapping[str, Any], error: Exception) -> None:
+    """Raise an error of avsync if the arguments explain an error from inside a function.
+
+    Fields of wrong types in named tuples and dataclasses, sparse tensors, devices that differ, and tensors without values (the
+    device meta) are looked for only now, so that a call that works does not pay for it.
+    """
+    for name, value in arguments.items():
+        _explain_fields(name, value[0] if isinstance(value, list) and value else value, error)
+        if isinstance(value, Tensor) and value.layout != torch.strided:
+            raise ShapeError(f"`{name}`: expected a dense tensor, got {describe_shape(value)} of {value.layout}") from error
     places: dict[str, torch.device] = {}
     for name, value in arguments.items():
         tensors = [value] if isinstance(value, Tensor) else value if isinstance(value, list | tuple) else ()
@@ -336,6 +345,21 @@ def explain_devices(arguments: Mapping[str, Any], error: Exception) -> None:
         got = ", ".join(f"`{name}` on {device}" for name, device in places.items() if name != "self")
         model = f" and the module on {places['self']}" if "self" in places else ""
         raise _DeviceError(f"expected all tensors on one device that holds values, got {got}{model}") from error
+
+
+def _explain_fields(name: str, value: Any, error: Exception) -> None:
+    """Raise for the first field of a named tuple or a dataclass whose type is not that of its annotation; NaN is a float."""
+    if isinstance(value, type) or not (hasattr(value, "_fields") or dataclasses.is_dataclass(value)):
+        return
+    for key, hint in _class_hints(value.__class__).items():
+        field = getattr(value, key, None)
+        measured = isinstance(field, float) and math.isnan(field)
+        if hasattr(value, key) and not measured and not fits(hint.kind, field):
+            raise_type(f"{name}.{key}", hint.text, field)
+        if isinstance(field, np.ndarray) and field.dtype.kind not in "biuf":
+            raise ShapeError(f"`{name}.{key}`: expected numbers, got an array of {field.dtype}") from error
+        if isinstance(field, Tensor) and field.ndim == 0 and isinstance(error, IndexError):
+            raise ShapeError(f"`{name}.{key}`: expected a tensor with axes, got {describe_shape(field)}") from error
 
 
 def checked(function: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -367,25 +391,37 @@ def checked(function: Callable[_P, _R]) -> Callable[_P, _R]:
     def hints() -> dict[str, _Hint]:
         return _hints(function)
 
-    def check(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def check(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, int | float]:
         known = hints()
+        numbers: dict[str, int | float] = {}
         for name, value in (*zip(names, args, strict=False), *kwargs.items()):
-            if name in known and type(value) not in known[name].plain and not fits(known[name].kind, value):
-                raise_type(name, known[name].text, value)
+            if name in known and type(value) not in known[name].plain:
+                if not fits(known[name].kind, value):
+                    raise_type(name, known[name].text, value)
+                if isinstance(value, _OTHER_NUMBERS) and known[name].kind is not Any:
+                    # Python's numbers do not overflow, NumPy's do: -np.uint8(3) is 253.
+                    number = int(value) if isinstance(value, np.integer) else float(value)
+                    numbers |= {name: number} if fits(known[name].kind, number) else {}
+        return numbers
+
+    def explain_call(args: tuple[Any, ...], kwargs: Mapping[str, Any], error: Exception) -> None:
+        if not isinstance(error, AvsyncError) or isinstance(error, _DeviceError):
+            explain(dict(zip(names, args, strict=False)) | dict(kwargs), error)
 
     # `call` below has the globals of the module of `function`, so what it uses is enclosed.
-    compiling, explain = torch.compiler.is_compiling, explain_devices
-    explained = (RuntimeError, NotImplementedError, TypeError, _DeviceError)
+    compiling, explained = torch.compiler.is_compiling, Exception
 
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         if compiling():
             return function(*args, **kwargs)
-        check(args, kwargs)
+        numbers = check(args, kwargs)
+        if numbers:
+            args = (*(numbers.get(name, value) for name, value in zip(names, args)), *args[len(names) :])  # type: ignore[assignment]  # noqa: B905
+            kwargs = {name: numbers.get(name, value) for name, value in kwargs.items()}  # type: ignore[assignment]
         try:
             return function(*args, **kwargs)
         except explained as error:
-            # Devices are compared only now, because many functions move what they can, and a call that works need not wait.
-            explain(dict(zip(names, args, strict=False)) | kwargs, error)
+            explain_call(args, kwargs, error)
             raise
 
     # doctest collects the functions whose globals are those of the module; the compiler keeps programs with the code object.
@@ -399,7 +435,7 @@ def check_fields(config: Any) -> None:
     known = _class_hints(config.__class__)
     for field in dataclasses.fields(config):
         hint, value = known[field.name], getattr(config, field.name)
-        if not fits(hint.kind, value):
+        if not fits(hint.kind, value) or isinstance(value, Fraction):
             raise ConfigError(f"`{field.name}`: expected {hint.text}, got {_describe(value)}")
 
 
@@ -416,6 +452,8 @@ def _hints(owner: Any) -> dict[str, _Hint]:
     scope = getattr(owner, "__globals__", None) or vars(importlib.import_module(owner.__module__))
     found = {}
     for name, annotation in owner.__annotations__.items():
+        if isinstance(annotation, typing.ForwardRef):  # what a named tuple makes of text
+            annotation = annotation.__forward_arg__  # noqa: PLW2901
         try:
             hint = eval(annotation, scope) if isinstance(annotation, str) else annotation  # the package's own source
         except (NameError, AttributeError):
@@ -454,6 +492,8 @@ def raise_type(name: str, expected: str, value: Any) -> typing.NoReturn:
 
 
 _UNIONS = (typing.Union, types.UnionType)
+_OTHER_NUMBERS = (np.integer, np.floating, Fraction)
+"""Numbers that are accepted for int and float, and converted."""
 _ABSTRACT = (collections.abc.Sequence, collections.abc.Iterable, collections.abc.Mapping, list, tuple, dict)
 
 
@@ -487,7 +527,8 @@ def fits(hint: Any, value: Any) -> bool:
     if origin is typing.Literal:
         return any(value == argument for argument in arguments)
     if origin is type:
-        return isinstance(value, type)
+        fitting = isinstance(value, type)
+        return fitting and (not isinstance(arguments[0], type) or issubclass(value, arguments[0]))
     if origin is collections.abc.Callable or hint is Callable:
         return callable(value)
     if origin in _ABSTRACT:

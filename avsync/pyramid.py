@@ -207,6 +207,7 @@ def blur_downsample(x: Tensor, *, radius: int = DEFAULT_RADIUS, lengths: Tensor 
         raise ShapeError(f"`x`: expected (batch, frames, ...), got {describe_shape(x)}")
     check_floating("x", x)
     check_count("radius", radius, 0)
+    radius = int(radius)
     if x.shape[1] < radius + 1:
         raise ClipTooShortError(f"`x`: expected at least {radius + 1} frames to blur over {2 * radius + 1}, got {x.shape[1]}")
     # Averaging along the height of an "image" (frames x values) avoids a transposition, which would cost more than the average

@@ -51,6 +51,8 @@ def check_fps(name: str, fps: object) -> float:
     if isinstance(fps, bool) or not isinstance(fps, int | float):
         raise ArgumentError(f"`{name}`: expected frames per second, a number above 0, got {fps!r}")
     check_positive(name, fps)
+    if not 1e-3 <= fps <= 1e6:
+        raise ArgumentError(f"`{name}`: expected 0.001 to 1000000 frames per second, got {fps!r}")
     return float(fps)
 
 

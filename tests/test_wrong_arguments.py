@@ -14,6 +14,8 @@ import inspect
 import random
 import warnings
 from collections.abc import Callable, Iterator
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,8 @@ WRONG: dict[str, Callable[[Any], Any]] = {
     "one fewer along the second axis": as_tensor(lambda x: x[:, 1:] if x.ndim > 1 else x, lambda _: [None]),
     "one more along the last axis": as_tensor(lambda x: torch.cat([x, x[..., :1]], -1) if x.ndim else x, lambda _: {"a": 1}),
     "all NaN": as_tensor(lambda x: torch.full(x.shape, torch.nan), lambda _: range(3)),
+    "unsigned": as_tensor(lambda x: x.to(torch.uint8), lambda _: np.uint8(3)),
+    "rational": lambda _: Fraction(1, 2),
     "module": lambda _: torch.nn.Linear(1, 1),
 }
 
@@ -118,6 +122,36 @@ def test_every_wrong_argument_ends_in_an_error_of_avsync(name: str) -> None:
     assert not bad, bad
 
 
+FIELDS: tuple[Any, ...] = (None, "x", b"x", -1, 1.5, object(), {}, [], torch.tensor(1.0), np.array(["x", None]))
+"""Wrong values of a field of a named tuple or a dataclass."""
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_wrong_fields_of_arguments_end_in_an_error_of_avsync(name: str) -> None:
+    """Named tuples check nothing when they are made, so that the functions that take them have to name what is wrong."""
+    call, bad, chance = CALLS[name], {}, random.Random(name)
+    for argument, value in call.arguments().items():
+        holder = value[0] if isinstance(value, list) and value else value
+        change = holder._replace if hasattr(holder, "_fields") else partial(dataclasses.replace, holder)
+        known = getattr(holder, "_fields", None) or [
+            field.name
+            for field in (
+                dataclasses.fields(holder) if dataclasses.is_dataclass(holder) and not isinstance(holder, type) else ()
+            )
+            if field.init
+        ]
+        tried = [(field, wrong) for field in known for wrong in FIELDS]
+        for field, wrong in chance.sample(tried, min(DRAWN, len(tried))):
+            try:
+                with quiet(), contextlib.suppress(AvsyncError):
+                    changed = change(**{field: wrong})
+                    given = [changed, *value[1:]] if holder is not value else changed
+                    call.function(**{**call.arguments(), argument: given})
+            except Exception as error:  # noqa: BLE001 (all of them are reported together)
+                bad[f"{argument}.{field}: {wrong!r:.20}"] = f"{type(error).__name__}: {str(error)[:80]}"
+    assert not bad, bad
+
+
 def quiet() -> contextlib.AbstractContextManager[Any]:
     """Ignore warnings: a wrong argument may well be worth one."""
     return warnings.catch_warnings(action="ignore")
@@ -127,7 +161,8 @@ def check(call: Call, argument: str, kind: str) -> None:
     arguments = call.arguments()
     if kind in ("function", "module") and (callable(arguments[argument]) or argument in CALLBACKS):
         return  # the error of a user's own function or module is theirs
-    with quiet(), contextlib.suppress(AvsyncError):
+    # An index beyond the end of a sequence is Python's IndexError, which loops wait for.
+    with quiet(), contextlib.suppress(AvsyncError, *([IndexError] if argument == "index" else [])):
         call.function(**{**arguments, argument: WRONG[kind](arguments[argument])})
 
 

@@ -265,6 +265,10 @@ def write_clip(clip: Clip, folder: str | os.PathLike[str]) -> dict[str, Any]:
 def _entry(clip: Clip) -> dict[str, Any]:
     entry = {"id": clip.id, "seconds": clip.seconds, "frames": clip.frames, "speaker": clip.speaker, "split": clip.split}
     if clip.missing_audio:
+        fits = isinstance(clip.missing_audio, tuple | list) and all(
+            isinstance(part, tuple | list) for part in clip.missing_audio
+        )
+        expect(fits, clip.id, "missing_audio", "ranges (first, stop)", clip.missing_audio)
         entry["missing_audio"] = [list(part) for part in clip.missing_audio]
     return entry
 
@@ -326,7 +330,9 @@ def write_corpus(clips: Iterable[Clip], folder: str | os.PathLike[str]) -> Corpu
     if Path(folder, INDEX_NAME).exists():
         raise ArgumentError(f"`folder`: expected a folder without {INDEX_NAME}, got {os.fspath(folder)!r}")
     entries, rates = [], list[float]()
+    check_type("clips", clips, Iterable)
     for clip in clips:
+        check_type("clips", clip, Clip)
         rates.append(clip.fps)
         expect(clip.fps == rates[0], clip.id, "the clip", f"{rates[0]:g} frames per second as the first clip", f"{clip.fps:g}")
         entries.append(write_clip(clip, folder))

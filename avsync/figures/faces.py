@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from avsync._checks import check_positive, checked, import_extra
+from avsync._checks import as_numbers, check_positive, checked, import_extra
 from avsync.corpus.media.files import write_video
 from avsync.corpus.media.info import Image
 from avsync.corpus.synthetic._face import NEUTRAL
@@ -42,7 +42,7 @@ _SEGMENTS = np.array([pair for line in FACE_LINES for pair in itertools.pairwise
 
 def _array(name: str, landmarks: _Faces, axes: str) -> npt.NDArray[np.float64]:
     values = landmarks.detach().cpu() if isinstance(landmarks, Tensor) else landmarks
-    array = np.asarray(values, dtype=np.float64)
+    array = as_numbers(name, values)
     if array.ndim != len(axes.split()) or 0 in array.shape or array.shape[-1] < 2:
         raise ShapeError(f"`{name}`: expected ({', '.join(axes.split())}>=2), got {array.shape}")
     return array[..., :2]
@@ -178,6 +178,8 @@ def landmark_video(
     audio = None
     if waveform is not None:
         samples = waveform.detach().cpu().numpy() if isinstance(waveform, Tensor) else np.asarray(waveform)
+        if samples.ndim != 1:
+            raise ShapeError(f"`waveform`: expected (samples,), got {samples.shape}")
         audio = samples[: round(frames / fps * sample_rate)].astype(np.float32, copy=False)
     return write_video(path, images, fps=fps, waveform=audio, sample_rate=sample_rate)
 

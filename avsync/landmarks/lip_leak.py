@@ -20,6 +20,7 @@ from avsync._checks import (
     check_shape,
     checked,
 )
+from avsync.errors import ArgumentError
 from avsync.landmarks.geometry import check_landmarks, reference_face
 from avsync.landmarks.head_frame import head_size, local_shape
 from avsync.landmarks.layouts import LOWER_INNER_LIP, MOUTH, NUM_POINTS, REGION_SLICES, UPPER_INNER_LIP
@@ -72,7 +73,7 @@ def fit_lip_leak(landmarks: Tensor, *, components: int = 12, region: str = "head
 
     Raises:
         ShapeError: ``landmarks`` does not have the shape (clips, frames, 68, 2).
-        ArgumentError: ``components`` is below 1, or ``region`` is another word.
+        ArgumentError: ``components`` is below 1, ``region`` is another word, or the lips do not move.
 
     Example:
         >>> fit_lip_leak(torch.rand(3, 50, 68, 2)).shape
@@ -102,6 +103,8 @@ def fit_lip_leak(landmarks: Tensor, *, components: int = 12, region: str = "head
     shifts = _fast((landmarks[:, :, head] / size).flatten(2)).flatten(0, 1)
     power = regressors.T @ regressors
     ridge = _RIDGE * power.diagonal().mean() * torch.eye(len(power), dtype=power.dtype, device=power.device)
+    if not bool(power.diagonal().mean() > 0):
+        raise ArgumentError("`landmarks`: expected lips that move, got still ones")
     solved = torch.linalg.solve(power + ridge, regressors.T @ shifts).unflatten(0, (2 * LAGS + 1, -1))
     weights = torch.zeros(2 * LAGS + 1, basis.shape[0], NUM_POINTS, _DIMS, dtype=torch.float32, device=landmarks.device)
     weights[:, :, head] = (basis @ solved).unflatten(2, (-1, _DIMS)).float()

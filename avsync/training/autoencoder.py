@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Unpack
 
@@ -53,6 +54,9 @@ class AutoencoderTrainingConfig:
         for name in ("steps", "batch_size", "frames"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}`: expected at least 1, got {getattr(self, name)}")
+        for name in ("learning_rate", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"`{name}`: expected a finite number of at least 0, got {getattr(self, name)}")
 
 
 def autoencoder_loss(model: MotionAutoencoder, motion: Tensor, config: AutoencoderTrainingConfig) -> dict[str, Tensor]:

@@ -104,6 +104,9 @@ class SyncerTrainingConfig:
         for name in ("steps", "batch_size", "accumulate", "frames", "fine_frames", "num_negatives", "offset_window"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}`: expected at least 1, got {getattr(self, name)}")
+        for name in ("learning_rate", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"`{name}`: expected a finite number of at least 0, got {getattr(self, name)}")
         if self.schedule_steps is not None and self.schedule_steps < self.steps:
             raise ConfigError(
                 f"`schedule_steps`: expected at least the {self.steps} of `steps`, or None, got {self.schedule_steps}"

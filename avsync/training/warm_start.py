@@ -9,6 +9,7 @@ network, and better than the network of any single run.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,6 +49,9 @@ class WarmStartConfig:
         for name in ("first_level", "steps", "runs"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}`: expected at least 1, got {getattr(self, name)}")
+        for name in ("learning_rate",):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"`{name}`: expected a finite number of at least 0, got {getattr(self, name)}")
 
 
 @checked
