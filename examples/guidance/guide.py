@@ -77,7 +77,7 @@ class Arm(NamedTuple):
 ARMS = {
     "plain": Arm("mean squared error alone", mse=1.0, sync=0.0),
     "guided": Arm("with the sync loss", mse=1.0, sync=1.0),
-    "silent": Arm("with the sync loss and the silence loss", mse=1.0, sync=1.0, silence=1.0),
+    "silent": Arm("with the sync loss and the silence loss", mse=1.0, sync=1.0, silence=0.03),
     "abrupt": Arm("with the sync loss, no warm-up", mse=1.0, sync=1.0, warm_up=False),
     "heavy": Arm(f"with {HEAVY:g} times the weight", mse=1.0, sync=HEAVY, warm_up=False),
     "alone": Arm("sync loss alone", mse=0.0, sync=1.0, warm_up=False),
