@@ -19,7 +19,8 @@ import numpy as np
 from avsync._files import write_json
 from avsync.corpus import Clip, Corpus
 from avsync.corpus.clip import SAMPLES_PER_FRAME, missing_ranges
-from avsync.evaluation.recording import Recording, find_drift
+from avsync.evaluation.drift import find_drift
+from avsync.evaluation.recording import Recording
 from avsync.models import MultiScaleSyncer
 
 RATES = (0.005, 0.01, 0.015, 0.025, 0.04)

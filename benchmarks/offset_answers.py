@@ -24,7 +24,8 @@ from avsync.corpus import Clip, Corpus
 from avsync.corpus.clip import SAMPLES_PER_FRAME
 from avsync.corpus.speech import speech_mask
 from avsync.errors import ArgumentError
-from avsync.evaluation.recording import FRAME_SECONDS, THRESHOLD, Recording, find_offset, recording_report
+from avsync.evaluation.answer import find_offset
+from avsync.evaluation.recording import FRAME_SECONDS, THRESHOLD, Recording, recording_report
 from avsync.metrics import load_calibration
 from avsync.metrics.report import LEAST_SPEECH
 from avsync.models import MultiScaleSyncer

@@ -18,7 +18,8 @@ from avsync.cli._syncers import Syncers, level_lines
 from avsync.corpus.clip import Clip, write_clip, write_index
 from avsync.corpus.media.files import write_video
 from avsync.corpus.synthetic.talker import synthetic_clip
-from avsync.evaluation.recording import OffsetAnswer, Recording, find_offset, read_recording, recording_report
+from avsync.evaluation.answer import OffsetAnswer, find_offset
+from avsync.evaluation.recording import Recording, read_recording, recording_report
 from avsync.metrics.calibration import Calibration, LevelCalibration, save_calibration
 from avsync.models.syncer.interface import MultiScaleSyncer
 from avsync.models.syncer.pyramid import SyncerConfig, SyncerPyramid, SyncerPyramidConfig

@@ -18,7 +18,8 @@ from avsync.corpus.detectors import CheckedDetector, as_detector
 from avsync.corpus.detectors.litert import LitertDetector
 from avsync.corpus.extraction.cropping import crop_image
 from avsync.errors import ArgumentError, CheckpointError, MissingExtraError
-from avsync.evaluation.recording import find_offset, read_recording, recording_report
+from avsync.evaluation.answer import find_offset
+from avsync.evaluation.recording import read_recording, recording_report
 from avsync.metrics.calibration import load_calibration
 from avsync.models.syncer.pyramid import SyncerPyramid
 from avsync.pretrained import model_folder

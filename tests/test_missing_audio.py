@@ -24,9 +24,10 @@ from avsync.corpus.media import AudioSource, read_audio
 from avsync.corpus.speech import clip_speech, speech_mask
 from avsync.corpus.synthetic.talker import synthetic_clip
 from avsync.errors import ArgumentError, ShapeError
+from avsync.evaluation.answer import find_offset
 from avsync.evaluation.clean import clean_corpus
 from avsync.evaluation.methods import Evaluation, Networks, evaluate
-from avsync.evaluation.recording import Recording, find_offset, recording_report, with_delayed_audio
+from avsync.evaluation.recording import Recording, recording_report, with_delayed_audio
 from avsync.evaluation.sources import tracks_of_clips
 from avsync.evaluation.syncnet.scoring import score_video
 from avsync.evaluation.track import offset_track, speaking_face

@@ -24,16 +24,9 @@ from avsync.corpus.clip import Clip, write_clip, write_index
 from avsync.corpus.media.audio_source import AudioSource
 from avsync.corpus.synthetic.talker import synthetic_clip
 from avsync.errors import CorpusError
-from avsync.evaluation.recording import (
-    OffsetAnswer,
-    Recording,
-    find_drift,
-    find_offset,
-    fit_drift,
-    read_recording,
-    recording_report,
-    with_delayed_audio,
-)
+from avsync.evaluation.answer import OffsetAnswer, find_offset
+from avsync.evaluation.drift import find_drift, fit_drift
+from avsync.evaluation.recording import Recording, read_recording, recording_report, with_delayed_audio
 from avsync.evaluation.resync import shift_audio
 from avsync.metrics import load_calibration
 from avsync.models.syncer.interface import MultiScaleSyncer

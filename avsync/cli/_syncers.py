@@ -13,7 +13,8 @@ from avsync.audio.features import KINDS, SpeechFeatures
 from avsync.cli._errors import naming
 from avsync.corpus.extraction.report import printable
 from avsync.errors import ArgumentError
-from avsync.evaluation.recording import FRAME_SECONDS, Drift, Recording, find_drift, recording_report
+from avsync.evaluation.drift import Drift, find_drift
+from avsync.evaluation.recording import FRAME_SECONDS, Recording, recording_report
 from avsync.metrics.calibration import Calibration, load_calibration
 from avsync.metrics.report import LevelSync, report_rows
 from avsync.models.syncer.interface import MultiScaleSyncer
@@ -32,7 +33,7 @@ class Syncers(NamedTuple):
         return recording_report(recording, self.pyramid, audio_transform=self.transform, calibration=self.calibration)
 
     def drift(self, recording: Recording) -> Drift | None:
-        """:func:`avsync.evaluation.recording.find_drift` with these syncers."""
+        """:func:`avsync.evaluation.drift.find_drift` with these syncers."""
         return find_drift(recording, self.pyramid, audio_transform=self.transform)
 
 

@@ -37,7 +37,8 @@ from avsync.errors import ArgumentError, AvsyncError
 
 if TYPE_CHECKING:
     from avsync.cli._syncers import Syncers
-    from avsync.evaluation.recording import OffsetAnswer, Recording
+    from avsync.evaluation.answer import OffsetAnswer
+    from avsync.evaluation.recording import Recording
 
 
 IN_SYNC, CANNOT_TELL, DRIFT, NOT_CONFIRMED = "in sync", "cannot tell", "the audio drifts", "not confirmed"
@@ -130,7 +131,8 @@ def _outputs(args: argparse.Namespace) -> dict[str, Path]:
 def _measure(target: str, args: argparse.Namespace, syncers: Syncers) -> tuple[dict[str, Any], Recording, OffsetAnswer]:
     from avsync.cli._progress import progress_line
     from avsync.cli._syncers import audio_lines, level_lines, rows_of
-    from avsync.evaluation.recording import FRAME_SECONDS, find_offset, read_recording
+    from avsync.evaluation.answer import find_offset
+    from avsync.evaluation.recording import FRAME_SECONDS, read_recording
 
     recording = read_recording(
         target,
@@ -233,7 +235,8 @@ def _track(args: argparse.Namespace, recording: Recording, syncers: Syncers, ans
 
 def _fix(args: argparse.Namespace, recording: Recording, answer: OffsetAnswer, out: Path, syncers: Syncers) -> dict[str, Any]:
     """Write the copy if measuring it again confirms the offset; return what was done, or why nothing was."""
-    from avsync.evaluation.recording import FRAME_SECONDS, OffsetAnswer, confirms, find_offset, with_delayed_audio
+    from avsync.evaluation.answer import OffsetAnswer, confirms, find_offset
+    from avsync.evaluation.recording import FRAME_SECONDS, with_delayed_audio
     from avsync.evaluation.resync import ffmpeg_command, shift_audio
 
     video = recording.video

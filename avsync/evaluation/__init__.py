@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
+from avsync.evaluation.answer import OffsetAnswer, find_offset
 from avsync.evaluation.calibration import CalibrationTest, calibrate
 from avsync.evaluation.clean import CleanReport, ClipOffset, clean_corpus, shift_clip
+from avsync.evaluation.drift import Drift, find_drift
 from avsync.evaluation.methods import Evaluation, Networks, evaluate
-from avsync.evaluation.recording import (
-    Drift,
-    OffsetAnswer,
-    Recording,
-    find_drift,
-    find_offset,
-    read_recording,
-    recording_report,
-    with_delayed_audio,
-)
+from avsync.evaluation.recording import Recording, read_recording, recording_report, with_delayed_audio
 from avsync.evaluation.resync import Resynced, ffmpeg_command, shift_audio
 from avsync.evaluation.sources import LeftOut, Track, match_tracks, read_tracks, tracks_of_clips
 from avsync.evaluation.syncnet import SyncNet, SyncNetConfig, TrackScore, score_video

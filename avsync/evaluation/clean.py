@@ -39,15 +39,9 @@ from avsync.corpus.clip import (
     write_index,
 )
 from avsync.errors import ArgumentError, CorpusError
-from avsync.evaluation.recording import (
-    Drift,
-    OffsetAnswer,
-    Recording,
-    confirms,
-    find_drift,
-    find_offset,
-    recording_report,
-)
+from avsync.evaluation.answer import OffsetAnswer, confirms, find_offset
+from avsync.evaluation.drift import Drift, find_drift
+from avsync.evaluation.recording import Recording, recording_report
 from avsync.metrics.calibration import Calibration
 from avsync.metrics.report import LevelSync
 from avsync.models.syncer.interface import MultiScaleSyncer
@@ -234,7 +228,7 @@ def clean_corpus(
 ) -> CleanReport:
     """Estimate the offsets of a corpus, and write a corrected copy.
 
-    Clips whose audio drifts (:func:`avsync.evaluation.recording.find_drift`) have no offset and are copied as they are.
+    Clips whose audio drifts (:func:`avsync.evaluation.drift.find_drift`) have no offset and are copied as they are.
 
     Args:
         folder: The corpus, at any constant frame rate.

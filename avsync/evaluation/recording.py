@@ -28,7 +28,7 @@ from avsync.errors import CorpusError, ShapeError
 from avsync.metrics.calibration import Calibration, check_calibrated
 from avsync.metrics.multi_scale import MAX_OFFSETS, LevelEmbeddings, check_max_offsets, multi_scale_embeddings
 from avsync.metrics.offset import offset_from_distances, offset_milliseconds, window_distances
-from avsync.metrics.posterior import offset_posterior, sub_frame_offset
+from avsync.metrics.posterior import offset_posterior
 from avsync.metrics.report import LevelSync, face_speed, level_answers
 from avsync.models.syncer.interface import MultiScaleSyncer
 from avsync.pyramid import FPS
@@ -37,25 +37,10 @@ FRAME_SECONDS = 1 / FPS
 """Duration of a frame at level 0, in seconds."""
 THRESHOLD = 0.6
 """Smallest probability of an accepted offset. Several levels are tried, so that the threshold is above one half."""
-COARSE_LEVEL = 2
-"""The finest level that cannot confirm the offset of a coarser one."""
 NULLS = 19
 """Number of rotations of the reversed audio in the test of an offset without a calibration."""
 NULL_GAIN = 1.2
-"""Smallest ratio between the score of a drift (or of an offset without a calibration) and the score with reversed audio."""
-MAX_DRIFT = 0.06
-"""Largest drift that counts, in seconds per second."""
-DRIFT_REACH = 2.0
-"""Search range of a drift in each direction, in seconds."""
-DRIFT_SEGMENT = 3.0
-"""Length of the segments whose offsets show a drift, in seconds."""
-DRIFT_SEGMENTS, DRIFT_SHARE, DRIFT_TOLERANCE = 4, 0.8, 0.08
-"""A drift has at least so many segments, of which this share lies within the tolerance of a line, in seconds."""
-LEAST_DRIFT = 0.08
-"""Smallest change of the offset along the line that counts as drift, in seconds."""
-DRIFT_GAIN = 2.0
-"""Smallest ratio between the distances of the segments from a constant offset and from the line."""
-_DRIFT_PAIRS = 1000  # segments of which all pairs are compared
+"""Smallest ratio between the confidence of an offset without a calibration and the confidence with reversed audio."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,7 +225,7 @@ def recording_report(
     pooled = [_Pool.empty(reach) for reach in max_offsets[: pyramid.num_levels]]
     moved = spoken = 0.0
     for clip in recording.clips:
-        found = _embeddings(clip, pyramid, audio_transform)
+        found = clip_embeddings(clip, pyramid, audio_transform)
         present = clip.has_audio
         speed = face_speed(torch.from_numpy(clip.landmarks)[None, ..., : pyramid.landmark_dims], frame_mask=_mask(clip))
         moved += float(speed) * float(present.sum()) * FRAME_SECONDS
@@ -284,7 +269,7 @@ def _mask(clip: Clip) -> Tensor | None:
     return torch.from_numpy(clip.has_audio)[None] if clip.missing_audio else None
 
 
-def _embeddings(
+def clip_embeddings(
     clip: Clip, pyramid: MultiScaleSyncer, audio_transform: nn.Module, levels: int | None = None
 ) -> list[LevelEmbeddings]:
     """Return embeddings of a clip at the first ``levels`` levels (all by default) that have a window, the finest first."""
@@ -310,7 +295,7 @@ def _backwards(clip: Clip, pyramid: MultiScaleSyncer, audio_transform: nn.Module
     edges = [SAMPLES_PER_FRAME * edge for edge in (0, *itertools.chain(*clip.missing_audio), clip.frames)]
     for first, stop in zip(edges[::2], edges[1::2], strict=True):
         waveform[first:stop] = waveform[first:stop][::-1]
-    return _embeddings(replace(clip, waveform=waveform), pyramid, audio_transform, levels)
+    return clip_embeddings(replace(clip, waveform=waveform), pyramid, audio_transform, levels)
 
 
 def _rolled(null: LevelEmbeddings, number: int) -> Tensor:
@@ -323,7 +308,7 @@ def _rolled(null: LevelEmbeddings, number: int) -> Tensor:
     return rolled
 
 
-def _distances(
+def clip_distances(
     embedded: LevelEmbeddings, reach: int, *, nulls: int = 0, null: LevelEmbeddings | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return distances of a clip's windows, (1 + nulls, windows, offsets), and their weights, 0 or 1, of the same shape.
@@ -353,7 +338,7 @@ class _Pool:
         return cls(*torch.zeros(2, 1 + NULLS, 2 * reach + 1, dtype=torch.float64))
 
     def add(self, embedded: LevelEmbeddings, reach: int, *, null: LevelEmbeddings | None) -> None:
-        distances, some = _distances(embedded, reach, nulls=0 if null is None else NULLS, null=null)
+        distances, some = clip_distances(embedded, reach, nulls=0 if null is None else NULLS, null=null)
         rows = len(distances)
         self.sums[:rows] += (distances * some).sum(1).double().cpu()
         self.counts[:rows] += some.sum(1).double().cpu()
@@ -367,255 +352,3 @@ class _Pool:
     def null_confidence(self) -> float:
         """Return the largest confidence of the unrelated audio."""
         return float(offset_from_distances((self.sums[1:] / self.counts[1:]).float()).confidence.nan_to_num(0.0).amax())
-
-
-@dataclass(frozen=True)
-class Drift:
-    """An offset that changes over the recording because audio and video run at different speeds.
-
-    Attributes:
-        rate: Growth of the offset in seconds per second; 0.04 if the audio plays 4 % too fast.
-        segments: (middle, offset) of consecutive segments, in seconds; a positive offset means that the audio is early.
-    """
-
-    rate: float
-    segments: tuple[tuple[float, float], ...]
-
-    @property
-    def words(self) -> str:
-        """Describe the drift in a sentence."""
-        first, last = (f"{1000 * offset:+.0f} ms at {middle:.1f} s" for middle, offset in (self.segments[0], self.segments[-1]))
-        return (
-            f"the audio drifts by {1000 * self.rate:+.1f} ms per second ({first}, {last}): its speed differs from the "
-            "video's by"
-            f" {100 * abs(self.rate):.1f} %, and no single offset is right"
-        )
-
-
-@torch.no_grad()
-@checked
-def find_drift(recording: Recording, pyramid: MultiScaleSyncer, *, audio_transform: nn.Module) -> Drift | None:
-    """Return the drift of a recording if the offset changes at a constant rate.
-
-    The offset of every segment of ``DRIFT_SEGMENT`` seconds is measured at the finest level, and a line is fitted by the
-    medians of Theil and Sen, which a quarter of wrong offsets does not move. The line is a drift if there are
-    ``DRIFT_SEGMENTS`` segments, a share of ``DRIFT_SHARE`` lies within ``DRIFT_TOLERANCE`` of the line, the offset changes by
-    ``LEAST_DRIFT`` along the line, and the line fits ``DRIFT_GAIN`` times as well as a constant offset. The clips of a video
-    share a line; each clip of a corpus has its own, of one slope.
-
-    Args:
-        recording: From :func:`read_recording`.
-        pyramid: Trained syncers, with or without a calibration.
-        audio_transform: As in :func:`recording_report`.
-
-    Returns:
-        The drift, with the segments near the line; None if a constant offset fits equally well.
-
-    Raises:
-        ShapeError: The landmarks do not fit the syncers.
-
-    Source: ours; the line by Theil 1950 and Sen 1968.
-    """
-    groups: list[list[tuple[float, float]]] = []
-    for number, clip in enumerate(recording.clips):
-        segments = _segments(clip, pyramid, audio_transform, recording.starts[number] if recording.starts else 0.0)
-        if recording.starts and groups:
-            groups[0] += segments
-        else:
-            groups.append(segments)
-    return fit_drift(groups)
-
-
-def _segments(clip: Clip, pyramid: MultiScaleSyncer, audio_transform: nn.Module, start: float) -> list[tuple[float, float]]:
-    """Return (middle, offset) of the segments of a clip that have audio, in seconds."""
-    length = round(DRIFT_SEGMENT / FRAME_SECONDS)
-    if clip.frames < max(length, pyramid.shortest_clip([0])):
-        return []
-    embedded = _embeddings(clip, pyramid, audio_transform, 1)[0]
-    distances, some = _distances(embedded, round(DRIFT_REACH / FRAME_SECONDS))
-    depth, there = _depth(distances[0], some[0]), some[0].amax(1).cpu()
-    found, first = [], 0
-    # Windows, not frames, are divided, so that the segments are of equal length.
-    for part, heard in zip(*(x.tensor_split(clip.frames // length) for x in (depth, there)), strict=True):
-        middle = start + (first + (len(part) - 1) / 2 + (pyramid.window - 1) / 2) * FRAME_SECONDS
-        first += len(part)
-        if heard.mean() >= 0.5:
-            mean = part.mean(0, keepdim=True)
-            found.append((middle, float(sub_frame_offset(mean.amax() - mean)) * FRAME_SECONDS))
-    return found
-
-
-def _depth(distances: Tensor, some: Tensor) -> Tensor:
-    """Return the median of each window minus each distance, (windows, offsets); 0 without audio."""
-    known = some > 0
-    middle = distances.masked_fill(~known, torch.nan).nanmedian(1, keepdim=True).values
-    return torch.where(known, middle - distances, 0.0).float().cpu()
-
-
-def fit_drift(groups: Sequence[Sequence[tuple[float, float]]]) -> Drift | None:
-    """Fit a line to the offsets of segments, and return it if it is a drift; see :func:`find_drift`.
-
-    Args:
-        groups: (time, offset) of the segments of each group, in seconds; groups share the slope, not the offset.
-
-    Returns:
-        The drift, with the segments near the line; None for other offsets.
-
-    Example:
-        >>> drift = fit_drift([[(1.5, 0.0), (4.5, 0.03), (7.5, 0.06), (10.5, 0.09), (13.5, -1.3)]])
-        >>> round(drift.rate, 6), len(drift.segments)
-        (0.01, 4)
-        >>> fit_drift([[(1.5, 0.04), (4.5, 0.05), (7.5, 0.05), (10.5, 0.04)]]) is None
-        True
-
-    Source: ours.
-    """
-    tables = [np.array(sorted(group), dtype=np.float64) for group in groups if len(group)]
-    if sum(map(len, tables)) < DRIFT_SEGMENTS:
-        return None
-    slopes = []
-    for table in tables:
-        some = table[:: -(-len(table) // _DRIFT_PAIRS)]  # all pairs of the segments of a day would not fit into memory
-        times, offsets = (later - earlier for earlier, later in ((x[None], x[:, None]) for x in some.T))
-        slopes.append(offsets[times > 0] / times[times > 0])
-    rates = np.concatenate(slopes)
-    if not rates.size:
-        return None
-    rate = float(np.median(rates))
-    lines, constants = (
-        np.concatenate([np.abs(rest - np.median(rest)) for table in tables for rest in [table[:, 1] - slope * table[:, 0]]])
-        for slope in (rate, 0.0)
-    )
-    near = lines <= DRIFT_TOLERANCE
-    change = abs(rate) * (DRIFT_SEGMENT + max(float(np.ptp(table[:, 0])) for table in tables))
-    if (
-        near.mean() < DRIFT_SHARE
-        or not change >= LEAST_DRIFT
-        or abs(rate) > MAX_DRIFT
-        or DRIFT_GAIN * lines[near].mean() > constants[near].mean()
-    ):
-        return None
-    segments = [(float(time), float(offset)) for time, offset in np.concatenate(tables)[near]]
-    return Drift(rate, tuple(segments))
-
-
-@dataclass(frozen=True)
-class OffsetAnswer:
-    """Offset of a recording, from the finest level that has an answer.
-
-    Attributes:
-        seconds: Offset in seconds, positive if the audio is early; None if the offset cannot be determined.
-        level: Level that gave the offset.
-        probability: Probability that the offset is correct within one frame of the level; None without a calibration.
-        drift: Drift that rules out a constant offset; None without a drift.
-    """
-
-    seconds: float | None
-    level: int | None = None
-    probability: float | None = None
-    drift: Drift | None = None
-
-    @property
-    def words(self) -> str:
-        """Describe the correction in a sentence."""
-        if self.drift is not None:
-            return self.drift.words
-        if self.seconds is None:
-            return "cannot tell whether the audio is early or late"
-        frames, milliseconds = abs(self.seconds) / FRAME_SECONDS, 1000 * abs(self.seconds)
-        amount = f"{milliseconds:.0f} ms ({frames:.1f} frames)"
-        if frames < 0.5:
-            return f"in sync: the audio is {'early' if self.seconds >= 0 else 'late'} by {amount}, less than half a frame"
-        if self.seconds > 0:
-            return f"the audio is early by {amount}: delay it by that"
-        return f"the audio is late by {amount}: move it forward by that"
-
-
-@checked
-def find_offset(
-    recording: Recording,
-    measure: Callable[[Recording], list[LevelSync]],
-    *,
-    drift: Callable[[Recording], Drift | None] | None = None,
-) -> tuple[OffsetAnswer, list[LevelSync]]:
-    """Find the offset of a recording, and return the offset with its report.
-
-    Fine levels are precise and search half a second. Coarse levels search more than a second and
-    often find a false offset if audio and motion are unrelated. The offset of a coarse level therefore counts only if a finer
-    level finds the rest of the offset after the audio was moved. An offset at the edge of the search never counts.
-
-    Args:
-        recording: From :func:`read_recording`.
-        measure: :func:`recording_report` with its options, of one argument.
-        drift: :func:`find_drift` with its options, of one argument; None does not look for a drift.
-
-    Returns:
-        The answer, and the report of the uncorrected recording.
-
-    Source: ours.
-    """
-    report = measure(recording)
-    answers = _answers(report)
-    if any(
-        answer.probability is None for answer in answers
-    ):  # without probabilities the level with the clearest offset comes first
-        answers.sort(key=lambda answer: -_standing_out(report[answer.level or 0]))
-    if drift is not None and (found := drift(recording)) is not None:
-        return OffsetAnswer(None, drift=found), report
-    for answer in answers:
-        if answer.level == 0 or len(report) == 1:
-            return answer, report
-        finer = _confirmation(answer, with_delayed_audio(recording, answer.seconds or 0.0), measure)
-        if finer is not None:
-            return finer, report
-    return OffsetAnswer(None), report
-
-
-def _confirmation(
-    answer: OffsetAnswer, moved: Recording, measure: Callable[[Recording], list[LevelSync]]
-) -> OffsetAnswer | None:
-    """Return a coarse level's answer plus the remaining offset, measured by the finest level after the move."""
-    if answer.seconds is None or answer.level is None:
-        return None
-    for finer in _answers(measure(moved)):
-        # The remainder of a correct estimate is at most one frame of its level.
-        near = finer.seconds is not None and abs(finer.seconds) <= FRAME_SECONDS * 2**answer.level
-        if near and finer.level is not None and finer.level < min(answer.level, COARSE_LEVEL):
-            return replace(finer, seconds=answer.seconds + (finer.seconds or 0.0))
-    return None
-
-
-def _standing_out(level: LevelSync) -> float:
-    """Return the confidence relative to unrelated audio, whose confidence falls with the square root of the windows."""
-    return float(level.sync.confidence) * float(level.windows) ** 0.5
-
-
-def _answers(report: Sequence[LevelSync]) -> list[OffsetAnswer]:
-    """Return the offsets of the levels that have one, the finest first."""
-    return [
-        OffsetAnswer(
-            float(sub_frame_offset(level.sync.distances)) * level.frame_ms / 1000,
-            level.level,
-            None if level.posterior is None else float(level.posterior.probability),
-        )
-        for level in report
-        if level.answers[0] == "offset"
-    ]
-
-
-def confirms(before: OffsetAnswer, after: OffsetAnswer) -> bool:
-    """Return whether a correction removed the offset: the corrected recording has a known and smaller offset.
-
-    Args:
-        before: Answer for the original recording.
-        after: Answer for the corrected recording; offsets up to one frame of their level count as zero.
-
-    Example:
-        >>> confirms(OffsetAnswer(0.16, 0), OffsetAnswer(0.004, 0)), confirms(OffsetAnswer(0.16, 0), OffsetAnswer(None))
-        (True, False)
-
-    Source: ours.
-    """
-    if before.seconds is None or after.seconds is None:
-        return False
-    return abs(after.seconds) < min(abs(before.seconds), FRAME_SECONDS * 2 ** (after.level or 0))

@@ -9,7 +9,8 @@ from typing import NamedTuple
 from avsync._checks import check_positive, checked
 from avsync.corpus.clip import SAMPLES_PER_FRAME, Clip
 from avsync.errors import ArgumentError
-from avsync.evaluation.recording import FRAME_SECONDS, Recording, find_offset
+from avsync.evaluation.answer import find_offset
+from avsync.evaluation.recording import FRAME_SECONDS, Recording
 from avsync.metrics.report import LevelSync
 
 
@@ -32,7 +33,7 @@ def offset_track(
 ) -> list[OffsetPoint]:
     """Measure the offset of consecutive parts of a recording, each for itself.
 
-    A drift shows as a line, an edit in the audio as a step. :func:`avsync.evaluation.recording.find_drift` decides whether the
+    A drift shows as a line, an edit in the audio as a step. :func:`avsync.evaluation.drift.find_drift` decides whether the
     line is a drift.
 
     Args:
