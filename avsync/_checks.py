@@ -333,6 +333,8 @@ def explain(arguments: Mapping[str, Any], error: Exception) -> None:
         _explain_fields(name, value[0] if isinstance(value, list) and value else value, error)
         if isinstance(value, Tensor) and value.layout != torch.strided:
             raise ShapeError(f"`{name}`: expected a dense tensor, got {describe_shape(value)} of {value.layout}") from error
+    if not isinstance(error, RuntimeError | TypeError | _DeviceError):  # what torch raises for devices that do not fit together
+        return
     places: dict[str, torch.device] = {}
     for name, value in arguments.items():
         tensors = [value] if isinstance(value, Tensor) else value if isinstance(value, list | tuple) else ()
@@ -409,7 +411,8 @@ def checked(function: Callable[_P, _R]) -> Callable[_P, _R]:
             explain(dict(zip(names, args, strict=False)) | dict(kwargs), error)
 
     # `call` below has the globals of the module of `function`, so what it uses is enclosed.
-    compiling, explained = torch.compiler.is_compiling, Exception
+    compiling = torch.compiler.is_compiling
+    explained = (RuntimeError, TypeError, AttributeError, LookupError, ValueError, ArithmeticError, _DeviceError)
 
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         if compiling():
