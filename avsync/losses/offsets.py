@@ -106,6 +106,7 @@ def offset_info_nce(
     check_choice("reduction", reduction, REDUCTIONS)
     for name, count in (("max_offset", max_offset), ("span", span), ("window", window)):
         check_count(name, count)
+    max_offset = int(max_offset)  # NumPy's unsigned numbers have no negative ones
     if span >= windows:
         raise ClipTooShortError(
             f"`motion`: expected more windows than the {span} of a segment, so that it has another offset to compare "
