@@ -284,8 +284,8 @@ def test_the_rule(tmp_path: Path) -> None:
 
     for overwrite in (False, True):
         for name in ("talk.mp4", "hard.mp4", "soft.mp4", "folder/talk.mp4", "./talk.mp4"):
-            assert "an input" in told(name, overwrite=overwrite)
-        assert "an input" in told("later.mp4", overwrite=overwrite, reads=(tmp_path / "folder" / "later.mp4",))
+            assert "the input" in told(name, overwrite=overwrite)
+        assert "the input" in told("later.mp4", overwrite=overwrite, reads=(tmp_path / "folder" / "later.mp4",))
         assert "expected a file of its own" in told("a.mp4", "A.MP4", overwrite=overwrite)
         assert "a folder" in told("folder", overwrite=overwrite)
         assert "no folder" in told("other.mp4/a.mp4", overwrite=overwrite)
