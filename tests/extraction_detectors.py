@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -62,4 +61,4 @@ def endless(images: Sequence[npt.NDArray[np.uint8]]) -> list[Any]:
     """Note the process in the folder ``AVSYNC_TEST_MARK``, and never return."""
     Path(os.environ["AVSYNC_TEST_MARK"], str(os.getpid())).touch()
     while True:
-        time.sleep(1.0)
+        signal.pause()

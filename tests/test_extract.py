@@ -285,7 +285,7 @@ def test_landmarks_stay_in_pixels_of_the_source_when_pictures_are_made_smaller(t
         ({"fps": 0}, "`fps`"),
         ({"min_seconds": -1}, "`min_seconds`"),
         ({"min_seconds": 5, "max_seconds": 4}, "`max_seconds`: expected at least `min_seconds` = 5"),
-        ({"detector": "nobody"}, "`detector`: expected 'face-alignment', 'litert', 'mediapipe'"),
+        ({"detector": "nobody"}, "`detector`: expected 'auto', 'face-alignment', 'litert', 'mediapipe', 'demo'"),
     ],
 )
 def test_impossible_options(options: dict[str, Any], message: str, tmp_path: Path) -> None:
