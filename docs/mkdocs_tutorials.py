@@ -25,7 +25,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "tutorials"
 KEPT = ROOT / "build" / "tutorials"
-SECONDS = 600
+SECONDS = 1800
 """Longest time for one cell."""
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 _log = get_plugin_logger(__name__)
