@@ -258,6 +258,8 @@ def temporal_pyramid(
     check_count("num_levels", num_levels)
     if not isinstance(x, Tensor) or x.ndim < 2:
         raise ShapeError(f"`x`: expected (batch, frames, ...), got {describe_shape(x)}")
+    if 0 in x.shape[2:]:
+        raise ShapeError(f"`x`: expected at least one value per frame, got {describe_shape(x)}")
     check_floating("x", x)
     lengths = None if lengths is None else check_lengths(lengths, x)
     levels = [x]

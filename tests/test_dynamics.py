@@ -17,6 +17,9 @@ def test_height_drift_is_the_ratio_of_heights_in_any_unit() -> None:
     torch.testing.assert_close(height_drift(face * scale, last=20), torch.full((2,), 0.95))
     with pytest.raises(ClipTooShortError):
         height_drift(face[:, :0])
+    for empty in (face[:, :, :0], face[..., :0]):
+        with pytest.raises(ShapeError, match="at least one point"):
+            height_drift(empty)
 
 
 def test_quantile_of_the_mouth_opening() -> None:

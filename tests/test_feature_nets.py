@@ -202,6 +202,8 @@ def test_errors() -> None:
     for metric in (frechet_video_distance, temporal_frechet_inception_distance):
         with pytest.raises(ShapeError, match=r"`preds`.*frames=12"):
             metric(target[:, :10], target, Sums())
+        with pytest.raises(ArgumentError, match="`size`"):
+            metric(target, target, Sums(), size=5e-324)
     with pytest.raises(ShapeError, match="`network`"):
         frechet_inception_distance(target, target, nn.Identity(), size=8)
     with pytest.raises(ShapeError, match="landmarks"):

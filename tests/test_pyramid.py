@@ -119,6 +119,7 @@ def test_gradcheck_and_compile() -> None:
         (ShapeError, lambda: pyramid.blur_downsample(torch.zeros(2, 9), lengths=torch.tensor([9]))),
         (ShapeError, lambda: pyramid.blur_downsample(torch.zeros(1, 9), lengths=torch.tensor([9.0]))),
         (ClipTooShortError, lambda: pyramid.blur_downsample(torch.zeros(1, 3))),
+        (ShapeError, lambda: pyramid.temporal_pyramid(torch.zeros(1, 9, 4, 0), 2)),
         (ClipTooShortError, lambda: pyramid.temporal_pyramid(torch.zeros(1, 0, 2), 2)),
         (ArgumentError, lambda: pyramid.temporal_pyramid(torch.zeros(1, 9), 0)),
         (ArgumentError, lambda: pyramid.blur_downsample(torch.zeros(1, 9), radius=-1)),

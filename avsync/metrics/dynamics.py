@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from avsync._checks import at_least_float32, check_count, check_shape, checked
+from avsync._checks import at_least_float32, check_count, check_shape, checked, describe_shape
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
 from avsync.landmarks.geometry import extent, mouth_opening, unit_length
 
@@ -30,7 +30,7 @@ def height_drift(landmarks: Tensor, *, last: int = DRIFT_FRAMES) -> Tensor:
         (batch,).
 
     Raises:
-        ShapeError: The rank is wrong.
+        ShapeError: The rank is wrong, or there is no point or no coordinate.
         ClipTooShortError: There is no frame.
 
     Example:
@@ -44,6 +44,8 @@ def height_drift(landmarks: Tensor, *, last: int = DRIFT_FRAMES) -> Tensor:
     check_count("last", last)
     if landmarks.shape[1] == 0:
         raise ClipTooShortError("`landmarks`: expected at least 1 frame, got 0")
+    if 0 in landmarks.shape[2:]:
+        raise ShapeError(f"`landmarks`: expected at least one point and one coordinate, got {describe_shape(landmarks)}")
     landmarks = at_least_float32(landmarks)
     return extent(landmarks[:, -last:]).mean(dim=1) / unit_length(landmarks[:, 0])
 

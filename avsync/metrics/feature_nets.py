@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from avsync._checks import check_positive, check_shape, checked, describe_shape
+from avsync._checks import check_count, check_positive, check_shape, checked, describe_shape
 from avsync.errors import CheckpointError, ClipTooShortError, ShapeError
 from avsync.landmarks.raster import chunk_of, rasterise, temporal_image
 from avsync.metrics.frechet import frechet_extractor_distance
@@ -36,7 +36,7 @@ class _Drawn(nn.Module):
         self, network: nn.Module, *, size: int = 224, frame_size: tuple[float, float] | None = None, view: float = 2.5
     ) -> None:
         super().__init__()
-        check_positive("size", size)
+        check_count("size", size)
         check_positive("view", view)
         self.network = network.eval()
         self.size, self.frame_size, self.view = size, frame_size, view
