@@ -14,6 +14,7 @@ the readers in this module reject other rates unless ``fps`` permits them.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import zipfile
@@ -592,6 +593,40 @@ def _check_missing_audio(name: str, entry: Entry) -> None:
         expected = f"missing_audio as ranges [first, stop] of its {entry['frames']} frames, in order"
         expect(fits and reached <= part[0] < part[1] <= entry["frames"], name, INDEX_NAME, expected, repr(ranges)[:100])
         reached = part[1]
+
+
+def parts_with_audio(clip: Clip, *, least: int = 5) -> list[Clip]:
+    """Return the parts of a clip whose frames have audio; the clip itself if all frames do.
+
+    Args:
+        clip: A clip of 25 frames per second.
+        least: Frames of the shortest part that is kept; by default the shortest window of the syncers.
+
+    Returns:
+        The parts, in the order of time. A part is named after its first frame: "talk+40".
+
+    Example:
+        >>> landmarks, waveform = np.ones((50, 68, 2), np.float32), np.zeros(32000, np.float32)
+        >>> clip = Clip("talk", "anna", "train", landmarks, waveform, missing_audio=((20, 40),))
+        >>> [(part.id, part.frames) for part in parts_with_audio(clip)]
+        [('talk', 20), ('talk+40', 10)]
+
+    Source: ours.
+    """
+    if not clip.missing_audio:
+        return [clip]
+    edges = [0, *itertools.chain(*clip.missing_audio), clip.frames]
+    return [
+        replace(
+            clip,
+            id=f"{clip.id}+{first}" if first else clip.id,
+            landmarks=clip.landmarks[first:stop],
+            waveform=clip.waveform[SAMPLES_PER_FRAME * first : SAMPLES_PER_FRAME * stop],
+            missing_audio=(),
+        )
+        for first, stop in zip(edges[::2], edges[1::2], strict=True)
+        if stop - first >= least
+    ]
 
 
 def rms_db(clip: Clip) -> float:

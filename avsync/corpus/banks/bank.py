@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from avsync._checks import check_positive, check_type, checked
 from avsync.audio.features import normalise_waveform
 from avsync.corpus.banks.augmentation import AugmentConfig, interpolate_rows, random_tempo, vary_audio, vary_landmarks
-from avsync.corpus.clip import SAMPLES_PER_FRAME, Clip, Corpus, check_clip, resample_clip
+from avsync.corpus.clip import SAMPLES_PER_FRAME, Clip, Corpus, check_clip, parts_with_audio, resample_clip
 from avsync.corpus.speech import clip_speech
 from avsync.errors import ArgumentError, ClipTooShortError, CorpusError, ShapeError
 from avsync.pyramid import AUDIO_FRAMES_PER_FRAME, FPS
@@ -325,13 +325,13 @@ class ClipBank(CropBank):
         speech: (all frames,) float32, 1 for frames with speech (:func:`avsync.corpus.speech.speech_mask`), else 0.
         lengths: (clips,), frames of each clip, on the CPU as all index tensors are.
         offsets: (clips,), first frame of each clip in ``landmarks``.
-        ids: Name of each clip.
+        ids: Name of each clip. Of a clip that lacks audio, each part with audio is a clip of the bank.
         clip_speakers: Speaker of each clip.
         speakers: All speakers, sorted.
         bad: (id, reason) of each clip excluded here or by the corpus.
 
     Raises:
-        CorpusError: A clip is bad and ``skip_bad`` is False, or no clip remains.
+        CorpusError: A clip is bad (or has no audio at all) and ``skip_bad`` is False, or no clip remains.
         ShapeError: ``features`` does not return 4 frames per landmark frame.
 
     Example:
@@ -449,6 +449,9 @@ def prepare_clips(
 ) -> Iterator[tuple[Clip, Tensor, Tensor]]:
     """Read clips one after the other and compute their features and speech masks.
 
+    Of a clip that lacks audio, each part with audio becomes a clip of its own (:func:`avsync.corpus.clip.parts_with_audio`), so
+    that no training takes a hole for silence.
+
     Args:
         readers: The result of :func:`clip_readers`.
         features: As in :class:`ClipBank`.
@@ -469,15 +472,19 @@ def prepare_clips(
             clip = read()
             check_clip(clip)
             clip = resample_clip(clip)  # syncers and training runs have one rate
+            parts = parts_with_audio(clip)
             if bad is None and shape is not None and clip.landmarks.shape[1:] != shape:
                 raise CorpusError(f"clip {clip.id!r}: expected (points, dims) = {shape}, got {clip.landmarks.shape[1:]}")
+            if not parts:
+                raise CorpusError(f"clip {clip.id!r}: expected frames with audio, got none in its source")
         except CorpusError as error:
             if bad is None:
                 raise
             bad.append((name, str(error)))
             continue
         shape = clip.landmarks.shape[1:]
-        yield clip, encode_waveform(clip.waveform, features), torch.from_numpy(clip_speech(clip))
+        for part in parts:
+            yield part, encode_waveform(part.waveform, features), torch.from_numpy(clip_speech(part))
 
 
 @torch.no_grad()

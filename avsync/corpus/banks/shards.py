@@ -42,6 +42,7 @@ SHARD_FORMAT = 1
 """Version of the folder's layout; a reader refuses others."""
 MANIFEST = "shards.json"
 """Name of the list of shards inside their folder."""
+_PARTS = "parts with audio"  # shards of an earlier version hold clips that lack audio as a whole, and are built again
 _MAPPED_AT_ONCE = 256  # each map keeps a file open, and a process may open 1024
 _SECONDS_OF_PROBE = 1
 _MAX_MANIFEST_BYTES = 1 << 28
@@ -284,7 +285,7 @@ def _sources(clips: Iterable[Clip]) -> Iterator[_Source]:
         for entry, (name, read) in zip(clips.entries, clip_readers(clips), strict=True):
             parts = [name, entry["speaker"], str(entry["frames"])]
             if entry.get("missing_audio"):
-                parts.append(json.dumps(entry["missing_audio"]))
+                parts += [_PARTS, json.dumps(entry["missing_audio"])]
             for path in (clips.folder / f"{name}.npz", clips.folder / f"{name}.flac"):
                 status = path.stat() if path.is_file() else None
                 parts.append("missing" if status is None else f"{status.st_size} {status.st_mtime_ns}")
@@ -293,7 +294,7 @@ def _sources(clips: Iterable[Clip]) -> Iterator[_Source]:
         for clip, (name, read) in ((clip, next(clip_readers([clip]))) for clip in clips):
             content = hashlib.sha256(np.ascontiguousarray(clip.landmarks).data).hexdigest()
             sound = hashlib.sha256(np.ascontiguousarray(clip.waveform).data).hexdigest()
-            missing = [json.dumps(clip.missing_audio)] if clip.missing_audio else []
+            missing = [_PARTS, json.dumps(clip.missing_audio)] if clip.missing_audio else []
             yield _Source(name, clip.frames, _digest([name, clip.speaker, content, sound, *missing]), read)
 
 
