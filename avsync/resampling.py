@@ -56,6 +56,11 @@ def check_fps(name: str, fps: object) -> float:
     return float(fps)
 
 
+def frames_around(fps: float, to_fps: float = FPS) -> int:
+    """Return how many frames before and after an instant :func:`resample_frames` sees at most; 0 for equal rates."""
+    return 0 if fps == to_fps else math.ceil(_SUPPORT * max(1.0, fps / to_fps)) + 1
+
+
 def _cubic(distance: Tensor) -> Tensor:
     """Return Keys' cubic kernel (a = -1/2), which is 0 from a distance of 2 on."""
     near = (1.5 * distance - 2.5) * distance.square() + 1

@@ -9,6 +9,7 @@ from avsync.audio import SpeechFeatures
 from avsync.errors import ArgumentError, ShapeError
 from avsync.metrics import StreamSync, SyncStream, sync_report
 from avsync.models import SyncerConfig, SyncerPyramid, SyncerPyramidConfig
+from avsync.resampling import resample_frames
 
 
 @pytest.fixture(scope="module")
@@ -18,15 +19,16 @@ def pyramid() -> SyncerPyramid:
     return SyncerPyramid(SyncerPyramidConfig(syncer=sizes, num_levels=3, audio="log-mel", mean_normalisation=True)).eval()
 
 
-def recording(frames: int) -> tuple[torch.Tensor, torch.Tensor]:
+def recording(frames: int, fps: float = 25.0) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
-    return torch.rand(frames, 68, 2, generator=generator), torch.randn(640 * frames, generator=generator)
+    images = round(frames * fps / 25)
+    return torch.rand(images, 68, 2, generator=generator), torch.randn(640 * frames, generator=generator)
 
 
-@pytest.mark.parametrize("margin", [0, 16])
-def test_equals_the_report_of_the_same_crop(pyramid: SyncerPyramid, margin: int) -> None:
-    landmarks, waveform = recording(260)
-    stream = SyncStream(pyramid, seconds=3.0, every=1.0, margin=margin)
+@pytest.mark.parametrize(("margin", "fps"), [(0, 25.0), (16, 25.0), (16, 24.0), (0, 30.0), (16, 60.0)])
+def test_equals_the_report_of_the_same_crop(pyramid: SyncerPyramid, margin: int, fps: float) -> None:
+    landmarks, waveform = recording(260, fps)
+    stream = SyncStream(pyramid, seconds=3.0, every=1.0, margin=margin, fps=fps)
     found: list[StreamSync] = []
     frame = sample = 0
     generator = torch.Generator().manual_seed(2)
@@ -35,7 +37,7 @@ def test_equals_the_report_of_the_same_crop(pyramid: SyncerPyramid, margin: int)
         found += stream.push(landmarks[frame : frame + frames], waveform[sample : sample + samples])
         frame, sample = frame + frames, sample + samples
     assert [round(one.start * 25) for one in found] == list(range(margin, 260 - 75 - margin + 1, 25))
-    transform = SpeechFeatures(kind="log-mel")
+    transform, landmarks = SpeechFeatures(kind="log-mel"), resample_frames(landmarks[None], fps=fps)[0]
     for one in found:
         first = round(one.start * 25)
         part = waveform[640 * (first - margin) : 640 * (first + 75 + margin)]
@@ -45,25 +47,29 @@ def test_equals_the_report_of_the_same_crop(pyramid: SyncerPyramid, margin: int)
             torch.testing.assert_close(streamed.sync.distances, batch.sync.distances, rtol=0, atol=1e-5)
             torch.testing.assert_close(streamed.sync.confidence, batch.sync.confidence, rtol=0, atol=1e-5)
             assert torch.equal(streamed.offset_ms, batch.offset_ms) and streamed.answers == batch.answers
+            torch.testing.assert_close(streamed.input_frames, batch.offset_ms * fps / 1000)
 
 
-def test_memory_does_not_grow(pyramid: SyncerPyramid) -> None:
-    landmarks, waveform = recording(25)
-    stream = SyncStream(pyramid, seconds=2.0, margin=8)
+@pytest.mark.parametrize("fps", [25.0, 30.0])
+def test_memory_does_not_grow(pyramid: SyncerPyramid, fps: float) -> None:
+    landmarks, waveform = recording(25, fps)
+    stream = SyncStream(pyramid, seconds=2.0, margin=8, fps=fps)
     sizes = []
     for _ in range(90):
         stream.push(landmarks, waveform)
         sizes.append(stream.kept)
     assert set(sizes[5:]) == {sizes[-1]}
-    assert sizes[-1][0] <= 50 + 25 + 8 and sizes[-1][1] <= 640 * (50 + 25 + 2 * 8)
+    assert sizes[-1][0] <= (50 + 25 + 8) * fps / 25 + 6 and sizes[-1][1] <= 640 * (50 + 25 + 2 * 8)
     assert sum(part.untyped_storage().nbytes() for part in (*stream._landmarks, *stream._waveform)) < 4 * (
-        136 * 100 + 640 * 100
+        136 * 110 + 640 * 100
     )
 
 
 def test_bad_arguments(pyramid: SyncerPyramid) -> None:
     with pytest.raises(ArgumentError, match=r"`margin`: expected a multiple of 4 frames, got 6"):
         SyncStream(pyramid, margin=6)
+    with pytest.raises(ArgumentError, match="`fps`"):
+        SyncStream(pyramid, fps=0.0)
     with pytest.raises(ArgumentError, match=r"`seconds`: expected at least 0\.68 s, got 0\.5"):
         SyncStream(pyramid, seconds=0.5)
     fast = SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=4, frame_blocks=1), audio="custom", fps=30.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from avsync.metrics.multi_scale import MAX_OFFSETS
 from avsync.metrics.report import LevelSync, sync_report
 from avsync.models.syncer.interface import MultiScaleSyncer
 from avsync.pyramid import FPS, SAMPLES_PER_FRAME
+from avsync.resampling import check_fps, frames_around, resample_frames
 
 
 class StreamSync(NamedTuple):
@@ -45,10 +47,13 @@ class SyncStream:
         audio_transform: From a waveform (1, samples) to features; by default the features that the syncers were trained on.
         calibration: Calibration of the syncers, for probabilities.
         max_offsets: Largest offset searched at each level, in frames of the level.
+        fps: Frames per second of the landmarks. Those of another rate than 25 are resampled as
+            :func:`avsync.resampling.resample_frames` resamples the whole recording.
 
     Raises:
-        ArgumentError: The syncers have another rate than 25 frames per second, a length is too short for a window at every
-            level, ``margin`` is negative, or the syncers have custom features and no ``audio_transform`` is given.
+        ArgumentError: ``fps`` is not above 0, the syncers have another rate than 25 frames per second, a length is too short
+            for a window at every level, ``margin`` is negative, or the syncers have custom features and no
+            ``audio_transform`` is given.
 
     Example:
         >>> from avsync.models import SyncerConfig, SyncerPyramid, SyncerPyramidConfig
@@ -72,6 +77,7 @@ class SyncStream:
         audio_transform: nn.Module | None = None,
         calibration: Calibration | None = None,
         max_offsets: Sequence[int] = MAX_OFFSETS,
+        fps: float = FPS,
     ) -> None:
         check_positive("seconds", seconds)
         check_positive("every", every)
@@ -86,13 +92,14 @@ class SyncStream:
         transform = pyramid.speech_features() if audio_transform is None else audio_transform
         if transform is None:
             raise ArgumentError("`audio_transform`: expected a module, because the syncers have custom features, got None")
-        self.pyramid, self.margin = pyramid, margin
+        self.pyramid, self.margin, self.fps = pyramid, margin, check_fps("fps", fps)
+        self._around = frames_around(self.fps)
         self._transform, self._calibration, self._max_offsets = transform, calibration, max_offsets
         self._landmarks: list[Tensor] = []
         self._waveform: list[Tensor] = []
         self._sizes: dict[str, int] = {}  # points and dims of the landmarks so far
         self._first_frame = self._first_sample = 0  # of what is kept
-        self._begin = margin  # frame at which the next crop begins
+        self._begin = margin  # frame, of 25 per second, at which the next crop begins
 
     @property
     def kept(self) -> tuple[int, int]:
@@ -104,7 +111,7 @@ class SyncStream:
         """Add landmarks and audio, and return the reports that they complete.
 
         Args:
-            landmarks: (frames, points, dims) at 25 frames per second; may have no frame.
+            landmarks: (frames, points, dims) at ``fps`` frames per second; may have no frame.
             audio: Waveform (samples,) at 16 kHz; may have no sample. Landmarks and audio begin at the same instant.
 
         Returns:
@@ -128,16 +135,25 @@ class SyncStream:
             self._forget()
         return found
 
+    def _span(self) -> tuple[int, int]:
+        """Return the first frame of the landmarks that the next report needs, and the first one that it does not need."""
+        ends = (self._begin, self._begin + self._frames - 1)
+        first, last = (math.floor(frame * self.fps / FPS) for frame in ends)
+        return max(0, first - self._around), last + self._around + 1
+
     def _is_complete(self) -> bool:
         frames, samples = self.kept
-        end = self._begin + self._frames
-        return self._first_frame + frames >= end and self._first_sample + samples >= SAMPLES_PER_FRAME * (end + self.margin)
+        heard = self._begin + self._frames + self.margin
+        return self._first_frame + frames >= self._span()[1] and self._first_sample + samples >= SAMPLES_PER_FRAME * heard
 
     @torch.no_grad()
     def _report(self) -> StreamSync:
         self._landmarks, self._waveform = [torch.cat(self._landmarks)], [torch.cat(self._waveform)]
-        first = self._begin - self._first_frame
-        landmarks = self._landmarks[0][None, first : first + self._frames]
+        first, stop = self._span()
+        landmarks = self._landmarks[0][None, first - self._first_frame : stop - self._first_frame]
+        if self._around:
+            start = first / self.fps - self._begin / FPS
+            landmarks = resample_frames(landmarks, fps=self.fps, frames=self._frames, start=start)
         sample = SAMPLES_PER_FRAME * (self._begin - self.margin) - self._first_sample
         count = SAMPLES_PER_FRAME * (self._frames + 2 * self.margin)
         waveform = self._waveform[0][None, sample : sample + count]
@@ -150,11 +166,15 @@ class SyncStream:
             calibration=self._calibration,
             max_offsets=self._max_offsets,
         )
+        report = [level._replace(fps=self.fps) for level in report]
         return StreamSync(self._begin / FPS, (self._begin + self._frames) / FPS, report)
 
     def _forget(self) -> None:
         """Drop what no later report needs."""
-        frames, samples = self._begin - self._first_frame, SAMPLES_PER_FRAME * (self._begin - self.margin) - self._first_sample
+        frames, samples = (
+            self._span()[0] - self._first_frame,
+            SAMPLES_PER_FRAME * (self._begin - self.margin) - self._first_sample,
+        )
         (landmarks,), (waveform,) = self._landmarks, self._waveform
         frames, samples = min(frames, len(landmarks)), min(samples, len(waveform))
         # Copies, because a view would keep the whole buffer.
