@@ -113,4 +113,7 @@ def _shown(output: Any, name: str, figures: dict[str, bytes]) -> list[str]:
         file = f"{name}-{len(figures) + 1}.png"
         figures[file] = base64.b64decode(data["image/png"])
         return [f"![Figure {len(figures)}, drawn by the code above]({file}){{ .figure }}"]
-    return [f"``` {{ .text .output }}\n{data['text/plain']}\n```"] if "text/plain" in data else []
+    text = data.get("text/plain", "")
+    if text.startswith("<Figure size"):
+        raise PluginError(f"{name}: a figure is printed instead of shown; begin its cell with %matplotlib inline")
+    return [f"``` {{ .text .output }}\n{text}\n```"] if text else []

@@ -55,7 +55,7 @@ with torch.no_grad():
 print(f"largest difference: {(streamed - whole).abs().max():.3f} pixels")
 
 # %%
-
+# %matplotlib inline
 from avsync.figures import face_strip
 
 face_strip({"real": clip.landmarks[50:150], "streamed": streamed[0, 50:150].numpy()}, columns=8)
