@@ -92,11 +92,18 @@ def main() -> None:
         {
             "sync_offset, one hour": lambda: sync_offset(long, long_audio, max_offset=most, edges="legacy"),
             "loop over shifts, one hour": lambda: loop_over_shifts(long, long_audio, most),
-            "sync_offset, one clip": lambda: sync_offset(motion[:1], audio[:1], max_offset=most, edges="legacy"),
-            "loop over shifts, one clip": lambda: loop_over_shifts(motion[:1], audio[:1], most),
         },
         repeats=max(3, options.repeats // 6),
         warm_up=1,
+    )
+    # Apart from the hour, after which nothing of a clip is left in the caches.
+    clips = _harness.measure(
+        {
+            "sync_offset, one clip": lambda: sync_offset(motion[:1], audio[:1], max_offset=most, edges="legacy"),
+            "loop over shifts, one clip": lambda: loop_over_shifts(motion[:1], audio[:1], most),
+        },
+        repeats=10 * options.repeats,
+        warm_up=options.warm_up,
     )
     ratio = timings["loop over clips and shifts"].median / timings["sync_offset"].median
     wanted = 2.0 * options.batch * options.windows * (2 * most + 1) * options.embed
@@ -107,15 +114,13 @@ def main() -> None:
         "hour faster by": round(
             recordings["loop over shifts, one hour"].median / recordings["sync_offset, one hour"].median, 1
         ),
-        "clip faster by": round(
-            recordings["loop over shifts, one clip"].median / recordings["sync_offset, one clip"].median, 1
-        ),
+        "clip faster by": round(clips["loop over shifts, one clip"].median / clips["sync_offset, one clip"].median, 1),
         "required": REQUIRED,
         "met": ratio >= REQUIRED,
     }
     _harness.report(
         "offset",
-        {**timings, **recordings},
+        {**timings, **recordings, **clips},
         baseline="loop over clips and shifts",
         flops={"sync_offset": wanted},
         peak=_harness.matmul_peak(device=options.device),

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from avsync._checks import check_floating, check_shape, check_some_clips, checked
-from avsync.audio.features import dct_matrix
+from avsync.audio.features import dct_matrix, power_spectrum
 from avsync.errors import ClipTooShortError
 from avsync.pyramid import SAMPLE_RATE
 
@@ -103,7 +103,7 @@ def syncnet_mfcc(waveform: Tensor, *, quantise: bool = True) -> Tensor:
             samples = samples.round().clamp(-_FULL_SCALE, _FULL_SCALE - 1)
         emphasised = torch.cat([samples[:, :1], samples[:, 1:] - _PREEMPHASIS * samples[:, :-1]], dim=1)
         frames = emphasised.unfold(1, FRAME_LENGTH, HOP_LENGTH)
-        power = torch.view_as_real(torch.fft.rfft(frames, _N_FFT)).square().sum(dim=-1) / _N_FFT
+        power = power_spectrum(torch.fft.rfft(frames, _N_FFT)) / _N_FFT
         energy = _log(power.sum(dim=-1, keepdim=True))
         bands = _log(power @ _rounded_filterbank().to(power))
         cepstrum = bands @ dct_matrix(n_mfcc=NUM_COEFFICIENTS, n_mels=_BANDS, dtype=torch.float64).to(power)
