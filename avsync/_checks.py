@@ -463,9 +463,8 @@ def _hints(owner: Any) -> dict[str, _Hint]:
             hint = Any
         text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
         choices = typing.get_args(hint) if typing.get_origin(hint) in _UNIONS else (hint,)
-        simple = (
-            {int, bool, type(None)} if torch.device in choices else {int, str, bool, type(None)}
-        )  # not every string is a device
+        # Text is no plain value where devices are accepted, because not every string is a device.
+        simple = {int, bool, type(None)} if torch.device in choices else {int, str, bool, type(None)}
         plain = frozenset(simple.intersection(type(None) if each is None else each for each in choices))
         found[name] = _Hint(hint, text.replace(" | ", " or "), plain)
     return found

@@ -72,9 +72,8 @@ def find_offset(
     """
     report = measure(recording)
     answers = _answers(report)
-    if any(
-        answer.probability is None for answer in answers
-    ):  # without probabilities the level with the clearest offset comes first
+    # Without probabilities the level with the clearest offset comes first.
+    if any(answer.probability is None for answer in answers):
         answers.sort(key=lambda answer: -_standing_out(report[answer.level or 0]))
     if drift is not None and (found := drift(recording)) is not None:
         return OffsetAnswer(None, drift=found), report

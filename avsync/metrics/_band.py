@@ -7,9 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _SEGMENT = 40  # windows of a segment: a product of c x (c + 2 V) pairs holds c x (2 V + 1) wanted ones
-_WHOLE = (
-    1.5  # up to so many times the pairs, one product of whole clips is faster than several of segments (by 25 % for 76 windows)
-)
+# Up to so many times the pairs, one product of whole clips is faster than several of segments (by 25 % for 76 windows).
+_WHOLE = 1.5
 _ROWS = 8192  # windows handled at once: bounds the memory of hour-long recordings to some tens of megabytes
 _CLOSE = 0.2  # share of |v|^2 below which |v|^2 + |a|^2 - 2 v.a has lost too many digits in float32
 _NOTHING = 1e-14  # share of |v|^2 below which nothing is left of it in float64

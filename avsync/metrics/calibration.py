@@ -198,6 +198,8 @@ def offset_evidence(distances: Tensor, windows: Tensor | float, *, scale: Tensor
     Example:
         >>> offset_evidence(torch.tensor([[1.0, 0.9, 1.0]]), 4, scale=10.0, power=0.5).softmax(1)
         tensor([[0.1065, 0.7870, 0.1065]])
+
+    Source: ours.
     """
     check_shape("distances", distances, "batch offsets")
     known = ~distances.isnan()
@@ -221,6 +223,8 @@ def window_counts(windows: Tensor | float, distances: Tensor) -> Tensor:
     Example:
         >>> window_counts(torch.tensor([4, 9]), torch.zeros(2, 3)).shape
         torch.Size([2, 1])
+
+    Source: ours.
     """
     count = torch.as_tensor(windows, dtype=distances.dtype, device=distances.device)
     return (count if count.ndim == 2 else count.reshape(-1, 1)).clamp_min(1)

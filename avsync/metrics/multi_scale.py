@@ -144,6 +144,11 @@ def fill_missing_audio(audio: Tensor, has_audio: Tensor) -> Tensor:
     Returns:
         The same shape; a clip without audio is unchanged.
 
+    Raises:
+        ShapeError: ``audio`` is not (batch, audio_frames, coeffs), ``has_audio`` not (batch, frames) of bool, or its frames do
+            not divide the audio frames.
+        ArgumentError: The two are on different devices.
+
     Example:
         >>> fill_missing_audio(torch.tensor([[[1.0], [3.0], [-9.0]]]), torch.tensor([[True, True, False]]))[0, :, 0]
         tensor([1., 3., 2.])

@@ -35,9 +35,8 @@ FACE_PARTS: tuple[slice, ...] = (JAW, BROWS, NOSE, EYES, MOUTH)
 """Parts of the face whose quickness the decoder predicts."""
 
 _STRIDES = 3  # number of times that the frame rate is halved before the code
-_QUICKNESS_FLOOR = (
-    0.003  # about the noise of a good detector, in scaled face heights per frame; keeps the logarithm finite for still faces
-)
+# About the noise of a good detector, in scaled face heights per frame; keeps the logarithm finite for still faces.
+_QUICKNESS_FLOOR = 0.003
 
 
 @dataclass(frozen=True)

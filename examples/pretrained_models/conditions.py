@@ -15,11 +15,11 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from outputs import add_outputs, write_outputs
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -164,15 +164,14 @@ def main() -> None:
     parser.add_argument(
         "--models", nargs="+", required=True, help="names or folders of pyramids or ensembles of log-mel energies"
     )
-    parser.add_argument("--out", help="file of the numbers, JSON")
+    add_outputs(parser)
     args = parser.parse_args()
     banks = impaired(list(Corpus(args.corpus, split="val")), SpeechFeatures(kind="log-mel").features)
     numbers = {}
     for name in args.models:
         numbers[name] = measure(MultiScaleSyncer.from_pretrained(name), banks)
         print(name, json.dumps(numbers[name], indent=1), flush=True)
-    if args.out:
-        Path(args.out).write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    write_outputs(args, numbers)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,12 @@ to the rate of the syncers, as it does with landmarks that were recorded at that
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from conditions import found, speaker_half
+from outputs import add_outputs, write_outputs
 
 from avsync.audio import SpeechFeatures
 from avsync.corpus import Clip, ClipBank, Corpus
@@ -45,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", required=True, help="folder of a corpus with the split val")
     parser.add_argument("--models", nargs="+", default=["landmarks68-25fps"], help="pyramids of log-mel energies")
-    parser.add_argument("--out", help="file of the numbers, JSON")
+    add_outputs(parser)
     args = parser.parse_args()
     clips = [clip for clip in Corpus(args.corpus, split="val") if speaker_half(clip.speaker) == "B"]
     banks = {fps: bank_at(clips, fps) for fps in RATES}
@@ -57,8 +56,7 @@ def main() -> None:
             for frames, stride in ((80, 20), (15, 10)):
                 numbers[name][f"{fps:g} fps, {frames} frames"] = shares = found(syncers, bank, frames, stride=stride)["B"]
                 print(name, f"{fps:g} fps, {frames} frames", shares, flush=True)
-    if args.out:
-        Path(args.out).write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    write_outputs(args, numbers)
 
 
 if __name__ == "__main__":

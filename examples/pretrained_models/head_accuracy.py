@@ -13,11 +13,11 @@ import argparse
 import copy
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from conditions import GROUPS
+from outputs import add_outputs, write_outputs
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -115,7 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", required=True, help="folder of a corpus with the splits train and val")
     parser.add_argument("--models", nargs="+", required=True, help="names or folders of models")
-    parser.add_argument("--out", help="file of the numbers, JSON")
+    add_outputs(parser)
     args = parser.parse_args()
     numbers: dict[str, Any] = {}
     for name in args.models:
@@ -125,8 +125,7 @@ def main() -> None:
         banks = versions(ClipBank(Corpus(args.corpus, split="val"), features=features), weights)
         numbers[name] = {version: measured(syncers, bank) for version, bank in banks.items()}
     print(json.dumps(numbers, indent=1))
-    if args.out:
-        Path(args.out).write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    write_outputs(args, numbers)
 
 
 if __name__ == "__main__":

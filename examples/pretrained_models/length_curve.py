@@ -21,6 +21,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import torch
 from conditions import GROUPS, MARGIN
+from outputs import add_outputs, write_outputs
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -127,16 +128,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default=["landmarks68-25fps", "landmarks68-25fps-ensemble", "landmarks68-25fps-robust"],
         help="names or folders of models of log-mel energies",
     )
-    parser.add_argument("--out", help="file of the numbers, JSON")
-    parser.add_argument("--figure", help="file of the figure, PNG")
+    add_outputs(parser, figure=True)
     args = parser.parse_args(arguments)
     bank = ClipBank(Corpus(args.corpus, split="val"), features=SpeechFeatures(kind="log-mel").features)
     numbers = {name: measure(MultiScaleSyncer.from_pretrained(name), bank) for name in args.models}
     print(json.dumps(numbers, indent=1))
-    if args.out:
-        Path(args.out).write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
-    if args.figure:
-        draw(numbers, Path(args.figure))
+    write_outputs(args, numbers, draw)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from head_accuracy import measured
+from outputs import add_outputs, write_outputs
 
 from avsync.audio import SpeechFeatures
 from avsync.corpus import ClipBank, Corpus
@@ -62,15 +63,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", required=True, help="folder of a corpus with the split val")
     parser.add_argument("--model", default="landmarks68-25fps-regions", help="name or folder of syncers of regions")
-    parser.add_argument("--out", help="file of the numbers, JSON")
-    parser.add_argument("--figure", help="file of the figure, PNG")
+    add_outputs(parser, figure=True)
     args = parser.parse_args()
     numbers = measure(SyncerRegions.from_pretrained(args.model), Corpus(args.corpus, split="val"))
     print(json.dumps(numbers, indent=1))
-    if args.out:
-        Path(args.out).write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
-    if args.figure:
-        draw(numbers, Path(args.figure))
+    write_outputs(args, numbers, draw)
 
 
 if __name__ == "__main__":

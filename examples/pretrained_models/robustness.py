@@ -9,7 +9,6 @@ Clips of 80 frames with at least 40 % speech and the audio around them, from one
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,6 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from conditions import LENGTHS, MARGIN, babble, mixed, speaker_half
+from outputs import add_outputs, write_outputs
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -136,8 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--corpus", required=True, help="folder of a corpus with the split val")
     parser.add_argument("--models", nargs="+", default=list(MODELS), help="pretrained models of log-mel energies")
     parser.add_argument("--half", choices=("A", "B"), default="B", help="half of the validation speakers (default: B)")
-    parser.add_argument("--out", help="file of the numbers, JSON")
-    parser.add_argument("--figure", help="file of the figure, PNG")
+    add_outputs(parser, figure=True)
     args = parser.parse_args(arguments)
     clips = [clip for clip in Corpus(args.corpus, split="val") if speaker_half(clip.speaker) == args.half]
     features = SpeechFeatures(kind="log-mel").features
@@ -164,10 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         numbers[name] = measure(name, clean, audio, landmarks)
         for condition, values in numbers[name].items():
             print(f"{name:27s} {condition:22s} {' '.join(f'{value:5.1f}' for value in values)}", flush=True)
-    if args.out:
-        Path(args.out).write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
-    if args.figure:
-        draw(numbers, Path(args.figure))
+    write_outputs(args, numbers, draw)
 
 
 if __name__ == "__main__":

@@ -210,8 +210,7 @@ class CropBank(ABC):
             frames: Landmark frames per crop; shorter clips are excluded.
             generator: Random generator, on any device; the default generator of torch if None.
             augment: Augmentation of the crops; None for none. A faster tempo needs longer clips: the speed of a clip that is
-            too
-                short is reduced to the fastest possible one.
+                too short is reduced to the fastest possible one.
             margin: Landmark frames of additional audio on both sides.
             speakers_distinct: No speaker is repeated before all others have been drawn; with a batch as large as the number of
                 speakers, each speaker is drawn once. False draws each crop independently.

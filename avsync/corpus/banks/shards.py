@@ -164,7 +164,7 @@ class ShardedBank(CropBank):
     Attributes:
         lengths: (clips,), frames of each clip.
         offsets: (clips,), number of each clip's first frame among the frames of all clips.
-        ids: Name of each clip.
+        ids: Name of each clip. Of a clip that lacks audio, each part with audio is a clip of the bank.
         clip_speakers: Speaker of each clip.
         speakers: All speakers, sorted.
         bad: (id, reason) of each clip excluded when the shards were made.
