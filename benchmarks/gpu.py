@@ -1,14 +1,16 @@
 """All GPU figures in one command of about three minutes: ``python -m benchmarks.gpu``.
 
-Times forward and backward passes of the sync loss, InfoNCE, rollouts and discriminators, one training step of the generator
-with and without a CUDA graph, and frames per second of the generator, and counts the kernels of each. Writes ``gpu.json``.
-Without a GPU the command prints a message and ends with exit status 2.
+Times forward and backward passes of the sync loss, InfoNCE, rollouts and discriminators, one training step of the generator,
+and frames per second of the generator, each launched kernel by kernel and replayed as a CUDA graph, and counts the kernels of
+each. Times the pretrained loss in lower precisions, too, and measures how far they move it. Writes ``gpu.json``. Without a GPU
+the command prints a message and ends with exit status 2.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -33,6 +35,7 @@ from avsync.models import (
 )
 from avsync.training import Discriminators, GanSteps, GanTrainingConfig, make_fabric
 from benchmarks import _harness
+from benchmarks.bench_sync_loss import multiply_adds
 
 NO_GPU = 2
 """Exit status without a GPU."""
@@ -84,9 +87,11 @@ def loss_cases(sizes: Sizes, device: torch.device) -> dict[str, Callable[[], obj
         landmarks.grad = None
         loss(landmarks, audio).total.backward()
 
+    size = f"{batch} x {frames}"
     return {
-        f"sync loss {batch} x {frames}": lambda: backward(loss, features),
-        f"pretrained loss from the waveform {batch} x {frames}": lambda: backward(pretrained, waveform),
+        f"sync loss {size}": lambda: backward(loss, features),
+        f"pretrained loss {size}": lambda: backward(pretrained, features),
+        f"pretrained loss from the waveform {size}": lambda: backward(pretrained, waveform),
     }
 
 
@@ -171,6 +176,86 @@ def gan_cases(sizes: Sizes, device: torch.device) -> dict[str, Callable[[], obje
     return cases
 
 
+def in_graph(case: Callable[[], object]) -> Callable[[], object]:
+    """Record a case as a CUDA graph and return its replay."""
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(3):
+            case()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        case()
+    return graph.replay
+
+
+@contextlib.contextmanager
+def precision(name: str, device: torch.device) -> Iterator[None]:
+    """Compute in "float32", "TF32" or "bfloat16"."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if name == "TF32" else before)
+    try:
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=name == "bfloat16"):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+PRECISIONS = ("float32", "TF32", "bfloat16")
+
+
+def precision_cases(sizes: Sizes, device: torch.device) -> dict[str, Callable[[], object]]:
+    """Make the case of the pretrained loss in every lower precision."""
+    name, case = list(loss_cases(sizes, device).items())[1]
+
+    def within(lower: str) -> Callable[[], object]:
+        def run() -> None:
+            with precision(lower, device):
+                case()
+
+        return run
+
+    return {f"{name}, {lower}": within(lower) for lower in PRECISIONS[1:]}
+
+
+def precision_shifts(device: torch.device, *, batches: int = 8) -> dict[str, dict[str, float]]:
+    """Measure how far lower precisions move the pretrained loss and turn its gradient.
+
+    Args:
+        device: Device of the loss.
+        batches: Batches of 8 clips of 80 frames of the synthetic talker.
+
+    Returns:
+        By precision: the largest difference from the loss in float32, the smallest cosine of the gradients, and the standard
+        deviation of the loss between batches.
+    """
+    loss = MultiScaleSyncLoss.from_pretrained().to(device)
+    bank = ClipBank(SyntheticCorpus(speakers=8, clips_per_speaker=1, seconds=8.0), features=LogMel())
+    rng = torch.Generator().manual_seed(0)
+    found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in PRECISIONS}
+    for _ in range(batches):
+        batch = bank.sample(8, 80, generator=rng).to(device)
+        for name in PRECISIONS:
+            landmarks = batch.landmarks.clone().requires_grad_()
+            with precision(name, device):
+                total = loss(landmarks, batch.audio).total
+            (gradient,) = torch.autograd.grad(total, landmarks)
+            found[name].append((total.detach().double(), gradient.flatten().double()))
+    exact = found.pop("float32")
+    spread = float(torch.stack([total for total, _ in exact]).std())
+    return {
+        name: {
+            "largest difference": max(float((a - b).abs()) for (a, _), (b, _) in zip(values, exact, strict=True)),
+            "smallest cosine of gradients": min(
+                float(torch.cosine_similarity(a, b, dim=0)) for (_, a), (_, b) in zip(values, exact, strict=True)
+            ),
+            "standard deviation between batches": spread,
+        }
+        for name, values in found.items()
+    }
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Measure everything on the GPU."""
     options = _harness.parser(__doc__, repeats=20, warm_up=5, device=False).parse_args(arguments)
@@ -182,16 +267,25 @@ def main(arguments: list[str] | None = None) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     cases: dict[str, Callable[[], object]] = {}
-    for make in (loss_cases, contrast_cases, generator_cases, gan_cases):
-        cases |= make(sizes, device)
+    for make in (loss_cases, precision_cases, contrast_cases, generator_cases):
+        eager = make(sizes, device)
+        cases |= eager | {f"{name}, CUDA graph": in_graph(case) for name, case in eager.items()}
+    cases |= gan_cases(sizes, device)
     timings = _harness.measure(cases, repeats=options.repeats, warm_up=options.warm_up)
-    animate = next(name for name in cases if name.startswith("generator"))
     extra = {
-        "kernels": {name: _harness.kernel_count(function) for name, function in cases.items()},
-        "generator, frames per second": round(sizes.generated / timings[animate].median, 1),
+        "kernels": {
+            name: _harness.kernel_count(function) for name, function in cases.items() if not name.endswith("CUDA graph")
+        },
+        "frames per second": {
+            name: round(sizes.generated / timings[name].median) for name in cases if name.startswith("generator")
+        },
+        "precision": precision_shifts(device),
     }
     baseline = next(iter(cases))
-    _harness.report("gpu", timings, baseline=baseline, peak=_harness.matmul_peak(device=device), extra=extra, out=options.out)
+    work = 2.0 * sizes.loss_batch * multiply_adds(sizes.syncers, sizes.loss_frames, dense=True)
+    flops = dict.fromkeys((baseline, f"{baseline}, CUDA graph"), work)
+    peak = _harness.matmul_peak(size=8192, device=device)
+    _harness.report("gpu", timings, baseline=baseline, flops=flops, peak=peak, extra=extra, out=options.out)
     return 0
 
 

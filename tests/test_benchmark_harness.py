@@ -68,10 +68,18 @@ def test_without_a_gpu_nothing_is_measured(tmp_path: Path, capsys: pytest.Captur
 @pytest.mark.slow
 def test_what_is_measured_on_a_gpu_runs_on_a_cpu_at_tiny_sizes() -> None:
     cases = {}
-    for make in (gpu.loss_cases, gpu.contrast_cases, gpu.generator_cases, gpu.gan_cases):
+    for make in (gpu.loss_cases, gpu.precision_cases, gpu.contrast_cases, gpu.generator_cases, gpu.gan_cases):
         cases |= make(gpu.TINY, torch.device("cpu"))
     timings = harness.measure(cases, repeats=1, warm_up=0)
-    assert len(timings) == 7 and all(timing.peak_bytes is None for timing in timings.values())
+    assert len(timings) == 10 and all(timing.peak_bytes is None for timing in timings.values())
+
+
+def test_lower_precision_moves_the_loss_by_less_than_batches_differ() -> None:
+    shifts = gpu.precision_shifts(torch.device("cpu"), batches=2)
+    assert set(shifts) == {"TF32", "bfloat16"}
+    assert shifts["TF32"]["largest difference"] == 0, "a CPU has no TF32"
+    assert 0 < shifts["bfloat16"]["largest difference"] < shifts["bfloat16"]["standard deviation between batches"]
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_peers_agree_where_they_are_installed() -> None:
