@@ -11,6 +11,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 MODULES = ("audio2head", "judging", "makeittalk", "ms_sync", "run", "shared", "suhmo", "wav2lip", "pipeline", "presets")
@@ -104,3 +105,26 @@ def run_arguments(run: ModuleType, folder: Path) -> object:
     parser = argparse.ArgumentParser()
     run.add_arguments(parser)
     return parser.parse_args(["--preset", "tiny", "--out", str(folder)])
+
+
+def test_systems_trained_side_by_side_are_those_of_run(run: ModuleType, tmp_path: Path) -> None:
+    sys.modules.pop("side_by_side", None)
+    import side_by_side
+
+    options = ["--preset", "tiny", "--steps", "3", "--out", str(tmp_path), "--accelerator", "cpu"]
+    names = ["SUHMo-style", "MS-Sync-short", "level 0 only"]
+    assert side_by_side.main([*options, "--seeds", "2", "--only", *names]) == 0
+    folders = {name: [run.method_folder(tmp_path, name, seed) for seed in range(2)] for name in names}
+    preset = dataclasses.replace(run.PRESETS["tiny"], gan=dataclasses.replace(run.PRESETS["tiny"].gan, steps=3))
+    fabric = run.make_fabric(accelerator="cpu")
+    material, guide = run.load_material("synthetic", preset), run.trained_pyramid("guide", run.GUIDE, preset, fabric)
+    for name in names:
+        for seed, folder in enumerate(folders[name]):
+            seeded = dataclasses.replace(preset, gan=dataclasses.replace(preset.gan, seed=seed))
+            alone = tmp_path / "alone" / name / str(seed)
+            run.METHODS[name](run.Task(material, seeded, guide, alone, fabric))
+            first, second = (load_file(each / "generator" / "model.safetensors") for each in (folder, alone))
+            assert all(torch.equal(first[key], second[key]) for key in first | second), (name, seed)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/generator/*")}
+    assert side_by_side.main([*options, "--seeds", "2", "--only", *names]) == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before, "finished systems are kept"

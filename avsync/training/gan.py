@@ -49,6 +49,9 @@ class GanTrainingConfig:
             agrees with the audio as much as the real motion does, because equation (4) alone rewards motion that is clearer
             than that of people (ours). "motion": agreement with the embeddings of the real motion (ours; ``target`` of
             :class:`~avsync.losses.sync.MultiScaleSyncLoss`).
+        sync_share: Share of the real motion's agreement at which "capped" stops. The real clips are those that the syncers were
+            trained on, and they agree with these more than with syncers that never heard their speakers; a share below 1 makes
+            up for it (ours).
         frame_weight: Weight of L_f.
         window_weight: Weight of L_s.
         pair_weight: Weight of L_j; 0 trains no pair discriminator.
@@ -74,6 +77,7 @@ class GanTrainingConfig:
     schedule: str = "paper"
     sync_weight: float = 1.0
     sync_target: str = "audio"
+    sync_share: float = 1.0
     frame_weight: float = 1.0
     window_weight: float = 1.0
     pair_weight: float = 1.0
@@ -101,6 +105,8 @@ class GanTrainingConfig:
             )
         if self.sync_target not in SYNC_TARGETS:
             raise ConfigError(f"`sync_target`: expected one of {SYNC_TARGETS}, got {self.sync_target!r}")
+        if not 0 < self.sync_share <= 1:
+            raise ConfigError(f"`sync_share`: expected a number above 0 and up to 1, got {self.sync_share!r}")
         if self.schedule not in ("paper", "cosine"):
             raise ConfigError(f"`schedule`: expected 'paper' or 'cosine', got {self.schedule!r}")
         if not 0 <= self.ema_decay < 1:
@@ -187,16 +193,21 @@ def variety_loss(landmarks: Tensor, real: Tensor, *, variety: float) -> Tensor:
 
 
 def _sync(
-    sync_loss: MultiScaleSyncLoss, observed: Tensor, output: GeneratorOutput, real: Tensor, audio: Tensor, target: str
+    sync_loss: MultiScaleSyncLoss,
+    observed: Tensor,
+    output: GeneratorOutput,
+    real: Tensor,
+    audio: Tensor,
+    config: GanTrainingConfig,
 ) -> Tensor:
-    """Compute the sync loss of the generated clip behind its observed frames, by ``GanTrainingConfig.sync_target``."""
+    """Compute the sync loss of the generated clip behind its observed frames, by ``config.sync_target``."""
     clip, reference = torch.cat([observed, output.landmarks], dim=1), observed[:, 0]
-    if target == "audio":
+    if config.sync_target == "audio":
         return sync_loss(clip, audio, reference=reference).total
-    if target == "motion":
+    if config.sync_target == "motion":
         return sync_loss(clip, audio, target=real, reference=reference).total
     with torch.no_grad():
-        best = sync_loss(real, audio, reference=reference).per_level
+        best = config.sync_share * sync_loss(real, audio, reference=reference).per_level
     levels = torch.maximum(sync_loss(clip, audio, reference=reference).per_level, best)
     return (sync_loss.level_weights * levels).sum() / sync_loss.level_weights.sum()
 
@@ -226,7 +237,7 @@ def generator_losses(
     weights = {"frame": config.frame_weight, "window": config.window_weight, "pair": config.pair_weight}
     parts = {key: weights[key] * hinge_generator_loss(value) for key, value in logits.items()}
     if sync_loss is not None and config.sync_weight:
-        parts["sync"] = config.sync_weight * _sync(sync_loss, observed, output, real, audio, config.sync_target)
+        parts["sync"] = config.sync_weight * _sync(sync_loss, observed, output, real, audio, config)
     height = normalise(observed).height.reshape(-1, 1, 1, 1)
     if config.reconstruction_weight:
         error = output.landmarks - real[:, observed.shape[1] :]

@@ -27,7 +27,7 @@ import suhmo
 import torch
 import wav2lip
 from judging import MARGIN, Estimate, estimate, load_models, measure, motion_distance
-from shared import PRESETS, Animate, Material, Task, load_material, trained_pyramid, write_json
+from shared import PRESETS, Animate, Material, Preset, Task, load_material, trained_pyramid, write_json
 from torch import Tensor
 
 from avsync import AvsyncError
@@ -74,6 +74,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of all runs")
 
 
+def preset_of(arguments: argparse.Namespace) -> Preset:
+    """Return the preset of the command line, with its number of steps."""
+    preset = PRESETS[arguments.preset]
+    if arguments.steps is None:
+        return preset
+    return dataclasses.replace(preset, gan=dataclasses.replace(preset.gan, steps=arguments.steps))
+
+
+def method_folder(out: Path, name: str, seed: int) -> Path:
+    """Return the folder of a method's run."""
+    return out / name.replace(" ", "-").replace(",", "") / f"seed{seed}"
+
+
 class Bench:
     """Corpus, guide and evaluation models, loaded once for all methods.
 
@@ -84,13 +97,10 @@ class Bench:
     def __init__(self, arguments: argparse.Namespace) -> None:
         torch.set_num_threads(arguments.threads)
         self.out: Path = arguments.out
-        preset = PRESETS[arguments.preset]
-        if arguments.steps is not None:
-            preset = dataclasses.replace(preset, gan=dataclasses.replace(preset.gan, steps=arguments.steps))
-        self.preset, self.seeds = preset, arguments.seeds
+        self.preset, self.seeds = preset_of(arguments), arguments.seeds
         self.fabric = make_fabric(accelerator="cpu")
-        self.guide = trained_pyramid("guide", arguments.guide, preset, self.fabric)
-        self.material: Material = load_material(arguments.corpus, preset)
+        self.guide = trained_pyramid("guide", arguments.guide, self.preset, self.fabric)
+        self.material: Material = load_material(arguments.corpus, self.preset)
         self.models = load_models()
 
     def crops(self, frames: int) -> Batch:
@@ -116,7 +126,7 @@ class Bench:
         """Return the measures of a method for every seed, by length; train what is missing."""
         found = []
         for seed in range(self.seeds):
-            folder = self.out / name.replace(" ", "-").replace(",", "") / f"seed{seed}"
+            folder = method_folder(self.out, name, seed)
             path = folder / "metrics.json"
             known: Results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
             if any(str(frames) not in known for frames in lengths):

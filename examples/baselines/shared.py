@@ -18,7 +18,7 @@ from avsync.models import MultiScaleSyncer
 # The training of the whole system is that of examples/msync.
 sys.path.append(str(Path(__file__).resolve().parents[1] / "msync"))
 
-from pipeline import Material, generator_stage, load_material, trained_pyramid, write_json
+from pipeline import Material, generator_models, generator_stage, load_material, trained_pyramid, write_json
 from presets import PRESETS, Preset
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "SpeechLSTM",
     "Task",
     "fit",
+    "generator_models",
     "generator_stage",
     "load_material",
     "moved",

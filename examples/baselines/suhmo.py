@@ -7,13 +7,13 @@ from typing import Any, cast
 
 import torch
 from ms_sync import arm
-from shared import Animate, Task, generator_stage
+from shared import Animate, Material, Preset, Task, generator_stage
 from torch import Tensor
 
 from avsync.corpus import Batch
 
 
-class _Deaf:
+class Deaf:
     """Bank whose crops have no audio."""
 
     def __init__(self, bank: Any) -> None:
@@ -28,10 +28,15 @@ class _Deaf:
         return replace(batch, audio=torch.zeros_like(batch.audio))
 
 
+def deaf(preset: Preset, material: Material) -> tuple[Preset, Material]:
+    """Return the settings and the clips of the baseline: one branch, no sync loss, no audio."""
+    preset = arm(levels=1, branches=1)(replace(preset, gan=replace(preset.gan, sync_weight=0.0)))
+    return preset, replace(material, train=cast(Any, Deaf(material.train)))
+
+
 def train(task: Task) -> Animate:
     """Train the generator with the discriminators alone, and return the function that animates faces."""
-    preset = arm(levels=1, branches=1)(replace(task.preset, gan=replace(task.preset.gan, sync_weight=0.0)))
-    material = replace(task.material, train=cast(Any, _Deaf(task.material.train)))
+    preset, material = deaf(task.preset, task.material)
     generator, _ = generator_stage(material, preset, task.guide, task.folder, task.fabric, resume=True, progress=False)
 
     def animate(face: Tensor, audio: Tensor, rng: torch.Generator) -> Tensor:

@@ -197,6 +197,37 @@ def begin_with(generator: MultiScaleGenerator, source: str) -> None:
     generator.load_state_dict(weights, strict=False)
 
 
+def generator_models(
+    material: Material, preset: Preset, syncers: MultiScaleSyncer, fabric: Any, *, start: str | None = None
+) -> tuple[MultiScaleGenerator, Discriminators, MultiScaleSyncLoss]:
+    """Make the generator, its discriminators, and the sync loss of the first ``preset.levels`` levels of the frozen syncers.
+
+    Args:
+        material: The corpus, whose audio statistics and principal motions the generator gets.
+        preset: Sizes, and the seed of the weights.
+        syncers: The syncers; the loss freezes them.
+        fabric: A launched Lightning Fabric.
+        start: A trained generator whose weights the new one begins with; None for random weights.
+    """
+    torch.manual_seed(preset.gan.seed)
+    with fabric.init_module():
+        generator = MultiScaleGenerator(preset.generator)
+        pair = PairDiscriminator(preset.window_discriminator) if preset.gan.pair_weight else None
+        shared = pair.embedding if pair is not None and preset.shared_embedding else None
+        frame = FrameDiscriminator(preset.frame_discriminator, embedding=shared if preset.shared_frames else None)
+        window = WindowDiscriminator(preset.window_discriminator, embedding=shared)
+        discriminators = Discriminators(frame=frame, window=window, pair=pair)
+    generator.set_audio_statistics(*material.train.audio_statistics())
+    if preset.generator.motion_components:
+        rng = torch.Generator().manual_seed(0)
+        clips = material.train.sample(BASIS_CLIPS, preset.gan.frames, generator=rng, augment=preset.generator_augment)
+        generator.set_motion_basis(*principal_motions(clips.landmarks, preset.generator.motion_components))
+    if start is not None:
+        begin_with(generator, start)
+    weights = [float(level < preset.levels) for level in range(syncers.num_levels)]
+    return generator, discriminators, MultiScaleSyncLoss(syncers=syncers, level_weights=weights)
+
+
 def generator_stage(
     material: Material,
     preset: Preset,
@@ -215,24 +246,8 @@ def generator_stage(
     With evaluation syncers, their confidence on some validation clips is logged five times during training, as in the paper's
     Figure 5 (``avsync evaluate --history``). ``start`` is a trained generator whose weights the new one begins with.
     """
-    torch.manual_seed(preset.gan.seed)
-    with fabric.init_module():
-        generator = MultiScaleGenerator(preset.generator)
-        pair = PairDiscriminator(preset.window_discriminator) if preset.gan.pair_weight else None
-        shared = pair.embedding if pair is not None and preset.shared_embedding else None
-        frame = FrameDiscriminator(preset.frame_discriminator, embedding=shared if preset.shared_frames else None)
-        window = WindowDiscriminator(preset.window_discriminator, embedding=shared)
-        discriminators = Discriminators(frame=frame, window=window, pair=pair)
-    generator.set_audio_statistics(*material.train.audio_statistics())
-    if preset.generator.motion_components:
-        rng = torch.Generator().manual_seed(0)
-        clips = material.train.sample(BASIS_CLIPS, preset.gan.frames, generator=rng, augment=preset.generator_augment)
-        generator.set_motion_basis(*principal_motions(clips.landmarks, preset.generator.motion_components))
-    if start is not None:
-        begin_with(generator, start)
-    weights = [float(level < preset.levels) for level in range(syncers.num_levels)]
     # The loss freezes these syncers; the copy in the run's folder stays trainable.
-    sync_loss = MultiScaleSyncLoss(syncers=syncers, level_weights=weights)
+    generator, discriminators, sync_loss = generator_models(material, preset, syncers, fabric, start=start)
 
     chosen = torch.linspace(0, len(material.crops) - 1, min(WATCHED_CLIPS, len(material.crops))).long()
     watched = material.crops.select(chosen).to(fabric.device)
