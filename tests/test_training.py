@@ -190,8 +190,8 @@ def test_the_capped_sync_loss_stops_at_the_agreement_of_real_motion(bank: ClipBa
     observed, real = batch.landmarks[:, :3], batch.landmarks
     loss, judges = MultiScaleSyncLoss(syncers=SyncerPyramid(config=PYRAMID)), make_judges()
 
-    def sync(made: Tensor, target: str) -> Tensor:
-        config = dataclasses.replace(GAN, sync_target=target, reconstruction_weight=0.0)
+    def sync(made: Tensor, target: str, share: float = 1.0) -> Tensor:
+        config = dataclasses.replace(GAN, sync_target=target, sync_share=share, reconstruction_weight=0.0)
         output = GeneratorOutput(made, made, None)
         return generator_losses(judges, loss, observed, output, real, batch.audio, config)["sync"]
 
@@ -200,6 +200,7 @@ def test_the_capped_sync_loss_stops_at_the_agreement_of_real_motion(bank: ClipBa
     reached = loss(torch.cat([observed, other], dim=1), batch.audio, reference=observed[:, 0]).per_level
     expected = torch.maximum(reached, agreement).mean()
     torch.testing.assert_close(sync(other, "capped"), expected)
+    torch.testing.assert_close(sync(other, "capped", 0.5), torch.maximum(reached, 0.5 * agreement).mean())
     torch.testing.assert_close(sync(other, "audio"), reached.mean())
     torch.testing.assert_close(sync(real[:, 3:], "motion"), torch.tensor(-1.0))
     # The part of the levels at which the motion agrees better than the real motion has no gradient.
@@ -257,6 +258,8 @@ def test_configs_refuse_what_cannot_be() -> None:
         GanTrainingConfig(batch_size=5)
     with pytest.raises(ConfigError, match="multiple of 4"):
         GanTrainingConfig(batch_size=6, variety_weight=1.0)
+    with pytest.raises(ConfigError, match="sync_share"):
+        GanTrainingConfig(sync_share=1.5)
     with pytest.raises(ConfigError, match="sync_target"):
         GanTrainingConfig(sync_target="truth")
     with pytest.raises(ConfigError, match="schedule"):
