@@ -142,6 +142,11 @@ def check_same_device(name: str, x: Tensor, device: torch.device, other: str) ->
         raise ArgumentError(f"`{name}`: expected it on the device of {other}, {device}, got {x.device}")
 
 
+def device_of(module: nn.Module) -> torch.device:
+    """Return the device of a module's parameters and buffers; the CPU if it has none."""
+    return next((x.device for x in itertools.chain(module.parameters(), module.buffers())), torch.device("cpu"))
+
+
 def check_some_clips(name: str, x: Tensor) -> None:
     """Raise :class:`ShapeError` if a batch (a tensor whose first axis is the clips) has no clip."""
     if x.shape[0] == 0:

@@ -264,6 +264,7 @@ def _device(name: str) -> torch.device:
         if not torch.cuda.is_available():
             raise argparse.ArgumentTypeError("this machine has no GPU that torch can use")
         torch.cuda.init()
+        device = torch.device("cuda", device.index or 0)
         torch.cuda.set_device(device)
     return device
 

@@ -81,6 +81,16 @@ def test_devices_reach_the_frozen_syncers(device: str) -> None:
         assert module(LANDMARKS.to(device), AUDIO.to(device)).device.type == device
 
 
+@pytest.mark.parametrize("layout", [None, "mediapipe478"])
+def test_a_loss_is_made_on_the_device_of_its_syncers(layout: str | None) -> None:
+    syncers = SyncerPyramid.from_pretrained("landmarks68-25fps").to("meta")
+    loss = MultiScaleSyncLoss(syncers=syncers, layout=layout)
+    tensors = (*loss.buffers(), *loss.syncers.parameters(), *loss.syncers.buffers())
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+    transform = loss.audio_transform
+    assert transform is not None and {buffer.device.type for buffer in transform.buffers()} == {"meta"}
+
+
 def test_data_parallel_is_refused_with_what_to_use() -> None:
     """On one device, or on none, ``DataParallel`` calls the module itself; on several it copies it first."""
     assert nn.DataParallel(Guided())(LANDMARKS, AUDIO).isfinite()

@@ -24,6 +24,7 @@ from avsync._checks import (
     check_some_clips,
     checked,
     describe_shape,
+    device_of,
     is_tensor,
     values_known,
 )
@@ -340,7 +341,7 @@ class MultiScaleSyncLoss(nn.Module):
         if audio_transform is None and isinstance(syncers, MultiScaleSyncer):
             audio_transform = syncers.speech_features()
             if audio_transform is not None:
-                audio_transform.to(next((value.device for value in syncers.parameters()), torch.device("cpu")))
+                audio_transform.to(device_of(syncers))
         numbers = [1.0] * self.num_levels if level_weights is None else checked_weights(level_weights, self.num_levels)
         shares = _shares(_region_numbers(region_weights, held), [held.columns(level) for level in range(self.num_levels)])
         numbers = [number if any(column) else 0.0 for number, column in zip(numbers, zip(*shares, strict=True), strict=True)]
@@ -350,8 +351,9 @@ class MultiScaleSyncLoss(nn.Module):
                 f" {dict(region_weights or {})}"
             )
         self._first_weighted = next(level for level, weight in enumerate(numbers) if weight)
-        self.register_buffer("level_weights", torch.tensor(numbers), persistent=False)
-        self.register_buffer("region_shares", torch.tensor(shares), persistent=False)
+        device = device_of(held)
+        self.register_buffer("level_weights", torch.tensor(numbers, device=device), persistent=False)
+        self.register_buffer("region_shares", torch.tensor(shares, device=device), persistent=False)
         self.skip_short = skip_short
         # A copy, so that further training of the originals does not change the loss; not registered, see the docstring.
         self._frozen: dict[str, nn.Module | None] = {
