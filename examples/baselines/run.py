@@ -68,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--preset", choices=sorted(PRESETS), default="baselines", help="sizes and schedule (default: baselines)"
     )
     parser.add_argument("--steps", type=int, help="steps of the adversarial training (default: the preset's)")
+    parser.add_argument("--batch-size", type=int, help="clips per batch (default: the preset's)")
     parser.add_argument("--seeds", type=int, default=1, help="runs of every method (default: 1)")
     parser.add_argument("--guide", default=GUIDE, help="syncers that guide the generators (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="processor threads (default: 1)")
@@ -75,11 +76,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def preset_of(arguments: argparse.Namespace) -> Preset:
-    """Return the preset of the command line, with its number of steps."""
+    """Return the preset of the command line, with its steps and batches."""
     preset = PRESETS[arguments.preset]
-    if arguments.steps is None:
-        return preset
-    return dataclasses.replace(preset, gan=dataclasses.replace(preset.gan, steps=arguments.steps))
+    steps, clips = arguments.steps or preset.gan.steps, arguments.batch_size or preset.gan.batch_size
+    return dataclasses.replace(preset, gan=dataclasses.replace(preset.gan, steps=steps, batch_size=clips))
 
 
 def method_folder(out: Path, name: str, seed: int) -> Path:
