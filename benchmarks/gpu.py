@@ -1,9 +1,9 @@
 """All GPU figures in one command of about three minutes: ``python -m benchmarks.gpu``.
 
 Times forward and backward passes of the sync loss, InfoNCE, rollouts and discriminators, one training step of the generator,
-and frames per second of the generator, each launched kernel by kernel and replayed as a CUDA graph, and counts the kernels of
-each. Times the pretrained loss in lower precisions, too, and measures how far they move it. Writes ``gpu.json``. Without a GPU
-the command prints a message and ends with exit status 2.
+streaming generation, and frames per second of the generator, each launched kernel by kernel and replayed as a CUDA graph, and
+counts the kernels of each. Times the pretrained loss in lower precisions, too, and measures how far they move it. Writes
+``gpu.json``. Without a GPU the command prints a message and ends with exit status 2.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from avsync.models import (
     FrameDiscriminator,
     FrameDiscriminatorConfig,
     GeneratorConfig,
+    GeneratorStream,
     MultiScaleGenerator,
     PairDiscriminator,
     SyncerConfig,
@@ -55,6 +56,7 @@ class Sizes:
     gan_batch: int = 50
     gan_frames: int = 40
     generated: int = 200
+    streamed: int = 8
 
 
 TINY = Sizes(
@@ -127,6 +129,27 @@ def generator_cases(sizes: Sizes, device: torch.device) -> dict[str, Callable[[]
         generator(observed, long).landmarks.square().mean().backward()
 
     return {f"generator, one clip of {sizes.generated} frames": animate, f"training rollout {batch} x {frames}": roll_out}
+
+
+def stream_cases(sizes: Sizes, device: torch.device) -> dict[str, Callable[[], object]]:
+    """Make the cases of streaming generation: a chunk of frames, one step per frame, with and without CUDA graphs."""
+    rng = torch.Generator().manual_seed(0)
+    network = MultiScaleGenerator(sizes.generator).to(device).eval()
+    face = torch.rand(1, 68, 2, generator=rng).to(device)
+    chunk = torch.randn(1, 4 * sizes.streamed, sizes.generator.audio_features, generator=rng).to(device).split(4, dim=1)
+
+    def case(*, cuda_graphs: bool) -> Callable[[], object]:
+        stream = GeneratorStream(network=network, observed=face, cuda_graphs=cuda_graphs)
+        for _ in range(64 // sizes.streamed):  # fills the look-ahead and records
+            for audio in chunk:
+                stream.step(audio)
+        return lambda: [stream.step(audio) for audio in chunk]
+
+    name = f"streaming, one clip, chunk of {sizes.streamed} frames"
+    cases = {name: case(cuda_graphs=False)}
+    if device.type == "cuda":
+        cases[f"{name}, CUDA graph"] = case(cuda_graphs=True)
+    return cases
 
 
 def gan_models(sizes: Sizes, device: torch.device) -> tuple[MultiScaleGenerator, Discriminators, MultiScaleSyncLoss]:
@@ -270,7 +293,7 @@ def main(arguments: list[str] | None = None) -> int:
     for make in (loss_cases, precision_cases, contrast_cases, generator_cases):
         eager = make(sizes, device)
         cases |= eager | {f"{name}, CUDA graph": in_graph(case) for name, case in eager.items()}
-    cases |= gan_cases(sizes, device)
+    cases |= stream_cases(sizes, device) | gan_cases(sizes, device)
     timings = _harness.measure(cases, repeats=options.repeats, warm_up=options.warm_up)
     extra = {
         "kernels": {

@@ -68,10 +68,11 @@ def test_without_a_gpu_nothing_is_measured(tmp_path: Path, capsys: pytest.Captur
 @pytest.mark.slow
 def test_what_is_measured_on_a_gpu_runs_on_a_cpu_at_tiny_sizes() -> None:
     cases = {}
-    for make in (gpu.loss_cases, gpu.precision_cases, gpu.contrast_cases, gpu.generator_cases, gpu.gan_cases):
+    makers = (gpu.loss_cases, gpu.precision_cases, gpu.contrast_cases, gpu.generator_cases, gpu.stream_cases, gpu.gan_cases)
+    for make in makers:
         cases |= make(gpu.TINY, torch.device("cpu"))
     timings = harness.measure(cases, repeats=1, warm_up=0)
-    assert len(timings) == 10 and all(timing.peak_bytes is None for timing in timings.values())
+    assert len(timings) == 11 and all(timing.peak_bytes is None for timing in timings.values())
 
 
 def test_lower_precision_moves_the_loss_by_less_than_batches_differ() -> None:

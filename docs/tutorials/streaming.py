@@ -10,7 +10,8 @@
 # # Generate while the audio arrives
 #
 # `GeneratorStream` takes the audio of one video frame at a time (40 ms) and returns faces as soon as it can. Its memory does
-# not grow, and the result equals that of the whole clip. A causal generator waits for no future audio at all.
+# not grow, and the result equals that of the whole clip. A causal generator waits for no future audio at all. On a GPU the
+# stream records its work as CUDA graphs (`cuda_graphs=False` turns this off).
 
 # %%
 from __future__ import annotations
