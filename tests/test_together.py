@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -12,7 +12,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from avsync import MultiScaleSyncLoss, SyncerConfig, SyncerPyramid, SyncerPyramidConfig
+from avsync.losses import multi_scale_sync_loss
 from avsync.models.syncer import together
+from avsync.models.syncer.pyramid import Syncer
 
 NO_LAUNCH = [
     "view",
@@ -70,21 +72,26 @@ def random_pyramid(**options: Any) -> SyncerPyramid:
     return pyramid.eval()
 
 
-def clips(batch: int = 2) -> tuple[Tensor, Tensor]:
+def clips(frames: int = 43, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     source = torch.Generator().manual_seed(1)
-    motion = torch.rand(batch, 1, 68, 2, generator=source) + 0.02 * torch.randn(batch, 43, 68, 2, generator=source)
-    return motion.requires_grad_(), torch.randn(batch, 172, 26, generator=source)
+    motion = torch.rand(2, 1, 68, 2, generator=source) + 0.02 * torch.randn(2, frames, 68, 2, generator=source)
+    return motion.to(dtype).requires_grad_(), torch.randn(2, 4 * frames, 26, generator=source).to(dtype)
 
 
-def results(loss: MultiScaleSyncLoss, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    landmarks, audio = clips()
+def results(
+    loss: MultiScaleSyncLoss, lengths: Tensor | None = None, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    return values(loss, *clips(dtype=dtype), lengths)
+
+
+def values(loss: MultiScaleSyncLoss, landmarks: Tensor, audio: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
     output = loss(landmarks, audio, lengths=lengths)
     return output.per_level.detach(), torch.autograd.grad(output.total, landmarks)[0]
 
 
-def assert_equal(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> None:
-    torch.testing.assert_close(found[0], expected[0], rtol=0, atol=1e-6)
-    torch.testing.assert_close(found[1], expected[1], rtol=0, atol=2e-6 * float(expected[1].abs().max()))
+def assert_equal(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], accuracy: float = 1e-6) -> None:
+    torch.testing.assert_close(found[0], expected[0], rtol=0, atol=accuracy)
+    torch.testing.assert_close(found[1], expected[1], rtol=0, atol=4 * accuracy * float(expected[1].abs().max()))
 
 
 @pytest.mark.parametrize("options", [{}, {"width": (16, 8, 8, 8), "audio_context": (3, 0, 0, 0)}])
@@ -98,6 +105,28 @@ def test_the_same_numbers(options: dict[str, Any], padded: bool, monkeypatch: py
         found = results(loss, lengths)
     assert launches.names["baddbmm"] > 0
     assert_equal(found, expected)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_same_numbers_with_pretrained_weights(dtype: torch.dtype, padded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    loss = MultiScaleSyncLoss.from_pretrained().to(dtype)
+    lengths = torch.tensor([43, 35]) if padded else None
+    expected = results(loss, lengths, dtype)
+    monkeypatch.setattr(together, "DEVICES", ("cpu",))
+    assert_equal(results(loss, lengths, dtype), expected, {torch.float32: 2.5e-7, torch.float64: 1e-13}[dtype])
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+def test_audio_that_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+    pyramid = random_pyramid(width=(16, 8, 8, 8), audio_context=(3, 0, 0, 0)).requires_grad_(False)
+    gradients = []
+    for devices in (("cpu",), ()):
+        monkeypatch.setattr(together, "DEVICES", devices)
+        motion, audio = (x.detach().requires_grad_() for x in clips(dtype=torch.float64))
+        total = multi_scale_sync_loss(*zip(*((x.motion, x.audio) for x in pyramid.double()(motion, audio)), strict=True)).total
+        gradients.append(torch.autograd.grad(total, (motion, audio)))
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=1e-12)
 
 
 @pytest.mark.usefixtures("as_on_a_gpu")
@@ -120,15 +149,18 @@ def test_changed_weights_copies_and_dtypes(monkeypatch: pytest.MonkeyPatch) -> N
 def test_weights_that_learn_get_their_gradients() -> None:
     pyramid = random_pyramid()
     sum(level.motion.sum() for level in pyramid(*clips())).backward()
-    assert all(weight.grad is not None for level in pyramid.syncers for weight in level.motion_encoder.parameters())
+    encoders = [cast(Syncer, level).motion_encoder for level in pyramid.syncers]
+    assert all(weight.grad is not None for encoder in encoders for weight in encoder.parameters())
 
 
 @pytest.mark.usefixtures("as_on_a_gpu")
-@pytest.mark.parametrize(("pretrained", "most"), [(False, 250), (True, 510)])
-def test_operations_of_the_loss(pretrained: bool, most: int) -> None:
-    """Forward and backward, from features (487 with the default pyramid before the levels were joined)."""
+@pytest.mark.parametrize(("pretrained", "waveform", "most"), [(False, False, 150), (True, False, 370), (True, True, 400)])
+def test_operations_of_the_loss(pretrained: bool, waveform: bool, most: int) -> None:
+    """Forward and backward; nothing joined: 487 with the default pyramid from features."""
     loss = MultiScaleSyncLoss.from_pretrained() if pretrained else MultiScaleSyncLoss(syncers=SyncerPyramid())
-    results(loss)  # stacks the weights
+    landmarks, audio = clips(80)
+    audio = 0.1 * torch.randn(2, 80 * 640) if waveform else audio
+    values(loss, landmarks, audio)  # stacks the weights
     with Launches() as launches:
-        results(loss)
+        values(loss, landmarks, audio)
     assert sum(launches.names.values()) <= most, launches.names

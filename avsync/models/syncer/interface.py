@@ -209,13 +209,24 @@ class MultiScaleSyncer(PretrainedModel):
         check_shape("audio", audio, "batch audio_frames audio_features")
         check_same_device("audio", audio, landmarks.device, "`landmarks`")
         check_same_duration(landmarks, audio, self.audio_stride)
-        motions = self.embed_motion(landmarks, reference=reference, lengths=lengths, levels=levels)
-        audios = self.embed_audio(audio, lengths=lengths, levels=levels)
+        motions, audios = self._embed(landmarks, audio, reference, lengths, levels)
         lengths = None if lengths is None else check_lengths(lengths, landmarks)
         return [
             Embeddings(motion, audio_windows, window_mask(lengths, level, motion.shape[1], self.window))
             for level, motion, audio_windows in zip(self._chosen(levels), motions, audios, strict=True)
         ]
+
+    def _embed(
+        self,
+        landmarks: Tensor,
+        audio: Tensor,
+        reference: str | Tensor | None,
+        lengths: Tensor | None,
+        levels: Sequence[int] | None,
+    ) -> list[list[Tensor]]:
+        """Return the embeddings of motion and of audio, one (batch, windows, embed) of each level."""
+        motions = self.embed_motion(landmarks, reference=reference, lengths=lengths, levels=levels)
+        return [motions, self.embed_audio(audio, lengths=lengths, levels=levels)]
 
     def _chosen(self, levels: Sequence[int] | None) -> list[int]:
         chosen = list(range(self.num_levels)) if levels is None else list(levels)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import cast
 
 import torch
@@ -200,6 +201,10 @@ class MotionEncoder(nn.Module):
         """
         return self.encoder(self.frames_of(motion))
 
+    def with_context(self, motion: Tensor) -> Tensor:
+        """Return motion as it is, because the encoder sees no motion around its windows."""
+        return motion
+
     def frames_of(self, motion: Tensor) -> Tensor:
         """Check motion, and return the input of the encoder's first layer, (batch, frames, features)."""
         config = self.config
@@ -262,6 +267,13 @@ class AudioEncoder(nn.Module):
         """
         return self.encoder(self.frames_of(audio))
 
+    def with_context(self, audio: Tensor) -> Tensor:
+        """Repeat the first and the last audio frame as the audio around the clip, (batch, audio_frames, features)."""
+        count = self.config.audio_stride * self.config.audio_context
+        if count == 0:
+            return audio
+        return torch.cat([audio[:, :1].expand(-1, count, -1), audio, audio[:, -1:].expand(-1, count, -1)], dim=1)
+
     def frames_of(self, audio: Tensor) -> Tensor:
         """Check and standardise audio, and return the input of the encoder's first layer, (batch, frames, features)."""
         check_shape("audio", audio, "batch audio_frames audio_features", audio_features=self.config.audio_features)
@@ -276,28 +288,10 @@ class AudioEncoder(nn.Module):
         if frames < self.config.window:
             shortest = self.config.window * self.config.audio_stride
             raise ClipTooShortError(f"`audio`: expected at least {shortest} audio frames of the level, got {audio.shape[1]}")
-        standardised = _hold_ends(
-            (at_least_float32(audio) - self.mean) / self.std, self.config.audio_stride * self.config.audio_context
-        )
+        standardised = self.with_context((at_least_float32(audio) - self.mean) / self.std)
         return rearrange(
             standardised, "batch (frames stride) coeffs -> batch frames (stride coeffs)", stride=self.config.audio_stride
         )
-
-
-def _encode(encoders: Sequence[MotionEncoder | AudioEncoder], inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Apply the encoder of each level to the input of this level."""
-    frames = [encoder.frames_of(x) for encoder, x in zip(encoders, inputs, strict=True)]
-    trunks = [encoder.encoder for encoder in encoders]
-    if frames[0].device.type not in together.DEVICES:
-        return [trunk(x) for trunk, x in zip(trunks, frames, strict=True)]
-    return together.encode_levels(trunks, frames)
-
-
-def _hold_ends(x: Tensor, count: int) -> Tensor:
-    """Repeat the first and the last frame of ``x`` (batch, frames, channels) ``count`` more times."""
-    if count == 0:
-        return x
-    return torch.cat([x[:, :1].expand(-1, count, -1), x, x[:, -1:].expand(-1, count, -1)], dim=1)
 
 
 class Syncer(nn.Module):
@@ -618,7 +612,12 @@ class SyncerPyramid(MultiScaleSyncer):
         Returns:
             Unnormalised embeddings of each of ``levels``, (batch, ceil(frames / 2**level) - window + 1, embed).
         """
-        chosen = self._chosen(levels)
+        return _embedded([self._motion(landmarks, reference, lengths, self._chosen(levels))])[0]
+
+    def _motion(
+        self, landmarks: Tensor, reference: str | Tensor | None, lengths: Tensor | None, chosen: list[int]
+    ) -> together.Signal:
+        """Return the motion features, with the encoders of the chosen levels."""
         points, dims = self.landmark_points, self.landmark_dims
         check_form(landmarks, points=points, dims=dims)
         check_some_clips("landmarks", landmarks)
@@ -640,8 +639,13 @@ class SyncerPyramid(MultiScaleSyncer):
             weights=self.head_weights,
             layout=self.config.layout,
         )
-        motions = temporal_pyramid(motion, max(chosen) + 1, lengths=lengths)
-        return _encode([self._syncer(level).motion_encoder for level in chosen], [motions[level] for level in chosen])
+        return together.Signal(
+            encoders=[self._syncer(level).motion_encoder for level in chosen],
+            values=motion,
+            levels_of=partial(_motion_levels, chosen=chosen, lengths=lengths),
+            stride=1,
+            linear=lengths is None,
+        )
 
     @checked
     def embed_audio(self, audio: Tensor, *, lengths: Tensor | None = None, levels: Sequence[int] | None = None) -> list[Tensor]:
@@ -650,25 +654,40 @@ class SyncerPyramid(MultiScaleSyncer):
         Returns:
             Unnormalised embeddings of each of ``levels``, (batch, ceil(frames / 2**level) - window + 1, embed).
         """
-        chosen, stride = self._chosen(levels), self.config.syncer.audio_stride
+        return _embedded([self._audio(audio, lengths, self._chosen(levels))])[0]
+
+    def _audio(self, audio: Tensor, lengths: Tensor | None, chosen: list[int]) -> together.Signal:
+        """Return the audio features, with the encoders of the chosen levels."""
+        stride = self.config.syncer.audio_stride
         check_shape("audio", audio, "batch audio_frames audio_features", audio_features=self.config.syncer.audio_features)
         check_floating("audio", audio)
         check_some_clips("audio", audio)
         check_same_device("audio", audio, self._device, "the model")
         self._check_frames("audio", audio.shape[1], stride, chosen)
-        frames = audio.shape[1] // stride
         if audio.shape[1] % stride:
             raise ShapeError(f"`audio`: expected a multiple of {stride} audio frames, got {audio.shape[1]}")
         audio = at_least_float32(audio)
         if self.config.mean_normalisation:
             true = None if lengths is None else check_lengths(stride * lengths, audio)
             audio = audio - mean_over_frames(audio, -2, lengths=true)[:, None]
-        audios = temporal_pyramid(audio, max(chosen) + 1, lengths=None if lengths is None else stride * lengths)
-        filled = []
-        for level in chosen:
-            true = None if lengths is None else level_lengths(stride * lengths, level)
-            filled.append(fill_motion_frames(audios[level], stride * level_length(frames, level), lengths=true))
-        return _encode([self._syncer(level).audio_encoder for level in chosen], filled)
+        return together.Signal(
+            encoders=[self._syncer(level).audio_encoder for level in chosen],
+            values=audio,
+            levels_of=partial(_audio_levels, chosen=chosen, stride=stride, lengths=lengths),
+            stride=stride,
+            linear=lengths is None,
+        )
+
+    def _embed(
+        self,
+        landmarks: Tensor,
+        audio: Tensor,
+        reference: str | Tensor | None,
+        lengths: Tensor | None,
+        levels: Sequence[int] | None,
+    ) -> list[list[Tensor]]:
+        chosen = self._chosen(levels)
+        return _embedded([self._motion(landmarks, reference, lengths, chosen), self._audio(audio, lengths, chosen)])
 
     @property
     def _device(self) -> torch.device:
@@ -681,6 +700,31 @@ class SyncerPyramid(MultiScaleSyncer):
         shortest = stride * shortest_clip(self.config.syncer.window, max(chosen))
         if frames < shortest:
             raise ClipTooShortError(f"`{name}`: expected at least {shortest} frames for level {max(chosen)}, got {frames}")
+
+
+def _embedded(signals: Sequence[together.Signal]) -> list[list[Tensor]]:
+    """Return (batch, windows, embed) of each encoder of each signal."""
+    if signals[0].values.device.type in together.DEVICES and together.possible(signals):
+        return together.embed_joined(signals)
+    return [[encoder(x) for encoder, x in zip(one.encoders, one.levels_of(one.values), strict=True)] for one in signals]
+
+
+def _motion_levels(motion: Tensor, *, chosen: Sequence[int], lengths: Tensor | None) -> list[Tensor]:
+    """Return the chosen levels of motion features (batch, frames, ...)."""
+    motions = temporal_pyramid(motion, max(chosen) + 1, lengths=lengths)
+    return [motions[level] for level in chosen]
+
+
+def _audio_levels(audio: Tensor, *, chosen: Sequence[int], stride: int, lengths: Tensor | None) -> list[Tensor]:
+    """Return the chosen levels of audio features (batch, stride * frames, ...), with whole motion frames."""
+    frames = audio.shape[1] // stride
+    audio_lengths = None if lengths is None else stride * lengths
+    audios = temporal_pyramid(audio, max(chosen) + 1, lengths=audio_lengths)
+    filled = []
+    for level in chosen:
+        true = None if audio_lengths is None else level_lengths(audio_lengths, level)
+        filled.append(fill_motion_frames(audios[level], stride * level_length(frames, level), lengths=true))
+    return filled
 
 
 def fill_motion_frames(audio: Tensor, frames: int, *, lengths: Tensor | None = None) -> Tensor:
