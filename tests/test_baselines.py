@@ -14,7 +14,19 @@ import torch
 from safetensors.torch import load_file
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-MODULES = ("audio2head", "judging", "makeittalk", "ms_sync", "run", "shared", "suhmo", "wav2lip", "pipeline", "presets")
+MODULES = (
+    "audio2head",
+    "figures",
+    "judging",
+    "makeittalk",
+    "ms_sync",
+    "run",
+    "shared",
+    "suhmo",
+    "wav2lip",
+    "pipeline",
+    "presets",
+)
 
 
 @pytest.fixture
@@ -99,6 +111,53 @@ def test_every_method_gives_a_row(run: ModuleType, tmp_path: Path, monkeypatch: 
     assert bounds["ground truth"]["distance"] == pytest.approx(0, abs=1e-3)
 
 
+def test_finished_regressions_are_kept(run: ModuleType, tmp_path: Path) -> None:
+    bench = run.Bench(run_arguments(run, tmp_path))
+    crops = bench.crops(80)
+    for name in ("makeittalk", "audio2head", "wav2lip"):
+        preset, module, folder = bench.preset, sys.modules[name], tmp_path / name
+        first = module.train(run.Task(bench.material, preset, bench.guide, folder, bench.fabric), steps=2)
+        # Other settings have no effect, because the model is loaded.
+        other = dataclasses.replace(preset, gan=dataclasses.replace(preset.gan, seed=1))
+        second = module.train(run.Task(bench.material, other, bench.guide, folder, bench.fabric), steps=2)
+        assert torch.equal(bench.motion(first, crops, 0), bench.motion(second, crops, 0)), name
+    kept = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.safetensors"))
+    assert kept == [
+        "audio2head/heads.safetensors",
+        "audio2head/lips.safetensors",
+        "makeittalk/model.safetensors",
+        "wav2lip/expert.safetensors",
+        "wav2lip/model.safetensors",
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*biased upwards")  # of 16 clips
+def test_figures_of_finished_runs(run: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import figures
+
+    for name, method in {"MakeItTalk": "makeittalk", "Audio2Head": "audio2head", "Wav2Lip": "wav2lip"}.items():
+        module = sys.modules[method]
+        monkeypatch.setitem(run.METHODS, f"{name}-style", lambda task, module=module: module.train(task, steps=2))
+    arguments = ["--preset", "tiny", "--out", str(tmp_path), "--clips", "1"]
+    assert figures.main(arguments) == 0
+    [clip] = [path.stem.removeprefix("faces-") for path in (tmp_path / "figures").glob("*.mp4")]
+    names = ["figure3.png", f"figure4-{clip}.png", f"motion-{clip}.png", "figure5.png", f"faces-{clip}.mp4"]
+    assert all((tmp_path / "figures" / name).stat().st_size > 5000 for name in names)
+    assert "| ground truth | " in (tmp_path / "figures" / "figure3.md").read_text()
+    assert "| Wav2Lip-style | " in (tmp_path / "figures" / "figure4.md").read_text()
+    # A finished run without a history is trained again in a folder of its own, to the same curves.
+    folder = tmp_path / "MS-Sync-short" / "seed0"
+    history = (folder / "history.json").read_text()
+    weights = folder / "generator" / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    (folder / "history.json").unlink()
+    assert figures.main([*arguments, "--figures", "5"]) == 0
+    assert (folder / "again" / "history.json").read_text() == history
+    assert weights.stat().st_mtime_ns == before
+    assert figures.main([*arguments, "--figures", "4", "--speakers", "nobody"]) == 1
+
+
 def run_arguments(run: ModuleType, folder: Path) -> object:
     import argparse
 
@@ -118,13 +177,19 @@ def test_systems_trained_side_by_side_are_those_of_run(run: ModuleType, tmp_path
     preset = dataclasses.replace(run.PRESETS["tiny"], gan=dataclasses.replace(run.PRESETS["tiny"].gan, steps=3))
     fabric = run.make_fabric(accelerator="cpu")
     material, guide = run.load_material("synthetic", preset), run.trained_pyramid("guide", run.GUIDE, preset, fabric)
+    evaluation = run.trained_pyramid("face", sys.modules["judging"].EVALUATION_MODELS["face"], preset, fabric)
     for name in names:
         for seed, folder in enumerate(folders[name]):
             seeded = dataclasses.replace(preset, gan=dataclasses.replace(preset.gan, seed=seed))
             alone = tmp_path / "alone" / name / str(seed)
-            run.METHODS[name](run.Task(material, seeded, guide, alone, fabric))
+            run.METHODS[name](run.Task(material, seeded, guide, alone, fabric, evaluation))
             first, second = (load_file(each / "generator" / "model.safetensors") for each in (folder, alone))
             assert all(torch.equal(first[key], second[key]) for key in first | second), (name, seed)
+            curves = [each / "history.json" for each in (folder, alone)]
+            assert [path.is_file() for path in curves] == [name != "SUHMo-style"] * 2
+            if name != "SUHMo-style":
+                assert curves[0].read_text() == curves[1].read_text()
+                assert [step for step, _ in json.loads(curves[0].read_text())["confidence3"]] == [1, 2, 3]
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/generator/*")}
     assert side_by_side.main([*options, "--seeds", "2", "--only", *names]) == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before, "finished systems are kept"

@@ -14,11 +14,12 @@ from avsync.figures.corpus import corpus_figure
 from avsync.figures.faces import FACE_LINES, draw_face, face_images, face_strip, landmark_video, mask_figure
 from avsync.figures.gif import write_gif
 from avsync.figures.plots import confidence_by_level, offset_histogram, offset_over_time, training_curves
-from avsync.figures.sync import evaluation_figures
+from avsync.figures.sync import confidence_along_training, evaluation_figures
 
 __all__ = [
     "FACE_LINES",
     "PALETTE",
+    "confidence_along_training",
     "confidence_by_level",
     "corpus_figure",
     "draw_face",

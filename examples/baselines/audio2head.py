@@ -67,8 +67,8 @@ def train(task: Task, *, steps: int = 300) -> Animate:
             + 0.01 * sync_loss(clip, batch.audio, reference=first).total
         )
 
-    fit(heads.parameters(), head_loss, task, steps=steps)
-    fit(lips.parameters(), lip_loss, task, steps=steps // 2)
+    fit(heads, head_loss, task, steps=steps, name="heads")
+    fit(lips, lip_loss, task, steps=steps // 2, name="lips")
 
     @torch.no_grad()
     def animate(face: Tensor, audio: Tensor, rng: torch.Generator) -> Tensor:

@@ -22,7 +22,7 @@ def train(task: Task, *, steps: int = 300) -> Animate:
         # Velocities are about ten times smaller than displacements.
         return error.abs().mean() + 10 * error.diff(dim=1).abs().mean()
 
-    fit(model.parameters(), loss, task, steps=steps)
+    fit(model, loss, task, steps=steps, name="model")
 
     @torch.no_grad()
     def animate(face: Tensor, audio: Tensor, rng: torch.Generator) -> Tensor:

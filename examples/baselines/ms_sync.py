@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from shared import Animate, Preset, Task, generator_stage
+from shared import Animate, Preset, Task, generator_stage, write_json
 from torch import Tensor
 
 from avsync.models import GeneratorConfig, MultiScaleGenerator
@@ -66,10 +66,26 @@ VARIANTS: dict[str, Change] = {
 """Changes of the preset. "level 0 only" is the paper's single-scale loss with a single-scale generator."""
 
 
+CURVES = ("MS-Sync-short", "4 levels, 1 branch", "level 0 only")
+"""Variants of the paper's Figure 5, which are measured during training."""
+
+
 def train(task: Task, variant: str) -> Animate:
     """Train a variant of the system and return the function that animates faces."""
     preset = VARIANTS[variant](task.preset)
-    generator, _ = generator_stage(task.material, preset, task.guide, task.folder, task.fabric, resume=True, progress=False)
+    generator, history = generator_stage(
+        task.material,
+        preset,
+        task.guide,
+        task.folder,
+        task.fabric,
+        resume=True,
+        progress=False,
+        evaluation_syncers=task.evaluation_syncers if variant in CURVES else None,
+    )
+    curves = {name: points for name, points in history.items() if name.startswith("confidence")}
+    if curves:
+        write_json(task.folder / "history.json", curves)
 
     def animate(face: Tensor, audio: Tensor, rng: torch.Generator) -> Tensor:
         return generator.generate(face, audio, generator=rng).landmarks

@@ -122,6 +122,12 @@ class Bench:
         with torch.no_grad():
             return torch.cat([animate(face, heard, rng) for face, heard in parts])
 
+    def animator(self, name: str, seed: int, folder: Path | None = None) -> Animate:
+        """Return the function of a method that animates faces; train the method if ``folder`` holds no finished run."""
+        preset = dataclasses.replace(self.preset, gan=dataclasses.replace(self.preset.gan, seed=seed))
+        folder = method_folder(self.out, name, seed) if folder is None else folder
+        return METHODS[name](Task(self.material, preset, self.guide, folder, self.fabric, self.models["face"]))
+
     def results(self, name: str, lengths: Sequence[int] = LENGTHS) -> list[Results]:
         """Return the measures of a method for every seed, by length; train what is missing."""
         found = []
@@ -131,8 +137,7 @@ class Bench:
             known: Results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
             if any(str(frames) not in known for frames in lengths):
                 began = time.monotonic()
-                preset = dataclasses.replace(self.preset, gan=dataclasses.replace(self.preset.gan, seed=seed))
-                animate = METHODS[name](Task(self.material, preset, self.guide, folder, self.fabric))
+                animate = self.animator(name, seed)
                 known = {}
                 for frames in sorted({*lengths, *LENGTHS}):
                     known[str(frames)] = self.judged(self.motion(animate, self.crops(frames), seed), self.crops(frames))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from avsync.corpus import Batch
@@ -18,7 +20,7 @@ from avsync.models import MultiScaleSyncer
 # The training of the whole system is that of examples/msync.
 sys.path.append(str(Path(__file__).resolve().parents[1] / "msync"))
 
-from pipeline import Material, generator_models, generator_stage, load_material, trained_pyramid, write_json
+from pipeline import Material, generator_models, generator_stage, load_material, trained_pyramid, watch, write_json
 from presets import PRESETS, Preset
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "load_material",
     "moved",
     "trained_pyramid",
+    "watch",
     "write_json",
 ]
 
@@ -52,6 +55,7 @@ class Task:
         guide: Frozen syncers.
         folder: Folder of the run, for checkpoints.
         fabric: A launched Lightning Fabric.
+        evaluation_syncers: Evaluation model that measures some generators during training; None for none.
     """
 
     material: Material
@@ -59,6 +63,7 @@ class Task:
     guide: MultiScaleSyncer
     folder: Path
     fabric: Any
+    evaluation_syncers: MultiScaleSyncer | None = None
 
 
 class SpeechLSTM(nn.Module):
@@ -107,24 +112,32 @@ def moved(face: Tensor, displacement: Tensor) -> Tensor:
     return face[:, None] + face_height(face[:, None])[:, None, None, None] * displacement
 
 
-def fit(parameters: Iterable[nn.Parameter], loss: Callable[[Batch], Tensor], task: Task, *, steps: int) -> None:
-    """Minimise the loss of random training clips with Adam.
+def fit(model: nn.Module, loss: Callable[[Batch], Tensor], task: Task, *, steps: int, name: str) -> None:
+    """Minimise the loss of random training clips with Adam, and keep the model; load it if an earlier run has ended.
 
     Args:
-        parameters: The parameters to change.
+        model: The model; trained in place.
         loss: Function of a batch of clips.
-        task: Clips, and the size of the batches.
+        task: Clips, the size of the batches, and the folder of the model's file.
         steps: Number of steps.
+        name: Name of the file, without its suffix.
     """
+    path = task.folder / f"{name}.safetensors"
+    if path.is_file():
+        model.load_state_dict(load_file(path))
+        return
     gan = task.preset.gan
-    parameters = list(parameters)
-    optimiser = torch.optim.Adam(parameters, lr=2e-3)
+    optimiser = torch.optim.Adam(model.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     rng = torch.Generator().manual_seed(gan.seed)
     for _ in range(steps):
         batch = task.material.train.sample(gan.batch_size, gan.frames, generator=rng, augment=task.preset.generator_augment)
         optimiser.zero_grad()
         loss(batch).backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         schedule.step()
+    task.folder.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(save(model.state_dict()))
+    temporary.replace(path)

@@ -5,8 +5,8 @@
 
 A recorded step of one small system leaves a GPU nearly idle, because its thousands of small kernels wait for one another. Here
 every process replays the steps of several systems in turns, each on a stream of its own, so that their kernels overlap. The
-weights are those that run.py would train. The second command finds them, trains the methods without discriminators, and writes
-the table. On a CPU the systems are trained in turns, which saves nothing.
+weights and the curves of Figure 5 are those that run.py would leave. The second command finds them, trains the methods without
+discriminators, and writes the table. On a CPU the systems are trained in turns, which saves nothing.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ import contextlib
 import multiprocessing
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import ms_sync
 import suhmo
 import torch
+from judging import EVALUATION_MODELS
 from run import add_arguments, method_folder, preset_of
-from shared import Material, Preset, generator_models, load_material, trained_pyramid
+from shared import Material, Preset, generator_models, load_material, trained_pyramid, watch, write_json
 
 from avsync import AvsyncError, MultiScaleGenerator, save_pretrained
 from avsync.models import MultiScaleSyncer
@@ -40,10 +41,21 @@ AHEAD = 20
 
 @dataclass(frozen=True)
 class System:
-    """One system in training, and the folder of its generator."""
+    """One system in training, the folder of its generator, and the function that measures it, if its curves are drawn."""
 
     steps: GanSteps
     folder: Path
+    measure: Callable[[MultiScaleGenerator], dict[str, float]] | None = None
+    history: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+
+    def record(self, now: int) -> None:
+        """Measure the generator with its averaged weights, if it is due after step ``now``: five times during training."""
+        steps = self.steps.config.steps
+        if self.measure is None or now > steps or (now % max(1, steps // 5) and now != steps):
+            return
+        with averaged(self.steps.generator, self.steps.average):
+            for name, value in self.measure(self.steps.generator).items():
+                self.history.setdefault(name, []).append((now, value))
 
     def save(self) -> None:
         """Save the generator with its averaged weights.
@@ -56,10 +68,20 @@ class System:
             if not all(bool(parameter.isfinite().all()) for parameter in generator.parameters()):
                 raise RuntimeError(f"{self.folder}: the weights are not finite after {self.steps.config.steps} steps")
             save_pretrained(generator, self.folder)
+        if self.history:
+            write_json(self.folder.parent / "history.json", self.history)
 
 
 def make_system(
-    name: str, seed: int, preset: Preset, material: Material, guide: MultiScaleSyncer, *, out: Path, fabric: Any
+    name: str,
+    seed: int,
+    preset: Preset,
+    material: Material,
+    guide: MultiScaleSyncer,
+    *,
+    out: Path,
+    fabric: Any,
+    measure: Callable[[MultiScaleGenerator], dict[str, float]],
 ) -> System:
     """Make the system of a method and a seed, with the weights and random numbers that run.py would give it."""
     preset = replace(preset, gan=replace(preset.gan, seed=seed))
@@ -78,7 +100,7 @@ def make_system(
         augment=preset.generator_augment,
         cuda_graphs=None,
     )
-    return System(steps, method_folder(out, name, seed) / "generator")
+    return System(steps, method_folder(out, name, seed) / "generator", measure if name in ms_sync.CURVES else None)
 
 
 def train_together(systems: Sequence[System], device: torch.device) -> None:
@@ -90,6 +112,7 @@ def train_together(systems: Sequence[System], device: torch.device) -> None:
             place: AbstractContextManager[object] = torch.cuda.stream(stream) if stream else contextlib.nullcontext()
             with place:
                 system.steps.step(now)
+                system.record(now)
         if cuda and now % AHEAD == 0:
             torch.cuda.synchronize(device)
     if cuda:
@@ -114,7 +137,11 @@ def train_share(args: argparse.Namespace, share: int) -> None:
         return
     began = time.monotonic()
     material, guide = load_material(args.corpus, preset), trained_pyramid("guide", args.guide, preset, fabric)
-    systems = [make_system(name, seed, preset, material, guide, out=args.out, fabric=fabric) for name, seed in mine]
+    judge = trained_pyramid("face", EVALUATION_MODELS["face"], preset, fabric)
+    measure = watch(material, preset, judge, fabric.device)
+    systems = [
+        make_system(name, seed, preset, material, guide, out=args.out, fabric=fabric, measure=measure) for name, seed in mine
+    ]
     train_together(systems, fabric.device)
     print(f"{len(systems)} systems in {(time.monotonic() - began) / 60:.1f} min", flush=True)
 

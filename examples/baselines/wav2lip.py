@@ -26,7 +26,7 @@ def lip_expert(task: Task, *, steps: int) -> SyncerPyramid:
         [level] = expert(batch.landmarks, batch.audio)
         return pairs(level.motion, level.audio)
 
-    fit(expert.parameters(), loss, task, steps=steps)
+    fit(expert, loss, task, steps=steps, name="expert")
     return expert.requires_grad_(False).eval()
 
 
@@ -50,7 +50,7 @@ def train(task: Task, *, steps: int = 300) -> Animate:
         agreement = (1 + cosine_similarity(level.motion, level.audio)) / 2
         return (made[:, :, MOUTH] - mouth).abs().mean() - 0.01 * agreement.clamp_min(1e-4).log().mean()
 
-    fit(model.parameters(), loss, task, steps=steps)
+    fit(model, loss, task, steps=steps, name="model")
 
     @torch.no_grad()
     def animate(face: Tensor, audio: Tensor, rng: torch.Generator) -> Tensor:

@@ -228,6 +228,23 @@ def generator_models(
     return generator, discriminators, MultiScaleSyncLoss(syncers=syncers, level_weights=weights)
 
 
+def watch(
+    material: Material, preset: Preset, syncers: MultiScaleSyncer, device: torch.device
+) -> Callable[[MultiScaleGenerator], dict[str, float]]:
+    """Return the function that measures a generator in training: confidence at every level on some validation clips."""
+    chosen = torch.linspace(0, len(material.crops) - 1, min(WATCHED_CLIPS, len(material.crops))).long()
+    watched = material.crops.select(chosen).to(device)
+
+    def measure(generator: MultiScaleGenerator) -> dict[str, float]:
+        generator.eval()
+        made = generate(generator, watched, margin=preset.evaluated_margin)
+        generator.train()
+        row = evaluate_motion("generated", syncers, made, watched, margin=preset.evaluated_margin)
+        return {f"confidence{level}": value for level, value in enumerate(row.confidence)}
+
+    return measure
+
+
 def generator_stage(
     material: Material,
     preset: Preset,
@@ -249,18 +266,11 @@ def generator_stage(
     # The loss freezes these syncers; the copy in the run's folder stays trainable.
     generator, discriminators, sync_loss = generator_models(material, preset, syncers, fabric, start=start)
 
-    chosen = torch.linspace(0, len(material.crops) - 1, min(WATCHED_CLIPS, len(material.crops))).long()
-    watched = material.crops.select(chosen).to(fabric.device)
+    watched = None if evaluation_syncers is None else watch(material, preset, evaluation_syncers, fabric.device)
 
     def evaluate(step: int) -> Mapping[str, float]:
         del step
-        if evaluation_syncers is None:
-            return {}
-        generator.eval()
-        made = generate(generator, watched, margin=preset.evaluated_margin)
-        generator.train()
-        row = evaluate_motion("generated", evaluation_syncers, made, watched, margin=preset.evaluated_margin)
-        return {f"confidence{level}": confidence for level, confidence in enumerate(row.confidence)}
+        return {} if watched is None else watched(generator)
 
     def train() -> History:
         return train_generator(
@@ -275,7 +285,7 @@ def generator_stage(
             checkpoint=run / "checkpoints" / "generator",
             checkpoint_seconds=CHECKPOINT_SECONDS,
             resume=resume,
-            evaluate=evaluate if evaluation_syncers is not None else None,
+            evaluate=evaluate if watched is not None else None,
             evaluate_every=max(1, preset.gan.steps // 5),
             logs=run / "logs" / "generator",
             progress=progress,
