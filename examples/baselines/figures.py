@@ -183,8 +183,9 @@ def motion_figure(sequences: Mapping[str, Tensor]) -> Any:
     for axes, measure, label in zip(panels, (mouth_opening, head_height), labels, strict=True):
         for number, (name, landmarks) in enumerate(sequences.items()):
             values = measure(landmarks[None])[0]
-            style = {"color": "#555555", "linewidth": 2.0} if name == TRUTH else {"color": PALETTE[(number - 1) % len(PALETTE)]}
-            axes.plot(np.arange(len(values)) / 25, values, label=name, **{"linewidth": 1.2, **style})
+            # The colours of the faces.
+            color, width = PALETTE[number % len(PALETTE)], 2.2 if name == TRUTH else 1.2
+            axes.plot(np.arange(len(values)) / 25, values, label=name, color=color, linewidth=width)
         axes.set_ylabel(label, fontsize=9)
         plain_axes(axes)
     panels[0].legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
