@@ -136,7 +136,7 @@ def test_finished_regressions_are_kept(run: ModuleType, tmp_path: Path) -> None:
 def test_figures_of_finished_runs(run: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import figures
 
-    for name, method in {"MakeItTalk": "makeittalk", "Audio2Head": "audio2head", "Wav2Lip": "wav2lip"}.items():
+    for name, method in {"Audio2Head": "audio2head", "Wav2Lip": "wav2lip"}.items():
         module = sys.modules[method]
         monkeypatch.setitem(run.METHODS, f"{name}-style", lambda task, module=module: module.train(task, steps=2))
     arguments = ["--preset", "tiny", "--out", str(tmp_path), "--clips", "1"]

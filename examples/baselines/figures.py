@@ -44,7 +44,7 @@ from avsync.training import crop_offsets
 TRUTH = "ground truth"
 SYNCHRONY = ("MS-Sync-short", "level 0 only", "no sync loss")
 """Methods of Figure 3."""
-FACES = ("MS-Sync-short", "Audio2Head-style", "MakeItTalk-style", "Wav2Lip-style")
+FACES = ("MS-Sync-short", "MS-Sync-long", "Audio2Head-style", "Wav2Lip-style")
 """Methods of Figure 4 and of the videos."""
 FRAMES = 120
 """Frames of Figure 4."""
