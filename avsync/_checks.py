@@ -81,6 +81,15 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+LAUNCH_BOUND = ("cuda",)
+"""Kinds of devices that spend the time of small batches on launching operations, so that fewer operations are faster."""
+
+
+def is_launch_bound(x: Tensor) -> bool:
+    """Return whether fewer operations on ``x`` are faster; compilers join operations themselves."""
+    return x.device.type in LAUNCH_BOUND and not torch.compiler.is_compiling()
+
+
 _constants: dict[tuple[tuple[float, ...], type, torch.device], Tensor] = {}
 
 

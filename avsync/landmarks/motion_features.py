@@ -21,8 +21,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from avsync._checks import at_least_float32, check_choice, check_same_device, check_shape, checked, constant
+from avsync._checks import at_least_float32, check_choice, check_same_device, check_shape, checked, constant, is_launch_bound
 from avsync.errors import ConfigError, ShapeError
+from avsync.landmarks._few_operations import Displacement, JoinedFeatures, UprightShape, noise_of
 from avsync.landmarks.geometry import check_landmarks, displacement, reference_face, velocity
 from avsync.landmarks.head_frame import coefficient_size, local_shape, upright_shape
 from avsync.landmarks.head_pose import POSE_PARAMETERS, head_pose
@@ -162,38 +163,69 @@ def motion_features(
     if described is not None:
         check_layout(landmarks, described)
     face = reference_face(landmarks, reference, lengths=lengths)
+    few = is_launch_bound(landmarks) and landmarks.shape[-1] == 2 and face.shape == landmarks[:, 0].shape
+    noise = noise_of(face) if few and face.dtype == at_least_float32(landmarks).dtype else None
     parts: dict[str, Tensor] = {}
     if region == POSE:
         if "shape" in motion:
             raise ConfigError(f"`motion`: expected no 'shape' with the region {POSE!r}, got {tuple(motion)!r}")
         parts["displacement"] = scale * head_pose(landmarks, reference=face)[..., None]
     elif "displacement" in motion:
-        parts["displacement"] = displacement(landmarks, reference=face, scale=scale)
+        parts["displacement"] = _displacement(landmarks, face, scale, noise)
         if described is not None and described.is_coefficients:  # whose unit of length is 1 so far
             parts["displacement"] = parts["displacement"] / coefficient_size(described, landmarks.device)
     if "shape" in motion:
         if described is None:
             check_landmarks(landmarks, points=NUM_POINTS, min_dims=2)
-            shape = upright_shape(landmarks, face, LANDMARKS68, weights)
-        else:
-            shape = local_shape(landmarks, reference=face, weights=weights, layout=described)
         if average_shape is not None:
             check_shape("average_shape", average_shape, "points dims", points=landmarks.shape[-2], dims=landmarks.shape[-1])
             check_same_device("average_shape", average_shape, landmarks.device, "`landmarks`")
-            shape = shape - average_shape
-        parts["shape"] = scale * shape
+        parts["shape"] = _shape(landmarks, face, average_shape, scale, weights, described, noise)
     if region not in ("face", POSE):
         if described is None and landmarks.shape[-2] != NUM_POINTS:
             raise ShapeError(f"`landmarks`: expected 68 points for the region {region!r}, got {landmarks.shape[-2]}")
         parts = {name: _of_region(part, region, described or LANDMARKS68) for name, part in parts.items()}
     if len(motion) == 1:
         return parts[motion[0]]
+    if noise is not None and landmarks.shape[1] > 1 and {"velocity", "speed"} <= set(motion):
+        joined: Tensor = JoinedFeatures.apply(*_RATE_SCALE.values(), _SPEED_FLOOR, *parts.values())
+        return joined
     rate = frame_velocity(parts["shape" if "shape" in parts else "displacement"])
     if "velocity" in motion:
         parts["velocity"] = _RATE_SCALE["velocity"] * rate
     if "speed" in motion:
         parts["speed"] = _RATE_SCALE["speed"] * (rate.square().sum(dim=-1, keepdim=True) + _SPEED_FLOOR**2).sqrt()
     return torch.cat([parts[name] for name in motion], dim=-1)
+
+
+def _displacement(landmarks: Tensor, face: Tensor, scale: float, noise: Tensor | None) -> Tensor:
+    if noise is None:
+        return displacement(landmarks, reference=face, scale=scale)
+    few: Tensor = Displacement.apply(at_least_float32(landmarks), face, noise, scale)
+    return few
+
+
+def _shape(
+    landmarks: Tensor,
+    face: Tensor,
+    average: Tensor | None,
+    scale: float,
+    weights: Tensor | None,
+    layout: Layout | None,
+    noise: Tensor | None,
+) -> Tensor:
+    """Compute the shape minus the average shape, times the scale; with ``noise``, in few operations."""
+    to_68 = (layout or LANDMARKS68).to_68
+    if noise is not None and weights is not None and to_68:
+        arguments = (noise, weights.to(face.dtype), average, scale, to_68[27][0])
+        with torch.autocast(device_type=landmarks.device.type, enabled=False):
+            few: Tensor = UprightShape.apply(at_least_float32(landmarks), face, *arguments)
+        return few
+    if layout is None:
+        shape = upright_shape(landmarks, face, LANDMARKS68, weights)
+    else:
+        shape = local_shape(landmarks, reference=face, weights=weights, layout=layout)
+    return scale * (shape if average is None else shape - average)
 
 
 def _of_region(part: Tensor, region: str, layout: Layout) -> Tensor:

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from avsync._checks import (
     at_least_float32,
@@ -23,9 +25,12 @@ from avsync._checks import (
     check_shape,
     check_some_clips,
     checked,
+    constant,
     describe_shape,
     device_of,
+    is_launch_bound,
     is_tensor,
+    same_precision,
     values_known,
 )
 from avsync._files import read_json
@@ -95,8 +100,8 @@ def level_sync_loss(motion: Tensor, audio: Tensor, *, mask: Tensor | None = None
     return _level_losses([motion], [audio], [mask])[0]
 
 
-def _level_losses(motion: Sequence[Tensor], audio: Sequence[Tensor], masks: Sequence[Tensor | None]) -> list[Tensor]:
-    """Compute :func:`level_sync_loss` of each level."""
+def _level_losses(motion: Sequence[Tensor], audio: Sequence[Tensor], masks: Sequence[Tensor | None]) -> Tensor:
+    """Compute :func:`level_sync_loss` of each level, (levels,)."""
     for x, a, mask in zip(motion, audio, masks, strict=True):
         check_windows(x, a)
         check_mask(mask, x.shape[0], x.shape[1], x.device)
@@ -104,15 +109,53 @@ def _level_losses(motion: Sequence[Tensor], audio: Sequence[Tensor], masks: Sequ
         pairs = [(hide(x, mask), hide(a, mask)) for x, a, mask in zip(motion, audio, masks, strict=True)]
         if len({(len(x), x.shape[2], x.dtype) for x in motion}) == 1:
             # The levels are scored together, because a GPU spends its time on the number of operations.
-            joined = cosine_similarity(*(torch.cat(levels, dim=1) for levels in zip(*pairs, strict=True)))
-            scores = joined.split([x.shape[1] for x in motion], dim=1)
+            joined = [torch.cat(levels, dim=1) for levels in zip(*pairs, strict=True)]
+            if is_launch_bound(joined[0]) and not any(mask is not None for mask in masks):
+                return _joined_losses(joined[0], joined[1], [x.shape[1] for x in motion])
+            scores = cosine_similarity(*joined).split([x.shape[1] for x in motion], dim=1)
         else:
             scores = tuple(cosine_similarity(*pair) for pair in pairs)
-    return [
-        # If all clips are too short for this level, there is no window; clamping gives a loss of 0 instead of 0 / 0.
-        -score.mean() if mask is None else -torch.where(mask, score, 0.0).sum() / mask.sum().clamp_min(1)
-        for score, mask in zip(scores, masks, strict=True)
-    ]
+    return torch.stack(
+        [
+            # If all clips are too short for this level, there is no window; clamping gives a loss of 0 instead of 0 / 0.
+            -score.mean() if mask is None else -torch.where(mask, score, 0.0).sum() / mask.sum().clamp_min(1)
+            for score, mask in zip(scores, masks, strict=True)
+        ]
+    )
+
+
+def _joined_losses(motion: Tensor, audio: Tensor, windows: Sequence[int]) -> Tensor:
+    """Compute the loss of each level, (levels,), from the joined windows of all levels, in few operations."""
+    scores = _Cosine.apply(*same_precision(motion, audio)).sum(dim=0)
+    owner = [level for level, count in enumerate(windows) for _ in range(count)]
+    belongs = constant([float(level == own) for own in owner for level in range(len(windows))], motion.device)
+    counts = constant([-float(len(motion) * count) for count in windows], motion.device)
+    losses: Tensor = scores @ belongs.view(len(owner), -1).to(scores) / counts.to(scores)
+    return losses
+
+
+class _Cosine(torch.autograd.Function):
+    """Cosine of the last axis with a gradient of few operations, and without second derivatives."""
+
+    @staticmethod
+    def forward(ctx: Any, motion: Tensor, audio: Tensor) -> Tensor:
+        # A vector of zeros has an infinite length here, so that its cosines and gradients are zero.
+        lengths = [F.threshold(torch.linalg.vector_norm(x, dim=-1), 1e-12, math.inf) for x in (motion, audio)]
+        product = lengths[0] * lengths[1]
+        dot = torch.linalg.vecdot(motion, audio)
+        ctx.save_for_backward(motion, audio, *lengths, product, dot)
+        return dot / product
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        motion, audio, motion_length, audio_length, product, dot = ctx.saved_tensors
+        scale = (gradient / product)[..., None]
+        pairs = ((motion, audio, motion_length), (audio, motion, audio_length))
+        return tuple(
+            torch.addcmul(other, own, (dot / length.square())[..., None], value=-1) * scale if needed else None
+            for needed, (own, other, length) in zip(ctx.needs_input_grad, pairs, strict=True)
+        )
 
 
 def multi_scale_sync_loss(
@@ -155,7 +198,7 @@ def multi_scale_sync_loss(
     masks = [None] * len(audio) if masks is None else masks
     if len(masks) != len(audio):
         raise ArgumentError(f"`masks`: expected one for each of {len(audio)} levels, got {len(masks)}")
-    per_level = torch.stack(_level_losses(motion, audio, masks))
+    per_level = _level_losses(motion, audio, masks)
     total = _total(per_level, level_weights, masks)
     return SyncLossOutput(total, per_level, per_level[None], torch.zeros_like(total))
 
@@ -537,11 +580,14 @@ class MultiScaleSyncLoss(nn.Module):
         motions, audios, masks = zip(*embedded, strict=True)
         wanted = audios if target is None else self._embed_target(target, features, reference, lengths, levels)
         regions = zip(*(self.syncers.columns(level) for level in levels), strict=True)
-        per_region = torch.stack([_of_region(columns, motions, wanted, masks) for columns in regions])
-        per_level = (per_region * self.region_shares[:, : len(levels)]).sum(dim=0)
+        parts = [_of_region(columns, motions, wanted, masks) for columns in regions]
+        per_region = torch.stack(parts) if len(parts) > 1 else parts[0][None]
+        # The share of a single region is 1.
+        per_level = (per_region * self.region_shares[:, : len(levels)]).sum(dim=0) if len(parts) > 1 else parts[0]
         total = _total(per_level, self.level_weights[: len(levels)], masks)
-        skipped = (0, self.num_levels - len(levels))
-        per_level, per_region = nn.functional.pad(per_level, skipped), nn.functional.pad(per_region, skipped)
+        if len(levels) < self.num_levels:
+            skipped = (0, self.num_levels - len(levels))
+            per_level, per_region = nn.functional.pad(per_level, skipped), nn.functional.pad(per_region, skipped)
         if silence is None:
             return SyncLossOutput(total, per_level, per_region, torch.zeros_like(total))
         return SyncLossOutput(total + self.silence_weight * silence, per_level, per_region, silence)
@@ -670,7 +716,9 @@ def _of_region(
         [audio[level][..., part] for level, part in present],
         [masks[level] for level, _ in present],
     )
-    found = {level: loss for (level, _), loss in zip(present, losses, strict=True)}
+    if len(present) == len(columns):
+        return losses
+    found = {level: loss for (level, _), loss in zip(present, losses.unbind(), strict=True)}
     return torch.stack([found[level] if level in found else torch.zeros_like(losses[0]) for level in range(len(columns))])
 
 

@@ -34,6 +34,7 @@ from avsync._checks import (
     checked,
     checked_config,
     is_exporting,
+    is_launch_bound,
 )
 from avsync.audio.features import COEFFICIENTS, FEATURES_PER_SECOND, KINDS
 from avsync.errors import ArgumentError, ClipTooShortError, ConfigError, ShapeError
@@ -704,7 +705,7 @@ class SyncerPyramid(MultiScaleSyncer):
 
 def _embedded(signals: Sequence[together.Signal]) -> list[list[Tensor]]:
     """Return (batch, windows, embed) of each encoder of each signal."""
-    if signals[0].values.device.type in together.DEVICES and together.possible(signals):
+    if is_launch_bound(signals[0].values) and together.possible(signals):
         return together.embed_joined(signals)
     return [[encoder(x) for encoder, x in zip(one.encoders, one.levels_of(one.values), strict=True)] for one in signals]
 

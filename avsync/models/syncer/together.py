@@ -26,8 +26,6 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-DEVICES = ("cuda",)
-"""Kinds of devices on which the products are batched. On a CPU, the padding costs more than the operations that it saves."""
 MOST_FRAMES = 8192
 """Frames of the finest level, all clips together, up to which launching is what costs time."""
 _CARRIER = 16.0
@@ -112,8 +110,7 @@ _plans: WeakKeyDictionary[nn.Module, dict[tuple[int, ...], tuple[object, _Plan]]
 
 def possible(signals: Sequence[Signal]) -> bool:
     """Return True if the encoders are frozen, in float32 or float64, on a GPU, and the batch is small."""
-    device = signals[0].values.device.type
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled(device):
+    if torch.is_autocast_enabled(signals[0].values.device.type):
         return False
     if any(signal.values.shape[0] * signal.values.shape[1] > MOST_FRAMES * signal.stride for signal in signals):
         return False
@@ -336,6 +333,11 @@ class _Encode(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
+        with torch.autocast(device_type=ctx.saved_tensors[0].device.type, enabled=False):
+            return None, None, *_Encode._gradients(ctx, gradients)
+
+    @staticmethod
+    def _gradients(ctx: Any, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
         group, first, batch, widest = ctx.group, ctx.first, ctx.batch, max(ctx.windows)
         *tape, joined, before, mean, rstd = ctx.saved_tensors
         x = _stacked(gradients[:first], widest, batch, before, group.head.weight.shape[2])
@@ -347,7 +349,7 @@ class _Encode(torch.autograd.Function):
         for number, (run, shape) in enumerate(zip(group.stems, ctx.shapes, strict=True)):
             if run.encoders.stop <= first:
                 found[number] = _transposed(x[run.encoders, : shape[1] * batch], run.layer.weight).view(shape)
-        return None, None, *found
+        return found
 
 
 def _stem(group: Group, inputs: Sequence[Tensor]) -> Tensor:
@@ -355,7 +357,8 @@ def _stem(group: Group, inputs: Sequence[Tensor]) -> Tensor:
     if len(inputs) == 1:
         return group.stems[0].layer(inputs[0].flatten(1, 2))
     # Zeros, because the frames after a short input must be finite: the gradient multiplies them by zero.
-    hidden = inputs[0].new_zeros(len(group.members), frames * batch, group.stems[0].layer.bias.shape[2])
+    new = inputs[0].new_zeros if any(x.shape[1] < frames for x in inputs) else inputs[0].new_empty
+    hidden = new(len(group.members), frames * batch, group.stems[0].layer.bias.shape[2])
     for run, x in zip(group.stems, inputs, strict=True):
         run.layer(x.flatten(1, 2), out=hidden[run.encoders, : x.shape[1] * batch])
     return hidden
@@ -411,10 +414,9 @@ def _norm_backward(gradient: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> T
 
 def _stacked(gradients: Sequence[Tensor | None], windows: int, batch: int, like: Tensor, embed: int) -> Tensor:
     """Stack gradients (batch, windows, embed) with zeros after each: (encoders, windows * batch, embed)."""
-    zeros = like.new_zeros(1, 1, 1)
     parts = []
     for gradient in gradients:
         given = 0 if gradient is None else gradient.shape[1]
         parts += [] if gradient is None else [gradient.transpose(0, 1)]
-        parts += [zeros.expand(windows - given, batch, embed)] if given < windows else []
+        parts += [like.new_zeros(1, 1, 1).expand(windows - given, batch, embed)] if given < windows else []
     return torch.cat(parts).view(len(gradients), windows * batch, embed)
