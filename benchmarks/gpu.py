@@ -185,7 +185,7 @@ def gan_cases(sizes: Sizes, device: torch.device) -> dict[str, Callable[[], obje
     observed, real = clip.tensor_split([eager.config.observed], dim=1)
 
     def discriminate() -> None:
-        eager.discriminators.zero_grad()
+        eager.discriminators.requires_grad_(True).zero_grad()  # a step leaves them frozen
         eager.discriminators.loss(observed, real, real.flip(0)).backward()
 
     name = f"{sizes.gan_batch} x {sizes.gan_frames}"

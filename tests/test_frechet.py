@@ -349,6 +349,6 @@ def test_the_pretrained_network_follows_the_landmarks(monkeypatch: pytest.Monkey
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_motion_distance_on_a_gpu() -> None:
-    clips = torch.rand(2, 40, 40, 68, 2, generator=torch.Generator().manual_seed(0))
+    clips = torch.rand(2, 80, 40, 68, 2, generator=torch.Generator().manual_seed(0))
     expected = frechet_motion_distance(clips[0], clips[1])
     torch.testing.assert_close(frechet_motion_distance(clips[0].cuda(), clips[1].cuda()).cpu(), expected, rtol=1e-3, atol=0)

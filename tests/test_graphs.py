@@ -231,7 +231,8 @@ def test_a_captured_step_trains_as_an_eager_one(bank: ClipBank, precision: str) 
             log_every=1,
         )
         results.append([value for key in ("generator", "discriminator", "grad") for _, value in history[key]])
-    assert results[1] == pytest.approx(results[0], rel=1e-3, abs=1e-4)
+    # Kernels may sum in another order; products of bfloat16 magnify the difference.
+    assert results[1] == pytest.approx(results[0], rel=1e-3 if precision == "32-true" else 1e-2, abs=1e-4)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
