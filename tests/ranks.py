@@ -16,6 +16,9 @@ from typing import Any
 
 import pytest
 import torch
+
+# DistributedDataParallel imports this in every process; here it is imported once, before the processes are forked.
+import torch._dynamo
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel

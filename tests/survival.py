@@ -193,7 +193,7 @@ def arm(folder: Path, after: int, phase: str, calls: int) -> None:
         passing(TrainingLog, "write")
 
 
-def kills(folder: Path, count: int, steps: int = 360) -> dict[str, Any]:
+def kills(folder: Path, count: int, steps: int = 150) -> dict[str, Any]:
     """Kill a run ``count`` times, at places that are drawn from a seed, then let it end; compare it with an undisturbed one."""
     material, draw = bank(), random.Random(0)
 

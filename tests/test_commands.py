@@ -21,6 +21,7 @@ from avsync.cli import main
 from avsync.corpus import write_corpus, write_talk
 from avsync.corpus.detectors import protocol
 from avsync.evaluation.syncnet.network import SyncNet
+from avsync.models import export
 from avsync.training import recipe
 from tests.test_documents import DOCUMENTS, ROOT, code_blocks
 
@@ -104,6 +105,8 @@ def workplace(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     # Two steps of a small model; the recipe is tested elsewhere.
     small = {"steps": 2, "batch_size": 4, "width": 8}
     monkeypatch.setattr(recipe, "syncer_recipe", lambda bank, **options: real_recipe(bank, **{**options, **small}))
+    # The tracing of a pretrained model takes a minute; tests/test_export.py exports small models with the same options.
+    monkeypatch.setattr(export, "_write", lambda program, path: path.write_bytes(b""))
     return at
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,11 @@ from avsync.models import (
     GeneratorConfig,
     MultiScaleGenerator,
     Rollout,
-    SyncerConfig,
     SyncerPyramid,
-    SyncerPyramidConfig,
     mirror_audio,
 )
 from avsync.models.export import export_onnx
-from avsync.pretrained import save_pretrained
+from avsync.pretrained import from_pretrained, save_pretrained
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -40,9 +39,12 @@ def run(path: Path, **inputs: Tensor | npt.NDArray[np.float32]) -> list[npt.NDAr
 
 @pytest.fixture(scope="module")
 def pyramid() -> SyncerPyramid:
+    """A pyramid with the options of the pretrained one; the time of an export grows with the levels and blocks alone."""
     torch.manual_seed(0)
-    sizes = SyncerConfig(width=8, embed=4, frame_blocks=1)
-    pyramid = SyncerPyramid(SyncerPyramidConfig(syncer=sizes, num_levels=2, audio="log-mel", mean_normalisation=True)).eval()
+    config = SyncerPyramid.from_pretrained("landmarks68-25fps").config
+    sizes = replace(config.syncer, width=8, embed=4, frame_blocks=1, window_blocks=1)
+    pyramid = SyncerPyramid(replace(config, syncer=sizes, num_levels=2, width=(8, 6), audio_context=(4, 0))).eval()
+    assert config.mean_normalisation and config.audio == "log-mel"
     pyramid.set_audio_statistics(torch.zeros(26), torch.full((26,), 10.0))  # as a trained one has: features of about 1
     return pyramid
 
@@ -101,7 +103,9 @@ def test_the_command_keeps_to_its_files(exported: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize("channels", [0, 3])
 def test_generator(tmp_path: Path, channels: int) -> None:
     torch.manual_seed(0)
-    model = MultiScaleGenerator(GeneratorConfig(**SIZES, motion_components=4, noise=channels))
+    released = from_pretrained("generator-landmarks68-25fps").config
+    assert isinstance(released, GeneratorConfig) and released.motion_components and released.noise
+    model = MultiScaleGenerator(replace(released, **SIZES, motion_components=4, noise=channels))
     model.set_motion_basis(0.02 * torch.randn(4, 68, 2), torch.full((4,), 3.0))
     export_onnx(model, tmp_path)
     assert model.training
