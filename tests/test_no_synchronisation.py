@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from avsync import MultiScaleSyncLoss, SpeechFeatures, SyncerConfig, SyncerPyramid, SyncerPyramidConfig
+from avsync import MultiScaleSyncLoss, SpeechFeatures, SyncerConfig, SyncerPyramid, SyncerPyramidConfig, _checks
 from avsync.losses import (
     AllPairsInfoNCE,
     ContrastiveLoss,
@@ -162,6 +162,17 @@ CASES: dict[str, Callable[[str], Step]] = {
 def test_nothing_is_copied_between_devices(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "autocast", lambda **_: nullcontext())  # which does not know the meta device
     step = CASES[name]("meta")
+    with RefuseSynchronisation(), RefuseLists():
+        step().backward()
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("sync loss")])
+def test_nor_where_operations_are_joined(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_checks, "LAUNCH_BOUND", ("meta",))
+    monkeypatch.setattr(torch, "autocast", lambda **_: nullcontext())  # which does not know the meta device
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)
+    step = CASES[name]("meta")
+    step()  # the joined weights, the matrices of the levels, and constants are made in the first call
     with RefuseSynchronisation(), RefuseLists():
         step().backward()
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 def noise_of(face: Tensor) -> Tensor:
     """Return the length up to which lengths are rounding noise: (batch, points, dims) to (batch, 1)."""
-    return 1e-6 * face.detach().abs().amax(dim=(-2, -1))[:, None]
+    return 1e-6 * torch.linalg.vector_norm(face.detach(), math.inf, dim=(-2, -1))[:, None]
 
 
 class Displacement(torch.autograd.Function):
@@ -45,7 +45,7 @@ class Displacement(torch.autograd.Function):
         extreme = y[:, None] == ends[..., None]
         shares = extreme / extreme.sum(dim=-1, keepdim=True)
         of_height = (gradient * displaced).sum(dim=(1, 2, 3))[:, None] / torch.where(height > noise, height, math.inf)
-        of_face[..., 1] += (shares[:, 0] - shares[:, 1]) * of_height
+        of_face[..., 1].addcmul_(shares[:, 0] - shares[:, 1], of_height)
         return of_landmarks, of_face, None, None
 
 
@@ -71,15 +71,17 @@ class UprightShape(torch.autograd.Function):
         origin = face[:, anchor : anchor + 1]
         vectors = weights[1:] @ (face - origin)
         lengths = torch.linalg.vector_norm(vectors, dim=-1)
-        finite = torch.where(lengths > noise, lengths, math.inf)  # vectors without length have no direction
-        size = F.threshold((lengths * (lengths > noise)).sum(dim=-1), 0.0, 1.0)[:, None]
+        some = lengths > noise
+        finite = torch.where(some, lengths, math.inf)  # vectors without length have no direction
+        size = F.threshold((lengths * some).sum(dim=-1), 0.0, 1.0)[:, None]
         local = landmarks - origin[:, None]
         frame = weights[:2] @ local
         centred = torch.view_as_complex(local - frame[..., :1, :])
         axis = torch.view_as_complex(frame[..., 1, :])
         length = axis.abs()
-        turn = torch.where(length > noise, length / axis, 1.0) * (scale / size)
-        ctx.save_for_backward(weights, vectors / finite[..., None], size, centred, axis, length, noise, turn)
+        some = length > noise
+        turn = torch.where(some, length / axis, 1.0) * (scale / size)
+        ctx.save_for_backward(weights, vectors / finite[..., None], size, centred, axis, length, some, turn)
         shape = torch.view_as_real(centred * turn[..., None])
         return shape if average is None else shape.sub_(average, alpha=scale)
 
@@ -91,11 +93,11 @@ class UprightShape(torch.autograd.Function):
 
     @staticmethod
     def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        weights, directions, size, centred, axis, length, noise, turn = ctx.saved_tensors
+        weights, directions, size, centred, axis, length, some, turn = ctx.saved_tensors
         of_centred = torch.view_as_complex(gradient.contiguous()) * turn.conj()[..., None]
         # The real part is the gradient of the logarithm of the scale, the imaginary part that of the angle of the axis.
         effect = torch.linalg.vecdot(of_centred, centred)
-        angle = effect.imag / torch.where(length > noise, length, math.inf).square()
+        angle = effect.imag / torch.where(some, length, math.inf).square()
         of_frame = torch.view_as_real(torch.stack([of_centred.sum(dim=-1), axis * (-1j * angle)], dim=-1))
         points = weights[:2].transpose(0, 1).expand(of_frame[..., 0, 0].numel(), -1, -1)
         of_landmarks = torch.baddbmm(torch.view_as_real(of_centred).flatten(0, 1), points, of_frame.flatten(0, 1), alpha=-1)
@@ -127,7 +129,7 @@ class JoinedFeatures(torch.autograd.Function):
         rate, pace = ctx.saved_tensors
         *given, of_velocity, of_speed = gradient.split(ctx.sizes, dim=-1)
         of_rate = torch.addcmul(of_velocity, of_speed / pace, rate, value=ctx.speed / ctx.velocity)
-        of_rate[:, 1] += of_rate[:, 0]  # the first frame has the velocity of the second one
+        of_rate[:, 1].add_(of_rate[:, 0])  # the first frame has the velocity of the second one
         positions = given[-1].clone()
         positions[:, 1:].add_(of_rate[:, 1:], alpha=ctx.velocity)
         positions[:, :-1].sub_(of_rate[:, 1:], alpha=ctx.velocity)

@@ -108,11 +108,11 @@ def _level_losses(motion: Sequence[Tensor], audio: Sequence[Tensor], masks: Sequ
     with torch.autocast(device_type=audio[0].device.type, enabled=False):
         pairs = [(hide(x, mask), hide(a, mask)) for x, a, mask in zip(motion, audio, masks, strict=True)]
         if len({(len(x), x.shape[2], x.dtype) for x in motion}) == 1:
+            windows = [x.shape[1] for x in motion]
             # The levels are scored together, because a GPU spends its time on the number of operations.
-            joined = [torch.cat(levels, dim=1) for levels in zip(*pairs, strict=True)]
-            if is_launch_bound(joined[0]) and not any(mask is not None for mask in masks):
-                return _joined_losses(joined[0], joined[1], [x.shape[1] for x in motion])
-            scores = cosine_similarity(*joined).split([x.shape[1] for x in motion], dim=1)
+            if is_launch_bound(motion[0]) and not any(mask is not None for mask in masks):
+                return _joined_losses(same_precision(*motion, *audio), windows)
+            scores = cosine_similarity(*(torch.cat(levels, dim=1) for levels in zip(*pairs, strict=True))).split(windows, dim=1)
         else:
             scores = tuple(cosine_similarity(*pair) for pair in pairs)
     return torch.stack(
@@ -124,38 +124,47 @@ def _level_losses(motion: Sequence[Tensor], audio: Sequence[Tensor], masks: Sequ
     )
 
 
-def _joined_losses(motion: Tensor, audio: Tensor, windows: Sequence[int]) -> Tensor:
-    """Compute the loss of each level, (levels,), from the joined windows of all levels, in few operations."""
-    scores = _Cosine.apply(*same_precision(motion, audio)).sum(dim=0)
+def _joined_losses(embeddings: Sequence[Tensor], windows: Sequence[int]) -> Tensor:
+    """Compute the loss of each level, (levels,), from the embeddings of motion and then of audio, in few operations."""
+    scores = _Cosine.apply(*embeddings).sum(dim=0)
     owner = [level for level, count in enumerate(windows) for _ in range(count)]
-    belongs = constant([float(level == own) for own in owner for level in range(len(windows))], motion.device)
-    counts = constant([-float(len(motion) * count) for count in windows], motion.device)
+    belongs = constant([float(level == own) for own in owner for level in range(len(windows))], scores.device)
+    counts = constant([-float(len(embeddings[0]) * count) for count in windows], scores.device)
     losses: Tensor = scores @ belongs.view(len(owner), -1).to(scores) / counts.to(scores)
     return losses
 
 
 class _Cosine(torch.autograd.Function):
-    """Cosine of the last axis with a gradient of few operations, and without second derivatives."""
+    """Cosines of the windows of all levels: (batch, windows, embed) of motion and of audio -> (batch, windows of all levels).
+
+    The gradient has few operations, and there are no second derivatives.
+    """
 
     @staticmethod
-    def forward(ctx: Any, motion: Tensor, audio: Tensor) -> Tensor:
+    def forward(ctx: Any, *embeddings: Tensor) -> Tensor:
+        both = torch.cat(embeddings, dim=1).unflatten(1, (2, -1))
         # A vector of zeros has an infinite length here, so that its cosines and gradients are zero.
-        lengths = [F.threshold(torch.linalg.vector_norm(x, dim=-1), 1e-12, math.inf) for x in (motion, audio)]
-        product = lengths[0] * lengths[1]
-        dot = torch.linalg.vecdot(motion, audio)
-        ctx.save_for_backward(motion, audio, *lengths, product, dot)
+        lengths = F.threshold(torch.linalg.vector_norm(both, dim=-1), 1e-12, math.inf)
+        product = lengths[:, 0] * lengths[:, 1]
+        dot = torch.linalg.vecdot(both[:, 0], both[:, 1])
+        ctx.save_for_backward(both, lengths, product, dot)
+        ctx.windows = [x.shape[1] for x in embeddings[: len(embeddings) // 2]]
         return dot / product
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        motion, audio, motion_length, audio_length, product, dot = ctx.saved_tensors
-        scale = (gradient / product)[..., None]
-        pairs = ((motion, audio, motion_length), (audio, motion, audio_length))
-        return tuple(
-            torch.addcmul(other, own, (dot / length.square())[..., None], value=-1) * scale if needed else None
-            for needed, (own, other, length) in zip(ctx.needs_input_grad, pairs, strict=True)
-        )
+        both, lengths, product, dot = ctx.saved_tensors
+        scale, count = (gradient / product)[..., None], len(ctx.windows)
+        found: list[Tensor | None] = []
+        for own, needed in enumerate([any(part) for part in (ctx.needs_input_grad[:count], ctx.needs_input_grad[count:])]):
+            if not needed:
+                found += [None] * count
+                continue
+            projection = (dot / lengths[:, own].square())[..., None]
+            gradients = torch.addcmul(both[:, 1 - own], both[:, own], projection, value=-1) * scale
+            found += gradients.split(ctx.windows, dim=1)
+        return tuple(found)
 
 
 def multi_scale_sync_loss(

@@ -297,6 +297,18 @@ class _LayoutAdapter(MultiScaleSyncer):
     def embed_audio(self, audio: Tensor, *, lengths: Tensor | None = None, levels: Sequence[int] | None = None) -> list[Tensor]:
         return self.syncers.embed_audio(audio, lengths=lengths, levels=levels)
 
+    def _embed(
+        self,
+        landmarks: Tensor,
+        audio: Tensor,
+        reference: str | Tensor | None,
+        lengths: Tensor | None,
+        levels: Sequence[int] | None,
+    ) -> list[list[Tensor]]:
+        if isinstance(reference, Tensor):
+            reference = self._mapped(reference[..., None, :, :])[..., 0, :, :]
+        return self.syncers._embed(self._mapped(landmarks), audio, reference, lengths, levels)
+
 
 def check_form(landmarks: Tensor, *, points: int, dims: int) -> None:
     """Raise :class:`ShapeError` unless ``landmarks`` are (batch, frames, points, dims); hint at too many dims."""
