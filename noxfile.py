@@ -226,8 +226,10 @@ def build(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Build the API reference, run its examples and the tutorials, and build the site; every warning is an error."""
-    # The examples in the docstrings use the extras.
+    """Build the API reference, run the tutorials, and build the site; every warning is an error.
+
+    The session ``tests`` runs the examples of the API reference, which are those of the docstrings.
+    """
     install(session, TORCH, "-e", ".[media,train,metrics,plot]", *group("docs"))
     source, api = "docs/sphinx", "build/api"
     shutil.rmtree(ROOT / api, ignore_errors=True)
@@ -235,7 +237,6 @@ def docs(session: nox.Session) -> None:
     shutil.rmtree(doctrees, ignore_errors=True)
     options = ["-W", "-n", "--keep-going", "-d", str(doctrees)]
     session.run("sphinx-build", "-b", "html", *options, source, api, env=ONE_THREAD)
-    session.run("sphinx-build", "-b", "doctest", *options, source, str(doctrees / "doctest"), env=ONE_THREAD)
     session.run(SITE, "build", "--strict", "--clean", env={"NO_MKDOCS_2_WARNING": "1"})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import doctest
 import importlib
 import inspect
 from collections import defaultdict
@@ -149,3 +150,21 @@ def test_rooms_export_what_they_list_and_the_top_level_is_small() -> None:
         names = getattr(module, "__all__", [])
         assert len(names) == len(set(names)) and all(hasattr(module, name) for name in names), room
     assert 40 <= len(avsync.__all__) <= 60
+
+
+def test_examples_in_docstrings_are_found_by_doctest() -> None:
+    """The API reference shows them, and only ``pytest --doctest-modules`` runs them."""
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    for path in sorted(ROOT.rglob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        if ">>>" not in source:
+            continue
+        parts = path.relative_to(ROOT.parent).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        written = sum(
+            ">>>" in (ast.get_docstring(node) or "")
+            for node in ast.walk(ast.parse(source))
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        )
+        found = finder.find(importlib.import_module(name), name)
+        assert sum(bool(test.examples) for test in found) == written, name

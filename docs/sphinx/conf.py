@@ -6,7 +6,6 @@ Each build writes the pages from the package into ``generated/`` next to this fi
 from __future__ import annotations
 
 import ast
-import doctest
 import functools
 import importlib
 import inspect
@@ -35,7 +34,7 @@ author = "avsync contributors"
 project_copyright = "2026, avsync contributors"
 version = release = avsync.__version__
 
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.doctest", "sphinx.ext.viewcode"]
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 html_math_renderer = "mathml"
 READING_ORDER = (
     "losses",
@@ -92,11 +91,6 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 napoleon_use_rtype = False
 python_maximum_signature_line_length = 100
-
-# Examples run as they stand, with torch at hand as in the modules that they come from.
-doctest_global_setup = "import torch"
-doctest_test_doctest_blocks = "default"
-doctest_default_flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 # Pages are their text alone, which the site shows in its own look (docs/mkdocs_api.py).
 html_theme = "basic"
@@ -247,18 +241,6 @@ def _shield(_app: Any, what: str, _name: str, _value: Any, _options: Any, lines:
         lines[:] = [line for line in lines if not line.startswith("Alias for field number")]
 
 
-def _set_scene(_app: Any, _what: str, _name: str, value: Any, _options: Any, lines: list[str]) -> None:
-    # Examples see the names of the module that they stand in, as they do in pytest, whatever earlier examples of the page
-    # assigned.
-    value = value.fget if isinstance(value, property) else value
-    module = value.__name__ if inspect.ismodule(value) else getattr(inspect.unwrap(value), "__module__", None)
-    if module and module.startswith("avsync") and any(line.lstrip().startswith(">>>") for line in lines):
-        # By its name in sys.modules: a package may give out a function that is called like the module it comes from.
-        names = f"vars(sys.modules['{module}']).items() if not k.startswith('__')"
-        scene = f"import sys, {module}; globals().update({{k: v for k, v in {names}}})"
-        lines[:0] = [".. testcode::", "   :hide:", "", f"   {scene}", ""]
-
-
 @functools.cache
 def _private_types(module: str | None) -> frozenset[str]:
     """Return the type names that a module assigns or imports for type checking only; signatures show them as written."""
@@ -351,5 +333,4 @@ def setup(app: Any) -> None:
     write_pages(HERE / "generated")
     app.add_html_math_renderer("mathml", (_MathML.inline, None), (_MathML.display, None))
     app.connect("autodoc-process-docstring", _shield, priority=400)
-    app.connect("autodoc-process-docstring", _set_scene, priority=600)
     app.connect("missing-reference", _resolve)
