@@ -705,8 +705,9 @@ class SyncerPyramid(MultiScaleSyncer):
 
 def _embedded(signals: Sequence[together.Signal]) -> list[list[Tensor]]:
     """Return (batch, windows, embed) of each encoder of each signal."""
-    if is_launch_bound(signals[0].values) and together.possible(signals):
-        return together.embed_joined(signals)
+    joined = together.embed_joined(signals) if is_launch_bound(signals[0].values) else None
+    if joined is not None:
+        return joined
     return [[encoder(x) for encoder, x in zip(one.encoders, one.levels_of(one.values), strict=True)] for one in signals]
 
 

@@ -108,28 +108,22 @@ class _Plan(NamedTuple):
 _plans: WeakKeyDictionary[nn.Module, dict[tuple[int, ...], tuple[object, _Plan]]] = WeakKeyDictionary()
 
 
-def possible(signals: Sequence[Signal]) -> bool:
-    """Return True if the encoders are frozen, in float32 or float64, on a GPU, and the batch is small."""
-    if torch.is_autocast_enabled(signals[0].values.device.type):
-        return False
-    if any(signal.values.shape[0] * signal.values.shape[1] > MOST_FRAMES * signal.stride for signal in signals):
-        return False
-    encoders = [encoder for signal in signals for encoder in signal.encoders]
-    weights = [weight for encoder in encoders for weight in encoder.parameters()]
-    if any(encoder.training for encoder in encoders) or any(w.requires_grad or w.is_inference() for w in weights):
-        return False
-    return {weight.dtype for weight in weights} in ({torch.float32}, {torch.float64})
-
-
-def embed_joined(signals: Sequence[Signal]) -> list[list[Tensor]]:
-    """Embed all windows of one signal, or of motion and audio of the same levels, if that is :func:`possible`.
+def embed_joined(signals: Sequence[Signal]) -> list[list[Tensor]] | None:
+    """Embed all windows of one signal, or of motion and audio of the same levels.
 
     Second derivatives are not available.
 
     Returns:
-        (batch, windows, embed) of each encoder of each signal.
+        (batch, windows, embed) of each encoder of each signal; None unless the encoders are frozen and in float32 or float64,
+        and the batch is small.
     """
+    if torch.is_autocast_enabled(signals[0].values.device.type):
+        return None
+    if any(signal.values.shape[0] * signal.values.shape[1] > MOST_FRAMES * signal.stride for signal in signals):
+        return None
     plan = _plan([encoder for signal in signals for encoder in signal.encoders])
+    if plan is None:
+        return None
     windows, rows = _rows(plan, signals)
     embedded: dict[int, Tensor] = {}
     for group in plan.groups:
@@ -140,18 +134,33 @@ def embed_joined(signals: Sequence[Signal]) -> list[list[Tensor]]:
     return [[next(ordered) for _ in signal.encoders] for signal in signals]
 
 
-def _plan(encoders: Sequence[Any]) -> _Plan:
-    """Return the plan of the encoders, which is made again after their weights change.
+def _plan(encoders: Sequence[Any]) -> _Plan | None:
+    """Return the plan of the encoders, which is made again after their weights change; None if they are not frozen.
 
     A change in place through ``.data``, which autograd does not see, is not noticed.
     """
-    weights = [weight for encoder in encoders for weight in (*encoder.parameters(), *encoder.buffers())]
-    now = tuple((weight.data_ptr(), weight._version, weight.device) for weight in weights)
+    if any(encoder.training for encoder in encoders):
+        return None
+    weights = [weight for encoder in encoders for weight in _weights_of(encoder)]
+    if any(weight.requires_grad or weight.is_inference() for weight in weights):
+        return None
+    now = (weights[0].device, *[(weight.data_ptr(), weight._version) for weight in weights])
     plans = _plans.setdefault(encoders[0], {})
     key = tuple(id(encoder) for encoder in encoders)
     if key not in plans or plans[key][0] != now:
+        if {weight.dtype for weight in weights} not in ({torch.float32}, {torch.float64}):
+            return None
         plans[key] = now, _Plan(_groups(encoders), {})
     return plans[key][1]
+
+
+def _weights_of(module: nn.Module) -> list[Tensor]:
+    """Return parameters and buffers; ``module.parameters()`` takes several times as long, in every step."""
+    found = [tensor for own in (module._parameters, module._buffers) for tensor in own.values() if tensor is not None]
+    for child in module._modules.values():
+        if child is not None:
+            found += _weights_of(child)
+    return found
 
 
 @torch.inference_mode(False)  # tensors of inference mode could not be used in training later
