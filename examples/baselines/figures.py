@@ -29,6 +29,7 @@ import torch
 from judging import MARGIN
 from ms_sync import CURVES
 from run import Bench, add_arguments, method_folder
+from shared import watched_clips
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
@@ -215,7 +216,9 @@ def show_training(bench: Bench, folder: Path) -> None:
             values = np.array([[value for _, value in run[level]] for run in seeds])
             means.setdefault(name, []).append(list(zip(steps, values.mean(axis=0).tolist(), strict=True)))
             ranges.setdefault(name, []).append((steps, values.min(axis=0).tolist(), values.max(axis=0).tolist()))
-    figure = confidence_along_training(means, ylabel="confidence of the whole face")
+    real = crop_offsets(bench.models["face"], watched_clips(bench.material), margin=bench.preset.evaluated_margin)
+    truth = [float(level.confidence.mean()) for level in real]
+    figure = confidence_along_training(means, ylabel="confidence of the whole face", truth=truth)
     for level, axes in enumerate(figure.axes):
         for number, name in enumerate(CURVES):
             axes.fill_between(*ranges[name][level], color=PALETTE[number], alpha=0.15, linewidth=0)

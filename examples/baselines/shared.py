@@ -20,7 +20,16 @@ from avsync.models import MultiScaleSyncer
 # The training of the whole system is that of examples/msync.
 sys.path.append(str(Path(__file__).resolve().parents[1] / "msync"))
 
-from pipeline import Material, generator_models, generator_stage, load_material, trained_pyramid, watch, write_json
+from pipeline import (
+    Material,
+    generator_models,
+    generator_stage,
+    load_material,
+    trained_pyramid,
+    watch,
+    watched_clips,
+    write_json,
+)
 from presets import PRESETS, Preset
 
 __all__ = [
@@ -37,6 +46,7 @@ __all__ = [
     "moved",
     "trained_pyramid",
     "watch",
+    "watched_clips",
     "write_json",
 ]
 

@@ -228,12 +228,16 @@ def generator_models(
     return generator, discriminators, MultiScaleSyncLoss(syncers=syncers, level_weights=weights)
 
 
+def watched_clips(material: Material) -> Batch:
+    """Return the validation clips on which generators are measured during training."""
+    return material.crops.select(torch.linspace(0, len(material.crops) - 1, min(WATCHED_CLIPS, len(material.crops))).long())
+
+
 def watch(
     material: Material, preset: Preset, syncers: MultiScaleSyncer, device: torch.device
 ) -> Callable[[MultiScaleGenerator], dict[str, float]]:
     """Return the function that measures a generator in training: confidence at every level on some validation clips."""
-    chosen = torch.linspace(0, len(material.crops) - 1, min(WATCHED_CLIPS, len(material.crops))).long()
-    watched = material.crops.select(chosen).to(device)
+    watched = watched_clips(material).to(device)
 
     def measure(generator: MultiScaleGenerator) -> dict[str, float]:
         generator.eval()
