@@ -16,6 +16,7 @@ from avsync import MultiScaleSyncLoss, SyncerConfig, SyncerPyramid, SyncerPyrami
 from avsync.landmarks.head_frame import head_frame_weights
 from avsync.landmarks.motion_features import motion_features
 from avsync.losses import SyncLossOutput, multi_scale_sync_loss
+from avsync.models.syncer import together
 from avsync.models.syncer.pyramid import Syncer
 
 NO_LAUNCH = [
@@ -130,6 +131,17 @@ def test_the_same_numbers_with_pretrained_weights(dtype: torch.dtype, padded: bo
     expected = values(loss, *given)
     monkeypatch.setattr(_checks, "LAUNCH_BOUND", ("cpu",))
     assert_equal(values(loss, *given), expected, {torch.float32: 1e-6, torch.float64: 1e-13}[dtype])
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+def test_clips_that_are_too_long_for_a_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    loss = MultiScaleSyncLoss(syncers=random_pyramid(width=(16, 8, 8, 8), audio_context=(3, 0, 0, 0))).double()
+    expected = results(loss, dtype=torch.float64)
+    monkeypatch.setattr(together, "LONGEST_MATRIX", 42)
+    with Launches() as launches:
+        found = results(loss, dtype=torch.float64)
+    assert launches.names["avg_pool2d"] > 0
+    assert_equal(found, expected, 1e-12)
 
 
 @pytest.mark.usefixtures("as_on_a_gpu")

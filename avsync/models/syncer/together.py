@@ -28,6 +28,10 @@ from torch.nn import functional as F
 
 MOST_FRAMES = 8192
 """Frames of the finest level, all clips together, up to which launching is what costs time."""
+LONGEST_MATRIX = 256
+"""Frames of a clip up to which its levels are one product, whose matrix grows with the square of the frames (10 MB)."""
+_MOST_MATRICES = 16
+"""Lengths of clips whose matrices are kept."""
 _CARRIER = 16.0
 """Value of the hidden unit that carries a bias. It is a fixed point of GELU in double precision, and a power of two."""
 _CARRIERS = 8
@@ -238,7 +242,7 @@ def _rows(plan: _Plan, signals: Sequence[Signal]) -> tuple[list[int], dict[int, 
     """
     dtype = plan.groups[0].head.weight.dtype
     values = [signal.values.flatten(2).to(dtype) for signal in signals]
-    if all(signal.linear for signal in signals):
+    if all(signal.linear and signal.values.shape[1] <= LONGEST_MATRIX * signal.stride for signal in signals):
         windows, matrices = _matrices(plan, signals)
         joined = [_product(*pair) for pair in zip(matrices, values, strict=True)]
     else:
@@ -274,7 +278,7 @@ def _matrices(plan: _Plan, signals: Sequence[Signal]) -> tuple[list[int], list[T
     """
     lengths = tuple(signal.values.shape[1] for signal in signals)
     if lengths not in plan.matrices:
-        if len(plan.matrices) >= 100:  # clips of many different lengths
+        if len(plan.matrices) >= _MOST_MATRICES:
             plan.matrices.clear()
         weight = plan.groups[0].head.weight
         with torch.inference_mode(False), torch.no_grad():
