@@ -151,7 +151,7 @@ def check_same_device(name: str, x: Tensor, device: torch.device, other: str) ->
         raise ArgumentError(f"`{name}`: expected it on the device of {other}, {device}, got {x.device}")
 
 
-def device_of(module: nn.Module) -> torch.device:
+def device_of_module(module: nn.Module) -> torch.device:
     """Return the device of a module's parameters and buffers; the CPU if it has none."""
     return next((x.device for x in itertools.chain(module.parameters(), module.buffers())), torch.device("cpu"))
 

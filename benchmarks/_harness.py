@@ -266,6 +266,7 @@ def _device(name: str) -> torch.device:
         torch.cuda.init()
         device = torch.device("cuda", device.index or 0)
         torch.cuda.set_device(device)
+        torch.backends.cudnn.allow_tf32 = False  # its default is True, and candidates in float32 are to agree
     return device
 
 

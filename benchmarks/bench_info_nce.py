@@ -85,6 +85,8 @@ def main() -> None:
         print(
             f"{candidate:14} {figures['seconds']:8.2f} s {figures['peak_bytes'] / 2**30:6.2f} GiB  loss {figures['loss']:.6f}"
         )
+    if args.device != "cpu":
+        torch.cuda.init()  # so that the record names the GPU, which only the candidates' processes have used
     sizes = {"clips": args.clips, "windows": WINDOWS, "embed": EMBED, "repeats": args.repeats, "device": args.device}
     clock = "processor time" if args.device == "cpu" else "wall-clock time"
     write_json(

@@ -66,7 +66,14 @@ end of the measurement: above the number of cores, other work slowed every candi
 time by the clock, and shares of the peak are left out.
 
 A GPU column is filled by a GPU only: `python -m benchmarks.gpu`, or any other benchmark with `--device cuda`, and then
-`python -m benchmarks.page`.
+`python -m benchmarks.page`. Its candidates launch kernel by kernel, so their time is that of Python and of the launches: 60 to
+95 microseconds for each kernel of the sync loss, of which the device computes for 15. [In a CUDA
+graph](training.md#on-a-gpu), as training runs its steps, the loss takes a sixth of the time and the generator a fourteenth.
+
+Three rows of the GPU columns are behind a peer. InfoNCE of few windows has more operations than two calls of `cross_entropy` or
+the one formula of info-nce-pytorch, because it has masks, weights and exclusions. InfoNCE of many windows in chunks computes
+every product twice, for a thirtieth of the memory. In one hour, a loop over 31 shifts is 31 large operations, and `sync_offset`
+adds the answer and its mask to them.
 """
 
 
@@ -100,24 +107,42 @@ def duration(seconds: float) -> str:
     return f"{milliseconds:.0f}" if milliseconds >= 100 else f"{milliseconds:.3g}"
 
 
+def times(name: str, record: Mapping[str, Any]) -> dict[str, str]:
+    """Return the cells of a candidate by column, as its record has them."""
+    entry, extra = record["candidates"].get(name, {}), record.get("extra", {})
+    if not entry:
+        return {}
+    kept, kernels = (extra.get(key, {}) for key in ("kept for the backward pass, MiB", "kernels"))
+    spread = f" ({duration(entry['iqr_seconds'])})" if "iqr_seconds" in entry else ""
+    on_gpu = record["metadata"].get("cuda")
+    processor = entry.get("processor_seconds") if not on_gpu else None
+    return {
+        f"{record.get('clock', 'time')}, ms": duration(seconds(entry)) + spread,
+        **({} if processor is None else {"processor time, ms": duration(processor)}),
+        "speed-up": f"{entry['speed_up']:.2f}" if "speed_up" in entry else "",
+        "share of peak": f"{100 * entry['share_of_peak']:.0f} %" if "share_of_peak" in entry and not busy(record) else "",
+        "kernels": str(kernels.get(name, "")),
+        "peak memory, MiB": f"{entry['peak_bytes'] / 2**20:.0f}" if entry.get("peak_bytes") else "",
+        "kept for the backward pass, MiB": f"{kept[name]:.1f}" if name in kept else "",
+    }
+
+
+def seconds(entry: Mapping[str, Any]) -> float:
+    """Return the time of a candidate."""
+    found: float = entry.get("median_seconds", entry.get("seconds"))
+    return found
+
+
 def table(record: Mapping[str, Any], gpu: Mapping[str, Any] | None) -> str:
-    """Render the candidates of a record, one per row; columns without a value are left out."""
-    candidates = record["candidates"]
-    kept = record.get("extra", {}).get("kept for the backward pass, MiB", {})
+    """Render the candidates of a record and of that of a GPU, one per row; columns without a value are left out."""
+    on_gpu = {} if gpu is None else gpu["candidates"]
     rows: list[dict[str, str]] = []
-    for name, entry in candidates.items():
-        median = entry.get("median_seconds", entry.get("seconds"))
-        row = {"": LABELS.get(name, name)}
-        spread = f" ({duration(entry['iqr_seconds'])})" if "iqr_seconds" in entry else ""
-        row[f"{record.get('clock', 'time')}, ms"] = duration(median) + spread
-        if "processor_seconds" in entry:
-            row["processor time, ms"] = duration(entry["processor_seconds"])
-        row["speed-up"] = f"{entry['speed_up']:.2f}" if "speed_up" in entry else ""
-        row["share of peak"] = f"{100 * entry['share_of_peak']:.0f} %" if "share_of_peak" in entry and not busy(record) else ""
-        row["peak memory, MiB"] = f"{entry['peak_bytes'] / 2**20:.0f}" if "peak_bytes" in entry else ""
-        row["kept for the backward pass, MiB"] = f"{kept[name]:.1f}" if name in kept else ""
-        on_gpu = None if gpu is None else gpu["candidates"].get(name)
-        row["GPU, ms"] = duration(on_gpu.get("median_seconds", on_gpu.get("seconds"))) if on_gpu else NOT_MEASURED
+    for name in dict.fromkeys([*record["candidates"], *on_gpu]):
+        row = {"": LABELS.get(name, name), **times(name, record)}
+        if gpu is not record:
+            row["GPU, ms"] = duration(seconds(on_gpu[name])) if name in on_gpu else NOT_MEASURED
+            if "peak_bytes" in on_gpu.get(name, {}) and row.get("peak memory, MiB"):
+                row["GPU, MiB"] = f"{on_gpu[name]['peak_bytes'] / 2**20:.0f}"
         rows.append(row)
     columns = [
         column for column in dict.fromkeys(column for row in rows for column in row) if any(row.get(column) for row in rows)

@@ -242,8 +242,8 @@ def test_steps_do_not_wait_for_the_device(bank: ClipBank) -> None:
     options = {"sync_loss": sync_loss, "fabric": fabric, "augment": None, "cuda_graphs": None}
     steps = GanSteps(generator.train(), discriminators=discriminators.train(), bank=bank, config=GAN, **options)
     for now in range(1, 7):
-        # Recording waits by itself; every other step must not.
-        torch.cuda.set_sync_debug_mode("default" if now == 4 else "error")
+        # The first step copies constants to the device, and the recording waits by itself; every other step must not.
+        torch.cuda.set_sync_debug_mode("default" if now in (1, 4) else "error")
         try:
             steps.step(now)
         finally:

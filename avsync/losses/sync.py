@@ -27,7 +27,7 @@ from avsync._checks import (
     checked,
     constant,
     describe_shape,
-    device_of,
+    device_of_module,
     is_launch_bound,
     is_tensor,
     same_precision,
@@ -393,7 +393,7 @@ class MultiScaleSyncLoss(nn.Module):
         if audio_transform is None and isinstance(syncers, MultiScaleSyncer):
             audio_transform = syncers.speech_features()
             if audio_transform is not None:
-                audio_transform.to(device_of(syncers))
+                audio_transform.to(device_of_module(syncers))
         numbers = [1.0] * self.num_levels if level_weights is None else checked_weights(level_weights, self.num_levels)
         shares = _shares(_region_numbers(region_weights, held), [held.columns(level) for level in range(self.num_levels)])
         numbers = [number if any(column) else 0.0 for number, column in zip(numbers, zip(*shares, strict=True), strict=True)]
@@ -403,7 +403,7 @@ class MultiScaleSyncLoss(nn.Module):
                 f" {dict(region_weights or {})}"
             )
         self._first_weighted = next(level for level, weight in enumerate(numbers) if weight)
-        device = device_of(held)
+        device = device_of_module(held)
         self.register_buffer("level_weights", torch.tensor(numbers, device=device), persistent=False)
         self.register_buffer("region_shares", torch.tensor(shares, device=device), persistent=False)
         self.skip_short = skip_short

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from avsync._checks import check_positive, check_type, checked, device_of
+from avsync._checks import check_positive, check_type, checked, device_of_module
 from avsync.audio.features import normalise_waveform
 from avsync.corpus.banks.augmentation import AugmentConfig, interpolate_rows, random_tempo, vary_audio, vary_landmarks
 from avsync.corpus.clip import SAMPLES_PER_FRAME, Clip, Corpus, check_clip, parts_with_audio, resample_clip
@@ -499,7 +499,7 @@ def encode_waveform(waveform: npt.NDArray[np.float32], features: nn.Module) -> T
     Raises:
         ShapeError: ``features`` returns another number of frames.
     """
-    device = device_of(features)
+    device = device_of_module(features)
     audio: Tensor = features(normalise_waveform(torch.from_numpy(waveform).to(device)[None]))
     frames = waveform.size // SAMPLES_PER_FRAME
     if audio.ndim != 3 or audio.shape[:2] != (1, AUDIO_FRAMES_PER_FRAME * frames):

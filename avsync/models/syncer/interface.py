@@ -12,7 +12,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from avsync._checks import check_floating, check_same_device, check_shape, checked, describe_shape, device_of, is_tensor
+from avsync._checks import check_floating, check_same_device, check_shape, checked, describe_shape, device_of_module, is_tensor
 from avsync.audio.features import SpeechFeatures
 from avsync.errors import ArgumentError, ClipTooShortError, ShapeError
 from avsync.landmarks.layouts import LANDMARKS68, Layout, find_layout
@@ -257,7 +257,7 @@ class _LayoutAdapter(MultiScaleSyncer):
         super().__init__(interface=syncers.interface._replace(layout=layout, landmark_points=layout.points, landmark_dims=dims))
         self.syncers = syncers
         self.weights_checksum = syncers.weights_checksum  # calibrations are valid for the mapped landmarks, too
-        weights = None if layout == own else map_weights(layout).to(device_of(syncers))
+        weights = None if layout == own else map_weights(layout).to(device_of_module(syncers))
         self.register_buffer("map_to_68", weights, persistent=False)
 
     @property
