@@ -72,8 +72,8 @@ graph](training.md#on-a-gpu), as training runs its steps, the loss takes a sixth
 
 Three rows of the GPU columns are behind a peer. InfoNCE of few windows has more operations than two calls of `cross_entropy` or
 the one formula of info-nce-pytorch, because it has masks, weights and exclusions. InfoNCE of many windows in chunks computes
-every product twice, for a thirtieth of the memory. In one hour, a loop over 31 shifts is 31 large operations, and `sync_offset`
-adds the answer and its mask to them.
+every product twice, for a thirtieth of the memory. The search in one recording of an hour is 2 ms slower than a loop over its
+31 shifts.
 """
 
 
