@@ -41,7 +41,7 @@ LENGTHS = (40, 80, 200)
 def difference_lines(
     results: dict[str, list[dict[str, Any]]], speakers: Sequence[str], keys: Sequence[str], title: str
 ) -> list[str]:
-    """Format a Markdown table of the whole system minus every other method, paired by seed and clip."""
+    """Format a Markdown table of the first method minus every other one, paired by seed and clip."""
     full, *others = results
     lines = [f"| {full} minus, {title} | " + " | ".join(keys) + " |", "|---|" + "---|" * len(keys)]
     for other in others:
@@ -58,8 +58,12 @@ def show_levels(bench: Bench, number: int) -> list[str]:
     results = {name: [seed["80"] for seed in bench.results(name)] for name in ROWS[number]}
     rows = {name: [bounds[name]] for name in BOUNDS} | results
     lines = row_lines(rows, speakers)
+    pairs = [results]
+    if number == 2:  # the loss alone, on the generator with one scale
+        pairs.append({name: results[name] for name in ("4 levels, 1 branch", "level 0 only")})
     for part in ("face", "mouth", "head"):
-        lines += ["", *difference_lines(results, speakers, [f"{part}{level}" for level in range(4)], part)]
+        for compared in pairs:
+            lines += ["", *difference_lines(compared, speakers, [f"{part}{level}" for level in range(4)], part)]
     if number == 5:
         lines += ["", *difference_lines(results, speakers, ["speed", "height", "opening", "opening95"], "dynamics")]
     figure = confidence_by_level(figure_rows(rows, speakers), bounds=BOUNDS, ylabel="confidence of the whole face")
