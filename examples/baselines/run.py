@@ -64,6 +64,7 @@ Results = dict[str, dict[str, Any]]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that this command shares with claims.py."""
     parser.add_argument("--corpus", default="synthetic", help="'synthetic', or a folder of clips (default: synthetic)")
+    parser.add_argument("--evaluation-corpus", help="folder whose validation clips are used (default: that of --corpus)")
     parser.add_argument(
         "--preset", choices=sorted(PRESETS), default="baselines", help="sizes and schedule (default: baselines)"
     )
@@ -101,6 +102,9 @@ class Bench:
         self.fabric = make_fabric(accelerator="cpu")
         self.guide = trained_pyramid("guide", arguments.guide, self.preset, self.fabric)
         self.material: Material = load_material(arguments.corpus, self.preset)
+        if arguments.evaluation_corpus is not None:
+            other = load_material(arguments.evaluation_corpus, self.preset)
+            self.material = dataclasses.replace(other, train=self.material.train)
         self.models = load_models()
 
     def crops(self, frames: int) -> Batch:
