@@ -24,6 +24,7 @@ def training_curves(
     history: Mapping[str, Sequence[tuple[int, MeasuredFloat]]],
     *,
     chance: float | None = None,
+    xlabel: str = "training step",
     ylabel: str = "loss",
     title: str = "",
     log: bool = False,
@@ -33,6 +34,7 @@ def training_curves(
     Args:
         history: (step, value) pairs by name, one curve each.
         chance: Chance level, such as log(49) for 48 negatives.
+        xlabel: Label of the steps, if they are others.
         ylabel: Label of the value axis, with its unit.
         title: Title of the plot.
         log: Logarithmic value axis.
@@ -72,7 +74,7 @@ def training_curves(
     if log:
         axes.set_yscale("log")
     plain_axes(axes)
-    axes.set(xlabel="training step", ylabel=ylabel, title=title)
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))  # next to the axes, where no curve runs
     return figure
 

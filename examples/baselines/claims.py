@@ -94,7 +94,7 @@ def show_drift(bench: Bench) -> list[str]:
                 curves.setdefault(name, []).append((frames, sum(distances) / len(distances)))
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     clips = ", ".join(f"{len(bench.crops(frames))} of {frames} frames" for frames in LENGTHS)
-    figure = training_curves(curves, ylabel="motion distance of the last 40 frames", title="length of the rollout in frames")
+    figure = training_curves(curves, xlabel="frames of the clip", ylabel="motion distance of the last 40 frames")
     save_figure(figure, bench.out / "claim3.png")
     return [*lines, "", f"Clips: {clips}."]
 
