@@ -244,7 +244,8 @@ def main(arguments: list[str] | None = None) -> int:
         if 3 in args.figures:
             show_synchrony(bench, folder)
         if 4 in args.figures:
-            show_faces(bench, folder, shown_clips(bench, args.shown or args.corpus, args.clips, args.speakers))
+            source = args.shown or args.evaluation_corpus or args.corpus
+            show_faces(bench, folder, shown_clips(bench, source, args.clips, args.speakers))
         if 5 in args.figures:
             show_training(bench, folder)
     except AvsyncError as error:
