@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -27,3 +29,13 @@ def rng() -> torch.Generator:
 def _seeded_initialisation() -> None:
     """Layer initialisation is torch's own and reads the global seed; pin it for every test."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _handlers_stay() -> Iterator[None]:
+    """A script under test adds a handler to the logger of avsync; the next test must not write to it."""
+    logger = logging.getLogger("avsync")
+    handlers, level = [*logger.handlers], logger.level
+    yield
+    logger.handlers[:] = handlers
+    logger.setLevel(level)

@@ -8,6 +8,7 @@ from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from avsync._checks import checked
 from avsync._files import read_json, untrusted
 from avsync.errors import ArgumentError
 from avsync.evaluation.methods import Evaluation
@@ -107,8 +108,9 @@ def curves_by_level(history: Mapping[str, Sequence[tuple[int, float]]]) -> tuple
     )
 
 
+@checked
 def confidence_along_training(
-    histories: Mapping[str, Curves],
+    histories: Mapping[str, Sequence[Sequence[tuple[int, float]]]],
     *,
     ylabel: str = "AV confidence",
     truth: Sequence[float] = (),

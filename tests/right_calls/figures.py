@@ -45,6 +45,9 @@ CALLS = {
         room.reliability_diagram, {"panels": {"a": {"b": (np.array([0.5, 0.9]), np.array([True, False]))}}}, slow=True
     ),
     "save_figure": Call(room.save_figure, {"figure": room.new_figure(1, 1), "path": OUT / "a.png"}, slow=True),
+    "confidence_along_training": Call(
+        room.confidence_along_training, {"histories": {"ours": [[(1, 0.1), (2, 0.2)]]}, "truth": [0.2]}, slow=True
+    ),
     "training_curves": Call(room.training_curves, {"history": {"loss0": [(1, 2.0), (2, 1.0)]}, "chance": 2.0}, slow=True),
     "write_gif": Call(room.write_gif, {"path": OUT / "a.gif", "frames": IMAGES, "fps": 25.0}),
 }

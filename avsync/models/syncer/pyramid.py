@@ -202,7 +202,7 @@ class MotionEncoder(nn.Module):
         """
         return self.encoder(self.frames_of(motion))
 
-    def with_context(self, motion: Tensor) -> Tensor:
+    def _with_context(self, motion: Tensor) -> Tensor:
         """Return motion as it is, because the encoder sees no motion around its windows."""
         return motion
 
@@ -268,7 +268,7 @@ class AudioEncoder(nn.Module):
         """
         return self.encoder(self.frames_of(audio))
 
-    def with_context(self, audio: Tensor) -> Tensor:
+    def _with_context(self, audio: Tensor) -> Tensor:
         """Repeat the first and the last audio frame as the audio around the clip, (batch, audio_frames, features)."""
         count = self.config.audio_stride * self.config.audio_context
         if count == 0:
@@ -289,7 +289,7 @@ class AudioEncoder(nn.Module):
         if frames < self.config.window:
             shortest = self.config.window * self.config.audio_stride
             raise ClipTooShortError(f"`audio`: expected at least {shortest} audio frames of the level, got {audio.shape[1]}")
-        standardised = self.with_context((at_least_float32(audio) - self.mean) / self.std)
+        standardised = self._with_context((at_least_float32(audio) - self.mean) / self.std)
         return rearrange(
             standardised, "batch (frames stride) coeffs -> batch frames (stride coeffs)", stride=self.config.audio_stride
         )

@@ -294,7 +294,7 @@ def _joined(plan: _Plan, signals: Sequence[Signal], values: Sequence[Tensor]) ->
     """
     encoders = [encoder for signal in signals for encoder in signal.encoders]
     everything = [
-        (signal.stride, encoder.with_context(level))
+        (signal.stride, encoder._with_context(level))
         for signal, x in zip(signals, values, strict=True)
         for encoder, level in zip(signal.encoders, signal.levels_of(x), strict=True)
     ]
