@@ -149,7 +149,9 @@ CALLS = {
     "Rollout": Call(room.Rollout, {"network": GENERATOR, "observed": OBSERVED, "terms": TERMS, "initial_state": STATE}),
     "Rollout.step": Call(lambda **given: rollout().step(**given), {"term": TERMS[2].detach()}, like=room.Rollout.step),
     "Rollout.restore": Call(rollout().restore, {"state": rollout().state}),
-    "export_onnx": Call(room.export_onnx, {"model": PYRAMID, "folder": new_folder()}, slow=True),
+    "export_onnx": Call(
+        room.export_onnx, {"model": room.SyncerPyramid(replace(CONFIG, num_levels=1)), "folder": new_folder()}, slow=True
+    ),
     "Rollout.faces": Call(rollout().faces, {"displacements": torch.rand(2, 3, 14)}),
     "merge_branches": Call(room.merge_branches, {"velocities": torch.rand(2, 4, 7, 2), "mask_logits": torch.rand(2, 4, 7)}),
     "mirror_audio": Call(room.mirror_audio, {"audio": SOUND, "warm_up": 3}),
