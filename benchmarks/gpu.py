@@ -34,7 +34,7 @@ from avsync.models import (
     WindowDiscriminator,
     WindowDiscriminatorConfig,
 )
-from avsync.training import Discriminators, GanSteps, GanTrainingConfig, make_fabric
+from avsync.training import CudaRecorder, Discriminators, GanSteps, GanTrainingConfig, make_fabric
 from benchmarks import _harness
 from benchmarks.bench_sync_loss import multiply_adds
 
@@ -201,16 +201,15 @@ def gan_cases(sizes: Sizes, device: torch.device) -> dict[str, Callable[[], obje
 
 def in_graph(case: Callable[[], object]) -> Callable[[], object]:
     """Record a case as a CUDA graph and return its replay."""
-    aside = torch.cuda.Stream()
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
-        for _ in range(3):
-            case()
-    torch.cuda.current_stream().wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    recorder = CudaRecorder(torch.device("cuda", torch.cuda.current_device()))
+
+    def work() -> dict[str, Tensor]:
         case()
-    return graph.replay
+        return {}
+
+    for _ in range(3):
+        recorder.aside(work)
+    return recorder.record(work)[0]
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -193,3 +193,28 @@ def test_systems_trained_side_by_side_are_those_of_run(run: ModuleType, tmp_path
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/generator/*")}
     assert side_by_side.main([*options, "--seeds", "2", "--only", *names]) == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before, "finished systems are kept"
+
+
+def test_a_system_that_diverged_does_not_take_the_others_with_it(run: ModuleType, tmp_path: Path) -> None:
+    sys.modules.pop("side_by_side", None)
+    import side_by_side
+
+    saved: list[int] = []
+
+    def system(number: int) -> SimpleNamespace:
+        def save() -> None:
+            if number == 0:
+                raise side_by_side.DivergedError("system 0")
+            saved.append(number)
+
+        steps = SimpleNamespace(config=SimpleNamespace(steps=1), step=lambda now: None)
+        return SimpleNamespace(steps=steps, record=lambda now: None, save=save)
+
+    with pytest.raises(side_by_side.DivergedError, match="system 0"):
+        side_by_side.train_together([system(0), system(1)], torch.device("cpu"))
+    assert saved == [1]
+    options = ["--preset", "tiny", "--out", str(tmp_path), "--accelerator", "cpu"]
+    with pytest.raises(SystemExit):
+        side_by_side.main([*options, "--processes", "0"])
+    for wrong in (["--steps", "0"], ["--batch-size", "0"]):
+        assert side_by_side.main([*options, *wrong]) == 1

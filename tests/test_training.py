@@ -260,6 +260,8 @@ def test_configs_refuse_what_cannot_be() -> None:
         GanTrainingConfig(batch_size=6, variety_weight=1.0)
     with pytest.raises(ConfigError, match="sync_share"):
         GanTrainingConfig(sync_share=1.5)
+    with pytest.raises(ConfigError, match="sync_share"):
+        GanTrainingConfig(sync_share=0.5, sync_target="audio")
     with pytest.raises(ConfigError, match="sync_target"):
         GanTrainingConfig(sync_target="truth")
     with pytest.raises(ConfigError, match="schedule"):

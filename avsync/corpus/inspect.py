@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from avsync._checks import device_of_module
 from avsync.audio.features import normalise_waveform
 from avsync.corpus.clip import (
     FPS,
@@ -271,7 +272,7 @@ def _offsets(clip: Clip, syncers: MultiScaleSyncer, features: nn.Module, search:
         raise ArgumentError(f"`syncers`: expected syncers for {clip.landmarks.shape[1]} points, got syncers for {wanted}")
     clip = resample_clip(clip, fps=syncers.fps)
     frames = min(clip.frames, MAX_OFFSET_FRAMES)
-    device = next(syncers.parameters()).device
+    device = device_of_module(syncers)
     landmarks = torch.from_numpy(clip.landmarks[:frames, :, : syncers.landmark_dims]).to(device)
     waveform = torch.from_numpy(clip.waveform[: sample_of_frame(frames, clip.fps)]).to(device)
     present = torch.from_numpy(clip.has_audio[:frames])[None].to(device)

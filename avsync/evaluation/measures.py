@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from avsync._checks import device_of_module
 from avsync.corpus.clip import FPS
 from avsync.corpus.speech import speech_mask
 from avsync.errors import ArgumentError
@@ -85,7 +86,7 @@ class AudioEmbeddings:
     def __init__(self, pyramid: MultiScaleSyncer, transform: nn.Module, *, max_offsets: Sequence[int] = MAX_OFFSETS) -> None:
         check_max_offsets(max_offsets, pyramid.num_levels)
         self.pyramid, self.transform, self.max_offsets = pyramid, transform, tuple(max_offsets)
-        self.device = next(pyramid.parameters()).device
+        self.device = device_of_module(pyramid)
         self._held: dict[int, tuple[Track, list[Tensor]]] = {}
 
     @torch.no_grad()

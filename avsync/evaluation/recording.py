@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from avsync._checks import check_count, check_finite_numbers, checked
+from avsync._checks import check_count, check_finite_numbers, checked, device_of_module
 from avsync.corpus.clip import INDEX_NAME, SAMPLE_RATE, SAMPLES_PER_FRAME, Clip, Corpus, missing_ranges, resample_clip
 from avsync.corpus.detectors import Detector
 from avsync.corpus.extraction.from_video import iter_clips
@@ -252,7 +252,7 @@ def recording_report(
 
 
 def _inputs(clip: Clip, pyramid: MultiScaleSyncer, audio_transform: nn.Module) -> tuple[Tensor, Tensor]:
-    device = next(pyramid.parameters()).device
+    device = device_of_module(pyramid)
     dims, points = pyramid.landmark_dims, pyramid.landmark_points
     if clip.landmarks.shape[2] < dims or clip.landmarks.shape[1] != points:
         raise ShapeError(

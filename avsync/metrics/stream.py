@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from avsync._checks import check_count, check_floating, check_positive, check_shape, checked
+from avsync._checks import check_count, check_floating, check_positive, check_shape, checked, device_of_module
 from avsync.errors import ArgumentError
 from avsync.metrics.calibration import Calibration
 from avsync.metrics.multi_scale import MAX_OFFSETS
@@ -124,7 +124,7 @@ class SyncStream:
         check_shape("audio", audio, "samples")
         check_floating("audio", audio)
         self._sizes = {"points": landmarks.shape[1], "dims": landmarks.shape[2]}
-        device = next(self.pyramid.parameters()).device
+        device = device_of_module(self.pyramid)
         # Copies, because the caller may fill the same buffer again; no empty chunks, which would pile up.
         self._landmarks += [landmarks.to(device, copy=True)] if len(landmarks) else []
         self._waveform += [audio.to(device, copy=True)] if len(audio) else []

@@ -107,6 +107,8 @@ class GanTrainingConfig:
             raise ConfigError(f"`sync_target`: expected one of {SYNC_TARGETS}, got {self.sync_target!r}")
         if not 0 < self.sync_share <= 1:
             raise ConfigError(f"`sync_share`: expected a number above 0 and up to 1, got {self.sync_share!r}")
+        if self.sync_share != 1 and self.sync_target != "capped":
+            raise ConfigError(f"`sync_share`: expected 1 with sync_target {self.sync_target!r}, got {self.sync_share!r}")
         if self.schedule not in ("paper", "cosine"):
             raise ConfigError(f"`schedule`: expected 'paper' or 'cosine', got {self.schedule!r}")
         if not 0 <= self.ema_decay < 1:

@@ -79,8 +79,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def preset_of(arguments: argparse.Namespace) -> Preset:
     """Return the preset of the command line, with its steps and batches."""
     preset = PRESETS[arguments.preset]
-    steps, clips = arguments.steps or preset.gan.steps, arguments.batch_size or preset.gan.batch_size
-    return dataclasses.replace(preset, gan=dataclasses.replace(preset.gan, steps=steps, batch_size=clips))
+    given = {name: getattr(arguments, name) for name in ("steps", "batch_size") if getattr(arguments, name) is not None}
+    return dataclasses.replace(preset, gan=dataclasses.replace(preset.gan, **given))
+
+
+def material_of(arguments: argparse.Namespace, preset: Preset) -> Material:
+    """Load the corpus of the command line, with the validation clips of ``--evaluation-corpus``."""
+    material = load_material(arguments.corpus, preset)
+    if arguments.evaluation_corpus is None:
+        return material
+    return dataclasses.replace(load_material(arguments.evaluation_corpus, preset), train=material.train)
 
 
 def method_folder(out: Path, name: str, seed: int) -> Path:
@@ -101,10 +109,7 @@ class Bench:
         self.preset, self.seeds = preset_of(arguments), arguments.seeds
         self.fabric = make_fabric(accelerator="cpu")
         self.guide = trained_pyramid("guide", arguments.guide, self.preset, self.fabric)
-        self.material: Material = load_material(arguments.corpus, self.preset)
-        if arguments.evaluation_corpus is not None:
-            other = load_material(arguments.evaluation_corpus, self.preset)
-            self.material = dataclasses.replace(other, train=self.material.train)
+        self.material = material_of(arguments, self.preset)
         self.models = load_models()
 
     def crops(self, frames: int) -> Batch:

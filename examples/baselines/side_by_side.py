@@ -26,10 +26,11 @@ import ms_sync
 import suhmo
 import torch
 from judging import EVALUATION_MODELS
-from run import add_arguments, method_folder, preset_of
-from shared import Material, Preset, generator_models, load_material, trained_pyramid, watch, write_json
+from run import add_arguments, material_of, method_folder, preset_of
+from shared import Material, Preset, generator_models, trained_pyramid, watch, write_json
 
 from avsync import AvsyncError, MultiScaleGenerator, save_pretrained
+from avsync.errors import DivergedError
 from avsync.models import MultiScaleSyncer
 from avsync.training import GanSteps, averaged, make_fabric
 
@@ -61,12 +62,12 @@ class System:
         """Save the generator with its averaged weights.
 
         Raises:
-            RuntimeError: The training diverged.
+            DivergedError: A weight is not finite.
         """
         generator: MultiScaleGenerator = self.steps.generator
         with averaged(generator, self.steps.average):
             if not all(bool(parameter.isfinite().all()) for parameter in generator.parameters()):
-                raise RuntimeError(f"{self.folder}: the weights are not finite after {self.steps.config.steps} steps")
+                raise DivergedError(f"{self.folder}: the weights are not finite after {self.steps.config.steps} steps")
             save_pretrained(generator, self.folder)
         if self.history:
             write_json(self.folder.parent / "history.json", self.history)
@@ -104,7 +105,11 @@ def make_system(
 
 
 def train_together(systems: Sequence[System], device: torch.device) -> None:
-    """Train all systems in turns, each on a stream of its own, and save their generators."""
+    """Train all systems in turns, each on a stream of its own, and save their generators.
+
+    Raises:
+        DivergedError: A weight of a system is not finite; the other systems are saved.
+    """
     cuda = device.type == "cuda"
     streams = [torch.cuda.Stream(device) if cuda else None for _ in systems]
     for now in range(1, max((system.steps.config.steps for system in systems), default=0) + 1):
@@ -117,8 +122,14 @@ def train_together(systems: Sequence[System], device: torch.device) -> None:
             torch.cuda.synchronize(device)
     if cuda:
         torch.cuda.synchronize(device)
+    diverged = []
     for system in systems:
-        system.save()
+        try:
+            system.save()
+        except DivergedError as error:
+            diverged.append(str(error))
+    if diverged:
+        raise DivergedError("; ".join(diverged))
 
 
 def train_share(args: argparse.Namespace, share: int) -> None:
@@ -136,7 +147,7 @@ def train_share(args: argparse.Namespace, share: int) -> None:
     if not mine:
         return
     began = time.monotonic()
-    material, guide = load_material(args.corpus, preset), trained_pyramid("guide", args.guide, preset, fabric)
+    material, guide = material_of(args, preset), trained_pyramid("guide", args.guide, preset, fabric)
     judge = trained_pyramid("face", EVALUATION_MODELS["face"], preset, fabric)
     measure = watch(material, preset, judge, fabric.device)
     systems = [
@@ -154,6 +165,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--accelerator", default="auto", help="device (default: auto, the GPU if there is one)")
     parser.add_argument("--processes", type=int, default=1, help="processes that share the device (default: 1)")
     args = parser.parse_args(arguments)
+    if args.processes < 1:
+        parser.error(f"--processes: expected at least 1, got {args.processes}")
     try:
         if args.processes == 1:
             train_share(args, 0)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from avsync._checks import check_choice, check_count, check_positive, checked
+from avsync._checks import check_choice, check_count, check_positive, checked, device_of_module
 from avsync.corpus.detectors import Detector, as_detector
 from avsync.corpus.media.audio_source import AudioSource
 from avsync.corpus.media.info import FloatArray
@@ -123,7 +123,7 @@ def score_video(
     check_positive("max_offset", max_offset)
     if not 1 <= batch_size <= MAX_BATCH:
         raise ArgumentError(f"`batch_size`: expected 1 to {MAX_BATCH}, got {batch_size}")
-    where = next(syncnet.parameters()).device if device is None else torch.device(device)
+    where = device_of_module(syncnet) if device is None else torch.device(device)
     syncnet.to(where).eval()
     if audio_track is not None:
         check_count("audio_track", audio_track)

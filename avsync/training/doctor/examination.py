@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from avsync._checks import checked
+from avsync._checks import checked, device_of_module
 from avsync.corpus.banks.bank import ClipBank
 from avsync.corpus.clip import Clip, is_rate
 from avsync.errors import ArgumentError, ClipTooShortError
@@ -246,7 +246,7 @@ def _judge(clip: Clip, syncers: MultiScaleSyncer, features: nn.Module) -> list[t
     if clip.frames < _CROP + 2 * _MARGIN or clip.landmarks.shape[1:] != faces:
         return []
     crops = ClipBank([clip], features=features).windows(_CROP, stride=_STRIDE, margin=_MARGIN)
-    crops = crops.select(crops.speech_fraction >= LEAST_SPEECH).to(next(syncers.parameters()).device)
+    crops = crops.select(crops.speech_fraction >= LEAST_SPEECH).to(device_of_module(syncers))
     if not len(crops):
         return []
     motion, audio = (
