@@ -530,18 +530,19 @@ class Rollout:
         self._hidden, self._cell = initial_state.to(at_least_float32(network.lstm_bias)).unbind(0)
         displacements = ((observed - self._first) / self._unit).flatten(2)
         self._basis: Tensor | None = None
-        self._leak: Tensor | None = None
+        self._pull: Tensor | None = None
         if network.motion_basis is not None and network.motion_analysis is not None and network.motion_reach is not None:
             # The basis is in units of typical velocities, and so are positions along each motion, and their bounds.
             self._basis, self._analysis = at_least_float32(network.motion_basis), at_least_float32(network.motion_analysis)
             self._place = self._position(displacements[:, -1])
             # Training has no bounds, because a face at a bound has no gradient that moves it back, and the discriminators win.
             # A real face that is already beyond the usual reach keeps its position.
-            reach = torch.full_like(network.motion_reach, torch.inf) if network.training else network.motion_reach
+            self._bounded = not network.training
+            reach = network.motion_reach if self._bounded else torch.full_like(network.motion_reach, torch.inf)
             self._reach = torch.maximum(reach.expand_as(self._place), self._place.abs())
             if network.leak is not None and network.rest is not None:
-                self._leak = at_least_float32(network.leak).sigmoid()
-                self._rest = at_least_float32(network.rest(self._identity))
+                leak = at_least_float32(network.leak).sigmoid()
+                self._pull, self._stay = leak * at_least_float32(network.rest(self._identity)), 1 - leak
         predictions = []
         for index, displacement in enumerate(displacements[:, :-1].unbind(1)):
             shared = self._observe(displacement)
@@ -619,11 +620,11 @@ class Rollout:
         for block in self._blocks:
             x = block(x)
         outputs = self._head(layer_norm(x))
-        split = outputs.shape[-1] - self._velocities[2]
-        velocities = outputs[..., :split]
+        points = self._velocities[2]
+        velocities, logits = outputs.split([outputs.shape[-1] - points, points], dim=-1)
         if self._basis is not None:
             velocities = velocities.to(self._basis.dtype) @ self._basis
-        return merge_branches(velocities.reshape(self._velocities), outputs[..., split:])
+        return merge_branches(velocities.reshape(self._velocities), logits)
 
     def _within_reach(self, velocity: Tensor, basis: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
         """Project a velocity (batch, points, dims) onto the principal motions, add the leak, and limit it to their reach.
@@ -634,10 +635,13 @@ class Rollout:
         Returns:
             The velocity, and the position along the principal motions after it, (batch, motion_components).
         """
-        place = before + velocity.flatten(1).to(basis.dtype) @ self._analysis
-        if self._leak is not None:
-            place = place + self._leak * (self._rest - before)
-        place = torch.minimum(torch.maximum(place, -self._reach), self._reach)
+        change = velocity.flatten(1).to(basis.dtype) @ self._analysis
+        if self._pull is None:
+            place = before + change
+        else:  # before + change + leak * (rest - before), in two operations
+            place = torch.addcmul(change + self._pull, before, self._stay)
+        if self._bounded:
+            place = torch.minimum(torch.maximum(place, -self._reach), self._reach)
         return ((place - before) @ basis).view_as(velocity), place
 
     @checked
