@@ -636,10 +636,8 @@ class Rollout:
             The velocity, and the position along the principal motions after it, (batch, motion_components).
         """
         change = velocity.flatten(1).to(basis.dtype) @ self._analysis
-        if self._pull is None:
-            place = before + change
-        else:  # before + change + leak * (rest - before), in two operations
-            place = torch.addcmul(change + self._pull, before, self._stay)
+        # With a leak: before + change + leak * (rest - before), in two operations.
+        place = before + change if self._pull is None else torch.addcmul(change + self._pull, before, self._stay)
         if self._bounded:
             place = torch.minimum(torch.maximum(place, -self._reach), self._reach)
         return ((place - before) @ basis).view_as(velocity), place
