@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.utils.parametrizations import spectral_norm
 
 from avsync.errors import ArgumentError, ClipTooShortError, ConfigError, ShapeError
+from avsync.losses import hinge_discriminator_loss
 from avsync.models.discriminators import (
     FrameDiscriminator,
     FrameDiscriminatorConfig,
@@ -363,3 +364,78 @@ def test_all_discriminators_share_an_embedding() -> None:
     torch.testing.assert_close(logits["frame"], frame(landmarks, embedded=embedded))
     with pytest.raises(ArgumentError, match="embedding"):
         FrameDiscriminator(replace(FRAME, embed=WINDOW.embed + 1), embedding=window.embedding)
+
+
+def make_together(*, paired: bool, shared: bool, shared_frames: bool) -> Discriminators:
+    torch.manual_seed(0)
+    window = WindowDiscriminator(WINDOW)
+    pair = PairDiscriminator(WINDOW, embedding=window.embedding if shared else None) if paired else None
+    # A shared embedding sees displacement and velocity, too.
+    frame = FrameDiscriminator(FRAME, embedding=window.embedding if shared_frames else None)
+    return Discriminators(frame=frame, window=window, pair=pair)
+
+
+def loss_of_two_calls(together: Discriminators, observed: Tensor, real: Tensor, fake: Tensor) -> Tensor:
+    real_logits, fake_logits = together(observed, real), together(observed, fake)
+    return torch.stack([hinge_discriminator_loss(real_logits[key], fake_logits[key]) for key in real_logits]).sum()
+
+
+@pytest.mark.parametrize("shared_frames", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("paired", [False, True])
+def test_one_pass_over_real_and_generated_clips_is_two_calls(paired: bool, shared: bool, shared_frames: bool) -> None:
+    """Values, gradients and the states of the power iterations, and autograd keeps no more memory."""
+    together = make_together(paired=paired, shared=shared, shared_frames=shared_frames)
+    twin = copy.deepcopy(together)
+    observed, x = (t.float() for t in clips(4, 3, 40))
+    results, kept = [], []
+    for network, loss in ((together, together.loss), (twin, lambda *inputs: loss_of_two_calls(twin, *inputs))):
+        sizes: dict[int, int] = {}
+
+        def keep(tensor: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        found = []
+        for _ in range(2):
+            network.zero_grad()
+            real, fake = x.clone().requires_grad_(), (1.1 * x.flip(0)).requires_grad_()
+            sizes.clear()
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                total = loss(observed, real, fake)
+            total.backward()
+            found += [total.detach(), real.grad, fake.grad, *(p.grad.clone() for p in network.parameters())]
+            found += [buffer.clone() for buffer in network.buffers()]
+        results.append(found)
+        kept.append(sum(sizes.values()))
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-6)
+    assert kept[0] <= kept[1], kept
+
+
+@pytest.mark.parametrize("network_class", [WindowDiscriminator, PairDiscriminator])
+def test_parts_of_a_batch_are_scored_as_by_calls_of_their_own(network_class: type) -> None:
+    network = network_class(WINDOW).double()
+    twin = copy.deepcopy(network)
+    observed, x = clips(12, 3, 12)
+    expected = torch.cat([twin(*inputs) for inputs in zip(observed.chunk(3), x.chunk(3), strict=True)])
+    torch.testing.assert_close(network(observed, x, parts=3), expected)
+    torch.testing.assert_close(dict(network.named_buffers()), dict(twin.named_buffers()))
+    with pytest.raises(ShapeError, match=r"expected a batch of 5 equal parts|even batch in each of 5"):
+        network(observed, x, parts=5)
+    with pytest.raises(ArgumentError, match="`parts`"):
+        network(observed, x, parts=0)
+
+
+def test_real_and_generated_clips_have_one_shape() -> None:
+    together = make_together(paired=True, shared=True, shared_frames=False)
+    observed, x = (t.float() for t in clips(4, 3, 12))
+    for real, fake, message in (
+        (x, x[:, :11], "`fake`: expected .batch=4, frames=12, points=5, dims=2"),
+        (x[:2], x, "`real`: expected .batch=4"),
+        (x, x.long(), "`fake`"),
+        (x.to("meta"), x, "`real`: expected it on the device of the model"),
+    ):
+        with pytest.raises((ShapeError, ArgumentError), match=message):
+            together.loss(observed, real, fake)
+    with pytest.raises(ShapeError, match="even batch in each of 2 parts"):
+        together.loss(observed[:3], x[:3], x[:3])

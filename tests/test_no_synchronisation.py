@@ -6,6 +6,7 @@ the host wait for a GPU, and cannot be captured in a CUDA graph. The meta device
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -109,7 +110,7 @@ def embeddings(device: str, shape: tuple[int, ...] = (2, 12, 8)) -> tuple[Tensor
 
 def of_windows(loss: Callable[..., Tensor], *, masked: bool = True) -> Callable[[str], Step]:
     def prepare(device: str) -> Step:
-        module = loss.to(device) if isinstance(loss, nn.Module) else loss
+        module = copy.deepcopy(loss).to(device) if isinstance(loss, nn.Module) else loss  # a module cannot return from meta
 
         def step() -> Tensor:
             mask = {"mask": torch.ones(2, 12, dtype=torch.bool, device=device)} if masked else {}

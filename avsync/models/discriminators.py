@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from avsync._checks import (
     at_least_float32,
+    check_count,
     check_fields,
     check_floating,
     check_same_device,
@@ -329,7 +330,7 @@ class WindowLSTM(nn.Module):
         for parameter in (self.gates.weight, self.gates.bias, self.recurrent):
             nn.init.uniform_(parameter, -bound, bound)
 
-    def forward(self, embedded: Tensor, segments: Sequence[_Segment], *, fused: bool | None = None) -> Tensor:
+    def forward(self, embedded: Tensor, segments: Sequence[_Segment], *, fused: bool | None = None) -> list[Tensor]:
         """Compute the states that the segments read.
 
         Args:
@@ -340,14 +341,11 @@ class WindowLSTM(nn.Module):
                 frame.
 
         Returns:
-            (windows, batch, hidden), in the order in which the segments read them.
+            The states that each segment reads, (windows, batch, hidden).
         """
-        states = (
-            self._fused(embedded, segments)
-            if (embedded.is_cuda if fused is None else fused)
-            else self._loop(embedded, segments)
-        )
-        return torch.cat(states)
+        if embedded.is_cuda if fused is None else fused:
+            return self._fused(embedded, segments)
+        return self._loop(embedded, segments)
 
     def _fused(self, embedded: Tensor, segments: Sequence[_Segment]) -> list[Tensor]:
         # The weights are contiguous in one tensor, as cuDNN requires.
@@ -565,16 +563,19 @@ class _WindowNetwork(PretrainedModel):
         x = torch.cat([x, config.displacement_scale * (x - x[:, :1]), *derivatives], dim=2)
         return self.embedding(x.transpose(0, 1))
 
-    def _states(
-        self, observed: Tensor, landmarks: Tensor, embedded: Tensor | None, fused: bool | None
-    ) -> tuple[Tensor, Tensor, _Plan]:
-        """Return the state of the observed frames (batch, hidden), the states of all windows, and the plan of the windows."""
+    def _merged(self, states: Tensor) -> Tensor:
+        """Return the states (windows, rows, hidden) to score, from those of a batch (windows, batch, hidden)."""
+        return states
+
+    def _scores(self, observed: Tensor, landmarks: Tensor, embedded: Tensor | None, fused: bool | None, parts: int) -> Tensor:
+        """Compute the logits of a batch: one pass of the LSTM, and one pass of the head per part."""
+        check_count("parts", parts)
         if embedded is None:
             embedded = self.embed(observed, landmarks)
-        seen, frames = observed.shape[1], landmarks.shape[1]
-        check_shape(
-            "embedded", embedded, "frames batch embed", frames=seen + frames, batch=len(observed), embed=self.config.embed
-        )
+        batch, seen, frames = len(observed), observed.shape[1], landmarks.shape[1]
+        if parts > 1 and batch % parts:
+            raise ShapeError(f"`observed`: expected a batch of {parts} equal parts, got {describe_shape(observed)}")
+        check_shape("embedded", embedded, "frames batch embed", frames=seen + frames, batch=batch, embed=self.config.embed)
         check_floating("embedded", embedded)
         embedded = embedded.to(self.lstm.gates.weight.dtype)
         if frames < self.shortest(seen):
@@ -583,12 +584,14 @@ class _WindowNetwork(PretrainedModel):
                 f"for windows of {self.config.windows}, got {describe_shape(landmarks)}"
             )
         plan = _plan(seen, frames, self.config.windows)
-        states = self.lstm(embedded, plan.segments, fused=fused)
-        return states[plan.condition], states, plan
-
-    def _score(self, condition: Tensor, states: Tensor, plan: _Plan) -> Tensor:
-        scores = self.head(states, condition, constant(plan.distances, states.device))
-        return constant(plan.weights, scores.device).to(scores.dtype) @ scores
+        read = self.lstm(embedded, plan.segments, fused=fused)
+        logits = []
+        # Parts are separated before the states are joined, so that the states of a part are contiguous without a copy.
+        for part in zip(*(states.chunk(parts, dim=1) for states in read), strict=True):
+            states = self._merged(torch.cat(part))
+            scores = self.head(states, states[plan.condition], constant(plan.distances, states.device))
+            logits.append(constant(plan.weights, scores.device).to(scores.dtype) @ scores)
+        return logits[0] if parts == 1 else torch.cat(logits)
 
 
 def _rename_weights(network: nn.Module, weights: dict[str, Any], prefix: str, *_: object) -> None:
@@ -627,7 +630,13 @@ class WindowDiscriminator(_WindowNetwork):
 
     @checked
     def forward(
-        self, observed: Tensor, landmarks: Tensor, *, embedded: Tensor | None = None, fused: bool | None = None
+        self,
+        observed: Tensor,
+        landmarks: Tensor,
+        *,
+        embedded: Tensor | None = None,
+        fused: bool | None = None,
+        parts: int = 1,
     ) -> Tensor:
         """Score sequences.
 
@@ -638,16 +647,19 @@ class WindowDiscriminator(_WindowNetwork):
                 discriminator with the same embedding has it; computed here if None.
             fused: Use torch's fused LSTM instead of a loop over the frames; None uses it on a GPU, where it is faster. On a GPU
                 it has no second derivative: pass False for gradient penalties such as R1.
+            parts: Number of equal parts of the batch, such as 2 for real clips followed by generated ones. Logits, and in
+                training mode the power iterations of the spectral norms, are those of one call per part, but the LSTM reads all
+                parts in one pass.
 
         Returns:
             Logits (batch,), high for real.
 
         Raises:
-            ShapeError: The rank, points or dims are wrong, or the batches differ or are empty.
+            ShapeError: The rank, points or dims are wrong, the batches differ or are empty, or the batch has no equal parts.
             ClipTooShortError: No window fits; the message names the shortest length.
-            ArgumentError: The landmarks and the model are not on one device.
+            ArgumentError: The landmarks and the model are not on one device, or ``parts`` is below 1.
         """
-        return self._score(*self._states(observed, landmarks, embedded, fused))
+        return self._scores(observed, landmarks, embedded, fused, parts)
 
 
 class PairDiscriminator(_WindowNetwork):
@@ -673,7 +685,13 @@ class PairDiscriminator(_WindowNetwork):
 
     @checked
     def forward(
-        self, observed: Tensor, landmarks: Tensor, *, embedded: Tensor | None = None, fused: bool | None = None
+        self,
+        observed: Tensor,
+        landmarks: Tensor,
+        *,
+        embedded: Tensor | None = None,
+        fused: bool | None = None,
+        parts: int = 1,
     ) -> Tensor:
         """Score pairs of sequences.
 
@@ -682,16 +700,21 @@ class PairDiscriminator(_WindowNetwork):
             landmarks: (batch, frames, points, dims).
             embedded: As in :meth:`WindowDiscriminator.forward`.
             fused: As in :meth:`WindowDiscriminator.forward`.
+            parts: As in :meth:`WindowDiscriminator.forward`; pairs are made within each part.
 
         Returns:
             Logits (batch / 2,), high for real.
 
         Raises:
-            ShapeError: The batch is odd, or as in :meth:`WindowDiscriminator.forward`.
+            ShapeError: The batch or its parts are odd, or as in :meth:`WindowDiscriminator.forward`.
             ClipTooShortError: No window fits; the message names the shortest length.
-            ArgumentError: The landmarks and the model are not on one device.
+            ArgumentError: As in :meth:`WindowDiscriminator.forward`.
         """
-        if isinstance(observed, Tensor) and observed.ndim == 4 and observed.shape[0] % 2:
-            raise ShapeError(f"`observed`: expected an even batch, got {describe_shape(observed)}")
-        condition, states, plan = self._states(observed, landmarks, embedded, fused)
-        return self._score(torch.maximum(*condition.chunk(2)), torch.maximum(*states.chunk(2, dim=1)), plan)
+        check_count("parts", parts)
+        if isinstance(observed, Tensor) and observed.ndim == 4 and observed.shape[0] % (2 * parts):
+            each = f" in each of {parts} parts" if parts > 1 else ""
+            raise ShapeError(f"`observed`: expected an even batch{each}, got {describe_shape(observed)}")
+        return self._scores(observed, landmarks, embedded, fused, parts)
+
+    def _merged(self, states: Tensor) -> Tensor:
+        return torch.maximum(*states.chunk(2, dim=1))

@@ -9,7 +9,16 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
-from avsync._checks import check_fields, check_floating, check_seed, check_shape, checked
+from avsync._checks import (
+    check_fields,
+    check_floating,
+    check_same_device,
+    check_seed,
+    check_shape,
+    checked,
+    is_launch_bound,
+)
+from avsync._streams import on_streams
 from avsync.corpus.banks.augmentation import AugmentConfig
 from avsync.corpus.banks.bank import CropBank
 from avsync.errors import ConfigError, ShapeError
@@ -133,27 +142,59 @@ class Discriminators(nn.Module):
         self.window = window
         self.pair = pair
 
+    @checked
     def forward(self, observed: Tensor, landmarks: Tensor) -> dict[str, Tensor]:
         """Compute the logits of each discriminator for the clips (batch, frames, points, dims) that follow ``observed``."""
+        return self._logits(observed, landmarks, parts=1)
+
+    def _logits(self, observed: Tensor, landmarks: Tensor, *, parts: int) -> dict[str, Tensor]:
+        """Compute the logits of a batch of equal parts; on a GPU the discriminators work side by side."""
+        frame, window, pair = self.frame, self.window, self.pair
+        of_frame = frame.embedding is window.embedding
+        of_pair = pair is not None and pair.embedding is window.embedding
         # One coordinate frame for the whole clip: frames normalised one by one would hide drift in place and size.
-        embedded = self.window.embed(observed, landmarks)
-        logits = {
-            "frame": self.frame(landmarks, reference=observed[:, 0], embedded=self._shared(embedded, observed.shape[1])),
-            "window": self.window(observed, landmarks, embedded=embedded),
+        embedded = window.embed(observed, landmarks) if of_frame or of_pair else None
+        following = embedded[observed.shape[1] :].transpose(0, 1) if of_frame and embedded is not None else None
+        functions = {
+            "window": lambda: window(observed, landmarks, embedded=embedded, parts=parts),
+            "frame": lambda: frame(landmarks, reference=observed[:, 0], embedded=following),
         }
-        if self.pair is not None:
-            shared = embedded if self.pair.embedding is self.window.embedding else None
-            logits["pair"] = self.pair(observed, landmarks, embedded=shared)
-        return logits
+        if pair is not None:
+            functions["pair"] = lambda: pair(observed, landmarks, embedded=embedded if of_pair else None, parts=parts)
+        if is_launch_bound(landmarks):
+            inputs = [observed, landmarks] if embedded is None else [observed, landmarks, embedded]
+            logits = dict(zip(functions, on_streams(list(functions.values()), inputs), strict=True))
+        else:
+            logits = {name: function() for name, function in functions.items()}
+        return {name: logits[name] for name in ("frame", "window", "pair") if name in logits}
 
-    def _shared(self, embedded: Tensor, observed: int) -> Tensor | None:
-        """Return the frames after the observed ones, embedded for D_f; None if D_f has an embedding of its own."""
-        return embedded[observed:].transpose(0, 1) if self.frame.embedding is self.window.embedding else None
-
+    @checked
     def loss(self, observed: Tensor, real: Tensor, fake: Tensor) -> Tensor:
-        """Compute equation (14): the sum of the hinge losses of all discriminators."""
-        real_logits, fake_logits = self(observed, real), self(observed, fake)
-        return torch.stack([hinge_discriminator_loss(real_logits[key], fake_logits[key]) for key in real_logits]).sum()
+        """Compute equation (14): the sum of the hinge losses of all discriminators.
+
+        Embeddings, LSTMs and D_f see real and generated clips in one batch. The layers with spectral norm score the real clips
+        first, then the generated ones, with a power iteration before each, as in two calls of ``forward``.
+
+        Args:
+            observed: The real first frames, (batch, observed, points, dims).
+            real: The real frames after them, (batch, frames, points, dims).
+            fake: The generated frames after them, of the same shape.
+
+        Raises:
+            ShapeError: Ranks or sizes are wrong or differ.
+            ClipTooShortError: No window fits; the message names the shortest length.
+            ArgumentError: The landmarks and the model are not on one device.
+        """
+        check_shape("observed", observed, "batch frames points dims")
+        check_shape("real", real, "batch frames points dims", batch=observed.shape[0])
+        _, frames, points, dims = real.shape
+        sizes = {"batch": observed.shape[0], "frames": frames, "points": points, "dims": dims}
+        check_shape("fake", fake, "batch frames points dims", **sizes)
+        for name, clips in (("observed", observed), ("real", real), ("fake", fake)):
+            check_floating(name, clips)
+            check_same_device(name, clips, self.frame.score.weight.device, "the model")
+        logits = self._logits(torch.cat([observed, observed]), torch.cat([real, fake]), parts=2)
+        return torch.stack([hinge_discriminator_loss(*both.chunk(2)) for both in logits.values()]).sum()
 
 
 @checked

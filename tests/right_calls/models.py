@@ -64,7 +64,7 @@ def disc(kind: Any) -> dict[str, Call]:
     name = kind.__name__
     return {
         name: Call(kind, {"config": WINDOW}),
-        f"{name}.forward": Call(made.forward, {"observed": OBSERVED, "landmarks": LANDMARKS, "embedded": embedded}),
+        f"{name}.forward": Call(made.forward, {"observed": OBSERVED, "landmarks": LANDMARKS, "embedded": embedded, "parts": 1}),
         f"{name}.embed": Call(made.embed, {"observed": OBSERVED, "landmarks": LANDMARKS}),
         f"{name}.shortest": Call(made.shortest, {"observed": 2}),
     }
