@@ -2,8 +2,9 @@
 
 Times forward and backward passes of the sync loss, InfoNCE, rollouts and discriminators, one training step of the generator,
 streaming generation, and frames per second of the generator, each launched kernel by kernel and replayed as a CUDA graph, and
-counts the kernels of each. Times the pretrained loss in lower precisions, too, and measures how far they move it. Writes
-``gpu.json``. Without a GPU the command prints a message and ends with exit status 2.
+counts the kernels of each. Times the pretrained loss and the training step in lower precisions, too, and measures how far they
+move the loss. All other rows have torch's settings of TF32, which the record states. Writes ``gpu.json``. Without a GPU the
+command prints a message and ends with exit status 2.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from avsync.models import (
 )
 from avsync.training import CudaRecorder, Discriminators, GanSteps, GanTrainingConfig, make_fabric
 from benchmarks import _harness
+from benchmarks.bench_info_nce import cross_entropy
 from benchmarks.bench_sync_loss import multiply_adds
 
 NO_GPU = 2
@@ -53,6 +55,7 @@ class Sizes:
     loss_batch: int = 32
     loss_frames: int = 80
     contrast_clips: int = 64
+    many_clips: int = 256
     gan_batch: int = 50
     gan_frames: int = 40
     generated: int = 200
@@ -67,6 +70,7 @@ TINY = Sizes(
     loss_batch=2,
     loss_frames=48,
     contrast_clips=2,
+    many_clips=3,
     gan_batch=2,
     gan_frames=12,
     generated=8,
@@ -98,37 +102,54 @@ def loss_cases(sizes: Sizes, device: torch.device) -> dict[str, Callable[[], obj
 
 
 def contrast_cases(sizes: Sizes, device: torch.device) -> dict[str, Callable[[], object]]:
-    """Make the case of InfoNCE over all pairs of windows, forward and backward."""
+    """Make the cases of InfoNCE over all pairs of windows, forward and backward; of many windows also by cross entropies."""
     rng = torch.Generator().manual_seed(0)
-    motion, audio = (torch.randn(sizes.contrast_clips, 76, 128, generator=rng).to(device).requires_grad_() for _ in range(2))
 
-    def step() -> None:
-        motion.grad = audio.grad = None
-        all_pairs_info_nce(motion, audio).backward()
+    def case(loss: Callable[[Tensor, Tensor], Tensor], clips: int) -> Callable[[], object]:
+        motion = torch.randn(clips, 76, 128, generator=rng)
+        audio = motion + torch.randn(clips, 76, 128, generator=rng)
+        motion, audio = (x.to(device).requires_grad_() for x in (motion, audio))
 
-    return {f"InfoNCE of {sizes.contrast_clips} x 76 windows": step}
+        def step() -> None:
+            motion.grad = audio.grad = None
+            loss(motion, audio).backward()
+
+        return step
+
+    few, many = sizes.contrast_clips, sizes.many_clips
+    return {
+        f"InfoNCE of {few} x 76 windows": case(all_pairs_info_nce, few),
+        f"InfoNCE of {many} x 76 windows": case(all_pairs_info_nce, many),
+        f"two calls of `cross_entropy`, {many} x 76 windows": case(cross_entropy, many),
+    }
 
 
 def generator_cases(sizes: Sizes, device: torch.device) -> dict[str, Callable[[], object]]:
-    """Make the cases of the generator: one clip as in use, and a training rollout forward and backward."""
+    """Make the cases of the generator: one clip as in use, and training rollouts forward and backward."""
     rng = torch.Generator().manual_seed(0)
     generator = MultiScaleGenerator(replace(sizes.generator, initial_state="zeros")).to(device)
     features = sizes.generator.audio_features
     face = torch.rand(1, 68, 2, generator=rng).to(device)
     audio = torch.randn(1, 4 * sizes.generated, features, generator=rng).to(device)
-    batch, frames = sizes.gan_batch, sizes.gan_frames
-    observed = torch.rand(batch, 3, 68, 2, generator=rng).to(device)
-    long = torch.randn(batch, 4 * (3 + frames), features, generator=rng).to(device)
 
     def animate() -> None:
         with torch.no_grad():
             generator.generate(face, audio)
 
-    def roll_out() -> None:
-        generator.zero_grad()
-        generator(observed, long).landmarks.square().mean().backward()
+    def training(batch: int, frames: int) -> Callable[[], object]:
+        observed = torch.rand(batch, 3, 68, 2, generator=rng).to(device)
+        long = torch.randn(batch, 4 * (3 + frames), features, generator=rng).to(device)
 
-    return {f"generator, one clip of {sizes.generated} frames": animate, f"training rollout {batch} x {frames}": roll_out}
+        def roll_out() -> None:
+            generator.zero_grad()
+            generator(observed, long).landmarks.square().mean().backward()
+
+        return roll_out
+
+    rollouts = {(sizes.gan_batch, sizes.gan_frames), (sizes.loss_batch, sizes.loss_frames)}
+    return {f"generator, one clip of {sizes.generated} frames": animate} | {
+        f"training rollout {batch} x {frames}": training(batch, frames) for batch, frames in sorted(rollouts)
+    }
 
 
 def stream_cases(sizes: Sizes, device: torch.device) -> dict[str, Callable[[], object]]:
@@ -162,7 +183,7 @@ def gan_models(sizes: Sizes, device: torch.device) -> tuple[MultiScaleGenerator,
 
 
 def gan_cases(sizes: Sizes, device: torch.device) -> dict[str, Callable[[], object]]:
-    """Make the cases of adversarial training: the discriminators' loss, and one whole step with and without a CUDA graph."""
+    """Make the cases of adversarial training: the discriminators' loss, and whole steps, also in TF32."""
     bank = ClipBank(SyntheticCorpus(speakers=4, clips_per_speaker=1, seconds=8.0), features=LogMel())
     fabric = make_fabric(accelerator=device.type)
 
@@ -188,14 +209,29 @@ def gan_cases(sizes: Sizes, device: torch.device) -> dict[str, Callable[[], obje
         eager.discriminators.requires_grad_(True).zero_grad()  # a step leaves them frozen
         eager.discriminators.loss(observed, real, real.flip(0)).backward()
 
+    def stepping(lower: str, *, cuda_graphs: bool) -> Callable[[], object]:
+        trained = steps(cuda_graphs=cuda_graphs)
+
+        def step() -> None:
+            with precision(lower, device):
+                trained.step(1)
+
+        for _ in range(5 if cuda_graphs else 0):  # three eager steps, the recording, one replay
+            step()
+        return step
+
     name = f"{sizes.gan_batch} x {sizes.gan_frames}"
     cases: dict[str, Callable[[], object]] = {f"discriminators on real and generated {name}": discriminate}
     cases[f"GAN step {name}"] = lambda: eager.step(1)
-    if device.type == "cuda":
-        graphed = steps(cuda_graphs=True)
-        for now in range(1, 6):  # three eager steps, the recording, one replay
-            graphed.step(now)
-        cases[f"GAN step {name}, CUDA graph"] = lambda: graphed.step(1)
+    if device.type != "cuda":
+        return cases | {
+            f"GAN step {name}": lambda: eager.step(1),
+            f"GAN step {name}, TF32": stepping("TF32", cuda_graphs=False),
+        }
+    cases[f"discriminators on real and generated {name}, CUDA graph"] = in_graph(discriminate)
+    cases[f"GAN step {name}"] = lambda: eager.step(1)
+    cases[f"GAN step {name}, CUDA graph"] = stepping("float32", cuda_graphs=True)
+    cases[f"GAN step {name}, TF32, CUDA graph"] = stepping("TF32", cuda_graphs=True)
     return cases
 
 
@@ -222,6 +258,13 @@ def precision(name: str, device: torch.device) -> Iterator[None]:
             yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def settings() -> str:
+    """Describe torch's settings of TF32, in which everything is measured whose name has no precision."""
+    products = "float32" if torch.get_float32_matmul_precision() == "highest" else "TF32"
+    recurrent = "TF32" if torch.backends.cudnn.allow_tf32 else "float32"
+    return f"In rows without a precision, products are in {products}, and cuDNN's layers, such as LSTMs, in {recurrent}."
 
 
 PRECISIONS = ("float32", "TF32", "bfloat16")
@@ -295,6 +338,7 @@ def main(arguments: list[str] | None = None) -> int:
     cases |= stream_cases(sizes, device) | gan_cases(sizes, device)
     timings = _harness.measure(cases, repeats=options.repeats, warm_up=options.warm_up)
     extra = {
+        "settings": settings(),
         "kernels": {
             name: _harness.kernel_count(function) for name, function in cases.items() if not name.endswith("CUDA graph")
         },

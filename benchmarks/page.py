@@ -163,7 +163,8 @@ def render(folder: Path = RESULTS) -> str:
             continue
         baseline = f" Speed-ups are over `{shown['baseline']}`." if "baseline" in shown else ""
         measured = f" GPU: {machine(gpu)}" if gpu is not None and record is not None else ""
-        text = textwrap.fill(f"{machine(shown)}{baseline}{measured}", WIDTH, break_on_hyphens=False)
+        settings = f" {shown['extra']['settings']}" if "settings" in shown.get("extra", {}) else ""
+        text = textwrap.fill(f"{machine(shown)}{baseline}{settings}{measured}", WIDTH, break_on_hyphens=False)
         parts.append(f"{text}\n\n{table(shown, gpu)}\n")
     return "\n".join(parts)
 

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from avsync.losses import all_pairs_info_nce
 from benchmarks import _harness as harness
 from benchmarks import bench_peers, gpu
+from benchmarks.bench_info_nce import cross_entropy
 
 
 def test_candidates_take_turns() -> None:
@@ -72,7 +74,23 @@ def test_what_is_measured_on_a_gpu_runs_on_a_cpu_at_tiny_sizes() -> None:
     for make in makers:
         cases |= make(gpu.TINY, torch.device("cpu"))
     timings = harness.measure(cases, repeats=1, warm_up=0)
-    assert len(timings) == 11 and all(timing.peak_bytes is None for timing in timings.values())
+    assert len(timings) == 15 and all(timing.peak_bytes is None for timing in timings.values())
+    assert {"training rollout 2 x 12", "training rollout 2 x 48", "GAN step 2 x 12, TF32"} <= set(timings)
+    assert "InfoNCE of 3 x 76 windows" in timings and "two calls of `cross_entropy`, 3 x 76 windows" in timings
+    assert torch.get_float32_matmul_precision() == "highest", "precisions are restored"
+
+
+def test_infonce_and_the_cross_entropies_beside_it_agree() -> None:
+    rng = torch.Generator().manual_seed(0)
+    motion, audio = torch.randn(2, 3, 8, 16, generator=rng)
+    torch.testing.assert_close(cross_entropy(motion, audio), all_pairs_info_nce(motion, audio))
+
+
+def test_the_record_of_a_gpu_states_its_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    assert "products are in float32" in gpu.settings() and gpu.settings().endswith("in TF32.")
+    with gpu.precision("TF32", torch.device("cpu")):
+        assert "products are in TF32" in gpu.settings()
 
 
 def test_lower_precision_moves_the_loss_by_less_than_batches_differ() -> None:
