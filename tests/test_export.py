@@ -105,7 +105,7 @@ def test_generator(tmp_path: Path, channels: int) -> None:
     torch.manual_seed(0)
     released = from_pretrained("generator-landmarks68-25fps").config
     assert isinstance(released, GeneratorConfig) and released.motion_components and released.noise
-    model = MultiScaleGenerator(replace(released, **SIZES, motion_components=4, noise=channels))
+    model = MultiScaleGenerator(replace(released, **SIZES, motion_components=4, noise=channels, style=channels // 2))
     model.set_motion_basis(0.02 * torch.randn(4, 68, 2), torch.full((4,), 3.0))
     export_onnx(model, tmp_path)
     assert model.training

@@ -252,6 +252,22 @@ def test_noise_is_the_callers_and_changes_the_motion() -> None:
         network(faces, audio, noise=drawn[:, :5])
 
 
+@pytest.mark.parametrize("noise", [0, 3])
+def test_the_style_stays_for_a_clip_and_changes_the_motion(noise: int) -> None:
+    network = make(noise=noise, style=2)
+    drawn = network.draw_noise(4, 20, generator=torch.Generator().manual_seed(0))
+    assert drawn.shape == (4, 20, noise + 2)
+    style = drawn[..., noise:]
+    assert torch.equal(style, style[:, :1].expand_as(style)) and not torch.equal(style[0], style[1])
+    faces, audio = batch(40)
+    drawn = network.draw_noise(2, 37, generator=torch.Generator().manual_seed(0))
+    state = torch.zeros(2, 2, SMALL.hidden)
+    one, other = drawn.clone(), drawn.clone()
+    other[..., noise:] += 1
+    first, second = (network(faces, audio, initial_state=state, noise=x).landmarks for x in (one, other))
+    assert not torch.equal(first[:, 0], second[:, 0])
+
+
 def test_predictions_of_observed_frames_are_those_of_a_shorter_rollout() -> None:
     network = make(motion_components=4, motion_leak=0.1)
     faces, audio = batch(6)

@@ -22,7 +22,7 @@ from avsync.models.generator.model import GeneratorConfig, MultiScaleGenerator
 from avsync.models.generator.stream import GeneratorStream
 
 SIZES = {"audio_features": 5, "points": 7, "hidden": 12, "position_embed": 10, "audio_channels": 16, "branch_width": 14}
-MOTIONS = {"noise": 3, "motion_components": 4, "motion_leak": 0.1}
+MOTIONS = {"noise": 3, "style": 2, "motion_components": 4, "motion_leak": 0.1}
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 

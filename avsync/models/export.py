@@ -209,8 +209,8 @@ def _of_generator(model: MultiScaleGenerator, warm_up: int) -> dict[str, _Progra
     sounds = _Program(
         _Terms(model, warm_up), (audio,), ("audio",), ("terms",), ({0: batch, 1: AUDIO_FRAMES_PER_FRAME * frames},)
     )
-    if config.noise:
-        noise = torch.randn(2, _EXAMPLE_FRAMES, config.noise)
+    if config.noise_channels:
+        noise = torch.randn(2, _EXAMPLE_FRAMES, config.noise_channels)
         sounds = sounds._replace(example=(audio, noise), inputs=("audio", "noise"), free=(*sounds.free, {0: batch, 1: frames}))
     return {
         "audio": sounds,

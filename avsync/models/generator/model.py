@@ -385,6 +385,8 @@ class GeneratorConfig:
             principal motions (ours).
         noise: Channels of the noise that all branches read, for motion that differs between seeds; 0 for none. A vector is
             drawn every ``NOISE_PERIOD`` frames, and the frames between are interpolated linearly (ours).
+        style: Channels of noise that keep their value for a whole clip, because people differ more in how much they move than
+            one person does from second to second; 0 for none (ours).
 
     Raises:
         ConfigError: A value is impossible.
@@ -409,6 +411,12 @@ class GeneratorConfig:
     motion_components: int = 0
     motion_leak: float = added_later(0.0)
     noise: int = added_later(0)
+    style: int = added_later(0)
+
+    @property
+    def noise_channels(self) -> int:
+        """Channels of :meth:`MultiScaleGenerator.draw_noise`: those that change in time, then those of the style."""
+        return self.noise + self.style
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -417,7 +425,7 @@ class GeneratorConfig:
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, (int, float)) and not isinstance(value, bool):
-                smallest = 0 if field.name in ("branch_depth", "motion_components", "motion_leak", "noise") else 1e-12
+                smallest = 0 if field.name in ("branch_depth", "motion_components", "motion_leak", "noise", "style") else 1e-12
                 if not smallest <= value < math.inf:  # not isfinite, which whole numbers can be too large for
                     raise ConfigError(f"`{field.name}`: expected a number above 0, got {value!r}")
         for name in ("stem_kernel", "kernel_size"):
@@ -731,8 +739,8 @@ class MultiScaleGenerator(PretrainedModel):
             for parameter in self.rest.parameters():
                 nn.init.zeros_(parameter)
         self.noise_entry: StackedLinear | None = None
-        if config.noise:
-            self.noise_entry = StackedLinear(in_features=config.noise, out_features=width, branches=branches)
+        if config.noise_channels:
+            self.noise_entry = StackedLinear(in_features=config.noise_channels, out_features=width, branches=branches)
         self._reset_parameters()
 
     def _reset_parameters(self) -> None:
@@ -788,7 +796,7 @@ class MultiScaleGenerator(PretrainedModel):
 
         Args:
             maps: (branches, batch, frames, channels), from the audio pyramid.
-            noise: (batch, frames, noise) from :meth:`draw_noise`; None for a generator without noise.
+            noise: (batch, frames, noise + style) from :meth:`draw_noise`; None for a generator without noise.
 
         Returns:
             (frames, branches, batch, branch_width).
@@ -807,7 +815,7 @@ class MultiScaleGenerator(PretrainedModel):
         if self.noise_entry is not None:
             if noise is None:
                 raise ArgumentError("`noise`: expected noise from draw_noise, because the generator reads it, got None")
-            check_shape("noise", noise, "batch frames noise", batch=batch, frames=frames, noise=self.config.noise)
+            check_shape("noise", noise, "batch frames noise", batch=batch, frames=frames, noise=self.config.noise_channels)
             rows = noise.flatten(0, 1).to(terms.dtype).expand(branches, -1, -1)
             terms = terms + self.noise_entry(rows)
         return terms.view(branches, batch, frames, -1).permute(2, 0, 1, 3)
@@ -821,7 +829,7 @@ class MultiScaleGenerator(PretrainedModel):
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        """Draw the noise of a rollout, a vector every ``NOISE_PERIOD`` frames with linear interpolation between them.
+        """Draw the noise of a rollout: a vector every ``NOISE_PERIOD`` frames, interpolated linearly between them, and a style.
 
         Args:
             batch: Number of clips.
@@ -830,19 +838,22 @@ class MultiScaleGenerator(PretrainedModel):
             device: Device of the generator and of the result.
 
         Returns:
-            (batch, frames, noise), float32; no channels for a generator without noise.
+            (batch, frames, noise + style), float32; no channels for a generator without noise.
         """
         check_count("batch", batch)
         check_count("frames", frames)
-        channels = self.config.noise
-        if not channels:
-            return torch.zeros(batch, frames, 0, device=device)
-        knots = frames // NOISE_PERIOD + 2
-        # One knot at a time, so that a stream, which does not know its length, draws the same numbers.
-        drawn = torch.stack([torch.randn(batch, channels, generator=generator, device=device) for _ in range(knots)], dim=1)
+
+        def draw(channels: int) -> Tensor:
+            return torch.randn(batch, channels, generator=generator, device=device)
+
+        # The style first and one knot at a time, so that a stream, which does not know its length, draws the same numbers.
+        style = draw(self.config.style)[:, None].expand(-1, frames, -1)
+        if not self.config.noise:
+            return style
+        drawn = torch.stack([draw(self.config.noise) for _ in range(frames // NOISE_PERIOD + 2)], dim=1)
         fraction = torch.arange(NOISE_PERIOD, device=device)[:, None] / NOISE_PERIOD
-        between = torch.lerp(drawn[:, :-1, None], drawn[:, 1:, None], fraction)
-        return between.flatten(1, 2)[:, :frames]
+        between = torch.lerp(drawn[:, :-1, None], drawn[:, 1:, None], fraction).flatten(1, 2)[:, :frames]
+        return torch.cat([between, style], dim=2)
 
     @checked
     def draw_state(
@@ -926,8 +937,8 @@ class MultiScaleGenerator(PretrainedModel):
             generator: Random generator for the initial state; torch's default if None.
             initial_state: (2, batch, hidden) from :meth:`draw_state`; drawn from ``generator`` if None. It is required in a
                 CUDA graph.
-            noise: (batch, T - n, noise) from :meth:`draw_noise`; drawn from ``generator`` if None. It is required in a CUDA
-                graph, if the generator reads noise.
+            noise: (batch, T - n, noise + style) from :meth:`draw_noise`; drawn from ``generator`` if None. It is required in a
+                CUDA graph, if the generator reads noise.
             return_masks: Return the masks of equation (8).
             return_observed: Return predictions of the observed frames 2 to n, for the reconstruction loss.
 
@@ -961,7 +972,7 @@ class MultiScaleGenerator(PretrainedModel):
         terms = self.audio_terms(maps[:, :, seen:], noise)
         before = None
         if return_observed:
-            before = self.audio_terms(maps[:, :, 1:seen], noise.new_zeros(batch, seen - 1, self.config.noise))
+            before = self.audio_terms(maps[:, :, 1:seen], noise.new_zeros(batch, seen - 1, self.config.noise_channels))
         rollout = self.start(observed, terms, initial_state=initial_state, observed_terms=before)
         steps = [rollout.step() for _ in range(terms.shape[0])]
         velocities = torch.stack([step.velocity for step in steps], dim=1)

@@ -241,7 +241,8 @@ class GeneratorStream:
         self._recorder: Recorder | None = CudaRecorder(device) if device.type == "cuda" and cuda_graphs is not False else None
         self._recorded: dict[tuple[_Plan, torch.dtype], GraphedStep] = {}
         self._generator = generator
-        # The last two vectors of the noise, and the number of generated frames; see `MultiScaleGenerator.draw_noise`.
+        # Of `MultiScaleGenerator.draw_noise`: the style, the last two vectors of the noise, and the number of generated frames.
+        self._style: Tensor | None = None
         self._knots: tuple[Tensor, Tensor] | None = None
         self._generated = 0
         self._pushed = 0
@@ -282,23 +283,25 @@ class GeneratorStream:
         return self._recorded[key](inputs)["face"]
 
     def _next_noise(self) -> Tensor:
-        """Return the noise of the next generated frame, (batch, 1, noise)."""
-        channels, batch = self.network.config.noise, self._rollout.batch
-        weight = self.network.displacement_weight
-        if not channels:
-            return weight.new_zeros(batch, 1, 0)
-        source = weight.device if self._generator is None else self._generator.device
+        """Return the noise of the next generated frame, (batch, 1, noise + style)."""
+        config, batch = self.network.config, self._rollout.batch
+        device = self.network.displacement_weight.device
+        source = device if self._generator is None else self._generator.device
 
-        def draw() -> Tensor:
-            return torch.randn(batch, channels, generator=self._generator, device=source).to(weight.device, non_blocking=True)
+        def draw(channels: int) -> Tensor:
+            return torch.randn(batch, channels, generator=self._generator, device=source).to(device, non_blocking=True)
 
+        if self._style is None:
+            self._style = draw(config.style)
+        if not config.noise:
+            return self._style[:, None]
         if self._knots is None:
-            self._knots = (draw(), draw())
+            self._knots = (draw(config.noise), draw(config.noise))
         elif self._generated % NOISE_PERIOD == 0:
-            self._knots = (self._knots[1], draw())
+            self._knots = (self._knots[1], draw(config.noise))
         fraction = (self._generated % NOISE_PERIOD) / NOISE_PERIOD
         self._generated += 1
-        return torch.lerp(*self._knots, fraction)[:, None]
+        return torch.cat([torch.lerp(*self._knots, fraction), self._style], dim=1)[:, None]
 
     @torch.inference_mode(False)
     @torch.no_grad()
