@@ -28,7 +28,7 @@ from avsync.models.discriminators import (
 from avsync.models.generator.model import GeneratorConfig, GeneratorOutput, MultiScaleGenerator
 from avsync.models.syncer.pyramid import SyncerConfig, SyncerPyramid, SyncerPyramidConfig
 from avsync.training.ema import weight_average
-from avsync.training.gan import Discriminators, GanTrainingConfig, generator_losses, train_generator, variety_loss
+from avsync.training.gan import Discriminators, GanTrainingConfig, generator_losses, train_generator
 from avsync.training.objectives import SyncerTrainingConfig
 from avsync.training.processes import make_fabric
 from avsync.training.store import CheckpointStore
@@ -172,14 +172,16 @@ def test_generator_training_moves_generator_and_judges_but_not_syncers(bank: Cli
 
 @pytest.mark.parametrize("target", ["capped", "motion"])
 def test_all_losses_of_the_generator_together(bank: ClipBank, fabric: object, target: str) -> None:
-    config = dataclasses.replace(GAN, sync_target=target, variety_weight=1.0, observed_weight=1e-3, steps=2)
+    config = dataclasses.replace(
+        GAN, sync_target=target, variety_weight=1.0, liveliness_weight=1.0, observed_weight=1e-3, steps=2
+    )
     sizes = {"hidden": 8, "position_embed": 8, "audio_channels": 8, "branch_width": 8}
     generator = MultiScaleGenerator(GeneratorConfig(noise=4, motion_components=6, motion_leak=0.05, **sizes))
     generator.set_motion_basis(*principal_motions(bank.windows(20, stride=40).landmarks, 6))
     before = {name: parameter.clone() for name, parameter in generator.named_parameters()}
     loss = MultiScaleSyncLoss(syncers=SyncerPyramid(config=PYRAMID))
     history = train_generator(generator, make_judges(), bank, config, sync_loss=loss, fabric=fabric, progress=False)
-    assert {"sync", "reconstruction", "observed", "variety"} < set(history)
+    assert {"sync", "reconstruction", "observed", "variety", "liveliness"} < set(history)
     assert all(value > 0 for key in ("reconstruction", "observed") for _, value in history[key])
     unchanged = [name for name, parameter in generator.named_parameters() if torch.equal(parameter, before[name])]
     assert unchanged == ["leak"] or not unchanged, "at the rest position the leak has no gradient yet"
@@ -207,15 +209,6 @@ def test_the_capped_sync_loss_stops_at_the_agreement_of_real_motion(bank: ClipBa
     (gradient,) = torch.autograd.grad(sync(other, "capped"), other)
     (wanted,) = torch.autograd.grad(torch.where(reached > agreement, reached, agreement.detach()).mean(), other)
     torch.testing.assert_close(gradient, wanted)
-
-
-def test_variety_loss() -> None:
-    real = torch.zeros(4, 11, 68, 2)
-    real[:, 1:, :, 0] = 2.0
-    made = torch.zeros(4, 10, 68, 2)
-    made[1::2, :, :, 1] = 0.5  # a quarter of the real displacement
-    assert variety_loss(made, real, variety=0.5).item() == pytest.approx(0.0625)
-    assert variety_loss(made, real, variety=0.2).item() == 0
 
 
 def test_interrupted_generator_ends_with_the_same_weights(bank: ClipBank, fabric: object, tmp_path: Path) -> None:

@@ -14,17 +14,11 @@ if TYPE_CHECKING:
     from avsync.training.doctor import Examination, Finding, diagnose, examine, overfit_batch, vital_signs
     from avsync.training.ema import averaged, weight_average
     from avsync.training.engine import History, LoopOptions, train_loop
-    from avsync.training.gan import (
-        Discriminators,
-        GanSteps,
-        GanTrainingConfig,
-        generator_losses,
-        train_generator,
-        variety_loss,
-    )
+    from avsync.training.gan import Discriminators, GanSteps, GanTrainingConfig, generator_losses, train_generator
     from avsync.training.graphs import CudaRecorder, GraphedStep, make_capturable
     from avsync.training.interrupts import TrainingInterrupted
     from avsync.training.logging import read_log
+    from avsync.training.motion_terms import liveliness_loss, variety_loss
     from avsync.training.objectives import LevelObjective, SyncerTrainingConfig
     from avsync.training.processes import first_process, free_cores, make_fabric, on_first_process
     from avsync.training.recipe import SYNCER_AUGMENT, SyncerRecipe, syncer_recipe
@@ -39,10 +33,11 @@ _MODULES = {
     "doctor": ("Examination", "Finding", "diagnose", "examine", "overfit_batch", "vital_signs"),
     "ema": ("averaged", "weight_average"),
     "engine": ("History", "LoopOptions", "train_loop"),
-    "gan": ("Discriminators", "GanSteps", "GanTrainingConfig", "generator_losses", "train_generator", "variety_loss"),
+    "gan": ("Discriminators", "GanSteps", "GanTrainingConfig", "generator_losses", "train_generator"),
     "graphs": ("CudaRecorder", "GraphedStep", "make_capturable"),
     "interrupts": ("TrainingInterrupted",),
     "logging": ("read_log",),
+    "motion_terms": ("liveliness_loss", "variety_loss"),
     "objectives": ("LevelObjective", "SyncerTrainingConfig"),
     "processes": ("first_process", "free_cores", "make_fabric", "on_first_process"),
     "recipe": ("SYNCER_AUGMENT", "SyncerRecipe", "syncer_recipe"),
@@ -83,6 +78,7 @@ __all__ = [  # noqa: PLE0604, RUF100 - resolved by __getattr__
     "free_cores",
     "generator_losses",
     "lip_leak",
+    "liveliness_loss",
     "load_checkpoint",
     "make_capturable",
     "make_fabric",

@@ -21,7 +21,7 @@ from avsync._checks import (
 from avsync._streams import on_streams
 from avsync.corpus.banks.augmentation import AugmentConfig
 from avsync.corpus.banks.bank import CropBank
-from avsync.errors import ConfigError, ShapeError
+from avsync.errors import ConfigError
 from avsync.landmarks.geometry import normalise
 from avsync.losses.adversarial import hinge_discriminator_loss, hinge_generator_loss
 from avsync.losses.sync import MultiScaleSyncLoss
@@ -31,6 +31,7 @@ from avsync.training.checkpoint import Stateful
 from avsync.training.ema import weight_average
 from avsync.training.engine import History, LoopOptions, flat_settings, train_averaged
 from avsync.training.graphs import CudaRecorder, GraphedStep, make_capturable, use_cuda_graphs
+from avsync.training.motion_terms import liveliness_loss, variety_loss
 from avsync.training.optimisation import Precision, Trained, cosine_schedule, set_learning_rate, step_schedule, to_device
 from avsync.training.processes import check_fabric
 from avsync.training.random_state import RandomState, rank_generator
@@ -68,8 +69,10 @@ class GanTrainingConfig:
         observed_weight: The same on predictions of the observed frames from the second one on, each from the real frames before
             it (1e-3 in the paper's code).
         variety_weight: Weight of the variety loss; above 0, every clip is drawn twice with different noise and initial states,
-            so a batch holds half as many clips (ours; see :func:`variety_loss`).
+            so a batch holds half as many clips (ours; see :func:`avsync.training.variety_loss`).
         variety: Distance of two samples of one clip, as a share of the real displacement, above which the variety loss is zero.
+        liveliness_weight: Weight of the loss between the amplitudes of generated and of real motion, as distributions over the
+            clips of a batch (ours; see :func:`avsync.training.liveliness_loss`).
         grad_clip: Largest gradient norm of the generator; 0 for none.
         ema_decay: Decay of the moving average of the generator's weights (:func:`avsync.training.ema.weight_average`), with
             which the generator is evaluated and which it holds at the end; 0 for none.
@@ -94,6 +97,7 @@ class GanTrainingConfig:
     observed_weight: float = 0.0
     variety_weight: float = 0.0
     variety: float = 0.5
+    liveliness_weight: float = 0.0
     grad_clip: float = 1.0
     ema_decay: float = 0.0
     seed: int = 0
@@ -197,44 +201,6 @@ class Discriminators(nn.Module):
         return torch.stack([hinge_discriminator_loss(*both.chunk(2)) for both in logits.values()]).sum()
 
 
-@checked
-def variety_loss(landmarks: Tensor, real: Tensor, *, variety: float) -> Tensor:
-    r"""Compute a hinge that is zero if two samples of the same clip differ enough.
-
-    .. math:: L = \max(0, r - \operatorname{mean} \|x - x'\| / \operatorname{mean} \|y - y_0\|)^2
-
-    with two samples :math:`x, x'` of one clip, the real motion :math:`y` from its first face :math:`y_0`, and the wanted share
-    :math:`r`.
-
-    Args:
-        landmarks: Generated frames, (2 * clips, frames, points, dims); rows 2k and 2k + 1 are samples of one clip.
-        real: The real clips, (2 * clips, n + frames, points, dims).
-        variety: r.
-
-    Returns:
-        A scalar.
-
-    Raises:
-        ShapeError: The ranks or sizes are wrong, or the number of rows is odd.
-
-    Example:
-        >>> variety_loss(torch.zeros(2, 4, 68, 2), torch.rand(2, 5, 68, 2), variety=0.5)
-        tensor(0.2500)
-
-    Source: ours; a hinge on the mode-seeking loss of Mao et al. 2019.
-    """
-    check_shape("landmarks", landmarks, "rows frames points dims")
-    rows, _, points, dims = landmarks.shape
-    check_shape("real", real, "rows frames points dims", rows=rows, points=points, dims=dims)
-    check_floating("landmarks", landmarks)
-    check_floating("real", real)
-    if rows < 2 or rows % 2:
-        raise ShapeError(f"`landmarks`: expected pairs of rows, two samples of each clip, got {rows} rows")
-    apart = (landmarks[::2] - landmarks[1::2]).norm(dim=-1).mean()
-    moved = (real[:, 1:] - real[:, :1]).norm(dim=-1).mean()
-    return (variety - apart / moved.clamp_min(torch.finfo(moved.dtype).tiny)).clamp_min(0).square()
-
-
 def _sync(
     sync_loss: MultiScaleSyncLoss,
     observed: Tensor,
@@ -290,6 +256,8 @@ def generator_losses(
         parts["observed"] = config.observed_weight * (error / height).square().mean()
     if config.variety_weight:
         parts["variety"] = config.variety_weight * variety_loss(output.landmarks, real, variety=config.variety)
+    if config.liveliness_weight:
+        parts["liveliness"] = config.liveliness_weight * liveliness_loss(output.landmarks, real)
     parts["generator"] = torch.stack(list(parts.values())).sum()
     return parts
 

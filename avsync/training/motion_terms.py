@@ -1,0 +1,102 @@
+"""Terms of the generator's loss that compare its motion with real motion over a batch, without the audio."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from avsync._checks import at_least_float32, check_floating, check_shape, checked
+from avsync.errors import ShapeError
+from avsync.landmarks.geometry import normalise
+
+STILL = 1e-4
+"""Amplitude, in face heights or face heights per frame, below which motion counts as none: a tenth of a pixel."""
+
+
+@checked
+def variety_loss(landmarks: Tensor, real: Tensor, *, variety: float) -> Tensor:
+    r"""Compute a hinge that is zero if two samples of the same clip differ enough.
+
+    .. math:: L = \max(0, r - \operatorname{mean} \|x - x'\| / \operatorname{mean} \|y - y_0\|)^2
+
+    with two samples :math:`x, x'` of one clip, the real motion :math:`y` from its first face :math:`y_0`, and the wanted share
+    :math:`r`.
+
+    Args:
+        landmarks: Generated frames, (2 * clips, frames, points, dims); rows 2k and 2k + 1 are samples of one clip.
+        real: The real clips, (2 * clips, n + frames, points, dims).
+        variety: r.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ShapeError: The ranks or sizes are wrong, or the number of rows is odd.
+
+    Example:
+        >>> variety_loss(torch.zeros(2, 4, 68, 2), torch.rand(2, 5, 68, 2), variety=0.5)
+        tensor(0.2500)
+
+    Source: ours; a hinge on the mode-seeking loss of Mao et al. 2019.
+    """
+    check_shape("landmarks", landmarks, "rows frames points dims")
+    rows, _, points, dims = landmarks.shape
+    check_shape("real", real, "rows frames points dims", rows=rows, points=points, dims=dims)
+    check_floating("landmarks", landmarks)
+    check_floating("real", real)
+    if rows < 2 or rows % 2:
+        raise ShapeError(f"`landmarks`: expected pairs of rows, two samples of each clip, got {rows} rows")
+    apart = (landmarks[::2] - landmarks[1::2]).norm(dim=-1).mean()
+    moved = (real[:, 1:] - real[:, :1]).norm(dim=-1).mean()
+    return (variety - apart / moved.clamp_min(torch.finfo(moved.dtype).tiny)).clamp_min(0).square()
+
+
+def _amplitudes(clips: Tensor) -> Tensor:
+    """Compute speed and extent of the face's centre and of every point around it, (clips, 2 * (points + 1))."""
+    centre = clips.mean(dim=2, keepdim=True)
+    parts = torch.cat([centre, clips - centre], dim=2)
+    speed = parts.diff(dim=1).norm(dim=-1).mean(dim=1)
+    extent = (parts - parts.mean(dim=1, keepdim=True)).square().sum(dim=-1).mean(dim=1).clamp_min(STILL**2).sqrt()
+    return torch.cat([speed.clamp_min(STILL), extent], dim=1)
+
+
+@checked
+def liveliness_loss(landmarks: Tensor, real: Tensor) -> Tensor:
+    r"""Compute how much generated and real clips differ in how far and how fast faces move, as distributions over a batch.
+
+    .. math:: L = \operatorname{mean}_{f, k} |\log g_{(k) f} - \log r_{(k) f}|
+
+    where :math:`g_{(k) f}` and :math:`r_{(k) f}` are the k-th smallest amplitudes of kind f among the generated and the real
+    clips. The kinds are the mean speed, and the standard deviation of the place, of the face's centre and of each point around
+    the centre. Clips are not compared one by one, because speech does not tell how lively a person is.
+
+    Args:
+        landmarks: Generated frames, (clips, frames, points, dims), at least 2.
+        real: The real clips, (clips, n + frames, points, dims), in the same unit.
+
+    Returns:
+        A scalar; 0.1 for amplitudes that differ by a tenth.
+
+    Raises:
+        ShapeError: The ranks or sizes are wrong, or there are fewer than 2 frames.
+
+    Example:
+        >>> real = torch.rand(3, 9, 68, 2)
+        >>> round(liveliness_loss(real[:, :1] + 0.5 * (real[:, 1:] - real[:, :1]), real).item(), 3)  # log 2
+        0.693
+
+    Source: ours; the Wasserstein-1 distance of logarithms, in one dimension at a time.
+    """
+    check_shape("landmarks", landmarks, "clips frames points dims")
+    clips, frames, points, dims = landmarks.shape
+    check_shape("real", real, "clips frames points dims", clips=clips, points=points, dims=dims)
+    check_floating("landmarks", landmarks)
+    check_floating("real", real)
+    if not clips or frames < 2 or real.shape[1] < frames:
+        raise ShapeError(
+            f"`landmarks`, `real`: expected at least 1 clip of 2 frames and as many real frames, got {clips} of {frames} and "
+            f"{real.shape[1]}"
+        )
+    unit = normalise(real[:, :1]).height.reshape(-1, 1, 1, 1)
+    found, wanted = (_amplitudes(at_least_float32(x) / unit).log().sort(dim=0).values for x in (landmarks, real[:, -frames:]))
+    return (found - wanted).abs().mean()
