@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -65,6 +66,51 @@ def test_calls_in_turn_on_a_cpu() -> None:
 
     assert [float(x) for x in on_streams([function(k) for k in range(3)], [torch.ones(1)])] == [0.0, 1.0, 2.0]
     assert calls == [0, 1, 2]
+
+
+def test_streams_wait_before_and_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With stand-ins for a GPU: all side streams are forked before the first function begins, and joined after the last."""
+    log: list[str] = []
+
+    class Stream:
+        def __init__(self, name: str) -> None:
+            self.name, self.device = name, torch.device("cuda", 0)
+
+        def wait_stream(self, other: Stream) -> None:
+            log.append(f"{self.name} waits for {other.name}")
+
+    class OnGpu:
+        device = torch.device("cuda", 0)
+
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def record_stream(self, stream: Stream) -> None:
+            log.append(f"{self.name} on {stream.name}")
+
+    @contextlib.contextmanager
+    def within(stream: Stream) -> Iterator[None]:
+        log.append(f"in {stream.name}")
+        yield
+
+    current, made = Stream("current"), (Stream(f"side {k}") for k in range(10))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: next(made))
+    monkeypatch.setattr(torch.cuda, "stream", within)
+    _streams._side_streams.cache_clear()
+    functions: list[Any] = [lambda: OnGpu("first"), lambda: OnGpu("second")]
+    for _ in range(2):  # with the same side stream again
+        log.clear()
+        assert [x.name for x in on_streams(functions, [OnGpu("input")])] == ["first", "second"]
+        assert log == [
+            "side 0 waits for current",
+            "input on side 0",
+            "in current",
+            "in side 0",
+            "current waits for side 0",
+            "second on current",
+        ]
+    _streams._side_streams.cache_clear()
 
 
 @pytest.mark.parametrize("shared", [False, True])

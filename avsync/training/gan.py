@@ -166,6 +166,8 @@ class Discriminators(nn.Module):
         if pair is not None:
             functions["pair"] = lambda: pair(observed, landmarks, embedded=embedded if of_pair else None, parts=parts)
         if is_launch_bound(landmarks):
+            # Views, because a leaf would collect the gradients of several streams, about which torch warns.
+            observed, landmarks = observed.view_as(observed), landmarks.view_as(landmarks)
             inputs = [observed, landmarks] if embedded is None else [observed, landmarks, embedded]
             logits = dict(zip(functions, on_streams(list(functions.values()), inputs), strict=True))
         else:
