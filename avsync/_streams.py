@@ -15,9 +15,10 @@ def _side_streams(stream: torch.cuda.Stream, count: int) -> list[torch.cuda.Stre
     """Return the side streams of a stream.
 
     Each stream has side streams of its own, because all work of a side stream shares one cuBLAS workspace, and graphs that were
-    captured on different streams may be replayed at the same time.
+    captured on different streams may be replayed at the same time. After 32 streams of a priority, torch returns earlier ones
+    again; the high priority keeps side streams apart from the streams of recorders and of systems that are trained together.
     """
-    return [torch.cuda.Stream(stream.device) for _ in range(count)]
+    return [torch.cuda.Stream(stream.device, priority=-1) for _ in range(count)]
 
 
 def on_streams(functions: Sequence[Callable[[], Tensor]], inputs: Sequence[Tensor]) -> list[Tensor]:

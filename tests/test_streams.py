@@ -95,7 +95,7 @@ def test_streams_wait_before_and_after(monkeypatch: pytest.MonkeyPatch) -> None:
 
     current, made = Stream("current"), (Stream(f"side {k}") for k in range(10))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current)
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: next(made))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device, priority: next(made))
     monkeypatch.setattr(torch.cuda, "stream", within)
     _streams._side_streams.cache_clear()
     functions: list[Any] = [lambda: OnGpu("first"), lambda: OnGpu("second")]
