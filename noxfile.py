@@ -56,6 +56,8 @@ SIDE_BY_SIDE = 2
 # Lines of the output of a failed session that are repeated at the end.
 LAST_LINES = 60
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+# Compiling torch's headers in advance takes 11 s, more than it saves with the few kernels of the tests.
+INDUCTOR = {"TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0"}
 
 
 def offer_all_of_pyenv() -> None:
@@ -134,6 +136,16 @@ LOWEST_TESTS = [
 def test_files(*names: str) -> list[str]:
     """Paths of test files; one that is missing is an error of pytest."""
     return [str(Path("tests", name)) for name in names]
+
+
+def compiling_tests(*, inductor: bool) -> list[str]:
+    """Identifiers of the tests with ``compil`` in their names; without those that run inductor unless asked for."""
+    found = [
+        f"{path.relative_to(ROOT).as_posix()}::{name}"
+        for path in sorted(ROOT.glob("tests/test_*.py"))
+        for name in re.findall(r"^def (test_\w*compil\w*)", path.read_text("utf-8"), flags=re.MULTILINE)
+    ]
+    return [name for name in found if inductor or "inductor" not in name]
 
 
 def lowest_versions(requirements: list[str]) -> list[str]:
@@ -245,7 +257,7 @@ def docs(session: nox.Session) -> None:
     shutil.rmtree(doctrees, ignore_errors=True)
     options = ["-W", "-n", "--keep-going", "-d", str(doctrees)]
     session.run("sphinx-build", "-b", "html", *options, source, api, env=ONE_THREAD)
-    session.run(SITE, "build", "--strict", "--clean", env={"NO_MKDOCS_2_WARNING": "1"})
+    session.run(SITE, "build", "--strict", "--clean", env={**ONE_THREAD, "NO_MKDOCS_2_WARNING": "1"})
 
 
 @nox.session
@@ -293,7 +305,9 @@ def lowest(session: nox.Session) -> None:
     # In torch 2.6 two processes may wait for each other forever when they leave a gloo group; the session `tests` has this
     # test.
     without = "tests/test_metric_classes.py::test_two_processes_give_what_one_gives"
-    session.run("python", "-m", "pytest", "-n", str(WORKERS), "--deselect", without, *paths, env={**ONE_THREAD, **LITERT})
+    session.run(
+        "python", "-m", "pytest", "-n", str(WORKERS), "--deselect", without, *paths, env={**ONE_THREAD, **LITERT, **INDUCTOR}
+    )
 
 
 @nox.session(python=NEWER, reuse_venv=False)
@@ -312,12 +326,11 @@ def newer(session: nox.Session) -> None:
     if session.posargs:
         session.run(*pytest, *session.posargs, env=ONE_THREAD)
         return
-    # Python 3.12 and 3.13 get the same releases of PyAV (even the same wheel) and NumPy, newer ones than Python 3.11.
-    files = MEDIA_TESTS if session.python == NEWER[-1] else PYTHON_TESTS
-    session.run(*pytest, *test_files(*files), env={**ONE_THREAD, **LITERT})
-    named = re.compile(r"def test_\w*compil")
-    compiling = [path.name for path in sorted(Path("tests").glob("test_*.py")) if named.search(path.read_text("utf-8"))]
-    session.run(*pytest, *test_files(*compiling), "-k", "compil", env=ONE_THREAD)
+    # Python 3.12 and 3.13 get the same releases of PyAV (even the same wheel) and NumPy, newer ones than Python 3.11. The code
+    # that inductor writes depends on torch, not on Python, so that the oldest and the newest Python test it.
+    newest = session.python == NEWER[-1]
+    paths = [*test_files(*(MEDIA_TESTS if newest else PYTHON_TESTS)), *compiling_tests(inductor=newest)]
+    session.run(*pytest, *paths, env={**ONE_THREAD, **LITERT, **INDUCTOR})
 
 
 @nox.session
@@ -326,7 +339,7 @@ def tests(session: nox.Session) -> None:
     install(session, TORCH, "-e", ".[ray]", *group("test"))
     install(session, *LITERT_MODELS)
     pytest = ("python", "-m", "pytest", "-n", str(WORKERS), "--durations=40")
-    session.run(*pytest, *session.posargs, env={**ONE_THREAD, **LITERT, "AVSYNC_REQUIRE_RAY": "1"})
+    session.run(*pytest, *session.posargs, env={**ONE_THREAD, **LITERT, **INDUCTOR, "AVSYNC_REQUIRE_RAY": "1"})
 
 
 @nox.session
