@@ -174,9 +174,9 @@ def test_copies_pickles_and_dtypes_take_the_syncers_along(maker: str) -> None:
     assert all(x.device.type == "meta" for x in twin.to("meta").syncers.parameters())
 
 
-@pytest.mark.parametrize("maker", list(MAKERS))
-def test_frozen_syncers_compile_whole(maker: str) -> None:
-    loss = MAKERS[maker]()
+def test_frozen_pairs_compile_whole() -> None:
+    """Pyramids compile in tests/test_sync_loss.py."""
+    loss = of_pairs()
     torch.compiler.reset()
     landmarks, audio = clip()
     got = torch.compile(loss, fullgraph=True, backend="aot_eager", dynamic=False)(landmarks.requires_grad_(), audio)
