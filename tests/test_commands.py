@@ -7,8 +7,10 @@ import runpy
 import shlex
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ pytest.importorskip("lightning_fabric")
 from avsync.cli import main
 from avsync.corpus import write_corpus, write_talk
 from avsync.corpus.detectors import protocol
+from avsync.corpus.synthetic import video
 from avsync.evaluation.syncnet.network import SyncNet
 from avsync.models import export
 from avsync.training import recipe
@@ -63,10 +66,8 @@ WITH_COMMANDS = [document for document in DOCUMENTS if any(map(runs, commands(do
 TALKS = {
     "talks": ("anna", "ben"),
     "unseen": ("carl", "dora", "eva", "finn"),
-    "videos/real": ("anna",),
-    "videos/wav2lip": ("anna",),
 }
-"""Names of the videos in each folder that the guides name."""
+"""Names of the videos in the folders of talks that the guides name."""
 
 
 @pytest.fixture(scope="module")
@@ -78,13 +79,13 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for folder, names in TALKS.items():
         (at / folder).mkdir(parents=True)
         for name in names:
-            path = at / folder / f"{name}.mp4"
-            if name in clips:
-                shutil.copy(next(at.rglob(path.name)), path)
-            else:
-                clip = write_talk(path, speaker=people.index(name), seconds=SECONDS)
-                split = "val" if folder == "unseen" else "train"
-                clips[name] = replace(clip, id=f"{name}-00c0ffee_000", speaker=name, split=split)
+            clip = write_talk(at / folder / f"{name}.mp4", speaker=people.index(name), seconds=SECONDS)
+            split = "val" if folder == "unseen" else "train"
+            clips[name] = replace(clip, id=f"{name}-00c0ffee_000", speaker=name, split=split)
+    # SyncNet takes a second per second of video.
+    for folder in ("videos/real", "videos/wav2lip"):
+        (at / folder).mkdir(parents=True)
+        write_talk(at / folder / "anna.mp4", speaker=people.index("anna"), seconds=4.0)
     write_talk(at / "talk.mp4", speaker=99, seconds=SECONDS, audio_delay=0.12)
     write_talk(at / "panel.mp4", speaker=98, seconds=SECONDS)
     write_corpus(clips.values(), at / "corpus")
@@ -94,14 +95,29 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return at
 
 
+@pytest.fixture(scope="module")
+def talk_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
+    """``write_talk`` for ``avsync demo``: each video is written once, and copied to the next document that asks for it."""
+    written = tmp_path_factory.mktemp("written")
+
+    def talk(path: Path, **options: Any) -> None:
+        kept = written / f"{sorted(options.items())}.mp4"
+        if not kept.is_file():
+            write_talk(kept, **options)
+        shutil.copy(kept, path)
+
+    return talk
+
+
 @pytest.fixture
-def workplace(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workplace(prepared: Path, talk_once: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the prepared files as the working directory; the detectors known by name find the faces of the synthetic talker."""
     at = tmp_path / "work"
     shutil.copytree(prepared, at)
     monkeypatch.chdir(at)
     for name in protocol.DETECTORS:
         monkeypatch.setitem(protocol.DETECTORS, name, protocol.DETECTORS["demo"])
+    monkeypatch.setattr(video, "write_talk", talk_once)
     # Two steps of a small model; the recipe is tested elsewhere.
     small = {"steps": 2, "batch_size": 4, "width": 8}
     monkeypatch.setattr(recipe, "syncer_recipe", lambda bank, **options: real_recipe(bank, **{**options, **small}))
