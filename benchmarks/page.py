@@ -66,14 +66,14 @@ end of the measurement: above the number of cores, other work slowed every candi
 time by the clock, and shares of the peak are left out.
 
 A GPU column is filled by a GPU only: `python -m benchmarks.gpu`, or any other benchmark with `--device cuda`, and then
-`python -m benchmarks.page`. Its candidates launch kernel by kernel, so their time is that of Python and of the launches: 60 to
-95 microseconds for each kernel of the sync loss, of which the device computes for 15. [In a CUDA
-graph](training.md#on-a-gpu), as training runs its steps, the loss takes a sixth of the time and the generator a fourteenth.
+`python -m benchmarks.page`. Its candidates launch kernel by kernel, so their time is that of Python and of the launches: 45 to
+70 microseconds for each kernel of the sync losses, of which the device computes for 9 to 15. [In a CUDA
+graph](training.md#on-a-gpu), as training runs its steps, the loss takes a quarter of the time and the generator a seventh.
 
-Three rows of the GPU columns are behind a peer. InfoNCE of few windows has more operations than two calls of `cross_entropy` or
-the one formula of info-nce-pytorch, because it has masks, weights and exclusions. InfoNCE of many windows in chunks computes
-every product twice, for a thirtieth of the memory. The search in one recording of an hour is 2 ms slower than a loop over its
-31 shifts.
+Rows of the GPU columns that are behind a peer: InfoNCE of few windows has more operations than two calls of `cross_entropy` or
+the one formula of info-nce-pytorch, because it has masks, weights and exclusions. The search in one recording of an hour is 2
+ms slower than a loop over its 31 shifts. With 256 x 76 windows, InfoNCE is faster than two calls of `cross_entropy` in a ninth
+of their memory ([last table](#losses-rollouts-and-training-steps-on-a-gpu)).
 """
 
 
