@@ -71,8 +71,8 @@ class GanTrainingConfig:
         variety_weight: Weight of the variety loss; above 0, every clip is drawn twice with different noise and initial states,
             so a batch holds half as many clips (ours; see :func:`avsync.training.variety_loss`).
         variety: Distance of two samples of one clip, as a share of the real displacement, above which the variety loss is zero.
-        liveliness_weight: Weight of the loss between the amplitudes of generated and of real motion, as distributions over the
-            clips of a batch (ours; see :func:`avsync.training.liveliness_loss`).
+        liveliness_weight: Weight of the loss between where, how far and how fast generated and real faces move, as
+            distributions over the clips of a batch (ours; see :func:`avsync.training.liveliness_loss`).
         grad_clip: Largest gradient norm of the generator; 0 for none.
         ema_decay: Decay of the moving average of the generator's weights (:func:`avsync.training.ema.weight_average`), with
             which the generator is evaluated and which it holds at the end; 0 for none.

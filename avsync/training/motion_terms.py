@@ -51,28 +51,40 @@ def variety_loss(landmarks: Tensor, real: Tensor, *, variety: float) -> Tensor:
     return (variety - apart / moved.clamp_min(torch.finfo(moved.dtype).tiny)).clamp_min(0).square()
 
 
-def _amplitudes(clips: Tensor) -> Tensor:
-    """Compute speed and extent of the face's centre and of every point around it, (clips, 2 * (points + 1))."""
+def _parts(clips: Tensor) -> Tensor:
+    """Return the face's centre, and every point relative to it, (clips, frames, 1 + points, dims)."""
     centre = clips.mean(dim=2, keepdim=True)
-    parts = torch.cat([centre, clips - centre], dim=2)
-    speed = parts.diff(dim=1).norm(dim=-1).mean(dim=1)
+    return torch.cat([centre, clips - centre], dim=2)
+
+
+def _amplitudes(parts: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute speed and extent of every part, (clips, parts) each."""
+    speed = parts.diff(dim=1).norm(dim=-1).mean(dim=1).clamp_min(STILL)
     extent = (parts - parts.mean(dim=1, keepdim=True)).square().sum(dim=-1).mean(dim=1).clamp_min(STILL**2).sqrt()
-    return torch.cat([speed.clamp_min(STILL), extent], dim=1)
+    return speed, extent
+
+
+def _apart(found: Tensor, wanted: Tensor) -> Tensor:
+    """Compute the Wasserstein-1 distance over the clips, for every part and dimension by itself."""
+    return (found.sort(dim=0).values - wanted.sort(dim=0).values).abs().mean(dim=0)
 
 
 @checked
 def liveliness_loss(landmarks: Tensor, real: Tensor) -> Tensor:
-    r"""Compute how much generated and real clips differ in how far and how fast faces move, as distributions over a batch.
+    r"""Compute how generated and real faces differ in where, how far and how fast they move, as distributions over a batch.
 
-    .. math:: L = \operatorname{mean}_{f, k} |\log g_{(k) f} - \log r_{(k) f}|
+    .. math:: L = \operatorname{mean}_p \big(W(\log v_p, \log \hat v_p) + W(\log e_p, \log \hat e_p)\big) / 2
+              + \operatorname{mean}_{p, d} W(m_{pd}, \hat m_{pd}) / \bar e_p
 
-    where :math:`g_{(k) f}` and :math:`r_{(k) f}` are the k-th smallest amplitudes of kind f among the generated and the real
-    clips. The kinds are the mean speed, and the standard deviation of the place, of the face's centre and of each point around
-    the centre. Clips are not compared one by one, because speech does not tell how lively a person is.
+    where W is the Wasserstein-1 distance in one dimension between the generated and the real clips of a batch: the mean
+    distance of the k-th smallest values. The parts p are the centre of the face and each point relative to the centre. For each
+    clip, :math:`v_p` is the mean speed, :math:`e_p` the standard deviation over the frames ("extent"), and :math:`m_{pd}` the
+    mean displacement from the first face along axis d; :math:`\bar e_p` is the mean extent in the real clips. Clips are not
+    compared one by one, because speech does not tell how lively a person is.
 
     Args:
         landmarks: Generated frames, (clips, frames, points, dims), at least 2.
-        real: The real clips, (clips, n + frames, points, dims), in the same unit.
+        real: The real clips, (clips, n + frames, points, dims), in the same unit, from the first observed face on.
 
     Returns:
         A scalar; 0.1 for amplitudes that differ by a tenth.
@@ -81,11 +93,11 @@ def liveliness_loss(landmarks: Tensor, real: Tensor) -> Tensor:
         ShapeError: The ranks or sizes are wrong, or there are fewer than 2 frames.
 
     Example:
-        >>> real = torch.rand(3, 9, 68, 2)
-        >>> round(liveliness_loss(real[:, :1] + 0.5 * (real[:, 1:] - real[:, :1]), real).item(), 3)  # log 2
+        >>> real = torch.rand(2, 1, 68, 2) * torch.tensor([1.0, 1.1, 0.9, 1.1, 0.9])[:, None, None]
+        >>> round(liveliness_loss(0.5 * (real[:, 1:] + real[:, :1]), real).item(), 3)  # half as far and half as fast: log 2
         0.693
 
-    Source: ours; the Wasserstein-1 distance of logarithms, in one dimension at a time.
+    Source: ours.
     """
     check_shape("landmarks", landmarks, "clips frames points dims")
     clips, frames, points, dims = landmarks.shape
@@ -97,6 +109,9 @@ def liveliness_loss(landmarks: Tensor, real: Tensor) -> Tensor:
             f"`landmarks`, `real`: expected at least 1 clip of 2 frames and as many real frames, got {clips} of {frames} and "
             f"{real.shape[1]}"
         )
-    unit = normalise(real[:, :1]).height.reshape(-1, 1, 1, 1)
-    found, wanted = (_amplitudes(at_least_float32(x) / unit).log().sort(dim=0).values for x in (landmarks, real[:, -frames:]))
-    return (found - wanted).abs().mean()
+    first, unit = real[:, :1], normalise(real[:, :1]).height.reshape(-1, 1, 1, 1)
+    found, wanted = (_parts((at_least_float32(x) - first) / unit) for x in (landmarks, real[:, -frames:]))
+    (speed, extent), (real_speed, real_extent) = _amplitudes(found), _amplitudes(wanted)
+    amplitudes = _apart(speed.log(), real_speed.log()) + _apart(extent.log(), real_extent.log())
+    places = _apart(found.mean(dim=1), wanted.mean(dim=1)) / real_extent.mean(dim=0)[:, None]
+    return amplitudes.mean() / 2 + places.mean()
