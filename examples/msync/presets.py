@@ -124,29 +124,36 @@ PAPER_LONG = replace(PAPER, gan=replace(PAPER.gan, frames=80))
 """MS-Sync-long: the same on 80 frames."""
 
 PRETRAINED = replace(SMALL, gan=replace(SMALL.gan, steps=350, pair_weight=0.0))
-"""Settings of `generator-landmarks68-25fps`, which the pretrained pyramid guided: minutes on two cores. The pair discriminator,
-a third of the time, is left out, because it affects diversity and not synchrony."""
+"""The first pretrained generator, which the pretrained pyramid guided: minutes on two cores. The pair discriminator, a third of
+the time, is left out, because it affects diversity and not synchrony."""
 
 ABLATION = replace(PRETRAINED, gan=replace(PRETRAINED.gan, generator_lr=2e-4, sync_weight=4.0, ema_decay=0.0))
 """Small enough for twelve generators and two pyramids within an hour on two cores; with the rates of the paper."""
 
 LIFELIKE = replace(
     PRETRAINED,
-    generator=replace(PRETRAINED.generator, motion_leak=0.02, noise=16),
+    generator=replace(PRETRAINED.generator, motion_leak=0.02, noise=16, style=8),
     gan=replace(
         PRETRAINED.gan,
-        steps=160,
-        batch_size=8,
+        steps=850,
+        batch_size=64,
         frames=80,
-        generator_lr=2e-4,
         sync_target="capped",
+        sync_share=0.6,
         variety_weight=4.0,
         variety=0.6,
+        liveliness_weight=2.0,
+        ema_decay=0.995,
     ),
 )
-"""Second stage of `generator-landmarks68-25fps`, which begins with the weights of a run of `pretrained` (`train.py --start`):
-80 frames, so that drift costs; noise and the variety loss, so that seeds differ; and a sync loss that stops at the agreement of
-real motion."""
+"""`generator-landmarks68-25fps`, for a GPU (a minute; two cores take more than an hour): 80 frames and a leak, so that nothing
+drifts; noise, a style and the variety loss, so that seeds differ; the liveliness loss, so that faces move as much as people's;
+and a sync loss that stops below the agreement of real motion."""
+
+LIFELIKE_END = replace(
+    LIFELIKE, gan=replace(LIFELIKE.gan, steps=120, batch_size=32, generator_lr=1e-4, sync_share=0.75, ema_decay=0.98)
+)
+"""The end of its training, which begins with the weights of a run of `lifelike` (`train.py --start`): minutes on two cores."""
 
 BASELINES = replace(
     SMALL,
@@ -164,6 +171,7 @@ PRESETS = {
     "paper-long": PAPER_LONG,
     "pretrained": PRETRAINED,
     "lifelike": LIFELIKE,
+    "lifelike-end": LIFELIKE_END,
     "ablation": ABLATION,
     "baselines": BASELINES,
 }

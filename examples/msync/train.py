@@ -3,7 +3,7 @@
     python examples/msync/train.py                          # a few minutes on two cores
     python examples/msync/train.py --preset small --corpus PATH
     python examples/msync/train.py --preset small --corpus PATH --syncers landmarks68-25fps --judge landmarks68-25fps-judge
-    python examples/msync/train.py --preset lifelike --corpus PATH --start runs/NAME/generator   # second stage
+    python examples/msync/train.py --preset lifelike-end --corpus PATH --start runs/NAME/generator   # further training
     python examples/msync/train.py --levels 1 --branches 1  # the paper's single-scale ablation
     python examples/msync/train.py --devices 2              # two processes; torchrun and srun start them as well
     (docs/training.md)
