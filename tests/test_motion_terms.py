@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from avsync.errors import ShapeError
+from avsync.errors import ArgumentError, ShapeError
 from avsync.training import liveliness_loss, variety_loss
 
 
@@ -66,3 +66,18 @@ def test_liveliness_has_finite_gradients_for_still_faces() -> None:
 def test_liveliness_names_what_is_wrong(made: tuple[int, int], real: tuple[int, int]) -> None:
     with pytest.raises(ShapeError, match="expected"):
         liveliness_loss(torch.rand(*made, 68, 2), torch.rand(*real, 68, 2))
+
+
+def test_clips_on_two_devices_are_refused() -> None:
+    made, real = torch.rand(2, 4, 68, 2), torch.rand(2, 5, 68, 2, device="meta")
+    with pytest.raises(ArgumentError, match="meta"):
+        liveliness_loss(made, real)
+    with pytest.raises(ArgumentError, match="meta"):
+        variety_loss(made, real, variety=0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_liveliness_takes_other_dtypes(dtype: torch.dtype) -> None:
+    real = swaying(1.0, 4.0)
+    found = liveliness_loss(swaying(2.0, 2.0)[:, 1:].to(dtype), real.to(dtype))
+    assert bool(found.isfinite()) and found.dtype == (dtype if dtype == torch.float64 else torch.float32)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from avsync._checks import at_least_float32, check_floating, check_shape, checked
+from avsync._checks import at_least_float32, check_floating, check_same_device, check_shape, checked
 from avsync.errors import ShapeError
 from avsync.landmarks.geometry import normalise
 
 STILL = 1e-4
-"""Amplitude, in face heights or face heights per frame, below which motion counts as none: a tenth of a pixel."""
+"""Amplitude, in face heights or face heights per frame, below which motion counts as none: the logarithm of
+stillness has no limit."""
 
 
 @checked
@@ -32,6 +33,7 @@ def variety_loss(landmarks: Tensor, real: Tensor, *, variety: float) -> Tensor:
 
     Raises:
         ShapeError: The ranks or sizes are wrong, or the number of rows is odd.
+        ArgumentError: The clips are not on one device.
 
     Example:
         >>> variety_loss(torch.zeros(2, 4, 68, 2), torch.rand(2, 5, 68, 2), variety=0.5)
@@ -44,6 +46,7 @@ def variety_loss(landmarks: Tensor, real: Tensor, *, variety: float) -> Tensor:
     check_shape("real", real, "rows frames points dims", rows=rows, points=points, dims=dims)
     check_floating("landmarks", landmarks)
     check_floating("real", real)
+    check_same_device("landmarks", landmarks, real.device, "`real`")
     if rows < 2 or rows % 2:
         raise ShapeError(f"`landmarks`: expected pairs of rows, two samples of each clip, got {rows} rows")
     apart = (landmarks[::2] - landmarks[1::2]).norm(dim=-1).mean()
@@ -91,6 +94,7 @@ def liveliness_loss(landmarks: Tensor, real: Tensor) -> Tensor:
 
     Raises:
         ShapeError: The ranks or sizes are wrong, or there are fewer than 2 frames.
+        ArgumentError: The clips are not on one device.
 
     Example:
         >>> real = torch.rand(2, 1, 68, 2) * torch.tensor([1.0, 1.1, 0.9, 1.1, 0.9])[:, None, None]
@@ -104,6 +108,7 @@ def liveliness_loss(landmarks: Tensor, real: Tensor) -> Tensor:
     check_shape("real", real, "clips frames points dims", clips=clips, points=points, dims=dims)
     check_floating("landmarks", landmarks)
     check_floating("real", real)
+    check_same_device("landmarks", landmarks, real.device, "`real`")
     if not clips or frames < 2 or real.shape[1] < frames:
         raise ShapeError(
             f"`landmarks`, `real`: expected at least 1 clip of 2 frames and as many real frames, got {clips} of {frames} and "

@@ -138,7 +138,7 @@ def main(arguments: list[str] | None = None) -> int:
         material = load_material(args.corpus, LIFELIKE)
         short, long = crops_of(material, SHORT, args.half), crops_of(material, LONG, args.half)
         models = load_models()
-        generators = {Path(name).name: MultiScaleGenerator.from_pretrained(name).eval() for name in args.generators}
+        generators = {name: MultiScaleGenerator.from_pretrained(name).eval() for name in args.generators}
         print(f"{len(short)} clips of {SHORT} frames, {len(long)} of {LONG}\n")
         print(table({name: row(generator, short, long, models) for name, generator in {PEOPLE: None, **generators}.items()}))
         if args.figure:
