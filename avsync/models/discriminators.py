@@ -7,10 +7,8 @@ detect faces that grow or drift away. Landmarks of any floating-point dtype are 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +29,8 @@ from avsync._checks import (
 )
 from avsync.errors import ArgumentError, ClipTooShortError, ConfigError, ShapeError
 from avsync.landmarks.geometry import normalise
-from avsync.models.generator.model import lstm_update
 from avsync.models.syncer.pyramid import PointwiseBlock
+from avsync.models.window_lstm import WindowLSTM, window_plan
 from avsync.pretrained import PretrainedModel, added_later
 
 
@@ -228,179 +226,6 @@ def _derivatives(x: Tensor, velocity_scale: float, acceleration_scale: float) ->
     return found
 
 
-def window_starts(observed: int, frames: int, window: int) -> range:
-    """Return the starts of the windows of one length, counted from the first frame after the observed frames.
-
-    Windows overlap by half. The first windows reach back into the observed frames by up to half a window. At the end of a clip,
-    fewer frames than a stride may lie outside all windows of this length.
-
-    Args:
-        observed: Observed frames.
-        frames: Frames to score, after the observed frames.
-        window: Length of a window.
-
-    Returns:
-        The starts, negative inside the observed frames; empty if no window fits.
-
-    Example:
-        >>> list(window_starts(3, 20, 10))
-        [-3, 2, 7]
-
-    Source: the paper's code.
-    """
-    stride = window // 2
-    return range(max(-observed, stride - window), frames - window + 1, stride)
-
-
-class _Segment(NamedTuple):
-    """LSTM steps between two window lengths at which states are read."""
-
-    frames: tuple[int, ...]
-    """Frame of the clip for each step and each active start, step by step."""
-    active: int
-    """Number of starts with unfinished windows."""
-    read: tuple[int, ...]
-    """Indices of the starts whose window ends with this segment."""
-
-
-class _Plan(NamedTuple):
-    """Windows of a clip, arranged so that windows with the same start share their first steps.
-
-    After 5 frames of a window of 20, an LSTM that starts from zeros has the same state as at the end of the window of 5 with
-    the same start. With windows of 5, 10, 20 and 40, 43 frames need 200 steps instead of 273, and 40 sequential steps instead
-    of 78.
-    """
-
-    segments: list[_Segment]
-    distances: tuple[float, ...]
-    """Distance of each window from the observed frames, at least 1, in the order in which states are read."""
-    weights: tuple[float, ...]
-    """Weights of the windows: the mean over the positions of a length, then over the lengths."""
-    condition: int
-    """Position of the observed frames among the states that are read."""
-
-
-def _plan(observed: int, frames: int, windows: Sequence[int]) -> _Plan:
-    """Arrange the windows of a clip; the observed frames count as one more window."""
-    places = {window: window_starts(observed, frames, window) for window in windows}
-    filled = sum(len(starts) > 0 for starts in places.values())
-    weights = {(start, window): 1 / (len(starts) * filled) for window, starts in places.items() for start in starts}
-    wanted = {*weights, (-observed, observed)}
-    longest: dict[int, int] = {}
-    for start, length in wanted:
-        longest[start] = max(longest.get(start, 0), length)
-    order = sorted(longest, key=lambda start: (-longest[start], start))
-    segments, read = [], []
-    done = 0
-    for length in sorted({length for _, length in wanted}):
-        active = [start for start in order if longest[start] >= length]
-        ending = tuple(index for index, start in enumerate(active) if (start, length) in wanted)
-        steps = tuple(observed + start + step for step in range(done, length) for start in active)
-        segments.append(_Segment(steps, len(active), ending))
-        read += [(active[index], length) for index in ending]
-        done = length
-    return _Plan(
-        segments,
-        tuple(float(max(start, 1)) for start, _ in read),
-        tuple(weights.get(key, 0.0) for key in read),
-        read.index((-observed, observed)),
-    )
-
-
-class WindowLSTM(nn.Module):
-    """Single-layer LSTM that returns the states at the ends of the windows of a clip; all windows start from zeros.
-
-    :class:`torch.nn.LSTM` itself cannot be compiled in one graph. The gates are in the order of :func:`lstm_update`.
-
-    Args:
-        in_features: Number of features per frame.
-        hidden: Size of the LSTM state.
-
-    Source: ours.
-    """
-
-    def __init__(self, *, in_features: int, hidden: int) -> None:
-        super().__init__()
-        self.gates = nn.Linear(in_features, 4 * hidden)
-        self.recurrent = nn.Parameter(torch.empty(4 * hidden, hidden))
-
-    def reset_parameters(self) -> None:
-        """Draw initial weights from the range of :class:`torch.nn.LSTM`."""
-        bound = 1 / math.sqrt(self.recurrent.shape[1])
-        for parameter in (self.gates.weight, self.gates.bias, self.recurrent):
-            nn.init.uniform_(parameter, -bound, bound)
-
-    def forward(self, embedded: Tensor, segments: Sequence[_Segment], *, fused: bool | None = None) -> list[Tensor]:
-        """Compute the states that the segments read.
-
-        Args:
-            embedded: (frames, batch, in_features).
-            segments: Steps and windows.
-            fused: Use torch's fused LSTM, which is faster on a GPU and the default there, instead of a loop over the steps. The
-                loop is faster on a CPU, because it multiplies each frame by the input weight once for all windows that hold the
-                frame.
-
-        Returns:
-            The states that each segment reads, (windows, batch, hidden).
-        """
-        if embedded.is_cuda if fused is None else fused:
-            return self._fused(embedded, segments)
-        return self._loop(embedded, segments)
-
-    def _fused(self, embedded: Tensor, segments: Sequence[_Segment]) -> list[Tensor]:
-        # The weights are contiguous in one tensor, as cuDNN requires.
-        bias = _reordered(self.gates.bias)
-        weights = (_reordered(self.gates.weight), _reordered(self.recurrent), bias, torch.zeros_like(bias))
-        pieces = torch.cat([weight.flatten() for weight in weights]).split([weight.numel() for weight in weights])
-        flat = [piece.view_as(weight) for piece, weight in zip(pieces, weights, strict=True)]
-        batch, size = embedded.shape[1], self.recurrent.shape[1]
-        hidden = cell = embedded.new_zeros(1, segments[0].active * batch, size)
-        found = []
-        position = torch.arange(embedded.shape[0], device=embedded.device)
-        for frames, active, read in segments:
-            # A product selects the frames, because the gradient of indexing is an atomic sum on a GPU.
-            chosen = (constant(frames, embedded.device)[:, None] == position).to(embedded.dtype)
-            inputs = (chosen @ embedded.flatten(1)).view(-1, active * batch, embedded.shape[2])
-            state = [hidden[:, : active * batch], cell[:, : active * batch]]
-            _, hidden, cell = torch.lstm(inputs, state, flat, True, 1, 0.0, self.training, False, False)
-            found.append(_rows(hidden.view(active, batch, size), read))
-        return found
-
-    def _loop(self, embedded: Tensor, segments: Sequence[_Segment]) -> list[Tensor]:
-        recurrent = self.recurrent.t()
-        gates = self.gates(embedded)
-        batch, size = embedded.shape[1], self.recurrent.shape[1]
-        hidden: Tensor | None = None
-        cell = at_least_float32(embedded.new_zeros(segments[0].active * batch, size))
-        found = []
-        for frames, active, read in segments:
-            terms = gates.index_select(0, constant(frames, gates.device)).view(-1, active * batch, gates.shape[2])
-            cell = cell[: active * batch]
-            hidden = None if hidden is None else hidden[: active * batch]
-            for term in terms.unbind(0):
-                before = term if hidden is None else torch.addmm(term, hidden.to(term.dtype), recurrent.to(term.dtype))
-                hidden, cell = lstm_update(before, cell)
-            if hidden is not None:
-                found.append(_rows(hidden.view(active, batch, size), read))
-        return found
-
-
-def _rows(states: Tensor, read: tuple[int, ...]) -> Tensor:
-    """Select the states (active, batch, hidden) of some starts, in ascending order."""
-    if len(read) == states.shape[0]:
-        return states
-    # Slices of adjacent starts, whose gradient is no atomic sum.
-    ends = [index + 1 for index, start in enumerate(read) if start + 1 not in read]
-    slices = [states[read[first] : read[end - 1] + 1] for first, end in zip([0, *ends[:-1]], ends, strict=True)]
-    return slices[0] if len(slices) == 1 else torch.cat(slices)
-
-
-def _reordered(gates: Tensor) -> Tensor:
-    """Reorder weights of gates from the order of :func:`lstm_update` to torch's (input, forget, cell, output)."""
-    enter, forget, new, leave = gates.chunk(4)
-    return torch.cat([enter, forget, leave, new])
-
-
 class SpectralLinear(nn.Linear):
     r"""Linear layer with spectral normalisation: the weight is divided by its largest singular value :math:`\sigma`.
 
@@ -583,7 +408,7 @@ class _WindowNetwork(PretrainedModel):
                 f"`landmarks`: expected at least {self.shortest(seen)} frames after {seen} observed ones "
                 f"for windows of {self.config.windows}, got {describe_shape(landmarks)}"
             )
-        plan = _plan(seen, frames, self.config.windows)
+        plan = window_plan(seen, frames, self.config.windows)
         read = self.lstm(embedded, plan.segments, fused=fused)
         logits = []
         # Parts are separated before the states are joined, so that the states of a part are contiguous without a copy.

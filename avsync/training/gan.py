@@ -32,7 +32,14 @@ from avsync.training.ema import weight_average
 from avsync.training.engine import History, LoopOptions, flat_settings, train_averaged
 from avsync.training.graphs import CudaRecorder, GraphedStep, make_capturable, use_cuda_graphs
 from avsync.training.motion_terms import liveliness_loss, variety_loss
-from avsync.training.optimisation import Precision, Trained, cosine_schedule, set_learning_rate, step_schedule, to_device
+from avsync.training.optimisation import (
+    Precision,
+    Trained,
+    cosine_schedule,
+    set_learning_rate,
+    step_schedule,
+    to_device,
+)
 from avsync.training.processes import check_fabric
 from avsync.training.random_state import RandomState, rank_generator
 
@@ -295,8 +302,10 @@ class GanSteps:
         self.generator, self.discriminators, self.bank, self.config = generator, discriminators, bank, config
         self.sync_loss, self.fabric, self.augment = sync_loss, fabric, augment
         self.rng = rank_generator(config.seed, fabric.global_rank)
-        adam_g = torch.optim.Adam(generator.parameters(), lr=config.generator_lr, betas=(0.0, 0.999))
-        adam_d = torch.optim.Adam(discriminators.parameters(), lr=config.discriminator_lr, betas=(0.0, 0.999))
+        # On a GPU the choice is torch's, because a fused update does not work with the loss scale of 16-mixed and clipping.
+        settings: dict[str, Any] = {"betas": (0.0, 0.999), "fused": True if fabric.device.type == "cpu" else None}
+        adam_g = torch.optim.Adam(generator.parameters(), lr=config.generator_lr, **settings)
+        adam_d = torch.optim.Adam(discriminators.parameters(), lr=config.discriminator_lr, **settings)
         self._generate = Trained(fabric, generator.forward, [generator], adam_g)
         self._discriminate = Trained(fabric, discriminators.loss, [discriminators], adam_d)
         self.average = weight_average(generator, decay=config.ema_decay) if config.ema_decay else None
