@@ -214,9 +214,15 @@ class _Part(NamedTuple):
     plain: bool
     symmetric: bool
 
-    def scores(self, audio: Tensor, candidates: Tensor, mask: Tensor | None, start: int) -> Tensor:
-        """Compute the scores of ``audio`` (clips, windows, embed), clips of this process from number ``start`` on."""
-        logits = audio.flatten(0, 1) @ candidates.flatten(0, 1).transpose(0, 1)
+    def scores(
+        self, audio: Tensor, candidates: Tensor, mask: Tensor | None, start: int, memory: Tensor | None = None
+    ) -> Tensor:
+        """Compute the scores of ``audio`` (clips, windows, embed), clips of this process from number ``start`` on.
+
+        They are written into ``memory`` (:meth:`memory`), if it is given.
+        """
+        out = None if memory is None else memory[: audio.shape[0] * audio.shape[1]]
+        logits = torch.mm(audio.flatten(0, 1), candidates.flatten(0, 1).transpose(0, 1), out=out)
         first = self.first_clip + start
         excluded = excluded_pairs(
             self.all_clips,
@@ -227,7 +233,7 @@ class _Part(NamedTuple):
             device=audio.device,
         )
         # The value is finite, because a column may hold only excluded pairs on this process and other pairs on another process.
-        return logits if excluded is None else logits.masked_fill(excluded, torch.finfo(logits.dtype).min / 2)
+        return logits if excluded is None else logits.masked_fill_(excluded, torch.finfo(logits.dtype).min / 2)
 
     def log_sums(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logarithms of the sums of exp(score) over rows and columns; overwrites ``scores``."""
@@ -247,6 +253,11 @@ class _Part(NamedTuple):
         step = max(1, scores // (self.windows * self.all_clips * self.windows))
         return [(start, min(start + step, len(audio))) for start in range(0, len(audio), step)]
 
+    def memory(self, audio: Tensor) -> Tensor:
+        """Return memory for the scores of any chunk; new memory for every chunk would scatter over the heap of the process."""
+        start, end = self.chunks(audio)[0]
+        return audio.new_empty((end - start) * self.windows, self.all_clips * self.windows)
+
 
 class _ChunkedLogSums(torch.autograd.Function):
     """Chunked form of :meth:`_Part.log_sums`, which never holds the whole matrix of scores.
@@ -257,20 +268,22 @@ class _ChunkedLogSums(torch.autograd.Function):
 
     @staticmethod
     def forward(context: Any, audio: Tensor, candidates: Tensor, mask: Tensor | None, part: _Part) -> tuple[Tensor, Tensor]:
-        rows, largest, total = [], None, None
+        rows, largest, total = audio.new_empty(audio.shape[0] * audio.shape[1]), None, None
+        memory = part.memory(audio)
         for start, end in part.chunks(audio):
-            scores = part.scores(audio[start:end], candidates, mask, start)
+            own = slice(start * audio.shape[1], end * audio.shape[1])
+            scores = part.scores(audio[start:end], candidates, mask, start, memory)
             if part.plain:
                 weights = scores.exp_()
-                rows.append(weights.sum(dim=1).log())
+                torch.sum(weights, dim=1, out=rows[own]).log_()
                 if part.symmetric:
-                    total = weights.sum(dim=0) if total is None else total + weights.sum(dim=0)
+                    total = weights.sum(dim=0) if total is None else total.add_(weights.sum(dim=0))
                 continue
-            rows.append(scores.logsumexp(dim=1))
+            torch.logsumexp(scores, dim=1, out=rows[own])
             if part.symmetric:
                 top = scores.amax(dim=0)
                 top = top if largest is None else torch.maximum(top, largest)
-                sums = (scores - top).exp_().sum(dim=0)
+                sums = scores.sub_(top).exp_().sum(dim=0)
                 total = sums if total is None or largest is None else total * (largest - top).exp() + sums
                 largest = top
         columns = audio.new_empty(0)
@@ -278,36 +291,46 @@ class _ChunkedLogSums(torch.autograd.Function):
             columns = total.clamp_min(torch.finfo(total.dtype).tiny).log()
             columns = columns if largest is None else columns + largest
         context.part, context.mask = part, mask
-        log_rows = torch.cat(rows)
-        context.save_for_backward(audio, candidates, log_rows, columns)
-        return log_rows, columns
+        context.save_for_backward(audio, candidates, rows, columns)
+        return rows, columns
 
     @staticmethod
-    def backward(context: Any, row_gradient: Tensor, column_gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(context: Any, row_gradient: Tensor, column_gradient: Tensor) -> tuple[Tensor | None, ...]:
         audio, candidates, rows, columns = context.saved_tensors
         part, windows = context.part, audio.shape[1]
+        if torch.is_grad_enabled():  # a second derivative may follow, which needs the whole matrix
+            sums = part.log_sums(part.scores(audio, candidates, context.mask, 0))
+            pairs = [pair for pair in zip(sums, (row_gradient, column_gradient), strict=True) if pair[0].requires_grad]
+            inputs = [x for x in (audio, candidates) if x.requires_grad]
+            outputs, given = zip(*pairs, strict=True)
+            found = iter(torch.autograd.grad(outputs, inputs, given, create_graph=True))
+            return *(next(found) if x.requires_grad else None for x in (audio, candidates)), None, None
         # With exp(score) as weights: weights * exp(-row) * gradient, and likewise for columns; a column without a pair has
         # none.
         if part.symmetric:
             smallest = math.log(torch.finfo(columns.dtype).tiny) + 1
-            column_gradient = torch.where(columns > smallest, column_gradient, 0.0) if part.plain else column_gradient
+            if part.plain:
+                column_gradient = torch.where(columns > smallest, column_gradient, 0.0)
+                column_factor = column_gradient * torch.where(columns > smallest, -columns, 0.0).exp()
         flat = candidates.flatten(0, 1)
-        audio_gradient, candidate_gradient = [], torch.zeros_like(flat)
+        audio_gradient, candidate_gradient = torch.empty_like(audio.flatten(0, 1)), torch.zeros_like(flat)
+        memory, more = part.memory(audio), part.memory(audio)
         for start, end in part.chunks(audio):
             own = slice(start * windows, end * windows)
-            scores = part.scores(audio[start:end], candidates, context.mask, start)
+            scores = part.scores(audio[start:end], candidates, context.mask, start, memory)
+            other = more[: len(scores)]
             if part.plain:
                 factor = (row_gradient[own] * (-rows[own]).exp())[:, None]
                 if part.symmetric:
-                    factor = factor + column_gradient * torch.where(columns > smallest, -columns, 0.0).exp()
-                share = scores.exp() * factor
+                    factor = torch.add(factor, column_factor, out=other)
+                share = scores.exp_().mul_(factor)
             else:
-                share = (scores - rows[own, None]).exp() * row_gradient[own, None]
+                share = torch.sub(scores, rows[own, None], out=other).exp_().mul_(row_gradient[own, None])
                 if part.symmetric:
-                    share = share + (scores - columns).exp() * column_gradient
-            audio_gradient.append((share @ flat).reshape(audio[start:end].shape))
-            candidate_gradient = candidate_gradient + share.transpose(0, 1) @ audio[start:end].flatten(0, 1)
-        return torch.cat(audio_gradient), candidate_gradient.reshape(candidates.shape), None, None
+                    share += scores.sub_(columns).exp_().mul_(column_gradient)
+            torch.mm(share, flat, out=audio_gradient[own])
+            candidate_gradient.addmm_(share.transpose(0, 1), audio[start:end].flatten(0, 1))
+        return audio_gradient.view_as(audio), candidate_gradient.view_as(candidates), None, None
 
 
 def _scale(temperature: float | Tensor, min_temperature: float | None) -> tuple[float | Tensor, float]:

@@ -219,7 +219,7 @@ class _InPlaceLoop(torch.autograd.Function):
         active = gates.index_select(0, constant(_frames(segments), gates.device)).flatten(0, 1)
         hidden, cell, bounded = (active.new_empty(len(active), size) for _ in range(3))
         # tanh(x) = 2 sigmoid(2 x) - 1, because torch's tanh takes several times as long as its sigmoid on a CPU.
-        minus_one = active.new_tensor(-1.0)
+        minus_one = active.new_full((), -1.0)
         for now, before, _ in _steps(segments, batch):
             activation = active[now] if before is None else active[now].addmm_(hidden[before], weight)
             enter, forget, leave, new = activation.chunk(4, dim=1)
