@@ -114,7 +114,10 @@ def trained(bank: ClipBank, config: GanTrainingConfig, **options: Any) -> tuple[
     return generator.state_dict() | {f"d.{name}": value for name, value in discriminators.state_dict().items()}, history
 
 
-@pytest.mark.parametrize("changes", [{}, {"accumulate": 2, "ema_decay": 0.9}, {"pair_weight": 0.0, "schedule": "cosine"}])
+LIFELIKE = {"pair_weight": 0.0, "schedule": "cosine", "sync_target": "capped", "variety_weight": 1.0, "liveliness_weight": 1.0}
+
+
+@pytest.mark.parametrize("changes", [{}, {"accumulate": 2, "ema_decay": 0.9}, LIFELIKE])
 def test_a_recorded_step_trains_as_an_eager_one(
     bank: ClipBank, monkeypatch: pytest.MonkeyPatch, adam_reads_its_step: Queue, changes: dict[str, Any]
 ) -> None:
