@@ -14,6 +14,7 @@ the readers in this module reject other rates unless ``fps`` permits them.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import re
@@ -516,6 +517,28 @@ def resample_clip(clip: Clip, *, fps: float = FPS) -> Clip:
         edges = np.flatnonzero(np.diff(np.concatenate([[False], ~clip.has_audio[nearest], [False]])))
         missing = tuple((int(first), int(stop)) for first, stop in edges.reshape(-1, 2))
     return replace(clip, landmarks=landmarks, waveform=waveform, fps=float(fps), missing_audio=missing)
+
+
+@checked
+def speaker_half(speaker: str) -> str:
+    """Return one of two halves of the speakers, "A" or "B", by a hash of the label.
+
+    If one half of the validation speakers chooses a model and the other half reports it, no result is chosen on its own data.
+    The half of a speaker stays the same when speakers are added.
+
+    Args:
+        speaker: The label, ``Clip.speaker``.
+
+    Raises:
+        ArgumentError: ``speaker`` is no text.
+
+    Example:
+        >>> speaker_half("spk001"), speaker_half("spk009")
+        ('A', 'B')
+
+    Source: ours.
+    """
+    return "AB"[int(hashlib.sha256(speaker.encode()).hexdigest(), 16) % 2]
 
 
 def sample_of_frame(frame: int, fps: float = FPS) -> int:

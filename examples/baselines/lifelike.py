@@ -10,7 +10,6 @@ move, and the power of the motion of lips and of the rest of the face by frequen
 from __future__ import annotations
 
 import argparse
-import hashlib
 import itertools
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,7 @@ from presets import LIFELIKE
 from torch import Tensor
 
 from avsync import AvsyncError, MultiScaleGenerator
-from avsync.corpus import Batch
+from avsync.corpus import Batch, speaker_half
 from avsync.figures import PALETTE, new_figure, plain_axes, save_figure
 from avsync.landmarks import MOUTH, mouth_opening, normalise
 from avsync.metrics import face_speed, height_drift
@@ -35,11 +34,6 @@ PEOPLE = "people"
 BANDS = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.6)
 """Limits of the frequency bands of the figure, in Hz."""
 SHORT, LONG = 80, 200
-
-
-def speaker_half(speaker: str) -> str:
-    """Return the half of the validation speakers that a label belongs to, "A" or "B"."""
-    return "AB"[int(hashlib.sha256(speaker.encode()).hexdigest(), 16) % 2]
 
 
 def crops_of(material: Material, frames: int, half: str) -> Batch:

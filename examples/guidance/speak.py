@@ -17,7 +17,6 @@ the syncers of mouth, rest of the face and head pose, all of the same weight.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
 from pathlib import Path
@@ -27,7 +26,7 @@ import torch
 from torch import Tensor
 
 from avsync import MultiScaleSyncer, MultiScaleSyncLoss, from_pretrained
-from avsync.corpus import Corpus, SyntheticCorpus, speech_mask
+from avsync.corpus import Corpus, SyntheticCorpus, speaker_half, speech_mask
 from avsync.figures import face_strip, landmark_video, save_figure
 from avsync.landmarks import displacement, face_height, head_pose, mouth_opening, pause_speed
 from avsync.losses import MotionPrior
@@ -142,11 +141,6 @@ def confidence(name: str, landmarks: Tensor, waveform: Tensor) -> list[float]:
     return [level.confidence.mean().item() for level in found]
 
 
-def half_of(speaker: str) -> str:
-    """Return the half of the speakers of a label, "A" or "B": weights were chosen on A, results are reported on B."""
-    return "AB"[int(hashlib.sha256(speaker.encode()).hexdigest(), 16) % 2]
-
-
 def real_clips(corpus: str, count: int, half: str | None) -> tuple[Tensor, Tensor]:
     """Return real motion (clips, frames, points, dims), one per speaker, and waveforms with ``MARGIN`` frames around."""
     clips = Corpus(corpus, split="val") if corpus != "synthetic" else SyntheticCorpus(split="val", speakers=count)
@@ -156,7 +150,7 @@ def real_clips(corpus: str, count: int, half: str | None) -> tuple[Tensor, Tenso
     seen: set[str] = set()
     for clip in clips:
         waveform = torch.from_numpy(clip.waveform)
-        unfit = len(clip.landmarks) < length or half not in (None, half_of(clip.speaker))
+        unfit = len(clip.landmarks) < length or half not in (None, speaker_half(clip.speaker))
         if unfit or clip.speaker in seen or len(motion) == count:
             continue
         seen.add(clip.speaker)

@@ -4,14 +4,13 @@
 
 Conditions: clean clips; white noise, or the voices of four other speakers, at a signal-to-noise ratio of 10 dB; tracks smoothed
 over 5 frames; 8.3 new frames per second. Half "A" of the speakers serves selection, half "B" serves reports
-(:func:`speaker_half`).
+(:func:`avsync.corpus.speaker_half`).
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -24,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from avsync.audio import SpeechFeatures
-from avsync.corpus import Clip, ClipBank, Corpus
+from avsync.corpus import Clip, ClipBank, Corpus, speaker_half
 from avsync.landmarks import held_frames, repeat_frames, smooth_frames
 from avsync.metrics import MAX_OFFSETS, sync_offset
 from avsync.models import MultiScaleSyncer
@@ -37,16 +36,6 @@ LENGTHS = {80: 0.4, 15: 0.8, 9: 0.8, 5: 0.8}
 _CHUNK = 128
 FIRST_OF_LATER = 154
 """Number of the first speaker of the second collection (phone and web video)."""
-
-
-def speaker_half(speaker: str) -> str:
-    """Return the half of the validation speakers that a speaker belongs to, "A" or "B", by a hash of the label.
-
-    Example:
-        >>> speaker_half("spk001"), speaker_half("spk009")
-        ('A', 'B')
-    """
-    return "AB"[int(hashlib.sha256(speaker.encode()).hexdigest(), 16) % 2]
 
 
 def collection(speaker: str) -> str:

@@ -13,11 +13,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
-from conditions import found, speaker_half
+from conditions import found
 from outputs import add_outputs, write_outputs
 
 from avsync.audio import SpeechFeatures
-from avsync.corpus import Clip, ClipBank, Corpus
+from avsync.corpus import Clip, ClipBank, Corpus, speaker_half
 from avsync.models import MultiScaleSyncer
 
 RATES = (25.0, 24.0, 30.0, 50.0, 60.0)

@@ -3,7 +3,8 @@
     python examples/pretrained_models/robustness.py --corpus PATH [--models NAME ...] [--half B] [--out FILE] [--figure FILE]
 
 Clips of 80 frames with at least 40 % speech and the audio around them, from one half of the validation speakers
-(``conditions.speaker_half``). The numbers are shares of clips whose offset is found within one frame of the level, in percent.
+(:func:`avsync.corpus.speaker_half`). The numbers are shares of clips whose offset is found within one frame of the level, in
+percent.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from conditions import LENGTHS, MARGIN, babble, mixed, speaker_half
+from conditions import LENGTHS, MARGIN, babble, mixed
 from outputs import add_outputs, write_outputs
 from torch import Tensor
 from torch.nn import functional as F
 
 from avsync.audio import SpeechFeatures
-from avsync.corpus import Batch, Clip, ClipBank, Corpus
+from avsync.corpus import Batch, Clip, ClipBank, Corpus, speaker_half
 from avsync.landmarks import held_frames, repeat_frames, smooth_frames
 from avsync.metrics import MAX_OFFSETS, sync_offset
 from avsync.models import MultiScaleSyncer

@@ -82,6 +82,7 @@ CALLS = {
     "iter_clips": Call(
         lambda **given: list(room.iter_clips(**given)), {"video": VIDEO, "detector": nobody}, like=room.iter_clips, slow=True
     ),
+    "speaker_half": Call(room.speaker_half, {"speaker": "spk001"}),
     "speech_mask": Call(room.speech_mask, {"waveform": CLIP.waveform}),
     "synthetic_clip": Call(room.synthetic_clip, {"seconds": 1.0}, slow=True),
     "CheckedDetector": Call(detectors.CheckedDetector, {"detect": nobody, "name": "nobody"}),
