@@ -109,6 +109,16 @@ def test_one_line_for_what_cannot_be(
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_a_run_that_cannot_begin_leaves_its_folder_free(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "mine"
+    for _ in range(2):
+        assert main(["train", str(corpus), "--out", str(out), *OPTIONS, "--layout", "mediapipe478"]) == 1
+        assert "478" in capsys.readouterr().err
+    assert not list(out.rglob("*.json"))
+
+
 def test_calibrate_needs_a_place_and_known_features(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["calibrate", "landmarks68-25fps", str(corpus)]) == 1
     assert "--out" in capsys.readouterr().err

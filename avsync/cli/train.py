@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from avsync._files import read_json, untrusted, write_json
 from avsync.cli._arguments import EVALUATED_MARGIN, FEATURE_CHOICES, REGION_CHOICES, add_overwrite_argument, add_quiet_argument
 from avsync.cli._outputs import declare
-from avsync.errors import ArgumentError
+from avsync.errors import ArgumentError, CorpusError
 
 if TYPE_CHECKING:
     from avsync.corpus.banks.bank import Batch, ClipBank
@@ -118,6 +118,10 @@ def run(args: argparse.Namespace) -> int:
     except TrainingInterrupted as stop:
         _messages.warning("%s", stop)
         return stop.exit_status
+    except (ArgumentError, CorpusError):
+        if not any(out.glob("checkpoints/*")):  # without a step there is nothing to resume: the folder stays free
+            (out / RECORD).unlink()
+        raise
     write_json(out / RECORD, record)
     print(_table(record))
     return 0
