@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,6 +120,31 @@ def test_regions_are_trained_joined_and_measured(tmp_path: Path) -> None:
     }
     region_accuracy.draw({"mouth": found}, tmp_path / "regions.png")
     assert (tmp_path / "regions.png").stat().st_size > 1000
+
+
+def test_the_pose_is_trained_against_each_kind_of_audio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One run per kind and seed on clips of both splits; all of them are measured at the levels of the pose and below."""
+    import json
+
+    import pose_audio
+
+    train = SyntheticCorpus(split="train", speakers=2, clips_per_speaker=1, seconds=16.0)
+    clips = [dataclasses.replace(clip, split="train") for clip in train]
+    clips += [dataclasses.replace(clip, split="val") for clip in talkers("val", 20.0)]
+    write_index(tmp_path, [write_clip(clip, tmp_path) for clip in clips])
+    small = dataclasses.replace(pose_audio.RECIPES["pose"], width=8, batch_size=2, fine_frames=80)
+    monkeypatch.setitem(pose_audio.RECIPES, "pose", small)
+    monkeypatch.setattr(pose_audio, "measured", functools.partial(pose_audio.measured, stride=60))
+    out = tmp_path / "numbers.json"
+    kinds = ["prosody", "log-mel"]
+    options = ["--corpus", str(tmp_path), "--seeds", "3", "--steps", "1", "--work", str(tmp_path / "work"), "--out", str(out)]
+    pose_audio.main([*options, "--kinds", *kinds])
+    numbers = json.loads(out.read_text())
+    assert list(numbers) == ["prosody, seed 3", "log-mel, seed 3"]
+    for found in numbers.values():
+        for half in "AB":
+            assert len(pose_audio.values(found, half, "within_one")) == 5
+    assert numbers["prosody, seed 3"] != numbers["log-mel, seed 3"]
 
 
 def test_loss_of_a_region_is_lowest_in_sync(rng: torch.Generator) -> None:

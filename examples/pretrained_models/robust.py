@@ -19,7 +19,7 @@ from pretrain import VARIANTS
 from realign import LEAST_FRAMES, clip_lag, with_sound_moved
 
 from avsync.audio import SpeechFeatures
-from avsync.corpus import ClipBank, Corpus
+from avsync.corpus import Clip, ClipBank, Corpus
 from avsync.models import SyncerPyramid
 from avsync.pretrained import save_pretrained
 from avsync.training import SYNCER_AUGMENT, make_fabric, train_syncers
@@ -65,11 +65,15 @@ def finest(pyramid: SyncerPyramid, levels: int = 1) -> SyncerPyramid:
     return level
 
 
-def moved_clips(corpus: Corpus, pyramid: SyncerPyramid, *, kind: str = "log-mel") -> ClipBank:
+def moved(corpus: Corpus, pyramid: SyncerPyramid) -> list[Clip]:
     """Return all clips, those of 4 s or more with their audio where ``pyramid`` finds it in sync."""
     level = finest(pyramid)
-    clips = [with_sound_moved(clip, clip_lag(level, clip)) if clip.frames >= LEAST_FRAMES else clip for clip in corpus]
-    return ClipBank(clips, features=SpeechFeatures(kind=kind).features)
+    return [with_sound_moved(clip, clip_lag(level, clip)) if clip.frames >= LEAST_FRAMES else clip for clip in corpus]
+
+
+def moved_clips(corpus: Corpus, pyramid: SyncerPyramid, *, kind: str = "log-mel") -> ClipBank:
+    """Return a bank of the clips that :func:`moved` returns."""
+    return ClipBank(moved(corpus, pyramid), features=SpeechFeatures(kind=kind).features)
 
 
 def train(corpus: str | Path, work: Path, *, accelerator: str = "auto", precision: str = "bf16-mixed") -> SyncerPyramid:
