@@ -188,7 +188,7 @@ class _Step(NamedTuple):
     """Number of the segment that ends with this step; None if no segment does."""
 
 
-@functools.cache
+@functools.lru_cache(maxsize=64)
 def _steps(segments: tuple[WindowSegment, ...], batch: int) -> list[_Step]:
     steps: list[_Step] = []
     start = 0
