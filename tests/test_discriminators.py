@@ -20,8 +20,8 @@ from avsync.models.discriminators import (
     SpectralLinear,
     WindowDiscriminator,
     WindowDiscriminatorConfig,
+    window_starts,
 )
-from avsync.models.window_lstm import window_starts
 from avsync.pretrained import config_from_dict, config_to_dict
 from avsync.training.gan import Discriminators
 from tests.reference.discriminators import window_logits

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from avsync.errors import ArgumentError, ClipTooShortError, ConfigError, ShapeError
 from avsync.models.generator.audio_pyramid import mirror_audio
-from avsync.models.generator.model import GeneratorConfig, MultiScaleGenerator, merge_branches
+from avsync.models.generator.model import GeneratorConfig, MultiScaleGenerator, lstm_update, merge_branches
 from avsync.models.generator.stream import GeneratorStream
-from avsync.models.recurrence import lstm_update
 from avsync.pretrained import config_from_dict, config_to_dict
 from tests.reference.generator import SeparateGenerator
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from avsync.errors import ArgumentError
-from avsync.models.recurrence import RecurrentLinear
+from avsync.models.generator.model import RecurrentLinear
 
 Linear = Callable[..., Tensor]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from avsync.models.window_lstm import WindowLSTM, _InPlaceLoop, _loop, window_plan
+from avsync.models.discriminators import WindowLSTM, _InPlaceLoop, _loop, window_plan
 
 SHAPES = [(3, 40), (2, 11), (20, 45), (3, 2)]
 
@@ -57,7 +57,7 @@ def test_the_loop_runs_in_place_only_where_its_derivatives_are_right(monkeypatch
     lstm.reset_parameters()
     embedded = torch.randn(15, 2, 4)
     plain = lstm(embedded, segments)
-    monkeypatch.setattr("avsync.models.window_lstm._loop", counted)
+    monkeypatch.setattr("avsync.models.discriminators._loop", counted)
     torch.testing.assert_close(lstm(embedded, segments), plain)
     assert not calls
     with torch.autocast("cpu", dtype=torch.bfloat16):
