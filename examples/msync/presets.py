@@ -146,7 +146,7 @@ LIFELIKE = replace(
         ema_decay=0.995,
     ),
 )
-"""`generator-landmarks68-25fps`, for a GPU (a minute; two cores take more than an hour): 80 frames and a leak, so that nothing
+"""`generator-landmarks68-25fps`, for a GPU (a minute; one core takes an hour and a half): 80 frames and a leak, so that nothing
 drifts; noise, a style and the variety loss, so that seeds differ; the liveliness loss, so that faces move as much as people's;
 and a sync loss that stops below the agreement of real motion."""
 
