@@ -293,12 +293,23 @@ def mean_over_windows(distances: Tensor, counts: Tensor | None) -> Tensor:
         # If the distances of every window are equal at all offsets (digital silence), the means still differ, because each
         # mean is over different windows. Such a clip has no offset, so all offsets get the same mean.
         outside = counts <= 0
-        most = distances.masked_fill(outside, -torch.inf).amax(2)
-        least = distances.masked_fill(outside, torch.inf).amin(2)
-        flat = (most <= least * (1 + _ROUNDING * torch.finfo(distances.dtype).eps)).all(1, keepdim=True)
-        flat = flat & ((~outside).sum(2) > 1).any(1, keepdim=True)  # with one offset per window there is no comparison
-        mean = torch.where(flat & ~mean.isnan(), mean.nanmean(1, keepdim=True), mean)
+        if not _can_branch(distances) or bool(_flat(distances[:, :1], outside[:, :1]).any()):
+            flat = _flat(distances, outside)
+            flat = flat & ((~outside).sum(2) > 1).any(1, keepdim=True)  # with one offset per window there is no comparison
+            mean = torch.where(flat & ~mean.isnan(), mean.nanmean(1, keepdim=True), mean)
     return mean.masked_fill(broken.isnan().any(1, keepdim=True), torch.nan)
+
+
+def _can_branch(distances: Tensor) -> bool:
+    """Return whether a value may decide what is computed: not in compiled code, and not on a GPU, which would have to wait."""
+    return distances.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _flat(distances: Tensor, outside: Tensor) -> Tensor:
+    """Return which clips have equal distances at all offsets of every window, (batch, 1); ``outside`` does not count."""
+    most = distances.masked_fill(outside, -torch.inf).amax(2)
+    least = distances.masked_fill(outside, torch.inf).amin(2)
+    return (most <= least * (1 + _ROUNDING * torch.finfo(distances.dtype).eps)).all(1, keepdim=True)
 
 
 @checked
