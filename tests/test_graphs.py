@@ -114,7 +114,14 @@ def trained(bank: ClipBank, config: GanTrainingConfig, **options: Any) -> tuple[
     return generator.state_dict() | {f"d.{name}": value for name, value in discriminators.state_dict().items()}, history
 
 
-LIFELIKE = {"pair_weight": 0.0, "schedule": "cosine", "sync_target": "capped", "variety_weight": 1.0, "liveliness_weight": 1.0}
+LIFELIKE = {
+    "pair_weight": 0.0,
+    "schedule": "cosine",
+    "sync_target": "capped",
+    "variety_weight": 1.0,
+    "liveliness_weight": 1.0,
+    "opening_weight": 1.0,
+}
 
 
 @pytest.mark.parametrize("changes", [{}, {"accumulate": 2, "ema_decay": 0.9}, LIFELIKE])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from avsync.errors import ArgumentError, ShapeError
-from avsync.training import liveliness_loss, variety_loss
+from avsync.training import liveliness_loss, opening_loss, variety_loss
 
 
 def swaying(*amplitudes: float, frames: int = 13) -> Tensor:
@@ -81,3 +81,34 @@ def test_liveliness_takes_other_dtypes(dtype: torch.dtype) -> None:
     real = swaying(1.0, 4.0)
     found = liveliness_loss(swaying(2.0, 2.0)[:, 1:].to(dtype), real.to(dtype))
     assert bool(found.isfinite()) and found.dtype == (dtype if dtype == torch.float64 else torch.float32)
+
+
+def speaking(*openings: list[float]) -> Tensor:
+    """Make clips whose inner lips are apart by these shares of the face's height, from a first face with closed lips on."""
+    faces = torch.zeros(len(openings), 1 + len(openings[0]), 68, 2)
+    faces[:, :, 8, 1] = 10.0  # the chin, and with it the height of the face
+    faces[:, 1:, 66, 1] = 10.0 * torch.tensor(openings)
+    return faces
+
+
+def test_opening_compares_how_far_and_not_when() -> None:
+    real = speaking([0.0, 0.1, 0.2], [0.0, 0.2, 0.4])
+    assert opening_loss(real[:, [3, 1, 2]], real).item() == pytest.approx(0, abs=1e-6)
+    deviation = math.sqrt(2 / 3) * 0.15
+    wider = speaking([0.03, 0.13, 0.23], [0.0, 0.2, 0.4])[:, 1:]
+    assert opening_loss(wider, real).item() == pytest.approx(0.015 / deviation, rel=1e-4)
+    # Lips of two people who swap clips: as a batch they open as far as before, but not clip by clip.
+    assert opening_loss(real[[1, 0], 1:], real).item() == pytest.approx(0.1 / deviation, rel=1e-4)
+
+
+def test_opening_is_without_a_unit_and_uses_the_last_frames() -> None:
+    real, made = speaking([0.5, 0.5, 0.0, 0.1, 0.2]), speaking([0.1, 0.1, 0.2])[:, 1:]
+    expected = 0.1 / 3 / (math.sqrt(2 / 3) * 0.1)
+    assert opening_loss(made, real).item() == pytest.approx(expected, rel=1e-4)
+    assert opening_loss(7 * made, 7 * real).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_opening_has_finite_gradients_for_closed_lips() -> None:
+    closed = speaking([0.0, 0.0])[:, 1:].requires_grad_()
+    (gradient,) = torch.autograd.grad(opening_loss(closed, speaking([0.0, 0.0])), closed)
+    assert gradient.isfinite().all()

@@ -18,6 +18,7 @@ from torch import Tensor
 from avsync import SyncerEnsemble, SyncerPyramid, SyncerPyramidConfig, save_pretrained
 from avsync.corpus.clip import Clip, write_clip, write_index
 from avsync.corpus.synthetic.talker import SyntheticCorpus
+from avsync.errors import ConfigError
 from avsync.models.syncer.pyramid import SyncerConfig
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "pretrained_models"
@@ -140,6 +141,15 @@ def test_a_variant_from_corpus_to_card(
     pretrain.main()
     assert (work / "model" / "model.safetensors").read_bytes() == before, "what is there is not trained again"
     assert capsys.readouterr().out.count("the audio of 3 clips moved") == 2
+
+
+def test_every_variant_is_trained_with_the_objective_that_it_names() -> None:
+    import pretrain
+
+    trained = {name: variant.training().objective for name, variant in pretrain.VARIANTS.items()}
+    assert trained == {name: "contrastive" if "-judge" in name else "all_pairs" for name in pretrain.VARIANTS}
+    with pytest.raises(ConfigError, match="objective"):
+        dataclasses.replace(pretrain.VARIANTS["landmarks68-25fps"], objective="margin").training()
 
 
 def test_an_ensemble_from_its_members_to_its_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

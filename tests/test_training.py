@@ -173,7 +173,13 @@ def test_generator_training_moves_generator_and_judges_but_not_syncers(bank: Cli
 @pytest.mark.parametrize("target", ["capped", "motion"])
 def test_all_losses_of_the_generator_together(bank: ClipBank, fabric: object, target: str) -> None:
     config = dataclasses.replace(
-        GAN, sync_target=target, variety_weight=1.0, liveliness_weight=1.0, observed_weight=1e-3, steps=2
+        GAN,
+        sync_target=target,
+        variety_weight=1.0,
+        liveliness_weight=1.0,
+        opening_weight=1.0,
+        observed_weight=1e-3,
+        steps=2,
     )
     sizes = {"hidden": 8, "position_embed": 8, "audio_channels": 8, "branch_width": 8}
     generator = MultiScaleGenerator(GeneratorConfig(noise=4, motion_components=6, motion_leak=0.05, **sizes))
@@ -181,7 +187,7 @@ def test_all_losses_of_the_generator_together(bank: ClipBank, fabric: object, ta
     before = {name: parameter.clone() for name, parameter in generator.named_parameters()}
     loss = MultiScaleSyncLoss(syncers=SyncerPyramid(config=PYRAMID))
     history = train_generator(generator, make_judges(), bank, config, sync_loss=loss, fabric=fabric, progress=False)
-    assert {"sync", "reconstruction", "observed", "variety", "liveliness"} < set(history)
+    assert {"sync", "reconstruction", "observed", "variety", "liveliness", "opening"} < set(history)
     assert all(value > 0 for key in ("reconstruction", "observed") for _, value in history[key])
     unchanged = [name for name, parameter in generator.named_parameters() if torch.equal(parameter, before[name])]
     assert unchanged == ["leak"] or not unchanged, "at the rest position the leak has no gradient yet"

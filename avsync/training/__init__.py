@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from avsync.training.graphs import CudaRecorder, GraphedStep, make_capturable
     from avsync.training.interrupts import TrainingInterrupted
     from avsync.training.logging import read_log
-    from avsync.training.motion_terms import liveliness_loss, variety_loss
+    from avsync.training.motion_terms import liveliness_loss, opening_loss, variety_loss
     from avsync.training.objectives import LevelObjective, SyncerTrainingConfig
     from avsync.training.processes import first_process, free_cores, make_fabric, on_first_process
     from avsync.training.recipe import SYNCER_AUGMENT, SyncerRecipe, syncer_recipe
@@ -37,7 +37,7 @@ _MODULES = {
     "graphs": ("CudaRecorder", "GraphedStep", "make_capturable"),
     "interrupts": ("TrainingInterrupted",),
     "logging": ("read_log",),
-    "motion_terms": ("liveliness_loss", "variety_loss"),
+    "motion_terms": ("liveliness_loss", "opening_loss", "variety_loss"),
     "objectives": ("LevelObjective", "SyncerTrainingConfig"),
     "processes": ("first_process", "free_cores", "make_fabric", "on_first_process"),
     "recipe": ("SYNCER_AUGMENT", "SyncerRecipe", "syncer_recipe"),
@@ -83,6 +83,7 @@ __all__ = [  # noqa: PLE0604, RUF100 - resolved by __getattr__
     "make_capturable",
     "make_fabric",
     "on_first_process",
+    "opening_loss",
     "overfit_batch",
     "read_log",
     "save_checkpoint",

@@ -31,7 +31,7 @@ from avsync.training.checkpoint import Stateful
 from avsync.training.ema import weight_average
 from avsync.training.engine import History, LoopOptions, flat_settings, train_averaged
 from avsync.training.graphs import CudaRecorder, GraphedStep, make_capturable, use_cuda_graphs
-from avsync.training.motion_terms import liveliness_loss, variety_loss
+from avsync.training.motion_terms import liveliness_loss, opening_loss, variety_loss
 from avsync.training.optimisation import Precision, Trained, cosine_schedule, set_learning_rate, step_schedule, to_device
 from avsync.training.processes import check_fabric
 from avsync.training.random_state import RandomState, rank_generator
@@ -73,6 +73,8 @@ class GanTrainingConfig:
         variety: Distance of two samples of one clip, as a share of the real displacement, above which the variety loss is zero.
         liveliness_weight: Weight of the loss between where, how far and how fast generated and real faces move, as
             distributions over the clips of a batch (ours; see :func:`avsync.training.liveliness_loss`).
+        opening_weight: Weight of the loss between how far generated and real mouths open, clip by clip; for 68 points (ours; see
+            :func:`avsync.training.opening_loss`).
         grad_clip: Largest gradient norm of the generator; 0 for none.
         ema_decay: Decay of the moving average of the generator's weights (:func:`avsync.training.ema.weight_average`), with
             which the generator is evaluated and which it holds at the end; 0 for none.
@@ -98,6 +100,7 @@ class GanTrainingConfig:
     variety_weight: float = 0.0
     variety: float = 0.5
     liveliness_weight: float = 0.0
+    opening_weight: float = 0.0
     grad_clip: float = 1.0
     ema_decay: float = 0.0
     seed: int = 0
@@ -260,6 +263,8 @@ def generator_losses(
         parts["variety"] = config.variety_weight * variety_loss(output.landmarks, real, variety=config.variety)
     if config.liveliness_weight:
         parts["liveliness"] = config.liveliness_weight * liveliness_loss(output.landmarks, real)
+    if config.opening_weight:
+        parts["opening"] = config.opening_weight * opening_loss(output.landmarks, real)
     parts["generator"] = torch.stack(list(parts.values())).sum()
     return parts
 

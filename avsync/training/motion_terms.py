@@ -7,7 +7,7 @@ from torch import Tensor
 
 from avsync._checks import at_least_float32, check_floating, check_same_device, check_shape, checked
 from avsync.errors import ShapeError
-from avsync.landmarks.geometry import normalise
+from avsync.landmarks.geometry import mouth_opening, normalise
 
 STILL = 1e-4
 """Amplitude, in face heights or face heights per frame, below which motion counts as none: the logarithm of
@@ -72,6 +72,21 @@ def _apart(found: Tensor, wanted: Tensor) -> Tensor:
     return (found.sort(dim=0).values - wanted.sort(dim=0).values).abs().mean(dim=0)
 
 
+def _check_clips(landmarks: Tensor, real: Tensor) -> None:
+    """Raise an error unless there are clips of at least 2 frames, and at least as many real frames."""
+    check_shape("landmarks", landmarks, "clips frames points dims")
+    clips, frames, points, dims = landmarks.shape
+    check_shape("real", real, "clips frames points dims", clips=clips, points=points, dims=dims)
+    check_floating("landmarks", landmarks)
+    check_floating("real", real)
+    check_same_device("landmarks", landmarks, real.device, "`real`")
+    if not clips or frames < 2 or real.shape[1] < frames:
+        raise ShapeError(
+            f"`landmarks`, `real`: expected at least 1 clip of 2 frames and as many real frames, got {clips} of {frames} and "
+            f"{real.shape[1]}"
+        )
+
+
 @checked
 def liveliness_loss(landmarks: Tensor, real: Tensor) -> Tensor:
     r"""Compute how generated and real faces differ in where, how far and how fast they move, as distributions over a batch.
@@ -103,20 +118,47 @@ def liveliness_loss(landmarks: Tensor, real: Tensor) -> Tensor:
 
     Source: ours.
     """
-    check_shape("landmarks", landmarks, "clips frames points dims")
-    clips, frames, points, dims = landmarks.shape
-    check_shape("real", real, "clips frames points dims", clips=clips, points=points, dims=dims)
-    check_floating("landmarks", landmarks)
-    check_floating("real", real)
-    check_same_device("landmarks", landmarks, real.device, "`real`")
-    if not clips or frames < 2 or real.shape[1] < frames:
-        raise ShapeError(
-            f"`landmarks`, `real`: expected at least 1 clip of 2 frames and as many real frames, got {clips} of {frames} and "
-            f"{real.shape[1]}"
-        )
+    _check_clips(landmarks, real)
     first, unit = real[:, :1], normalise(real[:, :1]).height.reshape(-1, 1, 1, 1)
-    found, wanted = (_parts((at_least_float32(x) - first) / unit) for x in (landmarks, real[:, -frames:]))
+    found, wanted = (_parts((at_least_float32(x) - first) / unit) for x in (landmarks, real[:, -landmarks.shape[1] :]))
     (speed, extent), (real_speed, real_extent) = _amplitudes(found), _amplitudes(wanted)
     amplitudes = _apart(speed.log(), real_speed.log()) + _apart(extent.log(), real_extent.log())
     places = _apart(found.mean(dim=1), wanted.mean(dim=1)) / real_extent.mean(dim=0)[:, None]
     return amplitudes.mean() / 2 + places.mean()
+
+
+@checked
+def opening_loss(landmarks: Tensor, real: Tensor) -> Tensor:
+    r"""Compute how differently far generated and real mouths open, clip by clip, whenever they do.
+
+    .. math:: L = \operatorname{mean}_{c,k} |o_{c,(k)} - \hat o_{c,(k)}| / \operatorname{mean}_c \sigma_c
+
+    with the k-th smallest opening :math:`o_{c,(k)}` of the inner lips among the generated frames of clip c, :math:`\hat o` of
+    the real ones, and the standard deviation :math:`\sigma_c` of the latter over the frames. How far a person's lips are apart
+    when they are closed, and when they are wide open, is seen in the first face for the most part, so that clips are compared
+    one by one; the instants of the openings are left to the sync loss.
+
+    Args:
+        landmarks: Generated frames, (clips, frames, 68, dims).
+        real: The real clips, (clips, n + frames, 68, dims), in the same unit, from the first observed face on.
+
+    Returns:
+        A scalar; 1 for mouths that are too open by as much as people's vary over time.
+
+    Raises:
+        ShapeError: The ranks or sizes are wrong, or there are fewer than 2 frames.
+        ArgumentError: The clips are not on one device.
+
+    Example:
+        >>> real = torch.zeros(1, 3, 68, 2)
+        >>> real[:, :, 8, 1], real[0, :, 66, 1] = 10.0, torch.tensor([0.0, 2.0, 4.0])
+        >>> opening_loss(real[:, [2, 1]], real).item()  # the same openings in another order
+        0.0
+
+    Source: ours.
+    """
+    _check_clips(landmarks, real)
+    first = real[:, 0]
+    made, wanted = (mouth_opening(x, reference=first) for x in (landmarks, real[:, -landmarks.shape[1] :]))
+    apart = (made.sort(dim=1).values - wanted.sort(dim=1).values).abs().mean()
+    return apart / wanted.std(dim=1, correction=0).mean().clamp_min(STILL)

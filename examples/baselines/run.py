@@ -70,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--steps", type=int, help="steps of the adversarial training (default: the preset's)")
     parser.add_argument("--batch-size", type=int, help="clips per batch (default: the preset's)")
+    parser.add_argument("--generator-lr", type=float, help="learning rate of the generators (default: the preset's)")
     parser.add_argument("--seeds", type=int, default=1, help="runs of every method (default: 1)")
     parser.add_argument("--guide", default=GUIDE, help="syncers that guide the generators (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="processor threads (default: 1)")
@@ -77,9 +78,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def preset_of(arguments: argparse.Namespace) -> Preset:
-    """Return the preset of the command line, with its steps and batches."""
+    """Return the preset of the command line, with its steps, batches and learning rate."""
     preset = PRESETS[arguments.preset]
-    given = {name: getattr(arguments, name) for name in ("steps", "batch_size") if getattr(arguments, name) is not None}
+    names = ("steps", "batch_size", "generator_lr")
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     return dataclasses.replace(preset, gan=dataclasses.replace(preset.gan, **given))
 
 

@@ -138,7 +138,7 @@ class Variant:
         )
         if self.objective == "contrastive":
             return replace(common, objective="contrastive", margin=1.4)
-        return replace(common, offset_weight=1.0, offset_window=self.offset_window)
+        return replace(common, objective=self.objective, offset_weight=1.0, offset_window=self.offset_window)
 
 
 VARIANTS = {
@@ -158,7 +158,7 @@ VARIANTS = {
             "An independent evaluation model, trained with SyncNet's contrastive loss and another seed, for generators that "
             "the default has guided."
         ),
-        objective="margin",
+        objective="contrastive",
         # The evaluation model also differs in its audio input: the window alone, and audio without normalisation.
         audio_context=(),
         mean_normalisation=False,
@@ -169,6 +169,24 @@ VARIANTS = {
         dropout=0.05,
         width=(128,),
         seed=1000,
+    ),
+    "landmarks68-25fps-judge-mouth": Variant(
+        (
+            "An independent evaluation model of the lips alone, trained with SyncNet's contrastive loss and another seed, for "
+            "generators that `landmarks68-25fps-mouth` or `landmarks68-25fps-regions` has guided."
+        ),
+        motion=("displacement", "velocity"),
+        region="mouth",
+        objective="contrastive",
+        audio_context=(),
+        mean_normalisation=False,
+        steps=1000,
+        batch_size=16,
+        window_share=0.0,
+        weight_decay=0.01,
+        dropout=0.05,
+        width=(96,),
+        seed=2000,
     ),
     "landmarks68-25fps-mfcc": Variant("The whole face against 26 MFCCs, the paper's audio features.", audio="mfcc"),
     "landmarks68-25fps-mouth": Variant(

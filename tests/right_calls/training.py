@@ -150,6 +150,7 @@ CALLS = {
     ),
     "lip_leak": Call(room.lip_leak, {"bank": BANK, "frames": 60}, slow=True),
     "liveliness_loss": Call(room.liveliness_loss, {"landmarks": torch.rand(4, 5, 68, 2), "real": torch.rand(4, 6, 68, 2)}),
+    "opening_loss": Call(room.opening_loss, {"landmarks": torch.rand(4, 5, 68, 2), "real": torch.rand(4, 6, 68, 2)}),
     "load_checkpoint": Call(room.load_checkpoint, {"path": AT / "a.ckpt", "state": STATE}),
     "make_fabric": Call(room.make_fabric, {"accelerator": "cpu"}, slow=True),
     "on_first_process": Call(room.on_first_process, {"fabric": FABRIC, "function": lambda: None}),
