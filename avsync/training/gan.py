@@ -73,8 +73,8 @@ class GanTrainingConfig:
         variety: Distance of two samples of one clip, as a share of the real displacement, above which the variety loss is zero.
         liveliness_weight: Weight of the loss between where, how far and how fast generated and real faces move, as
             distributions over the clips of a batch (ours; see :func:`avsync.training.liveliness_loss`).
-        opening_weight: Weight of the loss between how far generated and real mouths open, clip by clip; for 68 points (ours; see
-            :func:`avsync.training.opening_loss`).
+        opening_weight: Weight of the loss between how far generated and real mouths open, clip by clip; for 68 points (ours;
+            see :func:`avsync.training.opening_loss`).
         grad_clip: Largest gradient norm of the generator; 0 for none.
         ema_decay: Decay of the moving average of the generator's weights (:func:`avsync.training.ema.weight_average`), with
             which the generator is evaluated and which it holds at the end; 0 for none.
