@@ -12,7 +12,7 @@ import pytest
 import torch
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-MODULES = ("lifelike", "judging", "shared", "evaluation", "pipeline", "presets")
+MODULES = ("listeners", "lifelike", "judging", "shared", "evaluation", "pipeline", "presets")
 
 
 @pytest.fixture
@@ -57,4 +57,25 @@ def test_the_command_compares_generators_with_people(
     assert float(rows["spread of two seeds"].strip("| ")) > 0.3
     assert (tmp_path / "figure.png").stat().st_size > 10_000
     assert lifelike.main([str(tmp_path / "missing")]) == 1
+    assert "error: " in capsys.readouterr().err
+
+
+def test_listeners_hear_people_and_a_generator(
+    lifelike: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import dataclasses
+
+    import listeners
+
+    few = dataclasses.replace(lifelike.LIFELIKE, synthetic_speakers=4, synthetic_seconds=14.0)
+    monkeypatch.setattr(listeners, "LIFELIKE", few)
+    names = ["landmarks68-25fps-mouth", "landmarks68-25fps-mfcc"]  # of two kinds of audio features
+    assert listeners.main(["generator-landmarks68-25fps", "--listeners", *names]) == 0
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| landmarks")]
+    assert [row[0] for row in rows] == names
+    for _, people, made, ratio in rows:
+        for heard, other, share in zip(*(map(float, cell.split()) for cell in (people, made, ratio)), strict=True):
+            assert share == pytest.approx(other / heard, abs=0.05)
+    assert rows[0][1] != rows[1][1], "each hears its own features"
+    assert listeners.main(["missing"]) == 1
     assert "error: " in capsys.readouterr().err

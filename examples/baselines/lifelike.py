@@ -109,7 +109,7 @@ def draw(made: Mapping[str, Tensor], path: Path) -> None:
         speed = face_speed(motion).sort().values
         speeds.plot(speed, torch.linspace(0, 100, len(speed)), color=PALETTE[number], label=name)
     speeds.set(xlabel="speed, face heights per second", ylabel="clips that are slower, %", xlim=(0, 0.6))
-    speeds.legend(fontsize=8, frameon=False)
+    speeds.legend(fontsize=8, frameon=False, loc="lower right")
     middle = [(low + high) / 2 for low, high in itertools.pairwise(BANDS)]
     for axes, (part, points) in zip(powers, parts.items(), strict=True):
         for number, motion in enumerate(made.values()):
