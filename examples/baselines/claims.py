@@ -112,8 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     gan = bench.preset.gan
-    schedule = f"{args.seeds} seeds, {gan.steps} steps of {gan.batch_size} clips, learning rate {gan.generator_lr:g}."
-    text = "\n".join([*lines, "", schedule, ""])
+    text = "\n".join([*lines, "", f"{args.seeds} seeds, {gan.steps} steps of {gan.batch_size} clips.", ""])
     (args.out / f"claim{args.claim}.md").write_text(text, encoding="utf-8")
     print(text)
     return 0

@@ -26,7 +26,7 @@ from avsync.audio import SpeechFeatures
 from avsync.corpus import Clip, ClipBank, Corpus
 from avsync.landmarks import MOTIONS, REGIONS, motion_channels
 from avsync.models import MultiScaleSyncer, SyncerConfig, SyncerPyramid, SyncerPyramidConfig
-from avsync.pretrained import save_pretrained
+from avsync.pretrained import pretrained_models, save_pretrained
 from avsync.training import (
     SYNCER_AUGMENT,
     SyncerTrainingConfig,
@@ -324,7 +324,8 @@ def main() -> None:
     """Train the selected variants one after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", required=True, help="folder of a corpus with the splits train and val")
-    parser.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=list(VARIANTS))
+    released = [name for name in VARIANTS if name in pretrained_models()]
+    parser.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=released, help="(default: the package's)")
     parser.add_argument("--out", default="avsync/weights", help="folder of the finished models")
     parser.add_argument("--work", default="runs/pretrain", help="folder of checkpoints, histories and numbers")
     parser.add_argument("--evaluate-every", type=int, default=500)
