@@ -32,6 +32,7 @@ NOT_RUN = {
     "python -m pip install": "every session of noxfile.py and tests/bare_install.py install avsync",
     "python -m nox": "CI itself",
     "python examples/msync/train.py": "the main job of CI; tests/test_examples.py runs it with a small preset",
+    "python examples/baselines/run.py": "hours of training; tests/test_baselines.py runs it on a few clips",
     "python examples/guidance/guide.py": "many minutes of training; tests/test_guidance.py runs it on a few clips",
     "ray start": "a cluster; tests/test_extract_ray.py runs Ray",
     "torchrun": "several machines; tests/test_processes.py starts two processes as torchrun does",
