@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import sys
@@ -75,6 +76,15 @@ def test_intervals_draw_seeds_and_speakers(run: ModuleType) -> None:
     assert 0.8 < alone.high - alone.low < 1.9, "four clips of a speaker count as one"
     same = judging.estimate(judging.differences(seeds, seeds), speakers)
     assert (same.mean, same.low, same.high) == (0, 0, 0)
+
+
+def test_options_replace_settings_of_the_preset(run: ModuleType, tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    run.add_arguments(parser)
+    given = ["--out", str(tmp_path), "--generator-lr", "1.6e-3", "--steps", "7", "--batch-size", "12"]
+    found, base = (run.preset_of(parser.parse_args(options)).gan for options in (given, given[:2]))
+    assert base == run.PRESETS["baselines"].gan
+    assert found == dataclasses.replace(base, generator_lr=1.6e-3, steps=7, batch_size=12) != base
 
 
 def test_one_branch_has_the_size_of_four(run: ModuleType) -> None:

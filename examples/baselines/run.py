@@ -70,7 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--steps", type=int, help="steps of the adversarial training (default: the preset's)")
     parser.add_argument("--batch-size", type=int, help="clips per batch (default: the preset's)")
-    parser.add_argument("--generator-lr", type=float, help="learning rate of the generators (default: the preset's)")
+    parser.add_argument(
+        "--generator-lr", type=float, help="learning rate of generators that --out does not hold yet (default: the preset's)"
+    )
     parser.add_argument("--seeds", type=int, default=1, help="runs of every method (default: 1)")
     parser.add_argument("--guide", default=GUIDE, help="syncers that guide the generators (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="processor threads (default: 1)")
