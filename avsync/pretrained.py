@@ -2,7 +2,8 @@
 
 ``model.safetensors`` contains the complete model: the tensors, and in the metadata the class, the config and a checksum of all
 of them, so that weights are never combined with the config of another save. ``config.json`` repeats the class and the config
-for readers and other tools. ``calibration.json`` is optional and holds the checksum of the weights that it was fitted to
+for readers and other tools. A model that has pretrained models of the package as parts, such as an ensemble, may name them in
+place of a copy of their weights. ``calibration.json`` is optional and holds the checksum of the weights that it was fitted to
 (:mod:`avsync.metrics.calibration`).
 
 The pretrained models of the package are in ``avsync/weights`` and are read by name, without network access. Any other name is a
@@ -21,7 +22,7 @@ import tempfile
 import threading
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar, cast
@@ -164,7 +165,9 @@ def model_folder(name: str | os.PathLike[str], *, revision: str | None = None) -
 
 
 @checked
-def save_pretrained(model: torch.nn.Module, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> None:
+def save_pretrained(
+    model: torch.nn.Module, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None, shared: Sequence[str] = ()
+) -> None:
     """Write the config and the weights of a model.
 
     After a crash, the folder holds either the old model or the new one. A ``calibration.json`` of other weights is removed.
@@ -174,9 +177,12 @@ def save_pretrained(model: torch.nn.Module, folder: str | os.PathLike[str], *, d
         folder: Output folder; created if missing. Files of an earlier model are replaced.
         dtype: Storage type of floating-point weights, such as ``torch.float16``; None keeps the type of the model. Weights are
             converted to the type of the model when they are read.
+        shared: Names of pretrained models of the package that are parts of ``model``. The file names them and does not repeat
+            their weights.
 
     Raises:
-        ArgumentError: ``model`` has no config, or a weight is not finite, before or after the conversion to ``dtype``.
+        ArgumentError: ``model`` has no config, a weight is not finite, before or after the conversion to ``dtype``, or one of
+            ``shared`` is not a pretrained model, or no part of ``model`` as stored.
 
     Example:
         >>> import tempfile
@@ -203,17 +209,37 @@ def save_pretrained(model: torch.nn.Module, folder: str | os.PathLike[str], *, d
             raise ArgumentError(f"`model`: expected finite weights, got NaN or infinity in {name!r} as {kept.dtype}")
         weights[name] = kept.contiguous().clone()
     description = {"format": FORMAT, "class": type(model).__name__, "config": config_to_dict(config)}
-    checksum = _checksum(description, weights)
+    checksum = _checksum(description, weights)  # of all weights, so that it does not depend on what the file repeats
+    parts = {_part_of(weights, name): name for name in shared}
+    own = {name: value for name, value in weights.items() if not name.startswith(tuple(parts))}
+    metadata = {"avsync": json.dumps(description), "sha256": checksum} | ({"parts": json.dumps(parts)} if parts else {})
     target = Path(folder)
     with _one_writer(target):
         with replacing(target / FILES[1]) as temporary:  # this rename replaces the model; all later steps are secondary
             # save_file of safetensors has a temporary file of its own, which a killed process would leave in the folder.
-            temporary.write_bytes(save(weights, metadata={"avsync": json.dumps(description), "sha256": checksum}))
+            temporary.write_bytes(save(own, metadata=metadata))
         write_json(target / FILES[0], description | {"weights": checksum})
         calibration = target / CALIBRATION
         if calibration.exists() and _fitted_to(calibration) != checksum:
             calibration.unlink()
         sweep_temporaries(target)
+
+
+def _part_of(weights: Mapping[str, Tensor], name: str) -> str:
+    """Return the prefix under which the stored weights of the pretrained model ``name`` are among ``weights``."""
+    if name not in pretrained_models():
+        raise ArgumentError(f"`shared`: expected pretrained models of the package, {pretrained_models()}, got {name!r}")
+    part = _stored(WEIGHTS / name)[1]
+    first = min(part)
+    for prefix in sorted(key.removesuffix(first) for key in weights if key.endswith(f".{first}")):
+        found = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+        if found.keys() == part.keys() and all(_same(found[key], part[key]) for key in part):
+            return prefix
+    raise ArgumentError(f"`shared`: expected models whose stored weights are parts of `model`, got {name!r}")
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and torch.equal(a, b)
 
 
 @contextmanager
@@ -308,6 +334,7 @@ def _stored(source: Path) -> tuple[dict[str, Any], dict[str, Tensor], str | None
     with untrusted(CheckpointError, f"`folder`: {path} cannot be read"):
         description = parse_json(metadata["avsync"])
         _check_format(source, description, FORMAT)
+        weights |= _weights_of_parts(source, parse_json(metadata.get("parts", "{}")))
         if metadata["sha256"] != _checksum(description, weights):
             raise CheckpointError(f"`folder`: {path} is damaged: its content does not have the checksum that it states")
     # A config.json with another checksum belongs to another save, which was interrupted or is running. The weights are
@@ -316,6 +343,16 @@ def _stored(source: Path) -> tuple[dict[str, Any], dict[str, Tensor], str | None
     if written.get("weights") == checksum and written != description | {"weights": checksum}:
         raise CheckpointError(f"`folder`: {source / FILES[0]} is not the config that the weights next to it were saved with")
     return description, weights, checksum
+
+
+def _weights_of_parts(source: Path, parts: Mapping[str, str]) -> dict[str, Tensor]:
+    """Return the weights that a file does not repeat, from the pretrained models of the package that it names."""
+    weights: dict[str, Tensor] = {}
+    for prefix, name in parts.items():
+        if name not in pretrained_models():
+            raise CheckpointError(f"`folder`: {source} has a part {name!r:.80}, which this avsync does not have")
+        weights |= {prefix + key: value for key, value in _stored(WEIGHTS / name)[1].items()}
+    return weights
 
 
 def _check_format(source: Path, description: dict[str, Any], expected: int) -> None:

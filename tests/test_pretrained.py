@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -243,6 +244,53 @@ def test_weights_that_are_not_finite_are_not_saved(saved: Path, value: float) ->
     assert bool(next(SyncerPyramid.from_pretrained(saved).parameters()).isfinite().all())
     with pytest.raises(ArgumentError, match="`dtype`"):
         save_pretrained(model, saved, dtype=torch.int8)
+
+
+PARTS = ("landmarks68-25fps", "landmarks68-25fps-mouth")
+
+
+@pytest.fixture(scope="module")
+def both() -> SyncerEnsemble:
+    return SyncerEnsemble.of([SyncerPyramid.from_pretrained(name) for name in PARTS])
+
+
+def test_shared_weights_are_named_and_not_repeated(both: SyncerEnsemble, tmp_path: Path) -> None:
+    for folder, shared in (("whole", ()), ("some", PARTS[1:]), ("none", PARTS)):
+        save_pretrained(both, tmp_path / folder, dtype=torch.float16, shared=shared)
+    back = SyncerEnsemble.from_pretrained(tmp_path / "none")
+    assert all(torch.equal(value, both.state_dict()[name]) for name, value in back.state_dict().items())
+    assert {stored_checksum(tmp_path / folder) for folder in ("whole", "some", "none")} == {back.weights_checksum}
+    assert load_file(tmp_path / "none" / FILES[1]) == {}
+    assert all(name.startswith("pyramids.0.") for name in load_file(tmp_path / "some" / FILES[1]))
+
+
+def test_only_parts_can_be_shared(both: SyncerEnsemble, tmp_path: Path) -> None:
+    with pytest.raises(
+        ArgumentError, match=r"`shared`: expected models whose stored weights are parts .* got 'landmarks68-25fps-mfcc'"
+    ):
+        save_pretrained(both, tmp_path, dtype=torch.float16, shared=("landmarks68-25fps-mfcc",))
+    with pytest.raises(ArgumentError, match="`shared`: expected models whose stored weights are parts"):
+        save_pretrained(both, tmp_path, shared=PARTS)  # float32 here, float16 in the package
+    with pytest.raises(ArgumentError, match="`shared`: expected pretrained models of the package"):
+        save_pretrained(both, tmp_path, dtype=torch.float16, shared=("someone/model",))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ("landmarks68-25fps-of-tomorrow", "has a part .* which this avsync does not have"),
+        ("landmarks68-25fps-mfcc", "is damaged"),
+    ],
+)
+def test_another_part_is_refused(both: SyncerEnsemble, tmp_path: Path, part: str, message: str) -> None:
+    save_pretrained(both, tmp_path, dtype=torch.float16, shared=PARTS)
+    path = tmp_path / FILES[1]
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    save_file({}, path, metadata=metadata | {"parts": metadata["parts"].replace(PARTS[1], part)})
+    with pytest.raises(CheckpointError, match=message):
+        SyncerEnsemble.from_pretrained(tmp_path)
 
 
 def test_a_calibration_of_other_weights_does_not_survive(saved: Path, tmp_path: Path) -> None:

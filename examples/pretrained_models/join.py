@@ -46,7 +46,7 @@ def join(name: str, together: Together, val: Corpus, out: Path) -> None:
     """Join, score and write one ensemble of pretrained pyramids."""
     pyramids = [SyncerPyramid.from_pretrained(member) for member in together.members]
     ensemble = SyncerEnsemble.of(pyramids, weights=list(together.members.values()))
-    save_pretrained(ensemble, out / name, dtype=torch.float16)
+    save_pretrained(ensemble, out / name, dtype=torch.float16, shared=tuple(together.members))
     # Scores use the weights as loaded.
     bank = ClipBank(val, features=SpeechFeatures(kind=pyramids[0].config.audio).features)
     numbers = evaluated(SyncerEnsemble.from_pretrained(out / name), bank)

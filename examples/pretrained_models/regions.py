@@ -40,6 +40,7 @@ from avsync.training import (
 )
 
 NAME = "landmarks68-25fps-regions"
+MOUTH = "landmarks68-25fps-mouth"
 LEVELS = {"mouth": (0, 1, 2, 3), "expression": (0, 1, 2, 3), "pose": (1, 2, 3, 4)}
 """Levels of each region. The head fits speech least at level 0. At level 5 (windows of 6.4 s) it found fewer offsets than a
 random answer on half A of the validation speakers; without level 5, clips of 80 frames fill all levels."""
@@ -235,11 +236,11 @@ def main() -> None:
     args = parser.parse_args()
     start = SyncerPyramid.from_pretrained("landmarks68-25fps")
     bank = moved_clips(Corpus(args.corpus, split="train"), start, kind="log-mel-prosody")
-    pyramids = {"mouth": SyncerPyramid.from_pretrained("landmarks68-25fps-mouth")}
+    pyramids = {"mouth": SyncerPyramid.from_pretrained(MOUTH)}
     for region, recipe in RECIPES.items():
         pyramids[region] = train_region(recipe, bank, Path(args.work) / f"{region}.ckpt")
         save_pretrained(pyramids[region], Path(args.work) / region, dtype=torch.float16)
-    save_pretrained(join(pyramids), Path(args.out) / NAME, dtype=torch.float16)
+    save_pretrained(join(pyramids), Path(args.out) / NAME, dtype=torch.float16, shared=(MOUTH,))
 
 
 if __name__ == "__main__":
