@@ -9,7 +9,6 @@ slower by a known share, about the middle of the crop; frames that lose their au
 from __future__ import annotations
 
 import argparse
-import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from avsync._files import write_json
-from avsync.corpus import Clip, Corpus
+from avsync.corpus import Clip, Corpus, speaker_half
 from avsync.corpus.clip import SAMPLES_PER_FRAME, missing_ranges
 from avsync.evaluation.drift import find_drift
 from avsync.evaluation.recording import Recording
@@ -26,15 +25,10 @@ from avsync.models import MultiScaleSyncer
 RATES = (0.005, 0.01, 0.015, 0.025, 0.04)
 
 
-def half_of(speaker: str) -> str:
-    """Return the half of the speakers to which a speaker belongs, "A" or "B"."""
-    return "AB"[int(hashlib.sha256(speaker.encode()).hexdigest(), 16) % 2]
-
-
 def crops(corpus: Corpus, frames: int, half: str | None) -> Iterator[Clip]:
     """Yield consecutive crops of the clips."""
     for number, entry in enumerate(corpus.entries):
-        if entry["frames"] < frames or half not in (None, half_of(entry["speaker"])):
+        if entry["frames"] < frames or half not in (None, speaker_half(entry["speaker"])):
             continue
         clip = corpus[number]
         for first in range(0, clip.frames - frames + 1, frames):

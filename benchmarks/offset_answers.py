@@ -10,7 +10,6 @@ which is the search range; "far" audio is of the same clip, from at least 60 fra
 from __future__ import annotations
 
 import argparse
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 
 from avsync._files import write_json
-from avsync.corpus import Clip, Corpus
+from avsync.corpus import Clip, Corpus, speaker_half
 from avsync.corpus.clip import SAMPLES_PER_FRAME
 from avsync.corpus.speech import speech_mask
 from avsync.errors import ArgumentError
@@ -38,11 +37,6 @@ FAR = 60
 """Smallest shift of far audio in frames."""
 TOLERANCE = 1.5 * FRAME_SECONDS
 KINDS = ("own", "moved", "another speaker's", "reversed", "far")
-
-
-def speaker_half(speaker: str) -> str:
-    """Return "A" or "B" by a hash of the speaker's label: calibrations are fitted on half A, and half B is reported."""
-    return "AB"[int(hashlib.sha256(speaker.encode()).hexdigest(), 16) % 2]
 
 
 def crops(clips: Sequence[Clip], frames: int, most: int) -> Iterator[tuple[Clip, int]]:

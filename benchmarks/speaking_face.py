@@ -10,7 +10,6 @@ one half of the validation speakers; each pair of a face and an audio track is m
 from __future__ import annotations
 
 import argparse
-import hashlib
 import itertools
 import json
 from collections import Counter
@@ -21,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from avsync.corpus import Clip, Corpus
+from avsync.corpus import Clip, Corpus, speaker_half
 from avsync.corpus.clip import SAMPLES_PER_FRAME
 from avsync.corpus.speech import speech_mask
 from avsync.evaluation import Recording, recording_report, speaking_face
@@ -157,11 +156,7 @@ def main() -> None:
     arguments.add_argument("--out", type=Path, metavar="FILE", help="write the numbers as JSON")
     options = arguments.parse_args()
     syncers = MultiScaleSyncer.from_pretrained(MODEL)
-    clips = [
-        clip
-        for clip in Corpus(options.corpus, split="val")
-        if "AB"[int(hashlib.sha256(clip.speaker.encode()).hexdigest(), 16) % 2] == options.half
-    ]
+    clips = [clip for clip in Corpus(options.corpus, split="val") if speaker_half(clip.speaker) == options.half]
     found = [scene for frames in LENGTHS for scene in scenes(crops(clips, frames), syncers, frames)]
     result = {"half": options.half, "table": table(found), "reliability": reliability(found)}
     for row in [*result["table"], *result["reliability"]]:
