@@ -194,6 +194,15 @@ def test_splits_and_losses_are_told(tmp_path: Path) -> None:
         assert 100 * float(clip.waveform[1000:-1000].mean()) == pytest.approx(told.start + clip.seconds / 2, abs=0.1)
 
 
+def test_no_second_is_dropped_twice(tmp_path: Path) -> None:
+    """At one image per second each image is a track that is too short, and each interval a gap."""
+    path = film(tmp_path / "a.mp4", [0] * 10, fps=1)
+    report = VideoReport(source="a")
+    extract(path, detector=Table(lambda n: face_at(20)), report=report)
+    assert report.seconds == pytest.approx(10.0) and accounted(report) == pytest.approx(10.0)
+    assert dropped_seconds([report]) == pytest.approx({"gap in the video": 9.0, "too short": 1.0})
+
+
 def test_a_jump_ends_a_clip(tmp_path: Path) -> None:
     path = film(tmp_path / "a.mp4", [0] * 120)
     report = VideoReport(source="a")

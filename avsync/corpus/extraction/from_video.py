@@ -235,7 +235,7 @@ class _Ledger:
         self._covered: list[tuple[float, float]] = []  # images with a face, tracks, gaps between images
         self._first: float | None = None
         self._last = 0.0
-        self._interval = 0.0
+        self._max_gap = 0.0
         self._face_since: float | None = None
 
     @property
@@ -246,14 +246,15 @@ class _Ledger:
 
     def image(self, time: float, has_face: bool, max_gap: float) -> None:
         """Record the next image."""
+        self._max_gap = max_gap
         if self._first is None:
             self._first = time
         else:
-            self._interval = time - self._last
-            if self._interval > max_gap:
+            interval = time - self._last
+            if interval > max_gap:
                 self._end_of_faces(self._last)
                 self._covered.append((self._last, time))
-                self.report.dropped.append(Dropped(start=self._last, seconds=self._interval, reason=GAP))
+                self.report.dropped.append(Dropped(start=self._last, seconds=interval, reason=GAP))
         self._last = time
         self.report.images += 1
         if has_face and self._face_since is None:
@@ -267,9 +268,11 @@ class _Ledger:
 
     def drop(self, track: FaceTrack, reason: str) -> None:
         """Record a track, or a part of a track, that is dropped."""
-        seconds = track.seconds + (1 / self.native_fps if self.native_fps else 0.0)
-        part = Dropped(start=float(track.times[0]), seconds=seconds, reason=reason, started=track.started, ended=track.ended)
-        self.report.dropped.append(part)
+        # The time after the last image belongs to the track, unless a gap begins there, which is recorded as one.
+        seconds = track.seconds + (1 / self.native_fps if self.native_fps and track.ended != GAP else 0.0)
+        if seconds > 0:
+            start, started, ended = float(track.times[0]), track.started, track.ended
+            self.report.dropped.append(Dropped(start=start, seconds=seconds, reason=reason, started=started, ended=ended))
 
     def close(self) -> None:
         """Record the end of the video."""
@@ -280,7 +283,7 @@ class _Ledger:
         self.report.seconds = end - self._first
         gaps = uncovered(self._covered, self._first, end)
         self.report.dropped += [Dropped(start=low, seconds=high - low, reason=NO_FACE) for low, high in gaps]
-        self.report.dropped = _joined(self.report.dropped, slack=2 * (end - self._last))
+        self.report.dropped = _joined(self.report.dropped, slack=min(2 * (end - self._last), self._max_gap))
 
     def _end_of_faces(self, time: float) -> None:
         if self._face_since is not None:
