@@ -82,6 +82,11 @@ def _squared(motion: Tensor, audio: Tensor, max_offset: int, padding: tuple[int,
     return wanted + norm, norm
 
 
+def can_branch(x: Tensor) -> bool:
+    """Return whether a value may decide what is computed: not in compiled code, and not on a GPU, which would have to wait."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def _in_double(motion: Tensor) -> bool:
     """Return whether float32 products are not reliable, so that float64 is needed."""
     if motion.dtype == torch.float64:
@@ -89,7 +94,7 @@ def _in_double(motion: Tensor) -> bool:
     if motion.device.type == "mps":  # there is no float64
         return False
     # A user may let float32 products lose digits for speed; the loss is unknown on devices other than a CPU.
-    return torch.compiler.is_compiling() or motion.device.type != "cpu" or torch.get_float32_matmul_precision() != "highest"
+    return not can_branch(motion) or torch.get_float32_matmul_precision() != "highest"
 
 
 def _squared_norm(x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from avsync._checks import check_choice, check_count, check_floating, check_positive, check_shape, checked, describe_shape
 from avsync.errors import ClipTooShortError, ShapeError
 from avsync.losses.offsets import frame_shares
-from avsync.metrics._band import band_distances
+from avsync.metrics._band import band_distances, can_branch
 from avsync.metrics._median import nan_median
 from avsync.models.syncer.interface import check_mask
 from avsync.pyramid import level_fps
@@ -293,16 +293,11 @@ def mean_over_windows(distances: Tensor, counts: Tensor | None) -> Tensor:
         # If the distances of every window are equal at all offsets (digital silence), the means still differ, because each
         # mean is over different windows. Such a clip has no offset, so all offsets get the same mean.
         outside = counts <= 0
-        if not _can_branch(distances) or bool(_flat(distances[:, :1], outside[:, :1]).any()):
+        if not can_branch(distances) or bool(_flat(distances[:, :1], outside[:, :1]).any()):
             flat = _flat(distances, outside)
             flat = flat & ((~outside).sum(2) > 1).any(1, keepdim=True)  # with one offset per window there is no comparison
             mean = torch.where(flat & ~mean.isnan(), mean.nanmean(1, keepdim=True), mean)
     return mean.masked_fill(broken.isnan().any(1, keepdim=True), torch.nan)
-
-
-def _can_branch(distances: Tensor) -> bool:
-    """Return whether a value may decide what is computed: not in compiled code, and not on a GPU, which would have to wait."""
-    return distances.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def _flat(distances: Tensor, outside: Tensor) -> Tensor:
