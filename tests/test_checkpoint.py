@@ -23,6 +23,7 @@ from avsync.training.checkpoint import (
     take_state,
     write_checkpoint,
 )
+from avsync.training.optimisation import OptimizerState
 from avsync.training.random_state import RandomState, rank_generator
 from avsync.training.store import CheckpointStore
 
@@ -119,6 +120,32 @@ def test_state_that_does_not_fit(tmp_path: Path) -> None:
     write_checkpoint(path, {"state": {"model": 5}, "values": {}})
     with pytest.raises(CheckpointError, match="does not fit"):
         load_checkpoint(path, {"model": nn.Linear(3, 2)})
+
+
+def test_settings_of_another_device_are_not_restored(tmp_path: Path) -> None:
+    """A run on a GPU may save ``capturable``, with which torch refuses to step on a CPU, and a CPU saves ``fused``."""
+
+    def trained(fused: bool) -> tuple[torch.nn.Linear, torch.optim.Adam]:
+        torch.manual_seed(0)
+        model = torch.nn.Linear(3, 2)
+        optimizer = torch.optim.Adam(model.parameters(), fused=fused)
+        model(torch.ones(1, 3)).sum().backward()
+        optimizer.step()
+        return model, optimizer
+
+    _, of_gpu = trained(fused=False)
+    of_gpu.param_groups[0]["capturable"] = True
+    save_checkpoint(tmp_path / "gpu.ckpt", {"optimizer": OptimizerState(of_gpu)})
+    model, resumed = trained(fused=True)
+    load_checkpoint(tmp_path / "gpu.ckpt", {"optimizer": OptimizerState(resumed)})
+    assert resumed.param_groups[0]["fused"] and not resumed.param_groups[0]["capturable"]
+    other, gone_on = trained(fused=True)
+    for optimizer in (resumed, gone_on):
+        optimizer.step()
+    assert torch.equal(model.weight, other.weight)
+    two = torch.optim.Adam([{"params": [model.weight]}, {"params": [model.bias]}])
+    with pytest.raises(CheckpointError, match="does not fit the models"):
+        load_checkpoint(tmp_path / "gpu.ckpt", {"optimizer": OptimizerState(two)})
 
 
 def test_missing(tmp_path: Path) -> None:

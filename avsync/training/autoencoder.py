@@ -15,7 +15,7 @@ from avsync.corpus.banks.bank import ClipBank
 from avsync.errors import ConfigError
 from avsync.models.motion_autoencoder import MotionAutoencoder, quickness
 from avsync.training.engine import History, LoopOptions, flat_settings, train_loop
-from avsync.training.optimisation import cosine_schedule, set_learning_rate, to_device
+from avsync.training.optimisation import OptimizerState, cosine_schedule, set_learning_rate, to_device
 from avsync.training.processes import check_fabric
 from avsync.training.random_state import RandomState
 
@@ -148,7 +148,7 @@ def train_motion_autoencoder(
         name,
         steps=config.steps,
         step=step,
-        state={"model": model, "optimizer": optimizer, "random": RandomState(generator)},
+        state={"model": model, "optimizer": OptimizerState(optimizer), "random": RandomState(generator)},
         settings=flat_settings(config=config, augment=augment),
         fabric=fabric,
         **options,

@@ -32,7 +32,15 @@ from avsync.training.ema import weight_average
 from avsync.training.engine import History, LoopOptions, flat_settings, train_averaged
 from avsync.training.graphs import CudaRecorder, GraphedStep, make_capturable, use_cuda_graphs
 from avsync.training.motion_terms import liveliness_loss, opening_loss, variety_loss
-from avsync.training.optimisation import Precision, Trained, cosine_schedule, set_learning_rate, step_schedule, to_device
+from avsync.training.optimisation import (
+    OptimizerState,
+    Precision,
+    Trained,
+    cosine_schedule,
+    set_learning_rate,
+    step_schedule,
+    to_device,
+)
 from avsync.training.processes import check_fabric
 from avsync.training.random_state import RandomState, rank_generator
 
@@ -318,8 +326,8 @@ class GanSteps:
         state: dict[str, Stateful] = {
             "generator": self.generator,
             "discriminators": self.discriminators,
-            "optimizer_g": self._generate.optimizer,
-            "optimizer_d": self._discriminate.optimizer,
+            "optimizer_g": OptimizerState(self._generate.optimizer),
+            "optimizer_d": OptimizerState(self._discriminate.optimizer),
             "precision": Precision(self.fabric),
             "random": RandomState(self.rng),
         }

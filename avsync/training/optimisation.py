@@ -78,6 +78,31 @@ class Trained:
         return [nn.utils.clip_grad_norm_(module.parameters(), largest or torch.inf) for module in modules]
 
 
+class OptimizerState:
+    """State of an optimiser for a checkpoint, without the settings that depend on the device: those of this process stay.
+
+    A run that was recorded as a CUDA graph can then go on on a CPU, where torch refuses ``capturable``.
+    """
+
+    _OF_DEVICE = ("fused", "foreach", "capturable")
+
+    def __init__(self, optimizer: Any) -> None:
+        self._optimizer = optimizer
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the optimiser's state."""
+        return dict(self._optimizer.state_dict())
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the optimiser's state."""
+        own = self._optimizer.param_groups
+        groups = [
+            saved | {key: group[key] for key in self._OF_DEVICE if key in group}
+            for saved, group in zip(state_dict["param_groups"], own, strict=True)
+        ]
+        self._optimizer.load_state_dict(state_dict | {"param_groups": groups})
+
+
 class Precision:
     """Loss scale of 16-bit training, checkpointed like a module; empty for the other precisions."""
 

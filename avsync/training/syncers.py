@@ -23,7 +23,7 @@ from avsync.training.doctor.vitals import loss_temperatures, vital_signs
 from avsync.training.ema import weight_average
 from avsync.training.engine import History, LoopOptions, flat_settings, train_averaged
 from avsync.training.objectives import LevelObjective, SyncerTrainingConfig, level_losses
-from avsync.training.optimisation import Precision, Trained, cosine_schedule, set_learning_rate, to_device
+from avsync.training.optimisation import OptimizerState, Precision, Trained, cosine_schedule, set_learning_rate, to_device
 from avsync.training.processes import check_fabric, world_group
 from avsync.training.random_state import RandomState, rank_generator
 from avsync.training.speech_weights import speech_weights
@@ -186,7 +186,7 @@ class SyncerSteps:
         state: dict[str, Stateful] = {
             "pyramid": self.pyramid,
             "objectives": self.objectives,
-            "optimizer": self._compute.optimizer,
+            "optimizer": OptimizerState(self._compute.optimizer),
             "precision": Precision(self.fabric),
             "random": RandomState(self.generator),
         }
