@@ -34,6 +34,8 @@ MODELS = (
     "landmarks68-25fps",
     "landmarks68-25fps-ensemble",
     "landmarks68-25fps-judge",
+    "landmarks68-25fps-judge-mfcc",
+    "landmarks68-25fps-judge-mouth",
     "landmarks68-25fps-mfcc",
     "landmarks68-25fps-mouth",
     "landmarks68-25fps-head",

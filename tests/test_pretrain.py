@@ -147,7 +147,7 @@ def test_every_variant_is_trained_with_the_objective_that_it_names() -> None:
     import pretrain
 
     trained = {name: variant.training().objective for name, variant in pretrain.VARIANTS.items()}
-    assert trained == {name: "contrastive" if "-judge" in name else "all_pairs" for name in pretrain.VARIANTS}
+    assert trained == {name: "contrastive" if name.endswith("-judge") else "all_pairs" for name in pretrain.VARIANTS}
     with pytest.raises(ConfigError, match="objective"):
         dataclasses.replace(pretrain.VARIANTS["landmarks68-25fps"], objective="margin").training()
 

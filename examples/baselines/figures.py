@@ -62,18 +62,20 @@ class Shown:
     waveform: Tensor
 
 
-def level_zero(bench: Bench, motion: Tensor, crops: Batch) -> SyncOffset:
+def level_zero(bench: Bench, motion: Tensor) -> SyncOffset:
     """Return offset and confidence of every clip at level 0."""
-    return crop_offsets(bench.models["face"], replace(crops, landmarks=motion), margin=MARGIN)[0]
+    judge = bench.models["face"]
+    crops = bench.crops(motion.shape[1], bench.banks[judge.interface.audio])
+    return crop_offsets(judge, replace(crops, landmarks=motion), margin=MARGIN)[0]
 
 
 def show_synchrony(bench: Bench, folder: Path) -> None:
     """Draw Figure 3 and write its table."""
     crops = bench.crops(80)
-    found = {TRUTH: [level_zero(bench, crops.landmarks, crops)]}
+    found = {TRUTH: [level_zero(bench, crops.landmarks)]}
     for name in SYNCHRONY:
         seeds = range(bench.seeds)
-        found[name] = [level_zero(bench, bench.motion(bench.animator(name, seed), crops, seed), crops) for seed in seeds]
+        found[name] = [level_zero(bench, bench.motion(bench.animator(name, seed), crops, seed)) for seed in seeds]
     figure = new_figure(10.0, 3.4)
     left, right = figure.subplots(1, 2)
     reach = MAX_OFFSETS[0]
@@ -216,7 +218,7 @@ def show_training(bench: Bench, folder: Path) -> None:
             values = np.array([[value for _, value in run[level]] for run in seeds])
             means.setdefault(name, []).append(list(zip(steps, values.mean(axis=0).tolist(), strict=True)))
             ranges.setdefault(name, []).append((steps, values.min(axis=0).tolist(), values.max(axis=0).tolist()))
-    real = crop_offsets(bench.models["face"], watched_clips(bench.material), margin=bench.preset.evaluated_margin)
+    real = crop_offsets(bench.watching, watched_clips(bench.material), margin=bench.preset.evaluated_margin)
     truth = [float(level.confidence.mean()) for level in real]
     figure = confidence_along_training(means, ylabel="confidence of the whole face", truth=truth)
     for level, axes in enumerate(figure.axes):

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from avsync.corpus import Batch
+from avsync.audio import SpeechFeatures
+from avsync.corpus import Batch, ClipBank
 from avsync.landmarks import mouth_opening
 from avsync.metrics import face_speed, frechet_motion_distance, height_drift, mouth_opening_quantile
 from avsync.models import MultiScaleSyncer
 from avsync.training import crop_offsets
 
-EVALUATION_MODELS = {"face": "landmarks68-25fps-judge", "mouth": "landmarks68-25fps-mouth", "head": "landmarks68-25fps-pose"}
+EVALUATION_MODELS = {
+    "face": "landmarks68-25fps-judge-mfcc",
+    "mouth": "landmarks68-25fps-judge-mouth",
+    "head": "landmarks68-25fps-pose",
+}
 """Evaluation models by the part of the face that they see. None of them guides a generator here. All were trained on the same
-speakers as the guide, so they share its data but neither its inputs nor its architecture."""
+speakers as the guide, so they share its data but not its inputs: other motion features, and MFCCs for face and mouth."""
+WATCHING = "landmarks68-25fps-judge"
+"""Evaluation model of the curves during training, of the same audio features as the guide."""
 MARGIN = 40
 """Audio on each side of a clip, in frames, for the offset search."""
 RESAMPLES = 2000
@@ -40,21 +47,27 @@ def load_models() -> dict[str, MultiScaleSyncer]:
     return {part: MultiScaleSyncer.from_pretrained(name) for part, name in EVALUATION_MODELS.items()}
 
 
+def heard_banks(clips: Any, models: Mapping[str, MultiScaleSyncer]) -> dict[str, ClipBank]:
+    """Return a bank of the same clips for every kind of audio features of the models."""
+    kinds = sorted({syncers.interface.audio for syncers in models.values()})
+    return {kind: ClipBank(clips, features=SpeechFeatures(kind=kind).features) for kind in kinds}
+
+
 @torch.no_grad()
-def measure(made: Tensor, crops: Batch, models: Mapping[str, MultiScaleSyncer]) -> dict[str, list[float]]:
+def measure(made: Tensor, heard: Mapping[str, Batch], models: Mapping[str, MultiScaleSyncer]) -> dict[str, list[float]]:
     """Compute the measures of every clip.
 
     Args:
         made: Motion, (clips, frames, points, dims).
-        crops: The real clips, with ``MARGIN`` frames of audio around them.
+        heard: The real clips, with ``MARGIN`` frames of audio around them, by kind of audio features.
         models: Evaluation models by part of the face.
 
     Returns:
         One value per clip and measure: "face0" to "head3" are confidences by part and level.
     """
     found: dict[str, Tensor] = {}
-    motion = replace(crops, landmarks=made)
     for part, syncers in models.items():
+        motion = replace(heard[syncers.interface.audio], landmarks=made)
         for level, sync in enumerate(crop_offsets(syncers, motion, margin=MARGIN)):
             found[f"{part}{level}"] = sync.confidence
     found |= {"speed": face_speed(made), "height": height_drift(made)}

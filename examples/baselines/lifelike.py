@@ -18,13 +18,13 @@ from pathlib import Path
 import shared  # noqa: F401 - finds the modules of examples/msync
 import torch
 from evaluation import generate
-from judging import MARGIN, load_models, measure, motion_distance
-from pipeline import SPEECH_SHARE, Material, load_material
+from judging import MARGIN, heard_banks, load_models, measure, motion_distance
+from pipeline import SPEECH_SHARE, load_material
 from presets import LIFELIKE
 from torch import Tensor
 
 from avsync import AvsyncError, MultiScaleGenerator
-from avsync.corpus import Batch, speaker_half
+from avsync.corpus import Batch, ClipBank, speaker_half
 from avsync.figures import PALETTE, new_figure, plain_axes, save_figure
 from avsync.landmarks import MOUTH, mouth_opening, normalise
 from avsync.metrics import face_speed, height_drift
@@ -36,11 +36,11 @@ BANDS = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.6)
 SHORT, LONG = 80, 200
 
 
-def crops_of(material: Material, frames: int, half: str) -> Batch:
-    """Return the validation clips with speech of a half, or of "both"."""
-    crops = material.val.windows(frames, stride=frames // (2 if frames == SHORT else 1), margin=MARGIN)
+def crops_of(bank: ClipBank, frames: int, half: str) -> Batch:
+    """Return the clips with speech of a half of the speakers, or of "both"."""
+    crops = bank.windows(frames, stride=frames // (2 if frames == SHORT else 1), margin=MARGIN)
     crops = crops.select(crops.speech_fraction >= SPEECH_SHARE)
-    halves = [speaker_half(material.val.clip_speakers[int(clip)]) for clip in crops.clip_index]
+    halves = [speaker_half(bank.clip_speakers[int(clip)]) for clip in crops.clip_index]
     return crops if half == "both" else crops.select(torch.tensor([found == half for found in halves]))
 
 
@@ -53,11 +53,15 @@ def motions(generator: MultiScaleGenerator | None, crops: Batch, *, seed: int = 
 
 
 def row(
-    generator: MultiScaleGenerator | None, short: Batch, long: Batch, models: Mapping[str, MultiScaleSyncer]
+    generator: MultiScaleGenerator | None,
+    short: Batch,
+    long: Batch,
+    heard: Mapping[str, Batch],
+    models: Mapping[str, MultiScaleSyncer],
 ) -> dict[str, str]:
-    """Compute one column of the table: a generator, or people."""
+    """Compute one column of the table: a generator, or people; ``heard`` is ``short`` by kind of audio features."""
     made, lasting = motions(generator, short), motions(generator, long)
-    found = {name: torch.tensor(values) for name, values in measure(made, short, models).items()}
+    found = {name: torch.tensor(values) for name, values in measure(made, heard, models).items()}
     cells = {
         f"confidence, {part}, levels 0-3": " ".join(f"{float(found[f'{part}{level}'].mean()):.3f}" for level in range(4))
         for part in models
@@ -130,13 +134,15 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         material = load_material(args.corpus, LIFELIKE)
-        short, long = crops_of(material, SHORT, args.half), crops_of(material, LONG, args.half)
+        short, long = (crops_of(material.val, frames, args.half) for frames in (SHORT, LONG))
         models = load_models()
+        heard = {kind: crops_of(bank, SHORT, args.half) for kind, bank in heard_banks(material.val_clips, models).items()}
         generators = {name: MultiScaleGenerator.from_pretrained(name).eval() for name in args.generators}
         print(f"{len(short)} clips of {SHORT} frames, {len(long)} of {LONG}\n")
-        print(table({name: row(generator, short, long, models) for name, generator in {PEOPLE: None, **generators}.items()}))
+        columns = {PEOPLE: None, **generators}
+        print(table({name: row(generator, short, long, heard, models) for name, generator in columns.items()}))
         if args.figure:
-            draw({name: motions(generator, short) for name, generator in {PEOPLE: None, **generators}.items()}, args.figure)
+            draw({name: motions(generator, short) for name, generator in columns.items()}, args.figure)
     except AvsyncError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import replace
+from collections.abc import Mapping
 
 import shared  # noqa: F401 - finds the modules of examples/msync
 import torch
-from judging import measure
+from judging import heard_banks, measure
 from lifelike import SHORT, crops_of, motions
 from pipeline import load_material
 from presets import LIFELIKE
@@ -28,10 +28,10 @@ LISTENERS = ("", "-robust", "-mouth", "-mfcc", "-judge")
 """Ends of the names of the pretrained models that listen by default, the one that finds most short clips first."""
 
 
-def confidences(motion: Tensor, crops: Batch, syncers: MultiScaleSyncer) -> list[float]:
+def confidences(motion: Tensor, heard: Mapping[str, Batch], syncers: MultiScaleSyncer) -> list[float]:
     """Return the mean confidence at every level."""
-    found = measure(motion, crops, {"heard": syncers})
-    return [sum(found[f"heard{level}"]) / len(crops) for level in range(syncers.num_levels)]
+    found = measure(motion, heard, {"face": syncers})
+    return [sum(found[f"face{level}"]) / len(motion) for level in range(syncers.num_levels)]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,15 +45,12 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         listeners = {name: MultiScaleSyncer.from_pretrained(name) for name in args.listeners}
-        kinds = dict.fromkeys([LIFELIKE.features, *(syncers.interface.audio for syncers in listeners.values())])
-        crops = {
-            kind: crops_of(load_material(args.corpus, replace(LIFELIKE, features=kind)), SHORT, args.half) for kind in kinds
-        }
-        spoken = crops[LIFELIKE.features]
+        material = load_material(args.corpus, LIFELIKE)
+        spoken = crops_of(material.val, SHORT, args.half)
+        heard = {kind: crops_of(bank, SHORT, args.half) for kind, bank in heard_banks(material.val_clips, listeners).items()}
         made = motions(MultiScaleGenerator.from_pretrained(args.generator).eval(), spoken)
         print(f"{len(spoken)} clips\n\n| listener | people, levels 0-3 | generated | ratio |\n|---|---|---|---|")
         for name, syncers in listeners.items():
-            heard = crops[syncers.interface.audio]
             people, generated = (confidences(motion, heard, syncers) for motion in (spoken.landmarks, made))
             ratios = (torch.tensor(generated) / torch.tensor(people)).tolist()
             cells = [

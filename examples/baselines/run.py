@@ -26,13 +26,14 @@ import ms_sync
 import suhmo
 import torch
 import wav2lip
-from judging import MARGIN, Estimate, estimate, load_models, measure, motion_distance
-from shared import PRESETS, Animate, Material, Preset, Task, load_material, trained_pyramid, write_json
+from judging import MARGIN, WATCHING, Estimate, estimate, heard_banks, load_models, measure, motion_distance
+from shared import PRESETS, SPEECH_SHARE, Animate, Material, Preset, Task, load_material, trained_pyramid, write_json
 from torch import Tensor
 
 from avsync import AvsyncError
-from avsync.corpus import Batch
+from avsync.corpus import Batch, ClipBank
 from avsync.figures import confidence_by_level, save_figure
+from avsync.models import MultiScaleSyncer
 from avsync.training import make_fabric
 
 METHODS: dict[str, Callable[[Task], Animate]] = {
@@ -114,14 +115,15 @@ class Bench:
         self.fabric = make_fabric(accelerator="cpu")
         self.guide = trained_pyramid("guide", arguments.guide, self.preset, self.fabric)
         self.material = material_of(arguments, self.preset)
+        self.watching = MultiScaleSyncer.from_pretrained(WATCHING)
         self.models = load_models()
+        self.banks = heard_banks(self.material.val_clips, self.models)
 
-    def crops(self, frames: int) -> Batch:
-        """Return the validation clips of a length, with audio around them."""
-        if frames == self.preset.evaluated_frames:
-            return self.material.crops
-        crops = self.material.val.windows(frames, stride=frames, margin=MARGIN)
-        return crops.select(crops.speech_fraction >= 0.4)
+    def crops(self, frames: int, bank: ClipBank | None = None) -> Batch:
+        """Return the validation clips of a length, with audio around them; ``bank`` holds them with other audio features."""
+        stride = frames // 2 if frames == self.preset.evaluated_frames else frames
+        crops = (bank or self.material.val).windows(frames, stride=stride, margin=MARGIN)
+        return crops.select(crops.speech_fraction >= SPEECH_SHARE)
 
     def speakers(self, crops: Batch) -> list[str]:
         """Return the speaker of every clip."""
@@ -139,7 +141,7 @@ class Bench:
         """Return the function of a method that animates faces; train the method if ``folder`` holds no finished run."""
         preset = dataclasses.replace(self.preset, gan=dataclasses.replace(self.preset.gan, seed=seed))
         folder = method_folder(self.out, name, seed) if folder is None else folder
-        return METHODS[name](Task(self.material, preset, self.guide, folder, self.fabric, self.models["face"]))
+        return METHODS[name](Task(self.material, preset, self.guide, folder, self.fabric, self.watching))
 
     def results(self, name: str, lengths: Sequence[int] = LENGTHS) -> list[Results]:
         """Return the measures of a method for every seed, by length; train what is missing."""
@@ -153,15 +155,17 @@ class Bench:
                 animate = self.animator(name, seed)
                 known = {}
                 for frames in sorted({*lengths, *LENGTHS}):
-                    known[str(frames)] = self.judged(self.motion(animate, self.crops(frames), seed), self.crops(frames))
+                    known[str(frames)] = self.judged(self.motion(animate, self.crops(frames), seed))
                 write_json(path, known)
                 print(f"{name}, seed {seed}: {(time.monotonic() - began) / 60:.1f} min", flush=True)
             found.append(known)
         return found
 
-    def judged(self, made: Tensor, crops: Batch) -> dict[str, Any]:
-        """Return the measures of motion: one value per clip, and the motion distance of the whole set."""
-        return {**measure(made, crops, self.models), "distance": motion_distance(made, crops)}
+    def judged(self, made: Tensor) -> dict[str, Any]:
+        """Return the measures of motion for the audio of :meth:`crops`: one value per clip, and the distance of the whole."""
+        frames = made.shape[1]
+        heard = {kind: self.crops(frames, bank) for kind, bank in self.banks.items()}
+        return {**measure(made, heard, self.models), "distance": motion_distance(made, self.crops(frames))}
 
     def bounds(self, frames: int = 80) -> dict[str, dict[str, Any]]:
         """Return the measures of real motion, of a static face, and of the motion of another clip."""
@@ -172,7 +176,7 @@ class Bench:
         crops = self.crops(frames)
         real = crops.landmarks
         motions = (real, real[:, :1].expand_as(real), real.roll(max(1, len(crops) // 2), dims=0))
-        found = {name: self.judged(motion, crops) for name, motion in zip(BOUNDS, motions, strict=True)}
+        found = {name: self.judged(motion) for name, motion in zip(BOUNDS, motions, strict=True)}
         write_json(path, found)
         return found
 

@@ -21,6 +21,7 @@ from avsync.models import MultiScaleSyncer
 sys.path.append(str(Path(__file__).resolve().parents[1] / "msync"))
 
 from pipeline import (
+    SPEECH_SHARE,
     Material,
     generator_models,
     generator_stage,
@@ -34,6 +35,7 @@ from presets import PRESETS, Preset
 
 __all__ = [
     "PRESETS",
+    "SPEECH_SHARE",
     "Animate",
     "Material",
     "Preset",

@@ -46,8 +46,8 @@ _ENSEMBLE = """# {name}
 {about}
 
 The cosine of its embeddings is the weighted mean of its members' cosines, which share levels (windows of 200, 400, 800 and 1600
-ms), landmarks (68 iBUG points in two dimensions at 25 frames per second) and audio (16 kHz). The weights of its members are
-part of this folder, so that it stays as it is if a member is trained again.
+ms), landmarks (68 iBUG points in two dimensions at 25 frames per second) and audio (16 kHz). Its file names the
+members and does not repeat their weights; its checksum covers them.
 
 | member | weight |
 |---|---|

@@ -18,7 +18,7 @@ from pretrain import evaluated
 from avsync.audio import SpeechFeatures
 from avsync.corpus import ClipBank, Corpus
 from avsync.models import SyncerEnsemble, SyncerPyramid
-from avsync.pretrained import save_pretrained
+from avsync.pretrained import pretrained_models, save_pretrained
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ def join(name: str, together: Together, val: Corpus, out: Path) -> None:
     """Join, score and write one ensemble of pretrained pyramids."""
     pyramids = [SyncerPyramid.from_pretrained(member) for member in together.members]
     ensemble = SyncerEnsemble.of(pyramids, weights=list(together.members.values()))
-    save_pretrained(ensemble, out / name, dtype=torch.float16, shared=tuple(together.members))
+    shared = [member for member in together.members if member in pretrained_models()]  # a folder's weights are copied
+    save_pretrained(ensemble, out / name, dtype=torch.float16, shared=shared)
     # Scores use the weights as loaded.
     bank = ClipBank(val, features=SpeechFeatures(kind=pyramids[0].config.audio).features)
     numbers = evaluated(SyncerEnsemble.from_pretrained(out / name), bank)

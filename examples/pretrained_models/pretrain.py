@@ -141,25 +141,6 @@ class Variant:
         return replace(common, objective=self.objective, offset_weight=1.0, offset_window=self.offset_window)
 
 
-JUDGE = Variant(
-    (
-        "An independent evaluation model, trained with SyncNet's contrastive loss and another seed, for generators that "
-        "the default has guided."
-    ),
-    objective="contrastive",
-    # The evaluation model also differs in its audio input: the window alone, and audio without normalisation.
-    audio_context=(),
-    mean_normalisation=False,
-    steps=1000,
-    batch_size=16,
-    window_share=0.0,
-    weight_decay=0.01,
-    dropout=0.05,
-    width=(128,),
-    seed=1000,
-)
-"""The evaluation model of the whole face."""
-
 VARIANTS = {
     "landmarks68-25fps": Variant(
         "The whole face against log-mel energies: the default of the loss and of the commands.",
@@ -172,18 +153,51 @@ VARIANTS = {
         offset_window=5,
         realign=True,
     ),
-    "landmarks68-25fps-judge": JUDGE,
-    # Not in the package: docs/experiments-generator.md, "Who listens".
-    "landmarks68-25fps-judge-mouth": replace(
-        JUDGE,
-        about=(
-            "An independent evaluation model of the lips alone, trained with SyncNet's contrastive loss and another seed, for "
-            "generators that `landmarks68-25fps-mouth` or `landmarks68-25fps-regions` has guided."
-        ),
+    "landmarks68-25fps-judge": Variant(
+        "An independent evaluation model, trained with SyncNet's contrastive loss and another seed, for generators that "
+        "the default has guided.",
+        objective="contrastive",
+        # The evaluation model also differs in its audio input: the window alone, and audio without normalisation.
+        audio_context=(),
+        mean_normalisation=False,
+        steps=1000,
+        batch_size=16,
+        window_share=0.0,
+        weight_decay=0.01,
+        dropout=0.05,
+        width=(128,),
+        seed=1000,
+    ),
+    "landmarks68-25fps-judge-mfcc": Variant(
+        "An evaluation model of the whole face with other audio features than the default, MFCCs, without two of its motion "
+        "features, shape and speed, and with another seed; it finds more short clips than `landmarks68-25fps-judge`.",
+        audio="mfcc",
+        motion=("displacement", "velocity"),
+        steps=800,
+        fine_frames=120,
+        dropout=0.15,
+        width=(160, 96, 96, 96),
+        equaliser_db=5.0,
+        offset_window=5,
+        realign=True,
+        seed=3000,
+    ),
+    "landmarks68-25fps-judge-mouth": Variant(
+        "An evaluation model of the lips alone with other audio features than the default, MFCCs, and another seed.",
+        audio="mfcc",
         motion=("displacement", "velocity"),
         region="mouth",
-        width=(96,),
-        seed=2000,
+        steps=400,
+        schedule_steps=700,
+        batch_size=48,
+        fine_frames=120,
+        dropout=0.15,
+        width=(160, 64, 64, 64),
+        equaliser_db=5.0,
+        offset_window=5,
+        pause_weight=0.1,
+        realign=True,
+        seed=4000,
     ),
     "landmarks68-25fps-mfcc": Variant("The whole face against 26 MFCCs, the paper's audio features.", audio="mfcc"),
     "landmarks68-25fps-mouth": Variant(
