@@ -24,7 +24,7 @@ from avsync import AvsyncError, MultiScaleGenerator
 from avsync.corpus import Batch
 from avsync.models import MultiScaleSyncer
 
-LISTENERS = ("", "-robust", "-mouth", "-mfcc", "-judge")
+LISTENERS = ("", "-robust", "-mouth", "-judge-mfcc", "-mfcc", "-judge-mouth", "-judge")
 """Ends of the names of the pretrained models that listen by default, the one that finds most short clips first."""
 
 
