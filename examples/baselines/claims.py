@@ -17,9 +17,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from judging import differences, estimate
+from judging import differences, estimate, motion_distance
 from run import BOUNDS, Bench, add_arguments, figure_rows, row_lines
 
 from avsync import AvsyncError
@@ -72,7 +73,7 @@ def show_levels(bench: Bench, number: int) -> list[str]:
 
 
 def show_drift(bench: Bench) -> list[str]:
-    """Return the table of claim 3, and draw its figure: measures against the length of the rollout."""
+    """Return the tables of claim 3: measures by the length of the rollout; and draw the distance over time."""
     methods = {name: bench.results(name, LENGTHS) for name in ROWS[3]}
     real = {str(frames): bench.bounds(frames)["ground truth"] for frames in LENGTHS}
     lines = [
@@ -81,7 +82,6 @@ def show_drift(bench: Bench) -> list[str]:
         + " |",
         "|---|" + "---|" * len(LENGTHS),
     ]
-    curves: dict[str, list[tuple[int, float]]] = {}
     for name, seeds in {"ground truth": [real], **methods}.items():
         cells = []
         for frames in LENGTHS:
@@ -90,13 +90,44 @@ def show_drift(bench: Bench) -> list[str]:
             height, opening = (estimate([each[key] for each in found], speakers) for key in ("height", "opening"))
             distances = [each["distance"] for each in found]
             cells.append(" ".join(f"{distance:.1f}" for distance in distances) + f" / {height.text(2)} / {opening.text(3)}")
-            if name != "ground truth":
-                curves.setdefault(name, []).append((frames, sum(distances) / len(distances)))
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     clips = ", ".join(f"{len(bench.crops(frames))} of {frames} frames" for frames in LENGTHS)
-    figure = training_curves(curves, xlabel="frames of the clip", ylabel="motion distance of the last 40 frames")
+    return [*lines, "", f"Clips: {clips}.", "", *height_lines(bench, methods), "", *distance_lines(bench)]
+
+
+def height_lines(bench: Bench, methods: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Format how much more the faces of the first method grow than those of the second, paired by seed and clip."""
+    first, second = methods.values()
+    cells = []
+    for frames in map(str, LENGTHS):
+        grown = differences([a[frames]["height"] for a in first], [b[frames]["height"] for b in second])
+        found = estimate(grown, bench.speakers(bench.crops(int(frames))))
+        cells.append(f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]")
+    return [
+        f"| height, {' minus '.join(methods)} | " + " | ".join(f"{frames} frames" for frames in LENGTHS) + " |",
+        "|---|" + "---|" * len(LENGTHS),
+        "| | " + " | ".join(cells) + " |",
+    ]
+
+
+def distance_lines(bench: Bench) -> list[str]:
+    """Format the motion distance of each 40 frames of the longest clips, whose number is the same; and draw the figure."""
+    crops = bench.crops(LENGTHS[-1])
+    ends = range(40, LENGTHS[-1] + 1, 40)
+    lines = ["| motion distance, frames | " + " | ".join(f"{end - 40}-{end}" for end in ends) + " |"]
+    lines.append("|---|" + "---|" * len(ends))
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for name in ROWS[3]:
+        motions = [bench.motion(bench.animator(name, seed), crops, seed) for seed in range(bench.seeds)]
+        found = [
+            [motion_distance(made[:, :end], replace(crops, landmarks=crops.landmarks[:, :end])) for made in motions]
+            for end in ends
+        ]
+        lines.append(f"| {name} | " + " | ".join(" ".join(f"{value:.1f}" for value in row) for row in found) + " |")
+        curves[name] = [(end, sum(row) / len(row)) for end, row in zip(ends, found, strict=True)]
+    figure = training_curves(curves, xlabel="frames of the clip", ylabel="motion distance of the last 40 frames so far")
     save_figure(figure, bench.out / "claim3.png")
-    return [*lines, "", f"Clips: {clips}."]
+    return lines
 
 
 def main(arguments: list[str] | None = None) -> int:
