@@ -187,7 +187,7 @@ def test_systems_trained_side_by_side_are_those_of_run(run: ModuleType, tmp_path
     preset = dataclasses.replace(run.PRESETS["tiny"], gan=dataclasses.replace(run.PRESETS["tiny"].gan, steps=3))
     fabric = run.make_fabric(accelerator="cpu")
     material, guide = run.load_material("synthetic", preset), run.trained_pyramid("guide", run.GUIDE, preset, fabric)
-    evaluation = run.trained_pyramid("face", sys.modules["judging"].EVALUATION_MODELS["face"], preset, fabric)
+    evaluation = run.trained_pyramid("watching", run.WATCHING, preset, fabric)
     for name in names:
         for seed, folder in enumerate(folders[name]):
             seeded = dataclasses.replace(preset, gan=dataclasses.replace(preset.gan, seed=seed))

@@ -25,7 +25,7 @@ from typing import Any
 import ms_sync
 import suhmo
 import torch
-from judging import EVALUATION_MODELS
+from judging import WATCHING
 from run import add_arguments, material_of, method_folder, preset_of
 from shared import Material, Preset, generator_models, trained_pyramid, watch, write_json
 
@@ -148,7 +148,7 @@ def train_share(args: argparse.Namespace, share: int) -> None:
         return
     began = time.monotonic()
     material, guide = material_of(args, preset), trained_pyramid("guide", args.guide, preset, fabric)
-    judge = trained_pyramid("face", EVALUATION_MODELS["face"], preset, fabric)
+    judge = trained_pyramid("watching", WATCHING, preset, fabric)
     measure = watch(material, preset, judge, fabric.device)
     systems = [
         make_system(name, seed, preset, material, guide, out=args.out, fabric=fabric, measure=measure) for name, seed in mine

@@ -152,7 +152,7 @@ and a sync loss that stops below the agreement of real motion."""
 
 LIFELIKE_END = replace(
     LIFELIKE,
-    gan=replace(LIFELIKE.gan, steps=60, batch_size=32, generator_lr=3e-4, sync_share=0.7, opening_weight=3.0, ema_decay=0.98),
+    gan=replace(LIFELIKE.gan, steps=60, batch_size=32, generator_lr=3e-4, sync_share=0.66, opening_weight=3.0, ema_decay=0.98),
 )
 """The end of its training, which begins with the weights of a run of `lifelike` (`train.py --start`): minutes on two cores. The
 opening loss lets mouths close."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pretrain import Variant
+
+WIDTH = 128
+"""Longest line of a card, in characters."""
 
 _PYRAMID = """# {name}
 
@@ -115,6 +119,17 @@ def cell(share: dict[str, Any]) -> str:
     return f"{share['percent']:.1f} % ({share['low']:.1f} to {share['high']:.1f})"
 
 
+def wrapped(paragraph: str) -> str:
+    """Break the lines of a paragraph or of a list; tables, code and headings stay as they are."""
+    if paragraph.startswith(("|", "```", "#")) or all(len(line) <= WIDTH for line in paragraph.splitlines()):
+        return paragraph
+    items = paragraph.split("\n- ")
+    items = [items[0], *(f"- {item}" for item in items[1:])]
+    indent = "  " if paragraph.startswith("- ") else ""
+    fill = textwrap.TextWrapper(WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False).fill
+    return "\n".join(fill(" ".join(item.split())) for item in items)
+
+
 def hearing(variant: Variant) -> str:
     """Describe the audio context and the normalisation of a pyramid, as the end of a clause."""
     frames = next(iter(variant.audio_context), 0)
@@ -192,4 +207,4 @@ def _write(path: Path, text: str, numbers: dict[str, Any]) -> None:
         short=short,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    path.write_text("\n\n".join(map(wrapped, text.split("\n\n"))), encoding="utf-8")
