@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 EXAMPLES = Path(__file__).parent.parent / "examples"
 MODULES = (
     "audio2head",
+    "claims",
     "figures",
     "judging",
     "makeittalk",
@@ -166,6 +167,29 @@ def test_figures_of_finished_runs(run: ModuleType, tmp_path: Path, monkeypatch: 
     assert (folder / "again" / "history.json").read_text() == history
     assert weights.stat().st_mtime_ns == before
     assert figures.main([*arguments, "--figures", "4", "--speakers", "nobody"]) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*biased upwards")  # of 16 clips
+def test_tables_of_claims(run: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import claims
+
+    longer = dataclasses.replace(sys.modules["presets"].PRESETS["tiny"], synthetic_seconds=14.0)
+    monkeypatch.setitem(sys.modules["presets"].PRESETS, "tiny", longer)
+    guide = run.trained_pyramid("guide", run.GUIDE, longer, Fabric())
+    monkeypatch.setattr(run, "load_models", lambda: dict.fromkeys(("face", "mouth", "head"), guide))
+    arguments = ["--preset", "tiny", "--out", str(tmp_path)]
+    assert claims.main(["2", *arguments]) == 0 and claims.main(["3", *arguments]) == 0
+    second, third = ((tmp_path / f"claim{number}.md").read_text() for number in (2, 3))
+    rows = dict(line.strip("| ").split(" | ", 1) for line in second.splitlines() if line.startswith("| "))
+    assert rows["level 0 only"].count("[") == 4, "four differences with intervals"
+    assert "+0.000 [+0.000, +0.000]" not in rows["level 0 only"]
+    rows = dict(line.strip("| ").split(" | ", 1) for line in third.splitlines() if line.startswith("| "))
+    assert rows["motion distance, frames"] == "0-40 | 40-80 | 80-120 | 120-160 | 160-200"
+    last = [float(value) for value in rows["MS-Sync-long"].split(" | ")]
+    metrics = json.loads((tmp_path / "MS-Sync-long" / "seed0" / "metrics.json").read_text())
+    assert last[-1] == pytest.approx(metrics["200"]["distance"], abs=0.06), "the end of the longest clips, measured twice"
+    assert all((tmp_path / f"claim{number}.png").stat().st_size > 5000 for number in (2, 3))
 
 
 def run_arguments(run: ModuleType, folder: Path) -> object:
