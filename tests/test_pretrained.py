@@ -260,7 +260,7 @@ def test_shared_weights_are_named_and_not_repeated(both: SyncerEnsemble, tmp_pat
     back = SyncerEnsemble.from_pretrained(tmp_path / "none")
     assert all(torch.equal(value, both.state_dict()[name]) for name, value in back.state_dict().items())
     assert {stored_checksum(tmp_path / folder) for folder in ("whole", "some", "none")} == {back.weights_checksum}
-    assert load_file(tmp_path / "none" / FILES[1]) == {}
+    assert len(load_file(tmp_path / "none" / FILES[1])) == 1, "safetensors 0.4 reads no file without tensors"
     assert all(name.startswith("pyramids.0.") for name in load_file(tmp_path / "some" / FILES[1]))
 
 
@@ -288,7 +288,7 @@ def test_another_part_is_refused(both: SyncerEnsemble, tmp_path: Path, part: str
     path = tmp_path / FILES[1]
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
-    save_file({}, path, metadata=metadata | {"parts": metadata["parts"].replace(PARTS[1], part)})
+    save_file(load_file(path), path, metadata=metadata | {"parts": metadata["parts"].replace(PARTS[1], part)})
     with pytest.raises(CheckpointError, match=message):
         SyncerEnsemble.from_pretrained(tmp_path)
 
