@@ -102,7 +102,7 @@ SMALL = Preset(
     shared_embedding=True,
     gan=replace(QUICK.gan, steps=600),
 )
-"""Half an hour on two cores, on an hour of real speakers."""
+"""18 minutes on two cores, on an hour of real speakers; the result is in docs/benchmarks.md."""
 
 PAPER = Preset(
     features="mfcc",
