@@ -18,6 +18,8 @@ from avsync.corpus.clip import write_clip, write_index
 from avsync.corpus.synthetic.talker import SyntheticCorpus
 from avsync.figures.sync import read_history
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*biased upwards")  # of 16 clips
+
 EXAMPLE = Path(__file__).parent.parent / "examples" / "msync"
 
 
@@ -55,6 +57,9 @@ def test_a_run_leaves_everything_it_promises(train: ModuleType, tmp_path: Path, 
     assert [row["name"] for row in metrics["rows"]] == ["ground truth", "generated", "static", "shuffled"]
     assert all(np.isfinite(row["confidence"]).all() and len(row["confidence"]) == 4 for row in metrics["rows"])
     assert metrics["rows"][2]["speed"] == 0
+    truth, made = metrics["dynamics"]
+    assert (truth["name"], truth["distance"]) == ("ground truth", pytest.approx(0, abs=1e-3)) and made["distance"] > 1
+    assert 0.9 < truth["height"] < 1.1 and 0 < truth["opening"] < truth["opening95"] and metrics["spread"] >= 0
     for name in (
         "offsets",
         "confidence",

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from avsync.corpus import Batch
-from avsync.landmarks import face_height
+from avsync.landmarks import face_height, mouth_opening
+from avsync.metrics import frechet_motion_distance, height_drift, mouth_opening_quantile
 from avsync.models import MultiScaleGenerator, MultiScaleSyncer
 from avsync.training import LevelReport, crop_offsets
 
@@ -31,6 +32,20 @@ class Row:
     def as_dict(self) -> dict[str, Any]:
         """Return plain types, for JSON."""
         return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Dynamics:
+    """Movement of faces, apart from the audio; means over clips."""
+
+    name: str
+    height: float
+    """Height of the face at the end of a clip, as a share of that of the first face."""
+    opening: float
+    opening95: float
+    """Opening of the inner lips in face heights: mean and 95th percentile."""
+    distance: float
+    """Frechet distance of the motion of the last 40 frames from that of the real clips."""
 
 
 def motion_speed(landmarks: Tensor, *, fps: float = 25.0) -> float:
@@ -83,6 +98,32 @@ def baselines(syncers: MultiScaleSyncer, crops: Batch, *, margin: int) -> list[R
         evaluate_motion("static", syncers, still, crops, margin=margin),
         evaluate_motion("shuffled", syncers, other, crops, margin=margin),
     ]
+
+
+@torch.no_grad()
+def dynamics(name: str, landmarks: Tensor, real: Tensor) -> Dynamics:
+    """Compute how clips move; both (clips, frames, 68, dims)."""
+    return Dynamics(
+        name=name,
+        height=float(height_drift(landmarks).mean()),
+        opening=float(mouth_opening(landmarks).mean()),
+        opening95=float(mouth_opening_quantile(landmarks).mean()),
+        distance=float(frechet_motion_distance(landmarks[:, -40:], real[:, -40:])),
+    )
+
+
+def spread(made: Tensor, again: Tensor) -> float:
+    """Return how far two samples of the same clips are apart, as a share of how far the first moves from its first face."""
+    return float((again - made).norm(dim=-1).mean() / (made - made[:, :1]).norm(dim=-1).mean())
+
+
+def dynamics_table(rows: list[Dynamics], apart: float) -> str:
+    """Format rows as text, and the spread of two seeds."""
+    lines = [f"{'':<22}{'height at the end':>20}{'mouth opening, mean / 95 %':>30}{'motion distance':>18}"]
+    for row in rows:
+        opening = f"{row.opening:.4f} / {row.opening95:.4f}"
+        lines.append(f"{row.name:<22}{row.height:>20.3f}{opening:>30}{row.distance:>18.1f}")
+    return "\n".join([*lines, f"two seeds of the generator are {apart:.2f} of its displacement apart"])
 
 
 def table(rows: list[Row]) -> str:

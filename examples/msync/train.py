@@ -23,7 +23,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from evaluation import Row, baselines, evaluate_motion, generate, syncer_lines, table
+from evaluation import (
+    Row,
+    baselines,
+    dynamics,
+    dynamics_table,
+    evaluate_motion,
+    generate,
+    spread,
+    syncer_lines,
+    table,
+)
 from pipeline import Material, generator_stage, load_material, syncer_stage, trained_pyramid, write_json
 from presets import PRESETS, Preset
 from report import write_figures, write_sample
@@ -185,18 +195,24 @@ def run_all(arguments: argparse.Namespace) -> dict[str, Any]:
         name: evaluate_syncers(pyramid, crops.crops, margin=preset.evaluated_margin) for name, pyramid in pyramids.items()
     }
     rows, made = evaluate(crops, preset, evaluation_syncers, generator)
+    real = crops.crops.landmarks
+    moving = [dynamics(name, motion, real) for name, motion in (("ground truth", real), ("generated", made))]
+    apart = spread(made, generate(generator, crops.crops, margin=preset.evaluated_margin, seed=1))
     metrics = {
         "minutes": (time.monotonic() - began) / 60,
         "validation_clips": len(material.crops),
         "threads": torch.get_num_threads(),
         "syncers": {name: [report._asdict() for report in levels] for name, levels in reports.items()},
         "rows": [row.as_dict() for row in rows],
+        "dynamics": [dataclasses.asdict(row) for row in moving],
+        "spread": apart,
     }
     write_json(run / "metrics.json", metrics)
     write_figures(run / "figures", crops, preset, histories, rows, syncers, generator, made)
     write_sample(run / "sample.mp4", crops, preset, made)
     print("\n".join(syncer_lines(name, levels) for name, levels in reports.items()))
-    print(f"\n{table(rows)}\n\n{run} in {metrics['minutes']:.1f} min: metrics.json, figures/, sample.mp4")
+    print(f"\n{table(rows)}\n\n{dynamics_table(moving, apart)}\n")
+    print(f"{run} in {metrics['minutes']:.1f} min: metrics.json, figures/, sample.mp4")
     return metrics
 
 
