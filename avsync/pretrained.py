@@ -178,7 +178,7 @@ def save_pretrained(
         dtype: Storage type of floating-point weights, such as ``torch.float16``; None keeps the type of the model. Weights are
             converted to the type of the model when they are read.
         shared: Names of pretrained models of the package that are parts of ``model``. The file names them and does not repeat
-            their weights.
+            their weights, so that reading it needs an avsync with the same models.
 
     Raises:
         ArgumentError: ``model`` has no config, a weight is not finite, before or after the conversion to ``dtype``, or one of
@@ -337,9 +337,11 @@ def _stored(source: Path) -> tuple[dict[str, Any], dict[str, Tensor], str | None
     with untrusted(CheckpointError, f"`folder`: {path} cannot be read"):
         description = parse_json(metadata["avsync"])
         _check_format(source, description, FORMAT)
-        weights |= _weights_of_parts(source, parse_json(metadata.get("parts", "{}")))
+        parts = parse_json(metadata.get("parts", "{}"))
+        weights |= _weights_of_parts(source, parts)
         if metadata["sha256"] != _checksum(description, weights):
-            raise CheckpointError(f"`folder`: {path} is damaged: its content does not have the checksum that it states")
+            other = f", or this avsync has other weights of {', '.join(parts.values())}" if parts else ""
+            raise CheckpointError(f"`folder`: {path} is damaged: its content does not have the checksum that it states{other}")
     # A config.json with another checksum belongs to another save, which was interrupted or is running. The weights are
     # complete.
     checksum = metadata["sha256"]
@@ -351,6 +353,8 @@ def _stored(source: Path) -> tuple[dict[str, Any], dict[str, Tensor], str | None
 def _weights_of_parts(source: Path, parts: Mapping[str, str]) -> dict[str, Tensor]:
     """Return the weights that a file does not repeat, from the pretrained models of the package that it names."""
     weights: dict[str, Tensor] = {}
+    if len(set(parts.values())) < len(parts):  # a small file could fill the memory
+        raise CheckpointError(f"`folder`: expected each part of {source} once, got {len(parts)} parts")
     for prefix, name in parts.items():
         if name not in pretrained_models():
             raise CheckpointError(f"`folder`: {source} has a part {name!r:.80}, which this avsync does not have")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import shared  # noqa: F401 - finds the modules of examples/msync
 import torch
-from evaluation import generate
+from evaluation import generate, spread
 from judging import MARGIN, heard_banks, load_models, measure, motion_distance
 from pipeline import SPEECH_SHARE, load_material
 from presets import LIFELIKE
@@ -80,8 +80,7 @@ def row(
     )
     cells["height after 200 frames"] = f"{float(height_drift(lasting).mean()):.3f}"
     if generator is not None:
-        apart = (motions(generator, short, seed=1) - made).norm(dim=-1).mean()
-        cells["spread of two seeds"] = f"{float(apart / (made - made[:, :1]).norm(dim=-1).mean()):.2f}"
+        cells["spread of two seeds"] = f"{spread(made, motions(generator, short, seed=1)):.2f}"
     return cells
 
 

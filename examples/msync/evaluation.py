@@ -44,8 +44,8 @@ class Dynamics:
     opening: float
     opening95: float
     """Opening of the inner lips in face heights: mean and 95th percentile."""
-    distance: float
-    """Frechet distance of the motion of the last 40 frames from that of the real clips."""
+    distance: float | None
+    """Frechet distance of the motion of the last 40 frames from that of the real clips; None for a single clip."""
 
 
 def motion_speed(landmarks: Tensor, *, fps: float = 25.0) -> float:
@@ -108,13 +108,14 @@ def dynamics(name: str, landmarks: Tensor, real: Tensor) -> Dynamics:
         height=float(height_drift(landmarks).mean()),
         opening=float(mouth_opening(landmarks).mean()),
         opening95=float(mouth_opening_quantile(landmarks).mean()),
-        distance=float(frechet_motion_distance(landmarks[:, -40:], real[:, -40:])),
+        distance=float(frechet_motion_distance(landmarks[:, -40:], real[:, -40:])) if len(real) > 1 else None,
     )
 
 
 def spread(made: Tensor, again: Tensor) -> float:
     """Return how far two samples of the same clips are apart, as a share of how far the first moves from its first face."""
-    return float((again - made).norm(dim=-1).mean() / (made - made[:, :1]).norm(dim=-1).mean())
+    moved = (made - made[:, :1]).norm(dim=-1).mean()
+    return float((again - made).norm(dim=-1).mean() / moved.clamp_min(torch.finfo(moved.dtype).tiny))
 
 
 def dynamics_table(rows: list[Dynamics], apart: float) -> str:
@@ -122,7 +123,8 @@ def dynamics_table(rows: list[Dynamics], apart: float) -> str:
     lines = [f"{'':<22}{'height at the end':>20}{'mouth opening, mean / 95 %':>30}{'motion distance':>18}"]
     for row in rows:
         opening = f"{row.opening:.4f} / {row.opening95:.4f}"
-        lines.append(f"{row.name:<22}{row.height:>20.3f}{opening:>30}{row.distance:>18.1f}")
+        distance = "-" if row.distance is None else f"{row.distance:.1f}"
+        lines.append(f"{row.name:<22}{row.height:>20.3f}{opening:>30}{distance:>18}")
     return "\n".join([*lines, f"two seeds of the generator are {apart:.2f} of its displacement apart"])
 
 

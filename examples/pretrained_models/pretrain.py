@@ -26,7 +26,7 @@ from avsync.audio import SpeechFeatures
 from avsync.corpus import Clip, ClipBank, Corpus
 from avsync.landmarks import MOTIONS, REGIONS, motion_channels
 from avsync.models import MultiScaleSyncer, SyncerConfig, SyncerPyramid, SyncerPyramidConfig
-from avsync.pretrained import pretrained_models, save_pretrained
+from avsync.pretrained import save_pretrained
 from avsync.training import (
     SYNCER_AUGMENT,
     SyncerTrainingConfig,
@@ -141,6 +141,25 @@ class Variant:
         return replace(common, objective=self.objective, offset_weight=1.0, offset_window=self.offset_window)
 
 
+MOUTH = Variant(
+    "The lips alone, in coordinates of the head: what it hears is said by the lips and by nothing else.",
+    motion=("shape", "velocity", "speed"),
+    region="mouth",
+    # Accuracy is best here; 200 steps later the model overfits its clips.
+    steps=400,
+    schedule_steps=700,
+    batch_size=48,
+    fine_frames=160,
+    dropout=0.15,
+    width=(192, 64, 64, 64),
+    equaliser_db=5.0,
+    offset_window=5,
+    # None would find more clips with speech, but fewer with little speech (docs/experiments-short-clips.md, "Pauses").
+    pause_weight=0.1,
+    realign=True,
+)
+"""The recipe of the lips."""
+
 VARIANTS = {
     "landmarks68-25fps": Variant(
         "The whole face against log-mel energies: the default of the loss and of the commands.",
@@ -182,41 +201,17 @@ VARIANTS = {
         realign=True,
         seed=3000,
     ),
-    "landmarks68-25fps-judge-mouth": Variant(
-        "An evaluation model of the lips alone with other audio features than the default, MFCCs, and another seed.",
+    "landmarks68-25fps-judge-mouth": replace(
+        MOUTH,
+        about="An evaluation model of the lips alone with other audio features than the default, MFCCs, and another seed.",
         audio="mfcc",
         motion=("displacement", "velocity"),
-        region="mouth",
-        steps=400,
-        schedule_steps=700,
-        batch_size=48,
         fine_frames=120,
-        dropout=0.15,
         width=(160, 64, 64, 64),
-        equaliser_db=5.0,
-        offset_window=5,
-        pause_weight=0.1,
-        realign=True,
         seed=4000,
     ),
     "landmarks68-25fps-mfcc": Variant("The whole face against 26 MFCCs, the paper's audio features.", audio="mfcc"),
-    "landmarks68-25fps-mouth": Variant(
-        "The lips alone, in coordinates of the head: what it hears is said by the lips and by nothing else.",
-        motion=("shape", "velocity", "speed"),
-        region="mouth",
-        # Accuracy is best here; 200 steps later the model overfits its clips.
-        steps=400,
-        schedule_steps=700,
-        batch_size=48,
-        fine_frames=160,
-        dropout=0.15,
-        width=(192, 64, 64, 64),
-        equaliser_db=5.0,
-        offset_window=5,
-        # None would find more clips with speech, but fewer with little speech (docs/experiments-short-clips.md, "Pauses").
-        pause_weight=0.1,
-        realign=True,
-    ),
+    "landmarks68-25fps-mouth": MOUTH,
     "landmarks68-25fps-head": Variant(
         "Bridge of the nose, eye corners and ends of the jaw. Much of what it finds, at level 0 about half, is lip motion "
         "that leaks"
@@ -335,8 +330,7 @@ def main() -> None:
     """Train the selected variants one after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", required=True, help="folder of a corpus with the splits train and val")
-    released = [name for name in VARIANTS if name in pretrained_models()]
-    parser.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=released, help="(default: the package's)")
+    parser.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--out", default="avsync/weights", help="folder of the finished models")
     parser.add_argument("--work", default="runs/pretrain", help="folder of checkpoints, histories and numbers")
     parser.add_argument("--evaluate-every", type=int, default=500)
