@@ -13,6 +13,7 @@ from types import ModuleType
 import av
 import numpy as np
 import pytest
+import torch
 
 from avsync.corpus.clip import write_clip, write_index
 from avsync.corpus.synthetic.talker import SyntheticCorpus
@@ -148,3 +149,14 @@ def test_a_run_is_stopped_by_a_signal_and_continued(
 def test_a_corpus_that_is_not_there(train: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main(tiny(tmp_path, "--corpus", str(tmp_path / "nowhere"))) == 1
     assert "nowhere" in capsys.readouterr().err
+
+
+def test_one_clip_and_a_still_generator_have_a_table(train: ModuleType) -> None:
+    evaluation = sys.modules["evaluation"]
+    clip = next(iter(SyntheticCorpus(split="val", speakers=1, clips_per_speaker=1, seconds=4.0)))
+    real = torch.from_numpy(clip.landmarks)[None, :80]
+    still = real[:, :1].expand_as(real)
+    row = evaluation.dynamics("generated", still, real)
+    assert row.distance is None and row.height == pytest.approx(1)
+    table = evaluation.dynamics_table([row], evaluation.spread(still, still))
+    assert table.splitlines()[1].endswith(" -") and "are 0.00 of its displacement apart" in table
