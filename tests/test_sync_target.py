@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from avsync import MultiScaleSyncLoss, SyncerConfig, SyncerPyramid, SyncerPyramidConfig
-from avsync.errors import ShapeError
+from avsync.errors import ArgumentError, ShapeError
 
 SPEAK = Path(__file__).parent.parent / "examples" / "guidance"
 
@@ -35,6 +35,31 @@ def test_the_target_replaces_the_audio(loss: MultiScaleSyncLoss) -> None:
     first, second = (loss(landmarks, torch.randn(2, 240, 26), target=target) for _ in range(2))
     torch.testing.assert_close(first.per_level, second.per_level)
     assert float((first.per_level - loss(landmarks, torch.randn(2, 240, 26)).per_level).abs().max()) > 1e-3
+
+
+def test_a_share_of_the_target_s_agreement_ends_the_loss(loss: MultiScaleSyncLoss) -> None:
+    """A level is the higher of its own loss and the share of the target's, and has a gradient only in the first case."""
+    landmarks, target = torch.rand(2, 2, 60, 68, 2)
+    landmarks.requires_grad_()
+    audio = torch.randn(2, 240, 26)
+    own, real = loss(landmarks, audio).per_level, loss(target, audio).per_level
+    for share in (0.5, 1.0, 1e-6):
+        found = loss(landmarks, audio, target=target, target_share=share)
+        torch.testing.assert_close(found.per_level, torch.maximum(own, share * real))
+        torch.testing.assert_close(found.total, found.per_level.mean())
+    above = (own > real).detach()
+    assert bool(above.any()) and not bool(above.all()), "levels of both kinds"
+    (gradient,) = torch.autograd.grad(loss(landmarks, audio, target=target, target_share=1.0).total, landmarks)
+    (wanted,) = torch.autograd.grad(own[above].sum() / 4, landmarks)
+    torch.testing.assert_close(gradient, wanted)
+
+
+def test_a_share_needs_a_target_and_a_positive_number(loss: MultiScaleSyncLoss) -> None:
+    clip = torch.rand(1, 60, 68, 2), torch.randn(1, 240, 26)
+    with pytest.raises(ArgumentError, match="`target`: expected real motion with `target_share`, got None"):
+        loss(*clip, target_share=0.7)
+    with pytest.raises(ArgumentError, match="`target_share`: expected a number above 0, got 0"):
+        loss(*clip, target=clip[0], target_share=0.0)
 
 
 def test_padding_of_the_target_changes_nothing(loss: MultiScaleSyncLoss) -> None:

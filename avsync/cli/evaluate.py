@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from avsync.evaluation.tables import Table
 
 
-EVALUATION_MODEL = "landmarks68-25fps-judge"
-"""The evaluation model: syncers that were trained apart from those that guide generators."""
-PART_MODELS = {"mouth": "landmarks68-25fps-mouth", "head": "landmarks68-25fps-pose"}
-"""Syncers of single parts of the face."""
+EVALUATION_MODEL = "landmarks68-25fps-judge-mfcc"
+"""The evaluation model: syncers with other inputs than those that guide generators, and trained apart from them."""
+PART_MODELS = {"mouth": "landmarks68-25fps-judge-mouth", "head": "landmarks68-25fps-pose"}
+"""Syncers of single parts of the face, of the same kind."""
 DETAILS = ("summary", "full", "clips")
 SUMMARY = (
     "confidence",

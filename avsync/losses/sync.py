@@ -526,6 +526,7 @@ class MultiScaleSyncLoss(nn.Module):
         audio: Tensor,
         *,
         target: Tensor | None = None,
+        target_share: float | None = None,
         speech: Tensor | None = None,
         reference: str | Tensor | None = None,
         lengths: Tensor | None = None,
@@ -542,6 +543,10 @@ class MultiScaleSyncLoss(nn.Module):
                 the audio embeddings, so that the loss is -1 if both motions have the same embeddings. Without a target,
                 equation (4) rewards motion that is clearer than that of real speakers; a target prevents this. The target needs
                 no gradient. With the references "mean" and "first", each motion has its own reference face.
+            target_share: With a target, compare with the audio after all, but end at this share of the target's agreement with
+                the audio: a level whose loss is lower has the target's loss times this share, and no gradient. 1 for clips that
+                the syncers were not trained on; below 1 for training clips of the pretrained syncers, which agree with these
+                more than other clips do (0.8 in docs/guidance.md).
             speech: True for frames with speech, (batch, frames) bool, such as ``Batch.speech`` or
                 :func:`avsync.corpus.speech.speech_mask`; needed with ``silence_weight``. Landmarks must then be 68 points.
             reference: Face from which motion is measured: "first" frame, "mean" face, or the observed face, (batch, points,
@@ -558,7 +563,7 @@ class MultiScaleSyncLoss(nn.Module):
             ShapeError: The shapes are wrong, or audio and landmarks differ in duration, for example because of a wrong rate.
             ClipTooShortError: The clips are too short for the coarsest level (the message names the shortest possible length).
             ArgumentError: A waveform without ``audio_transform``, ``reference`` with encoder pairs, lengths beyond the clips,
-                or tensors on different devices.
+                ``target_share`` without a target or not above 0, or tensors on different devices.
         """
         check_shape("landmarks", landmarks, "batch frames points dims")
         check_floating("landmarks", landmarks)
@@ -568,6 +573,10 @@ class MultiScaleSyncLoss(nn.Module):
         silence = self._silence(landmarks, speech, reference, lengths)
         if target is not None:
             _check_target(target, landmarks)
+        if target_share is not None:
+            check_positive("target_share", target_share)
+            if target is None:
+                raise ArgumentError("`target`: expected real motion with `target_share`, got None")
         if self.fps != self._syncer_fps:
             audio = self._audio_of(audio, landmarks.shape[1])
             if target is not None:
@@ -587,12 +596,11 @@ class MultiScaleSyncLoss(nn.Module):
             levels = list(range(self.num_levels))
             embedded = self.syncers(landmarks, features, lengths, levels)
         motions, audios, masks = zip(*embedded, strict=True)
-        wanted = audios if target is None else self._embed_target(target, features, reference, lengths, levels)
-        regions = zip(*(self.syncers.columns(level) for level in levels), strict=True)
-        parts = [_of_region(columns, motions, wanted, masks) for columns in regions]
-        per_region = torch.stack(parts) if len(parts) > 1 else parts[0][None]
-        # The share of a single region is 1.
-        per_level = (per_region * self.region_shares[:, : len(levels)]).sum(dim=0) if len(parts) > 1 else parts[0]
+        real = None if target is None else self._embed_target(target, features, reference, lengths, levels)
+        wanted = audios if real is None or target_share is not None else real
+        per_region, per_level = self._compare(motions, wanted, masks, levels)
+        if real is not None and target_share is not None:
+            per_level = torch.maximum(per_level, target_share * self._compare(real, audios, masks, levels)[1].detach())
         total = _total(per_level, self.level_weights[: len(levels)], masks)
         if len(levels) < self.num_levels:
             skipped = (0, self.num_levels - len(levels))
@@ -600,6 +608,17 @@ class MultiScaleSyncLoss(nn.Module):
         if silence is None:
             return SyncLossOutput(total, per_level, per_region, torch.zeros_like(total))
         return SyncLossOutput(total + self.silence_weight * silence, per_level, per_region, silence)
+
+    def _compare(
+        self, motions: Sequence[Tensor], wanted: Sequence[Tensor], masks: Sequence[Tensor | None], levels: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the losses of regions, (regions, levels), and of levels, (levels,)."""
+        regions = zip(*(self.syncers.columns(level) for level in levels), strict=True)
+        parts = [_of_region(columns, motions, wanted, masks) for columns in regions]
+        if len(parts) == 1:  # whose share is 1
+            return parts[0][None], parts[0]
+        per_region = torch.stack(parts)
+        return per_region, (per_region * self.region_shares[:, : len(levels)]).sum(dim=0)
 
     def _silence(
         self, landmarks: Tensor, speech: Tensor | None, reference: str | Tensor | None, lengths: Tensor | None

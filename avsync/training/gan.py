@@ -226,12 +226,8 @@ def _sync(
     clip, reference = torch.cat([observed, output.landmarks], dim=1), observed[:, 0]
     if config.sync_target == "audio":
         return sync_loss(clip, audio, reference=reference).total
-    if config.sync_target == "motion":
-        return sync_loss(clip, audio, target=real, reference=reference).total
-    with torch.no_grad():
-        best = config.sync_share * sync_loss(real, audio, reference=reference).per_level
-    levels = torch.maximum(sync_loss(clip, audio, reference=reference).per_level, best)
-    return (sync_loss.level_weights * levels).sum() / sync_loss.level_weights.sum()
+    share = config.sync_share if config.sync_target == "capped" else None
+    return sync_loss(clip, audio, target=real, target_share=share, reference=reference).total
 
 
 @checked

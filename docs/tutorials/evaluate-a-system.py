@@ -43,7 +43,7 @@ from avsync.evaluation import Networks, evaluate, tracks_of_clips
 
 refs, _ = tracks_of_clips(real)
 preds = {name: tracks_of_clips(clips, row=name)[0] for name, clips in systems.items()}
-networks = Networks(syncers=SyncerPyramid.from_pretrained("landmarks68-25fps-judge"))
+networks = Networks(syncers=SyncerPyramid.from_pretrained("landmarks68-25fps-judge-mfcc"))
 found = evaluate(refs, preds, networks=networks, resamples=200)
 
 # %%

@@ -23,11 +23,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from avsync.audio import LogMel
+from avsync.audio import MFCC, LogMel
 from avsync.corpus import ClipBank, SyntheticCorpus
 
 train = ClipBank(SyntheticCorpus(split="train", speakers=8, clips_per_speaker=1, seconds=8.0), features=LogMel())
-val = ClipBank(SyntheticCorpus(split="val", speakers=6, clips_per_speaker=1, seconds=8.0), features=LogMel())
+unseen = SyntheticCorpus(split="val", speakers=6, clips_per_speaker=1, seconds=8.0)
+val = ClipBank(unseen, features=LogMel())
 
 
 class Regressor(nn.Module):
@@ -81,8 +82,8 @@ models = {"squared error": run(0.0), "with the sync loss": run(0.3)}
 # %% [markdown]
 # ## Measure with a model that took no part
 #
-# `landmarks68-25fps-judge` was trained apart from the loss, on another objective. Its confidence is high if the motion fits one
-# offset clearly better than the others.
+# `landmarks68-25fps-judge-mfcc` was trained apart from the loss, hears MFCCs and sees other motion features. Its confidence is
+# high if the motion fits one offset clearly better than the others.
 
 # %%
 from dataclasses import replace
@@ -90,8 +91,9 @@ from dataclasses import replace
 from avsync import SyncerPyramid
 from avsync.training import crop_offsets
 
-measuring = SyncerPyramid.from_pretrained("landmarks68-25fps-judge")
+measuring = SyncerPyramid.from_pretrained("landmarks68-25fps-judge-mfcc")
 crops = val.windows(80, stride=40, margin=24)
+heard = ClipBank(unseen, features=MFCC()).windows(80, stride=40, margin=24)  # the same crops, as that model hears them
 rows = {"real motion": crops.landmarks, "still face": crops.landmarks[:, :1].expand_as(crops.landmarks)}
 with torch.no_grad():
     inside = crops.audio[:, 96:-96]  # the audio of the crop, without the margin of 24 frames
@@ -99,7 +101,7 @@ with torch.no_grad():
 
 confidence = {}
 for name, motion in rows.items():
-    found = crop_offsets(measuring, replace(crops, landmarks=motion), margin=24, max_offsets=(15, 12, 6, 3))
+    found = crop_offsets(measuring, replace(heard, landmarks=motion), margin=24, max_offsets=(15, 12, 6, 3))
     confidence[name] = [float(level.confidence.mean()) for level in found]
     print(f"{name:18}", " ".join(f"{value:.2f}" for value in confidence[name]))
 

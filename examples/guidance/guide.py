@@ -17,7 +17,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,7 +39,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from avsync.corpus import Batch, ClipBank, Corpus, SyntheticCorpus
+from avsync.corpus import Batch, ClipBank, Corpus, SyntheticCorpus, speaker_half
 from avsync.errors import AvsyncError, CorpusError
 from avsync.figures import save_figure
 from avsync.landmarks import principal_motions
@@ -72,12 +72,16 @@ class Arm(NamedTuple):
     """True if the model predicts weights of principal motions instead of coordinates."""
     silence: float = 0.0
     """Weight of the silence loss inside the sync loss."""
+    stop: str | None = None
+    """"target" compares with the real motion instead of the audio; "capped" stops at ``--share`` of its agreement."""
 
 
 ARMS = {
     "plain": Arm("mean squared error alone", mse=1.0, sync=0.0),
     "guided": Arm("with the sync loss", mse=1.0, sync=1.0),
     "silent": Arm("with the sync loss and the silence loss", mse=1.0, sync=1.0, silence=0.03),
+    "target": Arm("with the sync loss against the real motion", mse=1.0, sync=1.0, stop="target"),
+    "capped": Arm("with the sync loss up to a share of the real agreement", mse=1.0, sync=1.0, stop="capped"),
     "abrupt": Arm("with the sync loss, no warm-up", mse=1.0, sync=1.0, warm_up=False),
     "heavy": Arm(f"with {HEAVY:g} times the weight", mse=1.0, sync=HEAVY, warm_up=False),
     "alone": Arm("sync loss alone", mse=0.0, sync=1.0, warm_up=False),
@@ -92,21 +96,27 @@ class Material:
     train: ClipBank
     val: ClipBank
     val_clips: Any
-    crops: Batch
-    """Validation clips with audio around them."""
+    heard: dict[str, Batch]
+    """Validation clips with audio around them, by the kind of their audio features; those of the guide come first."""
     silent: int
     """Number of clips left out because of too little speech."""
     basis: Tensor
     """Principal motions of the training faces, (components, points, dims), each scaled to the reach of faces along it."""
 
+    @property
+    def crops(self) -> Batch:
+        """Validation clips with the features of the guide."""
+        return next(iter(self.heard.values()))
 
-def load_material(corpus: str, features: torch.nn.Module, *, speakers: int) -> Material:
+
+def load_material(corpus: str, features: Mapping[str, torch.nn.Module], *, speakers: int, half: str | None = None) -> Material:
     """Read the corpus, or make the synthetic one.
 
     Args:
         corpus: "synthetic", or a folder of clips with the splits "train" and "val".
-        features: The audio features that the syncers were trained on.
+        features: The audio features of the models by their kind; those of the guide come first.
         speakers: Training speakers of the synthetic corpus; a quarter of this number is added for validation.
+        half: "A" or "B" to keep the validation speakers of one half (:func:`avsync.corpus.speaker_half`).
 
     Raises:
         CorpusError: The corpus is damaged, or no validation clip holds speech.
@@ -116,14 +126,18 @@ def load_material(corpus: str, features: torch.nn.Module, *, speakers: int) -> M
         unseen: Any = SyntheticCorpus(split="val", speakers=max(2, speakers // 4), clips_per_speaker=4, seconds=12.0)
     else:
         seen, unseen = Corpus(corpus, split="train"), Corpus(corpus, split="val")
-    bank, val = ClipBank(seen, features=features), ClipBank(unseen, features=features)
-    crops = val.windows(FRAMES, stride=FRAMES, margin=MARGIN)
-    speaking = crops.speech_fraction >= SPEECH_SHARE
+    if half is not None:
+        unseen = [clip for clip in unseen if speaker_half(clip.speaker) == half]
+    vals = {kind: ClipBank(unseen, features=module) for kind, module in features.items()}
+    bank, val = ClipBank(seen, features=next(iter(features.values()))), next(iter(vals.values()))
+    heard = {kind: each.windows(FRAMES, stride=FRAMES, margin=MARGIN) for kind, each in vals.items()}
+    speaking = next(iter(heard.values())).speech_fraction >= SPEECH_SHARE
     if not bool(speaking.any()):
         raise CorpusError(f"expected clips with speech in at least {SPEECH_SHARE:.0%} of their frames in `val`, got none")
     faces = bank.sample(BASIS_CLIPS, FRAMES, generator=torch.Generator().manual_seed(0)).landmarks
     motions, reach = principal_motions(faces, COMPONENTS)
-    return Material(bank, val, unseen, crops.select(speaking), int((~speaking).sum()), motions * reach[:, None, None])
+    chosen = {kind: crops.select(speaking) for kind, crops in heard.items()}
+    return Material(bank, val, unseen, chosen, int((~speaking).sum()), motions * reach[:, None, None])
 
 
 def train_arm(name: str, seed: int, material: Material, syncers: MultiScaleSyncer, arguments: argparse.Namespace) -> Regressor:
@@ -136,7 +150,7 @@ def train_arm(name: str, seed: int, material: Material, syncers: MultiScaleSynce
         dims=material.train.landmarks.shape[-1],
         basis=material.basis if arm.basis else None,
     )
-    asked = ("corpus", "steps", "batch_size", "loss_weight", "speakers")
+    asked = ("corpus", "steps", "batch_size", "loss_weight", "speakers", *(["share"] if arm.stop == "capped" else []))
     weights = hashlib.sha256((model_folder(arguments.weights) / "model.safetensors").read_bytes()).hexdigest()
     settings = json.dumps(
         {"seed": seed, "weights": weights, **arm._asdict(), **{key: str(getattr(arguments, key)) for key in asked}}
@@ -156,7 +170,17 @@ def train_arm(name: str, seed: int, material: Material, syncers: MultiScaleSynce
     sync_loss = MultiScaleSyncLoss(syncers=syncers, silence_weight=arm.silence)
     weight = arm.sync * arguments.loss_weight
     warm_up = arguments.steps // 3 if arm.warm_up else 0
-    train(model, batches, steps=arguments.steps, mse_weight=arm.mse, sync_loss=sync_loss, sync_weight=weight, warm_up=warm_up)
+    train(
+        model,
+        batches,
+        steps=arguments.steps,
+        mse_weight=arm.mse,
+        sync_loss=sync_loss,
+        sync_weight=weight,
+        warm_up=warm_up,
+        stop=arm.stop is not None,
+        share=arguments.share if arm.stop == "capped" else None,
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{os.getpid()}.part")
     save_file(model.state_dict(), part, metadata={"settings": settings})
@@ -173,15 +197,18 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "guide": MultiScaleSyncer.from_pretrained(arguments.weights).eval(),
         "judge": MultiScaleSyncer.from_pretrained(arguments.judge).eval(),
     }
-    speech = pyramids["guide"].speech_features()
-    if speech is None:
-        raise CorpusError(f"`--weights`: expected syncers of avsync's own features, got {arguments.weights}")
-    material = load_material(arguments.corpus, speech.features, speakers=arguments.speakers)
+    features: dict[str, torch.nn.Module] = {}
+    for option, pyramid in zip(("weights", "judge"), pyramids.values(), strict=True):
+        speech = pyramid.speech_features()
+        if speech is None:
+            raise CorpusError(f"`--{option}`: expected syncers of avsync's own features, got {getattr(arguments, option)}")
+        features[speech.kind] = speech.features
+    material = load_material(arguments.corpus, features, speakers=arguments.speakers, half=arguments.half)
     print(f"training on {material.train}")
     print(f"validation on {len(material.crops)} clips of {material.val} ({material.silent} without speech)", flush=True)
 
     def evaluated(name: str, landmarks: Tensor) -> Evaluated:
-        return evaluate_motion(name, pyramids, landmarks, material.crops, basis=material.basis, margin=MARGIN)
+        return evaluate_motion(name, pyramids, landmarks, material.heard, basis=material.basis, margin=MARGIN)
 
     truth = material.crops.landmarks
     rows = [pooled([evaluated("truth", truth)], material.val, material.crops)]
@@ -255,7 +282,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--corpus", default="synthetic", help="'synthetic', or a folder of clips (default: synthetic)")
     parser.add_argument("--weights", default="landmarks68-25fps", help="syncers of the loss: a pretrained model or a folder")
     parser.add_argument(
-        "--judge", default="landmarks68-25fps-judge", help="syncers that evaluate: a pretrained model or a folder"
+        "--judge", default="landmarks68-25fps-judge-mfcc", help="syncers that evaluate: a pretrained model or a folder"
     )
     parser.add_argument("--arms", nargs="+", choices=tuple(ARMS), default=["plain", "guided"], help="arms to train")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each arm (default: 3)")
@@ -267,6 +294,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default=0.3,
         help="weight of the sync loss; the regression loss has weight 1 (default: 0.3)",
     )
+    parser.add_argument(
+        "--share", type=float, default=0.8, help="share of the real agreement at which the arm 'capped' stops (default: 0.8)"
+    )
+    parser.add_argument("--half", choices=("A", "B"), help="evaluate on the speakers of one half (default: both)")
     parser.add_argument("--speakers", type=int, default=32, help="training speakers of the synthetic corpus (default: 32)")
     parser.add_argument("--threads", type=int, help="processor threads (default: torch's choice)")
     parser.add_argument("--no-video", action="store_true", help="write no sample.mp4, which needs the extra 'media'")

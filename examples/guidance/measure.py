@@ -82,16 +82,32 @@ class Difference(NamedTuple):
 
 @torch.no_grad()
 def evaluate_motion(
-    name: str, pyramids: Mapping[str, MultiScaleSyncer], landmarks: Tensor, crops: Batch, *, basis: Tensor, margin: int
+    name: str,
+    pyramids: Mapping[str, MultiScaleSyncer],
+    landmarks: Tensor,
+    heard: Mapping[str, Batch],
+    *,
+    basis: Tensor,
+    margin: int,
 ) -> Evaluated:
-    """Evaluate motion (clips, frames, points, dims) against the audio and the true motion of ``crops``."""
-    motion = replace(crops, landmarks=landmarks)
+    """Evaluate motion (clips, frames, points, dims) against audio and true motion.
+
+    Args:
+        name: Name of the arm.
+        pyramids: Models that evaluate, by role.
+        landmarks: The motion.
+        heard: The true clips with ``margin`` frames of audio around them, by the kind of the audio features.
+        basis: Principal motions of real faces, (components, points, dims).
+        margin: Frames of audio around a clip.
+    """
+    crops = next(iter(heard.values()))  # they differ in their audio features alone
     confidence, within_one, short = {}, {}, {}
     for role, pyramid in pyramids.items():
+        motion = replace(heard[pyramid.interface.audio], landmarks=landmarks)
         levels = crop_offsets(pyramid, motion, margin=margin)
         confidence[role] = torch.stack([level.confidence for level in levels], dim=1)
         within_one[role] = torch.stack([level.within(1) for level in levels], dim=1).float()
-        segments = [short_share(pyramid, landmarks, crops.audio, frames, margin=margin) for frames in SHORT]
+        segments = [short_share(pyramid, landmarks, motion.audio, frames, margin=margin) for frames in SHORT]
         short[role] = torch.stack(segments, dim=1)
     paused = pause_speed(landmarks, crops.speech, reference=crops.landmarks[:, 0])
     return Evaluated(name, confidence, within_one, short, geometry(landmarks, crops.landmarks, basis), paused)
@@ -204,10 +220,10 @@ def sync_table(rows: Sequence[Row]) -> str:
 
 def geometry_table(rows: Sequence[Row]) -> str:
     """Format the measures of :data:`GEOMETRY`, in % of the face's height, with their intervals."""
-    lines = [f"{'':<8}" + "".join(f"{name.replace('_', ' '):>22}" for name in GEOMETRY)]
+    lines = [f"{'':<8}" + "".join(f"{name.replace('_', ' '):>24}" for name in GEOMETRY)]
     for row in rows:
         cells = "".join(
-            f"{f'{m:.2f} ({low:.2f} to {high:.2f})':>22}" for m, low, high in (row.geometry[name] for name in GEOMETRY)
+            f"{f'{m:.2f} ({low:.2f} to {high:.2f})':>24}" for m, low, high in (row.geometry[name] for name in GEOMETRY)
         )
         lines.append(f"{row.name:<8}{cells}")
     return "\n".join(lines)

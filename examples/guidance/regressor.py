@@ -10,6 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from avsync import MultiScaleSyncLoss
+
 SPREAD = 0.05
 """Typical displacement of a point from its place in the first frame, in face heights; scales outputs and errors to about 1."""
 
@@ -73,9 +75,11 @@ def train(
     *,
     steps: int,
     mse_weight: float,
-    sync_loss: nn.Module,
+    sync_loss: MultiScaleSyncLoss,
     sync_weight: float,
     warm_up: int,
+    stop: bool = False,
+    share: float | None = None,
     learning_rate: float = 2e-3,
 ) -> None:
     """Train a model.
@@ -89,6 +93,8 @@ def train(
         sync_loss: The loss of avsync.
         sync_weight: Final weight of the sync loss; 0 disables the loss.
         warm_up: Steps over which the weight rises from 0.
+        stop: True for a sync loss that stops at the real motion.
+        share: ``target_share`` of that loss.
         learning_rate: Rate of Adam, which falls to 0 along a cosine.
     """
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
@@ -102,7 +108,8 @@ def train(
         loss = mse_weight * error.square().mean()
         if sync_weight:
             weight = sync_weight * min(1.0, (step + 1) / max(warm_up, 1))
-            loss = loss + weight * sync_loss(landmarks, features, reference=first_face, speech=speech).total
+            real = {"target": target, "target_share": share} if stop else {}
+            loss = loss + weight * sync_loss(landmarks, features, reference=first_face, speech=speech, **real).total
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

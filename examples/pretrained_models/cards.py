@@ -94,9 +94,9 @@ window=5)`); in the last column every window counts once, as in SyncNet's protoc
 ## Use and misuse
 
 For guiding and evaluating generators of facial landmarks, for measuring and correcting the offset of recordings, and for
-research on synchrony. Do not evaluate a generator with the syncers that guided it; use `landmarks68-25fps-judge`. A generator
-that is trained with this loss alone finds motion with a low loss that is no face (see the guide "Guidance"); use a
-reconstruction or adversarial loss as well.
+research on synchrony. Do not evaluate a generator with the syncers that guided it: `landmarks68-25fps-judge-mfcc` and
+`landmarks68-25fps-judge-mouth` are there for that. A generator that is trained with this loss alone finds motion with a low
+loss that is no face (see the guide "Guidance"); use a reconstruction or adversarial loss as well.
 
 The model is not a detector of forged videos. It cannot identify people, recognise what they say, or measure how well they
 articulate. Do not use it for decisions about persons.

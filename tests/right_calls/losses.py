@@ -71,7 +71,14 @@ CALLS = {
     "MultiScaleSyncLoss.from_pretrained": Call(MultiScaleSyncLoss.from_pretrained, {"level_weights": [1, 1, 1, 1]}, slow=True),
     "MultiScaleSyncLoss.forward": Call(
         LOSS.forward,
-        {"landmarks": LANDMARKS, "audio": FEATURES, "reference": LANDMARKS[:, 0], "lengths": LENGTHS, "target": LANDMARKS},
+        {
+            "landmarks": LANDMARKS,
+            "audio": FEATURES,
+            "reference": LANDMARKS[:, 0],
+            "lengths": LENGTHS,
+            "target": LANDMARKS,
+            "target_share": 0.7,
+        },
     ),
     "MotionPriorConfig": Call(losses.MotionPriorConfig, {}),
     "MotionPrior": Call(losses.MotionPrior, {"config": PRIOR}),
