@@ -52,6 +52,8 @@ CALIBRATION = "calibration.json"
 
 _ROOMS = ("avsync.models", "avsync.losses", "avsync.evaluation.syncnet")
 """Modules with the models of the package; imported by name when a model is read, because they import this module."""
+_LEAST_SHARED = 0.25
+"""Smallest share of the weights of a model of the package for another model to count as made from it."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -177,12 +179,13 @@ def save_pretrained(
         folder: Output folder; created if missing. Files of an earlier model are replaced.
         dtype: Storage type of floating-point weights, such as ``torch.float16``; None keeps the type of the model. Weights are
             converted to the type of the model when they are read.
-        shared: Names of pretrained models of the package that are parts of ``model``. The file names them and does not repeat
-            their weights, so that reading it needs an avsync with the same models.
+        shared: Names of pretrained models of the package that are parts of ``model``, or from which it was trained further. The
+            file names them and does not repeat weights that are still the same, so that reading it needs an avsync with the
+            same models.
 
     Raises:
         ArgumentError: ``model`` has no config, a weight is not finite, before or after the conversion to ``dtype``, or one of
-            ``shared`` is not a pretrained model, or no part of ``model`` as stored.
+            ``shared`` is not a pretrained model, or shares less than a quarter of its stored weights with ``model``.
 
     Example:
         >>> import tempfile
@@ -211,7 +214,8 @@ def save_pretrained(
     description = {"format": FORMAT, "class": type(model).__name__, "config": config_to_dict(config)}
     checksum = _checksum(description, weights)  # of all weights, so that it does not depend on what the file repeats
     parts = {_part_of(weights, name): name for name in shared}
-    own = {name: value for name, value in weights.items() if not name.startswith(tuple(parts))}
+    given = _weights_of_parts(Path(folder), parts)
+    own = {name: value for name, value in weights.items() if name not in given or not _same(value, given[name])}
     if not own:  # older versions of safetensors do not read a file without tensors
         least = min(weights, key=lambda name: weights[name].numel())
         own = {least: weights[least]}
@@ -233,12 +237,16 @@ def _part_of(weights: Mapping[str, Tensor], name: str) -> str:
     if name not in pretrained_models():
         raise ArgumentError(f"`shared`: expected pretrained models of the package, {pretrained_models()}, got {name!r}")
     part = _stored(WEIGHTS / name)[1]
-    first = min(part)
-    for prefix in sorted(key.removesuffix(first) for key in weights if key.endswith(f".{first}")):
+    first, numbers = min(part), sum(value.numel() for value in part.values())
+    best, most = "", 0.0
+    for prefix in sorted(key.removesuffix(first) for key in weights if f".{key}".endswith(f".{first}")):
         found = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
-        if found.keys() == part.keys() and all(_same(found[key], part[key]) for key in part):
-            return prefix
-    raise ArgumentError(f"`shared`: expected models whose stored weights are parts of `model`, got {name!r}")
+        equal = sum(value.numel() for key, value in found.items() if key in part and _same(value, part[key])) / numbers
+        if found.keys() == part.keys() and equal > most:
+            best, most = prefix, equal
+    if most < _LEAST_SHARED:
+        raise ArgumentError(f"`shared`: expected models whose stored weights are parts of `model`, got {name!r}")
+    return best
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
@@ -338,7 +346,7 @@ def _stored(source: Path) -> tuple[dict[str, Any], dict[str, Tensor], str | None
         description = parse_json(metadata["avsync"])
         _check_format(source, description, FORMAT)
         parts = parse_json(metadata.get("parts", "{}"))
-        weights |= _weights_of_parts(source, parts)
+        weights = _weights_of_parts(source, parts) | weights
         if metadata["sha256"] != _checksum(description, weights):
             other = f", or this avsync has other weights of {', '.join(parts.values())}" if parts else ""
             raise CheckpointError(f"`folder`: {path} is damaged: its content does not have the checksum that it states{other}")

@@ -33,6 +33,7 @@ MIN_SPEECH = 0.4
 MODELS = (
     "landmarks68-25fps",
     "landmarks68-25fps-ensemble",
+    "landmarks68-25fps-guide",
     "landmarks68-25fps-judge",
     "landmarks68-25fps-judge-mfcc",
     "landmarks68-25fps-judge-mouth",

@@ -81,6 +81,31 @@ def test_a_run_prints_and_writes_what_it_promises(
     assert other["rows"][2] != metrics["rows"][2], "those of other settings are"
 
 
+def test_arms_that_stop_and_a_judge_with_other_ears(guide: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real motion and the share of its agreement change the training; the judge hears MFCCs; one half is evaluated."""
+    monkeypatch.setattr(guide, "BASIS_CLIPS", 32)
+    monkeypatch.setattr(guide, "save_figure", lambda *args, **options: None)
+    monkeypatch.setattr(guide, "speaker_half", lambda speaker: "AB"[int(speaker[-1]) % 2])
+    heard = SyncerPyramidConfig(syncer=SyncerConfig(width=8, embed=8, frame_blocks=1), audio="mfcc")
+    for name, config in (("guide", TINY), ("judge", heard)):
+        save_pretrained(SyncerPyramid(config=config), tmp_path / name)
+    options = ["--weights", str(tmp_path / "guide"), "--judge", str(tmp_path / "judge"), "--no-video", "--steps", "3"]
+    options += ["--seeds", "1", "--batch-size", "2", "--speakers", "2", "--half", "A", "--out", str(tmp_path / "run")]
+
+    def rows(*arms: str) -> tuple[dict[str, list[float]], int]:
+        assert guide.main([*options, "--arms", *arms]) == 0
+        metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+        return {row["name"]: row["geometry"]["velocity_error"] for row in metrics["rows"]}, metrics["validation_clips"]
+
+    found, clips = rows("guided", "target", "capped")
+    assert found["guided"] != found["target"] and found["capped"] not in (found["guided"], found["target"])
+    options += ["--share", "1e-6"]
+    assert rows("capped")[0]["capped"] != found["capped"], "another share is another run"
+    options.remove("--half")
+    options.remove("A")
+    assert rows("guided")[1] == 2 * clips
+
+
 def test_weights_that_are_not_there_are_one_line(guide: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     assert guide.main(["--weights", "no-such-model"]) == 1
     error = capsys.readouterr().err

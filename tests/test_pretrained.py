@@ -264,6 +264,24 @@ def test_shared_weights_are_named_and_not_repeated(both: SyncerEnsemble, tmp_pat
     assert all(name.startswith("pyramids.0.") for name in load_file(tmp_path / "some" / FILES[1]))
 
 
+def test_a_model_trained_further_keeps_only_what_changed(tmp_path: Path) -> None:
+    """With the audio encoders as they were, a file holds those of motion, and with other audio encoders nothing is shared."""
+    pyramid = SyncerPyramid.from_pretrained(PARTS[0])
+    for syncer in pyramid.syncers:
+        for parameter in syncer.motion_encoder.parameters():
+            parameter.data.add_(1.0)
+    save_pretrained(pyramid, tmp_path / "some", dtype=torch.float16, shared=PARTS[:1])
+    save_pretrained(pyramid, tmp_path / "whole", dtype=torch.float16)
+    assert all(".motion_encoder." in name for name in load_file(tmp_path / "some" / FILES[1]))
+    back, whole = (SyncerPyramid.from_pretrained(tmp_path / folder) for folder in ("some", "whole"))
+    assert all(torch.equal(value, whole.state_dict()[name]) for name, value in back.state_dict().items())
+    assert back.weights_checksum == whole.weights_checksum != SyncerPyramid.from_pretrained(PARTS[0]).weights_checksum
+    for parameter in pyramid.parameters():
+        parameter.data.add_(1.0)
+    with pytest.raises(ArgumentError, match="`shared`: expected models whose stored weights are parts"):
+        save_pretrained(pyramid, tmp_path / "none", dtype=torch.float16, shared=PARTS[:1])
+
+
 def test_only_parts_can_be_shared(both: SyncerEnsemble, tmp_path: Path) -> None:
     with pytest.raises(
         ArgumentError, match=r"`shared`: expected models whose stored weights are parts .* got 'landmarks68-25fps-mfcc'"

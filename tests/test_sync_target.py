@@ -93,11 +93,30 @@ def test_a_still_face_begins_to_speak(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.syspath_prepend(str(SPEAK))
     import speak
 
-    options = ["--clips", "2", "--steps", "12", "--rate", "0.01", "--objectives", "loss", "target", "--out", str(tmp_path)]
+    options = [
+        "--clips",
+        "2",
+        "--steps",
+        "12",
+        "--rate",
+        "0.01",
+        "--objectives",
+        "loss",
+        "views",
+        "target",
+        "--out",
+        str(tmp_path),
+    ]
     table = speak.run(speak.parse_arguments(options))
     sys.modules.pop("speak")
     assert table["truth"]["jitter"] == pytest.approx(1) and table["truth"]["lip corr."] == pytest.approx(1, abs=1e-4)
     assert table["target"]["lip corr."] > 0.3  # type: ignore[operator]
     assert table["target"]["jitter"] < table["loss"]["jitter"]  # type: ignore[operator]
-    assert set(json.loads((tmp_path / "speak.json").read_text(encoding="utf-8"))["rows"]) == {"truth", "loss", "target"}
+    assert table["views"]["jitter"] != table["loss"]["jitter"], "the syncers saw other motion"
+    assert set(json.loads((tmp_path / "speak.json").read_text(encoding="utf-8"))["rows"]) == {
+        "truth",
+        "loss",
+        "views",
+        "target",
+    }
     assert (tmp_path / "speak.png").stat().st_size > 1000 and (tmp_path / "speak.mp4").stat().st_size > 1000

@@ -10,8 +10,9 @@ gradient of an objective. Three objectives show the purpose of each part:
 - "prior": with the motion prior added. The faces stay plausible, and the motion still scores higher than real motion.
 - "target": the distance to the embeddings of the real motion, with the prior. The motion approaches real motion.
 
-Two more are measured with ``--objectives``: "silence" adds the silence loss to the last one, and "regions" is the last one with
-the syncers of mouth, rest of the face and head pose, all of the same weight.
+Three more are measured with ``--objectives``: "views" is the first one with random views of the motion before the syncers;
+"silence" adds the silence loss to "target"; "regions" is "target" with the syncers of mouth, rest of the face and head pose,
+all of the same weight. ``--guide`` names other syncers for all but the last one.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +30,7 @@ from torch import Tensor
 from avsync import MultiScaleSyncer, MultiScaleSyncLoss, from_pretrained
 from avsync.corpus import Corpus, SyntheticCorpus, speaker_half, speech_mask
 from avsync.figures import face_strip, landmark_video, save_figure
-from avsync.landmarks import displacement, face_height, head_pose, mouth_opening, pause_speed
+from avsync.landmarks import displacement, face_height, head_pose, mouth_opening, pause_speed, smooth_frames
 from avsync.losses import MotionPrior
 from avsync.metrics import multi_scale_offset
 
@@ -56,6 +58,8 @@ class Objective(NamedTuple):
     """Pretrained syncers of the loss."""
     silence: float = 0.0
     """Weight of the silence loss."""
+    views: bool = False
+    """True if the syncers see random views of the motion; see :func:`view`."""
 
     def loss(self) -> MultiScaleSyncLoss:
         """Return the sync loss; regions have the same weight."""
@@ -68,6 +72,7 @@ OBJECTIVES = {
     "loss": Objective(0.0, False),
     "prior": Objective(PRIOR_WEIGHT, False),
     "target": Objective(PRIOR_WEIGHT, True),
+    "views": Objective(0.0, False, views=True),
     "silence": Objective(PRIOR_WEIGHT, True, silence=0.1),
     "regions": Objective(PRIOR_WEIGHT, True, guide="landmarks68-25fps-regions"),
 }
@@ -95,20 +100,33 @@ def descend(
     if loss.audio_transform is None:
         raise SystemExit(f"{objective.guide}: expected syncers of the package's own audio features")
     features = loss.audio_transform(audio)[:, 4 * MARGIN : 4 * (MARGIN + FRAMES)]
+
+    def total(landmarks: Tensor) -> Tensor:
+        seen = view(landmarks) if objective.views else landmarks
+        found = loss(seen, features, target=truth if objective.target else None, speech=speech).total
+        return found + objective.prior * prior(landmarks) if objective.prior else found
+
+    return descend_loss(total, truth, steps=steps, rate=rate)
+
+
+def descend_loss(loss: Callable[[Tensor], Tensor], truth: Tensor, *, steps: int, rate: float) -> Tensor:
+    """Move the points of still faces, the first frames of ``truth``, along the gradient of a loss; see :func:`descend`."""
     first, height = truth[:, :1], face_height(truth)[:, None, None, None]
     moved = torch.zeros_like(truth, requires_grad=True)
     optimizer = torch.optim.Adam([moved], lr=rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))
     for _ in range(steps):
-        landmarks = first + height * moved
-        total = loss(landmarks, features, target=truth if objective.target else None, speech=speech).total
-        if objective.prior:
-            total = total + objective.prior * prior(landmarks)
         optimizer.zero_grad()
-        total.backward()
+        loss(first + height * moved).backward()
         optimizer.step()
         schedule.step()
     return (first + height * moved).detach()
+
+
+def view(landmarks: Tensor) -> Tensor:
+    """Return motion with a jitter of 0.3 % of the face's height, smoothed over 3 frames in every other call."""
+    shaken = landmarks + 0.003 * face_height(landmarks.detach())[:, None, None, None] * torch.randn_like(landmarks)
+    return smooth_frames(shaken, [1 / 3, 1 / 3, 1 / 3]) if torch.rand(()) < 0.5 else shaken
 
 
 def geometry(landmarks: Tensor, truth: Tensor, speech: Tensor, directions: Tensor) -> dict[str, float]:
@@ -181,7 +199,8 @@ def run(arguments: argparse.Namespace) -> dict[str, dict[str, object]]:
     speech = torch.stack(masks)
     motions = {"truth": truth}
     for name in arguments.objectives:
-        motions[name] = descend(OBJECTIVES[name], prior, truth, waveform, speech, steps=arguments.steps, rate=arguments.rate)
+        objective = OBJECTIVES[name] if name == "regions" else OBJECTIVES[name]._replace(guide=arguments.guide)
+        motions[name] = descend(objective, prior, truth, waveform, speech, steps=arguments.steps, rate=arguments.rate)
     table: dict[str, dict[str, object]] = {}
     for name, landmarks in motions.items():
         table[name] = {**geometry(landmarks, truth, speech, prior.directions)}
@@ -209,6 +228,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--clips", type=int, default=8, help="clips, one per speaker (default: 8)")
     parser.add_argument("--half", choices=("A", "B"), help="only speakers of one half (default: both)")
     parser.add_argument("--objectives", nargs="+", choices=tuple(OBJECTIVES), default=list(SHOWN), help="what is descended")
+    parser.add_argument(
+        "--guide", default=GUIDE, help="syncers of the loss: a pretrained model or a folder (default: %(default)s)"
+    )
     parser.add_argument("--steps", type=int, default=150, help="steps of Adam (default: 150)")
     parser.add_argument(
         "--rate", type=float, default=2e-3, help="largest step of a coordinate in face heights (default: 0.002)"
