@@ -600,7 +600,8 @@ class MultiScaleSyncLoss(nn.Module):
         wanted = audios if real is None or target_share is not None else real
         per_region, per_level = self._compare(motions, wanted, masks, levels)
         if real is not None and target_share is not None:
-            per_level = torch.maximum(per_level, target_share * self._compare(real, audios, masks, levels)[1].detach())
+            best = self._compare(real, audios, masks, levels)[1].detach()
+            per_level = torch.maximum(per_level, float(target_share) * best)
         total = _total(per_level, self.level_weights[: len(levels)], masks)
         if len(levels) < self.num_levels:
             skipped = (0, self.num_levels - len(levels))
