@@ -43,6 +43,9 @@ def test_every_kind_of_fake_differs_from_the_motion(fakes: ModuleType) -> None:
 
 
 def test_a_run_changes_the_motion_encoders_alone(fakes: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        fakes.main(["--rounds", "0", "--out", str(tmp_path)])
+    assert "expected at least 1, got 0 and 150" in capsys.readouterr().err and not list(tmp_path.iterdir())
     fakes.main(["--rounds", "2", "--steps", "2", "--out", str(tmp_path)])
     before = SyncerPyramid.from_pretrained(fakes.GUIDE).state_dict()
     after = SyncerPyramid.from_pretrained(tmp_path).state_dict()

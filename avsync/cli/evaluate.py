@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 EVALUATION_MODEL = "landmarks68-25fps-judge-mfcc"
 """The evaluation model: syncers with other inputs than those that guide generators, and trained apart from them."""
 PART_MODELS = {"mouth": "landmarks68-25fps-judge-mouth", "head": "landmarks68-25fps-pose"}
-"""Syncers of single parts of the face, of the same kind."""
+"""Evaluation models of single parts of the face."""
 DETAILS = ("summary", "full", "clips")
 SUMMARY = (
     "confidence",

@@ -6,6 +6,9 @@ A frozen network is fooled by motion that it never saw. Here it sees such motion
 trembling or bent, and, round after round, what gradient descent on the syncers of the round before makes of a still face. The
 audio has to agree more with the real motion than with any of them. FOLDER then holds a model for ``guide.py --weights FOLDER``
 and ``speak.py --guide FOLDER``. The page "Guidance" of the documentation has the results.
+
+The model is written after every round, so that a run that is cut off leaves that of the last one. The pretrained weights
+(`landmarks68-25fps-guide`) are of this training with other random numbers.
 """
 
 from __future__ import annotations
@@ -106,12 +109,13 @@ def train(pyramid: SyncerPyramid, bank: ClipBank, descended: list[Fakes], *, ste
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     encoders.train()
     for step in range(steps):
-        batch = bank.sample(BATCH, FRAMES, generator=generator, augment=AUGMENT)
-        real, audio, fake = batch.landmarks, batch.audio, spoiled(batch.landmarks, generator)
-        if descended and step % 2:  # every other batch has the motion that fooled the round before
+        if descended and step % 2:  # every other batch has the motion that fooled an earlier round
             fakes = descended[int(torch.randint(len(descended), (), generator=generator))]
             which = torch.randperm(len(fakes.real), generator=generator)[:BATCH]
             real, audio, fake = fakes.real[which], fakes.audio[which], fakes.made[which]
+        else:
+            batch = bank.sample(BATCH, FRAMES, generator=generator, augment=AUGMENT)
+            real, audio, fake = batch.landmarks, batch.audio, spoiled(batch.landmarks, generator)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss = sync_and_fakes(pyramid, real, [fake, spoiled(real, generator)], audio)
         optimizer.zero_grad()
@@ -132,6 +136,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=150, help="training steps of a round (default: 150)")
     parser.add_argument("--out", type=Path, default=Path("runs/fakes"), help="folder of the model (default: runs/fakes)")
     args = parser.parse_args(arguments)
+    if min(args.rounds, args.steps) < 1:
+        parser.error(f"--rounds, --steps: expected at least 1, got {args.rounds} and {args.steps}")
+    torch.manual_seed(0)
     pyramid = SyncerPyramid.from_pretrained(GUIDE)
     features = pyramid.speech_features()
     assert features is not None, "the default hears log-mel energies"
